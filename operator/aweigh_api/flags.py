@@ -1,0 +1,44 @@
+"""The runtime's command line for an InferenceService: the one way from a spec to flags.
+
+`desired` puts it into pods and `aweigh local` runs it here. A flag is the kebab-case of its field,
+and AWEIGH_ with the flag in capitals gives the same setting from the environment.
+"""
+
+from aweigh_api import names
+from aweigh_api.spec import InferenceService
+
+ENV_PREFIX = "AWEIGH_"
+
+
+def environment_variable(flag: str) -> str:
+    """The variable that sets `--flag`: `--admin-port` is AWEIGH_ADMIN_PORT."""
+    return ENV_PREFIX + flag.removeprefix("--").replace("-", "_").upper()
+
+
+def serve_arguments(service: InferenceService) -> list[str]:
+    """What follows `aweigh` on the command line to serve this InferenceService."""
+    model, drain = service.spec.model, service.spec.drain
+    flags: dict[str, str | int | None] = {
+        "--model-name": service.model_name,
+        "--revision": model.revision,
+        "--max-model-len": model.max_model_len,
+        "--dtype": None if model.dtype == "auto" else model.dtype,
+        "--drain-settle-seconds": drain.settle_seconds,
+        "--drain-timeout-seconds": drain.timeout_seconds,
+    }
+    given = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
+    return ["serve", model.uri, *given]
+
+
+def pod_arguments(service: InferenceService) -> list[str]:
+    """The same inside a pod, where the kubelet and other pods must reach the server."""
+    secret = [f"--secret-dir={names.SECRET_MOUNT}"] if service.spec.model.secret_ref else []
+    return [
+        *serve_arguments(service),
+        "--host=0.0.0.0",
+        f"--port={names.HTTP_PORT}",
+        f"--admin-port={names.ADMIN_PORT}",
+        f"--cache-dir={names.CACHE_MOUNT}",
+        f"--termination-log={names.TERMINATION_LOG}",
+        *secret,
+    ]

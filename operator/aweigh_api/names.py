@@ -1,0 +1,63 @@
+"""Names, labels, ports and paths that more than one side must agree on. No other module spells one.
+
+Every child of an InferenceService carries the InferenceService's own name: there is one of each
+kind, so `kubectl get deploy,svc,pdb chat` shows what belongs to `chat`.
+"""
+
+GROUP = "serving.aweigh.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "InferenceService"
+PLURAL = "inferenceservices"
+SINGULAR = "inferenceservice"
+SHORT_NAME = "infs"
+CATEGORIES = ("all", "ai")
+
+FIELD_MANAGER = "aweigh"  # of server-side apply
+CONTAINER = "runtime"  # the container of a serving pod
+
+LABEL_NAME = "app.kubernetes.io/name"
+LABEL_INSTANCE = "app.kubernetes.io/instance"
+LABEL_COMPONENT = "app.kubernetes.io/component"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_PART_OF = "app.kubernetes.io/part-of"
+MANAGED_BY = "aweigh"
+RUNTIME = "aweigh-runtime"
+OPERATOR = "aweigh-operator"
+
+TEMPLATE_HASH = f"{GROUP}/template-hash"  # annotation: what the pods were made from, image apart
+UPGRADE = f"{GROUP}/upgrade"  # annotation: a new value moves the pods to the current runtime image
+
+HTTP_PORT = 8000  # the OpenAI API and /health
+ADMIN_PORT = 9090  # /livez, /readyz, /metrics, /state; reading only
+OPERATOR_PROBE_PORT = 8080
+OPERATOR_METRICS_PORT = 8081
+
+MODEL_MOUNT = "/mnt/models"  # where a pod finds the claim of a pvc:// URI, read-only
+SECRET_MOUNT = "/etc/aweigh/model-secret"  # where a pod finds the Secret of model.secretRef
+CACHE_MOUNT = "/var/cache/aweigh"  # downloads and compiled kernels; writable
+TERMINATION_LOG = "/dev/termination-log"
+
+SECRET_TOKEN_KEYS = ("token", "HF_TOKEN")  # keys of that Secret, the first that exists is taken
+
+MAX_NAME_LENGTH = 50  # leaves room for the suffixes that Kubernetes adds to pods
+
+
+def selector(name: str) -> dict[str, str]:
+    """Labels that select the serving pods of the InferenceService `name`."""
+    return {LABEL_NAME: RUNTIME, LABEL_INSTANCE: name}
+
+
+def labels(name: str) -> dict[str, str]:
+    """Labels of every child of the InferenceService `name`, its pods included."""
+    return {
+        **selector(name),
+        LABEL_COMPONENT: "runtime",
+        LABEL_MANAGED_BY: MANAGED_BY,
+        LABEL_PART_OF: "aweigh",
+    }
+
+
+def url(name: str, namespace: str) -> str:
+    """Base URL of the OpenAI API of an InferenceService, as seen from inside the cluster."""
+    return f"http://{name}.{namespace}.svc:{HTTP_PORT}/v1"

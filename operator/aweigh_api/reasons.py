@@ -1,0 +1,50 @@
+"""Condition types and their reasons: a closed list, so that people can write alerts on them."""
+
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """Conditions of an InferenceService; Ready is the conjunction of the others."""
+
+    READY = "Ready"
+    SPEC_VALID = "SpecValid"
+    MODEL_READY = "ModelReady"
+    WORKLOAD_READY = "WorkloadReady"
+
+
+class Reason(StrEnum):
+    """Why a condition is as it is."""
+
+    READY = "Ready"
+
+    # SpecValid
+    VALID = "Valid"
+    INVALID_SPEC = "InvalidSpec"  # a value that the schema cannot refuse
+    INVALID_CONFIGURATION = "InvalidConfiguration"  # the runtime refused its flags
+    UNSUPPORTED_MODEL = "UnsupportedModel"  # an architecture or feature the runtime lacks
+    OUT_OF_MEMORY_FOR_MODEL = "ModelDoesNotFit"  # weights or one request exceed the memory
+    NAME_CONFLICT = "NameConflict"  # a child's name is taken by an object of somebody else
+    OBJECT_REFUSED = "ObjectRefused"  # the API server refused a child
+
+    # ModelReady
+    LOADED = "Loaded"
+    LOADING = "Loading"
+    DOWNLOADING = "Downloading"
+    WAITING_FOR_PODS = "WaitingForPods"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    MODEL_UNREADABLE = "ModelUnreadable"  # truncated, not safetensors, shapes that do not fit
+    ACCESS_DENIED = "AccessDenied"
+    SOURCE_UNREACHABLE = "SourceUnreachable"
+
+    # WorkloadReady
+    AVAILABLE = "Available"
+    PROGRESSING = "Progressing"
+    SUSPENDED = "Suspended"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    MOUNT_FAILED = "MountFailed"  # a claim or Secret that the pod mounts does not exist
+    CRASH_LOOPING = "CrashLooping"
+    OUT_OF_MEMORY = "OutOfMemory"
+    UNSCHEDULABLE = "Unschedulable"
+    PODS_REFUSED = "PodsRefused"  # quota, admission or limits refuse new pods
+    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    INTERNAL_ERROR = "InternalError"  # a bug of the runtime

@@ -1,0 +1,64 @@
+"""The InferenceService's status as the operator writes it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from aweigh_api.schema import Schema
+
+
+class Condition(Schema):
+    """One aspect of the service's state, as in metav1.Condition."""
+
+    type: str = Field(max_length=64, description="Name of the aspect.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    reason: str = Field(max_length=64, description="Why, as one word from a closed list.")
+    message: str = Field(max_length=2048, description="Why, as a sentence with the facts.")
+    last_transition_time: str = Field(
+        description="When `status` last changed.", json_schema_extra={"format": "date-time"}
+    )
+    observed_generation: int = Field(description="The metadata.generation that this is about.")
+
+
+class ModelStatus(Schema):
+    """The model as the pods resolved it."""
+
+    name: str = Field(max_length=256, description="The model's name in the OpenAI API.")
+    max_model_len: int | None = Field(
+        default=None, description="Most tokens of prompt and answer together."
+    )
+    dtype: str | None = Field(
+        default=None, max_length=16, description="Number format that the weights are served in."
+    )
+    loaded_bytes: int | None = Field(
+        default=None, description="Bytes fetched so far, by the slowest pod that still loads."
+    )
+    total_bytes: int | None = Field(default=None, description="Bytes that it has to fetch.")
+
+
+class Status(Schema):
+    """What is there."""
+
+    observed_generation: int | None = Field(
+        default=None, description="The metadata.generation that this status is about."
+    )
+    replicas: int = Field(default=0, description="Pods that exist, ready or not.")
+    ready_replicas: int = Field(default=0, description="Pods that serve.")
+    selector: str | None = Field(
+        default=None, max_length=512, description="Selects the pods, for autoscalers."
+    )
+    url: str | None = Field(
+        default=None, max_length=512, description="Base URL of the OpenAI API inside the cluster."
+    )
+    runtime_image: str | None = Field(
+        default=None, max_length=1024, description="Image that the pods run."
+    )
+    model: ModelStatus | None = Field(default=None, description="The model as resolved.")
+    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
+        default_factory=list,
+        description="Ready, and what it consists of.",
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+        },
+    )

@@ -1,0 +1,1 @@
+"""The command line `aweigh`, also installed as `kubectl-aweigh`."""

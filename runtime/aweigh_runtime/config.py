@@ -1,0 +1,63 @@
+"""Every setting of the runtime. Built once by the command line, frozen, handed out in pieces."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from aweigh_api import names
+from aweigh_api.spec import DTypeName
+from aweigh_runtime.failures import InvalidConfiguration
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Settings of one server. Each field is the flag of the same name."""
+
+    uri: str
+    model_name: str
+    revision: str | None = None
+    secret_dir: Path | None = None  # holds the token for the model's source
+    max_model_len: int | None = None  # tokens of prompt and answer; None: the model's own limit
+    dtype: DTypeName = "auto"
+    device: DeviceName = "auto"
+
+    host: str = "127.0.0.1"
+    port: int = names.HTTP_PORT
+    admin_port: int = names.ADMIN_PORT
+
+    cache_dir: Path  # downloads
+    termination_log: Path | None = None
+
+    max_running: int = 8  # requests that decode together
+    max_waiting: int = 256  # requests that may wait; more are refused with 429
+    step_tokens: int = 512  # most tokens one forward pass may carry
+
+    drain_settle_seconds: int = 0
+    drain_timeout_seconds: int = 120
+
+    def __post_init__(self) -> None:
+        _between("--port", self.port, 0, 65_535)
+        _between("--admin-port", self.admin_port, 0, 65_535)
+        _between("--max-running", self.max_running, 1, 4096)
+        _between("--max-waiting", self.max_waiting, 0, 1_000_000)
+        _between("--step-tokens", self.step_tokens, 1, 1_000_000)
+        _between("--drain-settle-seconds", self.drain_settle_seconds, 0, 300)
+        _between("--drain-timeout-seconds", self.drain_timeout_seconds, 0, 3600)
+        if self.max_model_len is not None:
+            _between("--max-model-len", self.max_model_len, 1, 10_000_000)
+        if self.port == self.admin_port and self.port != 0:
+            raise InvalidConfiguration(
+                f"--port and --admin-port are both {self.port}; give each a port of its own"
+            )
+        if self.step_tokens < self.max_running:
+            raise InvalidConfiguration(
+                f"--step-tokens ({self.step_tokens}) must be at least --max-running "
+                f"({self.max_running}): every running request decodes one token per step"
+            )
+
+
+def _between(flag: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InvalidConfiguration(f"{flag} is {value}; expected {low} to {high}")

@@ -1,0 +1,136 @@
+"""Specs that contradict themselves, each with the sentence that the user must read.
+
+The same table is put to the Python models and to a real API server: both must refuse alike.
+"""
+
+from typing import Any, NamedTuple
+
+from aweigh_api.schema import Rule, Schema
+
+HF = {"uri": "hf://meta-llama/Llama-3.1-8B-Instruct"}
+
+
+class Refusal(NamedTuple):
+    """A spec, and a part of the sentence that refuses it."""
+
+    title: str
+    spec: dict[str, Any]
+    sentence: str
+    name: str = "chat"
+
+
+def spec(**parts: Any) -> dict[str, Any]:
+    """A valid spec, some parts replaced."""
+    return {"model": {"uri": "builtin://helmsman-8m"}, **parts}
+
+
+REFUSALS = (
+    Refusal(
+        "a URI of an unknown scheme",
+        spec(model={"uri": "ftp://models/llama"}),
+        "model.uri must be builtin://NAME",
+    ),
+    Refusal(
+        "a URI without a scheme",
+        spec(model={"uri": "meta-llama/Llama-3.1-8B-Instruct"}),
+        "model.uri must be builtin://NAME",
+    ),
+    Refusal(
+        "a path that climbs",
+        spec(model={"uri": "file:///models/../etc"}),
+        "model.uri must not contain '..'",
+    ),
+    Refusal(
+        "a revision of what has none",
+        spec(model={"uri": "builtin://helmsman-8m", "revision": "main"}),
+        "model.revision is only for hf:// models",
+    ),
+    Refusal(
+        "a Secret for a source that needs none",
+        spec(model={"uri": "pvc://models/llama", "secretRef": {"name": "token"}}),
+        "model.secretRef is only for hf:// models",
+    ),
+    Refusal(
+        "two GPUs as a limit",
+        spec(resources={"limits": {"nvidia.com/gpu": 2}}),
+        "resources.limits['nvidia.com/gpu'] must be 0 or 1",
+    ),
+    Refusal(
+        "two GPUs as a request, written as text",
+        spec(resources={"requests": {"nvidia.com/gpu": "2"}}),
+        "resources.requests['nvidia.com/gpu'] must be 0 or 1",
+    ),
+    Refusal(
+        "a disruption budget that allows no disruption",
+        spec(replicas=2, disruption={"minAvailable": 2}),
+        "disruption.minAvailable must be less than replicas",
+    ),
+    Refusal(
+        "allowed callers without a policy",
+        spec(networkPolicy={"enabled": False, "ingressFrom": [{"podSelector": {}}]}),
+        "networkPolicy.ingressFrom has no effect with networkPolicy.enabled false",
+    ),
+    Refusal(
+        "a caller by address and by labels",
+        spec(
+            networkPolicy={
+                "ingressFrom": [{"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}}],
+            }
+        ),
+        "needs either ipBlock, or podSelector",
+    ),
+    Refusal(
+        "a label that the operator sets",
+        spec(template={"labels": {"app.kubernetes.io/name": "mine"}}),
+        "template.labels must not use keys that start with",
+    ),
+    Refusal(
+        "an annotation that the operator sets",
+        spec(template={"annotations": {"serving.aweigh.dev/template-hash": "0"}}),
+        "template.annotations must not use keys that start with",
+    ),
+    Refusal(
+        "a name that no Service can have",
+        spec(),
+        "metadata.name must start with a letter",
+        name="8b-chat",
+    ),
+    Refusal(
+        "a name that is too long for the children's names",
+        spec(),
+        "metadata.name must start with a letter",
+        name="c" * 51,
+    ),
+)
+
+OUT_OF_RANGE = (
+    ("replicas below zero", spec(replicas=-1), "spec.replicas"),
+    ("replicas without end", spec(replicas=100_000), "spec.replicas"),
+    ("a dtype that does not exist", spec(model={**HF, "dtype": "int3"}), "spec.model.dtype"),
+    ("a context of no tokens", spec(model={**HF, "maxModelLen": 0}), "spec.model.maxModelLen"),
+    ("a fraction of a second", spec(drain={"settleSeconds": 0.5}), "spec.drain.settleSeconds"),
+    ("an hour and a second", spec(drain={"timeoutSeconds": 3601}), "spec.drain.timeoutSeconds"),
+    (
+        "a deadline that no model can meet",
+        spec(rollout={"progressDeadlineSeconds": 5}),
+        "spec.rollout.progressDeadlineSeconds",
+    ),
+    ("a quantity that is none", spec(resources={"limits": {"cpu": "two"}}), "spec.resources"),
+    ("no model at all", {"replicas": 1}, "spec.model"),
+)
+
+
+def manifest(name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """An InferenceService as a user applies it."""
+    return {
+        "apiVersion": "serving.aweigh.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+def rules() -> list[Rule]:
+    """Every rule of every part of an InferenceService."""
+    models: list[type[Schema]] = Schema.__subclasses__()
+    return [rule for model in models for rule in model.RULES]

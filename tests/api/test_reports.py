@@ -1,0 +1,53 @@
+"""What pods say of themselves: `/state` while they live, the termination log when they die."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aweigh_api.reasons import ConditionType, Reason
+from aweigh_api.state import MAX_STATE_BYTES, Loading, ServedModel, State
+from aweigh_api.termination import MAX_TERMINATION_BYTES, Termination
+
+COUNTER = 2**62
+
+
+def test_a_full_report_fits_into_two_kilobytes() -> None:
+    counters = {
+        name: COUNTER
+        for name, field in State.model_fields.items()
+        if field.annotation == int | None
+    }
+    state = State(
+        boot_id="f" * 32,
+        uptime_s=1e9,
+        phase="loading",
+        loading=Loading(stage="downloading", done_bytes=COUNTER, total_bytes=COUNTER),
+        model=ServedModel(name="m" * 256, max_model_len=10_000_000, dtype="bf16"),
+        **counters,
+    )
+    assert len(state.to_json().encode()) <= MAX_STATE_BYTES
+
+
+def test_what_is_unknown_is_absent_and_not_zero() -> None:
+    state = State(boot_id="a", uptime_s=1.0, phase="ready", running=0)
+    assert state.to_json() == '{"boot_id":"a","uptime_s":1.0,"phase":"ready","running":0}'
+
+
+def test_a_report_with_fields_of_a_newer_pod_is_understood() -> None:
+    report = '{"boot_id":"a","uptime_s":1,"phase":"ready","kv_tokens":{"capacity":1}}'
+    assert State.model_validate_json(report).phase == "ready"
+
+
+@given(message=st.text(min_size=1, max_size=5000))
+def test_a_last_word_survives_the_kubelets_limit(message: str) -> None:
+    last = Termination(
+        condition=ConditionType.MODEL_READY, reason=Reason.MODEL_UNREADABLE, message=message
+    )
+    text = last.to_json()
+    assert len(text.encode()) <= MAX_TERMINATION_BYTES
+    read = Termination.parse(text)
+    assert read is not None
+    assert message.startswith(read.message)
+
+
+def test_a_traceback_is_not_mistaken_for_a_last_word() -> None:
+    assert Termination.parse("Traceback (most recent call last):") is None

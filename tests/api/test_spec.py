@@ -1,0 +1,59 @@
+"""What an InferenceService may say, as Python sees it. The API server's view: tests/e2e."""
+
+import pytest
+from pydantic import ValidationError
+
+from aweigh_api.spec import InferenceService
+from tests.api.refusals import OUT_OF_RANGE, REFUSALS, Refusal, manifest, rules, spec
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.title)
+def test_a_contradiction_is_refused_with_a_sentence(refusal: Refusal) -> None:
+    with pytest.raises(ValidationError) as refused:
+        InferenceService.model_validate(manifest(refusal.name, refusal.spec))
+    assert refusal.sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"), [case[1:] for case in OUT_OF_RANGE], ids=[case[0] for case in OUT_OF_RANGE]
+)
+def test_a_value_out_of_range_is_refused_with_its_path(spec: dict[str, object], path: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        InferenceService.model_validate(manifest("chat", spec))
+    paths = [".".join(map(str, error["loc"])) for error in refused.value.errors()]
+    assert any(found.startswith(path) for found in paths)
+
+
+def test_every_rule_has_a_refusal_that_shows_it() -> None:
+    shown = {
+        rule.message
+        for rule in rules()
+        for refusal in REFUSALS
+        if rule.message.startswith(refusal.sentence) or refusal.sentence in rule.message
+    }
+    assert shown == {rule.message for rule in rules()}
+
+
+def test_a_misspelt_field_is_refused() -> None:
+    with pytest.raises(ValidationError, match="replica"):
+        InferenceService.model_validate(manifest("chat", spec(replica=2)))
+
+
+@pytest.mark.parametrize(
+    ("parts", "pods"),
+    [
+        pytest.param({}, 1, id="one pod when nothing is said"),
+        pytest.param({"replicas": 3}, 3, id="as many as replicas says"),
+        pytest.param({"replicas": 0}, 0, id="none with zero replicas"),
+        pytest.param({"replicas": 3, "suspend": True}, 0, id="none while suspended"),
+    ],
+)
+def test_wanted_replicas(parts: dict[str, object], pods: int) -> None:
+    service = InferenceService.model_validate(manifest("chat", spec(**parts)))
+    assert service.spec.wanted_replicas == pods
+
+
+def test_the_model_is_named_after_the_service_unless_it_has_a_name() -> None:
+    named = spec(model={"uri": "builtin://helmsman-8m", "name": "acme/helmsman"})
+    assert InferenceService.model_validate(manifest("chat", spec())).model_name == "chat"
+    assert InferenceService.model_validate(manifest("chat", named)).model_name == "acme/helmsman"
