@@ -4,8 +4,12 @@
 and AWEIGH_ with the flag in capitals gives the same setting from the environment.
 """
 
+from typing import TYPE_CHECKING
+
 from aweigh_api import names
-from aweigh_api.spec import InferenceService
+
+if TYPE_CHECKING:  # the command line names its variables with this module: `--help` stays quick
+    from aweigh_api.spec import InferenceService
 
 ENV_PREFIX = "AWEIGH_"
 
@@ -15,7 +19,7 @@ def environment_variable(flag: str) -> str:
     return ENV_PREFIX + flag.removeprefix("--").replace("-", "_").upper()
 
 
-def serve_arguments(service: InferenceService) -> list[str]:
+def serve_arguments(service: "InferenceService") -> list[str]:
     """What follows `aweigh` on the command line to serve this InferenceService."""
     model, drain = service.spec.model, service.spec.drain
     flags: dict[str, str | int | None] = {
@@ -30,7 +34,7 @@ def serve_arguments(service: InferenceService) -> list[str]:
     return ["serve", model.uri, *given]
 
 
-def pod_arguments(service: InferenceService) -> list[str]:
+def pod_arguments(service: "InferenceService") -> list[str]:
     """The same inside a pod, where the kubelet and other pods must reach the server."""
     secret = [f"--secret-dir={names.SECRET_MOUNT}"] if service.spec.model.secret_ref else []
     return [

@@ -3,44 +3,22 @@
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from aweigh_api import names
+from aweigh_api.fields import Name, Quantity
+from aweigh_api.network import NetworkPolicy
 from aweigh_api.schema import Rule, Schema
+from aweigh_api.template import Template
 
 URI_SCHEMES = ("builtin", "file", "pvc", "hf")
 DTypeName = Literal["auto", "bf16", "fp16", "fp32"]
 GPU = "nvidia.com/gpu"
-
-_QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
-_INT_OR_STRING = {
-    "x-kubernetes-int-or-string": True,
-    "anyOf": [{"type": "integer"}, {"type": "string"}],
-    "pattern": _QUANTITY,
-    "maxLength": 64,
-}
-
-
-def _is_quantity(value: int | str) -> int | str:
-    if re.search(_QUANTITY, str(value)) is None:
-        raise ValueError(f"{value!r} is not a quantity such as 2, 500m or 40Gi")
-    return value
-
-
-Quantity = Annotated[
-    int | str,
-    AfterValidator(_is_quantity),
-    Field(json_schema_extra={"replace": _INT_OR_STRING}),
-]
-Name = Annotated[str, Field(min_length=1, max_length=253)]
-Labels = Annotated[dict[str, str], Field(max_length=32)]
-
 _URI = (
     r"^(builtin://[a-z0-9][a-z0-9.-]*|file:///.+|pvc://[a-z0-9][a-z0-9.-]*(/.*)?"
     r"|hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)$"
 )
 _NAME = rf"^[a-z]([-a-z0-9]{{0,{names.MAX_NAME_LENGTH - 2}}}[a-z0-9])?$"
-_RESERVED = ("app.kubernetes.io/", names.GROUP)
 
 
 class SecretRef(Schema):
@@ -175,76 +153,6 @@ class Drain(Schema):
     )
 
 
-class LabelExpression(Schema):
-    """A requirement on a label."""
-
-    key: Name = Field(description="The label.")
-    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(description="The relation.")
-    values: Annotated[list[str], Field(max_length=32)] | None = Field(
-        default=None, description="The values for In and NotIn."
-    )
-
-
-class LabelSelector(Schema):
-    """Selects objects by their labels; an empty one selects all."""
-
-    match_labels: Labels | None = Field(default=None, description="Labels that must be equal.")
-    match_expressions: Annotated[list[LabelExpression], Field(max_length=16)] | None = Field(
-        default=None, description="Requirements that must all hold."
-    )
-
-
-class IPBlock(Schema):
-    """A range of addresses."""
-
-    cidr: Annotated[str, Field(max_length=64)] = Field(description="Such as 10.0.0.0/8.")
-    except_: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=32)] | None = (
-        Field(default=None, alias="except", description="Ranges inside cidr that are left out.")
-    )
-
-
-class Peer(Schema):
-    """Who may connect: pods by labels, namespaces by labels, or addresses."""
-
-    pod_selector: LabelSelector | None = Field(default=None, description="Pods with these labels.")
-    namespace_selector: LabelSelector | None = Field(
-        default=None, description="Namespaces with these labels."
-    )
-    ip_block: IPBlock | None = Field(default=None, description="A range of addresses.")
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="has(self.ipBlock) != (has(self.podSelector) || has(self.namespaceSelector))",
-            message="an entry of networkPolicy.ingressFrom needs either ipBlock, or podSelector "
-            "and/or namespaceSelector",
-            holds=lambda peer: (
-                (peer.ip_block is not None)
-                != (peer.pod_selector is not None or peer.namespace_selector is not None)
-            ),
-        ),
-    )
-
-
-class NetworkPolicy(Schema):
-    """Who may reach the pods, and what they may reach."""
-
-    enabled: bool = Field(default=True, description="Whether a NetworkPolicy is made.")
-    ingress_from: Annotated[list[Peer], Field(max_length=32)] | None = Field(
-        default=None,
-        description="Who may call the API; absent: everybody in the cluster. As `from` in a "
-        "NetworkPolicy.",
-    )
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="self.enabled || !has(self.ingressFrom)",
-            message="networkPolicy.ingressFrom has no effect with networkPolicy.enabled false: "
-            "remove one of the two",
-            holds=lambda policy: policy.enabled or policy.ingress_from is None,
-        ),
-    )
-
-
 class Disruption(Schema):
     """What node drains may take at once."""
 
@@ -255,93 +163,6 @@ class Disruption(Schema):
         description="Pods that must stay while nodes are drained. Default: all but one. Matters "
         "with two or more replicas.",
     )
-
-
-class EnvVar(Schema):
-    """A variable of the runtime's environment."""
-
-    name: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = Field(
-        description="Name of the variable."
-    )
-    value: Annotated[str, Field(max_length=4096)] = Field(default="", description="Its value.")
-
-
-class Toleration(Schema):
-    """Lets the pods run on a tainted node."""
-
-    key: Name | None = Field(default=None, description="The taint's key.")
-    operator: Literal["Exists", "Equal"] | None = Field(default=None, description="The relation.")
-    value: str | None = Field(default=None, max_length=63, description="The taint's value.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="The taint's effect; absent: all."
-    )
-    toleration_seconds: int | None = Field(
-        default=None, ge=0, le=2**31, description="How long a NoExecute taint is tolerated."
-    )
-
-
-class TopologySpreadConstraint(Schema):
-    """Spreads the pods over zones or nodes; it counts the pods of this InferenceService."""
-
-    max_skew: int = Field(ge=1, le=1000, description="Largest difference in pods.")
-    topology_key: Name = Field(description="The node label that names a zone or node.")
-    when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"] = Field(
-        description="What happens when the spread cannot be kept."
-    )
-    min_domains: int | None = Field(
-        default=None, ge=1, le=1000, description="Least number of zones."
-    )
-
-
-def _reserved(part: str) -> Rule:
-    prefixes = " || ".join(f"key.startsWith('{prefix}')" for prefix in _RESERVED)
-    return Rule(
-        cel=f"!has(self.{part}) || !self.{part}.exists(key, {prefixes})",
-        message=f"template.{part} must not use keys that start with {' or '.join(_RESERVED)}: the "
-        "operator sets those",
-        holds=lambda template: (
-            not any(key.startswith(_RESERVED) for key in getattr(template, part) or {})
-        ),
-    )
-
-
-class Template(Schema):
-    """The parts of the pods that users may shape. Everything else is the operator's."""
-
-    node_selector: Labels | None = Field(
-        default=None, description="Labels that a node must have to run the pods."
-    )
-    tolerations: Annotated[list[Toleration], Field(max_length=32)] | None = Field(
-        default=None, description="Taints that the pods tolerate."
-    )
-    affinity: dict[str, Any] | None = Field(
-        default=None,
-        description="Affinity of the pods, as in a PodSpec.",
-        json_schema_extra={
-            "replace": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-        },
-    )
-    topology_spread_constraints: (
-        Annotated[list[TopologySpreadConstraint], Field(max_length=8)] | None
-    ) = Field(default=None, description="How the pods spread over zones or nodes.")
-    runtime_class_name: Name | None = Field(
-        default=None, description="RuntimeClass of the pods, such as nvidia."
-    )
-    priority_class_name: Name | None = Field(default=None, description="PriorityClass of the pods.")
-    env: Annotated[list[EnvVar], Field(max_length=64)] | None = Field(
-        default=None,
-        description="Variables of the runtime's environment, such as HF_ENDPOINT.",
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["name"],
-        },
-    )
-    labels: Labels | None = Field(default=None, description="Further labels of the pods.")
-    annotations: Annotated[dict[str, str], Field(max_length=32)] | None = Field(
-        default=None, description="Annotations of the pods."
-    )
-
-    RULES: ClassVar[tuple[Rule, ...]] = (_reserved("labels"), _reserved("annotations"))
 
 
 def _part(model: type[Schema], description: str) -> Any:

@@ -1,0 +1,29 @@
+"""Types of single fields that Kubernetes writes in a way of its own."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+_QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
+_INT_OR_STRING = {
+    "x-kubernetes-int-or-string": True,
+    "anyOf": [{"type": "integer"}, {"type": "string"}],
+    "pattern": _QUANTITY,
+    "maxLength": 64,
+}
+
+
+def _is_quantity(value: int | str) -> int | str:
+    if re.search(_QUANTITY, str(value)) is None:
+        raise ValueError(f"{value!r} is not a quantity such as 2, 500m or 40Gi")
+    return value
+
+
+Quantity = Annotated[
+    int | str,
+    AfterValidator(_is_quantity),
+    Field(json_schema_extra={"replace": _INT_OR_STRING}),
+]
+Name = Annotated[str, Field(min_length=1, max_length=253)]
+Labels = Annotated[dict[str, str], Field(max_length=32)]
