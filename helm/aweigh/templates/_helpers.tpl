@@ -1,0 +1,58 @@
+{{/* Name of the operator's objects: aweigh-operator for the release aweigh. */}}
+{{- define "aweigh.operator" -}}
+{{ printf "%s-operator" .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* The same for objects without a namespace, which two releases must not share. */}}
+{{- define "aweigh.clusterScoped" -}}
+{{ printf "%s:%s" .Release.Namespace (include "aweigh.operator" .) }}
+{{- end }}
+
+{{/* What selects the operator's pods. Serving pods let pods with this name read their state. */}}
+{{- define "aweigh.selector" -}}
+app.kubernetes.io/name: aweigh-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "aweigh.labels" -}}
+{{ include "aweigh.selector" . }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/part-of: aweigh
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* What the operator may do in a namespace that it watches; nothing else, anywhere. */}}
+{{- define "aweigh.rules" -}}
+- apiGroups: [serving.aweigh.dev]
+  resources: [inferenceservices]
+  verbs: [get, list, watch]
+- apiGroups: [serving.aweigh.dev]
+  resources: [inferenceservices/status]
+  verbs: [patch]
+- apiGroups: [serving.aweigh.dev]
+  resources: [inferenceservices/finalizers] # owner references that block the owner's deletion
+  verbs: [update]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [services, serviceaccounts]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [events] # why a volume cannot be mounted stands only there
+  verbs: [list]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}

@@ -1,0 +1,13 @@
+"""Rewrites the reviewed renderings: `python -m tests.chart`, then read the diff."""
+
+from tests.chart.render import golden, rendered
+from tests.chart.test_render import CASES, WITHOUT_CRD
+
+
+def main() -> None:
+    for name, values in CASES.items():
+        golden(name).write_text(rendered(WITHOUT_CRD, *values))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The release on a real cluster: installed, upgraded, removed, and what each leaves alone."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chart.render import CHART
+from tests.cluster.cluster import OPERATOR_NAMESPACE, RELEASE, Cluster, CommandFailed
+from tests.e2e.services import Service
+
+pytestmark = pytest.mark.cluster
+
+KINDS = "deployments,serviceaccounts,services,networkpolicies,roles,rolebindings"
+
+
+@pytest.fixture
+def installed(cluster: Cluster, operator: None) -> Iterator[None]:
+    """The shared release, which is there again afterwards whatever a test does to it."""
+    yield
+    cluster.install()
+
+
+@pytest.fixture
+def service(cluster: Cluster, installed: None, namespace: str) -> Service:
+    running = Service(cluster, namespace)
+    running.apply(model={"uri": "builtin://helmsman-1m-draft"}, drain={"settleSeconds": 0})
+    running.wait_ready()
+    return running
+
+
+def pod_names(service: Service) -> list[str]:
+    return [pod["metadata"]["name"] for pod in service.pods()]
+
+
+def test_an_upgrade_of_the_release_restarts_no_serving_pod(
+    cluster: Cluster, service: Service
+) -> None:
+    before = pod_names(service)
+    cluster.install("--set-string=operator.podAnnotations.test=upgraded")
+    service.wait_ready()
+    assert pod_names(service) == before
+    (pod,) = cluster.list("pods", OPERATOR_NAMESPACE, "app.kubernetes.io/name=aweigh-operator")
+    assert pod["metadata"]["annotations"]["test"] == "upgraded"
+
+
+def test_uninstalling_keeps_definition_services_and_pods(
+    cluster: Cluster, service: Service
+) -> None:
+    before = pod_names(service)
+    cluster.helm("uninstall", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--wait")
+    selector = f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/part-of=aweigh"
+    assert cluster.list(KINDS, OPERATOR_NAMESPACE, selector) == []
+    assert service.body()["status"]["readyReplicas"] == 1
+    assert pod_names(service) == before
+
+    cluster.install()
+    service.apply(model={"uri": "builtin://helmsman-1m-draft"}, drain={"settleSeconds": 1})
+    service.wait_ready()
+    assert pod_names(service) != before, "the operator is back and acts"
+
+
+def test_without_an_operator_a_service_can_be_deleted_and_leaves_no_orphan(
+    cluster: Cluster, service: Service
+) -> None:
+    cluster.helm("uninstall", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--wait")
+    cluster.kubectl("delete", "infs", service.name, "-n", service.namespace, "--timeout=10s")
+    selector = f"app.kubernetes.io/instance={service.name}"
+    kinds = f"{KINDS},poddisruptionbudgets,replicasets,pods"
+    cluster.wait("children gone", lambda: not cluster.list(kinds, service.namespace, selector), 30)
+
+
+def test_a_release_for_one_namespace_has_no_right_elsewhere(
+    cluster: Cluster, installed: None, namespace: str
+) -> None:
+    images = [
+        f"--set-string={name}.image={cluster.image(name)}" for name in ("operator", "runtime")
+    ]
+    values = ["crds.install=false", "rbac.aggregate=false", f"watchNamespaces={{{namespace}}}"]
+    settings = [f"--set={value}" for value in values]
+    where = ["--namespace", namespace]
+    cluster.helm("install", "small", str(CHART), *where, *images, *settings, "--wait")
+    try:
+        account = f"--as=system:serviceaccount:{namespace}:small-operator"
+        cluster.kubectl("get", "infs,pods,deployments", "-n", namespace, account)
+        for what, place in (("secrets", namespace), ("nodes", namespace), ("infs", "default")):
+            with pytest.raises(CommandFailed, match="is forbidden"):
+                cluster.kubectl("get", what, "-n", place, account)
+    finally:
+        cluster.helm("uninstall", "small", *where, "--wait")
+    assert cluster.list(KINDS.replace("serviceaccounts,", ""), namespace) == []

@@ -1,0 +1,120 @@
+"""What the operator's pod may do: as little as it needs, in the cluster and on its node."""
+
+from typing import Any
+
+import pytest
+
+from aweigh_api import names
+from aweigh_operator.main import parse
+from aweigh_operator.settings import Settings
+from tests.chart.render import NAMESPACED, Manifest, manifests, of_kind
+
+FORBIDDEN_RESOURCES = {"*", "secrets", "nodes", "namespaces", "pods/exec", "roles", "clusterroles"}
+FORBIDDEN_VERBS = {"*", "escalate", "bind", "impersonate", "deletecollection"}
+
+
+def rules(found: list[Manifest]) -> list[dict[str, Any]]:
+    """The rules of the operator itself, not those that people get."""
+    roles = [*of_kind("ClusterRole", found), *of_kind("Role", found)]
+    own = [role for role in roles if not _aggregated(role)]
+    return [rule for role in own for rule in role["rules"]]
+
+
+def _aggregated(role: Manifest) -> bool:
+    return any("aggregate-to" in label for label in role["metadata"]["labels"])
+
+
+def pod() -> dict[str, Any]:
+    (deployment,) = of_kind("Deployment", manifests())
+    spec: dict[str, Any] = deployment["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.mark.parametrize("values", [(), NAMESPACED], ids=["cluster", "namespaced"])
+def test_the_operator_gets_no_wildcard_no_secret_and_no_escalation(values: tuple[str, ...]) -> None:
+    found = rules(manifests(*values))
+    assert found
+    for rule in found:
+        assert "*" not in rule["apiGroups"]
+        assert not FORBIDDEN_RESOURCES & set(rule["resources"])
+        assert not FORBIDDEN_VERBS & set(rule["verbs"])
+
+
+def test_the_operator_cannot_change_what_users_want() -> None:
+    own = [rule for rule in rules(manifests()) if rule["resources"] == [names.PLURAL]]
+    assert [rule["verbs"] for rule in own] == [["get", "list", "watch"]]
+
+
+def test_only_what_may_become_unwanted_can_be_deleted() -> None:
+    deletable = [rule["resources"] for rule in rules(manifests()) if "delete" in rule["verbs"]]
+    assert deletable == [["networkpolicies"], ["poddisruptionbudgets"]]
+
+
+def test_the_operators_settings_come_from_the_values() -> None:
+    (container,) = pod()["containers"]
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    settings = parse([], environment)
+    assert settings.runtime_image == "registry.example.com/aweigh-runtime:1"
+    assert settings == Settings(runtime_image=settings.runtime_image)
+
+
+def test_namespaced_mode_reaches_the_operator() -> None:
+    (deployment,) = of_kind("Deployment", manifests(*NAMESPACED))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    settings = parse(container["args"], {"AWEIGH_RUNTIME_IMAGE": "x"})
+    assert settings.namespaces == ("team-a", "team-b")
+
+
+def test_both_modes_give_the_same_rights() -> None:
+    in_cluster = rules(manifests())
+    assert rules(manifests("watchNamespaces={team-a}")) == in_cluster
+
+
+def test_the_pod_satisfies_the_restricted_profile() -> None:
+    spec = pod()
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert all(set(volume) <= {"name", "emptyDir"} for volume in spec["volumes"])
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_probes_and_resources_are_there() -> None:
+    (container,) = pod()["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"probes": names.OPERATOR_PROBE_PORT, "metrics": names.OPERATOR_METRICS_PORT}
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "probes"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "probes"}
+    assert container["resources"]["limits"]["memory"] == "256Mi"
+    assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+
+
+def test_serving_pods_recognise_the_operator_by_its_label() -> None:
+    (deployment,) = of_kind("Deployment", manifests())
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert labels[names.LABEL_NAME] == names.OPERATOR
+
+
+def test_only_the_pod_of_the_operator_gets_its_token() -> None:
+    (account,) = of_kind("ServiceAccount", manifests())
+    assert account["automountServiceAccountToken"] is False
+    assert pod()["automountServiceAccountToken"] is True
+
+
+def test_people_get_their_rights_through_the_clusters_own_roles() -> None:
+    roles = [role for role in of_kind("ClusterRole", manifests()) if _aggregated(role)]
+    verbs = {
+        role["metadata"]["name"].rsplit(":", 1)[1]: {
+            verb for rule in role["rules"] for verb in rule["verbs"]
+        }
+        for role in roles
+    }
+    assert verbs == {
+        "edit": {"create", "update", "patch", "delete", "deletecollection"},
+        "view": {"get", "list", "watch"},
+    }
