@@ -1,0 +1,11 @@
+#!/bin/sh
+# Streams an answer from an endpoint: curl.sh [BASE_URL] [MODEL] [QUESTION]
+set -eu
+base_url=${1:-http://127.0.0.1:8000/v1}
+model=${2:-helmsman}
+question=${3:-What is a Pod?}
+
+curl --fail-with-body --no-buffer --silent --show-error "$base_url/chat/completions" \
+  --header 'Content-Type: application/json' \
+  --data "{\"model\": \"$model\", \"stream\": true,
+           \"messages\": [{\"role\": \"user\", \"content\": \"$question\"}]}"

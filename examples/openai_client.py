@@ -1,0 +1,28 @@
+"""Streams an answer from an endpoint with the openai package.
+
+kubectl port-forward svc/helmsman 8000
+python openai_client.py http://127.0.0.1:8000/v1 "What is a Pod?"
+"""
+
+import sys
+
+from openai import OpenAI
+
+
+def main() -> None:
+    """Ask the endpoint's first model and print the answer as it comes."""
+    base_url, question = sys.argv[1:3]
+    client = OpenAI(base_url=base_url, api_key="none")
+    model = client.models.list().data[0].id
+    stream = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": question}], stream=True
+    )
+    for chunk in stream:
+        if chunk.choices:
+            sys.stdout.write(chunk.choices[0].delta.content or "")
+            sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Runs the server in this process, and shows how it starts."""
+
+from collections.abc import Callable
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+
+import typer
+
+from aweigh_cli.failures import CommandFailure
+from aweigh_cli.progress import start_display
+from aweigh_runtime.config import Config
+from aweigh_runtime.failures import StartFailure
+
+SERVING_NEEDS = ("aiohttp", "msgspec", "tokenizers", "torch")
+
+
+def launch(configure: Callable[[], Config], termination_log: Path | None) -> int:
+    """Serve until told to stop; returns the exit code."""
+    _expect_installed()
+    try:
+        config = configure()
+    except StartFailure as failure:
+        _leave_word(failure, termination_log)
+        raise CommandFailure(str(failure), failure.exit_code) from failure
+
+    from aweigh_runtime.server.main import serve
+
+    with closing(start_display()) as display:
+        return serve(
+            config,
+            on_progress=display.advance,
+            on_ready=lambda url: display.ready(url, config.model_name),
+        )
+
+
+def _expect_installed() -> None:
+    """The extra `cli` alone brings this command, but not what it runs."""
+    missing = [name for name in SERVING_NEEDS if find_spec(name) is None]
+    if missing:
+        raise CommandFailure(
+            f"serving needs {', '.join(missing)}, not installed here; expected the extra "
+            "`runtime`: install aweigh[runtime]"
+        )
+
+
+def _leave_word(failure: StartFailure, termination_log: Path | None) -> None:
+    if termination_log is None:
+        return
+    try:
+        termination_log.write_text(failure.termination().to_json())
+    except OSError as error:
+        typer.echo(f"warning: cannot write {termination_log}: {error.strerror}", err=True)

@@ -1,0 +1,97 @@
+"""`aweigh local`: an InferenceService on this machine, without Kubernetes.
+
+It becomes the same `aweigh serve` command that the operator gives to a pod.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aweigh_cli.failures import CommandFailure, ExitStatus
+
+if TYPE_CHECKING:
+    from aweigh_api.spec import InferenceService
+
+STANDARD_INPUT = Path("-")
+
+
+def local(
+    context: typer.Context,
+    file: Annotated[
+        Path, typer.Option("--filename", "-f", help="YAML with the InferenceService; - is stdin.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Which InferenceService, where the file holds several.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="As in `aweigh serve`.")] = None,
+    port: Annotated[int | None, typer.Option(help="As in `aweigh serve`.")] = None,
+    admin_port: Annotated[int | None, typer.Option(help="As in `aweigh serve`.")] = None,
+) -> None:
+    """Serve an InferenceService on this machine, without Kubernetes.
+
+    All flags of `aweigh serve` can be given in the environment, such as AWEIGH_DEVICE.
+    """
+    from aweigh_api import flags
+    from aweigh_cli.manifests import read_service
+
+    service = read_service(_read(file), str(file), name)
+    _refuse_what_needs_a_cluster(service)
+    for warning in without_effect(service):
+        typer.echo(f"warning: {warning}", err=True)
+    for variable in (service.spec.template and service.spec.template.env) or []:
+        os.environ[variable.name] = variable.value
+
+    here = {"--host": host, "--port": port, "--admin-port": admin_port}
+    given = [f"{flag}={value}" for flag, value in here.items() if value is not None]
+    # Nothing routes to this machine late, so Ctrl-C need not wait for clients to learn of it.
+    arguments = [*flags.serve_arguments(service), "--drain-settle-seconds=0", *given]
+    context.find_root().command.main(arguments, prog_name="aweigh")
+
+
+def without_effect(service: "InferenceService") -> list[str]:
+    """A sentence for each field that is set and means nothing on one machine."""
+    spec = service.spec
+    meaningless = {
+        "replicas": spec.replicas not in (None, 1),
+        "suspend": spec.suspend,
+        "resources": spec.resources is not None,
+        "rollout": "rollout" in spec.model_fields_set,
+        "networkPolicy": "network_policy" in spec.model_fields_set,
+        "disruption": spec.disruption is not None,
+        "template": spec.template is not None and spec.template.model_fields_set != {"env"},
+    }
+    exceptions = {"template": " except for template.env"}
+    return [
+        f"spec.{field} has no effect without a cluster{exceptions.get(field, '')}: one server runs "
+        "here and takes what it needs"
+        for field, is_set in meaningless.items()
+        if is_set
+    ]
+
+
+def _refuse_what_needs_a_cluster(service: "InferenceService") -> None:
+    model = service.spec.model
+    if model.uri.startswith("pvc://"):
+        raise CommandFailure(
+            f"spec.model.uri is {model.uri}, a volume of a cluster; expected a model that this "
+            "machine can reach: give file:///PATH of a copy",
+            ExitStatus.BAD_INPUT,
+        )
+    if model.secret_ref is not None and not os.environ.get("HF_TOKEN"):
+        raise CommandFailure(
+            f"spec.model.secretRef is {model.secret_ref.name}, a Secret of a cluster; expected the "
+            "token in the environment: set HF_TOKEN",
+            ExitStatus.BAD_INPUT,
+        )
+
+
+def _read(file: Path) -> str:
+    try:
+        return sys.stdin.read() if file == STANDARD_INPUT else file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailure(
+            f"cannot read {file}: {error}; expected a YAML file", ExitStatus.BAD_INPUT
+        ) from error

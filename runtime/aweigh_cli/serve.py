@@ -1,0 +1,117 @@
+"""`aweigh serve`: the flags of the runtime's Config, one for one, and nothing else."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from aweigh_api import flags, names
+
+
+def _flag(flag: str, description: str) -> Any:
+    variable = flags.environment_variable(flag)
+    return typer.Option(flag, envvar=variable, show_envvar=False, help=description)
+
+
+def serve(  # noqa: PLR0913 - one parameter for each field of Config
+    uri: Annotated[
+        str,
+        typer.Argument(
+            metavar="URI",
+            help="The model: builtin://NAME, file:///PATH or hf://ORGANISATION/MODEL.",
+        ),
+    ],
+    *,
+    model_name: Annotated[
+        str | None,
+        _flag("--model-name", "Name in the OpenAI API. (default: the last part of URI)"),
+    ] = None,
+    revision: Annotated[
+        str | None, _flag("--revision", "Branch, tag or commit of an hf:// model.")
+    ] = None,
+    secret_dir: Annotated[
+        Path | None, _flag("--secret-dir", "Directory that holds the token for the model's source.")
+    ] = None,
+    max_model_len: Annotated[
+        int | None,
+        _flag("--max-model-len", "Most tokens of prompt and answer. (default: the model's own)"),
+    ] = None,
+    dtype: Annotated[
+        Literal["auto", "bf16", "fp16", "fp32"],
+        _flag("--dtype", "Number format; auto is the checkpoint's."),
+    ] = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        _flag("--device", "What computes; auto is the GPU where there is one."),
+    ] = "auto",
+    host: Annotated[
+        str, _flag("--host", "Address to listen on; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, _flag("--port", "Port of the OpenAI API; 0 takes a free one.")
+    ] = names.HTTP_PORT,
+    admin_port: Annotated[
+        int, _flag("--admin-port", "Port of probes, metrics and state; 0 takes a free one.")
+    ] = names.ADMIN_PORT,
+    cache_dir: Annotated[
+        Path | None,
+        _flag("--cache-dir", "Directory for downloads. (default: ~/.cache/aweigh)"),
+    ] = None,
+    termination_log: Annotated[
+        Path | None, _flag("--termination-log", "File for the reason of a failed start.")
+    ] = None,
+    max_running: Annotated[
+        int, _flag("--max-running", "Requests that are answered at the same time.")
+    ] = 8,
+    max_waiting: Annotated[
+        int, _flag("--max-waiting", "Requests that may wait; more are refused with 429.")
+    ] = 256,
+    step_tokens: Annotated[int, _flag("--step-tokens", "Most tokens in one forward pass.")] = 512,
+    drain_settle_seconds: Annotated[
+        int, _flag("--drain-settle-seconds", "How long new requests are served after SIGTERM.")
+    ] = 0,
+    drain_timeout_seconds: Annotated[
+        int, _flag("--drain-timeout-seconds", "How long open requests may then take to finish.")
+    ] = 120,
+) -> None:
+    """Serve one model over the OpenAI API on this machine.
+
+    Each flag can also be given in the environment: --admin-port is AWEIGH_ADMIN_PORT.
+    """
+    from aweigh_cli.launch import launch
+    from aweigh_runtime.config import Config
+
+    configure = partial(
+        Config,
+        uri=uri,
+        model_name=model_name or default_model_name(uri),
+        revision=revision,
+        secret_dir=secret_dir,
+        max_model_len=max_model_len,
+        dtype=dtype,
+        device=device,
+        host=host,
+        port=port,
+        admin_port=admin_port,
+        cache_dir=cache_dir or default_cache_dir(),
+        termination_log=termination_log,
+        max_running=max_running,
+        max_waiting=max_waiting,
+        step_tokens=step_tokens,
+        drain_settle_seconds=drain_settle_seconds,
+        drain_timeout_seconds=drain_timeout_seconds,
+    )
+    raise typer.Exit(launch(configure, termination_log))
+
+
+def default_model_name(uri: str) -> str:
+    """The last part of the URI: hf://meta-llama/Llama-3.2-1B is Llama-3.2-1B."""
+    return uri.rstrip("/").rsplit("/", 1)[-1] or uri
+
+
+def default_cache_dir() -> Path:
+    """Where the user's caches are."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "aweigh"

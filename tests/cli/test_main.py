@@ -1,0 +1,60 @@
+"""What holds for all commands."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cli.command import ENTRY, aweigh, environment, script
+
+
+def test_help_names_every_command() -> None:
+    help_text = aweigh("--help").stdout
+    for command in ("serve", "local", "chat", "upgrade", "version"):
+        assert f"\n  {command} " in help_text
+
+
+def test_help_and_completion_import_nothing_heavy() -> None:
+    heavy = "{'torch', 'transformers', 'aweigh_runtime', 'pydantic', 'httpx', 'yaml'}"
+    check = f"import sys, aweigh_cli.main; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_as_a_plugin_it_speaks_as_the_user_typed(tmp_path: Path) -> None:
+    plugin = script(tmp_path, "kubectl-aweigh", ENTRY)
+    done = subprocess.run(
+        [plugin, "chat", "--help"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "Usage: kubectl aweigh chat" in done.stdout
+
+
+def test_a_failure_is_one_line_and_no_traceback() -> None:
+    done = aweigh("local", "-f", "/nowhere.yaml")
+    assert done.returncode == 78
+    assert done.stderr.startswith("error: cannot read /nowhere.yaml: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_wrong_flag_is_a_usage_error() -> None:
+    done = aweigh("serve", "builtin://helmsman-8m", "--dtype=int3")
+    assert done.returncode == 2
+    assert "'int3' is not one of 'auto', 'bf16', 'fp16', 'fp32'" in done.stderr
+
+
+def test_a_wrong_value_from_the_environment_names_its_flag() -> None:
+    done = aweigh("serve", "builtin://helmsman-8m", env=environment(AWEIGH_PORT="http"))
+    assert done.returncode == 2
+    assert "Invalid value for '--port'" in done.stderr
+
+
+def test_without_the_extra_runtime_serving_says_what_to_install() -> None:
+    without_torch = f"import sys; sys.modules['torch'] = None; {ENTRY}"
+    done = subprocess.run(
+        [sys.executable, "-c", without_torch, "serve", "builtin://helmsman-8m"],
+        env=environment(), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: serving needs torch, not installed here")
+    assert "aweigh[runtime]" in done.stderr

@@ -1,0 +1,123 @@
+"""`aweigh serve`: flags and Config are the same thing, and what operators send arrives."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from aweigh_api import flags
+from aweigh_api.spec import InferenceService
+from aweigh_api.termination import Termination
+from aweigh_cli import launch
+from aweigh_cli.main import app
+from aweigh_runtime.config import Config
+from tests.api.refusals import HF, manifest, spec
+from tests.cli.command import aweigh
+
+FILLED_IN_LATER = {"uri", "model_name", "cache_dir"}  # by the user, from the URI, from XDG
+
+
+def parameters() -> dict[str, Any]:
+    group: Any = typer.main.get_command(app)
+    command = group.commands["serve"]
+    return {parameter.name: parameter for parameter in command.params}
+
+
+def parsed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Config:
+    """The Config that a command line leads to, stopped where the server would start."""
+    configs: list[Config] = []
+
+    def keep(configure: Any, termination_log: Path | None) -> int:
+        configs.append(configure())
+        return 0
+
+    monkeypatch.setattr(launch, "launch", keep)
+    typer.main.get_command(app).main(list(arguments), standalone_mode=False)
+    return configs[0]
+
+
+def test_every_field_of_config_is_a_flag_and_the_other_way_round() -> None:
+    assert set(parameters()) == {field.name for field in dataclasses.fields(Config)}
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda field: field.name)
+def test_a_flag_has_the_fields_default(field: "dataclasses.Field[Any]") -> None:
+    if field.name not in FILLED_IN_LATER:
+        assert parameters()[field.name].default == field.default
+
+
+@pytest.mark.parametrize("name", sorted(set(parameters()) - {"uri"}))
+def test_a_flag_is_its_field_in_kebab_case_and_has_a_variable(name: str) -> None:
+    flag = "--" + name.replace("_", "-")
+    assert parameters()[name].opts == [flag]
+    assert parameters()[name].envvar == flags.environment_variable(flag)
+
+
+def test_the_arguments_of_a_pod_give_the_config_that_the_spec_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = {**HF, "name": "llama", "revision": "v2", "maxModelLen": 4096, "dtype": "fp16"}
+    parts = spec(
+        model={**model, "secretRef": {"name": "token"}},
+        drain={"settleSeconds": 7, "timeoutSeconds": 90},
+    )
+    service = InferenceService.model_validate(manifest("chat", parts))
+    assert parsed(monkeypatch, *flags.pod_arguments(service)) == Config(
+        uri=HF["uri"],
+        model_name="llama",
+        revision="v2",
+        secret_dir=Path("/etc/aweigh/model-secret"),
+        max_model_len=4096,
+        dtype="fp16",
+        host="0.0.0.0",
+        cache_dir=Path("/var/cache/aweigh"),
+        termination_log=Path("/dev/termination-log"),
+        drain_settle_seconds=7,
+        drain_timeout_seconds=90,
+    )
+
+
+def test_the_arguments_of_a_plain_pod_leave_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = InferenceService.model_validate(manifest("chat", spec()))
+    config = parsed(monkeypatch, *flags.pod_arguments(service))
+    assert (config.dtype, config.max_model_len, config.secret_dir) == ("auto", None, None)
+    assert (config.drain_settle_seconds, config.drain_timeout_seconds) == (5, 120)
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("hf://meta-llama/Llama-3.2-1B", "Llama-3.2-1B"),
+        ("builtin://helmsman-8m", "helmsman-8m"),
+        ("file:///srv/models/qwen/", "qwen"),
+    ],
+)
+def test_a_model_is_called_after_the_last_part_of_its_uri(
+    uri: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert parsed(monkeypatch, "serve", uri).model_name == name
+
+
+def test_downloads_go_to_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert parsed(monkeypatch, "serve", "builtin://x").cache_dir == tmp_path / "aweigh"
+
+
+def test_the_environment_sets_what_no_flag_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWEIGH_MAX_RUNNING", "3")
+    monkeypatch.setenv("AWEIGH_PORT", "8123")
+    config = parsed(monkeypatch, "serve", "builtin://x", "--port=8124")
+    assert (config.max_running, config.port) == (3, 8124)
+
+
+def test_a_contradiction_ends_with_78_and_the_pods_last_word(tmp_path: Path) -> None:
+    log = tmp_path / "termination-log"
+    done = aweigh("serve", "builtin://helmsman-8m", "--step-tokens=4", f"--termination-log={log}")
+    assert done.returncode == 78
+    assert "--step-tokens (4) must be at least --max-running (8)" in done.stderr
+    word = Termination.parse(log.read_text())
+    assert word is not None
+    assert (word.condition, word.reason) == ("SpecValid", "InvalidConfiguration")
+    assert f"error: {word.message}" == done.stderr.strip()
