@@ -1,0 +1,78 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+CLUSTER = $(PYTHON) -m tests.cluster
+VENV = .venv/bin
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## From nothing to an answer: environment, cluster, images, operator, a served model
+	$(CLUSTER) demo
+
+.PHONY: env
+env: ## Make the Python environment .venv, or bring it up to date
+	$(CLUSTER) environment
+
+.PHONY: cluster
+cluster: ## Start this checkout's Kubernetes, building what is missing
+	$(CLUSTER) up
+
+.PHONY: cluster-down
+cluster-down: ## End it; binaries and images stay in the cache
+	$(CLUSTER) down
+
+.PHONY: images
+images: ## Build both images and bring them to the cluster
+	$(CLUSTER) images
+
+.PHONY: crds
+crds: env ## Generate the CustomResourceDefinition from the models in aweigh_api
+	$(VENV)/python -m aweigh_api.crd > crds/inferenceservices.yaml
+	cp crds/inferenceservices.yaml helm/aweigh/files/
+
+.PHONY: chart
+chart: env ## Render the chart anew into the files that reviews compare
+	$(VENV)/python -m tests.chart
+
+.PHONY: requirements
+requirements: ## Refresh the pinned versions from pyproject.toml
+	$(CLUSTER) requirements
+
+.PHONY: format
+format: env ## Rewrite files to the house style
+	$(VENV)/ruff check --fix-only .
+	$(VENV)/ruff format .
+
+.PHONY: lint
+lint: env ## Style, types and the import rules between packages
+	$(VENV)/ruff format --check .
+	$(VENV)/ruff check .
+	$(VENV)/mypy
+	$(VENV)/lint-imports
+
+.PHONY: test
+test: ## Everything that needs no GPU, the real Kubernetes included
+	$(CLUSTER) everything
+	$(VENV)/python -m pytest -m 'not gpu and not long'
+
+.PHONY: test-fast
+test-fast: env ## Neither a GPU nor a cluster
+	$(VENV)/python -m pytest -m 'not gpu and not cluster and not long'
+
+.PHONY: test-gpu
+test-gpu: env ## What needs this machine's GPU
+	$(VENV)/python -m pytest -m gpu tests/runtime
+
+.PHONY: test-long
+test-long: ## Soaks, faults and scale: minutes each
+	$(CLUSTER) everything
+	$(VENV)/python -m pytest -m 'long and not gpu'
+
+.PHONY: check
+check: lint test ## What CI runs
+
+.PHONY: clean-cache
+clean-cache: ## End the cluster and remove all that it has cached
+	$(CLUSTER) clean

@@ -1,0 +1,83 @@
+"""The Python environment of the checkout, `.venv`, from the pinned `requirements.txt`."""
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from tests.cluster import debian, keep, places, progress
+from tests.cluster.places import CHECKOUT
+
+ENVIRONMENT = CHECKOUT / ".venv"
+INPUTS = ("pyproject.toml", "requirements.txt")
+OLDEST_PYTHON = (3, 11)
+UV_PACKAGE = "uv>=0.9,<1"
+
+
+def make() -> None:
+    """Make the environment, or bring it to what the two files ask for; nothing when it has it."""
+    if sys.version_info < OLDEST_PYTHON:
+        found = ".".join(map(str, sys.version_info[:3]))
+        raise progress.StepFailed(
+            f"{sys.executable} is Python {found}; expected 3.11 or newer. Name one with "
+            "`make PYTHON=/path/to/python3`."
+        )
+    stamp = ENVIRONMENT / "aweigh-inputs"
+    inputs = keep.digest([CHECKOUT / name for name in INPUTS], sys.version, str(CHECKOUT))
+    with places.lock(places.of(CHECKOUT).state.with_suffix(".environment.lock")):
+        if stamp.exists() and stamp.read_text() == inputs:
+            return
+        with progress.step("environment", "installing", "about 2 min the first time, later 10 s"):
+            _install()
+        stamp.write_text(inputs)
+
+
+def _install() -> None:
+    log = places.cache() / "logs" / "environment.log"
+    uv = _uv(log)
+    python = os.path.realpath(sys.executable)
+    venv = ["venv", "--quiet", "--allow-existing", "--no-python-downloads", f"--python={python}"]
+    progress.run([uv, *venv, ENVIRONMENT], log)
+    # The packages are hard links into uv's cache, so a second checkout takes seconds.
+    pip = [uv, "pip", "install", f"--python={ENVIRONMENT}/bin/python"]
+    progress.run([*pip, "--requirement", CHECKOUT / "requirements.txt"], log)
+    progress.run([*pip, "--no-deps", "--editable", CHECKOUT], log)
+
+
+def pin() -> None:
+    """Write the newest versions that pyproject.toml allows into the pinned files, which keep
+    the versions that they have already unless those are not allowed any more."""
+    uv = _uv(places.cache() / "logs" / "environment.log")
+    plain = ["--no-header", "--no-annotate", "--no-emit-index-url", "--universal", "--quiet"]
+    command = [uv, "pip", "compile", "--python-version=3.11", *plain]
+    whole = CHECKOUT / "requirements.txt"
+    extras = ["--extra=operator", "--extra=runtime", "--group=dev"]
+    project = CHECKOUT / "pyproject.toml"
+    progress.output([*command, project, *extras, f"--output-file={whole}"])
+
+    pinned = f"--constraint={whole}"
+    for extra in ("operator", "runtime"):
+        target = CHECKOUT / extra / "requirements.txt"
+        progress.output([*command, project, f"--extra={extra}", pinned, f"--output-file={target}"])
+    # torch has a layer of its own in the image, so that other updates leave its gigabytes alone.
+    (torch,) = (line for line in whole.read_text().splitlines() if line.startswith("torch=="))
+    target = CHECKOUT / "runtime" / "requirements-torch.txt"
+    request = places.cache() / "torch.in"
+    request.write_text(f"{torch}\n")
+    progress.output([*command, request, pinned, f"--output-file={target}"])
+
+
+def _uv(log: Path) -> Path:
+    """The uv on PATH, or one of our own."""
+    if found := shutil.which("uv"):
+        return Path(found)
+    own = places.cache() / "uv"
+    with places.lock(own.with_suffix(".lock")):
+        if not (own / "done").exists():
+            if importlib.util.find_spec("ensurepip") is None:
+                debian.add("the environment", ["python3-venv"])
+            progress.run([sys.executable, "-m", "venv", "--clear", own], log)
+            progress.run([own / "bin/python", "-m", "pip", "install", UV_PACKAGE], log)
+            (own / "done").touch()
+    return own / "bin" / "uv"
