@@ -1,0 +1,169 @@
+"""HTTP to a Hugging Face hub: what it answers becomes a value or a failure with a sentence."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from huggingface_hub import hf_hub_url
+
+from aweigh_runtime.failures import (
+    AccessDenied,
+    InvalidConfiguration,
+    ModelNotFound,
+    SourceUnreachable,
+    StartFailure,
+)
+from aweigh_runtime.sources.listing import Listing, parse
+
+DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # between attempts that got nothing
+TIMEOUT_S = 30.0  # without a byte
+TRANSIENT = (408, 425, 429)
+
+T = TypeVar("T")
+
+
+class Transient(Exception):
+    """The hub failed in a way that may pass."""
+
+
+class Stopped(Exception):
+    """Another file failed, or the process is told to go."""
+
+
+class Client:
+    """One repository of one hub. Threads may share it."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        repository: str,
+        token: str | None,
+        delays_s: Sequence[float] = DELAYS_S,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self.uri = f"hf://{repository}"
+        self._endpoint = endpoint
+        self._repository = repository
+        self._has_token = token is not None
+        self._delays_s = delays_s
+        self._stopped = threading.Event()
+        headers = {"User-Agent": "aweigh", "Accept-Encoding": "identity"}
+        if token is not None:  # httpx drops it when a redirect leads to another host
+            headers["Authorization"] = f"Bearer {token}"
+        try:
+            self._http = httpx.Client(
+                base_url=_checked(endpoint),
+                headers=headers,
+                timeout=timeout_s,
+                follow_redirects=True,
+            )
+        except httpx.InvalidURL as error:
+            raise _bad_endpoint(endpoint) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._http.close()
+
+    def stop(self) -> None:
+        """Make all threads give up soon."""
+        self._stopped.set()
+
+    def expect_running(self) -> None:
+        """Raise Stopped after `stop`."""
+        if self._stopped.is_set():
+            raise Stopped
+
+    def listing(self, revision: str) -> Listing:
+        """What the repository holds at a revision, and which commit that is."""
+        return self.patiently(lambda: self._listing(revision))
+
+    @contextmanager
+    def file(self, commit: str, name: str, offset: int) -> Iterator[httpx.Response]:
+        """A file's bytes from `offset` on (status 206), or all of them (status 200)."""
+        url = hf_hub_url(self._repository, name, revision=commit, endpoint=self._endpoint)
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        with self._http.stream("GET", url, headers=headers) as response:
+            self._check(response, commit)
+            yield response
+
+    def patiently(self, attempt: Callable[[], T], position: Callable[[], int] = lambda: 0) -> T:
+        """Repeat `attempt` with growing pauses; begin anew whenever `position` has moved."""
+        failures, before = 0, position()
+        while True:
+            try:
+                return attempt()
+            except (httpx.RequestError, Transient) as error:
+                if position() != before:
+                    failures, before = 0, position()
+                if failures == len(self._delays_s):
+                    raise self._unreachable(error) from error
+                self._stopped.wait(self._delays_s[failures])
+                self.expect_running()
+                failures += 1
+
+    def _listing(self, revision: str) -> Listing:
+        path = f"/api/models/{self._repository}/revision/{quote(revision, safe='')}"
+        response = self._http.get(path, params={"blobs": "true"})
+        self._check(response, revision)
+        try:
+            return parse(self.uri, response.json())
+        except (ValueError, TypeError, KeyError) as error:
+            raise SourceUnreachable(
+                f"{self._endpoint} does not answer as a Hugging Face hub ({error}); check "
+                "HF_ENDPOINT"
+            ) from error
+
+    def _check(self, response: httpx.Response, revision: str) -> None:
+        status = response.status_code
+        if status < 400:
+            return
+        if status in TRANSIENT or status >= 500:
+            raise Transient(f"it answered {status}")
+        raise self._refusal(status, response.headers.get("X-Error-Code", ""), revision)
+
+    def _refusal(self, status: int, code: str, revision: str) -> StartFailure:
+        if code == "GatedRepo":
+            return AccessDenied(
+                f"{self.uri} is gated and {self._who()} may not read it; accept its terms on the "
+                f"hub, then {self._remedy()}"
+            )
+        if status in (401, 403):
+            return AccessDenied(
+                f"{self.uri} does not exist, or {self._who()} may not read it (the hub answered "
+                f"{status}); check the name, or {self._remedy()}"
+            )
+        if status == 404 and code == "RevisionNotFound":
+            return ModelNotFound(f"{self.uri} has no revision {revision!r}; check model.revision")
+        if status == 404:
+            return ModelNotFound(f"there is no {self.uri} at {self._endpoint}; check model.uri")
+        return SourceUnreachable(f"{self._endpoint} answered {status} when asked for {self.uri}")
+
+    def _who(self) -> str:
+        return "this token" if self._has_token else "somebody without a token"
+
+    def _remedy(self) -> str:
+        return "give a token that may with model.secretRef (in a cluster) or HF_TOKEN"
+
+    def _unreachable(self, error: Exception) -> SourceUnreachable:
+        attempts = len(self._delays_s) + 1
+        return SourceUnreachable(
+            f"{self.uri} cannot be downloaded from {self._endpoint} after {attempts} attempts in a "
+            f"row: {str(error) or type(error).__name__}; check the network, HF_ENDPOINT and the "
+            "proxy"
+        )
+
+
+def _checked(endpoint: str) -> str:
+    if not endpoint.startswith(("http://", "https://")):
+        raise _bad_endpoint(endpoint)
+    return endpoint
+
+
+def _bad_endpoint(endpoint: str) -> InvalidConfiguration:
+    return InvalidConfiguration(f"HF_ENDPOINT is {endpoint!r}; expected http://… or https://…")

@@ -1,0 +1,87 @@
+"""The same model on a GPU. These run where there is one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aweigh_api.spec import DTypeName
+from aweigh_runtime.model.load import load
+from aweigh_runtime.model.memory import available_bytes
+from tests.runtime.model.checkpoints import (
+    load_decoder,
+    load_oracle,
+    new_cache,
+    oracle_logits,
+    random_tokens,
+    step,
+)
+
+pytestmark = pytest.mark.gpu
+
+
+def _logits(directory: Path, dtype: DTypeName, device: str, prompt: list[int]) -> torch.Tensor:
+    decoder = load_decoder(directory, dtype, device)
+    return step(decoder, new_cache(decoder, 1), [(0, 0, prompt)])[0].cpu()
+
+
+@pytest.mark.parametrize(("dtype", "torch_dtype"), [("bf16", torch.bfloat16), ("fp16", torch.half)])
+def test_logits_on_the_gpu_are_as_near_to_the_exact_ones_as_transformers_are(
+    helmsman: Path, dtype: DTypeName, torch_dtype: torch.dtype
+) -> None:
+    for length in (1, 64, 200):
+        prompt = random_tokens(length, length, 8192)
+        exact = _logits(helmsman, "fp32", "cpu", prompt)
+        ours = _logits(helmsman, dtype, "cuda", prompt)
+        oracle = load_oracle(helmsman, torch_dtype).to("cuda")
+        theirs = oracle_logits(oracle, prompt).cpu()
+
+        assert (ours - exact).norm() <= 1.25 * (theirs - exact).norm()
+        assert ours.argmax() in exact.topk(2).indices
+
+
+def test_fp32_logits_on_the_gpu_are_those_of_the_cpu(helmsman: Path) -> None:
+    prompt = random_tokens(5, 100, 8192)
+
+    torch.testing.assert_close(
+        _logits(helmsman, "fp32", "cuda", prompt),
+        _logits(helmsman, "fp32", "cpu", prompt),
+        atol=1e-3,
+        rtol=0,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+def test_a_mixed_batch_on_the_gpu_equals_each_request_alone(
+    helmsman: Path, dtype: DTypeName
+) -> None:
+    decoder = load_decoder(helmsman, dtype, "cuda")
+    prompts = [random_tokens(seed, 40 + seed, 8192) for seed in range(4)]
+    cached = (0, 40, 30, 42)  # a prompt, a decode, a chunk, a decode
+    slots = (3, 0, 2, 1)
+    cache = new_cache(decoder, 4)
+    for slot, count, prompt in zip(slots, cached, prompts, strict=True):
+        if count:
+            step(decoder, cache, [(slot, 0, prompt[:count])])
+    mixed = step(
+        decoder,
+        cache,
+        [(s, n, p[n:]) for s, n, p in zip(slots, cached, prompts, strict=True)],
+    )
+
+    tolerance = {"bf16": 0.05, "fp16": 0.01, "fp32": 1e-4}[dtype]
+    for logits, prompt in zip(mixed, prompts, strict=True):
+        alone = step(decoder, new_cache(decoder, 1), [(0, 0, prompt)])[0]
+        assert (logits - alone).norm() <= tolerance * alone.norm()
+
+
+def test_auto_is_the_checkpoints_format_and_memory_is_taken_once(helmsman: Path) -> None:
+    device = torch.device("cuda")
+    free = available_bytes(device)
+    torch.cuda.reset_peak_memory_stats()
+    decoder = load(helmsman, "auto", device, None, lambda done, total: None)
+
+    weights = sum(parameter.nbytes for parameter in decoder.parameters())
+    assert decoder.dtype == torch.bfloat16
+    assert free > 0
+    assert torch.cuda.max_memory_allocated() <= 1.5 * weights
