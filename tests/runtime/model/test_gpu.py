@@ -79,9 +79,10 @@ def test_auto_is_the_checkpoints_format_and_memory_is_taken_once(helmsman: Path)
     device = torch.device("cuda")
     free = available_bytes(device)
     torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()  # by other tests
     decoder = load(helmsman, "auto", device, None, lambda done, total: None)
 
     weights = sum(parameter.nbytes for parameter in decoder.parameters())
     assert decoder.dtype == torch.bfloat16
     assert free > 0
-    assert torch.cuda.max_memory_allocated() <= 1.5 * weights
+    assert torch.cuda.max_memory_allocated() - before <= 1.5 * weights

@@ -1,0 +1,225 @@
+"""The API process's view of the engine process: work goes out, tokens come in."""
+
+import asyncio
+import itertools
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from aweigh_api.reasons import ConditionType, Reason
+from aweigh_api.state import Loading
+from aweigh_api.termination import ExitCode, Termination
+from aweigh_runtime import wire
+from aweigh_runtime.child import Child
+from aweigh_runtime.config import Config
+from aweigh_runtime.engine.heartbeat import Heartbeat
+from aweigh_runtime.engine.messages import (
+    Counters,
+    Failed,
+    Fetched,
+    FromEngine,
+    Output,
+    Progress,
+    Ready,
+    Sampling,
+    Start,
+    Stepped,
+    Submission,
+    Work,
+)
+
+_MODULE = "aweigh_runtime.engine.process"
+_IDLE = Stepped([], 0, 0, 0, Counters(), None)
+
+
+class EngineStopped(Exception):
+    """The engine process has ended."""
+
+    def __init__(self, exit_code: int, termination: Termination) -> None:
+        super().__init__(termination.message)
+        self.exit_code = exit_code
+        self.termination = termination
+
+
+class Ticket:
+    """The choices of one HTTP request, as their tokens come back."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.choice_of = {id: choice for choice, id in enumerate(ids)}
+        self.ids = list(ids)
+        self._arrived: list[tuple[int, Output]] = []
+        self._failure: Exception | None = None
+        self._news = asyncio.Event()
+
+    async def next(self) -> list[tuple[int, Output]]:
+        """Choices and their new tokens: all that have arrived, at least one.
+
+        Raises:
+            Exception: what the ticket failed with.
+        """
+        await self._news.wait()
+        self._news.clear()
+        if self._failure is not None:
+            raise self._failure
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def push(self, output: Output) -> None:
+        """A token has come."""
+        self._arrived.append((self.choice_of[output.id], output))
+        self._news.set()
+
+    def fail(self, failure: Exception) -> None:
+        """No more tokens will come."""
+        self._failure = failure
+        self._news.set()
+
+
+class EngineClient:
+    """Starts the engine, hands it requests and passes its tokens on."""
+
+    def __init__(self, child: Child, on_progress: Callable[[Loading], None]) -> None:
+        self._child = child
+        self._on_progress = on_progress
+        self._ids = itertools.count(1)
+        self._tickets: dict[int, Ticket] = {}  # by request
+        self._submitted: list[Submission] = []
+        self._aborted: list[int] = []
+        self._failed: Failed | None = None
+        self.loading: Loading | None = None
+        self.directory: asyncio.Future[Path] = asyncio.get_running_loop().create_future()
+        self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self.stepped = _IDLE
+        self.heartbeat = Heartbeat()
+        self.on_step: Callable[[float], None] = lambda duration_s: None
+
+    @classmethod
+    async def start(cls, config: Config, on_progress: Callable[[Loading], None]) -> "EngineClient":
+        """Start the process; it begins to fetch and load at once."""
+        child = await Child.start(_MODULE)
+        child.send(_start(config))
+        return cls(child, on_progress)
+
+    @property
+    def pid(self) -> int:
+        """Of the engine process."""
+        return self._child.process.pid
+
+    def submit(
+        self,
+        prompts: Sequence[list[int]],
+        max_tokens: Sequence[int],
+        stop_tokens: list[int],
+        samplings: Sequence[Sampling],
+    ) -> Ticket:
+        """Ask for one answer per prompt."""
+        ids = [next(self._ids) for _ in prompts]
+        ticket = Ticket(ids)
+        for id, prompt, limit, sampling in zip(ids, prompts, max_tokens, samplings, strict=True):
+            self._tickets[id] = ticket
+            self._submitted.append(Submission(id, prompt, limit, stop_tokens, sampling))
+        self._send_soon()
+        return ticket
+
+    def abort(self, ids: Sequence[int]) -> None:
+        """Nobody waits for these answers any more; finished ones are no error."""
+        open_ids = [id for id in ids if self._tickets.pop(id, None) is not None]
+        if open_ids:
+            self._aborted += open_ids
+            self._send_soon()
+
+    def fail_open(self, failure: Exception) -> None:
+        """Give up on every request that is still open."""
+        for ticket in set(self._tickets.values()):
+            ticket.fail(failure)
+
+    async def watch(self) -> EngineStopped:
+        """Pass on what the engine says until it ends; then say why it did."""
+        try:
+            while True:
+                body = await wire.read_frame(self._child.reader)
+                self._hear(msgspec.msgpack.decode(body, type=FromEngine))
+        except EOFError:
+            pass
+        return self._stopped(await self._child.process.wait())
+
+    async def close(self) -> None:
+        """End the process."""
+        await self._child.kill()
+
+    def _hear(self, message: FromEngine) -> None:
+        match message:
+            case Stepped():
+                self._step(message)
+            case Progress():
+                self.loading = Loading(
+                    stage=message.stage,
+                    done_bytes=message.done_bytes,
+                    total_bytes=message.total_bytes,
+                )
+                self._on_progress(self.loading)
+            case Fetched():
+                self.directory.set_result(Path(message.directory))
+            case Ready():
+                self.heartbeat.beat(time.monotonic(), None)
+                self.ready.set_result(message)
+            case Failed():
+                self._failed = message
+
+    def _step(self, stepped: Stepped) -> None:
+        self.stepped = stepped
+        self.heartbeat.beat(time.monotonic(), stepped.duration_s)
+        if stepped.duration_s is not None:
+            self.on_step(stepped.duration_s)
+        for output in stepped.outputs:
+            ticket = self._tickets.get(output.id)
+            if ticket is None:  # aborted while the step ran
+                continue
+            if output.finish is not None:
+                del self._tickets[output.id]
+            ticket.push(output)
+
+    def _send_soon(self) -> None:
+        """One message for all that happens in this turn of the event loop."""
+        asyncio.get_running_loop().call_soon(self._send)
+
+    def _send(self) -> None:
+        if self._submitted or self._aborted:
+            self._child.send(Work(self._submitted, self._aborted))
+            self._submitted, self._aborted = [], []
+
+    def _stopped(self, return_code: int) -> EngineStopped:
+        if self._failed is not None:
+            termination = Termination.model_validate_json(self._failed.termination)
+            return EngineStopped(self._failed.exit_code, termination)
+        return EngineStopped(ExitCode.BUG, _lost(return_code))
+
+
+def _lost(return_code: int) -> Termination:
+    ended = f"ended with exit code {return_code}"
+    if return_code < 0:
+        name = signal.Signals(-return_code).name
+        memory = "; out of memory is the usual reason" if name == "SIGKILL" else ""
+        ended = f"was killed by {name}{memory}"
+    return Termination(
+        condition=ConditionType.WORKLOAD_READY,
+        reason=Reason.INTERNAL_ERROR,
+        message=f"the engine process {ended}",
+    )
+
+
+def _start(config: Config) -> Start:
+    return Start(
+        uri=config.uri,
+        revision=config.revision,
+        secret_dir=None if config.secret_dir is None else str(config.secret_dir),
+        cache_dir=str(config.cache_dir),
+        max_model_len=config.max_model_len,
+        dtype=config.dtype,
+        device=config.device,
+        max_running=config.max_running,
+        step_tokens=config.step_tokens,
+    )

@@ -1,0 +1,52 @@
+"""What the API process counts. Plain numbers; `metrics` and `/state` read them."""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+
+# Finer below 10 ms than vLLM's: a GPU decodes in 5 ms.
+TOKEN_BOUNDS_S = (
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5,
+    0.75, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+REQUEST_BOUNDS_S = (
+    0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
+    80.0, 160.0, 640.0, 2560.0,
+)  # fmt: skip
+
+
+class Histogram:
+    """Counts of observations by upper bound."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts, as Prometheus wants them."""
+        total, result = 0, []
+        for bound, count in zip([*map(str, self._bounds), "+Inf"], self._counts, strict=True):
+            total += count
+            result.append((bound, float(total)))
+        return result
+
+
+class Figures:
+    """Sums since the start."""
+
+    def __init__(self) -> None:
+        self.arrived_requests = 0  # also those refused because the queue was full
+        self.arrived_prompt_tokens = 0
+        self.finished_requests = 0  # answered to their end
+        self.finished_output_tokens = 0
+        self.ended: Counter[str] = Counter()  # by finish reason; abort and error among them
+        self.time_to_first_token = Histogram(REQUEST_BOUNDS_S)
+        self.inter_token_latency = Histogram(TOKEN_BOUNDS_S)
+        self.request_latency = Histogram(REQUEST_BOUNDS_S)
+        self.step_duration = Histogram(TOKEN_BOUNDS_S)

@@ -1,0 +1,1 @@
+"""OpenAI's HTTP API: requests in, replies and events out."""

@@ -1,0 +1,125 @@
+"""Every error that a client can see, as OpenAI writes them. No exception's own text gets out."""
+
+from collections.abc import Mapping
+
+import msgspec
+from aiohttp import web
+
+_encoder = msgspec.json.Encoder()
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """OpenAI's error body."""
+
+    error: ErrorDetail
+
+
+class ApiError(Exception):
+    """An answer that is an error."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = dict(headers or {})
+        self.body = ErrorBody(ErrorDetail(message, _kind(status), param, code))
+
+    def json(self) -> bytes:
+        """The body."""
+        return _encoder.encode(self.body)
+
+    def response(self) -> web.Response:
+        """The whole answer."""
+        return web.Response(
+            status=self.status,
+            body=self.json(),
+            content_type="application/json",
+            headers=self.headers,
+        )
+
+
+def _kind(status: int) -> str:
+    kinds = {429: "rate_limit_error", 503: "unavailable_error"}
+    return kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """The request itself is wrong."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def too_long(num_prompt: int, num_answer: int, limit: int) -> ApiError:
+    """Prompt and answer exceed what the model holds."""
+    return invalid(
+        f"This model's maximum context length is {limit} tokens. The request has {num_prompt} "
+        f"prompt tokens and asks for at least {num_answer} more. Shorten the prompt or lower "
+        "max_tokens.",
+        code="context_length_exceeded",
+    )
+
+
+def unknown_model(asked: str, served: str) -> ApiError:
+    """Another model is asked for."""
+    shown = asked[:100]
+    return ApiError(
+        404,
+        f"The model '{shown}' does not exist here; this server has '{served}'.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def loading() -> ApiError:
+    """The model is not there yet."""
+    return ApiError(503, "Loading model", code="loading", headers={"Retry-After": "5"})
+
+
+def draining() -> ApiError:
+    """The server is about to end."""
+    return ApiError(
+        503,
+        "This server is shutting down; send the request again.",
+        code="draining",
+        headers={"Retry-After": "1"},
+    )
+
+
+def overloaded(limit: int) -> ApiError:
+    """The queue is full."""
+    return ApiError(
+        429,
+        f"This server already has {limit} requests; try again shortly.",
+        code="overloaded",
+        headers={"Retry-After": "1"},
+    )
+
+
+def engine_lost() -> ApiError:
+    """The engine process ended with requests open."""
+    return ApiError(500, "The engine of this server failed; send the request again.", code="engine")
+
+
+def engine_down() -> ApiError:
+    """The engine is gone or does not speak."""
+    return ApiError(503, "The engine of this server does not respond.", code="engine")
+
+
+def internal() -> ApiError:
+    """A bug; the log has it."""
+    return ApiError(500, "The server failed to handle this request; its log has the reason.")

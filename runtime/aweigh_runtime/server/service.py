@@ -1,0 +1,161 @@
+"""What all requests share: the engine, the texts, the phase of this server, and its seats."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass
+
+from aweigh_api.state import Phase, ServedModel, State
+from aweigh_runtime.config import Config
+from aweigh_runtime.engine.client import EngineClient
+from aweigh_runtime.engine.messages import Ready
+from aweigh_runtime.server.figures import Figures
+from aweigh_runtime.server.openai import errors
+from aweigh_runtime.text.defaults import Defaults, read_defaults
+from aweigh_runtime.text.template import ChatTemplate, find_template
+from aweigh_runtime.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The model once it is loaded, as the API process needs it."""
+
+    name: str
+    limits: Ready
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    defaults: Defaults
+    created_s: int
+
+
+class Service:
+    """One server. The phase goes from loading over ready to draining, never back."""
+
+    def __init__(self, config: Config, engine: EngineClient) -> None:
+        self.config = config
+        self.engine = engine
+        self.figures = Figures()
+        self.boot_id = secrets.token_hex(8)
+        self.phase: Phase = "loading"
+        self.refusing = False  # draining, and clients have had time to notice
+        self.failure: str | None = None  # why the engine is gone
+        self.open_requests = 0
+        self._nothing_open = asyncio.Event()
+        self._nothing_open.set()
+        self._taken_seats = 0
+        self._opened = AsyncExitStack()
+        self._model: Model | None = None
+        self._started_s = time.monotonic()
+        engine.on_step = self.figures.step_duration.observe
+
+    async def load(self) -> None:
+        """Read the texts while the engine reads the weights; then take requests.
+
+        Raises:
+            StartFailure: a text of the model is missing or broken.
+        """
+        directory = await self.engine.directory
+        tokenizer = Tokenizer.load(directory)
+        self._opened.callback(tokenizer.close)
+        template = find_template(directory)
+        if template is not None:
+            self._opened.push_async_callback(template.close)
+            await template.compile()
+        defaults = read_defaults(directory, tokenizer)
+        limits = await self.engine.ready
+        self._model = Model(
+            self.config.model_name, limits, tokenizer, template, defaults, int(time.time())
+        )
+        if self.phase == "loading":
+            self.phase = "ready"
+
+    async def close(self) -> None:
+        """End the thread and the process that turn texts into tokens."""
+        await self._opened.aclose()
+
+    def model(self) -> Model:
+        """The model, for a request that may be served.
+
+        Raises:
+            ApiError: the server is loading, draining or broken.
+        """
+        if self.trouble() is not None:
+            raise errors.engine_down()
+        if self.refusing:
+            raise errors.draining()
+        if self._model is None:
+            raise errors.loading()
+        return self._model
+
+    @contextmanager
+    def seats(self, count: int) -> Iterator[None]:
+        """Hold places in the queue, from before the prompt is tokenized to the answer's end.
+
+        Raises:
+            ApiError: there are not so many.
+        """
+        limit = self.config.max_running + self.config.max_waiting
+        self.figures.arrived_requests += 1
+        if count > limit:
+            raise errors.invalid(f"{count} answers exceed this server's limit of {limit}.", "n")
+        if self._taken_seats + count > limit:
+            raise errors.overloaded(limit)
+        self._taken_seats += count
+        self.open_requests += 1
+        self._nothing_open.clear()
+        try:
+            yield
+        finally:
+            self._taken_seats -= count
+            self.open_requests -= 1
+            if self.open_requests == 0:
+                self._nothing_open.set()
+
+    async def until_idle(self, deadline_s: float) -> None:
+        """Wait until no request is open, at most so long."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._nothing_open.wait(), deadline_s)
+
+    def trouble(self) -> str | None:
+        """Why the engine does not work; None when it does, or still loads."""
+        if self.failure is not None:
+            return self.failure
+        now_s = time.monotonic()
+        if self.engine.heartbeat.late(now_s):
+            silent_s = self.engine.heartbeat.silent_s(now_s)
+            limit_s = self.engine.heartbeat.limit_s
+            return (
+                f"the engine has been silent for {silent_s:.0f} s; expected {limit_s:.0f} at most"
+            )
+        return None
+
+    def state(self) -> State:
+        """The report that the operator reads."""
+        stepped, figures, model = self.engine.stepped, self.figures, self._model
+        return State(
+            boot_id=self.boot_id,
+            uptime_s=round(time.monotonic() - self._started_s, 3),
+            phase=self.phase,
+            loading=self.engine.loading if self.phase == "loading" else None,
+            model=None
+            if model is None
+            else ServedModel(
+                name=model.name,
+                max_model_len=model.limits.max_model_len,
+                dtype=model.limits.dtype,
+            ),
+            running=stepped.running,
+            waiting=stepped.waiting,
+            waiting_prompt_tokens=stepped.waiting_prompt_tokens,
+            arrived_requests=figures.arrived_requests,
+            arrived_prompt_tokens=figures.arrived_prompt_tokens,
+            finished_requests=figures.finished_requests,
+            finished_output_tokens=figures.finished_output_tokens,
+            computed_prompt_tokens=stepped.counters.computed_prompt_tokens,
+            generated_tokens=stepped.counters.generated_tokens,
+            decode_tokens=stepped.counters.decode_tokens,
+            decoded_rows=stepped.counters.decoded_rows,
+            kv_tokens_read=stepped.counters.kv_tokens_read,
+        )

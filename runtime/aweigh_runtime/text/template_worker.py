@@ -1,0 +1,116 @@
+"""The process that runs the model's chat template: `python -m aweigh_runtime.text.template_worker`.
+
+A template is a program that came with the model. The sandbox keeps it from Python's internals; the
+process bounds what a sandbox cannot: memory here, time in the parent, which kills it when late.
+"""
+
+import json
+import resource
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import msgspec
+from jinja2 import TemplateError, nodes
+from jinja2.environment import Template
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from aweigh_runtime.child import channel_to_parent
+from aweigh_runtime.text.template_messages import Compile, Refused, Render, Rendered
+from aweigh_runtime.wire import Channel
+
+MEMORY_BYTES = 512 << 20
+MAX_PROMPT_CHARACTERS = 16 << 20
+
+
+class RaisedByTemplate(Exception):
+    """The template called raise_exception, its way to refuse a chat."""
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}` marks the assistant's text for training; here it means nothing."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def main() -> None:
+    """Answer the parent until it closes its end."""
+    channel = channel_to_parent()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    try:
+        _work(channel)
+    except EOFError:
+        return
+
+
+def _work(channel: Channel) -> None:
+    order = msgspec.msgpack.decode(channel.receive(), type=Compile)
+    template: Template | None = None
+
+    def compile_template() -> str:
+        nonlocal template
+        template = _environment().from_string(order.template, globals=_globals(order.variables))
+        return ""
+
+    channel.send(_answer(compile_template))
+    while template is not None:
+        render = msgspec.msgpack.decode(channel.receive(), type=Render)
+        channel.send(_answer(partial(_render, template, render.messages)))
+
+
+def _answer(make: Callable[[], str]) -> Rendered | Refused:
+    try:
+        return Rendered(make())
+    except RaisedByTemplate as error:
+        return Refused(str(error)[:1000])
+    except MemoryError:
+        return Refused(f"it needs more than {MEMORY_BYTES >> 20} MiB of memory")
+    except TemplateError as error:
+        return Refused(f"{type(error).__name__}: {error.message}"[:1000])
+    except Exception as error:  # a template can raise whatever Python can
+        return Refused(f"{type(error).__name__}: {error}"[:1000])
+
+
+def _render(template: Template, messages: list[dict[str, Any]]) -> str:
+    parts, length = [], 0
+    for part in template.generate(messages=messages, add_generation_prompt=True):
+        length += len(part)
+        if length > MAX_PROMPT_CHARACTERS:
+            raise RaisedByTemplate(f"the prompt exceeds {MAX_PROMPT_CHARACTERS} characters")
+        parts.append(part)
+    return "".join(parts)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
+    )
+    environment.filters["tojson"] = _to_json
+    return environment
+
+
+def _globals(variables: dict[str, str]) -> dict[str, Any]:
+    return {
+        **variables,
+        "raise_exception": _raise_exception,
+        "strftime_now": lambda format: datetime.now().strftime(format),
+    }
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> None:
+    raise RaisedByTemplate(message)
+
+
+if __name__ == "__main__":
+    main()

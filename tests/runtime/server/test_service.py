@@ -1,0 +1,154 @@
+"""Places in the queue, clients that go away, and what the admin port tells about it."""
+
+import asyncio
+import itertools
+import json
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from aweigh_api.state import MAX_STATE_BYTES
+from tests.runtime.serving import MODEL, Served, wait_for
+
+LONG = {"model": MODEL, "prompt": "The", "max_tokens": 2000, "temperature": 2.0}
+
+
+def nothing_runs(server: Served) -> bool:
+    state = server.state()
+    return (state.running, state.waiting) == (0, 0)
+
+
+def raw_request(server: Served, body: dict[str, object]) -> socket.socket:
+    content = json.dumps(body).encode()
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(content)}\r\n\r\n"
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streaming", "waiting for all"])
+def test_a_client_that_goes_away_frees_its_place(server: Served, stream: bool) -> None:
+    before = server.state()
+    connection = raw_request(server, {**LONG, "stream": stream})
+    wait_for(lambda: server.state().running == 1)
+    connection.close()
+    wait_for(lambda: nothing_runs(server), deadline_s=5)
+    after = server.state()
+    assert (after.arrived_requests or 0) == (before.arrived_requests or 0) + 1
+    assert after.finished_requests == before.finished_requests
+
+
+def test_a_client_that_goes_away_while_it_waits_leaves_the_queue(server: Served) -> None:
+    running = [raw_request(server, {**LONG, "stream": True}) for _ in range(8)]
+    wait_for(lambda: server.state().running == 8)
+    waiting = raw_request(server, LONG)
+    wait_for(lambda: server.state().waiting == 1)
+    assert server.state().waiting_prompt_tokens == 1
+    waiting.close()
+    wait_for(lambda: server.state().waiting == 0)
+    for connection in running:
+        connection.close()
+    wait_for(lambda: nothing_runs(server))
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_retry(server: Served) -> None:
+    taken = [raw_request(server, {**LONG, "n": 8}) for _ in range(4)]  # 8 run, 24 wait
+    wait_for(lambda: server.state().waiting == 24)
+    refused = server.chat(max_tokens=1)
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    for connection in taken:
+        connection.close()
+    wait_for(lambda: nothing_runs(server))
+    assert server.chat(max_tokens=1).status_code == 200
+
+
+def test_a_long_prompt_does_not_stop_the_others(server: Served) -> None:
+    async def measure() -> tuple[float, float]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+
+            async def gaps() -> float:
+                times = []
+                body = {**LONG, "max_tokens": 60, "stream": True}
+                async with client.stream("POST", "/v1/completions", json=body) as response:
+                    async for _ in response.aiter_lines():
+                        times.append(time.monotonic())
+                return max(b - a for a, b in itertools.pairwise(times))
+
+            watching = asyncio.create_task(gaps())
+            await asyncio.sleep(0.05)
+            started_s = time.monotonic()
+            prompts = [[7] * 2000] * 4
+            body = {"model": MODEL, "prompt": prompts, "max_tokens": 1}
+            assert (await client.post("/v1/completions", json=body)).status_code == 200
+            return await watching, time.monotonic() - started_s
+
+    longest_gap_s, prompts_s = asyncio.run(measure())
+    assert longest_gap_s < prompts_s / 2  # 16 steps of 512 tokens; one lies between two tokens
+
+
+def test_the_state_is_small_and_adds_up(server: Served) -> None:
+    before = server.state()
+    usage = server.complete("A Pod is", max_tokens=7, temperature=0).json()["usage"]
+    wait_for(lambda: nothing_runs(server))
+    after = server.state()
+    assert len(after.to_json()) <= MAX_STATE_BYTES
+    assert after.boot_id == before.boot_id
+    assert after.phase == "ready"
+    assert after.model is not None
+    assert (after.model.name, after.model.max_model_len) == (MODEL, 2048)
+
+    def grown(name: str) -> int:
+        return int(getattr(after, name) - getattr(before, name))
+
+    assert grown("arrived_requests") == grown("finished_requests") == 1
+    assert grown("arrived_prompt_tokens") == usage["prompt_tokens"]
+    assert grown("computed_prompt_tokens") == usage["prompt_tokens"]
+    assert (
+        grown("finished_output_tokens") == grown("generated_tokens") == usage["completion_tokens"]
+    )
+    assert grown("decode_tokens") == grown("decoded_rows") == usage["completion_tokens"] - 1
+
+
+def test_the_metrics_have_our_names_and_vllms(server: Served) -> None:
+    server.chat(max_tokens=2)
+    text = server.admin("/metrics").text
+    label = f'{{model_name="{MODEL}"}}'
+    for name in (
+        "aweigh_requests_running",
+        "vllm:num_requests_running",
+        "aweigh_prompt_tokens_total",
+        "vllm:prompt_tokens_total",
+        "vllm:generation_tokens_total",
+        "vllm:time_to_first_token_seconds_count",
+        "aweigh_inter_token_latency_seconds_sum",
+        "vllm:e2e_request_latency_seconds_count",
+        "aweigh_step_duration_seconds_count",
+    ):
+        assert f"\n{name}{label} " in text, name
+    assert f'vllm:request_success_total{{finished_reason="length",model_name="{MODEL}"}}' in text
+
+
+def test_the_admin_port_only_reads(server: Served) -> None:
+    for path in ("/livez", "/readyz", "/metrics", "/state"):
+        assert server.admin(path).status_code == 200
+        assert httpx.post(f"{server.admin_url}{path}").status_code == 405
+
+
+def test_requests_are_logged_without_their_content(server: Served) -> None:
+    answered = server.chat("a secret about anchors", max_tokens=3)
+    wait_for(lambda: answered.headers["X-Request-Id"] in server.log.read_text())
+    log = server.log.read_text()
+    assert "anchors" not in log
+    (line,) = [line for line in log.splitlines() if answered.headers["X-Request-Id"] in line]
+    fields = json.loads(line)
+    assert (fields["status"], fields["completion_tokens"], fields["finish"]) == (200, 3, "length")
+
+
+def test_the_api_process_never_loads_torch(server: Served) -> None:
+    assert "/torch/" not in Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert "/torch/" in Path(f"/proc/{server.children()['process']}/maps").read_text()

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+
+from aweigh_runtime.failures import ModelUnreadable
+from aweigh_runtime.text.defaults import read_defaults
+from aweigh_runtime.text.disguise import Piece
+from aweigh_runtime.text.tokenizer import Tokenizer
+from tests.runtime.text.helmsman import DIRECTORY, TOKENIZER
+
+USER, END = 1, 3
+
+
+async def test_special_tokens_of_the_template_are_control_tokens() -> None:
+    tokens = await TOKENIZER.encode_pieces([Piece("<|user|>hi<|end|>", literal=False)])
+    assert (tokens[0], tokens[-1]) == (USER, END)
+
+
+async def test_special_tokens_that_were_typed_are_text() -> None:
+    pieces = [
+        Piece("<|user|>a", literal=False),
+        Piece("<|end|>", literal=True),
+        Piece("b<|end|>", literal=False),
+    ]
+    tokens = await TOKENIZER.encode_pieces(pieces)
+    assert tokens.count(END) == 1
+    detokenizer = TOKENIZER.detokenizer()
+    assert "".join(map(detokenizer.feed, tokens)) == "a<|end|>b"
+    assert (await TOKENIZER.encode("<|end|>")) == [END]  # a completion's prompt is the user's own
+
+
+def test_answers_end_where_the_models_files_say() -> None:
+    assert read_defaults(DIRECTORY, TOKENIZER).stop_tokens == {0, 3}
+
+
+def test_sampling_defaults_come_from_the_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"eos_token_id": 4}')
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9}')
+    defaults = read_defaults(tmp_path, TOKENIZER)
+    assert (defaults.temperature, defaults.top_p, defaults.top_k) == (0.6, 0.9, 0)
+    assert defaults.stop_tokens == {4}
+
+
+@pytest.mark.parametrize("value", ['"x"', "[true]", "-1", "{}"])
+def test_an_impossible_end_token_is_refused(tmp_path: Path, value: str) -> None:
+    (tmp_path / "config.json").write_text(f'{{"eos_token_id": {value}}}')
+    with pytest.raises(ModelUnreadable, match="eos_token_id"):
+        read_defaults(tmp_path, TOKENIZER)
+
+
+def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnreadable, match=r"has no tokenizer\.json"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelUnreadable, match=r"tokenizer\.json is not a tokenizer"):
+        Tokenizer.load(tmp_path)
