@@ -29,6 +29,8 @@ def run(cluster: Cluster) -> None:
     _apply(cluster)
     _write(f"\n$ kubectl get infs\n{cluster.kubectl('get', 'infs', '-n', NAMESPACE)}\n")
     with cluster.endpoint(NAMESPACE, NAME, PORT) as url:
+        # kube-proxy learns of a ready pod a moment after the API server.
+        cluster.wait(f"{url} to answer", lambda: _answers(url))
         _write(f"$ curl {url}/v1/chat/completions  # {QUESTION}\n")
         _ask(url)
     _write(_next_steps(cluster))
@@ -49,6 +51,14 @@ def _apply(cluster: Cluster) -> None:
         progress.say(NAME, timings)
     else:
         progress.say(NAME, "was there already, and is Ready")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
 
 
 def _ask(url: str) -> None:

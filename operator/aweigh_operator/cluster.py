@@ -1,0 +1,259 @@
+"""The only module that talks to the API server.
+
+Children are written by server-side apply: we own the fields that we send, and all others stay as
+they are. Every call has a time limit, and a refusal carries the server's own sentence.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import aiohttp
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+
+from aweigh_api import names
+from aweigh_operator.observe import Key, Manifest
+
+REQUEST_TIMEOUT_S = 10.0
+MAX_CONNECTIONS = 32
+STATUS_MANAGER = f"{names.FIELD_MANAGER}-status"
+# Of each kind: the API it belongs to, and its name in paths.
+RESOURCES = {
+    names.KIND: (names.API_VERSION, names.PLURAL),
+    "Deployment": ("apps/v1", "deployments"),
+    "Service": ("v1", "services"),
+    "ServiceAccount": ("v1", "serviceaccounts"),
+    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
+    "PodDisruptionBudget": ("policy/v1", "poddisruptionbudgets"),
+    "Pod": ("v1", "pods"),
+}
+_CORE_EVENTS = ("v1", "events")
+_EVENTS = ("events.k8s.io/v1", "events")
+_TRANSIENT = (0, 408, 409, 429)  # 0: no answer
+
+
+class ApiError(Exception):
+    """The API server refused a request, or did not answer."""
+
+    expected = True  # a fact about the cluster, not a bug of ours
+
+    def __init__(self, what: str, status: int, sentence: str, cause: str = "") -> None:
+        answer = f"the API server answered {status}" if status else "the API server did not answer"
+        super().__init__(f"cannot {what}: {answer}: {sentence}")
+        self.status = status
+        self.cause = cause
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same request may succeed in a moment."""
+        return self.status in _TRANSIENT or self.status >= 500
+
+    @property
+    def namespace_leaves(self) -> bool:
+        """Whether a child could not be applied because its namespace is being deleted, or gone."""
+        return self.status == 404 or self.cause == "NamespaceTerminating"
+
+
+class Cluster(Protocol):
+    """What a reconcile may ask of the world and do to it."""
+
+    async def read(self, kind: str, key: Key) -> Manifest | None:
+        """One object as it is now."""
+        ...
+
+    async def pods(self, key: Key) -> list[Manifest]:
+        """The pods of a service as they are now."""
+        ...
+
+    async def mount_failure(self, namespace: str, pod: str) -> str | None:
+        """What the kubelet said last about a volume that it cannot mount."""
+        ...
+
+    async def apply(self, manifest: Manifest) -> None:
+        """Create or update one child."""
+        ...
+
+    async def delete(self, kind: str, key: Key, uid: str) -> None:
+        """Delete this very object, if it is still there."""
+        ...
+
+    async def write_status(self, body: Manifest, status: Manifest) -> Manifest | None:
+        """Replace the status; gives the InferenceService as stored, None when it is gone."""
+        ...
+
+    async def create_event(self, event: Manifest) -> None:
+        """Write a new event."""
+        ...
+
+    async def repeat_event(self, namespace: str, name: str, series: Manifest) -> None:
+        """Say that an event happened again."""
+        ...
+
+
+async def load_configuration() -> Configuration:
+    """How to reach the API server: as a pod's account, else as the kubeconfig says."""
+    configuration = Configuration()
+    if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+        config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+    else:
+        await config.load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=os.environ.get("KUBECONFIG"), client_configuration=configuration
+        )
+    configuration.connection_pool_maxsize = MAX_CONNECTIONS
+    return configuration
+
+
+class ApiServer:
+    """The Cluster behind an API server."""
+
+    def __init__(self, configuration: Configuration, counted: Callable[[str, int], None]) -> None:
+        """`counted` is told the method and the status of each request."""
+        self._client = ApiClient(configuration)
+        self._client.user_agent = names.OPERATOR
+        self._counted = counted
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()  # type: ignore[no-untyped-call]
+
+    async def read(self, kind: str, key: Key) -> Manifest | None:
+        """One object as it is now."""
+        return await self._find(f"read {kind} {key}", "GET", _path(RESOURCES[kind], *key))
+
+    async def pods(self, key: Key) -> list[Manifest]:
+        """The pods of a service as they are now."""
+        labels = {**names.selector(key.name), names.LABEL_MANAGED_BY: names.MANAGED_BY}
+        query = {"labelSelector": ",".join(f"{label}={value}" for label, value in labels.items())}
+        path = _path(RESOURCES["Pod"], key.namespace)
+        return _items(await self._call(f"list the pods of {key}", "GET", path, query))
+
+    async def mount_failure(self, namespace: str, pod: str) -> str | None:
+        """What the kubelet said last about a volume that it cannot mount."""
+        query = {"fieldSelector": f"involvedObject.name={pod},reason=FailedMount", "limit": "20"}
+        path = _path(_CORE_EVENTS, namespace)
+        found = _items(await self._call(f"list the events of {pod}", "GET", path, query))
+        newest = max(found, key=lambda each: each.get("lastTimestamp") or "", default=None)
+        return None if newest is None else str(newest.get("message", ""))
+
+    async def listable(self, kind: str, namespace: str | None) -> None:
+        """Raise an ApiError unless this kind exists and may be listed."""
+        what = f"list {RESOURCES[kind][1]} in {namespace or 'all namespaces'}"
+        await self._call(what, "GET", _path(RESOURCES[kind], namespace), {"limit": "1"})
+
+    async def apply(self, manifest: Manifest) -> None:
+        """Create or update one child."""
+        kind, metadata = manifest["kind"], manifest["metadata"]
+        path = _path(RESOURCES[kind], metadata["namespace"], metadata["name"])
+        what = f"apply {kind} {metadata['namespace']}/{metadata['name']}"
+        await self._apply(what, path, manifest, names.FIELD_MANAGER)
+
+    async def delete(self, kind: str, key: Key, uid: str) -> None:
+        """Delete this very object, if it is still there."""
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        await self._find(f"delete {kind} {key}", "DELETE", _path(RESOURCES[kind], *key), body)
+
+    async def write_status(self, body: Manifest, status: Manifest) -> Manifest | None:
+        """Replace the status; gives the InferenceService as stored, None when it is gone."""
+        metadata = body["metadata"]
+        manifest = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
+            "status": status,
+        }
+        key = Key(metadata["namespace"], metadata["name"])
+        path = f"{_path(RESOURCES[names.KIND], *key)}/status"
+        try:
+            return await self._apply(f"write the status of {key}", path, manifest, STATUS_MANAGER)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def create_event(self, event: Manifest) -> None:
+        """Write a new event."""
+        path = _path(_EVENTS, event["metadata"]["namespace"])
+        await self._call("write an event", "POST", path, body=event)
+
+    async def repeat_event(self, namespace: str, name: str, series: Manifest) -> None:
+        """Say that an event happened again."""
+        path = _path(_EVENTS, namespace, name)
+        merge = "application/merge-patch+json"
+        await self._call("repeat an event", "PATCH", path, body={"series": series}, content=merge)
+
+    async def _apply(self, what: str, path: str, manifest: Manifest, manager: str) -> Manifest:
+        query = {"fieldManager": manager, "force": "true"}
+        content = "application/apply-patch+yaml"
+        return await self._call(what, "PATCH", path, query, manifest, content)
+
+    async def _find(
+        self, what: str, method: str, path: str, body: Manifest | None = None
+    ) -> Manifest | None:
+        try:
+            return await self._call(what, method, path, body=body)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def _call(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | None = None,
+        content: str = "application/json",
+    ) -> Manifest:
+        status, text = await self._send(method, path, query or {}, body, content)
+        self._counted(method, status)
+        if not 200 <= status <= 299:
+            raise ApiError(what, status, *_refusal(text))
+        answer: Manifest = json.loads(text)
+        return answer
+
+    async def _send(
+        self, method: str, path: str, query: Mapping[str, str], body: Manifest | None, content: str
+    ) -> tuple[int, str]:
+        request = await self._client.param_serialize(
+            method,
+            path,
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json", "Content-Type": content},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                response = (await self._client.call_api(*request)).response
+                return response.status, await response.text()
+        except TimeoutError:
+            return 0, f"no answer within {REQUEST_TIMEOUT_S:.0f} s"
+        except (aiohttp.ClientError, OSError) as error:
+            return 0, str(error)
+
+
+def _path(resource: tuple[str, str], namespace: str | None, name: str | None = None) -> str:
+    version, plural = resource
+    scope = f"/namespaces/{quote(namespace)}" if namespace else ""
+    path = f"/{'apis' if '/' in version else 'api'}/{version}{scope}/{plural}"
+    return f"{path}/{quote(name)}" if name else path
+
+
+def _items(listing: Manifest) -> list[Manifest]:
+    items: list[Manifest] = listing.get("items", [])
+    return items
+
+
+def _refusal(text: str) -> tuple[str, str]:
+    """Message and cause of a Status object, else the beginning of whatever came."""
+    try:
+        answer: Any = json.loads(text)
+        causes = answer.get("details", {}).get("causes") or [{}]
+        return str(answer["message"])[:1000], str(causes[0].get("reason", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return text.strip()[:200], ""

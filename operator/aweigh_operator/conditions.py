@@ -1,0 +1,167 @@
+"""Conditions of an InferenceService. Pure: observed → verdicts → conditions.
+
+Ready says whether the wanted number of pods serves. While that many serve, a rollout that fails
+makes no condition False: the old pods answer every request. WorkloadReady and Ready then stay True
+and take the reason and the sentence of the failure, so that it is seen in every listing.
+
+Ready's reason is that of the first condition that is False, in the order of ConditionType; one that
+is Unknown only waits for another. WorkloadReady is False with Suspended when no pod is wanted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from aweigh_api.reasons import ConditionType, Reason
+from aweigh_api.state import Loading
+from aweigh_api.status import Condition
+from aweigh_operator import troubles
+from aweigh_operator.observe import Observed
+from aweigh_operator.troubles import Trouble
+
+Truth = Literal["True", "False", "Unknown"]
+MAX_MESSAGE = 2048
+_PARTS = (ConditionType.SPEC_VALID, ConditionType.MODEL_READY, ConditionType.WORKLOAD_READY)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a condition holds, and why."""
+
+    status: Truth
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the pods are measured by."""
+
+    replicas: int
+    suspended: bool
+    template_hash: str | None  # None when the spec cannot be read
+
+
+def verdicts(
+    observed: Observed, wanted: Wanted, invalid: str | None, now: datetime
+) -> dict[ConditionType, Verdict]:
+    """Every condition, Ready first."""
+    trouble = troubles.worst(observed, wanted.template_hash, now)
+    serving = sum(troubles.steady(pod, now) for pod in observed.live_pods)
+    parts = {
+        ConditionType.SPEC_VALID: _spec(observed, invalid, _blocking(trouble, serving, wanted)),
+        ConditionType.MODEL_READY: _model(observed, serving, _blocking(trouble, serving, wanted)),
+        ConditionType.WORKLOAD_READY: _workload(observed, serving, wanted, trouble),
+    }
+    return {ConditionType.READY: _ready(parts), **parts}
+
+
+def conditions(
+    found: Mapping[ConditionType, Verdict],
+    previous: list[Condition],
+    generation: int,
+    now: datetime,
+) -> list[Condition]:
+    """The conditions as written; the time moves only when a status does."""
+    before = {each.type: each for each in previous}
+    return [
+        Condition(
+            type=kind,
+            status=verdict.status,
+            reason=verdict.reason,
+            message=verdict.message[:MAX_MESSAGE],
+            last_transition_time=_since(before.get(kind), verdict, now),
+            observed_generation=generation,
+        )
+        for kind, verdict in found.items()
+    ]
+
+
+def _blocking(trouble: Trouble | None, serving: int, wanted: Wanted) -> Trouble | None:
+    return trouble if serving < wanted.replicas else None
+
+
+def _spec(observed: Observed, invalid: str | None, trouble: Trouble | None) -> Verdict:
+    if invalid is not None:
+        return Verdict("False", Reason.INVALID_SPEC, invalid)
+    for refusal in observed.refusals.values():
+        return Verdict("False", refusal.reason, refusal.message)
+    if trouble is not None and trouble.condition is ConditionType.SPEC_VALID:
+        return Verdict("False", trouble.reason, trouble.message)
+    return Verdict("True", Reason.VALID, "the spec is valid and applied")
+
+
+def _model(observed: Observed, serving: int, trouble: Trouble | None) -> Verdict:
+    if serving:
+        return Verdict("True", Reason.LOADED, "the model is loaded")
+    if trouble is not None and trouble.condition is ConditionType.MODEL_READY:
+        return Verdict("False", trouble.reason, trouble.message)
+    loading = slowest_loading(observed)
+    if trouble is not None or loading is None:
+        return Verdict("Unknown", Reason.WAITING_FOR_PODS, "no pod has loaded the model yet")
+    done = f"{loading.done_bytes} bytes"
+    if loading.total_bytes is not None:
+        done = f"{loading.done_bytes} of {loading.total_bytes} bytes"
+    if loading.stage == "downloading":
+        return Verdict("False", Reason.DOWNLOADING, f"the model is being downloaded: {done}")
+    return Verdict("False", Reason.LOADING, f"the model is being loaded: {done}")
+
+
+def slowest_loading(observed: Observed) -> Loading | None:
+    """The report of the loading pod that has come least far."""
+    reports = [
+        state.loading
+        for pod in observed.live_pods
+        if not pod.ready and pod.running and (state := observed.states.get(pod.uid))
+        if state.loading is not None
+    ]
+    return min(reports, key=lambda loading: loading.done_bytes, default=None)
+
+
+def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble | None) -> Verdict:
+    if wanted.replicas == 0:
+        why = "suspend is set" if wanted.suspended else "replicas is 0"
+        return Verdict("False", Reason.SUSPENDED, f"{why}: no pod runs")
+    count = f"{serving} of {wanted.replicas} pods serve"
+    if serving < wanted.replicas:
+        return _not_enough(count, trouble)
+    if trouble is not None:
+        return Verdict("True", trouble.reason, f"{count}, but {trouble.message}")
+    if _rolling(observed, wanted.template_hash):
+        return Verdict("True", Reason.PROGRESSING, f"{count}; a rollout replaces pods")
+    return Verdict("True", Reason.AVAILABLE, count)
+
+
+def _not_enough(count: str, trouble: Trouble | None) -> Verdict:
+    if trouble is None:
+        return Verdict("False", Reason.PROGRESSING, count)
+    # What the runtime says of the spec or the model stands in that condition; here: it crashes.
+    elsewhere = trouble.condition is not ConditionType.WORKLOAD_READY
+    reason = Reason.CRASH_LOOPING if elsewhere else trouble.reason
+    return Verdict("False", reason, f"{count}: {trouble.message}")
+
+
+def _rolling(observed: Observed, template_hash: str | None) -> bool:
+    return any(
+        template_hash is not None and pod.template_hash != template_hash
+        for pod in observed.live_pods
+    )
+
+
+def _ready(parts: Mapping[ConditionType, Verdict]) -> Verdict:
+    ordered = [parts[kind] for kind in _PARTS]
+    for truth in ("False", "Unknown"):
+        for part in ordered:
+            if part.status == truth:
+                return Verdict("False", part.reason, part.message)
+    workload = parts[ConditionType.WORKLOAD_READY]
+    if workload.reason is Reason.AVAILABLE:
+        return Verdict("True", Reason.READY, workload.message)
+    return Verdict("True", workload.reason, workload.message)
+
+
+def _since(before: Condition | None, verdict: Verdict, now: datetime) -> str:
+    if before is not None and before.status == verdict.status:
+        return before.last_transition_time
+    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,45 @@
+"""Desired state: the objects that an InferenceService owns. Pure: same input, same manifests.
+
+The pod template is rendered once and then kept (`template.kept`), so that a newer operator, which
+may render another one, never restarts pods that serve.
+"""
+
+from aweigh_api import names
+from aweigh_api.spec import InferenceService
+from aweigh_operator.desired import (
+    deployment,
+    disruption,
+    network_policy,
+    service,
+    service_account,
+    template,
+)
+from aweigh_operator.desired.metadata import Manifest, fingerprint
+
+__all__ = ["KINDS", "Manifest", "children", "fingerprint"]
+
+# In the order of creation: a pod needs its account, and should not be reached before its policy.
+KINDS = ("ServiceAccount", "NetworkPolicy", "Service", "PodDisruptionBudget", "Deployment")
+
+
+def children(
+    owner: InferenceService, current: Manifest | None, runtime_image: str
+) -> dict[str, Manifest]:
+    """What should be there, by kind; `current` is the Deployment that is there."""
+    pods = template.kept(owner, current) or template.render(owner, runtime_image, current)
+    wanted = {
+        "ServiceAccount": service_account.manifest(owner),
+        "NetworkPolicy": network_policy.manifest(owner),
+        "Service": service.manifest(owner),
+        "PodDisruptionBudget": disruption.manifest(owner),
+        "Deployment": deployment.manifest(owner, pods),
+    }
+    return {kind: _signed(wanted[kind]) for kind in KINDS if wanted[kind]}
+
+
+def _signed(manifest: Manifest | None) -> Manifest:
+    """The manifest with its own hash, which tells later that a field was taken away."""
+    assert manifest is not None
+    metadata = manifest["metadata"]
+    annotations = {**metadata.get("annotations", {}), names.APPLIED_HASH: fingerprint(manifest)}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}

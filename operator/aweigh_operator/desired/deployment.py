@@ -1,0 +1,41 @@
+"""The Deployment: how many pods, and how a new template reaches them."""
+
+import json
+
+from aweigh_api import names
+from aweigh_api.spec import InferenceService
+from aweigh_operator.desired.metadata import Manifest, metadata
+
+REVISION_HISTORY = 2
+
+
+def manifest(owner: InferenceService, template: Manifest) -> Manifest:
+    """The Deployment of these pods."""
+    common, spec = metadata(owner), owner.spec
+    annotations = {
+        names.TEMPLATE_HASH: template["metadata"]["annotations"][names.TEMPLATE_HASH],
+        names.TEMPLATE: json.dumps(template, sort_keys=True, separators=(",", ":")),
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {**common, "annotations": annotations},
+        "spec": {
+            "replicas": spec.wanted_replicas,
+            "progressDeadlineSeconds": spec.rollout.progress_deadline_seconds,
+            "revisionHistoryLimit": REVISION_HISTORY,
+            "selector": {"matchLabels": names.selector(owner.metadata.name)},
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": _rolling(spec.rollout.allow_downtime),
+            },
+            "template": template,
+        },
+    }
+
+
+def _rolling(allow_downtime: bool) -> Manifest:
+    """One more pod for the while of a rollout; or one less, where no GPU is spare."""
+    if allow_downtime:
+        return {"maxSurge": 0, "maxUnavailable": 1}
+    return {"maxSurge": 1, "maxUnavailable": 0}

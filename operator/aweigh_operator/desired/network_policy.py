@@ -1,0 +1,67 @@
+"""Who may reach the pods, and what they may reach: nothing, unless the model is fetched."""
+
+from urllib.parse import urlsplit
+
+from aweigh_api import names
+from aweigh_api.spec import InferenceService
+from aweigh_operator.desired.metadata import Manifest, metadata
+
+HTTPS_PORT = 443
+_DEFAULT_PORTS = {"http": 80, "https": HTTPS_PORT}
+_ENDPOINTS = ("HF_ENDPOINT", "HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy")
+
+
+def manifest(owner: InferenceService) -> Manifest | None:
+    """The NetworkPolicy."""
+    if not owner.spec.network_policy.enabled:
+        return None
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(owner),
+        "spec": {
+            "podSelector": {"matchLabels": names.selector(owner.metadata.name)},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [_api(owner), _admin()],
+            "egress": _egress(owner),
+        },
+    }
+
+
+def _api(owner: InferenceService) -> Manifest:
+    rule: Manifest = {"ports": [_port(names.HTTP_PORT)]}
+    peers = owner.spec.network_policy.ingress_from
+    if peers is not None:
+        rule["from"] = [peer.manifest() for peer in peers]
+    return rule
+
+
+def _admin() -> Manifest:
+    """Reading only, so every pod may: Prometheus and the operator live in other namespaces."""
+    return {"ports": [_port(names.ADMIN_PORT)], "from": [{"namespaceSelector": {}}]}
+
+
+def _egress(owner: InferenceService) -> list[Manifest]:
+    if not owner.spec.model.uri.startswith("hf://"):
+        return []
+    dns = [_port(53, "UDP"), _port(53, "TCP")]
+    return [{"ports": dns}, {"ports": [_port(port) for port in _download_ports(owner)]}]
+
+
+def _download_ports(owner: InferenceService) -> list[int]:
+    template = owner.spec.template
+    variables = (template.env if template else None) or []
+    urls = [variable.value for variable in variables if variable.name in _ENDPOINTS]
+    return sorted({HTTPS_PORT, *filter(None, map(_port_of, urls))})
+
+
+def _port_of(url: str) -> int | None:
+    try:
+        parts = urlsplit(url)
+        return parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:  # not a URL: the runtime will say so
+        return None
+
+
+def _port(port: int, protocol: str = "TCP") -> Manifest:
+    return {"protocol": protocol, "port": port}

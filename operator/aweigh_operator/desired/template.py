@@ -1,0 +1,186 @@
+"""The pod template: what a serving pod runs, and with how few rights.
+
+What the pods are made from is hashed from the spec, not from the rendered template, and the
+template is kept beside the hash. While the hash stays, `kept` gives the same template again, image
+included, whatever this version of the operator would render.
+"""
+
+import json
+from typing import Any
+
+from aweigh_api import flags, names
+from aweigh_api.spec import InferenceService
+from aweigh_api.template import Template
+from aweigh_operator.desired.metadata import Manifest, fingerprint
+
+USER = 65532
+GRACE_MARGIN_S = 10  # for what the runtime does after its last request
+LIVENESS = {"periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3}
+READINESS = {"periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2}
+_PLACEMENT = (
+    "nodeSelector",
+    "tolerations",
+    "affinity",
+    "runtimeClassName",
+    "priorityClassName",
+)
+
+
+def template_hash(owner: InferenceService) -> str:
+    """Hash of everything that the pods are made from, the runtime image apart."""
+    # Defaults are left out, so that a field that a newer version brings changes no hash.
+    spec = owner.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    made_from = {
+        part: spec[part] for part in ("model", "resources", "drain", "template") if part in spec
+    }
+    deadline = spec.get("rollout", {}).get("progressDeadlineSeconds")
+    upgrade = owner.metadata.annotations.get(names.UPGRADE)
+    return fingerprint([made_from, deadline, upgrade])
+
+
+def kept(owner: InferenceService, deployment: Manifest | None) -> Manifest | None:
+    """The template that the Deployment was made with, when the spec asks for no other."""
+    annotations = _annotations(deployment)
+    if annotations.get(names.TEMPLATE_HASH) != template_hash(owner):
+        return None
+    try:
+        template = json.loads(annotations[names.TEMPLATE])
+        hash_inside = template["metadata"]["annotations"][names.TEMPLATE_HASH]
+    except (KeyError, TypeError, ValueError):  # edited by hand
+        return None
+    return template if hash_inside == template_hash(owner) else None
+
+
+def render(owner: InferenceService, runtime_image: str, deployment: Manifest | None) -> Manifest:
+    """The template for this spec, with the image that serves already if only that is known."""
+    unchanged = _annotations(deployment).get(names.TEMPLATE_HASH) == template_hash(owner)
+    image = (image_of(deployment) if unchanged else None) or runtime_image
+    shape, name = owner.spec.template or Template(), owner.metadata.name
+    return {
+        "metadata": {
+            "labels": {**(shape.labels or {}), **names.labels(name)},
+            "annotations": {
+                **(shape.annotations or {}),
+                names.TEMPLATE_HASH: template_hash(owner),
+            },
+        },
+        "spec": {
+            "serviceAccountName": name,
+            "automountServiceAccountToken": False,
+            # A Service called `aweigh` would otherwise set AWEIGH_PORT, which is a flag of ours.
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": _grace_s(owner),
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [_container(owner, image)],
+            "volumes": [volume for volume, _ in _volumes(owner)],
+            **_placement(owner, shape),
+        },
+    }
+
+
+def image_of(deployment: Manifest | None) -> str | None:
+    """The image that a Deployment runs."""
+    spec = (deployment or {}).get("spec", {}).get("template", {}).get("spec", {})
+    images = [
+        each.get("image") for each in spec.get("containers", []) if each["name"] == names.CONTAINER
+    ]
+    return images[0] if images else None
+
+
+def _container(owner: InferenceService, image: str) -> Manifest:
+    resources = owner.spec.resources
+    return {
+        "name": names.CONTAINER,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": flags.pod_arguments(owner),
+        "env": _environment(owner),
+        "ports": [
+            {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
+            {"name": "admin", "containerPort": names.ADMIN_PORT, "protocol": "TCP"},
+        ],
+        **({"resources": resources.manifest()} if resources else {}),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        # Once each second for as long as the rollout may take: loading has no other limit.
+        "startupProbe": {
+            **_probe("/readyz"),
+            "periodSeconds": 1,
+            "timeoutSeconds": 1,
+            "failureThreshold": owner.spec.rollout.progress_deadline_seconds,
+        },
+        "readinessProbe": {**_probe("/readyz"), **READINESS},
+        "livenessProbe": {**_probe("/livez"), **LIVENESS},
+        "terminationMessagePath": names.TERMINATION_LOG,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [mount for _, mount in _volumes(owner)],
+    }
+
+
+def _probe(path: str) -> Manifest:
+    return {"httpGet": {"path": path, "port": "admin", "scheme": "HTTP"}}
+
+
+def _environment(owner: InferenceService) -> list[Manifest]:
+    cache = names.CACHE_MOUNT
+    ours = {
+        "HOME": cache,
+        "HF_HOME": f"{cache}/huggingface",
+        "TRITON_CACHE_DIR": f"{cache}/triton",
+    }
+    shape = owner.spec.template
+    theirs = {each.name: each.value for each in (shape.env if shape else None) or []}
+    return [{"name": name, "value": value} for name, value in {**ours, **theirs}.items()]
+
+
+def _volumes(owner: InferenceService) -> list[tuple[Manifest, Manifest]]:
+    """Each volume with its mount."""
+    model = owner.spec.model
+    volumes: list[tuple[Manifest, Manifest]] = [
+        ({"name": "cache", "emptyDir": {}}, _mount("cache", names.CACHE_MOUNT)),
+        ({"name": "tmp", "emptyDir": {}}, _mount("tmp", "/tmp")),
+    ]
+    if model.uri.startswith("pvc://"):
+        claim = model.uri.removeprefix("pvc://").split("/")[0]
+        source = {"claimName": claim, "readOnly": True}
+        mount = _mount("model", names.MODEL_MOUNT, read_only=True)
+        volumes.append(({"name": "model", "persistentVolumeClaim": source}, mount))
+    if model.secret_ref:
+        secret = {"secretName": model.secret_ref.name}
+        mount = _mount("model-secret", names.SECRET_MOUNT, read_only=True)
+        volumes.append(({"name": "model-secret", "secret": secret}, mount))
+    return volumes
+
+
+def _mount(volume: str, path: str, read_only: bool = False) -> Manifest:
+    mount: Manifest = {"name": volume, "mountPath": path}
+    return {**mount, "readOnly": True} if read_only else mount
+
+
+def _placement(owner: InferenceService, shape: Template) -> Manifest:
+    given = shape.manifest()
+    placement = {part: given[part] for part in _PLACEMENT if part in given}
+    constraints = given.get("topologySpreadConstraints")
+    if constraints is None:
+        return placement
+    selector = {"matchLabels": names.selector(owner.metadata.name)}
+    spread = [{**constraint, "labelSelector": selector} for constraint in constraints]
+    return {**placement, "topologySpreadConstraints": spread}
+
+
+def _grace_s(owner: InferenceService) -> int:
+    drain = owner.spec.drain
+    return drain.settle_seconds + drain.timeout_seconds + GRACE_MARGIN_S
+
+
+def _annotations(deployment: Manifest | None) -> dict[str, Any]:
+    annotations: dict[str, Any] = (deployment or {}).get("metadata", {}).get("annotations") or {}
+    return annotations

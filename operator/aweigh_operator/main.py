@@ -1,0 +1,210 @@
+"""`aweigh-operator`: reads the settings, connects the parts, runs until it is told to stop."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import aiohttp
+import kopf
+
+from aweigh_api import names
+from aweigh_api.flags import environment_variable
+from aweigh_operator import handlers, logs
+from aweigh_operator.cluster import RESOURCES, ApiError, ApiServer, load_configuration
+from aweigh_operator.events import Recorder
+from aweigh_operator.health import LONGEST_WORK_S, Health
+from aweigh_operator.metrics import Metrics
+from aweigh_operator.observe import Key, Store
+from aweigh_operator.pods import Reports
+from aweigh_operator.reconcile import Reconciler
+from aweigh_operator.settings import Settings
+from aweigh_operator.workqueue import WorkQueue
+
+STOP_GRACE_S = 7.0
+ACCESS_TIMEOUT_S = 60.0  # for the API server to come up, the CRD and the role to be created
+ACCESS_RETRY_S = 2.0
+logger = logging.getLogger(__name__)
+
+
+class AccessError(Exception):
+    """The operator may not, or cannot, see what it works on."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `aweigh-operator`."""
+    settings = parse(sys.argv[1:] if argv is None else argv, os.environ)
+    logs.configure(settings.log_level)
+    try:
+        asyncio.run(_run(settings))
+    except AccessError as error:
+        logger.error("%s", error)
+        sys.exit(1)
+
+
+def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Settings from flags, else from the environment, else the defaults."""
+    parser = argparse.ArgumentParser(prog="aweigh-operator", description=__doc__)
+    add = parser.add_argument
+    defaults = {each.name: each.default for each in fields(Settings)}
+
+    def known(flag: str) -> str | None:
+        return environment.get(environment_variable(flag))
+
+    add("--runtime-image", default=known("--runtime-image"), help="image of new serving pods")
+    add(
+        "--namespace",
+        action="append",
+        help="watch this namespace only; may be repeated. Default: all namespaces",
+    )
+    add("--log-level", choices=logs.LEVELS, default=known("--log-level") or defaults["log_level"])
+    for flag, kind in (
+        ("--probe-port", int),
+        ("--metrics-port", int),
+        ("--resync-seconds", float),
+    ):
+        default = defaults[flag.removeprefix("--").replace("-", "_")]
+        add(flag, type=kind, default=known(flag) or default, help=f"default: {default}")
+    given = parser.parse_args(argv)
+    if not given.runtime_image:
+        parser.error(
+            "--runtime-image (or AWEIGH_RUNTIME_IMAGE) must name the image of the serving pods"
+        )
+    namespaces = given.namespace or (known("--namespace") or "").split(",")
+    return Settings(
+        runtime_image=given.runtime_image,
+        namespaces=tuple(sorted({each.strip() for each in namespaces} - {""})),
+        log_level=given.log_level,
+        probe_port=given.probe_port,
+        metrics_port=given.metrics_port,
+        resync_seconds=given.resync_seconds,
+    )
+
+
+async def _run(settings: Settings) -> None:
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    metrics = Metrics()
+    api = ApiServer(await load_configuration(), metrics.requested)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(api.close)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        indices: dict[str, Any] = {}
+        recorder = Recorder(api, socket.gethostname(), metrics.told)
+        reconciler = Reconciler(Store(indices), api, Reports(session), recorder, metrics, settings)
+        queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, metrics)
+        metrics.watch(
+            "aweigh_operator_queue_oldest_seconds",
+            "Age of the key that has waited or is worked on longest.",
+            queue.oldest_age_s,
+        )
+        health = Health(metrics, lambda: _trouble(queue))
+        await health.start(settings.probe_port, settings.metrics_port)
+        stack.push_async_callback(health.stop)
+        await _unless(stop, check_access(api, settings))
+        queue.start()
+        stack.push_async_callback(queue.stop, STOP_GRACE_S)
+        await _watch(settings, queue, indices, health, stop)
+
+
+async def _watch(
+    settings: Settings,
+    queue: WorkQueue[Key],
+    indices: dict[str, Any],
+    health: Health,
+    stop: asyncio.Event,
+) -> None:
+    """Let kopf watch until it fails or is told to stop."""
+    if stop.is_set():
+        return
+    tasks = await kopf.spawn_tasks(
+        registry=handlers.registry(queue, _login, indices),
+        settings=handlers.settings(),
+        standalone=True,
+        # Kopf's own guess asks for the name of the user, and a pod's user has none.
+        identity=names.OPERATOR,  # type: ignore[arg-type]
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+    )
+    _stop_on_signals(stop)  # kopf has put its own handlers in their place
+    logger.info("watching %s", ", ".join(settings.namespaces) or "all namespaces")
+    health.ready = True
+    stopping = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+    health.ready = False
+    await queue.stop(STOP_GRACE_S)
+    for task in (*tasks, stopping):
+        task.cancel()
+    await asyncio.wait([*tasks, stopping], timeout=STOP_GRACE_S)
+    failures = [task.exception() for task in done if not task.cancelled()]
+    if any(failures):
+        raise AccessError(f"watching ended: {next(filter(None, failures))}")
+
+
+async def check_access(api: ApiServer, settings: Settings) -> None:
+    """Fail with one sentence now, rather than wait silently for objects that never come."""
+    deadline = time.monotonic() + ACCESS_TIMEOUT_S
+    for namespace in settings.namespaces or (None,):
+        for kind in RESOURCES:
+            while True:
+                try:
+                    await api.listable(kind, namespace)
+                    break
+                except ApiError as error:
+                    if time.monotonic() > deadline:
+                        raise AccessError(f"{error}. {_remedy(kind, error)}") from error
+                    logger.warning("%s; trying again", error)
+                    await asyncio.sleep(ACCESS_RETRY_S)
+
+
+def _remedy(kind: str, error: ApiError) -> str:
+    if error.status == 404 and kind == names.KIND:
+        return f"Install the CustomResourceDefinition {names.PLURAL}.{names.GROUP} of this version"
+    if error.status in (401, 403):
+        return "Give the operator's ServiceAccount the role that the Helm chart brings"
+    return "Check that the API server can be reached from the operator's pod"
+
+
+async def _login() -> kopf.ConnectionInfo:
+    """Kopf's way to the API server: the same as ours, read anew when a token has expired."""
+    found = await load_configuration()
+    token = found.api_key.get("BearerToken", "").split(" ")[-1]
+    return kopf.ConnectionInfo(
+        server=found.host,
+        ca_path=found.ssl_ca_cert,
+        insecure=not found.verify_ssl,
+        token=token or None,
+        certificate_path=found.cert_file,
+        private_key_path=found.key_file,
+    )
+
+
+def _trouble(queue: WorkQueue[Key]) -> str | None:
+    if queue.broken():
+        return "a worker has ended"
+    age_s = queue.oldest_age_s()
+    return f"a key is at work for {age_s:.0f} s" if age_s > LONGEST_WORK_S else None
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(each, stop.set)
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do this, or give it up when told to stop."""
+    tasks = [asyncio.create_task(work), asyncio.create_task(stop.wait())]
+    done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    for task in done:
+        task.result()

@@ -1,0 +1,222 @@
+"""What the cluster holds for one InferenceService, read from kopf's indices. It asks nobody.
+
+An index keeps what its watch told. A watch that was cut for long misses deletions, so what a
+resync finds gone is buried: it stays in the index, but is no longer seen.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from aweigh_api import names
+from aweigh_api.reasons import Reason
+from aweigh_api.state import State
+
+Manifest = dict[str, Any]
+
+
+class Key(NamedTuple):
+    """Which InferenceService."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why a container does not run."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """How a container ended last."""
+
+    reason: str  # the kubelet's word: Error, OOMKilled, Completed
+    exit_code: int
+    message: str  # what the container left in its termination log
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """What Aweigh reads of a serving pod."""
+
+    name: str
+    namespace: str
+    uid: str
+    created_at: datetime
+    template_hash: str  # what the pod was made from
+    image: str
+    ip: str | None
+    leaving: bool
+    finished: bool  # failed or evicted for good: its ReplicaSet has replaced it
+    scheduled: bool
+    ready: bool
+    running: bool
+    restarts: int
+    unschedulable: str | None  # the scheduler's sentence
+    waiting: Waiting | None
+    crash: Crash | None
+
+    @property
+    def live(self) -> bool:
+        """Counts as one of the service's pods."""
+        return not self.leaving and not self.finished
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a child cannot be as it should."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """Everything that a plan is made from."""
+
+    body: Manifest  # the InferenceService
+    children: Mapping[str, Manifest] = field(default_factory=dict)  # by kind; all bear its name
+    pods: tuple[Pod, ...] = ()
+    states: Mapping[str, State] = field(default_factory=dict)  # by the pod's uid
+    mount_failures: Mapping[str, str] = field(default_factory=dict)  # by the pod's uid
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)  # by kind
+
+    @property
+    def live_pods(self) -> tuple[Pod, ...]:
+        """The pods that neither leave nor have failed for good."""
+        return tuple(pod for pod in self.pods if pod.live)
+
+
+class Store:
+    """The indices, by service."""
+
+    def __init__(self, indices: Mapping[str, Mapping[Key, Collection[Any]]]) -> None:
+        self._indices = indices
+        self._buried: set[str] = set()
+
+    def body(self, key: Key) -> Manifest | None:
+        """The InferenceService, unless it is gone."""
+        found = [body for body in self._seen(names.KIND, key) if not self._is_buried(body)]
+        return found[-1] if found else None
+
+    def children(self, key: Key, kinds: Iterable[str]) -> dict[str, Manifest]:
+        """The labelled objects that bear the service's name, whoever owns them."""
+        seen = {kind: self._seen(kind, key) for kind in kinds}
+        return {
+            kind: child
+            for kind, found in seen.items()
+            for child in found
+            if not self._is_buried(child)
+        }
+
+    def pods(self, key: Key) -> tuple[Pod, ...]:
+        """The service's pods, oldest first."""
+        pods = [pod for pod in self._seen("Pod", key) if pod.uid not in self._buried]
+        return tuple(sorted(pods, key=lambda pod: (pod.created_at, pod.name)))
+
+    def bury(self, uid: str) -> None:
+        """Forget an object whose deletion no watch has told."""
+        self._buried.add(uid)
+
+    def keys(self) -> list[Key]:
+        """All services."""
+        return list(self._indices.get(names.KIND, {}))
+
+    def _seen(self, kind: str, key: Key) -> Collection[Any]:
+        return self._indices.get(kind, {}).get(key, ())
+
+    def _is_buried(self, body: Manifest) -> bool:
+        return body["metadata"].get("uid") in self._buried
+
+
+def key_of(body: Mapping[str, Any]) -> Key:
+    """The key of an InferenceService, or of the one that a child bears the name of."""
+    return Key(body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+def key_of_pod(body: Mapping[str, Any]) -> Key:
+    """The key of the service that a pod serves."""
+    metadata = body["metadata"]
+    return Key(metadata["namespace"], metadata.get("labels", {}).get(names.LABEL_INSTANCE, ""))
+
+
+def stripped(body: Mapping[str, Any]) -> Manifest:
+    """An object without the bookkeeping that makes half of its size."""
+    metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
+    return {**body, "metadata": metadata}
+
+
+def pod_of(body: Mapping[str, Any]) -> Pod:
+    """Read what matters of a pod."""
+    metadata, status = body["metadata"], body.get("status", {})
+    conditions = {each["type"]: each for each in status.get("conditions", [])}
+    scheduled = conditions.get("PodScheduled", {})
+    container = _container(status)
+    state = container.get("state", {})
+    return Pod(
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        uid=metadata["uid"],
+        created_at=moment(metadata["creationTimestamp"]),
+        template_hash=metadata.get("annotations", {}).get(names.TEMPLATE_HASH, ""),
+        image=_image(body),
+        ip=status.get("podIP"),
+        leaving="deletionTimestamp" in metadata,
+        finished=status.get("phase") in ("Failed", "Succeeded"),
+        scheduled=scheduled.get("status") == "True",
+        ready=conditions.get("Ready", {}).get("status") == "True",
+        running="running" in state,
+        restarts=container.get("restartCount", 0),
+        unschedulable=_unschedulable(scheduled),
+        waiting=_waiting(state.get("waiting")),
+        crash=_crash(state.get("terminated") or container.get("lastState", {}).get("terminated")),
+    )
+
+
+def moment(text: str) -> datetime:
+    """A time stamp of the API server."""
+    return datetime.fromisoformat(text)
+
+
+def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = [
+        each for each in status.get("containerStatuses", []) if each["name"] == names.CONTAINER
+    ]
+    return found[0] if found else {}
+
+
+def _image(body: Mapping[str, Any]) -> str:
+    containers = body.get("spec", {}).get("containers", [])
+    images = [each["image"] for each in containers if each["name"] == names.CONTAINER]
+    return images[0] if images else ""
+
+
+def _unschedulable(scheduled: Mapping[str, Any]) -> str | None:
+    if scheduled.get("status") != "False" or scheduled.get("reason") != "Unschedulable":
+        return None
+    return str(scheduled.get("message", "the scheduler gave no reason"))
+
+
+def _waiting(state: Mapping[str, Any] | None) -> Waiting | None:
+    return Waiting(state.get("reason", ""), state.get("message", "")) if state else None
+
+
+def _crash(state: Mapping[str, Any] | None) -> Crash | None:
+    if not state:
+        return None
+    finished = state.get("finishedAt")
+    return Crash(
+        reason=state.get("reason", ""),
+        exit_code=state.get("exitCode", 0),
+        message=state.get("message", ""),
+        finished_at=moment(finished) if finished else None,
+    )

@@ -1,0 +1,253 @@
+"""One step towards what an InferenceService asks for. Pure: the same observation, the same plan.
+
+A plan touches only objects that the InferenceService owns, applies a child only when it differs in
+a field that we set, and does nothing at all while somebody else holds a child's name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from aweigh_api import names
+from aweigh_api.reasons import ConditionType, Reason
+from aweigh_api.spec import InferenceService
+from aweigh_api.status import Condition, ModelStatus, Status
+from aweigh_operator import compare, conditions, desired, troubles
+from aweigh_operator.conditions import Verdict, Wanted
+from aweigh_operator.desired import template
+from aweigh_operator.observe import Manifest, Observed, Pod, Refusal
+
+POLL_LOADING_S = 2.0  # pods that start: progress, and failures that only time tells
+POLL_SERVING_S = 60.0
+POLL_CONFLICT_S = 15.0  # the object in our way is not watched
+MAX_NAME, MAX_DTYPE = 256, 16  # what the schema of the status takes of a pod's report
+_QUIET = (Reason.VALID, Reason.LOADED, Reason.WAITING_FOR_PODS, Reason.AVAILABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Create a child, or bring it back to what it should be."""
+
+    manifest: Manifest
+    creates: bool
+
+    @property
+    def kind(self) -> str:
+        """Kind of the child."""
+        return str(self.manifest["kind"])
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove a child that is not wanted any more."""
+
+    kind: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A condition that changed its reason: worth an event."""
+
+    condition: ConditionType
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, what to report, and when to look again without being told."""
+
+    actions: tuple[Apply | Delete, ...]
+    status: Manifest
+    status_changed: bool
+    transitions: tuple[Transition, ...]
+    requeue_after_s: float
+
+
+def parse(body: Mapping[str, Any]) -> InferenceService | str:
+    """The InferenceService, or a sentence that says why it cannot be read."""
+    try:
+        return InferenceService.model_validate(body)
+    except ValidationError as error:
+        return "; ".join(_sentence(dict(each)) for each in error.errors())
+
+
+def plan(observed: Observed, runtime_image: str, now: datetime) -> Plan:
+    """What to do next for one service."""
+    service = parse(observed.body)
+    if isinstance(service, str):
+        return _report(observed, _wanted_by_deployment(observed), service, now)
+    wanted = desired.children(service, observed.children.get("Deployment"), runtime_image)
+    conflicts = _conflicts(observed, wanted)
+    seen = replace(observed, refusals={**conflicts, **observed.refusals})
+    spec = service.spec
+    aim = Wanted(spec.wanted_replicas, spec.suspend, template.template_hash(service))
+    report = _report(seen, aim, None, now)
+    actions = () if conflicts else tuple(_actions(observed, wanted))
+    return replace(report, actions=actions)
+
+
+def belongs(child: Manifest, body: Manifest) -> bool:
+    """Whether this very InferenceService controls the child."""
+    owner = _controller(child)
+    return owner is not None and owner.get("uid") == body["metadata"]["uid"]
+
+
+def _actions(observed: Observed, wanted: Mapping[str, Manifest]) -> list[Apply | Delete]:
+    actions: list[Apply | Delete] = []
+    for kind in desired.KINDS:
+        child, manifest = observed.children.get(kind), wanted.get(kind)
+        if child is None and manifest is not None:
+            actions.append(Apply(manifest, creates=True))
+        if child is None or _leaves(child, observed.body):
+            continue
+        if manifest is None and belongs(child, observed.body):
+            actions.append(Delete(kind, child["metadata"]["uid"]))
+        if manifest is not None and not compare.holds(child, manifest):
+            actions.append(Apply(_only(child, manifest), creates=False))
+    return actions
+
+
+def _only(child: Manifest, manifest: Manifest) -> Manifest:
+    """The manifest for this very object: the API server refuses it for another of its name."""
+    return {**manifest, "metadata": {**manifest["metadata"], "uid": child["metadata"]["uid"]}}
+
+
+def _conflicts(observed: Observed, wanted: Mapping[str, Manifest]) -> dict[str, Refusal]:
+    """Children whose names somebody else's objects bear."""
+    found = {
+        kind: observed.children[kind]
+        for kind in wanted
+        if kind in observed.children
+        and not belongs(observed.children[kind], observed.body)
+        and not _leaves(observed.children[kind], observed.body)
+    }
+    return {kind: _conflict(kind, child) for kind, child in found.items()}
+
+
+def _conflict(kind: str, child: Manifest) -> Refusal:
+    owner = _controller(child)
+    whose = f"belongs to {owner['kind']} {owner['name']}" if owner else "has no owner"
+    name = child["metadata"]["name"]
+    message = (
+        f"{kind} {name} exists and {whose}: rename the InferenceService, or delete that {kind}"
+    )
+    return Refusal(Reason.NAME_CONFLICT, message)
+
+
+def _leaves(child: Manifest, body: Manifest) -> bool:
+    """Being deleted, or left over from an InferenceService of this name that is gone."""
+    if "deletionTimestamp" in child["metadata"]:
+        return True
+    owner = _controller(child)
+    return (
+        owner is not None
+        and owner.get("kind") == names.KIND
+        and owner.get("name") == body["metadata"]["name"]
+        and not belongs(child, body)
+    )
+
+
+def _controller(child: Manifest) -> Manifest | None:
+    owners = child["metadata"].get("ownerReferences", [])
+    return next((owner for owner in owners if owner.get("controller")), None)
+
+
+def _report(observed: Observed, wanted: Wanted, invalid: str | None, now: datetime) -> Plan:
+    """The plan that does nothing but tell."""
+    before = _status_before(observed.body)
+    found = conditions.verdicts(observed, wanted, invalid, now)
+    generation = observed.body["metadata"].get("generation", 0)
+    metadata, pods = observed.body["metadata"], observed.live_pods
+    status = Status(
+        observed_generation=generation,
+        replicas=len(pods),
+        ready_replicas=sum(pod.ready for pod in pods),
+        selector=",".join(f"{k}={v}" for k, v in names.selector(metadata["name"]).items()),
+        url=names.url(metadata["name"], metadata["namespace"]),
+        runtime_image=template.image_of(observed.children.get("Deployment")),
+        model=_model_status(observed),
+        conditions=conditions.conditions(found, before, generation, now),
+    ).manifest()
+    return Plan(
+        actions=(),
+        status=status,
+        status_changed=status != observed.body.get("status"),
+        transitions=_transitions(found, before),
+        requeue_after_s=_requeue_after_s(observed, wanted, now),
+    )
+
+
+def _transitions(
+    found: Mapping[ConditionType, Verdict], before: list[Condition]
+) -> tuple[Transition, ...]:
+    known = {each.type: (each.status, each.reason) for each in before}
+    return tuple(
+        Transition(kind, verdict)
+        for kind, verdict in found.items()
+        if known.get(kind) != (verdict.status, verdict.reason) and _worth_telling(kind, verdict)
+    )
+
+
+def _worth_telling(kind: ConditionType, verdict: Verdict) -> bool:
+    """Each cause once: Ready repeats the reason of another condition, unless all is well."""
+    if kind is ConditionType.READY:
+        return verdict.reason is Reason.READY
+    return verdict.reason not in _QUIET
+
+
+def _requeue_after_s(observed: Observed, wanted: Wanted, now: datetime) -> float:
+    pods = observed.live_pods
+    settled = len(pods) == wanted.replicas and all(troubles.steady(pod, now) for pod in pods)
+    if observed.refusals:
+        return POLL_CONFLICT_S
+    return POLL_SERVING_S if settled else POLL_LOADING_S
+
+
+def _model_status(observed: Observed) -> ModelStatus | None:
+    reports = [observed.states.get(pod.uid) for pod in _newest_first(observed)]
+    served = [state.model for state in reports if state is not None and state.model is not None]
+    loading = conditions.slowest_loading(observed)
+    progress = {
+        "loaded_bytes": loading.done_bytes if loading else None,
+        "total_bytes": loading.total_bytes if loading else None,
+    }
+    if served:
+        known = served[0]
+        return ModelStatus(
+            name=known.name[:MAX_NAME],
+            max_model_len=known.max_model_len,
+            dtype=known.dtype[:MAX_DTYPE],
+            **progress,
+        )
+    name = _model_name(observed.body)
+    return None if name is None else ModelStatus(name=name, **progress)
+
+
+def _newest_first(observed: Observed) -> list[Pod]:
+    return sorted(observed.live_pods, key=lambda pod: pod.created_at, reverse=True)
+
+
+def _model_name(body: Manifest) -> str | None:
+    service = parse(body)
+    return None if isinstance(service, str) else service.model_name
+
+
+def _wanted_by_deployment(observed: Observed) -> Wanted:
+    """A spec that cannot be read changes nothing: what runs is measured by what ran."""
+    deployment = observed.children.get("Deployment", {})
+    return Wanted(deployment.get("spec", {}).get("replicas", 0), False, None)
+
+
+def _status_before(body: Manifest) -> list[Condition]:
+    status = body.get("status") or {}
+    return [Condition.model_validate(each) for each in status.get("conditions", [])]
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return message if error["type"] == "value_error" else f"{where}: {message}"

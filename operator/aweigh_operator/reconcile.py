@@ -1,0 +1,246 @@
+"""Reconcile one InferenceService: observe, plan, act, report. What to do is decided by `plan`.
+
+What is remembered between two runs only saves work or shortens a wait: after a restart of the
+operator everything is found out again.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Protocol
+
+from aweigh_api import names
+from aweigh_api.reasons import ConditionType, Reason
+from aweigh_api.state import State
+from aweigh_operator import desired, events
+from aweigh_operator.cluster import ApiError, Cluster
+from aweigh_operator.metrics import Metrics
+from aweigh_operator.observe import Key, Manifest, Observed, Pod, Refusal, Store
+from aweigh_operator.plan import Apply, Delete, Plan, plan
+from aweigh_operator.settings import Settings
+
+STUCK_AFTER_S = 4.0  # a container that is being created for longer may wait for a volume
+MAX_STUCK = 3  # pods whose events are read at once
+FIRST_RETRY_S = 5.0  # of a child that the API server refused
+LONGEST_RETRY_S = 300.0
+logger = logging.getLogger(__name__)
+
+
+class PodReader(Protocol):
+    """Who reads the pods' reports."""
+
+    async def read(self, pods: Iterable[Pod]) -> dict[str, State]:
+        """What these pods say, by uid."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A manifest that the API server refused, and when to try the same again."""
+
+    manifest: Manifest
+    refusal: Refusal
+    pause_s: float
+    retry_at: float
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What one service's last run leaves to the next."""
+
+    resync_at: float
+    refused: dict[str, _Refused]  # by kind
+    written: Manifest | None = None  # the InferenceService as our last status write left it
+
+
+class Reconciler:
+    """Brings services, one at a time, closer to what they ask for."""
+
+    def __init__(
+        self,
+        store: Store,
+        cluster: Cluster,
+        reports: PodReader,
+        recorder: events.Recorder,
+        metrics: Metrics,
+        settings: Settings,
+    ) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._reports = reports
+        self._recorder = recorder
+        self._metrics = metrics
+        self._settings = settings
+        self._memories: dict[Key, _Memory] = {}
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One step; gives the seconds after which to look again, None when the service is gone."""
+        memory = self._memories.setdefault(key, _Memory(self._next_resync(), {}))
+        if time.monotonic() >= memory.resync_at:
+            await self._resync(key)
+            memory.resync_at = self._next_resync()
+        body = self._newest(key, memory)
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            self._forget(key)
+            return None
+        observed = await self._observe(key, body)
+        step = self._plan(observed)
+        done, failure = await self._act(key, step, memory)
+        if failure is not None and failure.namespace_leaves:
+            return None  # the InferenceService goes too: its deletion is all there is to wait for
+        await self._recorder.tell(body, events.of_actions(done))
+        if memory.refused:
+            refusals = {kind: each.refusal for kind, each in memory.refused.items()}
+            step = self._plan(replace(observed, refusals=refusals))
+        await self._report(key, body, step, memory)
+        if failure is not None:
+            raise failure
+        return min(step.requeue_after_s, max(0.1, memory.resync_at - time.monotonic()))
+
+    def _plan(self, observed: Observed) -> Plan:
+        return plan(observed, self._settings.runtime_image, datetime.now(UTC))
+
+    async def _observe(self, key: Key, body: Manifest) -> Observed:
+        pods = self._store.pods(key)
+        observed = Observed(
+            body=body,
+            children=self._store.children(key, desired.KINDS),
+            pods=pods,
+            states=await self._reports.read(pods),
+            mount_failures=await self._mount_failures(pods),
+        )
+        # The watches tell only of objects with our label, and a moment late: before a child is
+        # created, look whether its name is really free.
+        kinds = [each.kind for each in self._plan(observed).actions if _creates(each)]
+        found = await asyncio.gather(*(self._cluster.read(kind, key) for kind in kinds))
+        held = {kind: child for kind, child in zip(kinds, found, strict=True) if child is not None}
+        return replace(observed, children={**observed.children, **held})
+
+    async def _mount_failures(self, pods: Iterable[Pod]) -> dict[str, str]:
+        now = datetime.now(UTC)
+        stuck = [pod for pod in pods if _waits_for_volumes(pod, now)][:MAX_STUCK]
+        found: dict[str, str] = {}
+        for pod in stuck:
+            try:
+                sentence = await self._cluster.mount_failure(pod.namespace, pod.name)
+            except ApiError as error:
+                logger.warning("%s", error)
+                continue
+            if sentence is not None:
+                found[pod.uid] = sentence
+        return found
+
+    async def _act(
+        self, key: Key, step: Plan, memory: _Memory
+    ) -> tuple[list[Apply | Delete], ApiError | None]:
+        """Do it; gives what was done, and the failure after which it makes no sense to go on."""
+        kinds = {each.kind for each in step.actions}
+        memory.refused = {kind: each for kind, each in memory.refused.items() if kind in kinds}
+        done: list[Apply | Delete] = []
+        for action in step.actions:
+            try:
+                if await self._try(key, action, memory):
+                    done.append(action)
+            except ApiError as error:
+                return done, error
+        return done, None
+
+    async def _try(self, key: Key, action: Apply | Delete, memory: _Memory) -> bool:
+        if isinstance(action, Delete):
+            await self._cluster.delete(action.kind, key, action.uid)
+            self._metrics.wrote(action.kind, "delete")
+            return True
+        before = memory.refused.get(action.kind)
+        same = before is not None and before.manifest == action.manifest
+        if before is not None and same and time.monotonic() < before.retry_at:
+            return False
+        try:
+            await self._cluster.apply(action.manifest)
+        except ApiError as error:
+            if error.transient or error.namespace_leaves:
+                raise
+            logger.warning("%s", error)
+            pause_s = before.pause_s * 2 if before is not None and same else FIRST_RETRY_S
+            memory.refused[action.kind] = _refused(action, error, min(pause_s, LONGEST_RETRY_S))
+            return False
+        memory.refused.pop(action.kind, None)
+        self._metrics.wrote(action.kind, "create" if action.creates else "update")
+        return True
+
+    async def _report(self, key: Key, body: Manifest, step: Plan, memory: _Memory) -> None:
+        if step.status_changed:
+            stored = await self._cluster.write_status(body, step.status)
+            if stored is None:
+                self._store.bury(body["metadata"]["uid"])
+                self._forget(key)
+                return
+            memory.written = stored
+        ready = next(
+            each for each in step.status["conditions"] if each["type"] == ConditionType.READY
+        )
+        self._metrics.service(key, ready["status"])
+        await self._recorder.tell(body, events.of_transitions(step.transitions))
+        if step.actions or step.status_changed:
+            deeds = ", ".join(f"{type(each).__name__} {each.kind}" for each in step.actions)
+            logger.info(
+                "%s: %s (%s)%s", key, ready["reason"], ready["message"], deeds and f"; {deeds}"
+            )
+
+    async def _resync(self, key: Key) -> None:
+        """Bury what is gone without any watch having told so."""
+        body = self._store.body(key)
+        seen = {names.KIND: body} if body else {}
+        for kind, child in {**seen, **self._store.children(key, desired.KINDS)}.items():
+            uid, live = child["metadata"]["uid"], await self._cluster.read(kind, key)
+            if live is None or live["metadata"]["uid"] != uid:
+                self._store.bury(uid)
+        alive = {pod["metadata"]["uid"] for pod in await self._cluster.pods(key)}
+        for pod in self._store.pods(key):
+            if pod.uid not in alive:
+                self._store.bury(pod.uid)
+
+    def _newest(self, key: Key, memory: _Memory) -> Manifest | None:
+        """Our own status write is newer than the watch for a moment."""
+        seen, written = self._store.body(key), memory.written
+        if seen is None or written is None:
+            return seen
+        same = seen["metadata"]["uid"] == written["metadata"]["uid"]
+        return written if same and _version(written) > _version(seen) else seen
+
+    def _forget(self, key: Key) -> None:
+        self._memories.pop(key, None)
+        self._metrics.service(key, None)
+
+    def _next_resync(self) -> float:
+        period_s = self._settings.resync_seconds
+        return time.monotonic() + period_s * random.uniform(0.8, 1.2)
+
+
+def _creates(action: Apply | Delete) -> bool:
+    return isinstance(action, Apply) and action.creates
+
+
+def _waits_for_volumes(pod: Pod, now: datetime) -> bool:
+    if not pod.live or not pod.scheduled or pod.running or pod.crash is not None:
+        return False
+    age_s = (now - pod.created_at).total_seconds()
+    return age_s > STUCK_AFTER_S and (
+        pod.waiting is None or pod.waiting.reason in ("ContainerCreating", "PodInitializing")
+    )
+
+
+def _refused(action: Apply, error: ApiError, pause_s: float) -> _Refused:
+    return _Refused(
+        manifest=action.manifest,
+        refusal=Refusal(Reason.OBJECT_REFUSED, str(error)),
+        pause_s=pause_s,
+        retry_at=time.monotonic() + pause_s,
+    )
+
+
+def _version(body: Manifest) -> int:
+    return int(body["metadata"]["resourceVersion"])

@@ -1,0 +1,113 @@
+"""Why a pod does not serve: pure, from what the kubelet and the scheduler say about it.
+
+A pod in trouble stays in trouble until it serves: between two crashes a container runs for a while,
+and that is no recovery.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from aweigh_api.reasons import ConditionType, Reason
+from aweigh_api.termination import Termination
+from aweigh_operator.observe import Crash, Observed, Pod, Waiting
+
+STEADY_AFTER_S = 30  # without a crash, for a pod that has crashed repeatedly
+MAX_SENTENCE = 400
+_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+_BACK_OFF = "CrashLoopBackOff"
+_STARTING = ("", "ContainerCreating", "PodInitializing", _BACK_OFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Which condition a pod makes False, and why."""
+
+    condition: ConditionType
+    reason: Reason
+    message: str
+
+
+def worst(observed: Observed, template_hash: str | None, now: datetime) -> Trouble | None:
+    """What to tell first: troubles of the newest template before others."""
+    pods = sorted(observed.live_pods, key=lambda pod: pod.template_hash != template_hash)
+    found = [trouble for pod in pods if (trouble := of_pod(pod, observed.mount_failures, now))]
+    return _of_deployment(observed, "ReplicaFailure") or (
+        found[0] if found else _of_deployment(observed, "Progressing")
+    )
+
+
+def of_pod(pod: Pod, mount_failures: Mapping[str, str], now: datetime) -> Trouble | None:
+    """Why this pod does not serve; None while it serves or may still come."""
+    if pod.ready:
+        return None if steady(pod, now) else _unsteady(pod)
+    if pod.unschedulable is not None:
+        return _unschedulable(pod, pod.unschedulable)
+    if pod.waiting is not None and pod.waiting.reason not in _STARTING:
+        return _cannot_start(pod, pod.waiting)
+    if pod.uid in mount_failures:
+        message = f"pod {pod.name} cannot mount its volumes: {mount_failures[pod.uid]}"
+        return Trouble(ConditionType.WORKLOAD_READY, Reason.MOUNT_FAILED, message)
+    return None if pod.crash is None else _crashed(pod, pod.crash)
+
+
+def steady(pod: Pod, now: datetime) -> bool:
+    """Serves, and not just for the moment between two crashes."""
+    if not pod.ready or pod.crash is None or pod.restarts < 2:
+        return pod.ready
+    finished = pod.crash.finished_at
+    return finished is None or (now - finished).total_seconds() >= STEADY_AFTER_S
+
+
+def _unsteady(pod: Pod) -> Trouble:
+    message = f"pod {pod.name} is up again after {pod.restarts} restarts; it may crash again"
+    return Trouble(ConditionType.WORKLOAD_READY, Reason.CRASH_LOOPING, message)
+
+
+def _unschedulable(pod: Pod, sentence: str) -> Trouble:
+    missing = "persistentvolumeclaim" in sentence and "not found" in sentence
+    reason = Reason.MOUNT_FAILED if missing else Reason.UNSCHEDULABLE
+    message = f"pod {pod.name} fits no node: {_short(sentence)}"
+    return Trouble(ConditionType.WORKLOAD_READY, reason, message)
+
+
+def _cannot_start(pod: Pod, waiting: Waiting) -> Trouble:
+    if waiting.reason in _IMAGE:
+        detail = waiting.message or waiting.reason
+        message = f"pod {pod.name} cannot pull image {pod.image}: {_short(detail)}"
+        return Trouble(ConditionType.WORKLOAD_READY, Reason.IMAGE_PULL_FAILED, message)
+    detail = _short(waiting.message or "the kubelet gave no reason")
+    message = f"pod {pod.name} cannot start its container ({waiting.reason}): {detail}"
+    return Trouble(ConditionType.WORKLOAD_READY, Reason.CRASH_LOOPING, message)
+
+
+def _crashed(pod: Pod, crash: Crash) -> Trouble:
+    restarts = f", restarted {pod.restarts} times" if pod.restarts > 1 else ""
+    end = f"pod {pod.name} exited with code {crash.exit_code}{restarts}"
+    if crash.reason == "OOMKilled":
+        message = f"{end}: it needed more memory than its limit"
+        return Trouble(ConditionType.WORKLOAD_READY, Reason.OUT_OF_MEMORY, message)
+    word = Termination.parse(crash.message)
+    if word is not None:
+        return Trouble(word.condition, word.reason, f"{end}: {_short(word.message)}")
+    lines = crash.message.strip().splitlines()
+    last = f": {_short(lines[-1])}" if lines else ""
+    return Trouble(ConditionType.WORKLOAD_READY, Reason.CRASH_LOOPING, f"{end}{last}")
+
+
+def _of_deployment(observed: Observed, condition: str) -> Trouble | None:
+    status = observed.children.get("Deployment", {}).get("status", {})
+    found = {each["type"]: each for each in status.get("conditions", [])}.get(condition, {})
+    sentence = _short(found.get("message", ""))
+    if condition == "ReplicaFailure" and found.get("status") == "True":
+        message = f"the API server refuses new pods: {sentence}"
+        return Trouble(ConditionType.WORKLOAD_READY, Reason.PODS_REFUSED, message)
+    if found.get("reason") == "ProgressDeadlineExceeded":
+        message = f"the rollout did not finish within rollout.progressDeadlineSeconds: {sentence}"
+        return Trouble(ConditionType.WORKLOAD_READY, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
+    return None
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_SENTENCE else text[: MAX_SENTENCE - 1] + "…"

@@ -1,0 +1,160 @@
+"""A queue of keys: each key is worked on by one worker at a time, and no addition is lost.
+
+It remembers that a key wants work, never why: what is to be done is found out by looking. A key
+that fails comes back after a pause that doubles; a key that asks for it comes back after its delay.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, Protocol, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 300.0
+logger = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Who is told what the queue does."""
+
+    def added(self, depth: int) -> None:
+        """A key waits."""
+
+    def started(self, depth: int, waited_s: float) -> None:
+        """A worker took a key."""
+
+    def finished(self, worked_s: float, error: bool) -> None:
+        """A worker is done with a key."""
+
+
+class WorkQueue(Generic[K]):
+    """Keys that want work, and the workers."""
+
+    def __init__(
+        self,
+        work: Callable[[K], Awaitable[float | None]],
+        observer: Observer,
+        *,
+        workers: int = 8,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """`work` returns after how many seconds its key wants to come back, None for never."""
+        self._work = work
+        self._observer = observer
+        self._num_workers = workers
+        self._jitter = jitter
+        self._ready: asyncio.Queue[K | None] = asyncio.Queue()
+        self._added_at: dict[K, float] = {}  # of keys that wait or have been added during work
+        self._working: dict[K, float] = {}  # since when
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._failures: dict[K, int] = {}
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def add(self, key: K) -> None:
+        """Have this key worked on as soon as a worker is free."""
+        if self._stopping or key in self._added_at:
+            return
+        self._added_at[key] = self._now()
+        if key not in self._working:
+            self._enqueue(key)
+
+    def add_after(self, key: K, delay_s: float) -> None:
+        """The same, later; an earlier appointment of this key stands."""
+        due = self._now() + delay_s
+        timer = self._timers.get(key)
+        if self._stopping or (timer is not None and timer.when() <= due):
+            return
+        self._cancel_timer(key)
+        self._timers[key] = asyncio.get_running_loop().call_at(due, self._ring, key)
+
+    def start(self) -> None:
+        """Start the workers."""
+        self._tasks = [
+            asyncio.create_task(self._worker(), name=f"reconcile worker {number}")
+            for number in range(self._num_workers)
+        ]
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more keys, and give the work in flight this long to finish."""
+        self._stopping = True
+        for key in list(self._timers):
+            self._cancel_timer(key)
+        for _ in self._tasks:
+            self._ready.put_nowait(None)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    @property
+    def depth(self) -> int:
+        """Keys that wait for a worker."""
+        return self._ready.qsize()
+
+    def oldest_age_s(self) -> float:
+        """How long the key that has waited or is worked on longest has been at it."""
+        since = [*self._added_at.values(), *self._working.values()]
+        return max(0.0, self._now() - min(since)) if since else 0.0
+
+    def broken(self) -> bool:
+        """Whether a worker has ended though nobody stopped it."""
+        return not self._stopping and any(task.done() for task in self._tasks)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _ring(self, key: K) -> None:
+        del self._timers[key]
+        self.add(key)
+
+    def _cancel_timer(self, key: K) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _enqueue(self, key: K) -> None:
+        self._ready.put_nowait(key)
+        self._observer.added(self.depth)
+
+    async def _worker(self) -> None:
+        while (key := await self._take()) is not None:
+            started_at = self._working[key]
+            failed = not await self._attempt(key)
+            self._observer.finished(self._now() - started_at, failed)
+            del self._working[key]
+            if key in self._added_at:
+                self._enqueue(key)
+
+    async def _take(self) -> K | None:
+        key = await self._ready.get()
+        if key is None or self._stopping:
+            return None
+        self._cancel_timer(key)
+        now = self._now()
+        self._observer.started(self.depth, now - self._added_at.pop(key))
+        self._working[key] = now
+        return key
+
+    async def _attempt(self, key: K) -> bool:
+        try:
+            again_after_s = await self._work(key)
+        except Exception as error:
+            self._failures[key] = self._failures.get(key, 0) + 1
+            pause_s = self._pause_s(self._failures[key])
+            known = getattr(error, "expected", False)
+            logger.warning("%s; next try of %s in %.1f s", error, key, pause_s, exc_info=not known)
+            self.add_after(key, pause_s)
+            return False
+        self._failures.pop(key, None)
+        if again_after_s is not None:
+            self.add_after(key, again_after_s)
+        return True
+
+    def _pause_s(self, failures: int) -> float:
+        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 20))
+        return pause_s * (0.5 + self._jitter() / 2)

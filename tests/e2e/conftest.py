@@ -1,0 +1,19 @@
+"""Fixtures of the end-to-end tests."""
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+Tell = Callable[[str], None]
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
+    """Print a measured number, past pytest's capturing."""
+
+    def line(text: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{text}\n")
+
+    return line

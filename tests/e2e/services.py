@@ -1,0 +1,67 @@
+"""InferenceServices in tests: apply one, wait for what its status says."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tests.api.refusals import manifest
+from tests.cluster.cluster import Cluster
+
+Condition = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Service:
+    """One InferenceService on the cluster."""
+
+    cluster: Cluster
+    namespace: str
+    name: str = "chat"
+
+    def apply(self, **spec: Any) -> float:
+        """Apply the spec; returns the moment, on the monotonic clock."""
+        parts = {"model": {"uri": "builtin://helmsman-8m"}, **spec}
+        self.cluster.apply(manifest(self.name, parts), self.namespace)
+        return time.monotonic()
+
+    def body(self) -> dict[str, Any]:
+        """The object as the API server has it."""
+        body = self.cluster.get("infs", self.name, self.namespace)
+        assert body is not None, f"InferenceService {self.namespace}/{self.name} is gone"
+        return body
+
+    def status(self) -> dict[str, Any]:
+        """Its status; empty before the operator has written one."""
+        status: dict[str, Any] = self.body().get("status", {})
+        return status
+
+    def condition(self, type_: str) -> Condition:
+        """One condition; empty when it is not there."""
+        conditions = self.status().get("conditions", [])
+        return next((each for each in conditions if each["type"] == type_), {})
+
+    def wait_ready(self, timeout_s: float = 60) -> None:
+        """Until the current generation is Ready."""
+
+        def ready() -> bool:
+            body = self.body()
+            status = body.get("status", {})
+            conditions = {each["type"]: each for each in status.get("conditions", [])}
+            current = bool(status.get("observedGeneration") == body["metadata"]["generation"])
+            return current and conditions.get("Ready", {}).get("status") == "True"
+
+        self.cluster.wait(f"InferenceService {self.name} Ready", ready, timeout_s)
+
+    def wait_for_reason(self, type_: str, reason: str, timeout_s: float = 60) -> Condition:
+        """Until a condition has the reason; returns it."""
+        self._wait(lambda: self.condition(type_).get("reason") == reason, type_, reason, timeout_s)
+        return self.condition(type_)
+
+    def _wait(self, holds: Callable[[], bool], type_: str, reason: str, timeout_s: float) -> None:
+        self.cluster.wait(f"{type_} of {self.name} to be {reason}", holds, timeout_s)
+
+    def pods(self) -> list[dict[str, Any]]:
+        """Its pods."""
+        selector = f"app.kubernetes.io/instance={self.name}"
+        return list(self.cluster.list("pods", self.namespace, selector))

@@ -1,0 +1,85 @@
+"""hf:// models: pods fetch them from a hub, and the InferenceService tells how far they are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.network import NODE_IP
+from tests.e2e.services import Service
+from tests.runtime.hub import Hub
+
+pytestmark = pytest.mark.cluster
+
+HELMSMAN = Path(__file__).parents[2] / "runtime/aweigh_runtime/builtin/helmsman-1m-draft"
+TOKEN = "hf_secret-of-this-test"
+
+
+@pytest.fixture
+def hub(cluster: Cluster) -> Iterator[Hub]:
+    if not cluster.on_this_machine:
+        pytest.skip("the hub runs on this machine; the pods are elsewhere")
+    with Hub(host=NODE_IP) as hub:
+        yield hub
+
+
+@pytest.fixture
+def service(cluster: Cluster, operator: None, namespace: str) -> Service:
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "hf-token"},
+        "stringData": {"token": TOKEN},
+    }
+    cluster.apply(secret, namespace)
+    return Service(cluster, namespace)
+
+
+def fetch(service: Service, hub: Hub, **model: object) -> None:
+    service.apply(
+        model={"uri": "hf://acme/helmsman", **model},
+        template={"env": [{"name": "HF_ENDPOINT", "value": hub.url}]},
+    )
+
+
+def test_a_private_model_is_fetched_with_the_token_of_its_secret(
+    service: Service, hub: Hub
+) -> None:
+    commit = hub.add("acme/helmsman", HELMSMAN, token=TOKEN)
+    fetch(service, hub, revision=commit, secretRef={"name": "hf-token"})
+    service.wait_ready()
+    assert TOKEN not in service.cluster.logs(f"deployment/{service.name}", service.namespace)
+
+
+def test_a_private_model_without_a_token_is_denied_with_the_remedy(
+    service: Service, hub: Hub
+) -> None:
+    hub.add("acme/helmsman", HELMSMAN, token=TOKEN)
+    fetch(service, hub)
+    found = service.wait_for_reason("ModelReady", "AccessDenied")
+    assert "secretRef" in found["message"]
+
+
+def test_progress_shows_in_the_status_while_a_model_downloads(service: Service, hub: Hub) -> None:
+    hub.add("acme/helmsman", HELMSMAN)
+    hub.faults.piece_delay_s = 0.4
+    fetch(service, hub)
+    service.wait_for_reason("ModelReady", "Downloading")
+
+    def under_way() -> bool:
+        model = service.status().get("model", {})
+        loaded, total = model.get("loadedBytes", 0), model.get("totalBytes", 0)
+        return bool(0 < loaded < total)
+
+    service.cluster.wait("part of the bytes in the status", under_way)
+    hub.faults.piece_delay_s = 0.0
+    service.wait_ready()
+
+
+def test_a_hub_that_does_not_answer_is_named(service: Service, hub: Hub) -> None:
+    hub.add("acme/helmsman", HELMSMAN)
+    hub.faults.every_status = 503
+    fetch(service, hub)
+    found = service.wait_for_reason("ModelReady", "SourceUnreachable", timeout_s=120)
+    assert hub.url in found["message"]

@@ -1,0 +1,300 @@
+"""A cluster in memory for the operator's tests: server-side apply, defaults, lagging watches."""
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from aweigh_api import names
+from aweigh_api.state import State
+from aweigh_operator import events
+from aweigh_operator.cluster import ApiError
+from aweigh_operator.desired import KINDS
+from aweigh_operator.metrics import Metrics
+from aweigh_operator.observe import Key, Manifest, Pod, Store, pod_of, stripped
+from aweigh_operator.reconcile import Reconciler
+from aweigh_operator.settings import Settings
+
+NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
+NOW_TEXT = "2026-11-23T12:00:00Z"
+IMAGE = "registry.example/aweigh-runtime:1"
+KEY = Key("team", "chat")
+
+
+def service(spec: Mapping[str, Any] | None = None, **metadata: Any) -> Manifest:
+    """An InferenceService as the API server stores it."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {
+            "name": KEY.name,
+            "namespace": KEY.namespace,
+            "uid": "uid-of-chat",
+            "generation": 1,
+            "resourceVersion": "1",
+            **metadata,
+        },
+        "spec": {"model": {"uri": "builtin://helmsman-8m"}, **(spec or {})},
+    }
+
+
+def pod(name: str = "chat-1", **status: Any) -> Manifest:
+    """A pod with this status; `ready`, `running`, `restarts`, `waiting`, `last` are shorthand."""
+    ready, hash_ = status.pop("ready", False), status.pop("hash", "")
+    state: Manifest = {}
+    if status.pop("running", ready):
+        state = {"running": {"startedAt": NOW_TEXT}}
+    elif waiting := status.pop("waiting", None):
+        state = {"waiting": waiting}
+    last = status.pop("last", None)
+    container = {
+        "name": names.CONTAINER,
+        "state": state,
+        "lastState": {"terminated": last} if last else {},
+        "restartCount": status.pop("restarts", 0),
+    }
+    conditions = [
+        {"type": "Ready", "status": "True" if ready else "False"},
+        status.pop("scheduled", {"type": "PodScheduled", "status": "True"}),
+    ]
+    return {
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": KEY.namespace,
+            "uid": f"uid-of-{name}",
+            "creationTimestamp": NOW_TEXT,
+            "labels": names.labels(KEY.name),
+            "annotations": {names.TEMPLATE_HASH: hash_},
+        },
+        "spec": {"containers": [{"name": names.CONTAINER, "image": IMAGE}]},
+        "status": {
+            "phase": "Running",
+            "podIP": "10.0.0.7",
+            "conditions": conditions,
+            "containerStatuses": [container],
+            **status,
+        },
+    }
+
+
+class FakeCluster:
+    """Objects, written as the API server writes them: defaults added, empty values dropped."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, Key], Manifest] = {}
+        self.applied: dict[tuple[str, Key], Manifest] = {}
+        self.events: list[Manifest] = []
+        self.repeated: list[tuple[str, Manifest]] = []
+        self.writes = 0  # that changed something
+        self.deleted: list[tuple[str, str]] = []
+        self.refuse: Callable[[Manifest], ApiError | None] = lambda _: None
+        self.mount_failures: dict[str, str] = {}
+        self._versions = itertools.count(100)
+
+    def put(self, manifest: Manifest) -> Manifest:
+        """An object that somebody else wrote."""
+        key = Key(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        version = next(self._versions)
+        metadata = {"uid": f"uid-{version}", "resourceVersion": str(version)}
+        stored = {**manifest, "metadata": {**metadata, **manifest["metadata"]}}
+        stored["metadata"]["resourceVersion"] = str(version)
+        self.objects[manifest["kind"], key] = stored
+        return stored
+
+    def edit(self, kind: str, change: Callable[[Manifest], None], key: Key = KEY) -> None:
+        """Change an object by hand."""
+        edited = copy.deepcopy(self.objects[kind, key])
+        change(edited)
+        self.put(edited)
+
+    async def read(self, kind: str, key: Key) -> Manifest | None:
+        return copy.deepcopy(self.objects.get((kind, key)))
+
+    async def pods(self, key: Key) -> list[Manifest]:
+        return [
+            copy.deepcopy(each)
+            for (kind, at), each in self.objects.items()
+            if kind == "Pod" and each["metadata"]["labels"].get(names.LABEL_INSTANCE) == key.name
+            if at.namespace == key.namespace
+        ]
+
+    async def mount_failure(self, namespace: str, pod: str) -> str | None:
+        return self.mount_failures.get(pod)
+
+    async def apply(self, manifest: Manifest) -> None:
+        if error := self.refuse(manifest):
+            raise error
+        self._store(manifest["kind"], manifest)
+
+    async def delete(self, kind: str, key: Key, uid: str) -> None:
+        found = self.objects.get((kind, key))
+        if found is not None and found["metadata"]["uid"] == uid:
+            self.deleted.append((kind, uid))
+            self.remove(kind, key)
+
+    def remove(self, kind: str, key: Key = KEY) -> None:
+        """Take an object away."""
+        self.objects.pop((kind, key), None)
+        self.applied.pop((kind, key), None)
+
+    async def write_status(self, body: Manifest, status: Manifest) -> Manifest | None:
+        key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
+        found = self.objects.get((names.KIND, key))
+        if found is None or found["metadata"]["uid"] != body["metadata"]["uid"]:
+            return None
+        if found.get("status") != status:
+            self.writes += 1
+            self.put({**found, "status": copy.deepcopy(status)})
+        return copy.deepcopy(self.objects[names.KIND, key])
+
+    async def create_event(self, event: Manifest) -> None:
+        self.events.append(event)
+
+    async def repeat_event(self, namespace: str, name: str, series: Manifest) -> None:
+        self.repeated.append((name, series))
+
+    def _store(self, kind: str, manifest: Manifest) -> None:
+        metadata = manifest["metadata"]
+        key = Key(metadata["namespace"], metadata["name"])
+        found = self.objects.get((kind, key), {})
+        if "uid" in metadata and metadata["uid"] != found.get("metadata", {}).get("uid"):
+            raise ApiError(f"apply {kind}", 409, "the object has been replaced")
+        kept = _without(found, self.applied.get((kind, key), {}), manifest)
+        merged = _merged(_defaults(kind), _as_stored(_merged(kept, manifest)))
+        self.applied[kind, key] = copy.deepcopy(manifest)
+        if merged != found:
+            self.writes += 1
+            self.put(merged)
+
+
+class Watch:
+    """Kopf's indices: they hold what was there when `catch_up` was called last."""
+
+    def __init__(self, cluster: FakeCluster) -> None:
+        self.cluster = cluster
+        self.indices: dict[str, dict[Key, list[Any]]] = {}
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """See everything with our label, as it is now."""
+        found: dict[str, dict[Key, list[Any]]] = {}
+        for (kind, key), each in self.cluster.objects.items():
+            labels = each["metadata"].get("labels", {})
+            if kind != names.KIND and labels.get(names.LABEL_MANAGED_BY) != names.MANAGED_BY:
+                continue
+            at = Key(key.namespace, labels.get(names.LABEL_INSTANCE, "")) if kind == "Pod" else key
+            value = pod_of(each) if kind == "Pod" else stripped(copy.deepcopy(each))
+            found.setdefault(kind, {}).setdefault(at, []).append(value)
+        self.indices.clear()
+        self.indices.update(found)
+
+
+class FakeReports:
+    """Reports of pods, by uid."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, State] = {}
+
+    async def read(self, pods: Iterable[Pod]) -> dict[str, State]:
+        return {pod.uid: self.states[pod.uid] for pod in pods if pod.uid in self.states}
+
+
+class Operator:
+    """A whole operator around a FakeCluster, without kopf and queue."""
+
+    def __init__(
+        self, cluster: FakeCluster, image: str = IMAGE, resync_seconds: float = 300
+    ) -> None:
+        self.cluster = cluster
+        self.watch = Watch(cluster)
+        self.reports = FakeReports()
+        self.metrics = Metrics()
+        self.store = Store(self.watch.indices)
+        settings = Settings(runtime_image=image, resync_seconds=resync_seconds)
+        recorder = events.Recorder(cluster, "test", self.metrics.told)
+        self.reconciler = Reconciler(
+            self.store, cluster, self.reports, recorder, self.metrics, settings
+        )
+
+    async def reconcile(self, catch_up: bool = True) -> float | None:
+        """One step."""
+        if catch_up:
+            self.watch.catch_up()
+        return await self.reconciler.reconcile(KEY)
+
+    async def settle(self) -> None:
+        """Steps until nothing is written any more."""
+        for _ in range(10):
+            before = self.cluster.writes, len(self.cluster.deleted)
+            await self.reconcile()
+            if (self.cluster.writes, len(self.cluster.deleted)) == before:
+                return
+        raise AssertionError("ten steps did not settle the service")
+
+    def status(self) -> Manifest:
+        """The status as written."""
+        status: Manifest = self.cluster.objects[names.KIND, KEY]["status"]
+        return status
+
+    def condition(self, kind: str) -> tuple[str, str, str]:
+        """Status, reason and message of one condition."""
+        found = {each["type"]: each for each in self.status()["conditions"]}[kind]
+        return found["status"], found["reason"], found["message"]
+
+    def children(self) -> dict[str, Manifest]:
+        """The children that are there, without what differs from run to run."""
+        found = {
+            kind: copy.deepcopy(self.cluster.objects[kind, KEY])
+            for kind in KINDS
+            if (kind, KEY) in self.cluster.objects
+        }
+        for child in found.values():
+            child["metadata"].pop("uid")
+            child["metadata"].pop("resourceVersion")
+        return found
+
+
+def _defaults(kind: str) -> Manifest:
+    if kind == "Service":
+        return {"spec": {"clusterIP": "10.96.0.9", "sessionAffinity": "None"}}
+    if kind == "Deployment":
+        pod_spec = {"restartPolicy": "Always", "dnsPolicy": "ClusterFirst"}
+        return {"spec": {"minReadySeconds": 0, "template": {"spec": pod_spec}}, "status": {}}
+    return {}
+
+
+def _as_stored(value: Any) -> Any:
+    """Quantities rewritten and empty values dropped, as the API server does."""
+    if isinstance(value, dict):
+        stored = {name: _as_stored(each) for name, each in value.items() if each not in ("", [])}
+        for part in ("limits", "requests"):
+            if part in stored:
+                stored[part] = {name: _quantity(each) for name, each in stored[part].items()}
+        return stored
+    return [_as_stored(each) for each in value] if isinstance(value, list) else value
+
+
+def _quantity(value: Any) -> str:
+    text = str(value)
+    return text.removesuffix("000m") if text.endswith("000m") else text
+
+
+def _merged(one: Any, other: Any) -> Any:
+    if isinstance(one, dict) and isinstance(other, dict):
+        both = {name: _merged(one[name], other[name]) for name in one if name in other}
+        return {**one, **other, **both}
+    return other
+
+
+def _without(found: Any, applied: Any, manifest: Any) -> Any:
+    """What stays of an object when the fields that are no longer applied are taken away."""
+    if not isinstance(found, dict) or not isinstance(applied, dict):
+        return found
+    wanted = manifest if isinstance(manifest, dict) else {}
+    return {
+        name: _without(value, applied.get(name), wanted.get(name))
+        for name, value in found.items()
+        if name not in applied or name in wanted
+    }

@@ -1,0 +1,223 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer, unused_port
+from kubernetes.aio.client import Configuration
+
+from aweigh_api import names
+from aweigh_operator import cluster, main
+from aweigh_operator.cluster import ApiError, ApiServer
+from aweigh_operator.settings import Settings
+from tests.operator import fakes
+from tests.operator.fakes import KEY
+
+SETTINGS = Settings(runtime_image=fakes.IMAGE, namespaces=("team",))
+
+
+class Answers:
+    """An API server that answers what it is told to, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.recovers_after: int | None = None  # answers of that status
+        self.body: Any = {}
+        self.delay_s = 0.0
+        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
+        self.content_types: list[str] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        text = await request.text()
+        body = json.loads(text) if text else None
+        self.asked.append((request.method, request.path, dict(request.query), body))
+        self.content_types.append(request.headers["Content-Type"])
+        await asyncio.sleep(self.delay_s)
+        recovered = self.recovers_after is not None and len(self.asked) > self.recovers_after
+        status = 200 if recovered else self.status
+        return web.json_response(self.body, status=status)
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+def counted() -> list[tuple[str, int]]:
+    return []
+
+
+@pytest.fixture
+async def api(answers: Answers, counted: list[tuple[str, int]]) -> AsyncIterator[ApiServer]:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answers.answer)
+    async with TestServer(app) as server:
+        client = ApiServer(_at(server.port or 0), lambda *call: counted.append(call))
+        yield client
+        await client.close()
+
+
+def _at(port: int) -> Configuration:
+    configuration = Configuration()
+    configuration.host = f"http://127.0.0.1:{port}"
+    return configuration
+
+
+async def test_a_child_is_written_by_server_side_apply(api: ApiServer, answers: Answers) -> None:
+    manifest = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "chat", "namespace": "team"},
+    }
+    await api.apply(manifest)
+    path = "/apis/apps/v1/namespaces/team/deployments/chat"
+    query = {"fieldManager": "aweigh", "force": "true"}
+    assert answers.asked == [("PATCH", path, query, manifest)]
+    assert answers.content_types == ["application/apply-patch+yaml"]
+
+
+async def test_the_status_is_written_for_this_very_object(api: ApiServer, answers: Answers) -> None:
+    answers.body = {"metadata": {"resourceVersion": "7"}}
+    assert await api.write_status(fakes.service(), {"replicas": 1}) == answers.body
+    ((_, path, query, body),) = answers.asked
+    assert path == f"/apis/{names.API_VERSION}/namespaces/team/inferenceservices/chat/status"
+    assert query == {"fieldManager": "aweigh-status", "force": "true"}
+    assert body["metadata"] == {"name": "chat", "namespace": "team", "uid": "uid-of-chat"}
+
+
+async def test_a_child_is_deleted_only_if_it_is_still_the_same_object(
+    api: ApiServer, answers: Answers
+) -> None:
+    await api.delete("PodDisruptionBudget", KEY, "uid-1")
+    ((method, path, _, body),) = answers.asked
+    assert (method, body["preconditions"]) == ("DELETE", {"uid": "uid-1"})
+    assert path == "/apis/policy/v1/namespaces/team/poddisruptionbudgets/chat"
+
+
+async def test_what_is_not_there_is_none_and_no_error(api: ApiServer, answers: Answers) -> None:
+    answers.status = 404
+    assert await api.read("Service", KEY) is None
+    await api.delete("Service", KEY, "uid-1")
+    assert await api.write_status(fakes.service(), {}) is None
+
+
+async def test_a_refusal_carries_the_servers_sentence(
+    api: ApiServer, answers: Answers, counted: list[tuple[str, int]]
+) -> None:
+    answers.status, answers.body = 422, {"kind": "Status", "message": "spec.ports: Required value"}
+    with pytest.raises(ApiError) as refused:
+        await api.apply({"kind": "Service", "metadata": {"name": "chat", "namespace": "team"}})
+    assert str(refused.value) == (
+        "cannot apply Service team/chat: the API server answered 422: spec.ports: Required value"
+    )
+    assert not refused.value.transient
+    assert counted == [("PATCH", 422)]
+
+
+async def test_a_namespace_that_is_being_deleted_is_told_apart(
+    api: ApiServer, answers: Answers
+) -> None:
+    causes = [{"reason": "NamespaceTerminating"}]
+    answers.status, answers.body = 403, {"message": "forbidden", "details": {"causes": causes}}
+    with pytest.raises(ApiError) as refused:
+        await api.read("Service", KEY)
+    assert refused.value.namespace_leaves
+
+
+@pytest.mark.parametrize("body", [[], "x", {"message": "no", "details": {"causes": None}}])
+async def test_a_refusal_of_any_shape_is_understood(
+    api: ApiServer, answers: Answers, body: Any
+) -> None:
+    answers.status, answers.body = 400, body
+    with pytest.raises(ApiError, match="the API server answered 400"):
+        await api.read("Service", KEY)
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 503])
+async def test_what_may_pass_is_transient(api: ApiServer, answers: Answers, status: int) -> None:
+    answers.status = status
+    with pytest.raises(ApiError) as failed:
+        await api.read("Service", KEY)
+    assert failed.value.transient
+
+
+async def test_a_server_that_does_not_answer_in_time_is_given_up(
+    api: ApiServer, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "REQUEST_TIMEOUT_S", 0.05)
+    answers.delay_s = 0.5
+    with pytest.raises(ApiError, match="the API server did not answer") as failed:
+        await api.read("Service", KEY)
+    assert failed.value.transient
+
+
+async def test_a_server_that_is_gone_is_a_transient_failure() -> None:
+    api = ApiServer(_at(unused_port()), lambda *_: None)
+    with pytest.raises(ApiError, match="the API server did not answer") as failed:
+        await api.read("Service", KEY)
+    assert failed.value.transient
+    await api.close()
+
+
+async def test_pods_are_listed_by_their_labels(api: ApiServer, answers: Answers) -> None:
+    answers.body = {"items": [{"metadata": {"name": "chat-1"}}]}
+    assert await api.pods(KEY) == answers.body["items"]
+    ((_, path, query, _),) = answers.asked
+    assert path == "/api/v1/namespaces/team/pods"
+    assert f"{names.LABEL_INSTANCE}=chat" in query["labelSelector"]
+
+
+async def test_the_newest_failure_to_mount_counts(api: ApiServer, answers: Answers) -> None:
+    answers.body = {
+        "items": [
+            {"lastTimestamp": "2026-11-23T12:00:05Z", "message": "new"},
+            {"lastTimestamp": "2026-11-23T12:00:01Z", "message": "old"},
+            {"lastTimestamp": None, "message": "undated"},
+        ]
+    }
+    assert await api.mount_failure("team", "chat-1") == "new"
+    answers.body = {}
+    assert await api.mount_failure("team", "chat-1") is None
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (404, "Install the CustomResourceDefinition inferenceservices.serving.aweigh.dev"),
+        (403, "Give the operator's ServiceAccount the role that the Helm chart brings"),
+        (500, "Check that the API server can be reached"),
+    ],
+)
+async def test_an_operator_that_cannot_see_its_objects_ends_with_a_remedy(
+    api: ApiServer,
+    answers: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    remedy: str,
+) -> None:
+    monkeypatch.setattr(main, "ACCESS_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(main, "ACCESS_RETRY_S", 0.01)
+    answers.status = status
+    with pytest.raises(main.AccessError, match=remedy):
+        await main.check_access(api, SETTINGS)
+
+
+async def test_an_operator_waits_for_an_api_server_that_comes_up(
+    api: ApiServer, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "ACCESS_RETRY_S", 0.01)
+    answers.status, answers.recovers_after = 503, 3
+    await main.check_access(api, SETTINGS)
+    assert len(answers.asked) == len(cluster.RESOURCES) + 3
+
+
+async def test_an_operator_looks_at_every_resource_in_its_namespaces_only(
+    api: ApiServer, answers: Answers
+) -> None:
+    await main.check_access(api, SETTINGS)
+    paths = [path for _, path, _, _ in answers.asked]
+    assert len(paths) == len(cluster.RESOURCES)
+    assert all("/namespaces/team/" in path for path in paths)

@@ -1,0 +1,245 @@
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from aweigh_api.reasons import ConditionType, Reason
+from aweigh_api.state import Loading, State
+from aweigh_api.termination import Termination
+from aweigh_operator import conditions
+from aweigh_operator.conditions import Wanted
+from aweigh_operator.observe import Manifest, Observed, Refusal, pod_of
+from tests.operator import fakes
+
+READY, SPEC = ConditionType.READY, ConditionType.SPEC_VALID
+MODEL, WORKLOAD = ConditionType.MODEL_READY, ConditionType.WORKLOAD_READY
+
+
+def verdicts(
+    *pods: Manifest,
+    replicas: int = 1,
+    invalid: str | None = None,
+    later_s: float = 0,
+    **observed: Any,
+) -> dict[ConditionType, conditions.Verdict]:
+    seen = Observed(body=fakes.service(), pods=tuple(map(pod_of, pods)), **observed)
+    wanted = Wanted(replicas, suspended=False, template_hash="new")
+    return conditions.verdicts(seen, wanted, invalid, fakes.NOW + timedelta(seconds=later_s))
+
+
+def crashed(code: int = 1, message: str = "", reason: str = "Error") -> Manifest:
+    return {
+        "exitCode": code,
+        "message": message,
+        "reason": reason,
+        "finishedAt": fakes.NOW_TEXT,
+    }
+
+
+def last_word(condition: ConditionType, reason: Reason, message: str) -> Manifest:
+    return crashed(66, Termination(condition=condition, reason=reason, message=message).to_json())
+
+
+BACK_OFF = {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting failed container"}
+
+
+def test_a_serving_pod_makes_everything_true() -> None:
+    found = verdicts(fakes.pod(ready=True, hash="new"))
+    assert {each.status for each in found.values()} == {"True"}
+    assert found[READY].reason is Reason.READY
+    assert found[WORKLOAD].reason is Reason.AVAILABLE
+
+
+def test_before_the_first_pod_the_workload_progresses() -> None:
+    found = verdicts()
+    assert (found[MODEL].status, found[MODEL].reason) == ("Unknown", Reason.WAITING_FOR_PODS)
+    assert (found[READY].status, found[READY].reason) == ("False", Reason.PROGRESSING)
+
+
+@pytest.mark.parametrize("why", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName"])
+def test_an_image_that_cannot_be_pulled_is_named(why: str) -> None:
+    found = verdicts(fakes.pod(waiting={"reason": why, "message": "manifest unknown"}))
+    assert found[READY].reason is Reason.IMAGE_PULL_FAILED
+    assert fakes.IMAGE in found[READY].message
+    assert "manifest unknown" in found[READY].message
+
+
+def test_the_schedulers_sentence_is_passed_on() -> None:
+    scheduled = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+    }
+    found = verdicts(fakes.pod(scheduled=scheduled))
+    assert found[READY].reason is Reason.UNSCHEDULABLE
+    assert "3 Insufficient nvidia.com/gpu" in found[READY].message
+
+
+def test_a_missing_claim_is_a_mount_that_failed() -> None:
+    message = 'persistentvolumeclaim "weights" not found'
+    scheduled = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": message,
+    }
+    found = verdicts(fakes.pod(scheduled=scheduled))
+    assert found[READY].reason is Reason.MOUNT_FAILED
+    assert message in found[READY].message
+
+
+def test_a_missing_secret_is_a_mount_that_failed() -> None:
+    found = verdicts(
+        fakes.pod(waiting={"reason": "ContainerCreating"}),
+        mount_failures={"uid-of-chat-1": 'secret "token" not found'},
+    )
+    assert found[READY].reason is Reason.MOUNT_FAILED
+    assert 'secret "token" not found' in found[READY].message
+
+
+def test_memory_that_ran_out_is_told_apart_from_other_crashes() -> None:
+    found = verdicts(fakes.pod(waiting=BACK_OFF, restarts=3, last=crashed(137, reason="OOMKilled")))
+    assert found[READY].reason is Reason.OUT_OF_MEMORY
+    assert "exited with code 137, restarted 3 times" in found[READY].message
+
+
+def test_a_crash_is_told_with_the_last_line_that_the_pod_wrote() -> None:
+    traceback = "Traceback (most recent call last):\nValueError: no such thing\n"
+    found = verdicts(fakes.pod(waiting=BACK_OFF, restarts=2, last=crashed(1, traceback)))
+    assert found[READY].reason is Reason.CRASH_LOOPING
+    assert found[READY].message.endswith("ValueError: no such thing")
+
+
+@pytest.mark.parametrize(
+    ("condition", "reason"),
+    [(SPEC, Reason.UNSUPPORTED_MODEL), (MODEL, Reason.MODEL_NOT_FOUND)],
+)
+def test_the_last_word_of_a_pod_decides_which_condition_is_false(
+    condition: ConditionType, reason: Reason
+) -> None:
+    word = last_word(condition, reason, "the folder /mnt/models/x does not exist")
+    found = verdicts(fakes.pod(waiting=BACK_OFF, restarts=1, last=word))
+    assert (found[condition].status, found[condition].reason) == ("False", reason)
+    assert "the folder /mnt/models/x does not exist" in found[condition].message
+    assert (found[READY].status, found[READY].reason) == ("False", reason)
+    assert found[WORKLOAD].reason is Reason.CRASH_LOOPING
+
+
+def test_a_pod_that_loads_again_after_a_crash_is_still_in_trouble() -> None:
+    state = State(
+        boot_id="b", uptime_s=1, phase="loading", loading=Loading(stage="loading", done_bytes=1)
+    )
+    found = verdicts(
+        fakes.pod(running=True, restarts=1, last=crashed()), states={"uid-of-chat-1": state}
+    )
+    assert found[READY].reason is Reason.CRASH_LOOPING
+
+
+def test_a_pod_that_crashed_repeatedly_counts_only_after_a_quiet_while() -> None:
+    pod = fakes.pod(ready=True, hash="new", restarts=4, last=crashed())
+    assert verdicts(pod, later_s=5)[READY].reason is Reason.CRASH_LOOPING
+    assert verdicts(pod, later_s=31)[READY].reason is Reason.READY
+
+
+def test_pods_that_the_api_server_refuses_are_reported_with_its_sentence() -> None:
+    status = {
+        "conditions": [
+            {
+                "type": "ReplicaFailure",
+                "status": "True",
+                "reason": "FailedCreate",
+                "message": 'pods "chat-x" is forbidden: exceeded quota: gpus',
+            }
+        ]
+    }
+    found = verdicts(children={"Deployment": {"status": status}})
+    assert found[READY].reason is Reason.PODS_REFUSED
+    assert "exceeded quota: gpus" in found[READY].message
+
+
+def test_a_deadline_that_passed_is_told_unless_a_pod_says_why() -> None:
+    late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+    children = {"Deployment": {"status": {"conditions": [late]}}}
+    assert verdicts(children=children)[READY].reason is Reason.PROGRESS_DEADLINE_EXCEEDED
+    pod = fakes.pod(waiting={"reason": "ErrImagePull"})
+    assert verdicts(pod, children=children)[READY].reason is Reason.IMAGE_PULL_FAILED
+
+
+def test_a_failing_rollout_leaves_ready_true_and_shows_why() -> None:
+    old = fakes.pod("old", ready=True, hash="old")
+    new = fakes.pod("new", hash="new", waiting={"reason": "ErrImagePull"})
+    found = verdicts(old, new)
+    assert (found[READY].status, found[READY].reason) == ("True", Reason.IMAGE_PULL_FAILED)
+    assert found[WORKLOAD].message.startswith("1 of 1 pods serve, but pod new cannot pull")
+    assert (found[SPEC].status, found[MODEL].status) == ("True", "True")
+
+
+def test_a_rollout_under_way_is_ready_and_progressing() -> None:
+    old = fakes.pod("old", ready=True, hash="old")
+    found = verdicts(old, fakes.pod("new", hash="new", running=True))
+    assert (found[READY].status, found[READY].reason) == ("True", Reason.PROGRESSING)
+
+
+def test_the_newest_pods_trouble_is_told_first() -> None:
+    old = fakes.pod("a", hash="old", waiting=BACK_OFF, last=crashed())
+    new = fakes.pod("b", hash="new", waiting={"reason": "ErrImagePull"})
+    assert verdicts(old, new)[READY].reason is Reason.IMAGE_PULL_FAILED
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"), [("downloading", Reason.DOWNLOADING), ("loading", Reason.LOADING)]
+)
+def test_progress_of_loading_is_told(stage: Any, reason: Reason) -> None:
+    loading = Loading(stage=stage, done_bytes=5, total_bytes=20)
+    state = State(boot_id="b", uptime_s=1, phase="loading", loading=loading)
+    found = verdicts(fakes.pod(running=True), states={"uid-of-chat-1": state})
+    assert (found[READY].status, found[READY].reason) == ("False", reason)
+    assert "5 of 20 bytes" in found[READY].message
+
+
+def test_no_pod_is_wanted_when_replicas_is_zero() -> None:
+    found = verdicts(replicas=0)
+    assert (found[READY].status, found[READY].reason) == ("False", Reason.SUSPENDED)
+    assert found[READY].message == "replicas is 0: no pod runs"
+
+
+def test_an_invalid_spec_is_what_blocks_first() -> None:
+    found = verdicts(fakes.pod(ready=True), invalid="spec.model: required")
+    assert (found[READY].status, found[READY].reason) == ("False", Reason.INVALID_SPEC)
+    assert found[WORKLOAD].status == "True"
+
+
+def test_a_refused_child_makes_the_spec_invalid() -> None:
+    refusal = Refusal(Reason.OBJECT_REFUSED, "the API server answered 422: no")
+    found = verdicts(refusals={"Deployment": refusal})
+    assert (found[SPEC].status, found[SPEC].reason) == ("False", Reason.OBJECT_REFUSED)
+
+
+def test_pods_that_leave_or_failed_for_good_do_not_count() -> None:
+    leaving = fakes.pod("a", ready=True)
+    leaving["metadata"]["deletionTimestamp"] = fakes.NOW_TEXT
+    evicted = fakes.pod("b", phase="Failed")
+    assert verdicts(leaving, evicted)[WORKLOAD].message == "0 of 1 pods serve"
+
+
+def test_the_transition_time_moves_only_when_the_status_flips() -> None:
+    first = conditions.conditions(verdicts(), [], 1, fakes.NOW)
+    later = fakes.NOW + timedelta(minutes=1)
+    failing = verdicts(fakes.pod(waiting={"reason": "ErrImagePull"}))
+    second = {each.type: each for each in conditions.conditions(failing, first, 2, later)}
+    assert second["Ready"].last_transition_time == fakes.NOW_TEXT
+    assert second["Ready"].observed_generation == 2
+    serving = verdicts(fakes.pod(ready=True))
+    third = conditions.conditions(serving, list(second.values()), 2, later)
+    assert {each.type: each.last_transition_time for each in third} == {
+        "Ready": "2026-11-23T12:01:00Z",
+        "SpecValid": fakes.NOW_TEXT,
+        "ModelReady": "2026-11-23T12:01:00Z",
+        "WorkloadReady": "2026-11-23T12:01:00Z",
+    }
+
+
+def test_a_sentence_is_never_longer_than_the_schema_allows() -> None:
+    long = conditions.conditions(verdicts(invalid="x" * 5000), [], 1, fakes.NOW)
+    assert max(len(each.message) for each in long) == conditions.MAX_MESSAGE

@@ -1,0 +1,219 @@
+import json
+from typing import Any
+
+import pytest
+
+from aweigh_api import names
+from aweigh_api.spec import InferenceService
+from aweigh_operator import desired
+from aweigh_operator.desired import template
+from aweigh_operator.observe import Manifest
+from tests.operator import fakes
+
+
+def owner(spec: Manifest | None = None, **metadata: Any) -> InferenceService:
+    return InferenceService.model_validate(fakes.service(spec, **metadata))
+
+
+def children(spec: Manifest | None = None, current: Manifest | None = None) -> dict[str, Manifest]:
+    return desired.children(owner(spec), current, fakes.IMAGE)
+
+
+def pod_spec(spec: Manifest | None = None) -> Manifest:
+    found: Manifest = children(spec)["Deployment"]["spec"]["template"]["spec"]
+    return found
+
+
+def container(spec: Manifest | None = None) -> Manifest:
+    found: Manifest = pod_spec(spec)["containers"][0]
+    return found
+
+
+def env(spec: Manifest) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in container(spec)["env"]}
+
+
+def test_every_child_is_owned_and_labelled() -> None:
+    for child in children({"replicas": 2}).values():
+        metadata = child["metadata"]
+        assert (metadata["name"], metadata["namespace"]) == ("chat", "team")
+        assert metadata["labels"][names.LABEL_MANAGED_BY] == "aweigh"
+        (reference,) = metadata["ownerReferences"]
+        assert reference["uid"] == "uid-of-chat"
+        assert reference["controller"] is True
+        assert reference["blockOwnerDeletion"] is True
+
+
+def test_pods_satisfy_pod_security_restricted() -> None:
+    pods, runtime = pod_spec(), container()
+    assert pods["automountServiceAccountToken"] is False
+    assert pods["securityContext"]["runAsNonRoot"] is True
+    assert pods["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert runtime["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+
+
+def test_a_service_called_aweigh_sets_no_flag_of_its_pods() -> None:
+    assert pod_spec()["enableServiceLinks"] is False
+
+
+def test_what_the_runtime_writes_to_lies_on_empty_dirs() -> None:
+    mounts = {mount["mountPath"]: mount["name"] for mount in container()["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod_spec()["volumes"]}
+    assert set(mounts) == {names.CACHE_MOUNT, "/tmp"}
+    assert all("emptyDir" in volumes[name] for name in mounts.values())
+    for variable in ("HOME", "HF_HOME", "TRITON_CACHE_DIR"):
+        assert env({})[variable].startswith(names.CACHE_MOUNT)
+
+
+def test_the_users_variables_come_with_ours_and_win() -> None:
+    variables = env({"template": {"env": [{"name": "HOME", "value": "/x"}, {"name": "A"}]}})
+    assert variables["HOME"] == "/x"
+    assert variables["A"] == ""
+
+
+def test_a_claim_is_mounted_read_only() -> None:
+    spec = {"model": {"uri": "pvc://weights/llama/8b"}}
+    volume = pod_spec(spec)["volumes"][-1]
+    assert volume["persistentVolumeClaim"] == {"claimName": "weights", "readOnly": True}
+    assert {"name": "model", "mountPath": names.MODEL_MOUNT, "readOnly": True} in container(spec)[
+        "volumeMounts"
+    ]
+
+
+def test_a_secret_is_mounted_and_named_to_the_runtime() -> None:
+    spec = {"model": {"uri": "hf://org/model", "secretRef": {"name": "token"}}}
+    assert pod_spec(spec)["volumes"][-1]["secret"] == {"secretName": "token"}
+    assert f"--secret-dir={names.SECRET_MOUNT}" in container(spec)["args"]
+
+
+def test_the_grace_period_covers_settling_and_draining() -> None:
+    spec = {"drain": {"settleSeconds": 7, "timeoutSeconds": 60}}
+    assert pod_spec(spec)["terminationGracePeriodSeconds"] == 77
+
+
+def test_the_startup_probe_lasts_as_long_as_the_rollout_may() -> None:
+    probe = container({"rollout": {"progressDeadlineSeconds": 600}})["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 600
+    assert probe["httpGet"] == {"path": "/readyz", "port": "admin", "scheme": "HTTP"}
+
+
+def test_a_rollout_adds_a_pod_or_with_downtime_allowed_takes_one() -> None:
+    def rolling(spec: Manifest) -> Manifest:
+        found: Manifest = children(spec)["Deployment"]["spec"]["strategy"]["rollingUpdate"]
+        return found
+
+    assert rolling({}) == {"maxSurge": 1, "maxUnavailable": 0}
+    assert rolling({"rollout": {"allowDowntime": True}}) == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+def test_a_spread_constraint_counts_the_services_own_pods() -> None:
+    constraint = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+    (spread,) = pod_spec({"template": {"topologySpreadConstraints": [constraint]}})[
+        "topologySpreadConstraints"
+    ]
+    assert spread["labelSelector"] == {"matchLabels": names.selector("chat")}
+
+
+def test_labels_of_the_template_cannot_replace_ours() -> None:
+    metadata = children({"template": {"labels": {"team": "a"}}})["Deployment"]["spec"]["template"][
+        "metadata"
+    ]
+    assert metadata["labels"] == {"team": "a", **names.labels("chat")}
+
+
+def test_a_disruption_budget_exists_for_two_or_more_pods() -> None:
+    assert "PodDisruptionBudget" not in children({"replicas": 1})
+    assert "PodDisruptionBudget" not in children({"replicas": 3, "suspend": True})
+    assert children({"replicas": 3})["PodDisruptionBudget"]["spec"]["minAvailable"] == 2
+    spec = {"replicas": 3, "disruption": {"minAvailable": 0}}
+    assert children(spec)["PodDisruptionBudget"]["spec"]["minAvailable"] == 0
+
+
+def test_the_admin_port_is_not_behind_the_service() -> None:
+    ports = [port["port"] for port in children()["Service"]["spec"]["ports"]]
+    assert ports == [names.HTTP_PORT]
+
+
+def egress_ports(spec: Manifest) -> list[int]:
+    rules = children(spec)["NetworkPolicy"]["spec"]["egress"]
+    return [port["port"] for rule in rules for port in rule["ports"]]
+
+
+@pytest.mark.parametrize("uri", ["builtin://helmsman-8m", "file:///models/a", "pvc://claim/a"])
+def test_a_model_that_is_not_fetched_needs_no_way_out(uri: str) -> None:
+    assert egress_ports({"model": {"uri": uri}}) == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "ports"),
+    [
+        ("https://hub.example", [53, 53, 443]),
+        ("http://hub.example:8080/x", [53, 53, 443, 8080]),
+        ("http://hub.example", [53, 53, 80, 443]),
+        ("http://[broken", [53, 53, 443]),
+    ],
+)
+def test_a_fetched_model_may_reach_names_and_its_source(endpoint: str, ports: list[int]) -> None:
+    variables = [{"name": "HF_ENDPOINT", "value": endpoint}]
+    spec = {"model": {"uri": "hf://org/model"}, "template": {"env": variables}}
+    assert egress_ports(spec) == ports
+
+
+def test_ingress_is_limited_to_the_given_peers_and_the_admin_port_to_the_cluster() -> None:
+    peers = [{"podSelector": {"matchLabels": {"app": "web"}}}]
+    api, admin = children({"networkPolicy": {"ingressFrom": peers}})["NetworkPolicy"]["spec"][
+        "ingress"
+    ]
+    assert api["from"] == peers
+    assert admin["from"] == [{"namespaceSelector": {}}]
+    assert "from" not in children()["NetworkPolicy"]["spec"]["ingress"][0]
+
+
+def test_no_network_policy_when_it_is_switched_off() -> None:
+    assert "NetworkPolicy" not in children({"networkPolicy": {"enabled": False}})
+
+
+def test_a_newer_operator_keeps_the_template_that_serves() -> None:
+    before = children()["Deployment"]
+    after = desired.children(owner(), before, "registry.example/aweigh-runtime:2")["Deployment"]
+    assert after["spec"]["template"] == before["spec"]["template"]
+
+
+def test_a_template_that_only_an_older_version_rendered_is_kept_too() -> None:
+    before = children()["Deployment"]
+    old = json.loads(before["metadata"]["annotations"][names.TEMPLATE])
+    old["spec"]["containers"][0]["args"].append("--from-an-older-version")
+    before["metadata"]["annotations"][names.TEMPLATE] = json.dumps(old)
+    after = children(current=before)["Deployment"]["spec"]["template"]
+    assert after["spec"]["containers"][0]["args"][-1] == "--from-an-older-version"
+
+
+def test_a_changed_spec_takes_the_current_image() -> None:
+    before = children()["Deployment"]
+    changed = owner({"model": {"uri": "builtin://helmsman-8m", "maxModelLen": 128}})
+    after = desired.children(changed, before, "new")["Deployment"]
+    assert template.image_of(after) == "new"
+
+
+def test_the_upgrade_annotation_takes_the_current_image() -> None:
+    before = children()["Deployment"]
+    upgraded = owner(annotations={names.UPGRADE: "2026-11-23"})
+    assert template.image_of(desired.children(upgraded, before, "new")["Deployment"]) == "new"
+
+
+def test_other_annotations_and_more_replicas_restart_nothing() -> None:
+    before = children()["Deployment"]
+    same = owner({"replicas": 5}, annotations={"team": "a"})
+    after = desired.children(same, before, "new")["Deployment"]
+    assert after["spec"]["template"] == before["spec"]["template"]
+
+
+def test_a_template_annotation_broken_by_hand_is_rendered_anew_with_the_serving_image() -> None:
+    before = children()["Deployment"]
+    before["metadata"]["annotations"][names.TEMPLATE] = "{"
+    after = desired.children(owner(), before, "new")["Deployment"]
+    assert after["spec"]["template"] == before["spec"]["template"]

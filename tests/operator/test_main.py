@@ -1,0 +1,107 @@
+import json
+import logging
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import unused_port
+
+from aweigh_operator import logs
+from aweigh_operator.health import Health
+from aweigh_operator.main import parse
+from aweigh_operator.metrics import Metrics
+from aweigh_operator.settings import Settings
+
+
+def test_every_setting_has_a_flag_and_a_variable() -> None:
+    by_flag = parse(
+        [
+            "--runtime-image=r",
+            "--namespace=b",
+            "--namespace=a",
+            "--log-level=debug",
+            "--probe-port=1",
+            "--metrics-port=2",
+            "--resync-seconds=3.5",
+        ],
+        {},
+    )
+    variables = {
+        "AWEIGH_RUNTIME_IMAGE": "r",
+        "AWEIGH_NAMESPACE": "b, a",
+        "AWEIGH_LOG_LEVEL": "debug",
+        "AWEIGH_PROBE_PORT": "1",
+        "AWEIGH_METRICS_PORT": "2",
+        "AWEIGH_RESYNC_SECONDS": "3.5",
+    }
+    assert by_flag == parse([], variables)
+    assert by_flag == Settings(
+        runtime_image="r",
+        namespaces=("a", "b"),
+        log_level="debug",
+        probe_port=1,
+        metrics_port=2,
+        resync_seconds=3.5,
+    )
+
+
+def test_a_flag_wins_over_the_environment() -> None:
+    assert parse(["--runtime-image=a"], {"AWEIGH_RUNTIME_IMAGE": "b"}).runtime_image == "a"
+
+
+def test_without_a_runtime_image_the_operator_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse([], {})
+    assert exit_.value.code == 2
+    assert "--runtime-image (or AWEIGH_RUNTIME_IMAGE) must name" in capsys.readouterr().err
+
+
+async def test_probes_and_metrics_are_served_on_ports_of_their_own() -> None:
+    trouble: list[str] = []
+    metrics = Metrics()
+    metrics.added(3)
+    health = Health(metrics, lambda: trouble[0] if trouble else None)
+    probes, numbers = unused_port(), unused_port()
+    await health.start(probes, numbers)
+
+    async def get(port: int, path: str) -> tuple[int, str]:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{port}{path}") as response,
+        ):
+            return response.status, await response.text()
+
+    try:
+        assert await get(probes, "/healthz") == (200, "ok")
+        assert (await get(probes, "/readyz"))[0] == 503
+        health.ready = True
+        assert (await get(probes, "/readyz"))[0] == 200
+        trouble.append("a worker has ended")
+        assert await get(probes, "/healthz") == (503, "a worker has ended")
+        assert (await get(probes, "/metrics"))[0] == 404
+        assert 'workqueue_depth{name="inferenceservice"} 3.0' in (await get(numbers, "/metrics"))[1]
+    finally:
+        await health.stop()
+
+
+def test_the_gauge_of_services_follows_each_of_them() -> None:
+    metrics = Metrics()
+    metrics.service("a", "False")
+    metrics.service("b", "False")
+    metrics.service("a", "True")
+    metrics.service("b", None)
+    text = metrics.text().decode()
+    assert 'aweigh_operator_inference_services{ready="True"} 1.0' in text
+    assert 'aweigh_operator_inference_services{ready="False"} 0.0' in text
+
+
+def test_a_log_record_is_one_line_of_json_with_its_traceback() -> None:
+    try:
+        raise ValueError("no")
+    except ValueError as error:
+        trace = (type(error), error, error.__traceback__)
+    record = logging.LogRecord("a.b", logging.ERROR, "f", 1, "it %s\nbroke", ("all",), trace)
+    text = logs.JsonLine().format(record)
+    assert "\n" not in text
+    line = json.loads(text)
+    assert (line["level"], line["logger"], line["message"]) == ("error", "a.b", "it all\nbroke")
+    assert "ValueError: no" in line["traceback"]

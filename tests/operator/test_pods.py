@@ -1,0 +1,118 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from aweigh_api.state import MAX_STATE_BYTES
+from aweigh_operator import pods
+from aweigh_operator.observe import Pod, pod_of
+from aweigh_operator.pods import Reports
+from tests.operator import fakes
+
+STATE = {"boot_id": "b", "uptime_s": 1.5, "phase": "ready", "a_later_field": 1}
+
+
+class Runtime:
+    """A pod's admin port that answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.body = json.dumps(STATE).encode()
+        self.status = 200
+        self.delay_s = 0.0
+        self.asked = 0
+
+    async def state(self, _: web.Request) -> web.Response:
+        self.asked += 1
+        await asyncio.sleep(self.delay_s)
+        return web.Response(body=self.body, status=self.status)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    return Runtime()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def reports(runtime: Runtime, clock: Clock) -> AsyncIterator[Reports]:
+    app = web.Application()
+    app.router.add_get("/state", runtime.state)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        yield Reports(session, port=server.port or 0, clock=clock)
+
+
+def a_pod(**status: Any) -> Pod:
+    return pod_of(fakes.pod(**{"ready": True, "podIP": "127.0.0.1", **status}))
+
+
+async def test_a_report_is_read_and_what_a_newer_pod_adds_is_ignored(reports: Reports) -> None:
+    found = await reports.read([a_pod()])
+    assert found["uid-of-chat-1"].phase == "ready"
+
+
+async def test_only_pods_that_run_are_asked(reports: Reports, runtime: Runtime) -> None:
+    idle = a_pod(ready=False), a_pod(podIP=None), a_pod(phase="Failed")
+    assert await reports.read(idle) == {}
+    assert runtime.asked == 0
+
+
+async def test_a_serving_pod_is_asked_once_a_minute_and_a_starting_one_each_second(
+    reports: Reports, runtime: Runtime, clock: Clock
+) -> None:
+    for clock.now in (0, 10, 50, 60):
+        await reports.read([a_pod()])
+    assert runtime.asked == 2
+    for clock.now in (60, 60.5, 61.5):
+        await reports.read([a_pod(ready=False, running=True)])
+    assert runtime.asked == 4
+
+
+async def test_a_pod_that_became_ready_is_asked_at_once(reports: Reports, runtime: Runtime) -> None:
+    await reports.read([a_pod(ready=False, running=True)])
+    await reports.read([a_pod()])
+    assert runtime.asked == 2
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'{"phase":"ready"}', b" " * (MAX_STATE_BYTES + 1)]
+)
+async def test_an_answer_that_is_no_report_is_unknown(
+    reports: Reports, runtime: Runtime, body: bytes
+) -> None:
+    runtime.body = body
+    assert await reports.read([a_pod()]) == {}
+
+
+async def test_an_error_or_a_redirect_is_unknown(reports: Reports, runtime: Runtime) -> None:
+    for runtime.status in (500, 302):
+        assert await reports.read([a_pod()]) == {}
+
+
+async def test_a_pod_that_does_not_answer_in_time_is_unknown(
+    reports: Reports, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pods, "TIMEOUT_S", 0.05)
+    runtime.delay_s = 0.5
+    assert await reports.read([a_pod()]) == {}
+
+
+async def test_a_pod_that_refuses_connections_is_unknown(runtime: Runtime) -> None:
+    async with aiohttp.ClientSession() as session:
+        assert await Reports(session, port=9).read([a_pod()]) == {}

@@ -1,0 +1,178 @@
+"""Whatever happens in whatever order, the cluster ends as the spec asks, and serving pods stay."""
+
+import asyncio
+import copy
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aweigh_api import names
+from aweigh_operator.desired import KINDS
+from aweigh_operator.observe import Key, Manifest, Observed, stripped
+from aweigh_operator.plan import Apply, Delete, plan
+from tests.operator import fakes
+from tests.operator.fakes import KEY, FakeCluster, Operator
+
+# A busy machine makes an example slow, not wrong.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+quantities = st.sampled_from(["1", "1000m", "500m", "2Gi", "2048Mi", 1])
+specs = st.fixed_dictionaries(
+    {"model": st.sampled_from([{"uri": "builtin://a"}, {"uri": "pvc://b/c"}, {"uri": "hf://d/e"}])},
+    optional={
+        "replicas": st.integers(0, 3),
+        "suspend": st.booleans(),
+        "resources": st.fixed_dictionaries(
+            {}, optional={"limits": st.dictionaries(st.sampled_from(["cpu", "memory"]), quantities)}
+        ),
+        "rollout": st.fixed_dictionaries({}, optional={"allowDowntime": st.booleans()}),
+        "networkPolicy": st.fixed_dictionaries({"enabled": st.booleans()}),
+        "template": st.fixed_dictionaries(
+            {},
+            optional={
+                "labels": st.dictionaries(st.sampled_from("ab"), st.just("x")),
+                "nodeSelector": st.dictionaries(st.sampled_from("ab"), st.just("x")),
+                "env": st.sampled_from([[], [{"name": "A"}], [{"name": "A", "value": "1"}]]),
+                "tolerations": st.sampled_from([[], [{"operator": "Exists"}]]),
+            },
+        ),
+    },
+)
+deeds = st.one_of(
+    st.tuples(st.just("spec"), specs),
+    st.tuples(st.just("annotate"), st.sampled_from("xyz")),
+    st.tuples(st.just("delete child"), st.sampled_from(KINDS)),
+    st.tuples(st.just("unlabel child"), st.sampled_from(KINDS)),
+    st.tuples(st.just("scale by hand"), st.integers(0, 5)),
+    st.tuples(st.just("step"), st.booleans()),
+    st.tuples(st.just("restart operator"), st.none()),
+)
+
+
+def cluster_with(spec: Manifest) -> FakeCluster:
+    cluster = FakeCluster()
+    cluster.put(fakes.service(spec))
+    return cluster
+
+
+def settled(spec: Manifest) -> dict[str, Manifest]:
+    """What a fresh operator makes of a spec."""
+    operator = Operator(cluster_with(spec))
+    asyncio.run(operator.settle())
+    return operator.children()
+
+
+def observe(cluster: FakeCluster) -> Observed:
+    children = {
+        kind: stripped(each) for (kind, _), each in cluster.objects.items() if kind in KINDS
+    }
+    return Observed(body=cluster.objects[names.KIND, KEY], children=children)
+
+
+@unhurried
+@given(spec=specs)
+def test_a_plan_that_was_carried_out_leaves_nothing_to_do(spec: Manifest) -> None:
+    cluster = cluster_with(spec)
+    for action in plan(observe(cluster), fakes.IMAGE, fakes.NOW).actions:
+        assert isinstance(action, Apply)
+        asyncio.run(cluster.apply(action.manifest))
+    assert plan(observe(cluster), fakes.IMAGE, fakes.NOW).actions == ()
+
+
+@unhurried
+@given(first=specs, second=specs)
+def test_a_changed_spec_is_reached_by_one_plan(first: Manifest, second: Manifest) -> None:
+    cluster = cluster_with(first)
+    for spec in (first, second):
+        cluster.put(fakes.service(spec))
+        for action in plan(observe(cluster), fakes.IMAGE, fakes.NOW).actions:
+            if isinstance(action, Delete):
+                asyncio.run(cluster.delete(action.kind, KEY, action.uid))
+            else:
+                asyncio.run(cluster.apply(action.manifest))
+        assert plan(observe(cluster), fakes.IMAGE, fakes.NOW).actions == ()
+
+
+@settings(unhurried, max_examples=60)
+@given(spec=specs, history=st.lists(deeds, max_size=12))
+def test_any_order_of_events_ends_in_the_same_cluster(
+    spec: Manifest, history: list[tuple[str, Any]]
+) -> None:
+    async def play() -> Operator:
+        operator = Operator(cluster_with(spec))
+        for deed, value in history:
+            operator = await do(operator, deed, value)
+        await operator.settle()
+        return operator
+
+    operator = asyncio.run(play())
+    wanted = settled(operator.cluster.objects[names.KIND, KEY]["spec"])
+    assert operator.children() == wanted
+
+
+async def do(operator: Operator, deed: str, value: Any) -> Operator:
+    cluster = operator.cluster
+    if deed == "spec":
+        cluster.edit(names.KIND, lambda body: body.update(spec=copy.deepcopy(value)))
+    elif deed == "annotate":
+        cluster.edit(names.KIND, lambda body: body["metadata"].update(annotations={value: "1"}))
+    elif deed == "step":
+        await operator.reconcile(catch_up=value)
+    elif deed == "restart operator":
+        return Operator(cluster)
+    elif deed == "scale by hand" and ("Deployment", KEY) in cluster.objects:
+        cluster.edit("Deployment", lambda body: body["spec"].update(replicas=value))
+    elif deed == "delete child":
+        cluster.remove(value)
+    elif deed == "unlabel child" and (value, KEY) in cluster.objects:
+        cluster.edit(value, lambda body: body["metadata"].update(labels={}))
+    return operator
+
+
+@unhurried
+@given(spec=specs, replicas=st.integers(1, 4), annotation=st.sampled_from("xyz"))
+def test_what_does_not_concern_the_pods_never_changes_their_template(
+    spec: Manifest, replicas: int, annotation: str
+) -> None:
+    async def play() -> tuple[Manifest, Manifest]:
+        cluster = cluster_with(spec)
+        await Operator(cluster).settle()
+        before = copy.deepcopy(cluster.objects["Deployment", KEY]["spec"]["template"])
+        changed = {**spec, "replicas": replicas, "suspend": False}
+        cluster.put(
+            fakes.service(changed, annotations={annotation: "1"}, labels={"a": "b"}, generation=2)
+        )
+        await Operator(cluster, image="registry.example/newer").settle()
+        return before, cluster.objects["Deployment", KEY]["spec"]["template"]
+
+    before, after = asyncio.run(play())
+    assert after == before
+
+
+@unhurried
+@given(spec=specs, taken=st.sets(st.sampled_from(KINDS), min_size=1))
+def test_objects_of_others_are_never_touched(spec: Manifest, taken: set[str]) -> None:
+    cluster = cluster_with(spec)
+    for kind in taken:
+        cluster.put({"kind": kind, "metadata": {"name": KEY.name, "namespace": KEY.namespace}})
+    before = {kind: copy.deepcopy(cluster.objects[kind, KEY]) for kind in taken}
+    asyncio.run(Operator(cluster).settle())
+    assert {kind: cluster.objects[kind, KEY] for kind in taken} == before
+    assert cluster.deleted == []
+
+
+@unhurried
+@given(kinds=st.sets(st.sampled_from(KINDS)), other=st.sampled_from(["other", "third"]))
+def test_only_objects_that_the_service_owns_are_deleted(kinds: set[str], other: str) -> None:
+    """A name conflict can also arise later: what bears our label without our owner stays."""
+    cluster = cluster_with({"replicas": 3})
+    asyncio.run(Operator(cluster).settle())
+    for kind in kinds:
+        cluster.edit(kind, lambda body: body["metadata"].update(ownerReferences=[]))
+    cluster.put({"kind": "Service", "metadata": {"name": other, "namespace": KEY.namespace}})
+    cluster.edit(names.KIND, lambda body: body["spec"].update(suspend=True))
+    before = {kind: copy.deepcopy(cluster.objects[kind, KEY]) for kind in kinds}
+    asyncio.run(Operator(cluster).settle())
+    assert {kind: cluster.objects[kind, KEY] for kind in kinds} == before
+    assert ("Service", Key(KEY.namespace, other)) in cluster.objects

@@ -1,0 +1,317 @@
+from typing import Any
+
+import pytest
+
+from aweigh_api import names
+from aweigh_api.state import Loading, ServedModel, State
+from aweigh_operator.cluster import ApiError
+from aweigh_operator.desired import KINDS
+from aweigh_operator.observe import Key, Manifest
+from tests.operator import fakes
+from tests.operator.fakes import KEY, FakeCluster, Operator
+
+
+def cluster_with(spec: Manifest | None = None, **metadata: Any) -> FakeCluster:
+    cluster = FakeCluster()
+    cluster.put(fakes.service(spec, **metadata))
+    return cluster
+
+
+def set_spec(cluster: FakeCluster, **spec: Any) -> None:
+    cluster.edit(names.KIND, lambda body: body["spec"].update(spec))
+
+
+def refusing(kind: str, status: int) -> Any:
+    def refuse(manifest: Manifest) -> ApiError | None:
+        return ApiError(f"apply {kind}", status, "no") if manifest["kind"] == kind else None
+
+    return refuse
+
+
+def versions_of_children(cluster: FakeCluster) -> dict[str, str]:
+    return {
+        kind: each["metadata"]["resourceVersion"]
+        for (kind, _), each in cluster.objects.items()
+        if kind in KINDS
+    }
+
+
+async def test_the_first_step_creates_all_children_and_reports() -> None:
+    operator = Operator(cluster_with({"replicas": 2}))
+    await operator.reconcile()
+    assert set(operator.children()) == set(KINDS)
+    assert operator.condition("Ready")[:2] == ("False", "Progressing")
+    assert operator.status()["url"] == "http://chat.team.svc:8000/v1"
+    assert operator.status()["selector"] == (
+        "app.kubernetes.io/name=aweigh-runtime,app.kubernetes.io/instance=chat"
+    )
+
+
+async def test_a_second_step_writes_nothing() -> None:
+    operator = Operator(cluster_with({"replicas": 2}))
+    await operator.settle()
+    writes = operator.cluster.writes
+    await operator.reconcile()
+    assert operator.cluster.writes == writes
+
+
+async def test_a_watch_that_lags_changes_no_child() -> None:
+    operator = Operator(cluster_with())
+    await operator.reconcile()
+    versions = versions_of_children(operator.cluster)
+    await operator.reconcile(catch_up=False)
+    assert versions_of_children(operator.cluster) == versions
+
+
+async def test_ten_resyncs_and_new_operators_change_no_resource_version() -> None:
+    cluster = cluster_with({"replicas": 2, "resources": {"limits": {"cpu": "1000m"}}})
+    await Operator(cluster).settle()
+    before = {at: each["metadata"]["resourceVersion"] for at, each in cluster.objects.items()}
+    for _ in range(5):
+        restarted = Operator(cluster, resync_seconds=0)
+        await restarted.reconcile()
+        await restarted.reconcile()
+    after = {at: each["metadata"]["resourceVersion"] for at, each in cluster.objects.items()}
+    assert after == before
+
+
+async def test_a_child_deleted_or_edited_by_hand_is_repaired() -> None:
+    operator = Operator(cluster_with())
+    await operator.settle()
+    before = operator.children()
+    operator.cluster.remove("Service")
+    operator.cluster.edit("Deployment", lambda body: body["spec"].update(replicas=7))
+    operator.cluster.edit("NetworkPolicy", lambda body: body["metadata"].update(labels={}))
+    await operator.settle()
+    assert operator.children() == before
+
+
+async def test_what_others_add_stays() -> None:
+    operator = Operator(cluster_with())
+    await operator.settle()
+    operator.cluster.edit("Service", lambda body: body["metadata"]["labels"].update(theirs="1"))
+    await operator.settle()
+    assert operator.children()["Service"]["metadata"]["labels"]["theirs"] == "1"
+
+
+async def test_a_field_that_the_spec_no_longer_asks_for_goes() -> None:
+    operator = Operator(cluster_with({"template": {"nodeSelector": {"gpu": "h200"}}}))
+    await operator.settle()
+    set_spec(operator.cluster, template={})
+    await operator.settle()
+    assert "nodeSelector" not in operator.children()["Deployment"]["spec"]["template"]["spec"]
+
+
+async def test_replicas_changed_to_two_and_back_end_where_they_began() -> None:
+    operator = Operator(cluster_with({"replicas": 3}))
+    await operator.settle()
+    before = operator.children()
+    set_spec(operator.cluster, replicas=2)
+    await operator.reconcile()
+    set_spec(operator.cluster, replicas=3)
+    await operator.settle()
+    assert operator.children() == before
+
+
+async def test_the_disruption_budget_goes_when_one_pod_is_left() -> None:
+    operator = Operator(cluster_with({"replicas": 2}))
+    await operator.settle()
+    set_spec(operator.cluster, replicas=1)
+    await operator.settle()
+    assert "PodDisruptionBudget" not in operator.children()
+    assert len(operator.cluster.deleted) == 1
+
+
+async def test_an_object_of_somebody_else_is_left_alone_and_named() -> None:
+    cluster = cluster_with()
+    theirs = cluster.put(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {
+                "name": "chat",
+                "namespace": "team",
+                "ownerReferences": [
+                    {"kind": "Release", "name": "web", "uid": "u", "controller": True}
+                ],
+            },
+            "spec": {"type": "NodePort"},
+        }
+    )
+    operator = Operator(cluster)
+    await operator.settle()
+    assert operator.condition("Ready")[:2] == ("False", "NameConflict")
+    assert "Service chat exists and belongs to Release web" in operator.condition("Ready")[2]
+    assert cluster.objects["Service", KEY] == theirs
+    assert set(operator.children()) == {"Service"}
+
+
+async def test_a_child_of_a_predecessor_is_waited_for() -> None:
+    cluster = cluster_with()
+    await Operator(cluster).settle()
+    cluster.put(fakes.service(uid="uid-of-the-next"))
+    operator = Operator(cluster)
+    await operator.reconcile()
+    assert operator.condition("SpecValid")[0] == "True"
+    assert cluster.objects["Service", KEY]["metadata"]["ownerReferences"][0]["uid"] == "uid-of-chat"
+    for kind in KINDS:
+        cluster.remove(kind)
+    await operator.settle()
+    assert cluster.objects["Service", KEY]["metadata"]["ownerReferences"][0]["uid"] == (
+        "uid-of-the-next"
+    )
+
+
+async def test_a_refused_child_becomes_a_condition_and_the_others_are_applied() -> None:
+    operator = Operator(cluster_with())
+    operator.cluster.refuse = refusing("Deployment", 422)
+    await operator.settle()
+    status, reason, message = operator.condition("Ready")
+    assert (status, reason) == ("False", "ObjectRefused")
+    assert "the API server answered 422: no" in message
+    assert set(operator.children()) == {"ServiceAccount", "NetworkPolicy", "Service"}
+
+
+async def test_a_refused_child_is_tried_again_when_the_spec_changes() -> None:
+    operator = Operator(cluster_with())
+    operator.cluster.refuse = refusing("Deployment", 422)
+    await operator.settle()
+    operator.cluster.refuse = lambda _: None
+    await operator.reconcile()
+    assert "Deployment" not in operator.children()
+    set_spec(operator.cluster, replicas=2)
+    await operator.settle()
+    assert operator.children()["Deployment"]["spec"]["replicas"] == 2
+    assert operator.condition("SpecValid")[0] == "True"
+
+
+async def test_a_conflict_or_an_overloaded_api_server_is_left_to_the_queue() -> None:
+    operator = Operator(cluster_with())
+    operator.cluster.refuse = refusing("Deployment", 409)
+    with pytest.raises(ApiError, match="the API server answered 409: no"):
+        await operator.reconcile()
+    assert operator.condition("SpecValid")[0] == "True"
+    operator.cluster.refuse = lambda _: None
+    await operator.settle()
+    assert "Deployment" in operator.children()
+
+
+async def test_in_a_namespace_that_is_being_deleted_nothing_is_tried_or_told() -> None:
+    operator = Operator(cluster_with())
+    ends = ApiError("apply", 403, "it is being terminated", "NamespaceTerminating")
+    operator.cluster.refuse = lambda _: ends
+    assert await operator.reconcile() is None
+    assert operator.cluster.events == []
+    assert "status" not in operator.cluster.objects[names.KIND, KEY]
+
+
+async def test_a_report_with_an_endless_name_breaks_nothing() -> None:
+    operator = Operator(cluster_with())
+    operator.cluster.put(fakes.pod(ready=True))
+    served = ServedModel(name="n" * 1000, max_model_len=512, dtype="d" * 100)
+    operator.reports.states["uid-of-chat-1"] = State(
+        boot_id="b", uptime_s=1, phase="ready", model=served
+    )
+    await operator.settle()
+    assert len(operator.status()["model"]["name"]) == 256
+
+
+async def test_an_invalid_spec_touches_nothing_that_runs() -> None:
+    operator = Operator(cluster_with())
+    await operator.settle()
+    before = operator.children()
+    set_spec(operator.cluster, unheardOf=1)
+    await operator.settle()
+    assert operator.children() == before
+    assert operator.condition("Ready")[:2] == ("False", "InvalidSpec")
+    assert "spec.unheardOf" in operator.condition("Ready")[2]
+
+
+async def test_a_deleted_service_is_forgotten() -> None:
+    operator = Operator(cluster_with())
+    await operator.settle()
+    operator.cluster.edit(
+        names.KIND, lambda body: body["metadata"].update(deletionTimestamp=fakes.NOW_TEXT)
+    )
+    writes = operator.cluster.writes
+    assert await operator.reconcile() is None
+    operator.cluster.remove(names.KIND)
+    assert await operator.reconcile() is None
+    assert operator.cluster.writes == writes
+
+
+async def test_a_service_whose_deletion_no_watch_told_is_buried_by_a_resync() -> None:
+    operator = Operator(cluster_with(), resync_seconds=0)
+    await operator.settle()
+    for kind in (names.KIND, *KINDS):
+        operator.cluster.remove(kind)
+    assert await operator.reconcile(catch_up=False) is None
+    assert operator.cluster.objects == {}
+
+
+async def test_a_pod_whose_deletion_no_watch_told_is_buried_by_a_resync() -> None:
+    operator = Operator(cluster_with(), resync_seconds=0)
+    operator.cluster.put(fakes.pod(ready=True))
+    await operator.settle()
+    assert operator.status()["readyReplicas"] == 1
+    operator.cluster.remove("Pod", Key("team", "chat-1"))
+    await operator.reconcile(catch_up=False)
+    await operator.reconcile(catch_up=False)
+    assert operator.status()["readyReplicas"] == 0
+
+
+async def test_the_status_tells_the_model_as_the_pods_resolved_it() -> None:
+    operator = Operator(cluster_with())
+    operator.cluster.put(fakes.pod(ready=True))
+    served = ServedModel(name="chat", max_model_len=512, dtype="fp32")
+    operator.reports.states["uid-of-chat-1"] = State(
+        boot_id="b", uptime_s=1, phase="ready", model=served
+    )
+    await operator.settle()
+    assert operator.status()["model"] == {"name": "chat", "maxModelLen": 512, "dtype": "fp32"}
+    assert operator.status()["runtimeImage"] == fakes.IMAGE
+
+
+async def test_the_status_tells_how_far_the_download_is() -> None:
+    operator = Operator(cluster_with())
+    operator.cluster.put(fakes.pod(running=True))
+    loading = Loading(stage="downloading", done_bytes=3, total_bytes=9)
+    operator.reports.states["uid-of-chat-1"] = State(
+        boot_id="b", uptime_s=1, phase="loading", loading=loading
+    )
+    await operator.settle()
+    assert operator.status()["model"] == {"name": "chat", "loadedBytes": 3, "totalBytes": 9}
+    assert operator.condition("Ready")[1] == "Downloading"
+
+
+async def test_a_pod_stuck_before_its_container_shows_what_cannot_be_mounted() -> None:
+    operator = Operator(cluster_with())
+    stuck = fakes.pod(waiting={"reason": "ContainerCreating"})
+    stuck["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+    operator.cluster.put(stuck)
+    operator.cluster.mount_failures["chat-1"] = 'secret "token" not found'
+    await operator.settle()
+    assert operator.condition("Ready")[:2] == ("False", "MountFailed")
+
+
+async def test_events_tell_each_change_once() -> None:
+    operator = Operator(cluster_with())
+    await operator.settle()
+    told = [(each["type"], each["reason"]) for each in operator.cluster.events]
+    assert told == [("Normal", "Created"), ("Normal", "Progressing")]
+    (created, _) = operator.cluster.events
+    assert created["note"] == "created ServiceAccount, NetworkPolicy, Service, Deployment"
+    assert created["regarding"]["uid"] == "uid-of-chat"
+    made_from = operator.children()["Deployment"]["metadata"]["annotations"][names.TEMPLATE_HASH]
+    operator.cluster.put(fakes.pod(ready=True, hash=made_from))
+    await operator.settle()
+    assert operator.cluster.events[-1]["reason"] == "Ready"
+
+
+async def test_serving_pods_are_asked_for_once_a_minute_and_starting_ones_often() -> None:
+    operator = Operator(cluster_with())
+    await operator.settle()
+    starting = await operator.reconcile()
+    operator.cluster.put(fakes.pod(ready=True))
+    await operator.settle()
+    assert (starting, await operator.reconcile()) == (2.0, 60.0)

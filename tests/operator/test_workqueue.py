@@ -1,0 +1,204 @@
+import asyncio
+import itertools
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aweigh_operator import workqueue
+from aweigh_operator.metrics import Metrics
+from aweigh_operator.workqueue import WorkQueue
+
+Work = Callable[[str], Awaitable[float | None]]
+
+
+def queue_of(work: Work, workers: int = 4) -> WorkQueue[str]:
+    return WorkQueue(work, Metrics(), workers=workers, jitter=lambda: 1.0)
+
+
+async def idle(queue: WorkQueue[str]) -> None:
+    for _ in range(10_000):
+        if not queue.depth and queue.oldest_age_s() == 0:
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("the queue did not become idle")
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    adds=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=40),
+    workers=st.integers(1, 5),
+)
+def test_no_two_workers_share_a_key_and_no_addition_is_lost(
+    adds: list[tuple[str, int]], workers: int
+) -> None:
+    at_work: Counter[str] = Counter()
+    last_add: dict[str, int] = {}
+    last_start: dict[str, int] = {}
+    clock = iter(range(1_000_000))
+
+    async def work(key: str) -> None:
+        assert at_work[key] == 0
+        at_work[key] += 1
+        last_start[key] = next(clock)
+        for _ in range(random.randint(0, 3)):
+            await asyncio.sleep(0)
+        at_work[key] -= 1
+
+    async def play() -> None:
+        queue = queue_of(work, workers)
+        queue.start()
+        for key, pause in adds:
+            last_add[key] = next(clock)
+            queue.add(key)
+            for _ in range(pause):
+                await asyncio.sleep(0)
+        await idle(queue)
+        assert not queue.broken()
+        await queue.stop(1)
+
+    asyncio.run(play())
+    assert all(last_start[key] > added for key, added in last_add.items())
+
+
+async def test_a_key_added_many_times_while_it_waits_is_worked_on_once() -> None:
+    seen: list[str] = []
+
+    async def work(key: str) -> None:
+        seen.append(key)
+
+    queue = queue_of(work)
+    for _ in range(5):
+        queue.add("a")
+    queue.start()
+    await idle(queue)
+    await queue.stop(1)
+    assert seen == ["a"]
+
+
+async def test_a_key_added_during_its_work_is_worked_on_again() -> None:
+    seen: list[str] = []
+
+    async def work(key: str) -> None:
+        seen.append(key)
+        if len(seen) == 1:
+            queue.add(key)
+            await asyncio.sleep(0)
+
+    queue = queue_of(work)
+    queue.add("a")
+    queue.start()
+    await idle(queue)
+    await queue.stop(1)
+    assert seen == ["a", "a"]
+
+
+async def test_a_failing_key_comes_back_after_pauses_that_double(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_PAUSE_S", 0.02)
+    loop, starts = asyncio.get_running_loop(), []
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        starts.append(loop.time())
+        if len(starts) < 4:
+            raise RuntimeError("not yet")
+        done.set()
+
+    queue = queue_of(work)
+    queue.add("a")
+    queue.start()
+    await asyncio.wait_for(done.wait(), 5)
+    await queue.stop(1)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(starts)]
+    assert pauses[0] >= 0.02
+    assert pauses[1] >= 0.04
+    assert pauses[2] >= 0.08
+
+
+async def test_a_key_comes_back_after_the_delay_that_its_work_asks_for() -> None:
+    seen: list[str] = []
+    twice = asyncio.Event()
+
+    async def work(key: str) -> float | None:
+        seen.append(key)
+        if len(seen) == 2:
+            twice.set()
+            return None
+        return 0.01
+
+    queue = queue_of(work)
+    queue.add("a")
+    queue.start()
+    await asyncio.wait_for(twice.wait(), 5)
+    await queue.stop(1)
+    assert seen == ["a", "a"]
+
+
+async def test_the_earlier_of_two_appointments_stands() -> None:
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        done.set()
+
+    queue = queue_of(work)
+    queue.start()
+    queue.add_after("a", 0.01)
+    queue.add_after("a", 60)
+    await asyncio.wait_for(done.wait(), 5)
+    await queue.stop(1)
+
+
+async def test_stopping_lets_the_work_in_flight_finish_and_takes_nothing_more() -> None:
+    started, finished = asyncio.Event(), []
+
+    async def work(key: str) -> None:
+        started.set()
+        await asyncio.sleep(0.05)
+        finished.append(key)
+
+    queue = queue_of(work, workers=1)
+    queue.add("a")
+    queue.add("b")
+    queue.start()
+    await started.wait()
+    await queue.stop(5)
+    queue.add("c")
+    assert finished == ["a"]
+
+
+async def test_stopping_gives_up_on_work_that_takes_too_long() -> None:
+    started = asyncio.Event()
+
+    async def work(key: str) -> None:
+        started.set()
+        await asyncio.sleep(3600)
+
+    queue = queue_of(work)
+    queue.add("a")
+    queue.start()
+    await started.wait()
+    await asyncio.wait_for(queue.stop(0.01), 5)
+
+
+async def test_the_age_of_the_oldest_key_counts_waiting_and_work() -> None:
+    release = asyncio.Event()
+
+    async def work(key: str) -> None:
+        await release.wait()
+
+    queue = queue_of(work, workers=1)
+    assert queue.oldest_age_s() == 0
+    queue.add("a")
+    queue.start()
+    await asyncio.sleep(0.02)
+    queue.add("b")
+    assert queue.oldest_age_s() >= 0.02
+    assert queue.depth == 1
+    release.set()
+    await idle(queue)
+    await queue.stop(1)
