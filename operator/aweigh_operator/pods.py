@@ -67,6 +67,7 @@ class Reports:
     async def _get(self, pod: Pod) -> State | None:
         host = f"[{pod.ip}]" if ":" in str(pod.ip) else pod.ip
         url = f"http://{host}:{self._port}/state"
+        body = b""
         try:
             async with (
                 self._slots,
@@ -75,15 +76,17 @@ class Reports:
             ):
                 if response.status != 200:
                     return None
-                body = await response.content.read(MAX_STATE_BYTES + 1)
+                # One read gives what has arrived, which may be half of it.
+                async for piece in response.content.iter_any():
+                    body += piece
+                    if len(body) > MAX_STATE_BYTES:
+                        return None
         except (TimeoutError, aiohttp.ClientError, OSError):
             return None
         return _parse(body)
 
 
 def _parse(body: bytes) -> State | None:
-    if len(body) > MAX_STATE_BYTES:
-        return None
     try:
         return State.model_validate_json(body)
     except ValidationError:

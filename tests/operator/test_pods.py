@@ -23,13 +23,19 @@ class Runtime:
     def __init__(self) -> None:
         self.body = json.dumps(STATE).encode()
         self.status = 200
+        self.piece = 4096
         self.delay_s = 0.0
         self.asked = 0
 
-    async def state(self, _: web.Request) -> web.Response:
+    async def state(self, request: web.Request) -> web.StreamResponse:
         self.asked += 1
         await asyncio.sleep(self.delay_s)
-        return web.Response(body=self.body, status=self.status)
+        response = web.StreamResponse(status=self.status)
+        await response.prepare(request)
+        for start in range(0, len(self.body), self.piece):
+            await response.write(self.body[start : start + self.piece])
+            await asyncio.sleep(0.001)
+        return response
 
 
 class Clock:
@@ -65,6 +71,13 @@ def a_pod(**status: Any) -> Pod:
 async def test_a_report_is_read_and_what_a_newer_pod_adds_is_ignored(reports: Reports) -> None:
     found = await reports.read([a_pod()])
     assert found["uid-of-chat-1"].phase == "ready"
+
+
+async def test_a_report_that_arrives_in_pieces_is_read_whole(
+    reports: Reports, runtime: Runtime
+) -> None:
+    runtime.piece = 10
+    assert len(await reports.read([a_pod()])) == 1
 
 
 async def test_only_pods_that_run_are_asked(reports: Reports, runtime: Runtime) -> None:
