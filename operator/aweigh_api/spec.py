@@ -67,8 +67,8 @@ class Model(Schema):
     )
     dtype: DTypeName = Field(
         default="auto",
-        description="Number format of weights and activations; auto is the checkpoint's, or fp32 on "
-        "a CPU that only emulates it.",
+        description="Number format of weights and activations; auto is the checkpoint's, or fp32 "
+        "on a CPU that only emulates it.",
     )
 
     RULES: ClassVar[tuple[Rule, ...]] = (
