@@ -15,7 +15,7 @@ _INT_OR_STRING = {
 
 
 def _is_quantity(value: int | str) -> int | str:
-    if re.search(_QUANTITY, str(value)) is None:
+    if re.fullmatch(_QUANTITY, str(value)) is None:
         raise ValueError(f"{value!r} is not a quantity such as 2, 500m or 40Gi")
     return value
 
@@ -26,4 +26,6 @@ Quantity = Annotated[
     Field(json_schema_extra={"replace": _INT_OR_STRING}),
 ]
 Name = Annotated[str, Field(min_length=1, max_length=253)]
-Labels = Annotated[dict[str, str], Field(max_length=32)]
+Text = Annotated[str, Field(max_length=1024)]
+LabelValue = Annotated[str, Field(max_length=63)]
+Labels = Annotated[dict[str, LabelValue], Field(max_length=32)]

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from aweigh_api.fields import Labels, Name
+from aweigh_api.fields import Labels, LabelValue, Name
 from aweigh_api.schema import Rule, Schema
 
 
@@ -13,7 +13,7 @@ class LabelExpression(Schema):
 
     key: Name = Field(description="The label.")
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(description="The relation.")
-    values: Annotated[list[str], Field(max_length=32)] | None = Field(
+    values: Annotated[list[LabelValue], Field(max_length=32)] | None = Field(
         default=None, description="The values for In and NotIn."
     )
 

@@ -76,7 +76,7 @@ class Model(Schema):
             cel=f"self.uri.matches(r'{_URI}')",
             message="model.uri must be builtin://NAME, file:///PATH, pvc://CLAIM/PATH or "
             "hf://ORGANISATION/MODEL",
-            holds=lambda model: re.search(_URI, model.uri) is not None,
+            holds=lambda model: re.fullmatch(_URI, model.uri) is not None,
         ),
         Rule(
             cel="!self.uri.split('/').exists(part, part == '..')",
@@ -242,7 +242,7 @@ class InferenceService(Schema):
             cel=f"self.metadata.name.matches(r'{_NAME}')",
             message="metadata.name must start with a letter and have at most "
             f"{names.MAX_NAME_LENGTH} lower-case letters, digits and '-': it names the Service",
-            holds=lambda service: re.search(_NAME, service.metadata.name) is not None,
+            holds=lambda service: re.fullmatch(_NAME, service.metadata.name) is not None,
         ),
     )
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from aweigh_api import names
-from aweigh_api.fields import Labels, Name
+from aweigh_api.fields import Labels, Name, Text
 from aweigh_api.schema import Rule, Schema
 
 _RESERVED = ("app.kubernetes.io/", names.GROUP)
@@ -17,7 +17,7 @@ class EnvVar(Schema):
     name: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = Field(
         description="Name of the variable."
     )
-    value: Annotated[str, Field(max_length=4096)] = Field(default="", description="Its value.")
+    value: Text = Field(default="", description="Its value.")
 
 
 class Toleration(Schema):
@@ -91,7 +91,7 @@ class Template(Schema):
         },
     )
     labels: Labels | None = Field(default=None, description="Further labels of the pods.")
-    annotations: Annotated[dict[str, str], Field(max_length=32)] | None = Field(
+    annotations: Annotated[dict[str, Text], Field(max_length=32)] | None = Field(
         default=None, description="Annotations of the pods."
     )
 

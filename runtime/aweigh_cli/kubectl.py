@@ -50,6 +50,8 @@ def _forwarded_port(process: "subprocess.Popen[str]", service: str) -> int:
     for line in process.stdout:
         match = _FORWARDING.search(line)
         if match:
+            # kubectl tells of every connection, and would stop when nobody reads.
+            threading.Thread(target=process.stdout.read, daemon=True).start()
             return int(match[1])
         said.append(line.strip())
     reason = "; ".join(filter(None, said)) or f"no answer within {FORWARD_TIMEOUT_S:.0f} s"

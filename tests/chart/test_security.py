@@ -94,10 +94,8 @@ def test_probes_and_resources_are_there() -> None:
     assert set(container["resources"]["requests"]) == {"cpu", "memory"}
 
 
-def test_serving_pods_recognise_the_operator_by_its_label() -> None:
-    (deployment,) = of_kind("Deployment", manifests())
-    labels = deployment["spec"]["template"]["metadata"]["labels"]
-    assert labels[names.LABEL_NAME] == names.OPERATOR
+def test_no_service_of_the_namespace_can_set_a_flag_of_the_operator() -> None:
+    assert pod()["enableServiceLinks"] is False
 
 
 def test_only_the_pod_of_the_operator_gets_its_token() -> None:

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,6 +167,8 @@ class Cluster:
                 line = forward.stdout.readline()  # Forwarding from 127.0.0.1:PORT -> PORT
                 if "->" not in line:
                     raise CommandFailed(f"`{' '.join(command)}` has ended; see its error above")
+                # kubectl tells of every connection, and would stop when nobody reads.
+                threading.Thread(target=forward.stdout.read, daemon=True).start()
                 local = line.split("->")[0].strip().rpartition(":")[2]
                 yield f"http://127.0.0.1:{local}"
             finally:

@@ -53,8 +53,10 @@ def outside() -> Iterator[None]:
     inside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
         _join(_OUTSIDE)
-        yield
-        _join(inside)
+        try:
+            yield
+        finally:
+            _join(inside)
     finally:
         os.close(inside)
 

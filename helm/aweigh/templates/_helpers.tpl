@@ -1,6 +1,6 @@
 {{/* Name of the operator's objects: aweigh-operator for the release aweigh. */}}
 {{- define "aweigh.operator" -}}
-{{ printf "%s-operator" .Release.Name | trunc 63 | trimSuffix "-" }}
+{{ printf "%s-operator" (.Release.Name | trunc 46 | trimSuffix "-") }}
 {{- end }}
 
 {{/* The same for objects without a namespace, which two releases must not share. */}}
@@ -8,7 +8,7 @@
 {{ printf "%s:%s" .Release.Namespace (include "aweigh.operator" .) }}
 {{- end }}
 
-{{/* What selects the operator's pods. Serving pods let pods with this name read their state. */}}
+{{/* What selects the operator's pods. */}}
 {{- define "aweigh.selector" -}}
 app.kubernetes.io/name: aweigh-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
