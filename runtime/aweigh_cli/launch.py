@@ -5,12 +5,10 @@ from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
-import typer
-
 from aweigh_cli.failures import CommandFailure
 from aweigh_cli.progress import start_display
 from aweigh_runtime.config import Config
-from aweigh_runtime.failures import StartFailure
+from aweigh_runtime.failures import StartFailure, leave_word
 
 SERVING_NEEDS = ("aiohttp", "msgspec", "tokenizers", "torch")
 
@@ -21,7 +19,7 @@ def launch(configure: Callable[[], Config], termination_log: Path | None) -> int
     try:
         config = configure()
     except StartFailure as failure:
-        _leave_word(failure, termination_log)
+        leave_word(failure.termination(), termination_log)
         raise CommandFailure(str(failure), failure.exit_code) from failure
 
     from aweigh_runtime.server.main import serve
@@ -42,12 +40,3 @@ def _expect_installed() -> None:
             f"serving needs {', '.join(missing)}, not installed here; expected the extra "
             "`runtime`: install aweigh[runtime]"
         )
-
-
-def _leave_word(failure: StartFailure, termination_log: Path | None) -> None:
-    if termination_log is None:
-        return
-    try:
-        termination_log.write_text(failure.termination().to_json())
-    except OSError as error:
-        typer.echo(f"warning: cannot write {termination_log}: {error.strerror}", err=True)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
@@ -27,8 +28,13 @@ class Child:
     writer: asyncio.StreamWriter
 
     @classmethod
-    async def start(cls, module: str) -> Self:
-        """Run `python -m module`; the child finds the socket's descriptor in its arguments."""
+    async def start(cls, module: str, environment: Mapping[str, str] | None = None) -> Self:
+        """Run `python -m module`; the child finds the socket's descriptor in its arguments.
+
+        Args:
+            module: has a `main`.
+            environment: the child's; None: ours.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -39,6 +45,7 @@ class Child:
                 str(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                env=environment,
                 start_new_session=True,  # Ctrl-C in a terminal is for us to answer
             )
         reader, writer = await asyncio.open_connection(sock=ours, limit=_READ_LIMIT)

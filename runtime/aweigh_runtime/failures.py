@@ -1,9 +1,16 @@
-"""Why a server cannot start. Each failure knows its exit code and the condition it makes False."""
+"""Why a server cannot start or go on, and how its pod's status gets to know it.
 
+Each failure to start knows its exit code and the condition it makes False.
+"""
+
+import logging
+from pathlib import Path
 from typing import ClassVar
 
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.termination import ExitCode, Termination
+
+_log = logging.getLogger("aweigh.server")
 
 
 class StartFailure(Exception):
@@ -72,3 +79,20 @@ class SourceUnreachable(StartFailure):
     exit_code = ExitCode.UNREACHABLE
     condition = ConditionType.MODEL_READY
     reason = Reason.SOURCE_UNREACHABLE
+
+
+def internal_error(message: str) -> Termination:
+    """The last word when it is our bug."""
+    return Termination(
+        condition=ConditionType.WORKLOAD_READY, reason=Reason.INTERNAL_ERROR, message=message
+    )
+
+
+def leave_word(termination: Termination, path: Path | None) -> None:
+    """Write the last word where the kubelet looks for it, if there is such a place."""
+    if path is None:
+        return
+    try:
+        path.write_text(termination.to_json())
+    except OSError as error:
+        _log.warning("cannot write the termination log %s: %s", path, error.strerror)

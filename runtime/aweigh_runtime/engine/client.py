@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.state import Loading
 from aweigh_api.termination import ExitCode, Termination
 from aweigh_runtime import wire
@@ -30,13 +29,14 @@ from aweigh_runtime.engine.messages import (
     Submission,
     Work,
 )
+from aweigh_runtime.failures import internal_error
 
 _MODULE = "aweigh_runtime.engine.process"
 _IDLE = Stepped([], 0, 0, 0, Counters(), None)
 
 
 class EngineStopped(Exception):
-    """The engine process has ended."""
+    """The engine has ended, or hangs."""
 
     def __init__(self, exit_code: int, termination: Termination) -> None:
         super().__init__(termination.message)
@@ -89,6 +89,7 @@ class EngineClient:
         self._submitted: list[Submission] = []
         self._aborted: list[int] = []
         self._failed: Failed | None = None
+        self._refusal: Exception | None = None
         self.loading: Loading | None = None
         self.directory: asyncio.Future[Path] = asyncio.get_running_loop().create_future()
         self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
@@ -115,7 +116,13 @@ class EngineClient:
         stop_tokens: list[int],
         samplings: Sequence[Sampling],
     ) -> Ticket:
-        """Ask for one answer per prompt."""
+        """Ask for one answer per prompt.
+
+        Raises:
+            Exception: what `refuse` was called with.
+        """
+        if self._refusal is not None:
+            raise self._refusal
         ids = [next(self._ids) for _ in prompts]
         ticket = Ticket(ids)
         for id, prompt, limit, sampling in zip(ids, prompts, max_tokens, samplings, strict=True):
@@ -132,9 +139,14 @@ class EngineClient:
             self._send_soon()
 
     def fail_open(self, failure: Exception) -> None:
-        """Give up on every request that is still open."""
+        """Give up on every request that is open now."""
         for ticket in set(self._tickets.values()):
             ticket.fail(failure)
+
+    def refuse(self, failure: Exception) -> None:
+        """Give up for good: on what is open, and on what is still on its way here."""
+        self._refusal = failure
+        self.fail_open(failure)
 
     async def watch(self) -> EngineStopped:
         """Pass on what the engine says until it ends; then say why it did."""
@@ -195,20 +207,16 @@ class EngineClient:
         if self._failed is not None:
             termination = Termination.model_validate_json(self._failed.termination)
             return EngineStopped(self._failed.exit_code, termination)
-        return EngineStopped(ExitCode.BUG, _lost(return_code))
+        return EngineStopped(ExitCode.BUG, internal_error(_lost(return_code)))
 
 
-def _lost(return_code: int) -> Termination:
+def _lost(return_code: int) -> str:
     ended = f"ended with exit code {return_code}"
     if return_code < 0:
         name = signal.Signals(-return_code).name
         memory = "; out of memory is the usual reason" if name == "SIGKILL" else ""
         ended = f"was killed by {name}{memory}"
-    return Termination(
-        condition=ConditionType.WORKLOAD_READY,
-        reason=Reason.INTERNAL_ERROR,
-        message=f"the engine process {ended}",
-    )
+    return f"the engine process {ended}"
 
 
 def _start(config: Config) -> Start:

@@ -10,7 +10,7 @@ from aweigh_runtime.engine.messages import Counters, FinishReason, Output, Stepp
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling import Row
 from aweigh_runtime.engine.scheduler import Scheduler
-from aweigh_runtime.model.chunk import Chunk
+from aweigh_runtime.model.chunks import Chunk
 
 Forward = Callable[[list[int], Sequence[Chunk]], torch.Tensor]
 """Tokens of all chunks, packed, and the chunks; gives logits [S, V], fp32, one row per chunk."""

@@ -94,7 +94,6 @@ class Counters(msgspec.Struct):
     decode_tokens: int = 0  # emitted by decode rows
     decoded_rows: int = 0  # one row = one request in one decode step
     kv_tokens_read: int = 0  # by decode rows
-    steps: int = 0
 
 
 class Stepped(msgspec.Struct, frozen=True, tag=True):

@@ -12,12 +12,11 @@ from typing import Literal
 
 import msgspec
 
-from aweigh_api.reasons import ConditionType, Reason
-from aweigh_api.termination import ExitCode, Termination
+from aweigh_api.termination import ExitCode
 from aweigh_runtime.child import channel_to_parent
+from aweigh_runtime.engine.assembly import build
 from aweigh_runtime.engine.messages import Failed, Fetched, Progress, Start, Work
-from aweigh_runtime.engine.placement import build
-from aweigh_runtime.failures import StartFailure
+from aweigh_runtime.failures import StartFailure, internal_error
 from aweigh_runtime.sources import fetch
 from aweigh_runtime.wire import Channel
 
@@ -36,7 +35,8 @@ def main() -> None:
         channel.send(Failed(failure.exit_code, failure.termination().to_json()))
     except Exception as error:  # our bug: the traceback goes to the log, its last line to the pod
         traceback.print_exc()
-        channel.send(Failed(ExitCode.BUG, _bug(error).to_json()))
+        bug = internal_error(f"the engine failed: {type(error).__name__}: {error}")
+        channel.send(Failed(ExitCode.BUG, bug.to_json()))
         sys.exit(ExitCode.BUG)
 
 
@@ -72,14 +72,6 @@ def _reporter(
             channel.send(Progress(stage, done_bytes, total_bytes))
 
     return report
-
-
-def _bug(error: Exception) -> Termination:
-    return Termination(
-        condition=ConditionType.WORKLOAD_READY,
-        reason=Reason.INTERNAL_ERROR,
-        message=f"the engine failed: {type(error).__name__}: {error}",
-    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ the budget has a token for every slot.
 """
 
 from aweigh_runtime.engine.request import Request
-from aweigh_runtime.model.chunk import Chunk
+from aweigh_runtime.model.chunks import Chunk
 
 
 class Scheduler:

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from aweigh_runtime.model.cache import KVCache
-from aweigh_runtime.model.chunk import Chunk
+from aweigh_runtime.model.chunks import Chunk
 
 # cuDNN builds a plan for every new length: 35 ms on an H200, and every decode step has a new one.
 torch.backends.cuda.enable_cudnn_sdp(False)

@@ -12,7 +12,7 @@ from torch.nn.functional import linear, rms_norm, silu
 
 from aweigh_runtime.model.attention import Plan, attend, plan
 from aweigh_runtime.model.cache import KVCache
-from aweigh_runtime.model.chunk import Chunk
+from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.rope import angles, inverse_frequencies, turn
 

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
+from aweigh_runtime.server.bodies import Bodies
 from aweigh_runtime.server.openai import errors
 from aweigh_runtime.server.openai.chat import chat
 from aweigh_runtime.server.openai.completions import complete
@@ -20,13 +21,12 @@ from aweigh_runtime.server.openai.replies import ModelCard, ModelList
 from aweigh_runtime.server.openai.requests import ChatRequest, CompletionRequest, parse
 from aweigh_runtime.server.service import Service
 
-MAX_BODY_BYTES = 4 << 20
-BODY_DEADLINE_S = 30.0
 CONNECTION_AGE_S = 60.0  # half to one and a half times that, so that new pods get connections
 CLIENT_GONE = 499  # only in the log
 
 ID = web.RequestKey("id", str)
 SERVICE = web.AppKey("service", Service)
+BODIES = web.AppKey("bodies", Bodies)
 AGES = web.AppKey("ages", WeakKeyDictionary[asyncio.BaseTransport, float])
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,7 +36,8 @@ _log = logging.getLogger("aweigh.requests")
 
 def application(service: Service) -> web.Application:
     """The OpenAI API."""
-    app = web.Application(middlewares=[_every_request], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[_every_request])
+    app[BODIES] = Bodies()
     app[SERVICE] = service
     app[AGES] = WeakKeyDictionary()
     app.on_response_prepare.append(_every_response)
@@ -73,32 +74,24 @@ def _card(service: Service) -> ModelCard:
 async def _chat(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     service.model()  # refuse before reading the body
-    asked = parse(await _body(request), ChatRequest)
-    _expect_model(service, asked.model)
-    return await chat(request, service, asked)
+    async with request.app[BODIES].read(request) as body:
+        asked = parse(body, ChatRequest)
+        _expect_model(service, asked.model)
+        return await chat(request, service, asked)
 
 
 async def _complete(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     service.model()
-    asked = parse(await _body(request), CompletionRequest)
-    _expect_model(service, asked.model)
-    return await complete(request, service, asked)
+    async with request.app[BODIES].read(request) as body:
+        asked = parse(body, CompletionRequest)
+        _expect_model(service, asked.model)
+        return await complete(request, service, asked)
 
 
 def _expect_model(service: Service, asked: str) -> None:
     if asked != service.config.model_name:
         raise errors.unknown_model(asked, service.config.model_name)
-
-
-async def _body(request: web.Request) -> bytes:
-    if "Content-Encoding" in request.headers:
-        raise ApiError(415, "Content-Encoding is not supported: send the body as it is.")
-    try:
-        async with asyncio.timeout(BODY_DEADLINE_S):
-            return await request.read()
-    except TimeoutError as error:
-        raise ApiError(408, f"The body did not arrive within {BODY_DEADLINE_S:g} s.") from error
 
 
 @web.middleware
@@ -121,7 +114,7 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return await handler(request)
     except ApiError as error:
         return _refused(request, error)
-    except web.HTTPException as error:  # the router's own, and a body that is too large
+    except web.HTTPException as error:  # the router's own
         return _refused(request, _of_http(request, error))
     except ConnectionError:
         raise asyncio.CancelledError from None  # there is nobody to answer
@@ -146,8 +139,6 @@ def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:
             allowed = error.headers.get("Allow", "")
             message = f"{request.path} does not take {request.method}; expected {allowed}."
             return ApiError(405, message, headers={"Allow": allowed})
-        case 413:
-            return ApiError(413, f"The body exceeds {MAX_BODY_BYTES} bytes.")
     return ApiError(error.status, error.reason)
 
 

@@ -7,13 +7,16 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from aweigh_api.termination import ExitCode
 from aweigh_runtime.config import Config
 from aweigh_runtime.engine.client import EngineClient, EngineStopped
+from aweigh_runtime.failures import internal_error
 from aweigh_runtime.server.openai import errors
 from aweigh_runtime.server.ports import Ports
 from aweigh_runtime.server.service import Service
 
 _FAREWELL_S = 2.0  # for open requests to be told why they end
+_BETWEEN_LOOKS_S = 0.5
 
 _log = logging.getLogger("aweigh.server")
 
@@ -39,7 +42,7 @@ async def run(config: Config, engine: EngineClient, on_ready: Callable[[str], No
 
     Raises:
         StartFailure: a port is taken, or a text of the model is broken.
-        EngineStopped: the engine cannot start, or has died.
+        EngineStopped: the engine cannot start, has died, or hangs when the server shall end.
     """
     signals = Signals()
     service = Service(config, engine)
@@ -61,12 +64,29 @@ async def run(config: Config, engine: EngineClient, on_ready: Callable[[str], No
 
 async def _watch(service: Service) -> None:
     """Ends with an error when the engine does, after open requests have been told."""
-    stopped = await service.engine.watch()
+    silence = asyncio.create_task(_fail_while_silent(service))
+    try:
+        stopped = await service.engine.watch()
+    finally:
+        silence.cancel()
     service.failure = str(stopped)
     _log.error("the engine stopped", extra={"fields": {"reason": str(stopped)}})
-    service.engine.fail_open(errors.engine_lost())
+    service.engine.refuse(errors.engine_lost())
     await service.until_idle(_FAREWELL_S)
     raise stopped
+
+
+async def _fail_while_silent(service: Service) -> None:
+    """A hung engine may recover. What is open meanwhile fails; what comes later is served."""
+    told = False
+    while True:
+        await asyncio.sleep(_BETWEEN_LOOKS_S)
+        trouble = service.trouble()
+        if trouble is not None:
+            service.engine.fail_open(errors.engine_down())
+            if not told:
+                _log.error("the engine hangs", extra={"fields": {"reason": trouble}})
+        told = trouble is not None
 
 
 async def _first(
@@ -89,13 +109,26 @@ async def _first(
 
 
 async def _drain(service: Service, watch: asyncio.Task[None], signals: Signals) -> None:
-    """Settle, refuse, wait for what is open; what is still open then gets an error."""
-    config = service.config
+    """Wait for what is open; what is still open then gets an error.
+
+    Raises:
+        EngineStopped: the engine has died or hangs; then nothing is waited for.
+    """
     service.phase = "draining"
     _log.info("draining", extra={"fields": {"open_requests": service.open_requests}})
-    if await _first(asyncio.sleep(config.drain_settle_seconds), watch, signals.now):
-        service.refusing = True
-        await _first(service.until_idle(config.drain_timeout_seconds), watch, signals.now)
+    if service.trouble() is None:
+        await _wind_down(service, watch, signals)
     service.refusing = True
-    service.engine.fail_open(errors.draining())
+    trouble = service.trouble()
+    service.engine.refuse(errors.draining() if trouble is None else errors.engine_down())
     await service.until_idle(_FAREWELL_S)
+    if trouble is not None:
+        raise EngineStopped(ExitCode.BUG, internal_error(trouble))
+
+
+async def _wind_down(service: Service, watch: asyncio.Task[None], signals: Signals) -> None:
+    """Take requests until clients have noticed; then finish what is open."""
+    if await _first(asyncio.sleep(service.config.drain_settle_seconds), watch, signals.now):
+        service.refusing = True
+        idle = service.until_idle(service.config.drain_timeout_seconds)
+        await _first(idle, watch, signals.now)

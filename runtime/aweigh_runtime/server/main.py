@@ -5,12 +5,11 @@ import logging
 import sys
 from collections.abc import Callable
 
-from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.state import Loading
 from aweigh_api.termination import ExitCode, Termination
 from aweigh_runtime.config import Config
 from aweigh_runtime.engine.client import EngineClient, EngineStopped
-from aweigh_runtime.failures import StartFailure
+from aweigh_runtime.failures import StartFailure, internal_error, leave_word
 from aweigh_runtime.server import lifetime, logs
 
 _log = logging.getLogger("aweigh.server")
@@ -37,7 +36,8 @@ def serve(
         return _report(config, stopped.exit_code, stopped.termination)
     except Exception as error:  # our bug
         _log.exception("the server failed")
-        return _report(config, ExitCode.BUG, _bug(error))
+        bug = internal_error(f"the server failed: {type(error).__name__}: {error}")
+        return _report(config, ExitCode.BUG, bug)
     return ExitCode.DRAINED
 
 
@@ -54,21 +54,8 @@ async def _serve(
 def _report(config: Config, exit_code: int, termination: Termination) -> int:
     """The last word: one line for people, one for the pod's status."""
     sys.stderr.write(f"error: {termination.message}\n")
-    if config.termination_log is not None:
-        try:
-            config.termination_log.write_text(termination.to_json())
-        except OSError as error:
-            path = config.termination_log
-            _log.warning("cannot write the termination log %s: %s", path, error.strerror)
+    leave_word(termination, config.termination_log)
     return exit_code
-
-
-def _bug(error: Exception) -> Termination:
-    return Termination(
-        condition=ConditionType.WORKLOAD_READY,
-        reason=Reason.INTERNAL_ERROR,
-        message=f"the server failed: {type(error).__name__}: {error}",
-    )
 
 
 def _ignore(_: object) -> None:

@@ -35,6 +35,11 @@ class Vocabulary:
             known = self._known[token] = b"" if spelled is None else self._spell(spelled)
         return known
 
+    def longest_bytes(self) -> int:
+        """The most that one token stands for; 0 when none stands for anything."""
+        ids = self._backend.get_vocab(with_added_tokens=True).values()
+        return max((len(self.bytes_of(id)) for id in ids), default=0)
+
 
 class Detokenizer:
     """The text of one answer as it grows: what decoding prompt and answer adds to the prompt."""

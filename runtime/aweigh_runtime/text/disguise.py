@@ -8,7 +8,7 @@ tokens, which is nearly every message, passes unchanged.
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,20 @@ class Piece:
     literal: bool  # special tokens in it are just text
 
 
+class Specials:
+    """A model's special tokens, and the pattern that finds them in one pass."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = tuple(text for text in texts if text)
+        self.index_of = {text: index for index, text in enumerate(self.texts)}
+        self.pattern = re.compile(_any_of(self.index_of.keys()))
+
+
 class Disguise:
     """Stand-ins for one request."""
 
-    def __init__(self, specials: Sequence[str]) -> None:
-        self._specials = sorted(specials, key=len, reverse=True)  # the longest match wins
+    def __init__(self, specials: Specials) -> None:
+        self._specials = specials
         self._nonce = secrets.token_hex(16)
 
     def put_on(self, value: Any) -> Any:
@@ -43,16 +52,31 @@ class Disguise:
         parts = re.split(f"{self._nonce}([0-9a-f]{{8}})", prompt)
         pieces = [Piece(text, literal=False) for text in parts]
         pieces[1::2] = [
-            Piece(self._specials[int(index, 16)], literal=True) for index in parts[1::2]
+            Piece(self._specials.texts[int(index, 16)], literal=True) for index in parts[1::2]
         ]
         return [piece for piece in pieces if piece.text]
 
     def _hidden(self, text: str) -> str:
-        present = [special for special in self._specials if special in text]
-        if not present:
-            return text
-        pattern = "|".join(re.escape(special) for special in present)
-        return re.sub(pattern, lambda match: self._stand_in(match.group()), text)
+        return self._specials.pattern.sub(self._stand_in, text)
 
-    def _stand_in(self, special: str) -> str:
-        return f"{self._nonce}{self._specials.index(special):08x}"
+    def _stand_in(self, match: re.Match[str]) -> str:
+        return f"{self._nonce}{self._specials.index_of[match.group()]:08x}"
+
+
+def _any_of(words: Set[str]) -> str:
+    """A pattern for the longest of these words. Each common beginning is compared only once.
+
+    With plain alternatives, a text of nothing but "<" is compared with every word at every place.
+    """
+    if not words:
+        return r"(?!)"
+    first, last = min(words), max(words)  # what these two share, all share
+    sizes = range(len(first), -1, -1)
+    beginning = next(first[:size] for size in sizes if last.startswith(first[:size]))
+    ends = {word[len(beginning) :] for word in words}
+    by_first: dict[str, set[str]] = {}
+    for end in ends - {""}:
+        by_first.setdefault(end[0], set()).add(end)
+    branches = "|".join(_any_of(group) for _, group in sorted(by_first.items()))
+    rest = f"(?:{branches})" if branches else ""
+    return re.escape(beginning) + (f"{rest}?" if rest and "" in ends else rest)

@@ -1,6 +1,8 @@
 """The model's chat template: finds it, and has it rendered by a process that can be killed."""
 
 import asyncio
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,27 @@ from aweigh_runtime import wire
 from aweigh_runtime.child import Child
 from aweigh_runtime.failures import ModelUnreadable
 from aweigh_runtime.text.defaults import token_text, tokenizer_config
-from aweigh_runtime.text.template_messages import Compile, Refused, Render, Rendered
+from aweigh_runtime.text.template_messages import Broken, Compile, Refused, Render, Rendered
 
 RENDER_DEADLINE_S = 5.0
 START_DEADLINE_S = 30.0
 _WORKER = "aweigh_runtime.text.template_worker"
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 _MAX_TEMPLATE_BYTES = 1 << 20
+# What Python and strftime need. The rest, such as tokens, is none of the template's business.
+_ENVIRONMENT = ("PATH", "PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
+
+_log = logging.getLogger("aweigh.template")
 
 
 class CannotRender(ValueError):
     """The template refuses these messages, fails on them, or takes too long."""
+
+
+class _Broken(Exception):
+    def __init__(self, broken: Broken) -> None:
+        super().__init__(f"{broken.kind}: {broken.message}")
+        self.broken = broken
 
 
 class ChatTemplate:
@@ -40,7 +52,7 @@ class ChatTemplate:
         try:
             async with self._turn:
                 await self._start()
-        except CannotRender as error:
+        except (CannotRender, _Broken) as error:
             raise ModelUnreadable(f"the model's chat template cannot be used: {error}") from error
 
     async def render(self, messages: list[dict[str, Any]]) -> str:
@@ -49,9 +61,14 @@ class ChatTemplate:
         Raises:
             CannotRender: with the reason.
         """
-        async with self._turn:
-            child = self._child or await self._start()
-            return await self._ask(child, Render(messages), RENDER_DEADLINE_S)
+        try:
+            async with self._turn:
+                child = self._child or await self._start()
+                return await self._ask(child, Render(messages), RENDER_DEADLINE_S)
+        except _Broken as error:  # its words may quote the chat: neither clients nor the log get it
+            fields = {"error": error.broken.kind, "line": error.broken.line}
+            _log.warning("the chat template failed", extra={"fields": fields})
+            raise CannotRender("it failed on them; the server's log says where") from error
 
     async def close(self) -> None:
         """End the worker."""
@@ -60,7 +77,8 @@ class ChatTemplate:
             await child.kill()
 
     async def _start(self) -> Child:
-        self._child = await Child.start(_WORKER)
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        self._child = await Child.start(_WORKER, environment)
         await self._ask(self._child, self._order, START_DEADLINE_S)
         return self._child
 
@@ -77,7 +95,9 @@ class ChatTemplate:
         finally:  # also when the client has gone: the answer would be taken for the next one's
             if not answered:
                 await self.close()
-        answer = msgspec.msgpack.decode(body, type=Rendered | Refused)
+        answer = msgspec.msgpack.decode(body, type=Rendered | Refused | Broken)
+        if isinstance(answer, Broken):
+            raise _Broken(answer)
         if isinstance(answer, Refused):
             raise CannotRender(answer.reason)
         return answer.text

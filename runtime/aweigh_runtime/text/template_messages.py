@@ -25,6 +25,14 @@ class Rendered(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """Why there is no prompt."""
+    """Why there is no prompt, in words for the client: the template's own or fixed ones."""
 
     reason: str
+
+
+class Broken(msgspec.Struct, frozen=True, tag=True):
+    """The template failed. The words are Python's; while rendering they may quote the chat."""
+
+    kind: str
+    message: str
+    line: int | None  # of the template, if it got as far as running

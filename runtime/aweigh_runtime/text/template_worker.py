@@ -6,6 +6,7 @@ process bounds what a sandbox cannot: memory here, time in the parent, which kil
 
 import json
 import resource
+import traceback
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -19,7 +20,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from aweigh_runtime.child import channel_to_parent
-from aweigh_runtime.text.template_messages import Compile, Refused, Render, Rendered
+from aweigh_runtime.text.template_messages import Broken, Compile, Refused, Render, Rendered
 from aweigh_runtime.wire import Channel
 
 MEMORY_BYTES = 512 << 20
@@ -65,17 +66,22 @@ def _work(channel: Channel) -> None:
         channel.send(_answer(partial(_render, template, render.messages)))
 
 
-def _answer(make: Callable[[], str]) -> Rendered | Refused:
+def _answer(make: Callable[[], str]) -> Rendered | Refused | Broken:
     try:
         return Rendered(make())
     except RaisedByTemplate as error:
         return Refused(str(error)[:1000])
     except MemoryError:
         return Refused(f"it needs more than {MEMORY_BYTES >> 20} MiB of memory")
-    except TemplateError as error:
-        return Refused(f"{type(error).__name__}: {error.message}"[:1000])
     except Exception as error:  # a template can raise whatever Python can
-        return Refused(f"{type(error).__name__}: {error}"[:1000])
+        text = error.message if isinstance(error, TemplateError) else str(error)
+        return Broken(type(error).__name__, (text or "")[:1000], _line(error))
+
+
+def _line(error: Exception) -> int | None:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == "<template>"]
+    return lines[-1] if lines else None
 
 
 def _render(template: Template, messages: list[dict[str, Any]]) -> str:

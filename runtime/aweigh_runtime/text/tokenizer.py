@@ -1,7 +1,11 @@
-"""The model's tokenizer. It encodes in a thread of its own, so that long prompts block nobody."""
+"""The model's tokenizer. It encodes in a thread of its own, so that long prompts block nobody.
+
+Only the batch calls of the backend release the interpreter's lock; its plain `encode` keeps it, and
+then a thread of its own would help nobody.
+"""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +13,7 @@ from tokenizers import Tokenizer as Backend
 
 from aweigh_runtime.failures import ModelUnreadable, UnsupportedModel
 from aweigh_runtime.text.detokenizer import Detokenizer, UnknownSpelling, Vocabulary
-from aweigh_runtime.text.disguise import Piece
+from aweigh_runtime.text.disguise import Piece, Specials
 
 
 class Tokenizer:
@@ -21,8 +25,13 @@ class Tokenizer:
         self._backend = backend
         added = backend.get_added_tokens_decoder()
         special = {id: token.content for id, token in added.items() if token.special}
-        self.specials = tuple(special.values())
+        self.specials = Specials(list(special.values()))
         self._vocabulary = Vocabulary(backend, special.keys())
+        self.longest_token_bytes = max(
+            self._vocabulary.longest_bytes(),
+            *(len(text.encode()) for text in self.specials.texts),
+            1,
+        )
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
 
     @classmethod
@@ -52,7 +61,7 @@ class Tokenizer:
 
     async def encode(self, text: str) -> list[int]:
         """Tokens of a prompt, with the special tokens that the model wants around it."""
-        return await self._in_thread(lambda: list(self._backend.encode(text).ids))
+        return await self._in_thread(lambda: list(self._backend.encode_batch([text])[0].ids))
 
     async def encode_pieces(self, pieces: Sequence[Piece]) -> list[int]:
         """Tokens of a rendered chat, whose template has written its special tokens itself."""
@@ -70,9 +79,14 @@ class Tokenizer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, encode)
 
     def _pieces(self, pieces: Sequence[Piece]) -> list[int]:
-        tokens: list[int] = []
-        for piece in pieces:
-            self._backend.encode_special_tokens = piece.literal
-            tokens += self._backend.encode(piece.text, add_special_tokens=False).ids
-        self._backend.encode_special_tokens = False
-        return tokens
+        literal = self._batch([piece.text for piece in pieces if piece.literal], literal=True)
+        control = self._batch([piece.text for piece in pieces if not piece.literal], literal=False)
+        return [token for piece in pieces for token in next(literal if piece.literal else control)]
+
+    def _batch(self, texts: list[str], *, literal: bool) -> Iterator[list[int]]:
+        self._backend.encode_special_tokens = literal
+        try:
+            encoded = self._backend.encode_batch(texts, add_special_tokens=False)
+        finally:
+            self._backend.encode_special_tokens = False
+        return (encoding.ids for encoding in encoded)

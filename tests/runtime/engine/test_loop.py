@@ -7,7 +7,7 @@ import torch
 from aweigh_runtime.engine.loop import Engine
 from aweigh_runtime.engine.messages import Output, Sampling, Submission, Work
 from aweigh_runtime.engine.scheduler import Scheduler
-from aweigh_runtime.model.chunk import Chunk
+from aweigh_runtime.model.chunks import Chunk
 
 VOCABULARY = 100
 GREEDY = Sampling(temperature=0)

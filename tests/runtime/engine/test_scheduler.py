@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.scheduler import RequestTooLong, Scheduler
-from aweigh_runtime.model.chunk import Chunk
+from aweigh_runtime.model.chunks import Chunk
 
 MAX_MODEL_LEN = 64
 

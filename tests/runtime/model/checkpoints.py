@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from aweigh_api.spec import DTypeName
 from aweigh_runtime.model.cache import KVCache
-from aweigh_runtime.model.chunk import Chunk
+from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.load import load
 

@@ -157,6 +157,43 @@ def test_a_hung_engine_turns_probes_red_and_back(tmp_path: Path) -> None:
         assert served.chat(max_tokens=1).status_code == 200
 
 
+def test_a_hung_engine_fails_what_is_open_and_serves_on_when_it_recovers(tmp_path: Path) -> None:
+    with ready(tmp_path) as served, streaming(served, n=8, max_tokens=2000) as lines:
+        engine = served.children()["process"]
+        os.kill(engine, signal.SIGSTOP)
+        *_, last = lines
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine"
+        assert served.admin("/livez").status_code == 503
+        os.kill(engine, signal.SIGCONT)
+        wait_for(lambda: served.admin("/livez").status_code == 200)
+        assert served.chat(max_tokens=1).status_code == 200
+        wait_for(lambda: served.state().running == 0)  # nobody waits for the failed ones
+
+
+def test_a_server_whose_engine_hangs_does_not_wait_when_it_must_end(tmp_path: Path) -> None:
+    with ready(tmp_path, "--drain-settle-seconds=60") as served:
+        os.kill(served.children()["process"], signal.SIGSTOP)
+        wait_for(lambda: served.admin("/livez").status_code == 503, deadline_s=20)
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(timeout=10) == 70
+        termination = served.termination()
+        assert (termination["condition"], termination["reason"]) == (
+            "WorkloadReady",
+            "InternalError",
+        )
+        assert "silent" in termination["message"]
+
+
+def test_an_engine_that_hangs_during_the_drain_ends_it(tmp_path: Path) -> None:
+    with ready(tmp_path) as served, streaming(served, n=8, max_tokens=2000) as lines:
+        os.kill(served.children()["process"], signal.SIGSTOP)
+        served.process.send_signal(signal.SIGTERM)
+        *_, last = lines
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine"
+        assert served.process.wait(timeout=10) == 70
+        assert "silent" in served.termination()["message"]
+
+
 def test_no_process_outlives_a_killed_server(tmp_path: Path) -> None:
     with ready(tmp_path) as served, streaming(served):
         children = served.children()

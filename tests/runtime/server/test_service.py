@@ -91,6 +91,44 @@ def test_a_long_prompt_does_not_stop_the_others(server: Served) -> None:
     assert longest_gap_s < prompts_s / 2  # 16 steps of 512 tokens; one lies between two tokens
 
 
+def test_huge_prompts_are_refused_while_the_probes_stay_green(server: Served) -> None:
+    async def measure() -> tuple[list[httpx.Response], float]:
+        async with httpx.AsyncClient(timeout=60) as client:
+            url, body = (
+                f"{server.url}/v1/completions",
+                {"model": MODEL, "prompt": "a" * (4194304 - 99)},
+            )
+            asking = [asyncio.create_task(client.post(url, json=body)) for _ in range(4)]
+            slowest_s = 0.0
+            while not all(task.done() for task in asking):
+                started_s = time.monotonic()
+                assert (await client.get(f"{server.admin_url}/livez")).status_code == 200
+                slowest_s = max(slowest_s, time.monotonic() - started_s)
+            return [await task for task in asking], slowest_s
+
+    answers, slowest_s = asyncio.run(measure())
+    assert slowest_s < 1
+    for answer in answers:
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert error["code"] == "context_length_exceeded"
+        assert "2048 tokens" in error["message"]
+        assert "4194205 bytes" in error["message"]
+
+
+def test_bodies_together_take_a_bounded_memory(server: Served) -> None:
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {4 << 20}\r\n\r\n"
+    slow = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(16)]
+    for connection in slow:
+        connection.sendall(head.encode() + b" " * ((4 << 20) - 1))
+    content = json.dumps({**LONG, "prompt": "a" * 1000, "max_tokens": 1}).encode()
+    wait_for(lambda: httpx.post(f"{server.url}/v1/completions", content=content).status_code == 429)
+    assert server.admin("/livez").status_code == 200
+    for connection in slow:
+        connection.close()
+    wait_for(lambda: httpx.post(f"{server.url}/v1/completions", content=content).status_code == 200)
+
+
 def test_the_state_is_small_and_adds_up(server: Served) -> None:
     before = server.state()
     usage = server.complete("A Pod is", max_tokens=7, temperature=0).json()["usage"]

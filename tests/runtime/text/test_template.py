@@ -1,5 +1,6 @@
 """Templates run in a real worker process."""
 
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -65,6 +66,40 @@ async def test_a_template_can_refuse_a_chat_in_its_own_words(make: Make) -> None
     with pytest.raises(CannotRender, match="one at a time"):
         await chat.render(MESSAGES * 2)
     assert await chat.render(MESSAGES) == "ok"
+
+
+async def test_what_python_says_about_a_chat_stays_within(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat = make("first\n{{ {}[messages[0].content] + 1 }}\n{{ 1 // (messages | length - 1) }}")
+    with caplog.at_level("WARNING", "aweigh"), pytest.raises(CannotRender) as caught:
+        await chat.render([{"role": "user", "content": "a secret"}])
+    assert str(caught.value) == "it failed on them; the server's log says where"
+    (record,) = caplog.records
+    assert getattr(record, "fields") == {"error": "UndefinedError", "line": 2}  # noqa: B009
+    assert "secret" not in caplog.text
+
+
+async def test_the_template_process_inherits_no_token(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    before = children()
+    await make("x").compile()
+    (pid,) = children() - before
+    environment = environment_of(pid)
+    assert "hf_secret" not in environment
+    assert "TZ=Asia/Tokyo" in environment
+
+
+def environment_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/environ").read_text()
+
+
+def children() -> set[int]:
+    pid = os.getpid()
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 @pytest.mark.parametrize(

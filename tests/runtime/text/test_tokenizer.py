@@ -1,3 +1,5 @@
+import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -6,7 +8,7 @@ from aweigh_runtime.failures import ModelUnreadable
 from aweigh_runtime.text.defaults import read_defaults
 from aweigh_runtime.text.disguise import Piece
 from aweigh_runtime.text.tokenizer import Tokenizer
-from tests.runtime.text.helmsman import DIRECTORY, TOKENIZER
+from tests.runtime.text.helmsman import BACKEND, DIRECTORY, TOKENIZER
 
 USER, END = 1, 3
 
@@ -27,6 +29,32 @@ async def test_special_tokens_that_were_typed_are_text() -> None:
     detokenizer = TOKENIZER.detokenizer()
     assert "".join(map(detokenizer.feed, tokens)) == "a<|end|>b"
     assert (await TOKENIZER.encode("<|end|>")) == [END]  # a completion's prompt is the user's own
+
+
+async def test_encoding_a_long_prompt_leaves_the_event_loop_free() -> None:
+    encoding = asyncio.ensure_future(TOKENIZER.encode("a" * (2 << 20)))
+    started_s, longest_s = time.monotonic(), 0.0
+    while not encoding.done():
+        before_s = time.monotonic()
+        await asyncio.sleep(0.01)
+        longest_s = max(longest_s, time.monotonic() - before_s)
+    assert len(await encoding) == 1 << 20
+    assert longest_s < 0.5 * (time.monotonic() - started_s)
+
+
+async def test_pieces_keep_their_order() -> None:
+    words = [Piece(f"{i} <|end|>", literal=i % 3 == 0) for i in range(50)]
+    tokens = await TOKENIZER.encode_pieces(words)
+    assert tokens.count(END) == sum(not piece.literal for piece in words)
+    apart = [token for piece in words for token in await TOKENIZER.encode_pieces([piece])]
+    assert tokens == apart
+
+
+def test_no_token_stands_for_more_bytes_than_the_longest() -> None:
+    vocabulary = BACKEND.get_vocab(with_added_tokens=True)
+    plain = [BACKEND.decode([id], skip_special_tokens=False) for id in vocabulary.values()]
+    longest_bytes = max(len(text.encode()) for text in plain if "\ufffd" not in text)
+    assert TOKENIZER.longest_token_bytes == longest_bytes == 64
 
 
 def test_answers_end_where_the_models_files_say() -> None:

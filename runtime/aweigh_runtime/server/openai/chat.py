@@ -6,7 +6,7 @@ from aiohttp import web
 
 from aweigh_runtime.server.openai.answer import Answer, Choices
 from aweigh_runtime.server.openai.errors import ApiError, invalid
-from aweigh_runtime.server.openai.generation import GENERATION, Generation
+from aweigh_runtime.server.openai.generation import GENERATION, Generation, expect_within_reach
 from aweigh_runtime.server.openai.replies import (
     ChatChoice,
     ChatChunkChoice,
@@ -71,7 +71,9 @@ async def _prompt(model: Model, messages: list[Message]) -> list[int]:
         raise invalid(
             f"The model's chat template cannot render these messages: {error}", "messages"
         ) from error
-    return await model.tokenizer.encode_pieces(disguise.take_off(rendered))
+    pieces = disguise.take_off(rendered)
+    expect_within_reach(model, "".join(piece.text for piece in pieces))
+    return await model.tokenizer.encode_pieces(pieces)
 
 
 def _turn(where: str, message: Message) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from aweigh_runtime.server.openai.answer import Answer, Choices
 from aweigh_runtime.server.openai.errors import invalid
-from aweigh_runtime.server.openai.generation import GENERATION, Generation
+from aweigh_runtime.server.openai.generation import GENERATION, Generation, expect_within_reach
 from aweigh_runtime.server.openai.replies import Finish, TextChoice
 from aweigh_runtime.server.openai.requests import MAX_PROMPTS, CompletionRequest
 from aweigh_runtime.server.service import Model, Service
@@ -77,9 +77,7 @@ def _ids(items: list[Any]) -> bool:
 
 
 async def _tokens(model: Model, prompt: str | list[int]) -> list[int]:
-    size = model.limits.vocab_size
     if isinstance(prompt, list):
-        if not all(0 <= token < size for token in prompt):
-            raise invalid(f"'prompt' has token ids beyond the vocabulary of {size}.", "prompt")
         return prompt
+    expect_within_reach(model, prompt)
     return await model.tokenizer.encode(prompt)

@@ -1,4 +1,8 @@
-"""Every error that a client can see, as OpenAI writes them. No exception's own text gets out."""
+"""Every error that a client can see, as OpenAI writes them.
+
+No exception's own text gets out, with two exceptions that only say what the client has sent: the
+JSON decoder's words about a field, and those of a template that refuses a chat.
+"""
 
 from collections.abc import Mapping
 
@@ -74,6 +78,16 @@ def too_long(num_prompt: int, num_answer: int, limit: int) -> ApiError:
     )
 
 
+def too_many_bytes(num_bytes: int, token_bytes: int, limit: int) -> ApiError:
+    """The prompt exceeds what the model holds, whatever its tokens are."""
+    return invalid(
+        f"This model's maximum context length is {limit} tokens, and none of its tokens stands for "
+        f"more than {token_bytes} bytes. The prompt has {num_bytes} bytes, more than "
+        f"{limit * token_bytes}. Shorten the prompt.",
+        code="context_length_exceeded",
+    )
+
+
 def unknown_model(asked: str, served: str) -> ApiError:
     """Another model is asked for."""
     shown = asked[:100]
@@ -105,6 +119,16 @@ def overloaded(limit: int) -> ApiError:
     return ApiError(
         429,
         f"This server already has {limit} requests; try again shortly.",
+        code="overloaded",
+        headers={"Retry-After": "1"},
+    )
+
+
+def out_of_room(limit_bytes: int) -> ApiError:
+    """The bodies of open requests take all the memory that they may."""
+    return ApiError(
+        429,
+        f"The requests at this server exceed {limit_bytes} bytes together; try again shortly.",
         code="overloaded",
         headers={"Retry-After": "1"},
     )

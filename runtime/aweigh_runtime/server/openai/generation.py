@@ -10,7 +10,7 @@ from typing import Self
 from aiohttp import web
 
 from aweigh_runtime.engine.messages import FinishReason, Output, Sampling
-from aweigh_runtime.server.openai.errors import ApiError, invalid, too_long
+from aweigh_runtime.server.openai.errors import ApiError, invalid, too_long, too_many_bytes
 from aweigh_runtime.server.openai.requests import Parameters
 from aweigh_runtime.server.service import Model, Service
 from aweigh_runtime.text.detokenizer import Detokenizer
@@ -151,16 +151,31 @@ class Generation:
 GENERATION = web.RequestKey("generation", Generation)  # where the log finds a request's figures
 
 
+def expect_within_reach(model: Model, text: str) -> None:
+    """Refuse a prompt that is too long whatever its tokens are; encoding it would take seconds.
+
+    Raises:
+        ApiError: it is.
+    """
+    num_bytes, token_bytes = len(text.encode()), model.tokenizer.longest_token_bytes
+    if num_bytes > model.limits.max_model_len * token_bytes:
+        raise too_many_bytes(num_bytes, token_bytes, model.limits.max_model_len)
+
+
 def _limit(prompt: list[int], asked: int | None, model: Model) -> int:
     """Tokens that the answer may have. The engine relies on what is checked here."""
     if not prompt:
         raise invalid("The prompt is empty; expected at least one token.")
-    if max(prompt) >= model.limits.vocab_size:
-        raise invalid(f"The prompt has tokens beyond the vocabulary of {model.limits.vocab_size}.")
     room = model.limits.max_model_len - len(prompt)
     wanted = 1 if asked is None else asked
     if wanted > room:
         raise too_long(len(prompt), wanted, model.limits.max_model_len)
+    if min(prompt) < 0 or max(prompt) >= model.limits.vocab_size:
+        raise invalid(
+            f"The prompt has token ids beyond the vocabulary of {model.limits.vocab_size}; "
+            f"expected 0 to {model.limits.vocab_size - 1}.",
+            "prompt",
+        )
     return room if asked is None else asked
 
 

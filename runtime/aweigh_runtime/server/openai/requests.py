@@ -136,7 +136,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 RequestType = TypeVar("RequestType", ChatRequest, CompletionRequest)
 
 
-def parse(body: bytes, kind: type[RequestType]) -> RequestType:
+def parse(body: bytes | bytearray, kind: type[RequestType]) -> RequestType:
     """Read a request.
 
     Raises:
@@ -158,7 +158,7 @@ def _among(value: Any, neutral: tuple[Any, ...]) -> bool:
     return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in neutral)
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _object(body: bytes | bytearray) -> dict[str, Any]:
     try:
         values = msgspec.json.decode(body)
         body.decode()  # strings are checked above, the rest of the body here

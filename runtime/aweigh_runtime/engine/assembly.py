@@ -15,7 +15,7 @@ from aweigh_runtime.engine.sampling import Row, choose
 from aweigh_runtime.engine.scheduler import Scheduler
 from aweigh_runtime.failures import InvalidConfiguration, ModelDoesNotFit
 from aweigh_runtime.model.cache import KVCache, bytes_per_token
-from aweigh_runtime.model.chunk import Chunk
+from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.load import load
 from aweigh_runtime.model.memory import available_bytes

@@ -1,4 +1,4 @@
-"""What one request contributes to a step. Pure Python: scheduling needs no tensor library."""  # noqa: A005
+"""What one request contributes to a step. Pure Python: scheduling needs no tensor library."""
 
 from dataclasses import dataclass
 
