@@ -26,7 +26,7 @@ RUNTIME = "aweigh-runtime"
 OPERATOR = "aweigh-operator"
 
 TEMPLATE_HASH = f"{GROUP}/template-hash"  # annotation: what the pods were made from, image apart
-TEMPLATE = f"{GROUP}/template"  # annotation: the pod template as it was made, image included
+TEMPLATE = f"{GROUP}/template"  # annotation: our part of the template as made, fingerprinted
 APPLIED_HASH = f"{GROUP}/applied-hash"  # annotation: of the manifest that was applied last
 UPGRADE = f"{GROUP}/upgrade"  # annotation: a new value moves the pods to the current runtime image
 

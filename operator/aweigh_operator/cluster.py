@@ -73,8 +73,8 @@ class Cluster(Protocol):
         """What the kubelet said last about a volume that it cannot mount."""
         ...
 
-    async def apply(self, manifest: Manifest) -> None:
-        """Create or update one child."""
+    async def apply(self, manifest: Manifest, *, force: bool = True) -> None:
+        """Create or update one child; without force, no field that another set is changed."""
         ...
 
     async def delete(self, kind: str, key: Key, uid: str) -> None:
@@ -89,8 +89,8 @@ class Cluster(Protocol):
         """Write a new event."""
         ...
 
-    async def repeat_event(self, namespace: str, name: str, series: Manifest) -> None:
-        """Say that an event happened again."""
+    async def repeat_event(self, namespace: str, name: str, series: Manifest) -> bool:
+        """Say that an event happened again; False when it has expired."""
         ...
 
 
@@ -144,12 +144,12 @@ class ApiServer:
         what = f"list {RESOURCES[kind][1]} in {namespace or 'all namespaces'}"
         await self._call(what, "GET", _path(RESOURCES[kind], namespace), {"limit": "1"})
 
-    async def apply(self, manifest: Manifest) -> None:
-        """Create or update one child."""
+    async def apply(self, manifest: Manifest, *, force: bool = True) -> None:
+        """Create or update one child; without force, no field that another set is changed."""
         kind, metadata = manifest["kind"], manifest["metadata"]
         path = _path(RESOURCES[kind], metadata["namespace"], metadata["name"])
         what = f"apply {kind} {metadata['namespace']}/{metadata['name']}"
-        await self._apply(what, path, manifest, names.FIELD_MANAGER)
+        await self._apply(what, path, manifest, names.FIELD_MANAGER, force)
 
     async def delete(self, kind: str, key: Key, uid: str) -> None:
         """Delete this very object, if it is still there."""
@@ -179,22 +179,29 @@ class ApiServer:
         path = _path(_EVENTS, event["metadata"]["namespace"])
         await self._call("write an event", "POST", path, body=event)
 
-    async def repeat_event(self, namespace: str, name: str, series: Manifest) -> None:
-        """Say that an event happened again."""
+    async def repeat_event(self, namespace: str, name: str, series: Manifest) -> bool:
+        """Say that an event happened again; False when it has expired."""
         path = _path(_EVENTS, namespace, name)
-        merge = "application/merge-patch+json"
-        await self._call("repeat an event", "PATCH", path, body={"series": series}, content=merge)
+        body, merge = {"series": series}, "application/merge-patch+json"
+        return await self._find("repeat an event", "PATCH", path, body, merge) is not None
 
-    async def _apply(self, what: str, path: str, manifest: Manifest, manager: str) -> Manifest:
-        query = {"fieldManager": manager, "force": "true"}
+    async def _apply(
+        self, what: str, path: str, manifest: Manifest, manager: str, force: bool = True
+    ) -> Manifest:
+        query = {"fieldManager": manager, "force": str(force).lower()}
         content = "application/apply-patch+yaml"
         return await self._call(what, "PATCH", path, query, manifest, content)
 
     async def _find(
-        self, what: str, method: str, path: str, body: Manifest | None = None
+        self,
+        what: str,
+        method: str,
+        path: str,
+        body: Manifest | None = None,
+        content: str = "application/json",
     ) -> Manifest | None:
         try:
-            return await self._call(what, method, path, body=body)
+            return await self._call(what, method, path, body=body, content=content)
         except ApiError as error:
             if error.status == 404:
                 return None

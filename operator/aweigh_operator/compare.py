@@ -1,7 +1,9 @@
 """Does an object hold what we want? Only the fields that we set are compared; others are not ours.
 
 The API server adds defaults, drops empty values and rewrites quantities, and other controllers add
-entries to lists that are keyed: none of that is a difference.
+entries to maps and to lists that are keyed: none of that is a difference. A field that the API
+server takes as one value is compared as one: there, what somebody adds changes what we said, and
+applying the field again takes it away.
 """
 
 import re
@@ -19,6 +21,25 @@ _SUFFIXES = {
 }
 _OF_QUANTITIES = ("limits", "requests")
 _LIST_KEYS = ("uid", "name", "mountPath")  # by which the API server merges a list's entries
+# Of the fields that we set, those that are atomic in Kubernetes' schemas: x-kubernetes-map-type
+# atomic, or a list of type atomic.
+ATOMIC = frozenset(
+    {
+        "selector",
+        "podSelector",
+        "namespaceSelector",
+        "labelSelector",
+        "nodeSelector",
+        "tolerations",
+        "policyTypes",
+        "ingress",
+        "egress",
+        "requiredDuringSchedulingIgnoredDuringExecution",
+        "preferredDuringSchedulingIgnoredDuringExecution",
+    }
+)
+# Inside of those, an empty struct says something (every namespace), but not these two.
+_SAY_NOTHING_EMPTY = ("matchLabels", "preference")
 
 
 def holds(observed: Any, desired: Any) -> bool:
@@ -41,11 +62,24 @@ def _field_holds(observed: Mapping[str, Any], field: str, value: Any) -> bool:
     if field not in observed:
         return value in ("", None) or value == {} or value == []
     found = observed[field]
+    if field in ATOMIC:
+        return bool(_essence(found) == _essence(value))
     if field in _OF_QUANTITIES and isinstance(value, Mapping):
         return all(
             name in found and same_quantity(found[name], each) for name, each in value.items()
         )
     return holds(found, value)
+
+
+def _essence(value: Any) -> Any:
+    """An atomic value without what the API server drops when it stores it."""
+    if isinstance(value, Mapping):
+        return {
+            field: _essence(each)
+            for field, each in value.items()
+            if each not in ("", None, []) and not (field in _SAY_NOTHING_EMPTY and each == {})
+        }
+    return [_essence(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _list_holds(observed: Sequence[Any], desired: Sequence[Any]) -> bool:

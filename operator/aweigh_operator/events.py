@@ -1,6 +1,7 @@
 """Kubernetes events about InferenceServices, few and counted: the same news is told once.
 
-A repetition raises the count of the event that stands; one service can only say so much in a while.
+A repetition raises the count of the event that stands, or is a new event when that has expired; one
+service can only say so much in a while.
 An event that cannot be written is dropped: nothing depends on it.
 """
 
@@ -58,8 +59,8 @@ class EventWriter(Protocol):
         """Write a new event."""
         ...
 
-    async def repeat_event(self, namespace: str, name: str, series: Manifest) -> None:
-        """Say that an event happened again."""
+    async def repeat_event(self, namespace: str, name: str, series: Manifest) -> bool:
+        """Say that an event happened again; False when it has expired."""
         ...
 
 
@@ -139,8 +140,9 @@ class Recorder:
         if told is not None:
             told.count += 1
             series = {"count": told.count, "lastObservedTime": now}
-            await self._writer.repeat_event(metadata["namespace"], told.name, series)
-            return
+            if await self._writer.repeat_event(metadata["namespace"], told.name, series):
+                return
+            del self._told[digest]
         name = f"{metadata['name']}.{digest[:10]}.{time.time_ns():x}"
         await self._writer.create_event(self._event(body, name, news, now))
         self._told[digest] = _Told(name, 1)

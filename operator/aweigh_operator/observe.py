@@ -127,10 +127,6 @@ class Store:
         """Forget an object whose deletion no watch has told."""
         self._buried.add(uid)
 
-    def keys(self) -> list[Key]:
-        """All services."""
-        return list(self._indices.get(names.KIND, {}))
-
     def _seen(self, kind: str, key: Key) -> Collection[Any]:
         return self._indices.get(kind, {}).get(key, ())
 

@@ -22,7 +22,7 @@ from aweigh_operator.observe import Manifest, Observed, Pod, Refusal
 
 POLL_LOADING_S = 2.0  # pods that start: progress, and failures that only time tells
 POLL_SERVING_S = 60.0
-POLL_CONFLICT_S = 15.0  # the object in our way is not watched
+POLL_CONFLICT_S = 15.0  # the object in our way is not watched, nor is the namespace
 MAX_NAME, MAX_DTYPE = 256, 16  # what the schema of the status takes of a pod's report
 _QUIET = (Reason.VALID, Reason.LOADED, Reason.WAITING_FOR_PODS, Reason.AVAILABLE)
 
@@ -175,7 +175,7 @@ def _report(observed: Observed, wanted: Wanted, invalid: str | None, now: dateti
     return Plan(
         actions=(),
         status=status,
-        status_changed=status != observed.body.get("status"),
+        status_changed=_own_status(status) != _own_status(observed.body.get("status") or {}),
         transitions=_transitions(found, before),
         requeue_after_s=_requeue_after_s(observed, wanted, now),
     )
@@ -244,7 +244,18 @@ def _wanted_by_deployment(observed: Observed) -> Wanted:
 
 def _status_before(body: Manifest) -> list[Condition]:
     status = body.get("status") or {}
-    return [Condition.model_validate(each) for each in status.get("conditions", [])]
+    return [Condition.model_validate(each) for each in _own_conditions(status)]
+
+
+def _own_status(status: Manifest) -> Manifest:
+    """What of a status is ours: another may add conditions and fields."""
+    fields = {field.alias for field in Status.model_fields.values()}
+    ours = {field: value for field, value in status.items() if field in fields}
+    return {**ours, "conditions": {each["type"]: each for each in _own_conditions(status)}}
+
+
+def _own_conditions(status: Manifest) -> list[Manifest]:
+    return [each for each in status.get("conditions", []) if each["type"] in set(ConditionType)]
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Reads the pods' own reports, `/state`. A pod that does not answer in time is simply unknown.
 
-Only addresses that the API server gave are asked, and no more is read than a report may hold.
+Only addresses that the API server gave are asked, and no more is read than a report may hold. A pod
+that stays silent is asked ever more seldom, so that it takes little time from other services.
 """
 
 import asyncio
@@ -17,10 +18,11 @@ from aweigh_api.state import MAX_STATE_BYTES, State
 from aweigh_operator.observe import Pod
 
 TIMEOUT_S = 1.0
-MAX_AT_ONCE = 32
+MAX_AT_ONCE = 16  # of one service
 MAX_REMEMBERED = 8192
 FRESH_LOADING_S = 1.0
 FRESH_SERVING_S = 55.0
+LONGEST_PAUSE_S = 16.0  # of a pod that loads; one that serves tells nothing that changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,14 @@ class _Report:
     state: State | None
     read_at: float
     while_ready: bool
+    silent: int  # how often in a row it has not answered
+
+    @property
+    def fresh_s(self) -> float:
+        if self.state is not None:
+            return FRESH_SERVING_S if self.while_ready else FRESH_LOADING_S
+        longest_s = FRESH_SERVING_S if self.while_ready else LONGEST_PAUSE_S
+        return min(longest_s, FRESH_LOADING_S * 2.0 ** min(self.silent - 1, 10))
 
 
 class Reports:
@@ -43,23 +53,35 @@ class Reports:
         self._session = session
         self._port = port
         self._clock = clock
-        self._reports: OrderedDict[str, _Report] = OrderedDict()
-        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
+        self._reports: OrderedDict[str, _Report] = OrderedDict()  # the one read last comes last
 
     async def read(self, pods: Iterable[Pod]) -> dict[str, State]:
-        """What these pods say, by uid; asked again only when the last answer is old."""
+        """What these pods say, by uid; asked again only when the last answer is old.
+
+        It takes no longer than one pod may: of many pods, those that waited longest come first.
+        """
         asked = [pod for pod in pods if pod.running and pod.ip is not None and pod.live]
-        await asyncio.gather(*(self._refresh(pod) for pod in asked))
+        due = sorted(filter(self._is_due, asked), key=self._read_at)[:MAX_AT_ONCE]
+        await asyncio.gather(*map(self._refresh, due))
         found = {pod.uid: self._reports.get(pod.uid) for pod in asked}
         return {uid: each.state for uid, each in found.items() if each and each.state}
 
+    def _is_due(self, pod: Pod) -> bool:
+        last = self._reports.get(pod.uid)
+        if last is None or last.while_ready != pod.ready:
+            return True
+        return self._clock() - last.read_at >= last.fresh_s
+
+    def _read_at(self, pod: Pod) -> float:
+        last = self._reports.get(pod.uid)
+        return last.read_at if last is not None else float("-inf")
+
     async def _refresh(self, pod: Pod) -> None:
         last, now = self._reports.get(pod.uid), self._clock()
-        if last is not None and last.while_ready == pod.ready:
-            fresh_s = FRESH_SERVING_S if pod.ready and last.state else FRESH_LOADING_S
-            if now - last.read_at < fresh_s:
-                return
-        self._reports[pod.uid] = _Report(await self._get(pod), now, pod.ready)
+        state = await self._get(pod)
+        before = last.silent if last is not None and last.while_ready == pod.ready else 0
+        silent = before + 1 if state is None else 0
+        self._reports[pod.uid] = _Report(state, now, pod.ready, silent)
         self._reports.move_to_end(pod.uid)
         if len(self._reports) > MAX_REMEMBERED:
             self._reports.popitem(last=False)
@@ -70,7 +92,6 @@ class Reports:
         body = b""
         try:
             async with (
-                self._slots,
                 asyncio.timeout(TIMEOUT_S),
                 self._session.get(url, allow_redirects=False) as response,
             ):

@@ -1,4 +1,4 @@
-"""Reconcile one InferenceService: observe, plan, act, report. What to do is decided by `plan`.
+"""Reconcile one InferenceService: observe, plan, act, ask its pods, report. `plan` decides.
 
 What is remembered between two runs only saves work or shortens a wait: after a restart of the
 operator everything is found out again.
@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -20,7 +20,7 @@ from aweigh_operator import desired, events
 from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key, Manifest, Observed, Pod, Refusal, Store
-from aweigh_operator.plan import Apply, Delete, Plan, plan
+from aweigh_operator.plan import POLL_CONFLICT_S, Apply, Delete, Plan, plan
 from aweigh_operator.settings import Settings
 
 STUCK_AFTER_S = 4.0  # a container that is being created for longer may wait for a volume
@@ -87,38 +87,43 @@ class Reconciler:
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._forget(key)
             return None
-        observed = await self._observe(key, body)
-        step = self._plan(observed)
-        done, failure = await self._act(key, step, memory)
+        observed, actions = await self._observe(key, body)
+        done, failure = await self._act(key, actions, memory)
         if failure is not None and failure.namespace_leaves:
-            return None  # the InferenceService goes too: its deletion is all there is to wait for
-        await self._recorder.tell(body, events.of_actions(done))
-        if memory.refused:
-            refusals = {kind: each.refusal for kind, each in memory.refused.items()}
-            step = self._plan(replace(observed, refusals=refusals))
-        await self._report(key, body, step, memory)
+            return POLL_CONFLICT_S  # most likely the InferenceService goes too
+        # What a pod tells changes no child, so a pod that does not answer delays none.
+        refusals = {kind: each.refusal for kind, each in memory.refused.items()}
+        step = self._plan(replace(await self._ask(observed), refusals=refusals))
+        told = await self._report(key, body, step, done, memory)
         if failure is not None:
             raise failure
-        return min(step.requeue_after_s, max(0.1, memory.resync_at - time.monotonic()))
+        again_after_s = step.requeue_after_s if told else POLL_CONFLICT_S
+        return min(again_after_s, max(0.1, memory.resync_at - time.monotonic()))
 
     def _plan(self, observed: Observed) -> Plan:
         return plan(observed, self._settings.runtime_image, datetime.now(UTC))
 
-    async def _observe(self, key: Key, body: Manifest) -> Observed:
-        pods = self._store.pods(key)
-        observed = Observed(
-            body=body,
-            children=self._store.children(key, desired.KINDS),
-            pods=pods,
-            states=await self._reports.read(pods),
-            mount_failures=await self._mount_failures(pods),
-        )
+    async def _observe(self, key: Key, body: Manifest) -> tuple[Observed, Sequence[Apply | Delete]]:
+        """What is there, and what is to be done about it."""
+        children, pods = self._store.children(key, desired.KINDS), self._store.pods(key)
+        observed = Observed(body=body, children=children, pods=pods)
+        actions = self._plan(observed).actions
         # The watches tell only of objects with our label, and a moment late: before a child is
         # created, look whether its name is really free.
-        kinds = [each.kind for each in self._plan(observed).actions if _creates(each)]
+        kinds = [each.kind for each in actions if _creates(each)]
         found = await asyncio.gather(*(self._cluster.read(kind, key) for kind in kinds))
         held = {kind: child for kind, child in zip(kinds, found, strict=True) if child is not None}
-        return replace(observed, children={**observed.children, **held})
+        if not held:
+            return observed, actions
+        observed = replace(observed, children={**children, **held})
+        return observed, self._plan(observed).actions
+
+    async def _ask(self, observed: Observed) -> Observed:
+        """Add what the pods tell, and what is told about them."""
+        states, failures = await asyncio.gather(
+            self._reports.read(observed.pods), self._mount_failures(observed.pods)
+        )
+        return replace(observed, states=states, mount_failures=failures)
 
     async def _mount_failures(self, pods: Iterable[Pod]) -> dict[str, str]:
         now = datetime.now(UTC)
@@ -135,18 +140,25 @@ class Reconciler:
         return found
 
     async def _act(
-        self, key: Key, step: Plan, memory: _Memory
+        self, key: Key, actions: Sequence[Apply | Delete], memory: _Memory
     ) -> tuple[list[Apply | Delete], ApiError | None]:
         """Do it; gives what was done, and the failure after which it makes no sense to go on."""
-        kinds = {each.kind for each in step.actions}
+        kinds = {each.kind for each in actions}
         memory.refused = {kind: each for kind, each in memory.refused.items() if kind in kinds}
         done: list[Apply | Delete] = []
-        for action in step.actions:
-            try:
-                if await self._try(key, action, memory):
-                    done.append(action)
-            except ApiError as error:
-                return done, error
+        # The pods come last, and only when all else stands: without the NetworkPolicy that was
+        # asked for they would serve everybody.
+        for last in (False, True):
+            if last and set(memory.refused) - {desired.KINDS[-1]}:
+                break
+            stage = [each for each in actions if (each.kind == desired.KINDS[-1]) is last]
+            results = await asyncio.gather(
+                *(self._try(key, each, memory) for each in stage), return_exceptions=True
+            )
+            done += [each for each, result in zip(stage, results, strict=True) if result is True]
+            failure = _first_failure(results)
+            if failure is not None:
+                return done, failure
         return done, None
 
     async def _try(self, key: Key, action: Apply | Delete, memory: _Memory) -> bool:
@@ -159,7 +171,8 @@ class Reconciler:
         if before is not None and same and time.monotonic() < before.retry_at:
             return False
         try:
-            await self._cluster.apply(action.manifest)
+            # What appeared since we looked is somebody else's: a conflict, and the next look tells.
+            await self._cluster.apply(action.manifest, force=not action.creates)
         except ApiError as error:
             if error.transient or error.namespace_leaves:
                 raise
@@ -171,37 +184,44 @@ class Reconciler:
         self._metrics.wrote(action.kind, "create" if action.creates else "update")
         return True
 
-    async def _report(self, key: Key, body: Manifest, step: Plan, memory: _Memory) -> None:
+    async def _report(
+        self, key: Key, body: Manifest, step: Plan, done: Sequence[Apply | Delete], memory: _Memory
+    ) -> bool:
+        """Write status and events; False when there was nothing to write them on."""
         if step.status_changed:
             stored = await self._cluster.write_status(body, step.status)
             if stored is None:
-                self._store.bury(body["metadata"]["uid"])
-                self._forget(key)
-                return
+                await self._bury_if_gone(names.KIND, key, body)
+                return False
             memory.written = stored
         ready = next(
             each for each in step.status["conditions"] if each["type"] == ConditionType.READY
         )
         self._metrics.service(key, ready["status"])
-        await self._recorder.tell(body, events.of_transitions(step.transitions))
-        if step.actions or step.status_changed:
-            deeds = ", ".join(f"{type(each).__name__} {each.kind}" for each in step.actions)
+        news = [*events.of_actions(done), *events.of_transitions(step.transitions)]
+        await self._recorder.tell(body, news)
+        if done or step.status_changed:
+            deeds = ", ".join(f"{type(each).__name__} {each.kind}" for each in done)
             logger.info(
                 "%s: %s (%s)%s", key, ready["reason"], ready["message"], deeds and f"; {deeds}"
             )
+        return True
 
     async def _resync(self, key: Key) -> None:
         """Bury what is gone without any watch having told so."""
         body = self._store.body(key)
         seen = {names.KIND: body} if body else {}
         for kind, child in {**seen, **self._store.children(key, desired.KINDS)}.items():
-            uid, live = child["metadata"]["uid"], await self._cluster.read(kind, key)
-            if live is None or live["metadata"]["uid"] != uid:
-                self._store.bury(uid)
+            await self._bury_if_gone(kind, key, child)
         alive = {pod["metadata"]["uid"] for pod in await self._cluster.pods(key)}
         for pod in self._store.pods(key):
             if pod.uid not in alive:
                 self._store.bury(pod.uid)
+
+    async def _bury_if_gone(self, kind: str, key: Key, seen: Manifest) -> None:
+        uid, live = seen["metadata"]["uid"], await self._cluster.read(kind, key)
+        if live is None or live["metadata"]["uid"] != uid:
+            self._store.bury(uid)
 
     def _newest(self, key: Key, memory: _Memory) -> Manifest | None:
         """Our own status write is newer than the watch for a moment."""
@@ -222,6 +242,15 @@ class Reconciler:
 
 def _creates(action: Apply | Delete) -> bool:
     return isinstance(action, Apply) and action.creates
+
+
+def _first_failure(results: Iterable[bool | BaseException]) -> ApiError | None:
+    """Raises what is no refusal."""
+    failures = [each for each in results if isinstance(each, BaseException)]
+    for each in failures:
+        if not isinstance(each, ApiError):
+            raise each
+    return next((each for each in failures if isinstance(each, ApiError)), None)
 
 
 def _waits_for_volumes(pod: Pod, now: datetime) -> bool:

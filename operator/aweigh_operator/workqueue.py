@@ -38,7 +38,7 @@ class WorkQueue(Generic[K]):
         work: Callable[[K], Awaitable[float | None]],
         observer: Observer,
         *,
-        workers: int = 8,
+        workers: int = 16,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """`work` returns after how many seconds its key wants to come back, None for never."""

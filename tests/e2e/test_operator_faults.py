@@ -5,6 +5,8 @@ The installed operator is put to sleep, and one that the test controls works in 
 
 import asyncio
 import contextlib
+import copy
+import json
 import statistics
 import subprocess
 import threading
@@ -126,6 +128,44 @@ def test_a_child_deleted_or_edited_by_hand_is_repaired(
     wait("the label", lambda: names.LABEL_MANAGED_BY in _labels(service, "service"))
     kubectl("set", "image", f"deployment/{service.name}", f"{names.CONTAINER}=other", *where)
     wait("the image", lambda: _image(service) == NO_IMAGE)
+
+
+def test_what_somebody_adds_to_a_selector_or_a_policy_is_taken_away_and_all_is_quiet(
+    local: LocalOperator, service: Service
+) -> None:
+    service.apply(replicas=2)
+    service.cluster.wait("children", lambda: all_there(service))
+    before = {kind: child["spec"] for kind, child in children(service).items() if "spec" in child}
+    narrowed = {"matchLabels": {"added": "x"}}
+    rules = copy.deepcopy(before["networkpolicy"]["ingress"])
+    rules[1]["from"][0]["namespaceSelector"] = narrowed
+    edits: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("service", {"selector": {"added": "x"}}),
+        ("networkpolicy", {"podSelector": narrowed}),
+        ("networkpolicy", {"ingress": rules}),
+        ("networkpolicy", {"egress": [{}]}),
+        ("poddisruptionbudget", {"selector": narrowed}),
+    )
+    for kind, change in edits:
+        patch = ("--type=merge", "-p", json.dumps({"spec": change}))
+        service.cluster.kubectl("patch", kind, service.name, "-n", service.namespace, *patch)
+        service.cluster.wait(f"{kind} as it was", partial(_has_spec, service, kind, before[kind]))
+    time.sleep(2)
+    before_rest = _child_writes(local)
+    service.cluster.kubectl("annotate", "infs", service.name, "-n", service.namespace, "look=again")
+    time.sleep(2)
+    assert _child_writes(local) == before_rest
+
+
+def _child_writes(local: LocalOperator) -> float:
+    found = local.metrics().items()
+    return sum(
+        count for name, count in found if name.startswith("aweigh_operator_child_writes_total")
+    )
+
+
+def _has_spec(service: Service, kind: str, spec: dict[str, Any]) -> bool:
+    return bool(children(service)[kind]["spec"] == spec)
 
 
 def _replaced(service: Service, kind: str, uid: str) -> bool:

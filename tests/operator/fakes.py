@@ -10,6 +10,7 @@ from aweigh_api import names
 from aweigh_api.state import State
 from aweigh_operator import events
 from aweigh_operator.cluster import ApiError
+from aweigh_operator.compare import ATOMIC
 from aweigh_operator.desired import KINDS
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key, Manifest, Pod, Store, pod_of, stripped
@@ -79,6 +80,27 @@ def pod(name: str = "chat-1", **status: Any) -> Manifest:
     }
 
 
+def _narrow_peers(policy: Manifest) -> None:
+    policy["spec"]["ingress"][1]["from"][0]["namespaceSelector"] = {"matchLabels": {"a": "b"}}
+
+
+def _forge_record(deployment: Manifest) -> None:
+    annotations = deployment["metadata"]["annotations"]
+    annotations[names.TEMPLATE] = annotations[names.TEMPLATE].replace(IMAGE, "evil")
+
+
+# What somebody may add by hand inside of what we set, by kind.
+NARROWINGS: tuple[tuple[str, Callable[[Manifest], None]], ...] = (
+    ("Service", lambda body: body["spec"]["selector"].update(added="x")),
+    ("NetworkPolicy", lambda body: body["spec"]["podSelector"]["matchLabels"].update(added="x")),
+    ("NetworkPolicy", lambda body: body["spec"]["ingress"].append({})),
+    ("NetworkPolicy", lambda body: body["spec"].update(egress=[{}])),
+    ("NetworkPolicy", _narrow_peers),
+    ("PodDisruptionBudget", lambda body: body["spec"]["selector"]["matchLabels"].update(b="x")),
+    ("Deployment", _forge_record),
+)
+
+
 class FakeCluster:
     """Objects, written as the API server writes them: defaults added, empty values dropped."""
 
@@ -90,6 +112,7 @@ class FakeCluster:
         self.writes = 0  # that changed something
         self.deleted: list[tuple[str, str]] = []
         self.refuse: Callable[[Manifest], ApiError | None] = lambda _: None
+        self.lose_status = 0  # writes of a status that are answered 404
         self.mount_failures: dict[str, str] = {}
         self._versions = itertools.count(100)
 
@@ -123,10 +146,15 @@ class FakeCluster:
     async def mount_failure(self, namespace: str, pod: str) -> str | None:
         return self.mount_failures.get(pod)
 
-    async def apply(self, manifest: Manifest) -> None:
+    async def apply(self, manifest: Manifest, *, force: bool = True) -> None:
         if error := self.refuse(manifest):
             raise error
-        self._store(manifest["kind"], manifest)
+        kind, metadata = manifest["kind"], manifest["metadata"]
+        at = kind, Key(metadata["namespace"], metadata["name"])
+        theirs = self.objects.get(at) if at not in self.applied else None
+        if theirs is not None and not force and _clash(theirs, manifest):
+            raise ApiError(f"apply {kind}", 409, "Apply failed with 1 conflict")
+        self._store(kind, manifest)
 
     async def delete(self, kind: str, key: Key, uid: str) -> None:
         found = self.objects.get((kind, key))
@@ -144,6 +172,9 @@ class FakeCluster:
         found = self.objects.get((names.KIND, key))
         if found is None or found["metadata"]["uid"] != body["metadata"]["uid"]:
             return None
+        if self.lose_status:
+            self.lose_status -= 1
+            return None
         if found.get("status") != status:
             self.writes += 1
             self.put({**found, "status": copy.deepcopy(status)})
@@ -152,8 +183,11 @@ class FakeCluster:
     async def create_event(self, event: Manifest) -> None:
         self.events.append(event)
 
-    async def repeat_event(self, namespace: str, name: str, series: Manifest) -> None:
+    async def repeat_event(self, namespace: str, name: str, series: Manifest) -> bool:
+        if name not in [event["metadata"]["name"] for event in self.events]:
+            return False
         self.repeated.append((name, series))
+        return True
 
     def _store(self, kind: str, manifest: Manifest) -> None:
         metadata = manifest["metadata"]
@@ -196,8 +230,10 @@ class FakeReports:
 
     def __init__(self) -> None:
         self.states: dict[str, State] = {}
+        self.asked: Callable[[], None] = lambda: None
 
     async def read(self, pods: Iterable[Pod]) -> dict[str, State]:
+        self.asked()
         return {pod.uid: self.states[pod.uid] for pod in pods if pod.uid in self.states}
 
 
@@ -283,9 +319,20 @@ def _quantity(value: Any) -> str:
 
 def _merged(one: Any, other: Any) -> Any:
     if isinstance(one, dict) and isinstance(other, dict):
-        both = {name: _merged(one[name], other[name]) for name in one if name in other}
+        both = {
+            name: _merged(one[name], other[name])
+            for name in one
+            if name in other and name not in ATOMIC
+        }
         return {**one, **other, **both}
     return other
+
+
+def _clash(found: Any, applied: Any) -> bool:
+    """Whether two set the same field to different values."""
+    if isinstance(found, dict) and isinstance(applied, dict):
+        return any(_clash(found[name], applied[name]) for name in found.keys() & applied.keys())
+    return bool(found != applied)
 
 
 def _without(found: Any, applied: Any, manifest: Any) -> Any:

@@ -79,6 +79,20 @@ async def test_a_child_is_written_by_server_side_apply(api: ApiServer, answers: 
     assert answers.content_types == ["application/apply-patch+yaml"]
 
 
+async def test_a_child_is_created_without_force(api: ApiServer, answers: Answers) -> None:
+    await api.apply({"kind": "Service", "metadata": {"name": "a", "namespace": "b"}}, force=False)
+    ((_, _, query, _),) = answers.asked
+    assert query == {"fieldManager": "aweigh", "force": "false"}
+
+
+async def test_an_event_is_repeated_unless_it_has_expired(api: ApiServer, answers: Answers) -> None:
+    assert await api.repeat_event("team", "chat.1", {"count": 2})
+    assert answers.asked[0][3] == {"series": {"count": 2}}
+    assert answers.content_types == ["application/merge-patch+json"]
+    answers.status = 404
+    assert not await api.repeat_event("team", "chat.1", {"count": 3})
+
+
 async def test_the_status_is_written_for_this_very_object(api: ApiServer, answers: Answers) -> None:
     answers.body = {"metadata": {"resourceVersion": "7"}}
     assert await api.write_status(fakes.service(), {"replicas": 1}) == answers.body

@@ -59,3 +59,39 @@ def test_requests_that_follow_from_limits_are_no_difference() -> None:
     stored = {"resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}}
     assert holds(stored, {"resources": {"limits": {"cpu": "1000m"}}})
     assert not holds(stored, {"resources": {"limits": {"cpu": "2"}}})
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted"),
+    [
+        ({"selector": {"app": "a", "added": "x"}}, {"selector": {"app": "a"}}),
+        ({"nodeSelector": {"gpu": "h100", "zone": "x"}}, {"nodeSelector": {"gpu": "h100"}}),
+        ({"podSelector": {"matchLabels": {"a": "1"}}}, {"podSelector": {}}),
+        (
+            {"ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"a": "1"}}}]}]},
+            {"ingress": [{"from": [{"namespaceSelector": {}}]}]},
+        ),
+        (
+            {"ingress": [{"from": [{"podSelector": {}, "namespaceSelector": {}}]}]},
+            {"ingress": [{"from": [{"podSelector": {}}]}]},
+        ),
+        (
+            {"ingress": [{"from": [{"podSelector": {"matchLabels": {"a": "1"}}}]}]},
+            {"ingress": [{"from": [{"namespaceSelector": {}}]}]},
+        ),
+        ({"ingress": [{"from": [{"ipBlock": {"cidr": "::/0"}}]}]}, {"ingress": [{}]}),
+        ({"egress": [{}]}, {"egress": []}),
+        ({"tolerations": [{"key": "a", "effect": "NoSchedule"}]}, {"tolerations": [{"key": "a"}]}),
+    ],
+)
+def test_what_is_added_to_a_field_that_is_one_value_is_a_difference(
+    stored: Any, wanted: Any
+) -> None:
+    assert not holds(stored, wanted)
+    assert holds(wanted, wanted)
+
+
+def test_what_the_api_server_drops_from_one_value_is_no_difference() -> None:
+    peer: dict[str, Any] = {"podSelector": {"matchLabels": {}, "matchExpressions": []}}
+    assert holds({"ingress": [{"from": [{"podSelector": {}}]}]}, {"ingress": [{"from": [peer]}]})
+    assert holds({"tolerations": [{"key": "a"}]}, {"tolerations": [{"key": "a", "value": ""}]})

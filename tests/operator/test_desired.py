@@ -1,12 +1,16 @@
 import json
+import random
+import string
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from aweigh_api import names
 from aweigh_api.spec import InferenceService
+from aweigh_api.template import EnvVar
 from aweigh_operator import desired
-from aweigh_operator.desired import template
+from aweigh_operator.desired import record, template
 from aweigh_operator.observe import Manifest
 from tests.operator import fakes
 
@@ -183,13 +187,97 @@ def test_a_newer_operator_keeps_the_template_that_serves() -> None:
     assert after["spec"]["template"] == before["spec"]["template"]
 
 
-def test_a_template_that_only_an_older_version_rendered_is_kept_too() -> None:
+def recorded(change: Callable[[Manifest], None], signed: bool) -> Manifest:
+    """A Deployment whose record was changed, with a fingerprint that fits or without."""
     before = children()["Deployment"]
-    old = json.loads(before["metadata"]["annotations"][names.TEMPLATE])
-    old["spec"]["containers"][0]["args"].append("--from-an-older-version")
-    before["metadata"]["annotations"][names.TEMPLATE] = json.dumps(old)
-    after = children(current=before)["Deployment"]["spec"]["template"]
-    assert after["spec"]["containers"][0]["args"][-1] == "--from-an-older-version"
+    annotations = before["metadata"]["annotations"]
+    kept = json.loads(annotations[names.TEMPLATE])
+    change(kept["template"])
+    annotations[names.TEMPLATE] = record.write(kept["template"]) if signed else json.dumps(kept)
+    return before
+
+
+def change_pods(**fields: Any) -> Callable[[Manifest], None]:
+    return lambda bare: bare["spec"].update(fields)
+
+
+def change_container(**fields: Any) -> Callable[[Manifest], None]:
+    return lambda bare: bare["spec"]["containers"][0].update(fields)
+
+
+def test_a_template_that_only_an_older_version_rendered_is_kept_too() -> None:
+    older = change_container(args=["--from-an-older-version"], image="older")
+    after = children(current=recorded(older, signed=True))["Deployment"]["spec"]["template"]
+    (runtime,) = after["spec"]["containers"]
+    assert (runtime["args"], runtime["image"]) == (["--from-an-older-version"], "older")
+
+
+@pytest.mark.parametrize("change", [change_container(image="evil"), change_container(args=["x"])])
+def test_a_record_that_was_edited_by_hand_is_not_believed(
+    change: Callable[[Manifest], None],
+) -> None:
+    assert children(current=recorded(change, signed=False)) == children()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_pods(securityContext={"runAsUser": 0}),
+        change_pods(serviceAccountName="admin"),
+        change_pods(automountServiceAccountToken=True),
+        change_pods(hostNetwork=True),
+        change_pods(initContainers=[{"name": "x", "image": "evil"}]),
+        change_pods(containers=[{"name": "x", "image": "evil"}]),
+        change_pods(volumes=[{"name": "tmp", "hostPath": {"path": "/"}}]),
+        change_pods(volumes=[{"name": "tmp", "emptyDir": {}, "secret": {"secretName": "x"}}]),
+        change_pods(volumes=None),
+        change_container(securityContext={"privileged": True}),
+        change_container(ports=[{"containerPort": 8000, "hostPort": 80}]),
+        change_container(command=["sh"]),
+        change_container(env=[{"name": "A", "valueFrom": {"secretKeyRef": {"name": "x"}}}]),
+        change_container(env=None),
+        lambda bare: bare.update(spec=[]),
+        lambda bare: bare["metadata"].update(labels={}),
+    ],
+)
+def test_a_record_that_gives_the_pods_further_rights_is_not_believed_though_signed(
+    change: Callable[[Manifest], None],
+) -> None:
+    assert children(current=recorded(change, signed=True)) == children()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"template":{}}'])
+def test_a_record_that_is_none_is_rendered_anew(text: str) -> None:
+    before = children()["Deployment"]
+    before["metadata"]["annotations"][names.TEMPLATE] = text
+    assert children(current=before) == children()
+
+
+def test_what_users_put_in_comes_back_with_a_kept_template() -> None:
+    shape = {
+        "env": [{"name": "HOME", "value": "/x"}, {"name": "A", "value": "1"}],
+        "labels": {"team": "a"},
+        "annotations": {"note": "b"},
+        "tolerations": [{"operator": "Exists"}],
+    }
+    before = children({"template": shape})["Deployment"]
+    after = desired.children(owner({"template": shape}), before, "new")["Deployment"]
+    assert after == before
+
+
+def test_a_spec_at_its_bounds_leaves_the_annotations_within_the_limit_of_kubernetes() -> None:
+    noise = random.Random(1)
+    (bound,) = EnvVar.model_fields["value"].metadata
+    env = [
+        {"name": f"V{n}", "value": "".join(noise.choices(string.ascii_letters, k=bound.max_length))}
+        for n in range(64)
+    ]
+    notes = {f"note-{number}": "x" * 1024 for number in range(32)}
+    spec = {"template": {"env": env, "annotations": notes}}
+    deployment = children(spec)["Deployment"]
+    annotations = deployment["metadata"]["annotations"]
+    assert sum(len(key) + len(value.encode()) for key, value in annotations.items()) < 16_384
+    assert desired.children(owner(spec), deployment, "new")["Deployment"] == deployment
 
 
 def test_a_changed_spec_takes_the_current_image() -> None:
@@ -209,11 +297,4 @@ def test_other_annotations_and_more_replicas_restart_nothing() -> None:
     before = children()["Deployment"]
     same = owner({"replicas": 5}, annotations={"team": "a"})
     after = desired.children(same, before, "new")["Deployment"]
-    assert after["spec"]["template"] == before["spec"]["template"]
-
-
-def test_a_template_annotation_broken_by_hand_is_rendered_anew_with_the_serving_image() -> None:
-    before = children()["Deployment"]
-    before["metadata"]["annotations"][names.TEMPLATE] = "{"
-    after = desired.children(owner(), before, "new")["Deployment"]
     assert after["spec"]["template"] == before["spec"]["template"]

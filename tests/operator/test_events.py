@@ -21,7 +21,7 @@ class Broken:
     async def create_event(self, event: Manifest) -> None:
         raise RuntimeError("forbidden")
 
-    async def repeat_event(self, namespace: str, name: str, series: Manifest) -> None:
+    async def repeat_event(self, namespace: str, name: str, series: Manifest) -> bool:
         raise RuntimeError("forbidden")
 
 
@@ -35,6 +35,20 @@ async def test_the_same_news_raises_the_count_of_the_first_event() -> None:
     assert [(name, series["count"]) for name, series in cluster.repeated] == [
         (event["metadata"]["name"], 2),
         (event["metadata"]["name"], 3),
+    ]
+    assert told == ["Warning"] * 3
+
+
+async def test_an_event_that_has_expired_is_written_anew_and_then_repeated() -> None:
+    cluster = FakeCluster()
+    told: list[str] = []
+    recorder = Recorder(cluster, "operator-1", told.append)
+    await recorder.tell(fakes.service(), [PULL])
+    cluster.events.clear()
+    await recorder.tell(fakes.service(), [PULL, PULL])
+    (event,) = cluster.events
+    assert [(name, series["count"]) for name, series in cluster.repeated] == [
+        (event["metadata"]["name"], 2)
     ]
     assert told == ["Warning"] * 3
 

@@ -64,8 +64,8 @@ async def reports(runtime: Runtime, clock: Clock) -> AsyncIterator[Reports]:
         yield Reports(session, port=server.port or 0, clock=clock)
 
 
-def a_pod(**status: Any) -> Pod:
-    return pod_of(fakes.pod(**{"ready": True, "podIP": "127.0.0.1", **status}))
+def a_pod(name: str = "chat-1", **status: Any) -> Pod:
+    return pod_of(fakes.pod(name, **{"ready": True, "podIP": "127.0.0.1", **status}))
 
 
 async def test_a_report_is_read_and_what_a_newer_pod_adds_is_ignored(reports: Reports) -> None:
@@ -124,6 +124,31 @@ async def test_a_pod_that_does_not_answer_in_time_is_unknown(
     monkeypatch.setattr(pods, "TIMEOUT_S", 0.05)
     runtime.delay_s = 0.5
     assert await reports.read([a_pod()]) == {}
+
+
+async def test_a_pod_that_stays_silent_is_asked_ever_more_seldom(
+    reports: Reports, runtime: Runtime, clock: Clock
+) -> None:
+    runtime.status = 500
+    for ready, longest_s in ((False, pods.LONGEST_PAUSE_S), (True, pods.FRESH_SERVING_S)):
+        runtime.asked = 0
+        for clock.now in range(600):
+            await reports.read([a_pod(ready=ready, running=True)])
+        assert runtime.asked <= 7 + 600 / longest_s
+        runtime.status = 200
+        clock.now += longest_s
+        assert len(await reports.read([a_pod(ready=ready, running=True)])) == 1
+        runtime.status = 500
+
+
+async def test_of_many_pods_only_some_are_asked_at_once_and_each_in_its_turn(
+    reports: Reports, runtime: Runtime, clock: Clock
+) -> None:
+    many = [a_pod(name=f"chat-{number}") for number in range(2 * pods.MAX_AT_ONCE)]
+    assert len(await reports.read(many)) == pods.MAX_AT_ONCE
+    clock.now = 1
+    assert len(await reports.read(many)) == len(many)
+    assert runtime.asked == len(many)
 
 
 async def test_a_pod_that_refuses_connections_is_unknown(runtime: Runtime) -> None:

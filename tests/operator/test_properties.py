@@ -44,6 +44,7 @@ deeds = st.one_of(
     st.tuples(st.just("annotate"), st.sampled_from("xyz")),
     st.tuples(st.just("delete child"), st.sampled_from(KINDS)),
     st.tuples(st.just("unlabel child"), st.sampled_from(KINDS)),
+    st.tuples(st.just("narrow child"), st.sampled_from(fakes.NARROWINGS)),
     st.tuples(st.just("scale by hand"), st.integers(0, 5)),
     st.tuples(st.just("step"), st.booleans()),
     st.tuples(st.just("restart operator"), st.none()),
@@ -121,13 +122,21 @@ async def do(operator: Operator, deed: str, value: Any) -> Operator:
         await operator.reconcile(catch_up=value)
     elif deed == "restart operator":
         return Operator(cluster)
+    else:
+        meddle(cluster, deed, value)
+    return operator
+
+
+def meddle(cluster: FakeCluster, deed: str, value: Any) -> None:
+    """What somebody does to the children."""
+    if deed == "delete child":
+        cluster.remove(value)
     elif deed == "scale by hand" and ("Deployment", KEY) in cluster.objects:
         cluster.edit("Deployment", lambda body: body["spec"].update(replicas=value))
-    elif deed == "delete child":
-        cluster.remove(value)
+    elif deed == "narrow child" and (value[0], KEY) in cluster.objects:
+        cluster.edit(*value)
     elif deed == "unlabel child" and (value, KEY) in cluster.objects:
         cluster.edit(value, lambda body: body["metadata"].update(labels={}))
-    return operator
 
 
 @unhurried

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from aweigh_api.state import Loading, ServedModel, State
 from aweigh_operator.cluster import ApiError
 from aweigh_operator.desired import KINDS
 from aweigh_operator.observe import Key, Manifest
+from aweigh_operator.plan import POLL_CONFLICT_S
 from tests.operator import fakes
 from tests.operator.fakes import KEY, FakeCluster, Operator
 
@@ -172,6 +174,15 @@ async def test_a_refused_child_becomes_a_condition_and_the_others_are_applied() 
     assert set(operator.children()) == {"ServiceAccount", "NetworkPolicy", "Service"}
 
 
+async def test_no_pod_serves_without_the_policy_that_was_asked_for() -> None:
+    operator = Operator(cluster_with())
+    operator.cluster.refuse = refusing("NetworkPolicy", 422)
+    await operator.reconcile()
+    assert "Service" in operator.children()
+    assert "Deployment" not in operator.children()
+    assert operator.condition("SpecValid")[:2] == ("False", "ObjectRefused")
+
+
 async def test_a_refused_child_is_tried_again_when_the_spec_changes() -> None:
     operator = Operator(cluster_with())
     operator.cluster.refuse = refusing("Deployment", 422)
@@ -196,13 +207,79 @@ async def test_a_conflict_or_an_overloaded_api_server_is_left_to_the_queue() -> 
     assert "Deployment" in operator.children()
 
 
-async def test_in_a_namespace_that_is_being_deleted_nothing_is_tried_or_told() -> None:
+@pytest.mark.parametrize(("status", "cause"), [(403, "NamespaceTerminating"), (404, "")])
+async def test_in_a_namespace_that_is_being_deleted_nothing_is_told_and_the_key_comes_back(
+    status: int, cause: str
+) -> None:
     operator = Operator(cluster_with())
-    ends = ApiError("apply", 403, "it is being terminated", "NamespaceTerminating")
+    ends = ApiError("apply", status, "it is being terminated", cause)
     operator.cluster.refuse = lambda _: ends
-    assert await operator.reconcile() is None
+    assert await operator.reconcile() == POLL_CONFLICT_S
     assert operator.cluster.events == []
     assert "status" not in operator.cluster.objects[names.KIND, KEY]
+
+
+async def test_a_status_that_finds_nothing_once_does_not_bury_the_service() -> None:
+    operator = Operator(cluster_with())
+    await operator.settle()
+    operator.cluster.lose_status = 1
+    set_spec(operator.cluster, replicas=2)
+    assert await operator.reconcile() == POLL_CONFLICT_S
+    await operator.settle()
+    assert operator.condition("Ready")[2].startswith("0 of 2 pods serve")
+
+
+async def test_children_are_made_before_any_pod_is_asked() -> None:
+    operator = Operator(cluster_with())
+    operator.cluster.put(fakes.pod(running=True))
+    seen: list[set[str]] = []
+    operator.reports.asked = lambda: seen.append(set(operator.children()))
+    await operator.reconcile()
+    assert seen == [{"ServiceAccount", "NetworkPolicy", "Service", "Deployment"}]
+
+
+async def test_an_object_that_appears_while_a_child_is_created_is_not_taken_over() -> None:
+    operator = Operator(cluster_with())
+    theirs = {
+        "kind": "Deployment",
+        "metadata": {"name": "chat", "namespace": "team"},
+        "spec": {"replicas": 9},
+    }
+
+    def appear(manifest: Manifest) -> None:
+        if manifest["kind"] == "Service":
+            operator.cluster.put(theirs)
+
+    operator.cluster.refuse = appear
+    with pytest.raises(ApiError, match="409"):
+        await operator.reconcile()
+    operator.cluster.refuse = lambda _: None
+    await operator.settle()
+    assert operator.cluster.objects["Deployment", KEY]["spec"] == {"replicas": 9}
+    assert operator.condition("Ready")[:2] == ("False", "NameConflict")
+
+
+async def test_a_condition_of_somebody_else_causes_no_write() -> None:
+    operator = Operator(cluster_with())
+    await operator.settle()
+    theirs = {"type": "Approved", "status": "True"}
+    operator.cluster.edit(names.KIND, lambda body: body["status"]["conditions"].insert(0, theirs))
+    writes = operator.cluster.writes
+    await operator.reconcile()
+    assert operator.cluster.writes == writes
+
+
+@pytest.mark.parametrize(("kind", "change"), fakes.NARROWINGS)
+async def test_what_somebody_adds_to_a_field_that_is_one_value_is_taken_away(
+    kind: str, change: Callable[[Manifest], None]
+) -> None:
+    operator = Operator(cluster_with({"replicas": 2, "template": {"nodeSelector": {"a": "x"}}}))
+    await operator.settle()
+    before = operator.children()
+    operator.cluster.edit(kind, change)
+    assert operator.children() != before
+    await operator.settle()
+    assert operator.children() == before
 
 
 async def test_a_report_with_an_endless_name_breaks_nothing() -> None:

@@ -26,7 +26,8 @@ def children(
     owner: InferenceService, current: Manifest | None, runtime_image: str
 ) -> dict[str, Manifest]:
     """What should be there, by kind; `current` is the Deployment that is there."""
-    pods = template.kept(owner, current) or template.render(owner, runtime_image, current)
+    ours = template.bare(owner, runtime_image)
+    pods = template.kept(owner, current, ours) or ours
     wanted = {
         "ServiceAccount": service_account.manifest(owner),
         "NetworkPolicy": network_policy.manifest(owner),

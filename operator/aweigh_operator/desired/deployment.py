@@ -1,20 +1,19 @@
 """The Deployment: how many pods, and how a new template reaches them."""
 
-import json
-
 from aweigh_api import names
 from aweigh_api.spec import InferenceService
+from aweigh_operator.desired import record, template
 from aweigh_operator.desired.metadata import Manifest, metadata
 
 REVISION_HISTORY = 2
 
 
-def manifest(owner: InferenceService, template: Manifest) -> Manifest:
-    """The Deployment of these pods."""
+def manifest(owner: InferenceService, bare: Manifest) -> Manifest:
+    """The Deployment of pods of this bare template."""
     common, spec = metadata(owner), owner.spec
     annotations = {
-        names.TEMPLATE_HASH: template["metadata"]["annotations"][names.TEMPLATE_HASH],
-        names.TEMPLATE: json.dumps(template, sort_keys=True, separators=(",", ":")),
+        names.TEMPLATE_HASH: template.template_hash(owner),
+        names.TEMPLATE: record.write(bare),
     }
     return {
         "apiVersion": "apps/v1",
@@ -29,7 +28,7 @@ def manifest(owner: InferenceService, template: Manifest) -> Manifest:
                 "type": "RollingUpdate",
                 "rollingUpdate": _rolling(spec.rollout.allow_downtime),
             },
-            "template": template,
+            "template": template.dressed(owner, bare),
         },
     }
 

@@ -1,22 +1,28 @@
 """The pod template: what a serving pod runs, and with how few rights.
 
-What the pods are made from is hashed from the spec, not from the rendered template, and the
-template is kept beside the hash. While the hash stays, `kept` gives the same template again, image
-included, whatever this version of the operator would render.
+What the pods are made from is hashed from the spec, not from the rendered template, and what the
+operator put in is recorded beside the hash. While the hash stays, `kept` gives the same template
+again, image included, whatever this version of the operator would render. What the users put in is
+not recorded: it is in the spec, and may be large.
 """
 
-import json
 from typing import Any
 
 from aweigh_api import flags, names
 from aweigh_api.spec import InferenceService
 from aweigh_api.template import Template
+from aweigh_operator.desired import record
 from aweigh_operator.desired.metadata import Manifest, fingerprint
 
 USER = 65532
 GRACE_MARGIN_S = 10  # for what the runtime does after its last request
 LIVENESS = {"periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3}
 READINESS = {"periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2}
+ENVIRONMENT = {
+    "HOME": names.CACHE_MOUNT,
+    "HF_HOME": f"{names.CACHE_MOUNT}/huggingface",
+    "TRITON_CACHE_DIR": f"{names.CACHE_MOUNT}/triton",
+}
 _PLACEMENT = (
     "nodeSelector",
     "tolerations",
@@ -38,31 +44,22 @@ def template_hash(owner: InferenceService) -> str:
     return fingerprint([made_from, deadline, upgrade])
 
 
-def kept(owner: InferenceService, deployment: Manifest | None) -> Manifest | None:
-    """The template that the Deployment was made with, when the spec asks for no other."""
+def kept(owner: InferenceService, deployment: Manifest | None, ours: Manifest) -> Manifest | None:
+    """What the Deployment was made with in place of `ours`, when the spec asks for no other."""
     annotations = _annotations(deployment)
     if annotations.get(names.TEMPLATE_HASH) != template_hash(owner):
         return None
-    try:
-        template = json.loads(annotations[names.TEMPLATE])
-        hash_inside = template["metadata"]["annotations"][names.TEMPLATE_HASH]
-    except (KeyError, TypeError, ValueError):  # edited by hand
-        return None
-    return template if hash_inside == template_hash(owner) else None
+    found = record.read(annotations.get(names.TEMPLATE))
+    return found if found is not None and record.harmless(found, ours) else None
 
 
-def render(owner: InferenceService, runtime_image: str, deployment: Manifest | None) -> Manifest:
-    """The template for this spec, with the image that serves already if only that is known."""
-    unchanged = _annotations(deployment).get(names.TEMPLATE_HASH) == template_hash(owner)
-    image = (image_of(deployment) if unchanged else None) or runtime_image
-    shape, name = owner.spec.template or Template(), owner.metadata.name
+def bare(owner: InferenceService, image: str) -> Manifest:
+    """The template without what the users put in."""
+    name = owner.metadata.name
     return {
         "metadata": {
-            "labels": {**(shape.labels or {}), **names.labels(name)},
-            "annotations": {
-                **(shape.annotations or {}),
-                names.TEMPLATE_HASH: template_hash(owner),
-            },
+            "labels": names.labels(name),
+            "annotations": {names.TEMPLATE_HASH: template_hash(owner)},
         },
         "spec": {
             "serviceAccountName": name,
@@ -78,6 +75,25 @@ def render(owner: InferenceService, runtime_image: str, deployment: Manifest | N
             },
             "containers": [_container(owner, image)],
             "volumes": [volume for volume, _ in _volumes(owner)],
+        },
+    }
+
+
+def dressed(owner: InferenceService, template: Manifest) -> Manifest:
+    """A bare template with what the users put in."""
+    shape = owner.spec.template or Template()
+    metadata, pods = template["metadata"], template["spec"]
+    (container,) = pods["containers"]
+    theirs = [{"name": each.name, "value": each.value} for each in shape.env or []]
+    env = {each["name"]: each for each in [*container["env"], *theirs]}
+    return {
+        "metadata": {
+            "labels": {**(shape.labels or {}), **metadata["labels"]},
+            "annotations": {**(shape.annotations or {}), **metadata["annotations"]},
+        },
+        "spec": {
+            **pods,
+            "containers": [{**container, "env": list(env.values())}],
             **_placement(owner, shape),
         },
     }
@@ -99,7 +115,7 @@ def _container(owner: InferenceService, image: str) -> Manifest:
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "args": flags.pod_arguments(owner),
-        "env": _environment(owner),
+        "env": [{"name": name, "value": value} for name, value in ENVIRONMENT.items()],
         "ports": [
             {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
             {"name": "admin", "containerPort": names.ADMIN_PORT, "protocol": "TCP"},
@@ -127,18 +143,6 @@ def _container(owner: InferenceService, image: str) -> Manifest:
 
 def _probe(path: str) -> Manifest:
     return {"httpGet": {"path": path, "port": "admin", "scheme": "HTTP"}}
-
-
-def _environment(owner: InferenceService) -> list[Manifest]:
-    cache = names.CACHE_MOUNT
-    ours = {
-        "HOME": cache,
-        "HF_HOME": f"{cache}/huggingface",
-        "TRITON_CACHE_DIR": f"{cache}/triton",
-    }
-    shape = owner.spec.template
-    theirs = {each.name: each.value for each in (shape.env if shape else None) or []}
-    return [{"name": name, "value": value} for name, value in {**ours, **theirs}.items()]
 
 
 def _volumes(owner: InferenceService) -> list[tuple[Manifest, Manifest]]:
