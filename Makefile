@@ -32,6 +32,10 @@ crds: env ## Generate the CustomResourceDefinition from the models in aweigh_api
 	$(VENV)/python -m aweigh_api.crd > crds/inferenceservices.yaml
 	cp crds/inferenceservices.yaml helm/aweigh/files/
 
+.PHONY: wheel
+wheel: env ## Build the Python package into dist/
+	$(VENV)/python -m build --wheel --no-isolation
+
 .PHONY: chart
 chart: env ## Render the chart anew into the files that reviews compare
 	$(VENV)/python -m tests.chart

@@ -3,7 +3,7 @@
 set -eu
 base_url=${1:-http://127.0.0.1:8000/v1}
 model=${2:-helmsman}
-question=${3:-What is a Pod?}
+question=$(printf %s "${3:-What is a Pod?}" | sed 's/[\\"]/\\&/g')
 
 curl --fail-with-body --no-buffer --silent --show-error "$base_url/chat/completions" \
   --header 'Content-Type: application/json' \

@@ -11,7 +11,9 @@ from openai import OpenAI
 
 def main() -> None:
     """Ask the endpoint's first model and print the answer as it comes."""
-    base_url, question = sys.argv[1:3]
+    if len(sys.argv) != 3:
+        sys.exit("usage: openai_client.py BASE_URL QUESTION")
+    base_url, question = sys.argv[1:]
     client = OpenAI(base_url=base_url, api_key="none")
     model = client.models.list().data[0].id
     stream = client.chat.completions.create(

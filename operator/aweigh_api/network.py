@@ -1,5 +1,6 @@
 """Who may reach the pods: the part `networkPolicy` of an InferenceService."""
 
+from ipaddress import ip_network
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -27,12 +28,40 @@ class LabelSelector(Schema):
     )
 
 
+def _is_cidr(text: str) -> bool:
+    try:
+        return "/" in text and ip_network(text) is not None
+    except ValueError:
+        return False
+
+
+def _contains(outer: str, inner: str) -> bool:
+    one, other = ip_network(outer), ip_network(inner)
+    return one.version == other.version and other.subnet_of(one)  # type: ignore[arg-type]
+
+
 class IPBlock(Schema):
     """A range of addresses."""
 
     cidr: Annotated[str, Field(max_length=64)] = Field(description="Such as 10.0.0.0/8.")
     except_: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=32)] | None = (
         Field(default=None, alias="except", description="Ranges inside cidr that are left out.")
+    )
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="isCIDR(self.cidr)",
+            message="ipBlock.cidr must be a range of addresses such as 10.0.0.0/8",
+            holds=lambda block: _is_cidr(block.cidr),
+        ),
+        Rule(
+            cel="!has(self.except) || self.except.all(range, isCIDR(range) && "
+            "cidr(self.cidr).containsCIDR(range))",
+            message="each entry of ipBlock.except must be a range of addresses inside ipBlock.cidr",
+            holds=lambda block: all(
+                _is_cidr(each) and _contains(block.cidr, each) for each in block.except_ or []
+            ),
+        ),
     )
 
 

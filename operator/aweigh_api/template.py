@@ -4,10 +4,29 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from aweigh_api import names
+from aweigh_api import flags, names
 from aweigh_api.fields import Labels, Name, Text
 from aweigh_api.schema import Rule, Schema
 
+# Flags that every pod is given, so that their variables would have no effect.
+_OURS = tuple(
+    flags.environment_variable(flag)
+    for flag in (
+        "--uri",
+        "--model-name",
+        "--revision",
+        "--max-model-len",
+        "--dtype",
+        "--host",
+        "--port",
+        "--admin-port",
+        "--cache-dir",
+        "--secret-dir",
+        "--termination-log",
+        "--drain-settle-seconds",
+        "--drain-timeout-seconds",
+    )
+)
 _RESERVED = ("app.kubernetes.io/", names.GROUP)
 
 
@@ -95,4 +114,12 @@ class Template(Schema):
         default=None, description="Annotations of the pods."
     )
 
-    RULES: ClassVar[tuple[Rule, ...]] = (_reserved("labels"), _reserved("annotations"))
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        _reserved("labels"),
+        _reserved("annotations"),
+        Rule(
+            cel=f"!has(self.env) || !self.env.exists(each, each.name in {list(_OURS)})",
+            message="template.env must not set what has a field of its own: " + ", ".join(_OURS),
+            holds=lambda template: not {each.name for each in template.env or []} & set(_OURS),
+        ),
+    )

@@ -47,7 +47,7 @@ def chat(
     """
     from aweigh_cli.endpoint import Endpoint
 
-    with _base_url(target, namespace) as url:
+    with _base_url(target, namespace, wait) as url:
         key = os.environ.get("OPENAI_API_KEY")
         with Endpoint(url, key, wait, note=lambda text: typer.echo(text, err=True)) as endpoint:
             conversation = Conversation(endpoint, model or _first_model(endpoint, url), system)
@@ -115,7 +115,7 @@ def _message(role: str, content: str) -> "Message":
 
 
 def _piped_question() -> str:
-    question = sys.stdin.read().strip()
+    question = sys.stdin.buffer.read().decode(errors="replace").strip()
     if not question:
         raise CommandFailure(
             "standard input is empty; expected a question: pipe one, or use --once",
@@ -132,7 +132,7 @@ def _first_model(endpoint: "Endpoint", url: str) -> str:
 
 
 @contextmanager
-def _base_url(target: str | None, namespace: str | None) -> Iterator[str]:
+def _base_url(target: str | None, namespace: str | None, wait_s: float) -> Iterator[str]:
     if target is None or _is_url(target):
         if namespace is not None:
             raise CommandFailure(
@@ -142,8 +142,10 @@ def _base_url(target: str | None, namespace: str | None) -> Iterator[str]:
             )
         yield _completed(target or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
         return
+    from aweigh_cli.inferenceservice import wait_until_served
     from aweigh_cli.kubectl import port_forward
 
+    wait_until_served(target, namespace, wait_s, note=lambda text: typer.echo(text, err=True))
     with port_forward(target, names.HTTP_PORT, namespace) as port:
         yield f"http://127.0.0.1:{port}/v1"
 

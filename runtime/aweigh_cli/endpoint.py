@@ -143,4 +143,4 @@ def _message(response: httpx.Response) -> str:
 
 
 def _cause(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return str(error).rstrip(".") or type(error).__name__

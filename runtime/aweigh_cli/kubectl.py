@@ -19,7 +19,8 @@ def kubectl(*arguments: str) -> str:
         [_executable(), *arguments], capture_output=True, text=True, check=False, errors="replace"
     )
     if done.returncode != 0:
-        said = done.stderr.strip() or f"exit code {done.returncode}"
+        # Client libraries log above the line that kubectl means for people.
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise CommandFailure(f"kubectl {' '.join(arguments)}: {said}")
     return done.stdout
 

@@ -57,7 +57,6 @@ def without_effect(service: "InferenceService") -> list[str]:
     meaningless = {
         "replicas": spec.replicas not in (None, 1),
         "suspend": spec.suspend,
-        "resources": spec.resources is not None,
         "rollout": "rollout" in spec.model_fields_set,
         "networkPolicy": "network_policy" in spec.model_fields_set,
         "disruption": spec.disruption is not None,

@@ -1,30 +1,26 @@
-"""Entry point of `aweigh` and `kubectl aweigh`: which commands there are, and how one fails.
+"""Entry point of `aweigh` and `kubectl aweigh`: how a command fails, and how it ends early.
 
-Modules of commands import what is heavy when they run, never when they are imported: help and
-completion must come at once.
+Nothing heavy is imported here: a pod that is deleted in its first second must go at once.
 """
 
+import os
+import signal
 import sys
 from pathlib import Path
-
-import typer
-
-from aweigh_cli import chat, local, serve, upgrade, version
-from aweigh_cli.failures import CommandFailure
-
-app = typer.Typer(
-    help="Serve large language models, on this machine and on Kubernetes.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (serve.serve, local.local, chat.chat, upgrade.upgrade, version.version):
-    app.command()(command)
 
 
 def main() -> None:
     """Run the command that the arguments name."""
+    if os.getpid() == 1:
+        # The kernel drops signals to a container's first process that has no handler for them. The
+        # server takes over once it runs.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+    import typer
+
+    from aweigh_cli.commands import app
+    from aweigh_cli.failures import CommandFailure
+
     try:
         app(prog_name=_program(sys.argv[0]))
     except CommandFailure as failure:

@@ -13,8 +13,8 @@ import typer
 
 from aweigh_api import names
 from aweigh_cli.failures import CommandFailure, ExitStatus
+from aweigh_cli.inferenceservice import RESOURCE
 
-RESOURCE = f"{names.PLURAL}.{names.GROUP}"  # the short name may belong to somebody else
 OPERATOR_TIMEOUT_S = 60.0
 POLL_S = 0.5
 
@@ -65,16 +65,18 @@ class _Upgrade:
         moment = datetime.now(UTC).isoformat(timespec="milliseconds")
         mark = f"{names.UPGRADE}={moment}"
         self._kubectl("annotate", RESOURCE, self._name, "--overwrite", mark)
-        self._wait_for_another_template(_template_hash(before))
+        self._wait_for_another_template(_template_hash(before), min(timeout_s, OPERATOR_TIMEOUT_S))
         self._wait_for_pods(timeout_s)
-        typer.echo(f"{self._title}: runs {_image(self._deployment())}")
+        after = self._deployment()
+        stopped = " once it has pods again" if after["spec"]["replicas"] == 0 else ""
+        typer.echo(f"{self._title}: runs {_image(after)}{stopped}")
 
-    def _wait_for_another_template(self, old: str) -> None:
-        deadline = time.monotonic() + OPERATOR_TIMEOUT_S
+    def _wait_for_another_template(self, old: str, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
         while _template_hash(self._deployment()) == old:
             if time.monotonic() >= deadline:
                 raise CommandFailure(
-                    f"{self._title}: the operator has not acted within {OPERATOR_TIMEOUT_S:.0f} s; "
+                    f"{self._title}: the operator has not acted within {timeout_s:.0f} s; "
                     f"expected a running operator. {self._state()}"
                 )
             time.sleep(POLL_S)
@@ -113,7 +115,7 @@ class _Upgrade:
 def _check(name: str | None, every: bool, namespace: str | None, all_namespaces: bool) -> None:
     if (name is None) != every:
         given = "neither NAME nor --all" if name is None else "both NAME and --all"
-        raise CommandFailure(f"{given} is given; expected one of the two", ExitStatus.BAD_INPUT)
+        raise CommandFailure(f"given: {given}; expected one of the two", ExitStatus.BAD_INPUT)
     if all_namespaces and (name is not None or namespace is not None):
         raise CommandFailure(
             "--all-namespaces is given with NAME or --namespace; expected it with --all alone",

@@ -7,6 +7,13 @@ import typer
 from aweigh_cli.failures import CommandFailure
 
 
+def show(asked: bool) -> None:
+    """The flag --version: print it and end."""
+    if asked:
+        version()
+        raise typer.Exit
+
+
 def version() -> None:
     """Print the version."""
     try:

@@ -80,6 +80,25 @@ REFUSALS = (
         "needs either ipBlock, or podSelector",
     ),
     Refusal(
+        "callers from no range of addresses",
+        spec(networkPolicy={"ingressFrom": [{"ipBlock": {"cidr": "nonsense"}}]}),
+        "ipBlock.cidr must be a range of addresses",
+    ),
+    Refusal(
+        "an exception outside of the range",
+        spec(
+            networkPolicy={
+                "ingressFrom": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}}]
+            }
+        ),
+        "each entry of ipBlock.except must be",
+    ),
+    Refusal(
+        "a variable that has a field of its own",
+        spec(template={"env": [{"name": "AWEIGH_PORT", "value": "7"}]}),
+        "template.env must not set what has a field of its own",
+    ),
+    Refusal(
         "a label that the operator sets",
         spec(template={"labels": {"app.kubernetes.io/name": "mine"}}),
         "template.labels must not use keys that start with",

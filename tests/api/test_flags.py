@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import pytest
+from pydantic import ValidationError
+
 from aweigh_api import flags
 from aweigh_api.spec import InferenceService
 from tests.api.refusals import HF, manifest, spec
@@ -42,6 +45,16 @@ def test_only_a_pod_with_a_secret_is_told_of_one() -> None:
     with_secret = service(model={**HF, "secretRef": {"name": "token"}})
     assert "--secret-dir=/etc/aweigh/model-secret" in flags.pod_arguments(with_secret)
     assert not any("secret" in argument for argument in flags.pod_arguments(service()))
+
+
+def test_the_environment_cannot_set_what_a_pod_is_given_as_a_flag() -> None:
+    model = {**HF, "name": "a", "revision": "b", "maxModelLen": 1, "dtype": "fp16"}
+    everything = service(model={**model, "secretRef": {"name": "token"}})
+    given = [each.split("=")[0] for each in flags.pod_arguments(everything) if "=" in each]
+    for flag in given:
+        env = [{"name": flags.environment_variable(flag), "value": "1"}]
+        with pytest.raises(ValidationError, match="a field of its own"):
+            service(template={"env": env})
 
 
 def test_a_flag_has_one_variable() -> None:

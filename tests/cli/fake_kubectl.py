@@ -29,13 +29,15 @@ for flag in ("--namespace", "-n"):
 def deployment(name):
     pod = {"containers": [{"name": "runtime", "image": world["images"][name]}]}
     mark = {"serving.aweigh.dev/template-hash": world["hashes"][name]}
-    return {"metadata": {"annotations": mark}, "spec": {"template": {"spec": pod}}}
+    return {"metadata": {"annotations": mark}, "spec": {"replicas": 1, "template": {"spec": pod}}}
 
 
 def service(name):
-    ready = {"type": "Ready", "status": "False", "message": f"{name} waits"}
+    message = f"{name} waits"
+    ready = {"type": "Ready", "status": "False", "reason": "ModelNotFound", "message": message}
     metadata = {"name": name, "namespace": namespace or "default"}
-    return {"metadata": metadata, "status": {"conditions": [ready]}}
+    status = {"readyReplicas": world["serving"], "conditions": [ready]}
+    return {"metadata": metadata, "status": status}
 
 
 def act():
@@ -90,8 +92,10 @@ def fake_kubectl(
     obeyed: tuple[str, ...] = (),
     stuck: tuple[str, ...] = (),
     port: int = 0,
+    serving: int = 1,
 ) -> FakeKubectl:
-    """Put a kubectl into the folder; `port` is where its port-forward leads to."""
+    """Put a kubectl into the folder; `port` is where its port-forward leads to, and each
+    service has `serving` pods that are ready."""
     file = folder / "world.json"
     world = {
         "calls": [],
@@ -100,6 +104,7 @@ def fake_kubectl(
         "obeyed": obeyed,
         "stuck": stuck,
         "port": port,
+        "serving": serving,
     }
     file.write_text(json.dumps(world))
     script(folder, "kubectl", _PROGRAM.replace("__FILE__", repr(str(file))))

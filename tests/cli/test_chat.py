@@ -189,7 +189,7 @@ async def test_a_namespace_without_a_name_is_refused(server: OpenAIServer) -> No
 
 async def test_a_name_is_reached_through_kubectl(server: OpenAIServer, tmp_path: Path) -> None:
     port = int(server.url.rsplit(":", 1)[1].removesuffix("/v1"))
-    kubectl = fake_kubectl(tmp_path, port=port)
+    kubectl = fake_kubectl(tmp_path, services=("helmsman",), port=port)
     done = await chat("helmsman", "-n", "web", "--once", "hi", **kubectl.environment)
     assert (done.code, done.stdout) == (0, "A Pod is a group.\n")
     (call,) = kubectl.calls("port-forward")
@@ -199,7 +199,22 @@ async def test_a_name_is_reached_through_kubectl(server: OpenAIServer, tmp_path:
 async def test_a_name_that_does_not_exist_is_kubectls_own_sentence(tmp_path: Path) -> None:
     done = await chat("nobody", "--once", "hi", **fake_kubectl(tmp_path).environment)
     assert done.code == 1
-    assert "cannot reach Service nobody: Error from server (NotFound)" in done.stderr
+    assert "Error from server (NotFound): inferenceservices.serving" in done.stderr
+
+
+async def test_a_service_that_is_not_ready_says_why_itself(tmp_path: Path) -> None:
+    kubectl = fake_kubectl(tmp_path, services=("helmsman",), serving=0)
+    done = await chat("helmsman", "--once", "hi", **kubectl.environment)
+    assert done.code == 69
+    assert done.stderr == "error: InferenceService helmsman is not ready: helmsman waits\n"
+
+
+async def test_a_question_that_is_not_text_is_asked_all_the_same(server: OpenAIServer) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *arguments("chat", server.url), env=environment(), stdin=asyncio.subprocess.PIPE
+    )
+    await asyncio.wait_for(process.communicate(b"\xff\xfe What is a Pod?"), 60)
+    assert process.returncode == 0
 
 
 async def test_a_conversation_remembers_and_ctrl_d_leaves(server: OpenAIServer) -> None:

@@ -106,7 +106,6 @@ def test_fields_without_meaning_on_one_machine_are_named() -> None:
     parts = spec(
         replicas=3,
         suspend=True,
-        resources={"limits": {"memory": "1Gi"}},
         networkPolicy={"enabled": False},
         template={"labels": {"team": "a"}, "env": [{"name": "A", "value": "b"}]},
     )
@@ -114,7 +113,6 @@ def test_fields_without_meaning_on_one_machine_are_named() -> None:
     assert [warning.split(" has ")[0] for warning in warnings] == [
         "spec.replicas",
         "spec.suspend",
-        "spec.resources",
         "spec.networkPolicy",
         "spec.template",
     ]

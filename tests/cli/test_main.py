@@ -13,9 +13,13 @@ def test_help_names_every_command() -> None:
         assert f"\n  {command} " in help_text
 
 
+def test_the_version_is_a_flag_and_a_command() -> None:
+    assert aweigh("--version").stdout == aweigh("version").stdout != ""
+
+
 def test_help_and_completion_import_nothing_heavy() -> None:
     heavy = "{'torch', 'transformers', 'aweigh_runtime', 'pydantic', 'httpx', 'yaml'}"
-    check = f"import sys, aweigh_cli.main; print(sorted({heavy} & set(sys.modules)))"
+    check = f"import sys, aweigh_cli.commands; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60
     )

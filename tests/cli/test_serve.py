@@ -11,7 +11,7 @@ from aweigh_api import flags
 from aweigh_api.spec import InferenceService
 from aweigh_api.termination import Termination
 from aweigh_cli import launch
-from aweigh_cli.main import app
+from aweigh_cli.commands import app
 from aweigh_runtime.config import Config
 from tests.api.refusals import HF, manifest, spec
 from tests.cli.command import aweigh

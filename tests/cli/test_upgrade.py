@@ -39,6 +39,13 @@ def test_the_first_that_fails_stops_the_upgrade(tmp_path: Path) -> None:
     assert [call[2] for call in kubectl.calls("annotate")] == ["chat", "code"]
 
 
+def test_an_operator_that_does_not_act_is_missed_within_the_timeout(tmp_path: Path) -> None:
+    kubectl = fake_kubectl(tmp_path, services=("chat",))
+    done = aweigh("upgrade", "chat", "--timeout", "1", env=kubectl.environment)
+    assert done.returncode == 1
+    assert "the operator has not acted within 1 s; expected a running operator" in done.stderr
+
+
 def test_nothing_to_upgrade_is_said(tmp_path: Path) -> None:
     done = aweigh("upgrade", "--all", "-A", env=fake_kubectl(tmp_path).environment)
     assert (done.returncode, done.stdout) == (0, "no InferenceService to upgrade\n")
@@ -51,10 +58,10 @@ def test_a_name_that_does_not_exist_is_kubectls_own_sentence(tmp_path: Path) -> 
 
 
 def test_name_and_all_exclude_each_other() -> None:
-    assert "neither NAME nor --all is given" in aweigh("upgrade").stderr
+    assert "given: neither NAME nor --all" in aweigh("upgrade").stderr
     both = aweigh("upgrade", "chat", "--all")
     assert both.returncode == 78
-    assert "both NAME and --all is given; expected one of the two" in both.stderr
+    assert "given: both NAME and --all; expected one of the two" in both.stderr
     assert "expected it with --all alone" in aweigh("upgrade", "chat", "-A").stderr
 
 

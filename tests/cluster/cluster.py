@@ -199,7 +199,7 @@ class Cluster:
         """The environment in which kubectl and its like find this cluster."""
         if self.place is None:
             return dict(os.environ)
-        found = {"KUBECONFIG": str(self.place.kubeconfig), "PATH": binaries.search_path()}
+        found = {"KUBECONFIG": str(self.place.kubeconfig), "PATH": _search_path()}
         return {**os.environ, **found}
 
 
@@ -212,6 +212,11 @@ def chosen() -> Cluster:
             "or nothing for a cluster made here"
         )
     return Cluster(None if value else places.of(CHECKOUT))
+
+
+def _search_path() -> str:
+    """Finds kubectl, helm and, for `kubectl aweigh`, what the checkout's environment has."""
+    return os.pathsep.join([binaries.search_path(), str(CHECKOUT / ".venv" / "bin")])
 
 
 def _in(namespace: str | None) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ def _next_steps(cluster: Cluster) -> str:
     }
     if cluster.place is not None:
         steps["a shell with kubectl and helm"] = "bash"
-        steps["remove it all"] = "make cluster-down"
+        steps["end the cluster"] = "make cluster-down"
     lines = [
         f"  {'' if command.startswith('make') else inside}{command}  # {what}"
         for what, command in steps.items()

@@ -20,7 +20,6 @@ from tests.cluster.places import Place
 PATIENCE_S = 3.0  # the API server waits up to a minute for watches to end
 # Nothing of the cluster runs without its record, even if whoever starts it is killed meanwhile.
 RECORD_AND_BECOME = 'cat "/proc/$$/stat" > "$0.new" && mv "$0.new" "$0" && exec "$@"'
-_CHILDREN: list["subprocess.Popen[bytes]"] = []  # they outlive us, and Popen would warn of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +53,9 @@ def start(place: Place, name: str, command: Sequence[object]) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    _CHILDREN.append(child)
     while not record.exists() and child.poll() is None:
         time.sleep(0.002)
+    child.returncode = child.returncode or 0  # it outlives us, and Popen would warn of it
 
 
 def _folder(place: Place) -> Path:

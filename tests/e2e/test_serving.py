@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import openai
@@ -20,9 +20,10 @@ def service(cluster: Cluster, operator: None, namespace: str) -> Service:
 
 
 @pytest.fixture
-def endpoint(service: Service) -> Iterator[str]:
-    service.apply(drain={"settleSeconds": 5, "timeoutSeconds": 30})
+def endpoint(service: Service, tell: Callable[[str], None]) -> Iterator[str]:
+    applied_s = service.apply(drain={"settleSeconds": 5, "timeoutSeconds": 30})
     service.wait_ready()
+    tell(f"apply to Ready: {time.monotonic() - applied_s:.1f} s")
     with service.cluster.endpoint(service.namespace, service.name, 8000) as url:
         # kube-proxy learns of a ready pod a moment after the API server.
         service.cluster.wait(f"{url} to answer", lambda: _answers(url))
@@ -111,6 +112,21 @@ def test_a_rollout_loses_no_request(service: Service, endpoint: str) -> None:
         asker.join(60)
     assert failed == []
     assert len(answered) > 20
+
+
+def test_a_pod_that_is_deleted_in_its_first_second_goes_at_once(
+    service: Service, endpoint: str
+) -> None:
+    cluster, where = service.cluster, ("-n", service.namespace)
+    cluster.kubectl("scale", "infs/chat", "--replicas=3", *where)
+
+    def started() -> bool:
+        statuses = [pod["status"].get("containerStatuses", []) for pod in service.pods()]
+        return sum("running" in each[0]["state"] for each in statuses if each) == 3
+
+    cluster.wait("two more pods to run", started)
+    cluster.kubectl("scale", "infs/chat", "--replicas=1", *where)
+    cluster.wait("them to be gone", lambda: len(service.pods()) == 1, timeout_s=20)
 
 
 def test_a_bad_request_gets_openais_error_body_and_harms_nobody(endpoint: str) -> None:

@@ -1,0 +1,33 @@
+"""Which commands there are.
+
+Modules of commands import what is heavy when they run, never when they are imported: help and
+completion must come at once.
+"""
+
+from typing import Annotated
+
+import typer
+
+from aweigh_cli import chat, local, serve, upgrade, version
+
+app = typer.Typer(
+    help="Serve large language models, on this machine and on Kubernetes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (serve.serve, local.local, chat.chat, upgrade.upgrade, version.version):
+    app.command()(command)
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="As `aweigh version`.", callback=version.show, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Serve large language models, on this machine and on Kubernetes."""

@@ -1,0 +1,52 @@
+"""What an InferenceService of the cluster says about itself, read with kubectl."""
+
+import json
+import time
+from collections.abc import Callable
+
+from aweigh_api import names
+from aweigh_api.reasons import Reason
+from aweigh_cli.failures import CommandFailure, ExitStatus
+from aweigh_cli.kubectl import kubectl
+
+RESOURCE = f"{names.PLURAL}.{names.GROUP}"  # the short name may belong to somebody else
+POLL_S = 1.0
+_PASSING = (
+    "",
+    Reason.LOADING,
+    Reason.DOWNLOADING,
+    Reason.WAITING_FOR_PODS,
+    Reason.PROGRESSING,
+)  # what time alone may change
+
+
+def wait_until_served(
+    name: str, namespace: str | None, wait_s: float, note: Callable[[str], None]
+) -> None:
+    """Return once a pod serves; while pods start, wait.
+
+    Raises:
+        CommandFailure: there is no such InferenceService, or it says why it cannot be served.
+    """
+    deadline = time.monotonic() + wait_s
+    said = ""
+    while True:
+        serving, reason, message = _state(name, namespace)
+        if serving:
+            return
+        sentence = f"InferenceService {name} is not ready: {message}"
+        if reason not in _PASSING or time.monotonic() >= deadline:
+            raise CommandFailure(sentence, ExitStatus.UNREACHABLE)
+        if sentence != said:
+            note(f"{sentence}; waiting")
+            said = sentence
+        time.sleep(POLL_S)
+
+
+def _state(name: str, namespace: str | None) -> tuple[bool, str, str]:
+    """Whether a pod serves; the reason and the sentence of the condition Ready."""
+    scope = ["--namespace", namespace] if namespace else []
+    status = json.loads(kubectl("get", RESOURCE, name, *scope, "-o", "json")).get("status", {})
+    ready = [each for each in status.get("conditions", []) if each["type"] == "Ready"]
+    reason, message = (ready[0]["reason"], ready[0]["message"]) if ready else ("", "no status yet")
+    return status.get("readyReplicas", 0) > 0, reason, message
