@@ -36,7 +36,7 @@ def test_a_service_is_chatted_with_by_its_name(service: Service) -> None:
 def test_a_service_that_is_not_there_is_named(service: Service) -> None:
     done = command(service, "chat", "nobody", "--once", "hi")
     assert done.returncode == 1
-    assert 'services "nobody" not found' in done.stderr
+    assert 'inferenceservices.serving.aweigh.dev "nobody" not found' in done.stderr
 
 
 def test_an_upgrade_replaces_the_pods_and_waits_for_the_new_ones(service: Service) -> None:
