@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,15 +44,48 @@ def _no_config(model: Path) -> None:
     (model / "config.json").unlink()
 
 
-@pytest.fixture
-def claim(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[Path]:
-    """A claim `models` that holds the small model in the folder `draft`; yields that folder."""
+SPOILT = {
+    "truncated": (_truncated, "ModelReady", "ModelUnreadable", WEIGHTS),
+    "not-safetensors": (_not_safetensors, "ModelReady", "ModelUnreadable", WEIGHTS),
+    "pickled": (_pickled, "ModelReady", "ModelUnreadable", "safetensors"),
+    "other-shapes": (_other_shapes, "ModelReady", "ModelUnreadable", "512"),
+    "no-config": (_no_config, "ModelReady", "ModelUnreadable", "config.json"),
+    "other-architecture": (
+        _other_architecture,
+        "SpecValid",
+        "UnsupportedModel",
+        "MambaForCausalLM",
+    ),
+}  # name: how it is spoilt, the condition, its reason, a part of its sentence
+
+
+@pytest.fixture(scope="module")
+def models(
+    cluster: Cluster, operator: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A namespace with a claim `models` that holds the small model, sound and spoilt."""
     if not cluster.on_this_machine:
         pytest.skip("the claim is a folder of this machine; the nodes are elsewhere")
-    model = tmp_path / "draft"
-    shutil.copytree(HELMSMAN, model)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    folder = tmp_path_factory.mktemp("models")
+    for each in (folder, *folder.parents[:2]):
+        each.chmod(0o755)
+    shutil.copytree(HELMSMAN, folder / "sound")
+    for name, (spoil, *_) in SPOILT.items():
+        shutil.copytree(HELMSMAN, folder / name)
+        spoil(folder / name)
+    with cluster.namespace() as namespace:
+        volume = _claim(cluster, namespace, folder)
+        for name in (*SPOILT, "sound"):  # at once: each takes a while to start
+            Service(cluster, namespace, name).apply(
+                model={"uri": f"pvc://models/{name}", "dtype": "fp32"},
+                resources={"requests": {"cpu": "10m"}},
+            )
+        yield namespace
+    cluster.kubectl("delete", "pv", volume, "--wait=false")
+
+
+def _claim(cluster: Cluster, namespace: str, folder: Path) -> str:
+    """Make the folder a claim; returns the volume's name."""
     volume = f"models-{namespace}"
     cluster.apply(
         {
@@ -64,7 +97,7 @@ def claim(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[Path]:
                 "accessModes": ["ReadOnlyMany"],
                 "storageClassName": "",
                 "claimRef": {"name": "models", "namespace": namespace},
-                "hostPath": {"path": str(tmp_path)},
+                "hostPath": {"path": str(folder)},
             },
         }
     )
@@ -82,60 +115,35 @@ def claim(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[Path]:
         },
         namespace,
     )
-    yield model
-    cluster.kubectl("delete", "pv", volume, "--wait=false")
+    return volume
 
 
-@pytest.mark.parametrize(
-    ("spoil", "condition", "reason", "sentence"),
-    [
-        pytest.param(_truncated, "ModelReady", "ModelUnreadable", WEIGHTS, id="truncated"),
-        pytest.param(
-            _not_safetensors, "ModelReady", "ModelUnreadable", WEIGHTS, id="not safetensors"
-        ),
-        pytest.param(_pickled, "ModelReady", "ModelUnreadable", "safetensors", id="pickled"),
-        pytest.param(_other_shapes, "ModelReady", "ModelUnreadable", "512", id="other shapes"),
-        pytest.param(_no_config, "ModelReady", "ModelUnreadable", "config.json", id="no config"),
-        pytest.param(
-            _other_architecture,
-            "SpecValid",
-            "UnsupportedModel",
-            "MambaForCausalLM",
-            id="other architecture",
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", SPOILT)
 def test_a_spoilt_model_is_named_in_condition_and_event(
-    cluster: Cluster,
-    operator: None,
-    namespace: str,
-    claim: Path,
-    spoil: Callable[[Path], None],
-    condition: str,
-    reason: str,
-    sentence: str,
+    cluster: Cluster, models: str, name: str
 ) -> None:
-    spoil(claim)
-    service = Service(cluster, namespace)
-    service.apply(model={"uri": "pvc://models/draft"})
-
-    found = service.wait_for_reason(condition, reason)
+    _, condition, reason, sentence = SPOILT[name]
+    service = Service(cluster, models, name)
+    found = service.wait_for_reason(condition, reason, timeout_s=120)
     assert found["status"] == "False"
     assert sentence in found["message"]
     assert service.condition("Ready")["reason"] == reason
 
-    events = cluster.kubectl("get", "events", "-n", namespace, "-o", "json")
-    messages = [e["message"] for e in json.loads(events)["items"] if e["reason"] == reason]
-    assert any(sentence in message for message in messages)
+    def told() -> bool:
+        events = json.loads(cluster.kubectl("get", "events", "-n", models, "-o", "json"))["items"]
+        return any(
+            event["reason"] == reason and sentence in event["message"]
+            for event in events
+            if event["involvedObject"]["name"] == name
+        )
+
+    cluster.wait("the event", told, 10)
 
 
-def test_a_sound_model_on_a_claim_is_served(
-    cluster: Cluster, operator: None, namespace: str, claim: Path
-) -> None:
-    service = Service(cluster, namespace)
-    service.apply(model={"uri": "pvc://models/draft", "dtype": "fp32"})
-    service.wait_ready()
-    assert service.status()["model"] == {"name": "chat", "maxModelLen": 2048, "dtype": "fp32"}
+def test_a_sound_model_on_a_claim_is_served(cluster: Cluster, models: str) -> None:
+    service = Service(cluster, models, "sound")
+    service.wait_ready(120)
+    assert service.status()["model"] == {"name": "sound", "maxModelLen": 2048, "dtype": "fp32"}
 
 
 @pytest.mark.parametrize(
