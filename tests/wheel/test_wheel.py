@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -54,7 +55,7 @@ def test_the_wheel_is_imported_and_not_the_checkout(environment: Path) -> None:
 
 
 def test_local_serves_an_inferenceservice_far_from_the_checkout(
-    environment: Path, tmp_path: Path
+    environment: Path, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     shutil.copy(ROOT / "examples/helmsman.yaml", tmp_path)
     port, admin_port = free_port(), free_port()
@@ -68,7 +69,7 @@ def test_local_serves_an_inferenceservice_far_from_the_checkout(
     )  # fmt: skip
     try:
         wait_healthy(f"http://127.0.0.1:{port}/health", server)
-        sys.stdout.write(f"aweigh local: ready after {time.monotonic() - started:.1f} s\n")
+        tell(f"aweigh local: ready after {time.monotonic() - started:.1f} s")
         answer = httpx.post(
             f"http://127.0.0.1:{port}/v1/chat/completions",
             json={
