@@ -2,8 +2,11 @@
 
 kubectl port-forward svc/helmsman 8000
 python openai_client.py http://127.0.0.1:8000/v1 "What is a Pod?"
+
+OPENAI_API_KEY has the key of a service with `auth`.
 """
 
+import os
 import sys
 
 from openai import OpenAI
@@ -14,7 +17,7 @@ def main() -> None:
     if len(sys.argv) != 3:
         sys.exit("usage: openai_client.py BASE_URL QUESTION")
     base_url, question = sys.argv[1:]
-    client = OpenAI(base_url=base_url, api_key="none")
+    client = OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"))
     model = client.models.list().data[0].id
     stream = client.chat.completions.create(
         model=model, messages=[{"role": "user", "content": question}], stream=True

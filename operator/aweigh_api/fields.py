@@ -1,17 +1,23 @@
 """Types of single fields that Kubernetes writes in a way of its own."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from aweigh_api.quantity import to_bytes
+
 _QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
-_INT_OR_STRING = {
-    "x-kubernetes-int-or-string": True,
-    "anyOf": [{"type": "integer"}, {"type": "string"}],
-    "pattern": _QUANTITY,
-    "maxLength": 64,
-}
+_MEMORY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[mkMGTPE]|[eE][+-]?[0-9]{1,2})?$"
+
+
+def _int_or_string(pattern: str) -> dict[str, Any]:
+    return {
+        "x-kubernetes-int-or-string": True,
+        "anyOf": [{"type": "integer"}, {"type": "string"}],
+        "pattern": pattern,
+        "maxLength": 64,
+    }
 
 
 def _is_quantity(value: int | str) -> int | str:
@@ -20,10 +26,20 @@ def _is_quantity(value: int | str) -> int | str:
     return value
 
 
+def _is_memory(value: int | str) -> int | str:
+    to_bytes(value)
+    return value
+
+
 Quantity = Annotated[
     int | str,
     AfterValidator(_is_quantity),
-    Field(json_schema_extra={"replace": _INT_OR_STRING}),
+    Field(json_schema_extra={"replace": _int_or_string(_QUANTITY)}),
+]
+Memory = Annotated[
+    int | str,
+    AfterValidator(_is_memory),
+    Field(json_schema_extra={"replace": _int_or_string(_MEMORY)}),
 ]
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 Text = Annotated[str, Field(max_length=1024)]

@@ -21,22 +21,32 @@ def environment_variable(flag: str) -> str:
 
 def serve_arguments(service: "InferenceService") -> list[str]:
     """What follows `aweigh` on the command line to serve this InferenceService."""
-    model, drain = service.spec.model, service.spec.drain
+    model, drain, cache = service.spec.model, service.spec.drain, service.spec.prefix_cache
     flags: dict[str, str | int | None] = {
         "--model-name": service.model_name,
         "--revision": model.revision,
         "--max-model-len": model.max_model_len,
         "--dtype": None if model.dtype == "auto" else model.dtype,
+        "--prefix-cache-size": cache.size,
+        "--prefix-cache-host-memory": cache.host_memory,
+        "--prefix-cache-block-tokens": cache.block_tokens,
+        "--prefix-cache-scope": None if cache.scope == "Key" else cache.scope,
         "--drain-settle-seconds": drain.settle_seconds,
         "--drain-timeout-seconds": drain.timeout_seconds,
     }
     given = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
-    return ["serve", model.uri, *given]
+    switched_off = [] if cache.enabled else ["--no-prefix-cache-enabled"]
+    return ["serve", model.uri, *given, *switched_off]
 
 
 def pod_arguments(service: "InferenceService") -> list[str]:
     """The same inside a pod, where the kubelet and other pods must reach the server."""
-    secret = [f"--secret-dir={names.SECRET_MOUNT}"] if service.spec.model.secret_ref else []
+    spec = service.spec
+    mounts = {
+        "--secret-dir": names.SECRET_MOUNT if spec.model.secret_ref else None,
+        "--api-keys-dir": names.API_KEYS_MOUNT if spec.auth else None,
+        "--tls-dir": names.TLS_MOUNT if spec.tls else None,
+    }
     return [
         *serve_arguments(service),
         "--host=0.0.0.0",
@@ -44,5 +54,5 @@ def pod_arguments(service: "InferenceService") -> list[str]:
         f"--admin-port={names.ADMIN_PORT}",
         f"--cache-dir={names.CACHE_MOUNT}",
         f"--termination-log={names.TERMINATION_LOG}",
-        *secret,
+        *(f"{flag}={path}" for flag, path in mounts.items() if path is not None),
     ]

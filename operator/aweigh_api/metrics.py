@@ -13,6 +13,24 @@ TIME_TO_FIRST_TOKEN = "aweigh_time_to_first_token_seconds"
 INTER_TOKEN_LATENCY = "aweigh_inter_token_latency_seconds"
 REQUEST_LATENCY = "aweigh_request_latency_seconds"
 STEP_DURATION = "aweigh_step_duration_seconds"
+STEP_TOKENS = "aweigh_step_tokens"  # of one forward pass
+
+KV_CACHE_USAGE = "aweigh_kv_cache_usage_ratio"  # held by running requests, 0 to 1
+PREFIX_CACHE_QUERIES = "aweigh_prefix_cache_queried_tokens_total"
+PREFIX_CACHE_HITS = "aweigh_prefix_cache_hit_tokens_total"
+PREFIX_CACHE_EVICTIONS = "aweigh_prefix_cache_evicted_blocks_total"
+HOST_STORED_BLOCKS = "aweigh_prefix_cache_host_stored_blocks_total"
+HOST_LOADED_BLOCKS = "aweigh_prefix_cache_host_loaded_blocks_total"
+CACHED_PROMPT_TOKENS = "aweigh_cached_prompt_tokens_total"
+PREEMPTIONS = "aweigh_preemptions_total"
+
+QUEUE_TIME = "aweigh_request_queue_time_seconds"  # from arrival to the first step
+PREFILL_TIME = "aweigh_request_prefill_time_seconds"  # from there to the first token
+DECODE_TIME = "aweigh_request_decode_time_seconds"  # from there to the last token
+INFERENCE_TIME = "aweigh_request_inference_time_seconds"  # both
+TIME_PER_OUTPUT_TOKEN = "aweigh_request_time_per_output_token_seconds"  # mean of one answer
+REQUEST_PROMPT_TOKENS = "aweigh_request_prompt_tokens"
+REQUEST_GENERATED_TOKENS = "aweigh_request_generated_tokens"
 
 VLLM_ALIASES = {
     REQUESTS_RUNNING: "vllm:num_requests_running",
@@ -23,5 +41,18 @@ VLLM_ALIASES = {
     TIME_TO_FIRST_TOKEN: "vllm:time_to_first_token_seconds",
     INTER_TOKEN_LATENCY: "vllm:inter_token_latency_seconds",
     REQUEST_LATENCY: "vllm:e2e_request_latency_seconds",
+    STEP_TOKENS: "vllm:iteration_tokens_total",
+    KV_CACHE_USAGE: "vllm:kv_cache_usage_perc",
+    PREFIX_CACHE_QUERIES: "vllm:prefix_cache_queries_total",
+    PREFIX_CACHE_HITS: "vllm:prefix_cache_hits_total",
+    CACHED_PROMPT_TOKENS: "vllm:prompt_tokens_cached_total",
+    PREEMPTIONS: "vllm:num_preemptions_total",
+    QUEUE_TIME: "vllm:request_queue_time_seconds",
+    PREFILL_TIME: "vllm:request_prefill_time_seconds",
+    DECODE_TIME: "vllm:request_decode_time_seconds",
+    INFERENCE_TIME: "vllm:request_inference_time_seconds",
+    TIME_PER_OUTPUT_TOKEN: "vllm:request_time_per_output_token_seconds",
+    REQUEST_PROMPT_TOKENS: "vllm:request_prompt_tokens",
+    REQUEST_GENERATED_TOKENS: "vllm:request_generation_tokens",
 }
 MODEL_LABEL = "model_name"

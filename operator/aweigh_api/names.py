@@ -37,6 +37,8 @@ OPERATOR_METRICS_PORT = 8081
 
 MODEL_MOUNT = "/mnt/models"  # where a pod finds the claim of a pvc:// URI, read-only
 SECRET_MOUNT = "/etc/aweigh/model-secret"  # where a pod finds the Secret of model.secretRef
+API_KEYS_MOUNT = "/etc/aweigh/api-keys"  # where a pod finds the Secret of auth.apiKeys.secretRef
+TLS_MOUNT = "/etc/aweigh/tls"  # where a pod finds the Secret of tls.secretRef
 CACHE_MOUNT = "/var/cache/aweigh"  # downloads and compiled kernels; writable
 TERMINATION_LOG = "/dev/termination-log"
 
@@ -60,6 +62,11 @@ def labels(name: str) -> dict[str, str]:
     }
 
 
-def url(name: str, namespace: str) -> str:
+def url(name: str, namespace: str, tls: bool) -> str:
     """Base URL of the OpenAI API of an InferenceService, as seen from inside the cluster."""
-    return f"http://{name}.{namespace}.svc:{HTTP_PORT}/v1"
+    return f"{'https' if tls else 'http'}://{host(name, namespace)}:{HTTP_PORT}/v1"
+
+
+def host(name: str, namespace: str) -> str:
+    """The name in the cluster's DNS, which a certificate must be for."""
+    return f"{name}.{namespace}.svc"

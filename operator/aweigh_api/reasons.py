@@ -4,12 +4,13 @@ from enum import StrEnum
 
 
 class ConditionType(StrEnum):
-    """Conditions of an InferenceService; Ready is the conjunction of the others."""
+    """Conditions of an InferenceService; Ready is the conjunction of the next three."""
 
     READY = "Ready"
     SPEC_VALID = "SpecValid"
     MODEL_READY = "ModelReady"
     WORKLOAD_READY = "WorkloadReady"
+    PREFIX_CACHE_WARM = "PrefixCacheWarm"
 
 
 class Reason(StrEnum):
@@ -48,3 +49,10 @@ class Reason(StrEnum):
     PODS_REFUSED = "PodsRefused"  # quota, admission or limits refuse new pods
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     INTERNAL_ERROR = "InternalError"  # a bug of the runtime
+
+    # PrefixCacheWarm
+    WARM = "Warm"
+    COLD = "Cold"  # prompts come, and hardly a token of them is in a cache
+    NO_PROMPTS = "NoPrompts"  # none came lately, or the pods do not tell
+    DISABLED = "Disabled"
+    PREFIX_CACHE_SIZE_CLAMPED = "PrefixCacheSizeClamped"  # of an event: size exceeds the memory

@@ -6,25 +6,25 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from aweigh_api import names
-from aweigh_api.fields import Name, Quantity
+from aweigh_api.access import Auth, SecretRef, Tls
+from aweigh_api.fields import Quantity
 from aweigh_api.network import NetworkPolicy
+from aweigh_api.prefix_cache import PrefixCache
 from aweigh_api.schema import Rule, Schema
 from aweigh_api.template import Template
 
-URI_SCHEMES = ("builtin", "file", "pvc", "hf")
+URI_SCHEMES = ("builtin", "file", "pvc", "hf", "s3", "oci")
 DTypeName = Literal["auto", "bf16", "fp16", "fp32"]
 GPU = "nvidia.com/gpu"
 _URI = (
     r"^(builtin://[a-z0-9][a-z0-9.-]*|file:///.+|pvc://[a-z0-9][a-z0-9.-]*(/.*)?"
-    r"|hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)$"
+    r"|hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
+    r"|s3://[a-z0-9][a-z0-9.-]*[a-z0-9]/.+"
+    r"|oci://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)+"
+    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|@sha256:[0-9a-f]{64})?)$"
 )
+_WITH_SECRET = ("hf://", "s3://", "oci://")
 _NAME = rf"^[a-z]([-a-z0-9]{{0,{names.MAX_NAME_LENGTH - 2}}}[a-z0-9])?$"
-
-
-class SecretRef(Schema):
-    """A Secret in the InferenceService's namespace."""
-
-    name: Name = Field(description="Name of the Secret.")
 
 
 class Model(Schema):
@@ -36,7 +36,8 @@ class Model(Schema):
         description=(
             "Where the weights are: builtin://NAME (shipped with the runtime), file:///PATH (in "
             "the runtime's container), pvc://CLAIM/PATH (a PersistentVolumeClaim of this "
-            "namespace) or hf://ORGANISATION/MODEL (a Hugging Face repository)."
+            "namespace), hf://ORGANISATION/MODEL (a Hugging Face repository), s3://BUCKET/PREFIX "
+            "(an object store) or oci://REGISTRY/REPOSITORY[:TAG|@DIGEST] (a registry)."
         ),
     )
     name: str | None = Field(
@@ -55,8 +56,10 @@ class Model(Schema):
     )
     secret_ref: SecretRef | None = Field(
         default=None,
-        description="Secret whose key `token` gives access to an hf:// repository. It is mounted "
-        "into the pod; the operator never reads it.",
+        description="Secret that opens the source. Its keys for hf://: token; for s3://: "
+        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where needed, AWS_SESSION_TOKEN, AWS_REGION "
+        "and AWS_ENDPOINT_URL; for oci://: username and password, or .dockerconfigjson. It is "
+        "mounted into the pod; the operator never reads it.",
     )
     max_model_len: int | None = Field(
         default=None,
@@ -74,8 +77,9 @@ class Model(Schema):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel=f"self.uri.matches(r'{_URI}')",
-            message="model.uri must be builtin://NAME, file:///PATH, pvc://CLAIM/PATH or "
-            "hf://ORGANISATION/MODEL",
+            message="model.uri must be builtin://NAME, file:///PATH, pvc://CLAIM/PATH, "
+            "hf://ORGANISATION/MODEL, s3://BUCKET/PREFIX or "
+            "oci://REGISTRY/REPOSITORY[:TAG|@DIGEST]",
             holds=lambda model: re.fullmatch(_URI, model.uri) is not None,
         ),
         Rule(
@@ -89,9 +93,11 @@ class Model(Schema):
             holds=lambda model: model.revision is None or model.uri.startswith("hf://"),
         ),
         Rule(
-            cel="!has(self.secretRef) || self.uri.startsWith('hf://')",
-            message="model.secretRef is only for hf:// models: remove it, or give an hf:// uri",
-            holds=lambda model: model.secret_ref is None or model.uri.startswith("hf://"),
+            cel="!has(self.secretRef) || "
+            + " || ".join(f"self.uri.startsWith('{each}')" for each in _WITH_SECRET),
+            message="model.secretRef is only for hf://, s3:// and oci:// models: remove it, or "
+            "give such a uri",
+            holds=lambda model: model.secret_ref is None or model.uri.startswith(_WITH_SECRET),
         ),
     )
 
@@ -175,6 +181,7 @@ class Spec(Schema):
     """What is served, by how many pods, and how they come and go."""
 
     model: Model = Field(description="The model to serve.")
+    prefix_cache: PrefixCache = _part(PrefixCache, "What pods keep of prompts and answers.")
     replicas: int | None = Field(
         default=None,
         ge=0,
@@ -184,6 +191,12 @@ class Spec(Schema):
     resources: Resources | None = Field(default=None, description="What a pod asks of its node.")
     rollout: Rollout = _part(Rollout, "How a change of the spec reaches the pods.")
     drain: Drain = _part(Drain, "How a pod goes.")
+    auth: Auth | None = Field(
+        default=None, description="Who may use the API. Default: whoever can reach it."
+    )
+    tls: Tls | None = Field(
+        default=None, description="How the API is encrypted. Default: not at all, plain HTTP."
+    )
     network_policy: NetworkPolicy = _part(NetworkPolicy, "Who may reach the pods.")
     disruption: Disruption | None = Field(
         default=None, description="What node drains may take at once."

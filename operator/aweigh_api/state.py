@@ -33,6 +33,17 @@ class ServedModel(BaseModel):
     dtype: str
 
 
+class KvTokens(BaseModel):
+    """How the memory for keys and values is used, in tokens."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    capacity: int | None = None
+    held: int | None = None  # by running requests
+    cached: int | None = None  # kept, and held by nobody
+    hot: int | None = None  # of distinct prompt blocks that were looked up twice in 300 s
+
+
 class State(BaseModel):
     """One pod's report."""
 
@@ -52,11 +63,18 @@ class State(BaseModel):
     arrived_prompt_tokens: int | None = None
     finished_requests: int | None = None
     finished_output_tokens: int | None = None
+    cached_prompt_tokens: int | None = None  # found in the prefix cache
     computed_prompt_tokens: int | None = None
     generated_tokens: int | None = None
     decode_tokens: int | None = None  # emitted by decode rows
     decoded_rows: int | None = None  # one row = one request in one decode step
     kv_tokens_read: int | None = None
+    saved_prefill_seconds: float | None = None  # what the cached tokens would have taken
+
+    max_running: int | None = None
+    kv_tokens: KvTokens | None = None
+    unshared_tokens_per_request: float | None = None
+    prefix_cache_bytes: int | None = None  # most that the cache may keep; absent: it is off
 
     def to_json(self) -> str:
         """The report without what is unknown."""

@@ -36,6 +36,23 @@ class ModelStatus(Schema):
     total_bytes: int | None = Field(default=None, description="Bytes that it has to fetch.")
 
 
+class PrefixCacheStatus(Schema):
+    """What the prefix cache does."""
+
+    hit_rate_percent: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Share of the prompt tokens of the last minutes that came from the cache, over "
+        "all pods that serve; absent while there were none.",
+    )
+    effective_bytes: int | None = Field(
+        default=None,
+        description="Most bytes of keys and values that a pod keeps for later; less than `size` "
+        "where the memory is smaller.",
+    )
+
+
 class Status(Schema):
     """What is there."""
 
@@ -54,9 +71,12 @@ class Status(Schema):
         default=None, max_length=1024, description="Image that the pods run."
     )
     model: ModelStatus | None = Field(default=None, description="The model as resolved.")
+    prefix_cache: PrefixCacheStatus | None = Field(
+        default=None, description="What the prefix cache does."
+    )
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
         default_factory=list,
-        description="Ready, and what it consists of.",
+        description="Ready, what it consists of, and what else is worth watching.",
         json_schema_extra={
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["type"],

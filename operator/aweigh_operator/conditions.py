@@ -6,6 +6,8 @@ and take the reason and the sentence of the failure, so that it is seen in every
 
 Ready's reason is that of the first condition that is False, in the order of ConditionType; one that
 is Unknown only waits for another. WorkloadReady is False with Suspended when no pod is wanted.
+
+PrefixCacheWarm tells how well the caches do; Ready does not depend on it.
 """
 
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from aweigh_api.prefix_cache import PrefixCache
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.state import Loading
 from aweigh_api.status import Condition
@@ -22,6 +25,7 @@ from aweigh_operator.troubles import Trouble
 
 Truth = Literal["True", "False", "Unknown"]
 MAX_MESSAGE = 2048
+WARM_PERCENT = 1
 _PARTS = (ConditionType.SPEC_VALID, ConditionType.MODEL_READY, ConditionType.WORKLOAD_READY)
 
 
@@ -41,6 +45,7 @@ class Wanted:
     replicas: int
     suspended: bool
     template_hash: str | None  # None when the spec cannot be read
+    prefix_cache: PrefixCache | None = None  # likewise
 
 
 def verdicts(
@@ -54,7 +59,8 @@ def verdicts(
         ConditionType.MODEL_READY: _model(observed, serving, _blocking(trouble, serving, wanted)),
         ConditionType.WORKLOAD_READY: _workload(observed, serving, wanted, trouble),
     }
-    return {ConditionType.READY: _ready(parts), **parts}
+    cache = {ConditionType.PREFIX_CACHE_WARM: _prefix_cache(observed, wanted)}
+    return {ConditionType.READY: _ready(parts), **parts, **cache}
 
 
 def conditions(
@@ -147,6 +153,19 @@ def _rolling(observed: Observed, template_hash: str | None) -> bool:
         template_hash is not None and pod.template_hash != template_hash
         for pod in observed.live_pods
     )
+
+
+def _prefix_cache(observed: Observed, wanted: Wanted) -> Verdict:
+    if wanted.prefix_cache is not None and not wanted.prefix_cache.enabled:
+        return Verdict("False", Reason.DISABLED, "prefixCache.enabled is false")
+    tokens = observed.prompt_tokens
+    if tokens is None:
+        return Verdict("Unknown", Reason.NO_PROMPTS, "no prompt was reported in the last minutes")
+    total, percent = tokens.cached + tokens.computed, tokens.hit_rate_percent
+    sentence = f"{percent} % of the {total} prompt tokens of the last minutes came from the cache"
+    if percent < WARM_PERCENT:
+        return Verdict("False", Reason.COLD, sentence)
+    return Verdict("True", Reason.WARM, sentence)
 
 
 def _ready(parts: Mapping[ConditionType, Verdict]) -> Verdict:

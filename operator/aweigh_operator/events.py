@@ -89,6 +89,13 @@ def of_transitions(transitions: Iterable[Transition]) -> list[News]:
     ]
 
 
+def of_clamp(clamped: str | None) -> list[News]:
+    """The news that a bound of the spec has no effect."""
+    if clamped is None:
+        return []
+    return [News(True, Reason.PREFIX_CACHE_SIZE_CLAMPED, "Observe", clamped)]
+
+
 def of_actions(actions: Iterable[Apply | Delete]) -> list[News]:
     """What was done, one sentence for each sort of deed."""
     kinds: dict[Deed, list[str]] = {}

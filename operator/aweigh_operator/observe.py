@@ -79,6 +79,20 @@ class Refusal:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """Where the tokens of recent prompts came from."""
+
+    cached: int
+    computed: int
+
+    @property
+    def hit_rate_percent(self) -> int:
+        """The share that was cached, rounded; of no tokens there is none."""
+        total = self.cached + self.computed
+        return (200 * self.cached + total) // (2 * total)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """Everything that a plan is made from."""
@@ -87,6 +101,7 @@ class Observed:
     children: Mapping[str, Manifest] = field(default_factory=dict)  # by kind; all bear its name
     pods: tuple[Pod, ...] = ()
     states: Mapping[str, State] = field(default_factory=dict)  # by the pod's uid
+    prompt_tokens: PromptTokens | None = None  # of the last minutes
     mount_failures: Mapping[str, str] = field(default_factory=dict)  # by the pod's uid
     refusals: Mapping[str, Refusal] = field(default_factory=dict)  # by kind
 

@@ -12,9 +12,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from aweigh_api import names
+from aweigh_api.quantity import to_bytes
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.spec import InferenceService
-from aweigh_api.status import Condition, ModelStatus, Status
+from aweigh_api.status import Condition, ModelStatus, PrefixCacheStatus, Status
 from aweigh_operator import compare, conditions, desired, troubles
 from aweigh_operator.conditions import Verdict, Wanted
 from aweigh_operator.desired import template
@@ -24,7 +25,16 @@ POLL_LOADING_S = 2.0  # pods that start: progress, and failures that only time t
 POLL_SERVING_S = 60.0
 POLL_CONFLICT_S = 15.0  # the object in our way is not watched, nor is the namespace
 MAX_NAME, MAX_DTYPE = 256, 16  # what the schema of the status takes of a pod's report
-_QUIET = (Reason.VALID, Reason.LOADED, Reason.WAITING_FOR_PODS, Reason.AVAILABLE)
+_QUIET = (
+    Reason.VALID,
+    Reason.LOADED,
+    Reason.WAITING_FOR_PODS,
+    Reason.AVAILABLE,
+    Reason.WARM,
+    Reason.COLD,
+    Reason.NO_PROMPTS,
+    Reason.DISABLED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,7 @@ class Plan:
     status: Manifest
     status_changed: bool
     transitions: tuple[Transition, ...]
+    clamped: str | None  # that prefixCache.size is more than there is, when that is news
     requeue_after_s: float
 
 
@@ -84,7 +95,8 @@ def plan(observed: Observed, runtime_image: str, now: datetime) -> Plan:
     conflicts = _conflicts(observed, wanted)
     seen = replace(observed, refusals={**conflicts, **observed.refusals})
     spec = service.spec
-    aim = Wanted(spec.wanted_replicas, spec.suspend, template.template_hash(service))
+    made_from = template.template_hash(service)
+    aim = Wanted(spec.wanted_replicas, spec.suspend, made_from, spec.prefix_cache)
     report = _report(seen, aim, None, now)
     actions = () if conflicts else tuple(_actions(observed, wanted))
     return replace(report, actions=actions)
@@ -167,9 +179,10 @@ def _report(observed: Observed, wanted: Wanted, invalid: str | None, now: dateti
         replicas=len(pods),
         ready_replicas=sum(pod.ready for pod in pods),
         selector=",".join(f"{k}={v}" for k, v in names.selector(metadata["name"]).items()),
-        url=names.url(metadata["name"], metadata["namespace"]),
+        url=_url(observed.body),
         runtime_image=template.image_of(observed.children.get("Deployment")),
         model=_model_status(observed),
+        prefix_cache=_prefix_cache_status(observed),
         conditions=conditions.conditions(found, before, generation, now),
     ).manifest()
     return Plan(
@@ -177,6 +190,7 @@ def _report(observed: Observed, wanted: Wanted, invalid: str | None, now: dateti
         status=status,
         status_changed=_own_status(status) != _own_status(observed.body.get("status") or {}),
         transitions=_transitions(found, before),
+        clamped=_clamped(observed, wanted, status),
         requeue_after_s=_requeue_after_s(observed, wanted, now),
     )
 
@@ -225,6 +239,40 @@ def _model_status(observed: Observed) -> ModelStatus | None:
         )
     name = _model_name(observed.body)
     return None if name is None else ModelStatus(name=name, **progress)
+
+
+def _url(body: Manifest) -> str:
+    metadata = body["metadata"]
+    return names.url(metadata["name"], metadata["namespace"], tls="tls" in body.get("spec", {}))
+
+
+def _prefix_cache_status(observed: Observed) -> PrefixCacheStatus | None:
+    """The hit rate of the last minutes, and the smallest bound of the pods that serve."""
+    tokens = observed.prompt_tokens
+    reports = [observed.states.get(pod.uid) for pod in observed.live_pods if pod.ready]
+    bounds = [state.prefix_cache_bytes for state in reports if state is not None]
+    known = [bound for bound in bounds if bound is not None]
+    if tokens is None and not known:
+        return None
+    return PrefixCacheStatus(
+        hit_rate_percent=None if tokens is None else tokens.hit_rate_percent,
+        effective_bytes=min(known, default=None),
+    )
+
+
+def _clamped(observed: Observed, wanted: Wanted, status: Manifest) -> str | None:
+    size = None if wanted.prefix_cache is None else wanted.prefix_cache.size
+    there = status.get("prefixCache", {}).get("effectiveBytes")
+    before = observed.body.get("status") or {}
+    known = (before.get("observedGeneration"), before.get("prefixCache", {}).get("effectiveBytes"))
+    if size is None or there is None or to_bytes(size) <= there:
+        return None
+    if known == (status["observedGeneration"], there):
+        return None
+    return (
+        f"prefixCache.size is {size}, but a pod has {there} bytes for keys and values: it keeps "
+        "at most those"
+    )
 
 
 def _newest_first(observed: Observed) -> list[Pod]:

@@ -9,14 +9,14 @@ import logging
 import random
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
 from aweigh_api import names
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.state import State
-from aweigh_operator import desired, events
+from aweigh_operator import desired, events, hits
 from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key, Manifest, Observed, Pod, Refusal, Store
@@ -55,6 +55,7 @@ class _Memory:
     resync_at: float
     refused: dict[str, _Refused]  # by kind
     written: Manifest | None = None  # the InferenceService as our last status write left it
+    window: hits.Window = field(default_factory=dict)  # what its pods have told of late
 
 
 class Reconciler:
@@ -93,7 +94,7 @@ class Reconciler:
             return POLL_CONFLICT_S  # most likely the InferenceService goes too
         # What a pod tells changes no child, so a pod that does not answer delays none.
         refusals = {kind: each.refusal for kind, each in memory.refused.items()}
-        step = self._plan(replace(await self._ask(observed), refusals=refusals))
+        step = self._plan(replace(await self._ask(observed, memory), refusals=refusals))
         told = await self._report(key, body, step, done, memory)
         if failure is not None:
             raise failure
@@ -118,12 +119,16 @@ class Reconciler:
         observed = replace(observed, children={**children, **held})
         return observed, self._plan(observed).actions
 
-    async def _ask(self, observed: Observed) -> Observed:
+    async def _ask(self, observed: Observed, memory: _Memory) -> Observed:
         """Add what the pods tell, and what is told about them."""
+        pods = observed.pods
         states, failures = await asyncio.gather(
-            self._reports.read(observed.pods), self._mount_failures(observed.pods)
+            self._reports.read(pods), self._mount_failures(pods)
         )
-        return replace(observed, states=states, mount_failures=failures)
+        now_s = time.monotonic()
+        memory.window = hits.remembered(memory.window, pods, states, now_s)
+        tokens = hits.prompt_tokens(memory.window, pods, now_s)
+        return replace(observed, states=states, prompt_tokens=tokens, mount_failures=failures)
 
     async def _mount_failures(self, pods: Iterable[Pod]) -> dict[str, str]:
         now = datetime.now(UTC)
@@ -194,13 +199,15 @@ class Reconciler:
                 await self._bury_if_gone(names.KIND, key, body)
                 return False
             memory.written = stored
-        ready = next(
-            each for each in step.status["conditions"] if each["type"] == ConditionType.READY
-        )
+        ready, before = _ready(step.status), _ready(body.get("status") or {})
         self._metrics.service(key, ready["status"])
-        news = [*events.of_actions(done), *events.of_transitions(step.transitions)]
+        news = [
+            *events.of_actions(done),
+            *events.of_transitions(step.transitions),
+            *events.of_clamp(step.clamped),
+        ]
         await self._recorder.tell(body, news)
-        if done or step.status_changed:
+        if done or (ready["reason"], ready["message"]) != (before["reason"], before["message"]):
             deeds = ", ".join(f"{type(each).__name__} {each.kind}" for each in done)
             logger.info(
                 "%s: %s (%s)%s", key, ready["reason"], ready["message"], deeds and f"; {deeds}"
@@ -269,6 +276,12 @@ def _refused(action: Apply, error: ApiError, pause_s: float) -> _Refused:
         pause_s=pause_s,
         retry_at=time.monotonic() + pause_s,
     )
+
+
+def _ready(status: Manifest) -> Manifest:
+    """The condition Ready; of a status that has none, an empty one."""
+    found = [each for each in status.get("conditions", []) if each["type"] == ConditionType.READY]
+    return found[0] if found else {"status": "", "reason": "", "message": ""}
 
 
 def _version(body: Manifest) -> int:

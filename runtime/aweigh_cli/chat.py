@@ -4,7 +4,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -12,13 +14,13 @@ from aweigh_api import names
 from aweigh_cli.failures import CommandFailure, ExitStatus
 
 if TYPE_CHECKING:
-    from aweigh_cli.endpoint import Endpoint, Message
+    from aweigh_cli.endpoint import Address, Endpoint, Message
 
 DEFAULT_URL = f"http://127.0.0.1:{names.HTTP_PORT}/v1"
 PROMPT = "> "
 
 
-def chat(
+def chat(  # noqa: PLR0913 - one parameter for each option
     target: Annotated[
         str | None,
         typer.Argument(
@@ -36,6 +38,23 @@ def chat(
     namespace: Annotated[
         str | None, typer.Option("--namespace", "-n", help="Namespace of NAME.")
     ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar=["AWEIGH_API_KEY", "OPENAI_API_KEY"],
+            show_envvar=False,
+            help="API key; safer in the environment. (default: $AWEIGH_API_KEY or $OPENAI_API_KEY)",
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--cacert",
+            envvar="SSL_CERT_FILE",
+            show_envvar=False,
+            help="Certificates to trust, as PEM. (default: $SSL_CERT_FILE or the usual ones)",
+        ),
+    ] = None,
     wait: Annotated[
         int, typer.Option(min=0, help="Seconds to wait for an endpoint that still loads.")
     ] = 600,
@@ -43,20 +62,20 @@ def chat(
     """Chat with an OpenAI-compatible endpoint.
 
     Ctrl-C stops an answer, Ctrl-D leaves. Without a terminal, standard input is the question.
-    The API key comes from OPENAI_API_KEY.
     """
     from aweigh_cli.endpoint import Endpoint
 
-    with _base_url(target, namespace, wait) as url:
-        key = os.environ.get("OPENAI_API_KEY")
-        with Endpoint(url, key, wait, note=lambda text: typer.echo(text, err=True)) as endpoint:
-            conversation = Conversation(endpoint, model or _first_model(endpoint, url), system)
-            if once is not None:
-                conversation.ask(once)
-            elif sys.stdin.isatty():
-                _talk(conversation)
-            else:
-                conversation.ask(_piped_question())
+    with (
+        _address(target, namespace, wait) as address,
+        Endpoint(address, api_key=api_key, ca_file=ca_file, wait_s=wait, note=_note) as endpoint,
+    ):
+        conversation = Conversation(endpoint, model or _first_model(endpoint, address.url), system)
+        if once is not None:
+            conversation.ask(once)
+        elif sys.stdin.isatty():
+            _talk(conversation)
+        else:
+            conversation.ask(_piped_question())
 
 
 class Conversation:
@@ -131,8 +150,14 @@ def _first_model(endpoint: "Endpoint", url: str) -> str:
     return models[0]
 
 
+def _note(text: str) -> None:
+    typer.echo(text, err=True)
+
+
 @contextmanager
-def _base_url(target: str | None, namespace: str | None, wait_s: float) -> Iterator[str]:
+def _address(target: str | None, namespace: str | None, wait_s: float) -> "Iterator[Address]":
+    from aweigh_cli.endpoint import Address
+
     if target is None or _is_url(target):
         if namespace is not None:
             raise CommandFailure(
@@ -140,14 +165,14 @@ def _base_url(target: str | None, namespace: str | None, wait_s: float) -> Itera
                 "or remove it",
                 ExitStatus.BAD_INPUT,
             )
-        yield _completed(target or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
+        yield Address(_completed(target or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL))
         return
     from aweigh_cli.inferenceservice import wait_until_served
     from aweigh_cli.kubectl import port_forward
 
-    wait_until_served(target, namespace, wait_s, note=lambda text: typer.echo(text, err=True))
+    inside = urlsplit(wait_until_served(target, namespace, wait_s, _note))
     with port_forward(target, names.HTTP_PORT, namespace) as port:
-        yield f"http://127.0.0.1:{port}/v1"
+        yield Address(f"{inside.scheme or 'http'}://127.0.0.1:{port}/v1", inside.hostname)
 
 
 def _is_url(target: str) -> bool:

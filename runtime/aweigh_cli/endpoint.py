@@ -1,8 +1,11 @@
 """An OpenAI-compatible endpoint as a chat needs it: its models, and answers as they come."""
 
 import json
+import ssl
 import time
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -17,19 +20,36 @@ TIMEOUT = httpx.Timeout(10.0, read=300.0)
 Message = dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an endpoint is."""
+
+    url: str
+    certified_name: str | None = None  # what its certificate is for, where the URL leads elsewhere
+
+
 class Endpoint:
     """A connection to one endpoint. While it answers 503, calls wait."""
 
     def __init__(
-        self, url: str, api_key: str | None, wait_s: float, note: Callable[[str], None]
+        self,
+        address: Address,
+        *,
+        api_key: str | None,
+        ca_file: Path | None,
+        wait_s: float,
+        note: Callable[[str], None],
     ) -> None:
+        url, name = address.url, address.certified_name
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = httpx.Client(
             base_url=url.rstrip("/") + "/",
             headers=headers,
             timeout=TIMEOUT,
+            verify=True if ca_file is None else _trusting(ca_file),
             trust_env=not _on_this_machine(url),  # a proxy cannot reach this machine's loopback
         )
+        self._extensions = {} if name is None else {"sni_hostname": name}
         self._url = url
         self._wait_s = wait_s
         self._note = note
@@ -100,28 +120,50 @@ class Endpoint:
                 said = reason
             time.sleep(RETRY_S)
         if response.is_error:
-            raise CommandFailure(
-                f"{self._url} answered {response.status_code}: {_message(response)}"
-            )
+            raise self._refused(response)
         return response
 
     def _attempt(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:
-            return self._client.send(
-                self._client.build_request(method, path, json=body), stream=True
+            request = self._client.build_request(
+                method, path, json=body, extensions=self._extensions
             )
+            return self._client.send(request, stream=True)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise CommandFailure(
+                    f"cannot trust {self._url}: {_cause(error)}. Give the certificate of its CA "
+                    "with --cacert",
+                    ExitStatus.UNREACHABLE,
+                ) from error
             raise CommandFailure(
                 f"cannot reach {self._url}: {_cause(error)}. Start a server with `aweigh serve "
                 "builtin://helmsman-8m`, or give the URL of another endpoint",
                 ExitStatus.UNREACHABLE,
             ) from error
 
+    def _refused(self, response: httpx.Response) -> CommandFailure:
+        said = f"{self._url} answered {response.status_code}: {_message(response).rstrip('.')}"
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            said += ". Give an API key in AWEIGH_API_KEY or with --api-key"
+        return CommandFailure(said)
+
     def _not_openai(self, path: str) -> CommandFailure:
         return CommandFailure(
             f"{self._url}/{path} did not answer as an OpenAI API does; expected the base URL of "
             "one, which usually ends in /v1"
         )
+
+
+def _trusting(ca_file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # SSLError among them
+        raise CommandFailure(
+            f"--cacert is {ca_file}, which cannot be read: {_cause(error)}; expected certificates "
+            "as PEM",
+            ExitStatus.BAD_INPUT,
+        ) from error
 
 
 def _on_this_machine(url: str) -> bool:

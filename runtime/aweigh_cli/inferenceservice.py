@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 from aweigh_api import names
 from aweigh_api.reasons import Reason
@@ -22,8 +23,8 @@ _PASSING = (
 
 def wait_until_served(
     name: str, namespace: str | None, wait_s: float, note: Callable[[str], None]
-) -> None:
-    """Return once a pod serves; while pods start, wait.
+) -> str:
+    """The URL inside the cluster, once a pod serves; while pods start, wait.
 
     Raises:
         CommandFailure: there is no such InferenceService, or it says why it cannot be served.
@@ -31,9 +32,10 @@ def wait_until_served(
     deadline = time.monotonic() + wait_s
     said = ""
     while True:
-        serving, reason, message = _state(name, namespace)
-        if serving:
-            return
+        status = _status(name, namespace)
+        if status.get("readyReplicas", 0) > 0:
+            return str(status.get("url", ""))
+        reason, message = _why(status)
         sentence = f"InferenceService {name} is not ready: {message}"
         if reason not in _PASSING or time.monotonic() >= deadline:
             raise CommandFailure(sentence, ExitStatus.UNREACHABLE)
@@ -43,10 +45,14 @@ def wait_until_served(
         time.sleep(POLL_S)
 
 
-def _state(name: str, namespace: str | None) -> tuple[bool, str, str]:
-    """Whether a pod serves; the reason and the sentence of the condition Ready."""
+def _status(name: str, namespace: str | None) -> dict[str, Any]:
     scope = ["--namespace", namespace] if namespace else []
-    status = json.loads(kubectl("get", RESOURCE, name, *scope, "-o", "json")).get("status", {})
+    body = json.loads(kubectl("get", RESOURCE, name, *scope, "-o", "json"))
+    status: dict[str, Any] = body.get("status", {})
+    return status
+
+
+def _why(status: dict[str, Any]) -> tuple[str, str]:
+    """The reason and the sentence of the condition Ready."""
     ready = [each for each in status.get("conditions", []) if each["type"] == "Ready"]
-    reason, message = (ready[0]["reason"], ready[0]["message"]) if ready else ("", "no status yet")
-    return status.get("readyReplicas", 0) > 0, reason, message
+    return (ready[0]["reason"], ready[0]["message"]) if ready else ("", "no status yet")

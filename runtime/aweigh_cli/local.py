@@ -13,6 +13,9 @@ import typer
 from aweigh_cli.failures import CommandFailure, ExitStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aweigh_api.access import SecretRef
     from aweigh_api.spec import InferenceService
 
 STANDARD_INPUT = Path("-")
@@ -79,12 +82,26 @@ def _refuse_what_needs_a_cluster(service: "InferenceService") -> None:
             "machine can reach: give file:///PATH of a copy",
             ExitStatus.BAD_INPUT,
         )
-    if model.secret_ref is not None and not os.environ.get("HF_TOKEN"):
-        raise CommandFailure(
-            f"spec.model.secretRef is {model.secret_ref.name}, a Secret of a cluster; expected the "
-            "token in the environment: set HF_TOKEN",
-            ExitStatus.BAD_INPUT,
-        )
+    for field, secret, variable, where in _secrets(service):
+        if not os.environ.get(variable):
+            raise CommandFailure(
+                f"spec.{field} is {secret.name}, a Secret of a cluster; expected what it holds on "
+                f"this machine: set {variable}{where}",
+                ExitStatus.BAD_INPUT,
+            )
+
+
+def _secrets(service: "InferenceService") -> "Iterator[tuple[str, SecretRef, str, str]]":
+    """Each Secret that the spec names: its field, and the variable that stands for it here."""
+    spec, folder = service.spec, " to a directory with its entries as files"
+    if spec.model.secret_ref and spec.model.uri.startswith("hf://"):
+        yield "model.secretRef", spec.model.secret_ref, "HF_TOKEN", ""
+    elif spec.model.secret_ref:
+        yield "model.secretRef", spec.model.secret_ref, "AWEIGH_SECRET_DIR", folder
+    if spec.auth:
+        yield "auth.apiKeys.secretRef", spec.auth.api_keys.secret_ref, "AWEIGH_API_KEYS_DIR", folder
+    if spec.tls:
+        yield "tls.secretRef", spec.tls.secret_ref, "AWEIGH_TLS_DIR", folder
 
 
 def _read(file: Path) -> str:

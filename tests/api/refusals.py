@@ -48,7 +48,52 @@ REFUSALS = (
     Refusal(
         "a Secret for a source that needs none",
         spec(model={"uri": "pvc://models/llama", "secretRef": {"name": "token"}}),
-        "model.secretRef is only for hf:// models",
+        "model.secretRef is only for hf://, s3:// and oci:// models",
+    ),
+    Refusal(
+        "a bucket without a model",
+        spec(model={"uri": "s3://models"}),
+        "s3://BUCKET/PREFIX",
+    ),
+    Refusal(
+        "a repository with a tag and a digest",
+        spec(model={"uri": f"oci://ghcr.io/acme/llama:1@sha256:{'0' * 64}"}),
+        "oci://REGISTRY/REPOSITORY[:TAG|@DIGEST]",
+    ),
+    Refusal(
+        "a size of a prefix cache that is off",
+        spec(prefixCache={"enabled": False, "size": "40Gi"}),
+        "have no effect with prefixCache.enabled false",
+    ),
+    Refusal(
+        "host memory of a prefix cache that is off",
+        spec(prefixCache={"enabled": False, "hostMemory": "40Gi"}),
+        "have no effect with prefixCache.enabled false",
+    ),
+    Refusal(
+        "blocks of a prefix cache that is off",
+        spec(prefixCache={"enabled": False, "blockTokens": 32}),
+        "have no effect with prefixCache.enabled false",
+    ),
+    Refusal(
+        "the scope of a prefix cache that is off",
+        spec(prefixCache={"enabled": False, "scope": "Service"}),
+        "have no effect with prefixCache.enabled false",
+    ),
+    Refusal(
+        "a prefix cache of no bytes",
+        spec(prefixCache={"size": "0Gi"}),
+        "prefixCache.size must be more than 0 and at most 1Pi",
+    ),
+    Refusal(
+        "a prefix cache that no machine has",
+        spec(prefixCache={"size": "1025Ti"}),
+        "prefixCache.size must be more than 0 and at most 1Pi",
+    ),
+    Refusal(
+        "no bytes of host memory",
+        spec(prefixCache={"hostMemory": 0}),
+        "prefixCache.hostMemory must be more than 0 and at most 1Pi",
     ),
     Refusal(
         "two GPUs as a limit",
@@ -135,6 +180,11 @@ OUT_OF_RANGE = (
         "spec.rollout.progressDeadlineSeconds",
     ),
     ("a quantity that is none", spec(resources={"limits": {"cpu": "two"}}), "spec.resources"),
+    ("memory that is none", spec(prefixCache={"size": "much"}), "spec.prefixCache.size"),
+    ("blocks of seven", spec(prefixCache={"blockTokens": 7}), "spec.prefixCache.blockTokens"),
+    ("a scope of its own", spec(prefixCache={"scope": "Mine"}), "spec.prefixCache.scope"),
+    ("keys from nowhere", spec(auth={"apiKeys": {}}), "spec.auth.apiKeys.secretRef"),
+    ("a certificate from nowhere", spec(tls={"secretRef": {}}), "spec.tls.secretRef.name"),
     ("no model at all", {"replicas": 1}, "spec.model"),
 )
 

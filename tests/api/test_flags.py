@@ -36,21 +36,50 @@ def test_every_field_of_the_model_reaches_the_command_line() -> None:
     } <= set(arguments)
 
 
+def test_every_field_of_the_prefix_cache_reaches_the_command_line() -> None:
+    cache = {"size": "40Gi", "hostMemory": 1024, "blockTokens": 64, "scope": "Service"}
+    assert {
+        "--prefix-cache-size=40Gi",
+        "--prefix-cache-host-memory=1024",
+        "--prefix-cache-block-tokens=64",
+        "--prefix-cache-scope=Service",
+    } <= set(flags.serve_arguments(service(prefixCache=cache)))
+    off = flags.serve_arguments(service(prefixCache={"enabled": False}))
+    assert [each for each in off if "prefix" in each] == ["--no-prefix-cache-enabled"]
+
+
 def test_a_pod_listens_where_the_kubelet_and_other_pods_reach_it() -> None:
     arguments = flags.pod_arguments(service())
     assert {"--host=0.0.0.0", "--port=8000", "--admin-port=9090"} <= set(arguments)
 
 
-def test_only_a_pod_with_a_secret_is_told_of_one() -> None:
-    with_secret = service(model={**HF, "secretRef": {"name": "token"}})
-    assert "--secret-dir=/etc/aweigh/model-secret" in flags.pod_arguments(with_secret)
-    assert not any("secret" in argument for argument in flags.pod_arguments(service()))
+SECRETS: dict[str, Any] = {
+    "model": {**HF, "secretRef": {"name": "token"}},
+    "auth": {"apiKeys": {"secretRef": {"name": "keys"}}},
+    "tls": {"secretRef": {"name": "certificate"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "argument"),
+    [
+        ("model", "--secret-dir=/etc/aweigh/model-secret"),
+        ("auth", "--api-keys-dir=/etc/aweigh/api-keys"),
+        ("tls", "--tls-dir=/etc/aweigh/tls"),
+    ],
+)
+def test_only_a_pod_with_a_secret_is_told_where_it_is(part: str, argument: str) -> None:
+    given = flags.pod_arguments(service(**{part: SECRETS[part]}))
+    without = flags.pod_arguments(service(model=HF) if part == "model" else service())
+    assert set(given) - set(without) == {argument}
 
 
 def test_the_environment_cannot_set_what_a_pod_is_given_as_a_flag() -> None:
     model = {**HF, "name": "a", "revision": "b", "maxModelLen": 1, "dtype": "fp16"}
-    everything = service(model={**model, "secretRef": {"name": "token"}})
+    cache = {"size": 1, "hostMemory": 1, "blockTokens": 16, "scope": "Service"}
+    everything = service(**SECRETS | {"model": {**SECRETS["model"], **model}, "prefixCache": cache})
     given = [each.split("=")[0] for each in flags.pod_arguments(everything) if "=" in each]
+    given.append("--prefix-cache-enabled")
     for flag in given:
         env = [{"name": flags.environment_variable(flag), "value": "1"}]
         with pytest.raises(ValidationError, match="a field of its own"):

@@ -1,20 +1,24 @@
 """What pods say of themselves: `/state` while they live, the termination log when they die."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aweigh_api.reasons import ConditionType, Reason
-from aweigh_api.state import MAX_STATE_BYTES, Loading, ServedModel, State
+from aweigh_api.state import MAX_STATE_BYTES, KvTokens, Loading, ServedModel, State
 from aweigh_api.termination import MAX_TERMINATION_BYTES, Termination
 
 COUNTER = 2**62
+SECONDS = -1.2345678901234567e-100
 
 
 def test_a_full_report_fits_into_two_kilobytes() -> None:
-    counters = {
-        name: COUNTER
+    numbers: dict[Any, float] = {int | None: COUNTER, float | None: SECONDS}
+    figures = {
+        name: numbers[field.annotation]
         for name, field in State.model_fields.items()
-        if field.annotation == int | None
+        if field.annotation in numbers
     }
     state = State(
         boot_id="f" * 32,
@@ -22,8 +26,10 @@ def test_a_full_report_fits_into_two_kilobytes() -> None:
         phase="loading",
         loading=Loading(stage="downloading", done_bytes=COUNTER, total_bytes=COUNTER),
         model=ServedModel(name="m" * 256, max_model_len=10_000_000, dtype="bf16"),
-        **counters,
+        kv_tokens=KvTokens(capacity=COUNTER, held=COUNTER, cached=COUNTER, hot=COUNTER),
+        **figures,
     )
+    assert state.model_fields_set == set(State.model_fields)
     assert len(state.to_json().encode()) <= MAX_STATE_BYTES
 
 
@@ -33,7 +39,7 @@ def test_what_is_unknown_is_absent_and_not_zero() -> None:
 
 
 def test_a_report_with_fields_of_a_newer_pod_is_understood() -> None:
-    report = '{"boot_id":"a","uptime_s":1,"phase":"ready","kv_tokens":{"capacity":1}}'
+    report = '{"boot_id":"a","uptime_s":1,"phase":"ready","kv_tokens":{"cold":2},"new":[1]}'
     assert State.model_validate_json(report).phase == "ready"
 
 

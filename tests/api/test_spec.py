@@ -40,6 +40,31 @@ def test_a_misspelt_field_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://models/llama/8b",
+        "s3://acme.models-2/llama",
+        "oci://ghcr.io/acme/llama",
+        "oci://ghcr.io/acme/llama:v1.0",
+        "oci://localhost:5000/llama:latest",
+        f"oci://ghcr.io/acme/llama@sha256:{'0a' * 32}",
+    ],
+)
+def test_buckets_and_registries_may_have_a_secret(uri: str) -> None:
+    model = {"uri": uri, "secretRef": {"name": "keys"}}
+    assert (
+        InferenceService.model_validate(manifest("chat", spec(model=model))).spec.model.uri == uri
+    )
+
+
+@pytest.mark.parametrize("amount", ["40Gi", "0.5", "500m", "1e9", ".5Gi", "1Pi", 1, 2**50])
+def test_an_amount_of_memory_is_written_as_in_kubernetes(amount: int | str) -> None:
+    parts = spec(prefixCache={"size": amount, "hostMemory": amount})
+    cache = InferenceService.model_validate(manifest("chat", parts)).spec.prefix_cache
+    assert (cache.size, cache.host_memory) == (amount, amount)
+
+
+@pytest.mark.parametrize(
     ("parts", "pods"),
     [
         pytest.param({}, 1, id="one pod when nothing is said"),

@@ -4,11 +4,13 @@ import asyncio
 import os
 import pty
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.cli.command import arguments, environment
 from tests.cli.fake_kubectl import fake_kubectl
@@ -120,6 +122,69 @@ async def test_url_and_key_come_from_the_variables_of_openai_clients(
     done = await chat("--once", "hi", OPENAI_BASE_URL=server.url, OPENAI_API_KEY="sk-1")
     assert done.code == 0
     assert set(server.keys) == {"Bearer sk-1"}
+
+
+async def test_our_own_variable_and_the_option_come_before_openais(server: OpenAIServer) -> None:
+    server.api_key = "sk-2"
+    keys = {"OPENAI_API_KEY": "sk-1", "AWEIGH_API_KEY": "sk-2"}
+    assert (await chat(server.url, "--once", "hi", **keys)).code == 0
+    server.api_key = "sk-3"
+    assert (await chat(server.url, "--api-key", "sk-3", "--once", "hi", **keys)).code == 0
+
+
+async def test_a_missing_key_is_said_with_what_to_do(server: OpenAIServer) -> None:
+    server.api_key = "sk-1"
+    done = await chat(server.url, "--once", "hi")
+    assert done.code == 1
+    assert "answered 401: an API key is needed. Give an API key in AWEIGH_API_KEY" in done.stderr
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A server whose certificate is for these names, and the file of its CA."""
+
+    server: OpenAIServer
+    ca: str
+
+
+@pytest.fixture
+async def certified(tmp_path: Path) -> AsyncIterator[Certified]:
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.crt"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("helmsman.web.svc").configure_cert(tls)
+    async with OpenAIServer().running(tls) as server:
+        yield Certified(server, str(tmp_path / "ca.crt"))
+
+
+async def test_a_name_with_a_certificate_is_trusted_with_its_ca(
+    certified: Certified, tmp_path: Path
+) -> None:
+    port = int(certified.server.url.rsplit(":", 1)[1].removesuffix("/v1"))
+    url = "https://helmsman.web.svc:8000/v1"
+    kubectl = fake_kubectl(tmp_path, services=("helmsman",), port=port, url=url)
+    asked = ("helmsman", "-n", "web", "--once", "hi")
+    done = await chat(*asked, "--cacert", certified.ca, **kubectl.environment)
+    assert (done.code, done.stdout) == (0, "A Pod is a group.\n")
+    distrusting = await chat(*asked, **kubectl.environment)
+    assert distrusting.code == 69
+    assert "cannot trust https://127.0.0.1" in distrusting.stderr
+    assert "with --cacert" in distrusting.stderr
+
+
+async def test_a_certificate_for_another_name_is_not_trusted(certified: Certified) -> None:
+    done = await chat(certified.server.url, "--once", "hi", SSL_CERT_FILE=certified.ca)
+    assert done.code == 69
+    assert "certificate is not valid for '127.0.0.1'" in done.stderr
+
+
+async def test_a_ca_that_is_none_is_named(server: OpenAIServer, tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing.pem"
+    for _ in range(2):
+        done = await chat(server.url, "--cacert", str(nothing), "--once", "hi")
+        assert done.code == 78
+        assert f"--cacert is {nothing}, which cannot be read" in done.stderr
+        nothing.write_text("no certificate")
 
 
 async def test_a_host_alone_is_a_url(server: OpenAIServer) -> None:

@@ -12,7 +12,7 @@ EXAMPLES = sorted((CHECKOUT / "examples").glob("*.yaml"))
 
 
 def test_there_are_examples() -> None:
-    assert {path.stem for path in EXAMPLES} >= {"helmsman", "llama-gpu", "pvc"}
+    assert {path.stem for path in EXAMPLES} >= {"helmsman", "llama-gpu", "pvc", "shared-prefix"}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

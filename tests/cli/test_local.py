@@ -131,12 +131,38 @@ def test_a_volume_of_a_cluster_is_refused_with_what_to_give_instead() -> None:
     assert "give file:///PATH of a copy" in done.stderr
 
 
-def test_a_secret_of_a_cluster_is_replaced_by_a_variable() -> None:
-    text = document(manifest("chat", spec(model={**HF, "secretRef": {"name": "token"}})))
-    done = aweigh("local", "-f", "-", stdin=text)
+@pytest.mark.parametrize(
+    ("parts", "sentence", "remedy"),
+    [
+        (
+            {"model": {**HF, "secretRef": {"name": "token"}}},
+            "spec.model.secretRef is token, a Secret of a cluster",
+            "set HF_TOKEN",
+        ),
+        (
+            {"model": {"uri": "s3://models/llama", "secretRef": {"name": "keys"}}},
+            "spec.model.secretRef is keys, a Secret of a cluster",
+            "set AWEIGH_SECRET_DIR to a directory with its entries as files",
+        ),
+        (
+            {"auth": {"apiKeys": {"secretRef": {"name": "people"}}}},
+            "spec.auth.apiKeys.secretRef is people, a Secret of a cluster",
+            "set AWEIGH_API_KEYS_DIR to a directory with its entries as files",
+        ),
+        (
+            {"tls": {"secretRef": {"name": "certificate"}}},
+            "spec.tls.secretRef is certificate, a Secret of a cluster",
+            "set AWEIGH_TLS_DIR to a directory with its entries as files",
+        ),
+    ],
+)
+def test_a_secret_of_a_cluster_is_replaced_by_a_variable(
+    parts: dict[str, Any], sentence: str, remedy: str
+) -> None:
+    done = aweigh("local", "-f", "-", stdin=document(manifest("chat", spec(**parts))))
     assert done.returncode == 78
-    assert "secretRef is token, a Secret of a cluster" in done.stderr
-    assert "set HF_TOKEN" in done.stderr
+    assert sentence in done.stderr
+    assert remedy in done.stderr
 
 
 def test_several_mistakes_reach_the_terminal(tmp_path: Path) -> None:

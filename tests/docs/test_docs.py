@@ -16,7 +16,16 @@ from tests.cluster.places import CHECKOUT
 
 DOCUMENTS = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md")])
 GUIDES = CHECKOUT / "docs" / "guides"
-ALL_IS_WELL = {Reason.READY, Reason.VALID, Reason.LOADED, Reason.AVAILABLE, Reason.SUSPENDED}
+ALL_IS_WELL = {
+    Reason.READY,
+    Reason.VALID,
+    Reason.LOADED,
+    Reason.AVAILABLE,
+    Reason.SUSPENDED,
+    Reason.WARM,
+    Reason.NO_PROMPTS,
+    Reason.DISABLED,
+}
 TAKES_TIME = {Reason.LOADING, Reason.PROGRESSING, Reason.WAITING_FOR_PODS}
 REFUSED_AT_APPLY = {Reason.INVALID_SPEC, Reason.INVALID_CONFIGURATION}  # the message says it all
 

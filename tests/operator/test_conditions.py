@@ -3,16 +3,18 @@ from typing import Any
 
 import pytest
 
+from aweigh_api.prefix_cache import PrefixCache
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.state import Loading, State
 from aweigh_api.termination import Termination
 from aweigh_operator import conditions
 from aweigh_operator.conditions import Wanted
-from aweigh_operator.observe import Manifest, Observed, Refusal, pod_of
+from aweigh_operator.observe import Manifest, Observed, PromptTokens, Refusal, pod_of
 from tests.operator import fakes
 
 READY, SPEC = ConditionType.READY, ConditionType.SPEC_VALID
 MODEL, WORKLOAD = ConditionType.MODEL_READY, ConditionType.WORKLOAD_READY
+CACHE = ConditionType.PREFIX_CACHE_WARM
 
 
 def verdicts(
@@ -20,10 +22,11 @@ def verdicts(
     replicas: int = 1,
     invalid: str | None = None,
     later_s: float = 0,
+    cache: PrefixCache | None = None,
     **observed: Any,
 ) -> dict[ConditionType, conditions.Verdict]:
     seen = Observed(body=fakes.service(), pods=tuple(map(pod_of, pods)), **observed)
-    wanted = Wanted(replicas, suspended=False, template_hash="new")
+    wanted = Wanted(replicas, suspended=False, template_hash="new", prefix_cache=cache)
     return conditions.verdicts(seen, wanted, invalid, fakes.NOW + timedelta(seconds=later_s))
 
 
@@ -45,7 +48,9 @@ BACK_OFF = {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting f
 
 def test_a_serving_pod_makes_everything_true() -> None:
     found = verdicts(fakes.pod(ready=True, hash="new"))
+    cache = found.pop(CACHE)
     assert {each.status for each in found.values()} == {"True"}
+    assert (cache.status, cache.reason) == ("Unknown", Reason.NO_PROMPTS)
     assert found[READY].reason is Reason.READY
     assert found[WORKLOAD].reason is Reason.AVAILABLE
 
@@ -223,6 +228,28 @@ def test_pods_that_leave_or_failed_for_good_do_not_count() -> None:
     assert verdicts(leaving, evicted)[WORKLOAD].message == "0 of 1 pods serve"
 
 
+@pytest.mark.parametrize(
+    ("cached", "computed", "status", "reason", "sentence"),
+    [
+        (620, 380, "True", Reason.WARM, "62 % of the 1000 prompt tokens"),
+        (1, 999, "False", Reason.COLD, "0 % of the 1000 prompt tokens"),
+        (0, 7, "False", Reason.COLD, "0 % of the 7 prompt tokens"),
+    ],
+)
+def test_the_prefix_cache_is_warm_when_prompts_find_something_in_it(
+    cached: int, computed: int, status: str, reason: Reason, sentence: str
+) -> None:
+    found = verdicts(fakes.pod(ready=True), prompt_tokens=PromptTokens(cached, computed))
+    assert (found[CACHE].status, found[CACHE].reason) == (status, reason)
+    assert sentence in found[CACHE].message
+    assert found[READY].status == "True"
+
+
+def test_a_prefix_cache_that_is_off_is_not_warm() -> None:
+    found = verdicts(fakes.pod(ready=True), cache=PrefixCache(enabled=False))
+    assert (found[CACHE].status, found[CACHE].reason) == ("False", Reason.DISABLED)
+
+
 def test_the_transition_time_moves_only_when_the_status_flips() -> None:
     first = conditions.conditions(verdicts(), [], 1, fakes.NOW)
     later = fakes.NOW + timedelta(minutes=1)
@@ -237,6 +264,7 @@ def test_the_transition_time_moves_only_when_the_status_flips() -> None:
         "SpecValid": fakes.NOW_TEXT,
         "ModelReady": "2026-11-23T12:01:00Z",
         "WorkloadReady": "2026-11-23T12:01:00Z",
+        "PrefixCacheWarm": fakes.NOW_TEXT,
     }
 
 

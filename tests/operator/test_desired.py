@@ -94,6 +94,72 @@ def test_a_secret_is_mounted_and_named_to_the_runtime() -> None:
     assert f"--secret-dir={names.SECRET_MOUNT}" in container(spec)["args"]
 
 
+@pytest.mark.parametrize(
+    ("part", "path"),
+    [
+        ({"auth": {"apiKeys": {"secretRef": {"name": "given"}}}}, names.API_KEYS_MOUNT),
+        ({"tls": {"secretRef": {"name": "given"}}}, names.TLS_MOUNT),
+    ],
+)
+def test_keys_and_certificate_are_mounted_read_only(part: Manifest, path: str) -> None:
+    volume = pod_spec(part)["volumes"][-1]
+    assert volume["secret"] == {"secretName": "given"}
+    assert {"name": volume["name"], "mountPath": path, "readOnly": True} in container(part)[
+        "volumeMounts"
+    ]
+
+
+def test_with_a_certificate_the_service_says_https_and_probes_stay_on_the_admin_port() -> None:
+    spec = {"tls": {"secretRef": {"name": "certificate"}}}
+    (port,) = children(spec)["Service"]["spec"]["ports"]
+    assert (port["name"], port["appProtocol"], port["targetPort"]) == ("https", "https", "http")
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container(spec)[probe]["httpGet"]["port"] == "admin"
+        assert container(spec)[probe]["httpGet"]["scheme"] == "HTTP"
+
+
+@pytest.mark.parametrize(
+    ("resources", "raised"),
+    [
+        (None, {"requests": {"memory": str(2**30)}}),
+        ({"limits": {"cpu": "1"}}, {"limits": {"cpu": "1"}, "requests": {"memory": str(2**30)}}),
+        ({"requests": {"memory": "1Gi"}}, {"requests": {"memory": str(2**31)}}),
+        ({"limits": {"memory": "1Gi"}}, {"limits": {"memory": str(2**31)}}),
+        (
+            {"limits": {"memory": "3Gi"}, "requests": {"memory": "500m"}},
+            {"limits": {"memory": str(2**32)}, "requests": {"memory": str(2**30 + 1)}},
+        ),
+        ({"limits": {"memory": "7n"}}, {"limits": {"memory": "7n"}}),
+    ],
+)
+def test_host_memory_of_the_prefix_cache_comes_on_top(resources: Any, raised: Manifest) -> None:
+    parts = {"resources": resources} if resources else {}
+    assert container({**parts, "prefixCache": {"hostMemory": "1Gi"}})["resources"] == raised
+
+
+def test_without_host_memory_the_resources_stay_as_they_are_written() -> None:
+    written = {"limits": {"memory": "1024Mi"}}
+    assert container({"resources": written, "prefixCache": {"size": 5}})["resources"] == written
+    assert "resources" not in container({"prefixCache": {"size": 5}})
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"prefixCache": {"size": "1Gi"}},
+        {"auth": {"apiKeys": {"secretRef": {"name": "keys"}}}},
+        {"tls": {"secretRef": {"name": "certificate"}}},
+    ],
+)
+def test_what_the_pods_are_started_with_is_part_of_their_hash(spec: Manifest) -> None:
+    assert template.template_hash(owner(spec)) != template.template_hash(owner())
+
+
+def test_defaults_that_a_newer_version_brings_change_no_hash() -> None:
+    written = {"prefixCache": {"enabled": True, "scope": "Key"}}
+    assert template.template_hash(owner(written)) == template.template_hash(owner())
+
+
 def test_the_grace_period_covers_settling_and_draining() -> None:
     spec = {"drain": {"settleSeconds": 7, "timeoutSeconds": 60}}
     assert pod_spec(spec)["terminationGracePeriodSeconds"] == 77
@@ -165,6 +231,22 @@ def test_a_fetched_model_may_reach_names_and_its_source(endpoint: str, ports: li
     variables = [{"name": "HF_ENDPOINT", "value": endpoint}]
     spec = {"model": {"uri": "hf://org/model"}, "template": {"env": variables}}
     assert egress_ports(spec) == ports
+
+
+@pytest.mark.parametrize(
+    ("uri", "variable", "ports"),
+    [
+        ("s3://models/llama", None, [53, 53, 443]),
+        ("s3://models/llama", ("AWS_ENDPOINT_URL", "http://minio:9000"), [53, 53, 443, 9000]),
+        ("oci://ghcr.io/acme/llama:1", None, [53, 53, 443]),
+        ("oci://registry:5000/acme/llama", None, [53, 53, 443, 5000]),
+    ],
+)
+def test_buckets_and_registries_are_let_out_to_their_ports(
+    uri: str, variable: tuple[str, str] | None, ports: list[int]
+) -> None:
+    env = [{"name": variable[0], "value": variable[1]}] if variable else []
+    assert egress_ports({"model": {"uri": uri}, "template": {"env": env}}) == ports
 
 
 def test_ingress_is_limited_to_the_given_peers_and_the_admin_port_to_the_cluster() -> None:

@@ -26,6 +26,9 @@ specs = st.fixed_dictionaries(
         "resources": st.fixed_dictionaries(
             {}, optional={"limits": st.dictionaries(st.sampled_from(["cpu", "memory"]), quantities)}
         ),
+        "prefixCache": st.sampled_from([{}, {"enabled": False}, {"hostMemory": "1Gi"}]),
+        "auth": st.just({"apiKeys": {"secretRef": {"name": "keys"}}}),
+        "tls": st.just({"secretRef": {"name": "certificate"}}),
         "rollout": st.fixed_dictionaries({}, optional={"allowDowntime": st.booleans()}),
         "networkPolicy": st.fixed_dictionaries({"enabled": st.booleans()}),
         "template": st.fixed_dictionaries(

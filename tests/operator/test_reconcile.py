@@ -361,6 +361,60 @@ async def test_the_status_tells_how_far_the_download_is() -> None:
     assert operator.condition("Ready")[1] == "Downloading"
 
 
+def report(**figures: Any) -> State:
+    return State(boot_id="b", uptime_s=1, phase="ready", **figures)
+
+
+async def test_the_status_tells_the_hit_rate_of_the_pods_that_serve() -> None:
+    operator = Operator(cluster_with())
+    operator.cluster.put(fakes.pod(ready=True))
+    operator.reports.states["uid-of-chat-1"] = report(
+        cached_prompt_tokens=30, computed_prompt_tokens=10, prefix_cache_bytes=4096
+    )
+    await operator.settle()
+    assert operator.status()["prefixCache"] == {"hitRatePercent": 75, "effectiveBytes": 4096}
+    assert operator.condition("PrefixCacheWarm")[:2] == ("True", "Warm")
+    operator.cluster.remove("Pod", Key("team", "chat-1"))
+    await operator.settle()
+    assert "prefixCache" not in operator.status()
+
+
+async def test_the_reports_of_a_service_that_is_gone_are_not_kept() -> None:
+    operator = Operator(cluster_with())
+    operator.cluster.put(fakes.pod(ready=True))
+    operator.reports.states["uid-of-chat-1"] = report(
+        cached_prompt_tokens=30, computed_prompt_tokens=10
+    )
+    await operator.settle()
+    body = operator.cluster.objects[names.KIND, KEY]
+    operator.cluster.remove(names.KIND)
+    await operator.reconcile()
+    operator.cluster.put({**body, "status": {}})
+    operator.reports.states.clear()
+    await operator.settle()
+    assert "prefixCache" not in operator.status()
+
+
+async def test_a_size_above_the_memory_is_told_once_with_both_numbers() -> None:
+    operator = Operator(cluster_with({"prefixCache": {"size": "1Ki"}}))
+    operator.cluster.put(fakes.pod(ready=True))
+    for bound in (1024, 1000, 1000):
+        operator.reports.states["uid-of-chat-1"] = report(prefix_cache_bytes=bound)
+        await operator.settle()
+    (told,) = [
+        each for each in operator.cluster.events if each["reason"] == "PrefixCacheSizeClamped"
+    ]
+    assert told["note"].startswith("prefixCache.size is 1Ki, but a pod has 1000 bytes")
+    assert operator.cluster.repeated == []
+    assert operator.status()["prefixCache"] == {"effectiveBytes": 1000}
+
+
+async def test_the_url_says_https_with_a_certificate() -> None:
+    operator = Operator(cluster_with({"tls": {"secretRef": {"name": "certificate"}}}))
+    await operator.settle()
+    assert operator.status()["url"] == "https://chat.team.svc:8000/v1"
+
+
 async def test_a_pod_stuck_before_its_container_shows_what_cannot_be_mounted() -> None:
     operator = Operator(cluster_with())
     stuck = fakes.pod(waiting={"reason": "ContainerCreating"})

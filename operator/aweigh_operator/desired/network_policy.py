@@ -8,7 +8,16 @@ from aweigh_operator.desired.metadata import Manifest, metadata
 
 HTTPS_PORT = 443
 _DEFAULT_PORTS = {"http": 80, "https": HTTPS_PORT}
-_ENDPOINTS = ("HF_ENDPOINT", "HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy")
+_ENDPOINTS = (
+    "HF_ENDPOINT",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "https_proxy",
+    "http_proxy",
+)
+_FETCHED = ("hf://", "s3://", "oci://")
 
 
 def manifest(owner: InferenceService) -> Manifest | None:
@@ -42,7 +51,7 @@ def _admin() -> Manifest:
 
 
 def _egress(owner: InferenceService) -> list[Manifest]:
-    if not owner.spec.model.uri.startswith("hf://"):
+    if not owner.spec.model.uri.startswith(_FETCHED):
         return []
     dns = [_port(53, "UDP"), _port(53, "TCP")]
     return [{"ports": dns}, {"ports": [_port(port) for port in _download_ports(owner)]}]
@@ -52,6 +61,8 @@ def _download_ports(owner: InferenceService) -> list[int]:
     template = owner.spec.template
     variables = (template.env if template else None) or []
     urls = [variable.value for variable in variables if variable.name in _ENDPOINTS]
+    if owner.spec.model.uri.startswith("oci://"):
+        urls.append(owner.spec.model.uri)  # a registry with a port of its own
     return sorted({HTTPS_PORT, *filter(None, map(_port_of, urls))})
 
 

@@ -7,6 +7,7 @@ from aweigh_operator.desired.metadata import Manifest, metadata
 
 def manifest(owner: InferenceService) -> Manifest:
     """The Service."""
+    protocol = "https" if owner.spec.tls else "http"
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -16,11 +17,11 @@ def manifest(owner: InferenceService) -> Manifest:
             "selector": names.selector(owner.metadata.name),
             "ports": [
                 {
-                    "name": "http",
+                    "name": protocol,
                     "port": names.HTTP_PORT,
-                    "targetPort": "http",
+                    "targetPort": "http",  # the container's port bears this name with TLS too
                     "protocol": "TCP",
-                    "appProtocol": "http",
+                    "appProtocol": protocol,
                 }
             ],
         },

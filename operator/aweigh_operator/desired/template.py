@@ -9,6 +9,8 @@ not recorded: it is in the spec, and may be large.
 from typing import Any
 
 from aweigh_api import flags, names
+from aweigh_api.access import SecretRef
+from aweigh_api.quantity import NotAQuantity, to_bytes
 from aweigh_api.spec import InferenceService
 from aweigh_api.template import Template
 from aweigh_operator.desired import record
@@ -37,7 +39,9 @@ def template_hash(owner: InferenceService) -> str:
     # Defaults are left out, so that a field that a newer version brings changes no hash.
     spec = owner.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     made_from = {
-        part: spec[part] for part in ("model", "resources", "drain", "template") if part in spec
+        part: spec[part]
+        for part in ("model", "prefixCache", "resources", "drain", "auth", "tls", "template")
+        if part in spec
     }
     deadline = spec.get("rollout", {}).get("progressDeadlineSeconds")
     upgrade = owner.metadata.annotations.get(names.UPGRADE)
@@ -109,7 +113,7 @@ def image_of(deployment: Manifest | None) -> str | None:
 
 
 def _container(owner: InferenceService, image: str) -> Manifest:
-    resources = owner.spec.resources
+    resources = _resources(owner)
     return {
         "name": names.CONTAINER,
         "image": image,
@@ -120,7 +124,7 @@ def _container(owner: InferenceService, image: str) -> Manifest:
             {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
             {"name": "admin", "containerPort": names.ADMIN_PORT, "protocol": "TCP"},
         ],
-        **({"resources": resources.manifest()} if resources else {}),
+        **({} if resources is None else {"resources": resources}),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -141,6 +145,30 @@ def _container(owner: InferenceService, image: str) -> Manifest:
     }
 
 
+def _resources(owner: InferenceService) -> Manifest | None:
+    """What the pod asks of its node, the host memory of the prefix cache included."""
+    given = owner.spec.resources.manifest() if owner.spec.resources else None
+    host_memory = owner.spec.prefix_cache.host_memory
+    if host_memory is None:
+        return given
+    given = given or {}
+    limits, requests = given.get("limits", {}), given.get("requests", {})
+    if "memory" not in requests and "memory" not in limits:
+        requests = {"memory": 0}  # else Kubernetes takes the limit
+    raised = {"limits": _more(limits, host_memory), "requests": _more(requests, host_memory)}
+    return {part: amounts for part, amounts in raised.items() if amounts}
+
+
+def _more(amounts: Manifest, memory: int | str) -> Manifest:
+    if "memory" not in amounts:
+        return amounts
+    try:
+        total = to_bytes(amounts["memory"]) + to_bytes(memory)
+    except NotAQuantity:  # a notation that only Kubernetes knows: it will judge what it means
+        return amounts
+    return {**amounts, "memory": str(total)}
+
+
 def _probe(path: str) -> Manifest:
     return {"httpGet": {"path": path, "port": "admin", "scheme": "HTTP"}}
 
@@ -157,11 +185,20 @@ def _volumes(owner: InferenceService) -> list[tuple[Manifest, Manifest]]:
         source = {"claimName": claim, "readOnly": True}
         mount = _mount("model", names.MODEL_MOUNT, read_only=True)
         volumes.append(({"name": "model", "persistentVolumeClaim": source}, mount))
+    auth, tls = owner.spec.auth, owner.spec.tls
     if model.secret_ref:
-        secret = {"secretName": model.secret_ref.name}
-        mount = _mount("model-secret", names.SECRET_MOUNT, read_only=True)
-        volumes.append(({"name": "model-secret", "secret": secret}, mount))
+        volumes.append(_secret("model-secret", model.secret_ref, names.SECRET_MOUNT))
+    if auth:
+        volumes.append(_secret("api-keys", auth.api_keys.secret_ref, names.API_KEYS_MOUNT))
+    if tls:
+        volumes.append(_secret("tls", tls.secret_ref, names.TLS_MOUNT))
     return volumes
+
+
+def _secret(volume: str, ref: SecretRef, path: str) -> tuple[Manifest, Manifest]:
+    """A Secret without which the pod does not start."""
+    source = {"name": volume, "secret": {"secretName": ref.name}}
+    return source, _mount(volume, path, read_only=True)
 
 
 def _mount(volume: str, path: str, read_only: bool = False) -> Manifest:
