@@ -1,6 +1,7 @@
 """`aweigh serve`: the flags of the runtime's Config, one for one, and nothing else."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,11 +9,19 @@ from typing import Annotated, Any, Literal
 import typer
 
 from aweigh_api import flags, names
+from aweigh_api.quantity import NotAQuantity, to_bytes
 
 
-def _flag(flag: str, description: str) -> Any:
-    variable = flags.environment_variable(flag)
-    return typer.Option(flag, envvar=variable, show_envvar=False, help=description)
+def _flag(flag: str, description: str, parser: Callable[[str], Any] | None = None) -> Any:
+    variable = flags.environment_variable(flag.split("/")[0])  # of --on/--no-on, the first
+    return typer.Option(flag, envvar=variable, show_envvar=False, help=description, parser=parser)
+
+
+def _bytes(text: str) -> int:
+    try:
+        return to_bytes(text)
+    except NotAQuantity as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def serve(  # noqa: PLR0913 - one parameter for each field of Config
@@ -63,12 +72,55 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
         Path | None, _flag("--termination-log", "File for the reason of a failed start.")
     ] = None,
     max_running: Annotated[
-        int, _flag("--max-running", "Requests that are answered at the same time.")
-    ] = 8,
+        int, _flag("--max-running", "Answers that are computed at the same time, at most.")
+    ] = 256,
     max_waiting: Annotated[
         int, _flag("--max-waiting", "Requests that may wait; more are refused with 429.")
     ] = 256,
-    step_tokens: Annotated[int, _flag("--step-tokens", "Most tokens in one forward pass.")] = 512,
+    step_tokens: Annotated[
+        int | None, _flag("--step-tokens", "Most tokens in one forward pass. (default: by device)")
+    ] = None,
+    exact: Annotated[
+        bool, _flag("--exact", "An answer never depends on what else runs; slower.")
+    ] = False,
+    kv_cache_memory: Annotated[
+        int | None,
+        _flag(
+            "--kv-cache-memory", "Memory for keys and values, as 40Gi. (default: measured)", _bytes
+        ),
+    ] = None,
+    prefix_cache_enabled: Annotated[
+        bool,
+        _flag(
+            "--prefix-cache-enabled/--no-prefix-cache-enabled",
+            "Keep what was computed for the next request that begins the same.",
+        ),
+    ] = True,
+    prefix_cache_size: Annotated[
+        int | None,
+        _flag("--prefix-cache-size", "Memory for what no request uses. (default: all)", _bytes),
+    ] = None,
+    prefix_cache_host_memory: Annotated[
+        int,
+        _flag("--prefix-cache-host-memory", "Host memory for what leaves the device's.", _bytes),
+    ] = 0,
+    prefix_cache_block_tokens: Annotated[
+        int, _flag("--prefix-cache-block-tokens", "Tokens in a block: 16, 32, 64 or 128.")
+    ] = 16,
+    prefix_cache_scope: Annotated[
+        Literal["Key", "Service"],
+        _flag("--prefix-cache-scope", "Who shares the cache: one API key's requests, or all."),
+    ] = "Key",
+    api_keys_dir: Annotated[
+        Path | None, _flag("--api-keys-dir", "Directory whose files hold one API key each.")
+    ] = None,
+    tls_dir: Annotated[
+        Path | None, _flag("--tls-dir", "Directory that holds tls.crt and tls.key.")
+    ] = None,
+    tool_call_parser: Annotated[
+        Literal["auto", "hermes", "llama3-json", "mistral", "qwen"],
+        _flag("--tool-call-parser", "How the model writes tool calls; auto asks its template."),
+    ] = "auto",
     drain_settle_seconds: Annotated[
         int, _flag("--drain-settle-seconds", "How long new requests are served after SIGTERM.")
     ] = 0,
@@ -100,6 +152,16 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
         max_running=max_running,
         max_waiting=max_waiting,
         step_tokens=step_tokens,
+        exact=exact,
+        kv_cache_memory=kv_cache_memory,
+        prefix_cache_enabled=prefix_cache_enabled,
+        prefix_cache_size=prefix_cache_size,
+        prefix_cache_host_memory=prefix_cache_host_memory,
+        prefix_cache_block_tokens=prefix_cache_block_tokens,
+        prefix_cache_scope=prefix_cache_scope,
+        api_keys_dir=api_keys_dir,
+        tls_dir=tls_dir,
+        tool_call_parser=tool_call_parser,
         drain_settle_seconds=drain_settle_seconds,
         drain_timeout_seconds=drain_timeout_seconds,
     )

@@ -9,6 +9,11 @@ from aweigh_api.spec import DTypeName
 from aweigh_runtime.failures import InvalidConfiguration
 
 DeviceName = Literal["auto", "cpu", "cuda"]
+CacheScope = Literal["Key", "Service"]
+ToolCallParser = Literal["auto", "hermes", "llama3-json", "mistral", "qwen"]
+
+BLOCK_TOKENS = (16, 32, 64, 128)
+_MAX_BYTES = 1 << 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +35,21 @@ class Config:
     cache_dir: Path  # downloads
     termination_log: Path | None = None
 
-    max_running: int = 8  # requests that decode together
+    max_running: int = 256  # requests that decode together
     max_waiting: int = 256  # requests that may wait; more are refused with 429
-    step_tokens: int = 512  # most tokens one forward pass may carry
+    step_tokens: int | None = None  # most tokens one forward pass may carry; None: by the device
+    exact: bool = False  # an answer never depends on what else runs; slower
+    kv_cache_memory: int | None = None  # bytes for keys and values; None: what is left, measured
+
+    prefix_cache_enabled: bool = True
+    prefix_cache_size: int | None = None  # bytes of blocks that no request holds; None: no bound
+    prefix_cache_host_memory: int = 0  # bytes of host memory for evicted blocks
+    prefix_cache_block_tokens: int = 16
+    prefix_cache_scope: CacheScope = "Key"
+
+    api_keys_dir: Path | None = None  # each file holds one key; None: everybody may ask
+    tls_dir: Path | None = None  # holds tls.crt and tls.key; None: plain HTTP
+    tool_call_parser: ToolCallParser = "auto"
 
     drain_settle_seconds: int = 0
     drain_timeout_seconds: int = 120
@@ -42,7 +59,8 @@ class Config:
         _between("--admin-port", self.admin_port, 0, 65_535)
         _between("--max-running", self.max_running, 1, 4096)
         _between("--max-waiting", self.max_waiting, 0, 1_000_000)
-        _between("--step-tokens", self.step_tokens, 1, 1_000_000)
+        if self.step_tokens is not None:
+            _between("--step-tokens", self.step_tokens, 1, 1_000_000)
         _between("--drain-settle-seconds", self.drain_settle_seconds, 0, 300)
         _between("--drain-timeout-seconds", self.drain_timeout_seconds, 0, 3600)
         if self.max_model_len is not None:
@@ -51,7 +69,17 @@ class Config:
             raise InvalidConfiguration(
                 f"--port and --admin-port are both {self.port}; give each a port of its own"
             )
-        if self.step_tokens < self.max_running:
+        if self.kv_cache_memory is not None:
+            _between("--kv-cache-memory", self.kv_cache_memory, 1, _MAX_BYTES)
+        if self.prefix_cache_size is not None:
+            _between("--prefix-cache-size", self.prefix_cache_size, 0, _MAX_BYTES)
+        _between("--prefix-cache-host-memory", self.prefix_cache_host_memory, 0, _MAX_BYTES)
+        if self.prefix_cache_block_tokens not in BLOCK_TOKENS:
+            raise InvalidConfiguration(
+                f"--prefix-cache-block-tokens is {self.prefix_cache_block_tokens}; expected one of "
+                f"{', '.join(map(str, BLOCK_TOKENS))}"
+            )
+        if self.step_tokens is not None and self.step_tokens < self.max_running:
             raise InvalidConfiguration(
                 f"--step-tokens ({self.step_tokens}) must be at least --max-running "
                 f"({self.max_running}): every running request decodes one token per step"

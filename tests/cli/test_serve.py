@@ -62,6 +62,14 @@ def test_the_arguments_of_a_pod_give_the_config_that_the_spec_says(
     parts = spec(
         model={**model, "secretRef": {"name": "token"}},
         drain={"settleSeconds": 7, "timeoutSeconds": 90},
+        prefixCache={
+            "size": "40Gi",
+            "hostMemory": "2Gi",
+            "blockTokens": 64,
+            "scope": "Service",
+        },
+        auth={"apiKeys": {"secretRef": {"name": "keys"}}},
+        tls={"secretRef": {"name": "certificate"}},
     )
     service = InferenceService.model_validate(manifest("chat", parts))
     assert parsed(monkeypatch, *flags.pod_arguments(service)) == Config(
@@ -74,9 +82,21 @@ def test_the_arguments_of_a_pod_give_the_config_that_the_spec_says(
         host="0.0.0.0",
         cache_dir=Path("/var/cache/aweigh"),
         termination_log=Path("/dev/termination-log"),
+        prefix_cache_size=40 * 2**30,
+        prefix_cache_host_memory=2 * 2**30,
+        prefix_cache_block_tokens=64,
+        prefix_cache_scope="Service",
+        api_keys_dir=Path("/etc/aweigh/api-keys"),
+        tls_dir=Path("/etc/aweigh/tls"),
         drain_settle_seconds=7,
         drain_timeout_seconds=90,
     )
+
+
+def test_a_prefix_cache_that_is_off_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = spec(prefixCache={"enabled": False})
+    service = InferenceService.model_validate(manifest("chat", parts))
+    assert not parsed(monkeypatch, *flags.serve_arguments(service)).prefix_cache_enabled
 
 
 def test_the_arguments_of_a_plain_pod_leave_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

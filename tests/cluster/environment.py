@@ -52,7 +52,7 @@ def pin() -> None:
     plain = ["--no-header", "--no-annotate", "--no-emit-index-url", "--universal", "--quiet"]
     command = [uv, "pip", "compile", "--python-version=3.11", *plain]
     whole = CHECKOUT / "requirements.txt"
-    extras = ["--extra=operator", "--extra=runtime", "--group=dev"]
+    extras = ["--extra=operator", "--extra=runtime", "--extra=bench", "--group=dev"]
     project = CHECKOUT / "pyproject.toml"
     progress.output([*command, project, *extras, f"--output-file={whole}"])
 

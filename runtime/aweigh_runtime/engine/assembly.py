@@ -8,19 +8,25 @@ from typing import cast
 import torch
 
 from aweigh_api.spec import DTypeName
+from aweigh_runtime.engine.grammars import Grammars
 from aweigh_runtime.engine.loop import Engine, Forward
 from aweigh_runtime.engine.messages import Ready, Sampling, Start
+from aweigh_runtime.engine.prefixes import Copies, Memory
 from aweigh_runtime.engine.processors import usable_cpus
-from aweigh_runtime.engine.sampling import Row, choose
-from aweigh_runtime.engine.scheduler import Scheduler
-from aweigh_runtime.failures import InvalidConfiguration, ModelDoesNotFit
+from aweigh_runtime.engine.room import kv_bytes, peak_bytes
+from aweigh_runtime.engine.sampling.choice import Sampler
+from aweigh_runtime.engine.sampling.row import Row
+from aweigh_runtime.engine.scheduler import Limits, Scheduler
+from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.model.cache import KVCache, bytes_per_token
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
+from aweigh_runtime.model.host_copy import HostCopies
 from aweigh_runtime.model.load import load
-from aweigh_runtime.model.memory import available_bytes
+from aweigh_runtime.text.defaults import read_defaults
+from aweigh_runtime.text.tokenizer import Tokenizer
 
-_CACHE_SHARE = 0.8  # of the memory that the weights have left; the rest is for activations
+_STEP_TOKENS = {"cpu": 512, "cuda": 8192}
 _WEIGHTS_PER_THREAD_BYTES = 64 << 20  # with less, a second thread slows a step down
 _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -31,25 +37,36 @@ def build(
     """Load the model and make the engine around it.
 
     Raises:
-        StartFailure: as `load` does, or because the cache does not fit.
+        StartFailure: as `load` does, or because keys and values do not fit.
     """
     device = _device(start.device)
-    decoder = load(directory, cast(DTypeName, start.dtype), device, start.max_model_len, progress)
+    dtype = cast(DTypeName, start.dtype)
+    decoder = load(directory, dtype, device, start.max_model_len, progress, exact=start.exact)
     _use_threads(decoder)
-    max_len = decoder.max_model_len
-    slots = _slots(decoder, start.max_running)
-    cache = KVCache(decoder.config, slots, max_len, decoder.dtype, device)
+    limits = Limits(
+        max_running=start.max_running,
+        step_tokens=start.step_tokens or max(_STEP_TOKENS[device.type], start.max_running),
+        max_model_len=decoder.max_model_len,
+    )
+    sampler = Sampler(decoder.config.vocab_size)
+    block_bytes = bytes_per_token(decoder.config, decoder.dtype) * start.block_tokens
+    num_blocks = _num_blocks(start, decoder, limits, sampler, block_bytes)
+    cache = KVCache(decoder.config, num_blocks, start.block_tokens, decoder.dtype, device)
+    memory, copy = _memory(start, cache, block_bytes)
+    forward = _forward(decoder, cache)
+    _warm_up(forward, sampler, limits, cache)
 
-    def forward(tokens: list[int], chunks: Sequence[Chunk]) -> torch.Tensor:
-        return decoder.forward(torch.tensor(tokens, device=device), chunks, cache)
-
-    _warm_up(forward, slots, min(start.step_tokens, max_len))
-    engine = Engine(Scheduler(slots, start.step_tokens, max_len), forward)
+    compiler = Grammars(directory, decoder.config.vocab_size, _stop_tokens(directory))
+    engine = Engine(Scheduler(limits, memory), forward, sampler, compiler, copy)
     ready = Ready(
-        max_model_len=max_len,
+        max_model_len=limits.max_model_len,
         vocab_size=decoder.config.vocab_size,
         dtype=_DTYPE_NAMES[decoder.dtype],
-        max_running=slots,
+        max_running=limits.max_running,
+        block_tokens=start.block_tokens,
+        num_blocks=num_blocks,
+        bytes_per_block=block_bytes,
+        prefix_cache_bytes=_cache_bytes(memory, block_bytes),
     )
     return engine, ready
 
@@ -65,34 +82,78 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _slots(decoder: Decoder, wanted: int) -> int:
-    """Requests that can run together: as many as were asked for, or as many as have room."""
-    per_token = bytes_per_token(decoder.config, decoder.dtype)
-    per_slot = per_token * decoder.max_model_len
-    room = int(_CACHE_SHARE * available_bytes(decoder.device))
-    if per_slot > room:
-        raise ModelDoesNotFit(
-            f"the cache of one request needs {_gib(per_slot)} for {decoder.max_model_len} tokens, "
-            f"and {_gib(room)} are left beside the weights; lower --max-model-len to at most "
-            f"{room // per_token} or give more memory"
-        )
-    return min(wanted, room // per_slot)
+def _forward(decoder: Decoder, cache: KVCache) -> Forward:
+    def forward(tokens: list[int], chunks: Sequence[Chunk]) -> torch.Tensor:
+        return decoder.forward(torch.tensor(tokens, device=decoder.device), chunks, cache)
+
+    return forward
 
 
-def _warm_up(forward: Forward, slots: int, prompt_tokens: int) -> None:
-    """A prompt and a decode step, so that no request pays for what a device does once."""
-    rows = [Row(Sampling(seed=slot, top_p=0.9), 1) for slot in range(slots)]
-    forward([0] * prompt_tokens, [Chunk(0, 0, prompt_tokens)])
-    choose(forward([0] * slots, [Chunk(slot, 0, 1) for slot in range(slots)]), rows)
+def _num_blocks(
+    start: Start, decoder: Decoder, limits: Limits, sampler: Sampler, block_bytes: int
+) -> int:
+    """Blocks for which there is room beside weights and the largest step."""
+
+    def largest_step() -> None:
+        num_blocks = -(-limits.step_tokens // start.block_tokens) + 1
+        size = (num_blocks, start.block_tokens, decoder.dtype, decoder.device)
+        cache = KVCache(decoder.config, *size)
+        _warm_up(_forward(decoder, cache), sampler, limits, cache)
+
+    longest = -(-limits.max_model_len // start.block_tokens) * block_bytes
+    reserved = peak_bytes(decoder.device, largest_step)
+    wanted = start.kv_cache_bytes
+    return kv_bytes(decoder.device, reserved, wanted, longest, limits.max_model_len) // block_bytes
+
+
+def _memory(
+    start: Start, cache: KVCache, block_bytes: int
+) -> tuple[Memory, Callable[[Copies], None]]:
+    """What the scheduler may use, and what carries out its copies to host memory and back."""
+    num_host_blocks = start.host_memory_bytes // block_bytes if start.prefix_caching else 0
+    copies = HostCopies(cache, num_host_blocks)
+    bound = start.prefix_cache_bytes
+    memory = Memory(
+        num_blocks=cache.num_blocks,
+        block_tokens=cache.block_tokens,
+        caching=start.prefix_caching,
+        max_cached=None if bound is None else bound // block_bytes,
+        num_host_blocks=num_host_blocks,
+        load_block_s=copies.seconds_per_block() if num_host_blocks else 0.0,
+    )
+    return memory, lambda step: copies.run(step.to_host, step.from_host)
+
+
+def _cache_bytes(memory: Memory, block_bytes: int) -> int | None:
+    if not memory.caching:
+        return None
+    blocks = memory.num_blocks if memory.max_cached is None else memory.max_cached
+    return min(blocks, memory.num_blocks) * block_bytes
+
+
+def _warm_up(forward: Forward, sampler: Sampler, limits: Limits, cache: KVCache) -> None:
+    """The largest prompt and the largest batch, so that no request pays for what comes first."""
+    room = cache.num_blocks * cache.block_tokens
+    prompt = min(limits.step_tokens, limits.max_model_len, room)
+    blocks = range(cache.num_blocks)
+    num_rows = min(limits.max_running, cache.num_blocks)
+    rows = [Row(Sampling(seed=index, top_p=0.9), prompt=[0]) for index in range(num_rows)]
+    forward([0] * prompt, [Chunk(0, prompt, blocks)])
+    chunks = [Chunk(0, 1, blocks[index : index + 1]) for index in range(len(rows))]
+    sampler.choose(forward([0] * len(rows), chunks), rows)
+
+
+def _stop_tokens(directory: Path) -> frozenset[int]:
+    tokenizer = Tokenizer.load(directory)
+    try:
+        return frozenset(read_defaults(directory, tokenizer).stop_tokens)
+    finally:
+        tokenizer.close()
 
 
 def _use_threads(decoder: Decoder) -> None:
     """On a CPU, threads that only wait for each other are worse than none."""
     if decoder.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        weights_bytes = sum(p.numel() * p.element_size() for p in decoder.parameters())
+        weights_bytes = sum(weight.nbytes for weight in decoder.weights.values())
         useful = max(1, weights_bytes // _WEIGHTS_PER_THREAD_BYTES)
         torch.set_num_threads(min(usable_cpus(), useful))
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"

@@ -18,12 +18,13 @@ from aweigh_runtime.engine.heartbeat import Heartbeat
 from aweigh_runtime.engine.messages import (
     Counters,
     Failed,
+    Failure,
     Fetched,
     FromEngine,
+    KvTokens,
     Output,
     Progress,
     Ready,
-    Sampling,
     Start,
     Stepped,
     Submission,
@@ -32,7 +33,7 @@ from aweigh_runtime.engine.messages import (
 from aweigh_runtime.failures import internal_error
 
 _MODULE = "aweigh_runtime.engine.process"
-_IDLE = Stepped([], 0, 0, 0, Counters(), None)
+_IDLE = Stepped([], [], 0, 0, 0, Counters(), KvTokens(), None, None)
 
 
 class EngineStopped(Exception):
@@ -42,6 +43,14 @@ class EngineStopped(Exception):
         super().__init__(termination.message)
         self.exit_code = exit_code
         self.termination = termination
+
+
+class RequestFailed(Exception):
+    """The engine cannot finish one answer; it goes on with the others."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.kind = failure.kind
 
 
 class Ticket:
@@ -68,7 +77,7 @@ class Ticket:
         return arrived
 
     def push(self, output: Output) -> None:
-        """A token has come."""
+        """Tokens have come."""
         self._arrived.append((self.choice_of[output.id], output))
         self._news.set()
 
@@ -95,7 +104,7 @@ class EngineClient:
         self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self.stepped = _IDLE
         self.heartbeat = Heartbeat()
-        self.on_step: Callable[[float], None] = lambda duration_s: None
+        self.on_step: Callable[[float, int], None] = lambda duration_s, num_tokens: None
 
     @classmethod
     async def start(cls, config: Config, on_progress: Callable[[Loading], None]) -> "EngineClient":
@@ -109,25 +118,18 @@ class EngineClient:
         """Of the engine process."""
         return self._child.process.pid
 
-    def submit(
-        self,
-        prompts: Sequence[list[int]],
-        max_tokens: Sequence[int],
-        stop_tokens: list[int],
-        samplings: Sequence[Sampling],
-    ) -> Ticket:
-        """Ask for one answer per prompt.
+    def submit(self, wanted: Sequence[Submission]) -> Ticket:
+        """Ask for the answers of one HTTP request. Their ids are given here.
 
         Raises:
             Exception: what `refuse` was called with.
         """
         if self._refusal is not None:
             raise self._refusal
-        ids = [next(self._ids) for _ in prompts]
-        ticket = Ticket(ids)
-        for id, prompt, limit, sampling in zip(ids, prompts, max_tokens, samplings, strict=True):
-            self._tickets[id] = ticket
-            self._submitted.append(Submission(id, prompt, limit, stop_tokens, sampling))
+        submissions = [msgspec.structs.replace(each, id=next(self._ids)) for each in wanted]
+        ticket = Ticket([submission.id for submission in submissions])
+        self._tickets.update(dict.fromkeys(ticket.ids, ticket))
+        self._submitted += submissions
         self._send_soon()
         return ticket
 
@@ -185,7 +187,7 @@ class EngineClient:
         self.stepped = stepped
         self.heartbeat.beat(time.monotonic(), stepped.duration_s)
         if stepped.duration_s is not None:
-            self.on_step(stepped.duration_s)
+            self.on_step(stepped.duration_s, stepped.num_tokens)
         for output in stepped.outputs:
             ticket = self._tickets.get(output.id)
             if ticket is None:  # aborted while the step ran
@@ -193,6 +195,10 @@ class EngineClient:
             if output.finish is not None:
                 del self._tickets[output.id]
             ticket.push(output)
+        for failure in stepped.failures:
+            ticket = self._tickets.pop(failure.id, None)
+            if ticket is not None:
+                ticket.fail(RequestFailed(failure))
 
     def _send_soon(self) -> None:
         """One message for all that happens in this turn of the event loop."""
@@ -228,6 +234,12 @@ def _start(config: Config) -> Start:
         max_model_len=config.max_model_len,
         dtype=config.dtype,
         device=config.device,
+        exact=config.exact,
         max_running=config.max_running,
         step_tokens=config.step_tokens,
+        block_tokens=config.prefix_cache_block_tokens,
+        kv_cache_bytes=config.kv_cache_memory,
+        prefix_caching=config.prefix_cache_enabled,
+        prefix_cache_bytes=config.prefix_cache_size,
+        host_memory_bytes=config.prefix_cache_host_memory,
     )

@@ -2,82 +2,233 @@
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 
-from aweigh_runtime.engine import sampling
-from aweigh_runtime.engine.messages import Counters, FinishReason, Output, Stepped, Work
+from aweigh_runtime.engine.grammars import Compiled
+from aweigh_runtime.engine.messages import (
+    Failure,
+    FinishReason,
+    Output,
+    Stepped,
+    Submission,
+    TokenLogprobs,
+    Work,
+)
+from aweigh_runtime.engine.prefixes import Copies
 from aweigh_runtime.engine.request import Request
-from aweigh_runtime.engine.sampling import Row
-from aweigh_runtime.engine.scheduler import Scheduler
+from aweigh_runtime.engine.sampling.choice import Sampler
+from aweigh_runtime.engine.scheduler import Part, RequestTooLong, Scheduler
+from aweigh_runtime.engine.speed import PromptSpeed
 from aweigh_runtime.model.chunks import Chunk
 
 Forward = Callable[[list[int], Sequence[Chunk]], torch.Tensor]
-"""Tokens of all chunks, packed, and the chunks; gives logits [S, V], fp32, one row per chunk."""
+"""Tokens of all chunks, packed, and the chunks; gives their logits [sum of num_logits, V], fp32."""
+
+IDLE_TICK_S = 1.0
+COMPILING_TICK_S = 0.002
+
+
+class Compiler(Protocol):
+    """Compiles grammars beside the loop."""
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer whose grammar is complete."""
+        ...
+
+    def submit(self, id: int, grammar: str) -> None:
+        """Begin."""
+        ...
+
+    def cancel(self, id: int) -> None:
+        """Nobody waits for it any more."""
+        ...
+
+    def poll(self) -> Sequence[Compiled]:
+        """What has become ready; never waits."""
+        ...
 
 
 class Engine:
     """Runs forward passes for as long as there are requests. One thread owns it."""
 
-    def __init__(self, scheduler: Scheduler, forward: Forward) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        forward: Forward,
+        sampler: Sampler,
+        compiler: Compiler,
+        copy: Callable[[Copies], None],
+    ) -> None:
         self._scheduler = scheduler
         self._forward = forward
-        self._counters = Counters()
+        self._sampler = sampler
+        self._compiler = compiler
+        self._copy = copy
+        self._compiling: dict[int, Submission] = {}
+        self._failures: list[Failure] = []  # since the last report
+        self._prompt_speed = PromptSpeed()
 
     @property
-    def idle(self) -> bool:
-        """There is nothing to compute."""
-        return self._scheduler.idle
+    def patience_s(self) -> float:
+        """How long the loop may wait for messages before the next step."""
+        if not self._scheduler.idle or self._failures:
+            return 0.0
+        return COMPILING_TICK_S if self._compiling else IDLE_TICK_S
 
     def take(self, work: Work) -> None:
         """Add new requests and drop those that nobody waits for."""
         for submission in work.submitted:
-            self._scheduler.add(Request.of(submission))
+            if submission.grammar is None:
+                self._add(Request.of(submission))
+            else:
+                self._compiling[submission.id] = submission
+                self._compiler.submit(submission.id, submission.grammar)
         for id in work.aborted:
+            if self._compiling.pop(id, None) is not None:
+                self._compiler.cancel(id)
             self._scheduler.abort(id)
 
+    @torch.inference_mode()
     def step(self) -> Stepped:
         """Run one forward pass, if there is anything to compute."""
-        started = time.perf_counter()
-        chunks = self._scheduler.step()
-        outputs = self._compute(chunks) if chunks else []
+        started_s = time.monotonic()
+        self._add_compiled()
+        step = self._scheduler.step(started_s)
+        outputs: list[Output] = []
+        if step.copies:
+            self._copy(step.copies)
+        if step.parts:
+            outputs = self._computed(step.parts, started_s)
+        return self._report(outputs, started_s, sum(part.num_tokens for part in step.parts))
+
+    def _report(self, outputs: list[Output], started_s: float, num_tokens: int) -> Stepped:
+        scheduler, now_s = self._scheduler, time.monotonic()
+        failures, self._failures = self._failures, []
         return Stepped(
             outputs=outputs,
-            running=self._scheduler.num_running,
-            waiting=self._scheduler.num_waiting,
-            waiting_prompt_tokens=self._scheduler.waiting_prompt_tokens,
-            counters=self._counters,
-            duration_s=time.perf_counter() - started if chunks else None,
+            failures=failures,
+            running=scheduler.num_running,
+            waiting=scheduler.num_waiting + len(self._compiling),
+            waiting_prompt_tokens=scheduler.waiting_prompt_tokens,
+            counters=scheduler.counters,
+            kv=scheduler.kv_tokens(now_s),
+            unshared_tokens_per_request=scheduler.unshared_tokens_per_request(),
+            duration_s=now_s - started_s if num_tokens else None,
+            num_tokens=num_tokens,
         )
 
-    def _compute(self, chunks: list[Chunk]) -> list[Output]:
-        requests = [self._scheduler.holder(chunk.slot) for chunk in chunks]
+    def _add(self, request: Request) -> None:
+        try:
+            self._scheduler.add(request, time.monotonic())
+        except RequestTooLong as error:
+            self._failures.append(Failure(request.id, "too_long", str(error)))
+
+    def _add_compiled(self) -> None:
+        if not self._compiling:
+            return
+        for compiled in self._compiler.poll():
+            submission = self._compiling.pop(compiled.id, None)
+            if submission is None:
+                continue
+            if compiled.matcher is None:
+                self._failures.append(Failure(compiled.id, "grammar", compiled.error))
+            else:
+                request = Request.of(submission, compiled.matcher)
+                request.stop_tokens |= self._compiler.stop_tokens
+                self._add(request)
+
+    def _computed(self, parts: list[Part], started_s: float) -> list[Output]:
+        try:
+            return self._compute(parts, started_s)
+        except Exception as error:
+            if not _out_of_memory(error):
+                raise
+        self._give_up_the_largest(parts)
+        return []
+
+    def _give_up_the_largest(self, parts: list[Part]) -> None:
+        """There was no memory for this step: it is repeated without the request that needs most."""
+        self._scheduler.undo()
+        largest = max(parts, key=lambda part: part.num_tokens)
+        self._scheduler.abort(largest.request.id)
+        message = f"there is no memory left to compute {largest.num_tokens} tokens of this request"
+        self._failures.append(Failure(largest.request.id, "out_of_memory", message))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _compute(self, parts: list[Part], started_s: float) -> list[Output]:
         tokens: list[int] = []
-        for request, chunk in zip(requests, chunks, strict=True):
-            tokens += request.tokens[chunk.start : chunk.end]
+        chunks: list[Chunk] = []
+        for part in parts:
+            tokens += part.request.tokens[part.start : part.end]
+            chunks.append(
+                Chunk(part.start, part.num_tokens, part.request.blocks, _num_logits(part))
+            )
         logits = self._forward(tokens, chunks)
 
-        for request, chunk in zip(requests, chunks, strict=True):
-            self._count(request, chunk)
-            request.computed = chunk.end
-        complete = [index for index, request in enumerate(requests) if request.pending == 0]
-        if not complete:  # only parts of long prompts: nothing to predict yet
-            return []
-        rows = [Row(requests[i].sampling, len(requests[i].tokens)) for i in complete]
-        chosen = sampling.choose(logits[complete], rows)
-        return [self._record(requests[i], t) for i, t in zip(complete, chosen, strict=True)]
+        complete: list[Request] = []
+        rows: list[int] = []  # of the logits that predict a new token
+        num_rows = 0
+        for part, chunk in zip(parts, chunks, strict=True):
+            num_rows += chunk.num_logits
+            if _scores_prompt(part):
+                self._score_prompt(part, logits[num_rows - chunk.num_logits : num_rows])
+            if part.end == len(part.request.tokens):
+                complete.append(part.request)
+                rows.append(num_rows - 1)
+        wanted = logits if len(rows) == num_rows else logits[rows]
+        outputs = self._sample(complete, wanted, parts)
+        self._observe(parts, time.monotonic() - started_s)
+        return outputs
 
-    def _count(self, request: Request, chunk: Chunk) -> None:
-        if chunk.start < request.num_prompt_tokens:
-            self._counters.computed_prompt_tokens += chunk.num_tokens
-        else:
-            self._counters.decoded_rows += 1
-            self._counters.decode_tokens += 1
-            self._counters.kv_tokens_read += chunk.end
+    def _sample(
+        self, requests: list[Request], logits: torch.Tensor, parts: list[Part]
+    ) -> list[Output]:
+        """The next token of every request whose tokens have all been read."""
+        chosen = self._sampler.choose(logits, [request.row for request in requests])
+        for part in parts:
+            self._count(part)
+        outputs = []
+        for index, (request, token) in enumerate(zip(requests, chosen.tokens, strict=True)):
+            failure = chosen.failures.get(index)
+            if failure is None:
+                outputs.append(self._record(request, token, chosen.logprobs.get(index)))
+            else:
+                self._scheduler.finish(request)
+                self._failures.append(Failure(request.id, failure.kind, failure.message))
+        return outputs
 
-    def _record(self, request: Request, token: int) -> Output:
+    def _score_prompt(self, part: Part, logits: torch.Tensor) -> None:
+        """How likely the prompt's tokens were, each after those before it: [tokens, V]."""
+        request, scores = part.request, part.request.prompt_scores
+        first = len(scores)  # the token that the next score is for; later ones after a preemption
+        targets = request.tokens[first : min(part.end + 1, request.num_prompt_tokens)]
+        if targets:
+            rows = logits[first - 1 - part.start :][: len(targets)]
+            scores += self._sampler.prompt_logprobs(rows, targets, request.prompt_logprobs or 0)
+
+    def _count(self, part: Part) -> None:
+        """The part is computed: keys and values of its tokens are in the cache."""
+        request, counters = part.request, self._scheduler.counters
+        new = range(max(request.reached, part.start), part.end)
+        counters.recomputed_tokens += part.num_tokens - len(new)
+        if request.answering and part.num_tokens == 1:
+            counters.decoded_rows += 1
+            counters.decode_tokens += 1
+            counters.kv_tokens_read += part.end
+        elif new and new.start < request.num_prompt_tokens:
+            counters.computed_prompt_tokens += min(new.stop, request.num_prompt_tokens) - new.start
+        request.computed = part.end
+        request.reached = max(request.reached, part.end)
+
+    def _record(self, request: Request, token: int, logprobs: TokenLogprobs | None) -> Output:
+        first = not request.answering
         request.tokens.append(token)
-        self._counters.generated_tokens += 1
+        request.row.append(token)
+        self._scheduler.counters.generated_tokens += 1
         finish: FinishReason | None = None
         if token in request.stop_tokens:
             finish = "stop"
@@ -85,4 +236,46 @@ class Engine:
             finish = "length"
         if finish is not None:
             self._scheduler.finish(request)
-        return Output(request.id, token, finish)
+        scores = None if logprobs is None else [logprobs]
+        if not first:
+            return Output(request.id, [token], finish, scores)
+        self._count_cached(request)
+        return Output(
+            request.id,
+            [token],
+            finish,
+            scores,
+            cached_tokens=request.cached,
+            prompt_logprobs=None if request.prompt_logprobs is None else request.prompt_scores,
+            queued_s=(request.started_s or request.arrived_s) - request.arrived_s,
+        )
+
+    def _count_cached(self, request: Request) -> None:
+        """Once for each prompt, when all of it has been read."""
+        counters = self._scheduler.counters
+        counters.cached_prompt_tokens += request.cached
+        counters.looked_up_prompt_tokens += request.num_prompt_tokens
+        counters.saved_prefill_seconds += request.cached * (self._prompt_speed.token_s or 0.0)
+
+    def _observe(self, parts: list[Part], seconds: float) -> None:
+        answers = sum(part.num_tokens == 1 for part in parts)
+        self._prompt_speed.observe(sum(p.num_tokens for p in parts) - answers, answers, seconds)
+        self._scheduler.prefixes.judge_loading(self._prompt_speed.token_s)
+
+
+def _num_logits(part: Part) -> int:
+    """Rows of logits that somebody looks at."""
+    if _scores_prompt(part):
+        return part.num_tokens
+    return 1 if part.end == len(part.request.tokens) else 0
+
+
+def _scores_prompt(part: Part) -> bool:
+    return part.request.prompt_logprobs is not None and not part.request.answering
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Allocators on a GPU have an exception of their own; torch's on a CPU raises RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

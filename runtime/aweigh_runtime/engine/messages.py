@@ -5,10 +5,11 @@ from typing import Literal
 import msgspec
 
 FinishReason = Literal["stop", "length"]
+FailureKind = Literal["too_long", "out_of_memory", "grammar", "internal"]
 
 
-class Start(msgspec.Struct, frozen=True):
-    """The first message to the engine: what to load."""
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """The first message to the engine: what to load, and how to run it."""
 
     uri: str
     revision: str | None
@@ -17,8 +18,14 @@ class Start(msgspec.Struct, frozen=True):
     max_model_len: int | None
     dtype: str
     device: str
+    exact: bool
     max_running: int
-    step_tokens: int
+    step_tokens: int | None  # None: what suits the device
+    block_tokens: int
+    kv_cache_bytes: int | None  # None: measured
+    prefix_caching: bool
+    prefix_cache_bytes: int | None  # of named blocks that no request holds; None: no bound
+    host_memory_bytes: int
 
 
 class Sampling(msgspec.Struct, frozen=True, array_like=True):
@@ -29,6 +36,11 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
     top_k: int = 0  # 0: all
     min_p: float = 0.0
     seed: int = 0  # the same seed gives the same text
+    repetition_penalty: float = 1.0  # divides or multiplies logits of tokens in prompt or answer
+    presence_penalty: float = 0.0  # taken off logits of tokens in the answer
+    frequency_penalty: float = 0.0  # the same, times how often each occurs
+    logit_bias: dict[int, float] = {}  # added to logits
+    min_tokens: int = 0  # stop tokens cannot be chosen before the answer has so many
 
 
 class Submission(msgspec.Struct, frozen=True, array_like=True):
@@ -39,6 +51,12 @@ class Submission(msgspec.Struct, frozen=True, array_like=True):
     max_tokens: int  # of the answer
     stop_tokens: list[int]  # any of them ends the answer
     sampling: Sampling
+    salt: bytes = b""  # answers share cached blocks only under the same salt
+    tenant: bytes = b""  # waiting requests of several tenants take turns
+    priority: int = 0  # lower ones first
+    logprobs: int | None = None  # so many likeliest tokens beside each chosen one; None: nothing
+    prompt_logprobs: int | None = None  # the same for every prompt token but the first
+    grammar: str | None = None  # of llguidance; the answer is in its language
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True):
@@ -68,7 +86,11 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     max_model_len: int
     vocab_size: int
     dtype: str
-    max_running: int  # what was asked for, or as many as have room
+    max_running: int
+    block_tokens: int
+    num_blocks: int
+    bytes_per_block: int
+    prefix_cache_bytes: int | None  # the bound in force; None: caching is off
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -78,33 +100,75 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     termination: str  # aweigh_api.termination.Termination as JSON
 
 
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """How likely one token was by the model's own logits, before anything the request asked for."""
+
+    logprob: float
+    rank: int  # 1: the likeliest
+    top: list[tuple[int, float]]  # the likeliest tokens, likeliest first
+
+
 class Output(msgspec.Struct, frozen=True, array_like=True):
-    """One new token of one request."""
+    """What one step adds to one answer."""
 
     id: int
-    token: int
-    finish: FinishReason | None  # "stop": the token is a stop token and no part of the text
+    tokens: list[int]
+    finish: FinishReason | None  # "stop": the last token is a stop token and no part of the text
+    logprobs: list[TokenLogprobs] | None = None  # one for each token, where they were asked for
+    cached_tokens: int | None = None  # of the prompt; with the first output of an answer
+    prompt_logprobs: list[TokenLogprobs | None] | None = None  # one for each prompt token, likewise
+    queued_s: float | None = None  # from its arrival in the engine to its first step, likewise
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """One answer that cannot be finished; the others go on."""
+
+    id: int
+    kind: FailureKind
+    message: str
 
 
 class Counters(msgspec.Struct):
     """Sums since the engine started."""
 
     computed_prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0  # found in the cache, counted once for each admitted request
+    looked_up_prompt_tokens: int = 0  # of requests that may use the cache
+    recomputed_tokens: int = 0  # computed before, and lost to preemption
+    preemptions: int = 0
+    evicted_blocks: int = 0
+    merged_blocks: int = 0  # computed twice, kept once
+    host_stored_blocks: int = 0
+    host_loaded_blocks: int = 0
     generated_tokens: int = 0
     decode_tokens: int = 0  # emitted by decode rows
     decoded_rows: int = 0  # one row = one request in one decode step
     kv_tokens_read: int = 0  # by decode rows
+    saved_prefill_seconds: float = 0.0  # what cached tokens would have taken to compute
+
+
+class KvTokens(msgspec.Struct, frozen=True, array_like=True):
+    """How the KV memory is used, in tokens."""
+
+    capacity: int = 0
+    held: int = 0  # by running requests
+    cached: int = 0  # named and held by nobody: evicted when room is needed
+    hot: int = 0  # of distinct prompt blocks that were looked up twice in the last minutes
 
 
 class Stepped(msgspec.Struct, frozen=True, tag=True):
     """From the engine after every step, and each second while there is nothing to do."""
 
     outputs: list[Output]
+    failures: list[Failure]
     running: int
     waiting: int
     waiting_prompt_tokens: int
     counters: Counters
+    kv: KvTokens
+    unshared_tokens_per_request: float | None  # KV tokens that a running request shares with nobody
     duration_s: float | None  # None: nothing was computed
+    num_tokens: int = 0  # that the step computed
 
 
 FromEngine = Progress | Fetched | Ready | Failed | Stepped

@@ -3,6 +3,7 @@
 Whatever stops it is told to the API process before it ends; there is nobody else to tell.
 """
 
+import gc
 import sys
 import time
 import traceback
@@ -20,7 +21,6 @@ from aweigh_runtime.failures import StartFailure, internal_error
 from aweigh_runtime.sources import fetch
 from aweigh_runtime.wire import Channel
 
-IDLE_TICK_S = 1.0
 _BETWEEN_REPORTS_S = 0.2
 
 
@@ -51,9 +51,11 @@ def _serve(channel: Channel) -> None:
     )
     channel.send(Fetched(str(directory)))
     engine, ready = build(start, directory, _reporter(channel, "loading"))
+    gc.collect()
+    gc.freeze()  # what was loaded stays: nobody needs to look at it again
     channel.send(ready)
     while True:
-        for body in channel.poll(IDLE_TICK_S if engine.idle else 0.0):
+        for body in channel.poll(engine.patience_s):
             engine.take(msgspec.msgpack.decode(body, type=Work))
         channel.send(engine.step())
 

@@ -1,9 +1,18 @@
 """One answer in the making, as scheduler and step loop see it. Pure Python."""
 
+from array import array
 from collections.abc import Set
 from dataclasses import dataclass, field
 
-from aweigh_runtime.engine.messages import Sampling, Submission
+from aweigh_runtime.engine.matcher import Matcher
+from aweigh_runtime.engine.messages import Submission, TokenLogprobs
+from aweigh_runtime.engine.naming import Name
+from aweigh_runtime.engine.sampling.row import Row
+
+
+def no_blocks() -> "array[int]":
+    """An empty page table; tensor libraries read this kind without touching each number."""
+    return array("q")
 
 
 @dataclass(slots=True, eq=False)
@@ -14,13 +23,28 @@ class Request:
     tokens: list[int]  # the prompt, then the answer
     num_prompt_tokens: int
     max_tokens: int  # prompt and answer together
-    stop_tokens: Set[int] = frozenset()
-    sampling: Sampling = field(default_factory=Sampling)
-    slot: int = -1  # of the KV cache; -1 while it waits
+    stop_tokens: Set[int]  # any of them ends the answer
+    row: Row  # what its tokens are chosen with
+    prompt_logprobs: int | None = None
+    salt: Name = b""
+    tenant: bytes = b""
+    priority: int = 0  # lower ones first
+
+    order: tuple[int, float, int] = (0, 0.0, 0)  # among all: priority, fair share, arrival
+    arrived_s: float = 0.0
+    started_s: float | None = None  # when its first step began
+    running: bool = False
+    gone: bool = False  # finished or aborted
+    blocks: "array[int]" = field(default_factory=no_blocks)  # held; the last may be partly filled
     computed: int = 0  # tokens whose keys and values are in the cache
+    names: list[Name] = field(default_factory=list)  # of full blocks, as far as they are known
+    settled: int = 0  # blocks whose names are beyond doubt
+    cached: int = 0  # prompt tokens that came from the cache, while the prompt was first read
+    reached: int = 0  # most tokens that were ever computed; less now after a preemption
+    prompt_scores: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
 
     @classmethod
-    def of(cls, submission: Submission) -> "Request":
+    def of(cls, submission: Submission, matcher: Matcher | None = None) -> "Request":
         """The request that a message asks for."""
         return cls(
             id=submission.id,
@@ -28,10 +52,19 @@ class Request:
             num_prompt_tokens=len(submission.prompt),
             max_tokens=len(submission.prompt) + submission.max_tokens,
             stop_tokens=frozenset(submission.stop_tokens),
-            sampling=submission.sampling,
+            row=Row.of(submission, matcher),
+            prompt_logprobs=submission.prompt_logprobs,
+            salt=submission.salt,
+            tenant=submission.tenant,
+            priority=submission.priority,
         )
 
     @property
     def pending(self) -> int:
         """Tokens that the model has not read yet."""
         return len(self.tokens) - self.computed
+
+    @property
+    def answering(self) -> bool:
+        """The prompt has been read, if only before a preemption."""
+        return len(self.tokens) > self.num_prompt_tokens

@@ -1,104 +1,287 @@
 """Decides what each forward pass computes. Pure Python over integers: no tensors, no clock.
 
-    waiting ──a slot is free──► reading ──prompt is read──► decoding ──finish──► gone
-       └────────────abort────────────┴────────────abort─────────┘
+    waiting ──room for its prompt──► reading ──prompt is read──► answering ──finish──► gone
+       ▲                                │                            │
+       └──────────── preempted ─────────┴────────────────────────────┘
 
-Every decoding request gets its token in every step; prompts share what is left of the step's
-budget in order of arrival. So a long prompt delays the others' next token by one step at most,
-and the oldest prompt moves in every step: a slot that reads is one that does not decode, and
-the budget has a token for every slot.
+Every answering request gets its token in every step; prompts share what is left of the step's
+budget, in order of priority and arrival. When blocks run out, the last in that order gives its own
+back and computes them again later.
 """
 
-from aweigh_runtime.engine.request import Request
-from aweigh_runtime.model.chunks import Chunk
+from bisect import insort
+from dataclasses import dataclass, field
+
+from aweigh_runtime.engine.messages import Counters, KvTokens
+from aweigh_runtime.engine.prefixes import Copies, Found, Memory, Prefixes
+from aweigh_runtime.engine.request import Request, no_blocks
+from aweigh_runtime.engine.waiting import WaitingLine
+
+LONG_WAIT_S = 5.0  # after that a request may push out what others ask for again and again
+PROMPT_LOGPROBS_TOKENS = 256  # in one step: each of them needs a row of logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What bounds a step."""
+
+    max_running: int
+    step_tokens: int
+    max_model_len: int
+
+
+@dataclass(slots=True)
+class Part:
+    """A run of one request's tokens to compute: a prompt, part of a prompt, or one token."""
+
+    request: Request
+    start: int  # position of the first token
+    end: int  # tokens of the request in the cache once the step is done
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to compute."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One forward pass, and the copies that must be made before it."""
+
+    parts: list[Part] = field(default_factory=list)
+    copies: Copies = field(default_factory=Copies)
 
 
 class Scheduler:
-    """Continuous batching over a fixed number of slots."""
+    """Continuous batching over a pool of blocks that requests share."""
 
-    def __init__(self, max_running: int, step_tokens: int, max_model_len: int) -> None:
-        self._step_tokens = step_tokens
-        self._max_model_len = max_model_len
-        self._free_slots = list(reversed(range(max_running)))
-        self._waiting: dict[int, Request] = {}  # oldest first
-        self._running: dict[int, Request] = {}  # by slot, oldest first
-        self._slot_of: dict[int, int] = {}
-        self.waiting_prompt_tokens = 0
+    def __init__(self, limits: Limits, memory: Memory) -> None:
+        self.counters = Counters()
+        self.prefixes = Prefixes(memory, self.counters)
+        self._limits = limits
+        self._pool = self.prefixes.pool
+        self._waiting = WaitingLine()
+        self._running: list[Request] = []  # in order of priority and arrival
+        self._requests: dict[int, Request] = {}
 
     @property
     def num_running(self) -> int:
-        """Requests that hold a slot."""
+        """Requests that hold blocks."""
         return len(self._running)
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait for a slot."""
+        """Requests that wait for blocks."""
         return len(self._waiting)
+
+    @property
+    def waiting_prompt_tokens(self) -> int:
+        """Of all that wait."""
+        return self._waiting.prompt_tokens
 
     @property
     def idle(self) -> bool:
         """There is nothing to compute."""
         return not self._running and not self._waiting
 
-    def add(self, request: Request) -> None:
+    def kv_tokens(self, now_s: float) -> KvTokens:
+        """How the pool is used."""
+        self.prefixes.lookups.forget_old(now_s)
+        tokens = self._pool.block_tokens
+        return KvTokens(
+            capacity=self._pool.num_blocks * tokens,
+            held=self._pool.num_held * tokens,
+            cached=self._pool.num_cached * tokens,
+            hot=self.prefixes.lookups.num_hot * tokens,
+        )
+
+    def unshared_tokens_per_request(self) -> float | None:
+        """KV tokens that a running request shares with nobody; None: none runs."""
+        if not self._running:
+            return None
+        return self._pool.num_unshared * self._pool.block_tokens / len(self._running)
+
+    def add(self, request: Request, now_s: float) -> None:
         """Queue a request.
 
         Raises:
-            RequestTooLong: it could never fit into a slot.
+            RequestTooLong: it could never be computed.
         """
-        if not request.tokens or request.max_tokens > self._max_model_len:
-            raise RequestTooLong(request, self._max_model_len)
-        self._waiting[request.id] = request
-        self.waiting_prompt_tokens += len(request.tokens)
+        needed, longest = self._pool.blocks_for(request.max_tokens), self._limits.max_model_len
+        if not request.tokens or request.max_tokens > longest or needed > self._pool.num_blocks:
+            raise RequestTooLong(request, needed, self._pool.num_blocks, longest)
+        self.prefixes.arrive(request, now_s)
+        request.arrived_s = now_s
+        self._requests[request.id] = request
+        self._waiting.join(request)
 
     def abort(self, id: int) -> None:
         """Drop a request wherever it stands; one that has finished meanwhile is no error."""
-        if id in self._waiting:
-            self.waiting_prompt_tokens -= len(self._waiting.pop(id).tokens)
-        elif id in self._slot_of:
-            self.finish(self._running[self._slot_of[id]])
+        request = self._requests.get(id)
+        if request is None:
+            return
+        if request.running:
+            self.finish(request)
+        else:
+            del self._requests[id]
+            self._waiting.leave(request)
 
     def finish(self, request: Request) -> None:
-        """Drop a running request that is done; its slot is free for the next step."""
-        del self._running[request.slot]
-        del self._slot_of[request.id]
-        self._free_slots.append(request.slot)
+        """Drop a running request; its blocks are free, or found by the next one, at once."""
+        self._running.remove(request)
+        self._let_go(request)
+        request.gone = True
+        del self._requests[request.id]
 
-    def holder(self, slot: int) -> Request:
-        """The request that a chunk belongs to."""
-        return self._running[slot]
+    def step(self, now_s: float) -> Step:
+        """Choose the next forward pass: O(running requests, blocks that change hands)."""
+        self.prefixes.begin_step()
+        parts: list[Part] = []
+        preempted = self.counters.preemptions
+        self._continue_answers(parts)
+        budget = self._continue_prompts(parts, self._limits.step_tokens - len(parts))
+        if self.counters.preemptions == preempted:  # blocks ran out: let nobody new in this time
+            self._admit(parts, budget, now_s)
+        return Step(parts, self.prefixes.take_copies())
 
-    def step(self) -> list[Chunk]:
-        """Choose the next forward pass: O(running requests)."""
-        self._admit()
-        decoding = [request for request in self._running.values() if request.pending == 1]
-        chunks = [_chunk(request, 1) for request in decoding]
-        budget = self._step_tokens - len(chunks)
-        for request in self._running.values():
-            if request.pending > 1 and budget > 0:
-                chunks.append(_chunk(request, min(request.pending, budget)))
-                budget -= chunks[-1].num_tokens
-        return chunks
+    def undo(self) -> None:
+        """The last step failed: nothing of it was computed, nobody may rely on it."""
+        for request in self.prefixes.undo_step():
+            if request.running:
+                self._preempt(request)
 
-    def _admit(self) -> None:
-        while self._waiting and self._free_slots:
-            request = self._waiting.pop(next(iter(self._waiting)))
-            self.waiting_prompt_tokens -= len(request.tokens)
-            request.slot = self._free_slots.pop()
-            self._running[request.slot] = request
-            self._slot_of[request.id] = request.slot
+    def _continue_answers(self, parts: list[Part]) -> None:
+        """The hot path: most of the time a token fits into the block that its request has."""
+        block_tokens = self._pool.block_tokens
+        for request in self._running[:]:
+            computed = request.computed
+            if len(request.tokens) - computed != 1 or not request.running:
+                continue
+            past_block = computed % block_tokens
+            if past_block == 0 and not self._reserve(request, 1, parts):
+                continue
+            parts.append(Part(request, computed, computed + 1))
+            if past_block == block_tokens - 1:
+                self.prefixes.announce(request, computed + 1)
+
+    def _continue_prompts(self, parts: list[Part], budget: int) -> int:
+        for request in self._running[:]:
+            if budget <= 0:
+                break
+            if not request.running or request.pending == 1:
+                continue
+            self.prefixes.adopt_more(request)
+            num_tokens = self._portion(request, budget)
+            if self._reserve(request, num_tokens, parts):
+                self._plan(parts, request, num_tokens)
+                budget -= num_tokens
+        return budget
+
+    def _admit(self, parts: list[Part], budget: int, now_s: float) -> None:
+        if not self._waiting:
+            return
+        promised = sum(self._missing(request, len(request.tokens)) for request in self._running)
+        while budget > 0 and len(self._running) < self._limits.max_running:
+            request = self._waiting.first()
+            if request is None:
+                break
+            found = self.prefixes.find(request)
+            if not self._room(request, found, promised, now_s):
+                break
+            self._start(request, found, now_s)
+            num_tokens = self._portion(request, budget)
+            self._grow(request, num_tokens)
+            self._plan(parts, request, num_tokens)
+            promised += self._missing(request, len(request.tokens))
+            budget -= num_tokens
+
+    def _room(self, request: Request, found: Found, promised: int, now_s: float) -> bool:
+        """Whether a prompt may be started; each running request keeps a block to grow into."""
+        held = [block for block in found if block is not None]
+        leaving = sum(map(self._pool.is_cached, held))  # available now, but not once they are held
+        needed = self._pool.blocks_for(len(request.tokens)) - len(held) + leaving
+        if not self._running:
+            return needed <= self._pool.available
+        patient = now_s - request.arrived_s < LONG_WAIT_S
+        available = self._pool.available_cold if patient else self._pool.available
+        return needed + promised + len(self._running) <= available
+
+    def _start(self, request: Request, found: Found, now_s: float) -> None:
+        self._waiting.admit_first()
+        if request.started_s is None:
+            request.started_s = now_s
+        request.running = True
+        insort(self._running, request, key=lambda each: each.order)
+        self.prefixes.adopt(request, found)
+
+    def _portion(self, request: Request, budget: int) -> int:
+        """Tokens of a prompt that this step reads; it stops between blocks if it has to stop."""
+        limit = budget if request.prompt_logprobs is None else min(budget, PROMPT_LOGPROBS_TOKENS)
+        if request.pending <= limit:
+            return request.pending
+        past_block = (request.computed + limit) % self._pool.block_tokens
+        return limit - past_block if past_block < limit else limit
+
+    def _plan(self, parts: list[Part], request: Request, num_tokens: int) -> None:
+        part = Part(request, request.computed, request.computed + num_tokens)
+        parts.append(part)
+        self.prefixes.announce(request, part.end)
+
+    def _missing(self, request: Request, num_tokens: int) -> int:
+        return max(self._pool.blocks_for(num_tokens) - len(request.blocks), 0)
+
+    def _reserve(self, request: Request, num_tokens: int, parts: list[Part]) -> bool:
+        """Grow a running request, at the expense of those after it if need be."""
+        self.prefixes.settle(request)
+        while self._missing(request, request.computed + num_tokens) > self._pool.available:
+            victim = self._victim(request, parts)
+            if victim is None:
+                return False
+            self._preempt(victim)
+            if victim is request:
+                return False
+        self._grow(request, num_tokens)
+        return True
+
+    def _grow(self, request: Request, num_tokens: int) -> None:
+        missing = self._missing(request, request.computed + num_tokens)
+        request.blocks.extend(self._pool.take(missing))
+
+    def _victim(self, request: Request, parts: list[Part]) -> Request | None:
+        """The last one that is not part of this step; at worst an answer gives way itself.
+
+        A prompt that finds no room beside the others' answers keeps what it has and waits.
+        """
+        planned = {part.request.id for part in parts}
+        for last in reversed(self._running):
+            if last is request:
+                break
+            if last.id not in planned:
+                return last
+        return request if request.pending == 1 else None
+
+    def _preempt(self, request: Request) -> None:
+        self._running.remove(request)
+        self._let_go(request)
+        self._waiting.rejoin(request)
+        self.counters.preemptions += 1
+
+    def _let_go(self, request: Request) -> None:
+        """Release a request's blocks. What they hold can be found until it is evicted."""
+        self.prefixes.settle(request)
+        self._pool.release(request.blocks)
+        request.blocks = no_blocks()
+        request.computed = request.settled = 0
+        request.running = False
 
 
 class RequestTooLong(ValueError):
-    """A request could never fit, however idle the server."""
+    """A request could never be computed, however idle the server."""
 
-    def __init__(self, request: Request, max_model_len: int) -> None:
+    def __init__(self, request: Request, needed: int, num_blocks: int, longest: int) -> None:
         super().__init__(
-            f"request {request.id} has {len(request.tokens)} prompt tokens and may grow to "
-            f"{request.max_tokens}; expected at least 1, and at most {max_model_len} altogether. "
-            "Shorten the prompt or lower max_tokens."
+            f"the request has {request.num_prompt_tokens} prompt tokens and may grow to "
+            f"{request.max_tokens}, which need {needed} KV blocks; expected at least 1 token, and "
+            f"at most {longest} tokens and {num_blocks} blocks altogether. Shorten the prompt or "
+            "lower max_tokens."
         )
-
-
-def _chunk(request: Request, num_tokens: int) -> Chunk:
-    return Chunk(request.slot, request.computed, num_tokens)

@@ -3,13 +3,22 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from aweigh_runtime import wire
 from aweigh_runtime.child import Child
-from aweigh_runtime.engine.client import EngineClient, EngineStopped, Ticket
-from aweigh_runtime.engine.messages import Sampling
+from aweigh_runtime.engine.client import EngineClient, EngineStopped, RequestFailed, Ticket
+from aweigh_runtime.engine.messages import (
+    Counters,
+    Failure,
+    KvTokens,
+    Output,
+    Sampling,
+    Stepped,
+    Submission,
+)
 
 
 def ask(engine: EngineClient) -> Ticket:
-    return engine.submit([[1]], [5], [0], [Sampling()])
+    return engine.submit([Submission(0, [1], 5, [0], Sampling())])
 
 
 @pytest.fixture
@@ -45,3 +54,23 @@ async def test_an_engine_that_ends_without_a_word_is_a_bug(engine: EngineClient)
     assert isinstance(stopped, EngineStopped)
     assert stopped.exit_code == 70
     assert "exit code 1" in stopped.termination.message
+
+
+async def test_an_answer_that_fails_alone_fails_its_request_and_no_other() -> None:
+    child = await Child.start("aweigh_runtime.nothing")
+    told = asyncio.StreamReader()
+    engine = EngineClient(Child(child.process, told, child.writer), lambda loading: None)
+    pair = engine.submit([Submission(0, [1], 5, [0], Sampling())] * 2)
+    other = ask(engine)
+    failure = Failure(pair.ids[1], "out_of_memory", "no room")
+    outputs = [Output(pair.ids[0], [7], None), Output(other.ids[0], [8, 9], "length")]
+    told.feed_data(
+        wire.frame(Stepped(outputs, [failure], 1, 0, 0, Counters(), KvTokens(), None, 0.01))
+    )
+    told.feed_eof()
+    await engine.watch()
+    with pytest.raises(RequestFailed, match="no room") as failed:
+        await pair.next()
+    assert failed.value.kind == "out_of_memory"
+    assert [(choice, output.tokens) for choice, output in await other.next()] == [(0, [8, 9])]
+    await engine.close()

@@ -1,148 +1,221 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aweigh_runtime.engine.request import Request
-from aweigh_runtime.engine.scheduler import RequestTooLong, Scheduler
-from aweigh_runtime.model.chunks import Chunk
-
-MAX_MODEL_LEN = 64
+from aweigh_runtime.engine.scheduler import LONG_WAIT_S, RequestTooLong, Scheduler, Step
+from tests.runtime.engine.machine import VOCABULARY, Machine, answer, request, scheduler
 
 
-def request(id: int, prompt: int, answer: int = 4) -> Request:
-    return Request(id, [0] * prompt, num_prompt_tokens=prompt, max_tokens=prompt + answer)
+def plan(step: Step) -> list[tuple[int, int]]:
+    return [(part.request.id, part.num_tokens) for part in step.parts]
 
 
-def compute(scheduler: Scheduler, chunks: list[Chunk]) -> list[int]:
-    """Do what the step loop does; returns the ids that finished."""
-    finished = []
-    for chunk in chunks:
-        holder = scheduler.holder(chunk.slot)
-        assert chunk.start == holder.computed
-        holder.computed = chunk.end
-        if holder.pending == 0:
-            holder.tokens.append(0)
-            if len(holder.tokens) == holder.max_tokens:
-                scheduler.finish(holder)
-                finished.append(holder.id)
-    return finished
+def run(machine: Machine, now_s: float = 0.0) -> list[tuple[int, int]]:
+    step = machine.scheduler.step(now_s)
+    machine.run(step)
+    return plan(step)
 
 
-def plan(scheduler: Scheduler, chunks: list[Chunk]) -> list[tuple[int, int]]:
-    return [(scheduler.holder(chunk.slot).id, chunk.num_tokens) for chunk in chunks]
-
-
-def test_requests_are_admitted_in_order_while_slots_are_free() -> None:
-    scheduler = Scheduler(max_running=2, step_tokens=16, max_model_len=MAX_MODEL_LEN)
+def test_requests_are_admitted_in_order_while_there_is_room() -> None:
+    line = scheduler(max_running=2)
     for id in (1, 2, 3):
-        scheduler.add(request(id, prompt=4))
-    assert plan(scheduler, scheduler.step()) == [(1, 4), (2, 4)]
-    assert (scheduler.num_running, scheduler.num_waiting) == (2, 1)
-    assert scheduler.waiting_prompt_tokens == 4
+        line.add(request(id, prompt=4), 0.0)
+    assert plan(line.step(0.0)) == [(1, 4), (2, 4)]
+    assert (line.num_running, line.num_waiting) == (2, 1)
+    assert line.waiting_prompt_tokens == 4
 
 
 def test_a_long_prompt_is_read_in_chunks_and_stalls_nobody() -> None:
-    scheduler = Scheduler(max_running=2, step_tokens=8, max_model_len=MAX_MODEL_LEN)
-    scheduler.add(request(1, prompt=2, answer=8))
-    compute(scheduler, scheduler.step())
-    scheduler.add(request(2, prompt=20))
-    for expected in (7, 7, 6):
-        chunks = scheduler.step()
-        assert plan(scheduler, chunks) == [(1, 1), (2, expected)]
-        compute(scheduler, chunks)
+    machine = Machine(scheduler(step_tokens=9), 4)
+    machine.scheduler.add(request(1, prompt=2, answer=8), 0.0)
+    run(machine)
+    machine.scheduler.add(request(2, prompt=20), 0.0)
+    assert [run(machine) for _ in range(3)] == [
+        [(1, 1), (2, 8)],
+        [(1, 1), (2, 8)],
+        [(1, 1), (2, 4)],
+    ]
 
 
-def test_the_oldest_prompt_moves_even_when_the_budget_is_as_small_as_allowed() -> None:
-    scheduler = Scheduler(max_running=3, step_tokens=3, max_model_len=MAX_MODEL_LEN)
+def test_lower_priorities_go_first_and_are_preempted_last() -> None:
+    machine = Machine(scheduler(num_blocks=4, block_tokens=4, max_running=3), 4)
+    machine.scheduler.add(request(1, prompt=4, answer=12, priority=5), 0.0)
+    machine.scheduler.add(request(2, prompt=4, answer=12, priority=-5), 0.0)
+    assert run(machine) == [(2, 4), (1, 4)]
+    finished = [each.id for each in machine.until_idle()]
+    assert finished == [2, 1]
+    assert machine.scheduler.counters.preemptions > 0
+
+
+def test_the_burst_of_one_tenant_does_not_delay_the_others() -> None:
+    line = scheduler(max_running=1, num_blocks=64)
+    machine = Machine(line, 4)
+    for id in range(1, 9):
+        line.add(request(id, prompt=4, answer=1, tenant=b"loud"), 0.0)
+    line.add(request(100, prompt=4, answer=1, tenant=b"quiet"), 0.0)
+    order = [each.id for each in machine.until_idle()]
+    assert order.index(100) <= 2
+
+
+def test_the_youngest_request_gives_way_when_blocks_run_out() -> None:
+    machine = Machine(scheduler(num_blocks=5, block_tokens=4), 4)
     for id in (1, 2):
-        scheduler.add(request(id, prompt=1, answer=8))
-    compute(scheduler, scheduler.step())
-    scheduler.add(request(3, prompt=5))
-    assert plan(scheduler, scheduler.step()) == [(1, 1), (2, 1), (3, 1)]
+        machine.scheduler.add(request(id, prompt=4, answer=12), 0.0)
+    finished = machine.until_idle()
+    assert [each.id for each in finished] == [1, 2]
+    assert machine.scheduler.counters.preemptions > 0
+    for each in finished:
+        assert each.tokens[4:] == answer(each.tokens[:4], 12)
 
 
-def test_a_finished_request_makes_room_in_the_next_step() -> None:
-    scheduler = Scheduler(max_running=1, step_tokens=8, max_model_len=MAX_MODEL_LEN)
-    scheduler.add(request(1, prompt=2, answer=1))
-    scheduler.add(request(2, prompt=3))
-    assert compute(scheduler, scheduler.step()) == [1]
-    assert plan(scheduler, scheduler.step()) == [(2, 3)]
+def test_a_request_waits_rather_than_push_out_what_others_ask_for() -> None:
+    line = scheduler(num_blocks=8, block_tokens=4, max_running=4)
+    machine = Machine(line, 4)
+    shared = [7] * 12
+    for id in (1, 2):  # looked up twice: hot
+        line.add(request(id, [*shared, id], answer=1), 0.0)
+        machine.until_idle()
+    line.add(request(3, prompt=4, answer=12), 0.0)
+    run(machine)
+    line.add(request(4, prompt=18), 0.0)
+    assert [id for id, _ in run(machine, now_s=1.0)] == [3]
+    assert 4 in [id for id, _ in run(machine, now_s=LONG_WAIT_S + 1)]
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3], ids=["waiting", "reading", "decoding"])
-def test_an_aborted_request_is_gone_at_once(steps: int) -> None:
-    scheduler = Scheduler(max_running=1, step_tokens=2, max_model_len=MAX_MODEL_LEN)
-    scheduler.add(request(1, prompt=4, answer=8))
+@pytest.mark.parametrize("steps", [0, 1, 3], ids=["waiting", "reading", "answering"])
+def test_an_aborted_request_gives_everything_back_at_once(steps: int) -> None:
+    machine = Machine(scheduler(step_tokens=4, max_running=1), 4)
+    machine.scheduler.add(request(1, prompt=8, answer=8), 0.0)
     for _ in range(steps):
-        compute(scheduler, scheduler.step())
-    scheduler.abort(1)
-    assert scheduler.idle
-    assert scheduler.waiting_prompt_tokens == 0
-    assert scheduler.step() == []
+        run(machine)
+    machine.scheduler.abort(1)
+    assert machine.scheduler.idle
+    assert machine.scheduler.kv_tokens(0.0).held == 0
+    assert machine.scheduler.waiting_prompt_tokens == 0
+    assert machine.scheduler.step(0.0).parts == []
 
 
-def test_aborting_what_has_finished_is_no_error() -> None:
-    scheduler = Scheduler(max_running=1, step_tokens=8, max_model_len=MAX_MODEL_LEN)
-    scheduler.add(request(1, prompt=2, answer=1))
-    compute(scheduler, scheduler.step())
-    scheduler.abort(1)
-    assert scheduler.idle
+def test_aborted_requests_do_not_pile_up_behind_one_that_cannot_start() -> None:
+    line = scheduler(num_blocks=4, max_running=1)
+    line.add(request(1, prompt=8, answer=8), 0.0)
+    line.step(0.0)
+    for id in range(2, 2000):
+        line.add(request(id, prompt=2), 0.0)
+        line.abort(id)
+    assert len(line._waiting._heap) < 100
 
 
-@pytest.mark.parametrize(("prompt", "answer"), [(60, 5), (0, 1)])
+@pytest.mark.parametrize(("prompt", "answer"), [(250, 7), (0, 1), (100, 100)])
 def test_a_request_that_can_never_fit_is_refused_with_the_numbers(prompt: int, answer: int) -> None:
-    scheduler = Scheduler(max_running=1, step_tokens=8, max_model_len=MAX_MODEL_LEN)
-    with pytest.raises(RequestTooLong, match=rf"{prompt} prompt tokens .* at most 64"):
-        scheduler.add(request(1, prompt, answer))
-    assert scheduler.idle
+    line = scheduler(num_blocks=40, block_tokens=4)
+    with pytest.raises(
+        RequestTooLong, match=rf"{prompt} prompt tokens .* 256 tokens and 40 blocks"
+    ):
+        line.add(request(1, prompt, answer), 0.0)
+    assert line.idle
 
 
+def test_a_step_that_failed_is_as_if_it_had_not_been() -> None:
+    machine = Machine(scheduler(), 4)
+    prompt = [1] * 13
+    for id in (1, 2, 3):  # the later ones rely on blocks that this step would have filled
+        machine.scheduler.add(request(id, list(prompt)), 0.0)
+    machine.scheduler.step(0.0)
+    machine.scheduler.undo()
+    assert {tuple(each.tokens[13:]) for each in machine.until_idle()} == {tuple(answer(prompt, 4))}
+
+
+PROMPTS = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=40)
 ARRIVALS = st.lists(
     st.tuples(
         st.integers(0, 6),  # steps since the one before
-        st.integers(1, 40),  # prompt
-        st.integers(1, 20),  # answer
+        PROMPTS,
+        st.integers(1, 20),  # tokens of the answer
         st.none() | st.integers(0, 12),  # steps until the client goes away
+        st.integers(-1, 1),  # priority
+        st.sampled_from([b"one", b"two"]),  # tenant, and its salt
     ),
     min_size=1,
-    max_size=20,
+    max_size=16,
+)
+Arrival = tuple[int, list[int], int, int | None, int, bytes]
+POOLS = st.fixed_dictionaries(
+    {
+        "num_blocks": st.integers(16, 40),
+        "max_running": st.integers(1, 6),
+        "step_tokens": st.integers(6, 40),
+        "caching": st.booleans(),
+        "max_cached": st.none() | st.integers(0, 12),
+        "num_host_blocks": st.sampled_from([0, 2, 30]),
+    }
 )
 
 
-@given(ARRIVALS, st.integers(1, 4), st.integers(0, 12))
-def test_everything_ends_and_every_slot_comes_back(
-    arrivals: list[tuple[int, int, int, int | None]], max_running: int, spare_tokens: int
+@settings(max_examples=150, deadline=None)
+@given(ARRIVALS, POOLS, st.sets(st.integers(0, 80), max_size=6))
+def test_every_answer_is_right_and_every_block_comes_back(
+    arrivals: list[Arrival],
+    pool: dict[str, int],
+    failing_steps: set[int],
 ) -> None:
-    budget = max_running + spare_tokens
-    scheduler = Scheduler(max_running, budget, MAX_MODEL_LEN)
-    starts: dict[int, list[Request]] = {}
-    aborts: dict[int, list[int]] = {}
-    now = 0
-    for id, (gap, prompt, answer, patience) in enumerate(arrivals):
-        now += gap
-        starts.setdefault(now, []).append(request(id, prompt, answer))
-        if patience is not None:
-            aborts.setdefault(now + patience, []).append(id)
-
-    finished: set[int] = set()
-    for step in range(now + 20 * len(arrivals) * 60):
-        for new in starts.get(step, []):
-            scheduler.add(new)
-        for id in aborts.get(step, []):
-            scheduler.abort(id)
-        decoding = [r for r in scheduler._running.values() if r.pending == 1]
-        chunks = scheduler.step()
-        assert sum(chunk.num_tokens for chunk in chunks) <= budget
-        assert len({chunk.slot for chunk in chunks}) == len(chunks)
-        assert {r.slot for r in decoding} <= {chunk.slot for chunk in chunks}
-        assert bool(chunks) != scheduler.idle
-        finished |= set(compute(scheduler, chunks))
-        if step > now and scheduler.idle and not any(at > step for at in aborts):
+    machine = Machine(scheduler(block_tokens=4, max_model_len=64, **pool), 4)  # type: ignore[arg-type]
+    traffic = Traffic(arrivals)
+    finished: dict[int, Request] = {}
+    for step in range(traffic.end + 5000):
+        finished |= play(machine, traffic, step, fails=step in failing_steps)
+        expect_consistent(machine.scheduler)
+        if step > traffic.end and machine.scheduler.idle:
             break
 
-    patient = {id for id, arrival in enumerate(arrivals) if arrival[3] is None}
-    assert patient <= finished
-    assert scheduler.idle
-    for id in range(max_running):  # every slot can be taken again
-        scheduler.add(request(id, prompt=1))
-    assert {chunk.slot for chunk in scheduler.step()} == set(range(max_running))
+    for id, (_, prompt, length, patience, _, _) in enumerate(arrivals):
+        if patience is None or id in finished:
+            assert finished[id].tokens[len(prompt) :] == answer(prompt, length)
+    assert machine.scheduler.kv_tokens(0.0).held == 0
+    assert machine.scheduler.prefixes.pool.available == pool["num_blocks"]
+
+
+class Traffic:
+    """Which requests begin, and which clients go away, at which step."""
+
+    def __init__(self, arrivals: list[Arrival]) -> None:
+        self.starts: dict[int, list[Request]] = {}
+        self.aborts: dict[int, list[int]] = {}
+        now = 0
+        for id, (gap, prompt, length, patience, priority, who) in enumerate(arrivals):
+            now += gap
+            new = request(id, list(prompt), length, salt=who, tenant=who, priority=priority)
+            self.starts.setdefault(now, []).append(new)
+            if patience is not None:
+                self.aborts.setdefault(now + patience, []).append(id)
+        self.end = max(*self.starts, *self.aborts, 0)
+
+
+def play(machine: Machine, traffic: Traffic, step: int, *, fails: bool) -> dict[int, Request]:
+    """One step with what arrives before it; returns what it finished."""
+    line = machine.scheduler
+    for new in traffic.starts.get(step, []):
+        line.add(new, float(step))
+    for id in traffic.aborts.get(step, []):
+        line.abort(id)
+    planned = line.step(float(step))
+    assert sum(part.num_tokens for part in planned.parts) <= line._limits.step_tokens
+    assert bool(planned.parts) != line.idle
+    if fails:
+        machine.copy(planned.copies)
+        line.undo()
+        return {}
+    return {each.id: each for each in machine.run(planned)}
+
+
+def expect_consistent(line: Scheduler) -> None:
+    """What must hold between steps."""
+    pool = line.prefixes.pool
+    held = [block for each in line._running for block in each.blocks]
+    assert sorted(set(held)) == [b for b in range(pool.num_blocks) if pool._holders[b]]
+    assert pool.num_held == len(set(held))
+    assert pool.num_unshared == sum(held.count(block) == 1 for block in set(held))
+    assert len(set(pool._free)) == len(pool._free)
+    cached = {*pool._cold, *pool._hot}
+    assert cached <= set(pool._name_of)
+    assert not cached & set(held)

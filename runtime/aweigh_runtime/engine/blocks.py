@@ -1,0 +1,160 @@
+"""The pool of KV cache blocks: who holds which block, and which blocks can be found again.
+
+    free ──take──► held ──release──► free, or cached when its content has a name
+                    ▲                                    │             │
+                    └──────────────── hold ──────────────┘          evicted: free
+
+A block is a plain integer, an index into the cache tensors. The pool counts; it never touches
+them. Cached blocks are evicted in two queues, longest unused first: those that are asked for
+again and again ("hot") only after all others, and never to admit one more request.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from aweigh_runtime.engine.naming import Name
+
+Evicted = Callable[[Name, int], None]  # called before a cached block is given away
+
+_HOT_SHARE = 0.5  # of the pool; more would leave nothing for new requests
+
+
+class BlockPool:
+    """A fixed number of blocks with holder counts, and an index of named ones.
+
+    Every operation costs O(blocks that it names), however large the pool is.
+    """
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_tokens: int,
+        max_cached: int | None = None,
+        is_hot: Callable[[Name], bool] = lambda name: False,
+        on_evicted: Evicted = lambda name, block: None,
+    ) -> None:
+        """Make a pool of free blocks.
+
+        Args:
+            num_blocks: in the cache.
+            block_tokens: tokens of one block.
+            max_cached: most named blocks that nobody holds; None: no bound but the pool.
+            is_hot: whether a name is asked for again and again.
+            on_evicted: told what is lost.
+        """
+        self.num_blocks = num_blocks
+        self.block_tokens = block_tokens
+        self.num_unshared = 0  # blocks with exactly one holder
+        self._max_cached = num_blocks if max_cached is None else max_cached
+        self._max_hot = int(num_blocks * _HOT_SHARE)
+        self._is_hot = is_hot
+        self._on_evicted = on_evicted
+        self._free = list(reversed(range(num_blocks)))
+        self._holders = [0] * num_blocks
+        self._block_of: dict[Name, int] = {}
+        self._name_of: dict[int, Name] = {}
+        self._cold: OrderedDict[int, None] = OrderedDict()  # longest unused first
+        self._hot: OrderedDict[int, None] = OrderedDict()
+
+    @property
+    def num_cached(self) -> int:
+        """Named blocks that nobody holds."""
+        return len(self._cold) + len(self._hot)
+
+    @property
+    def num_held(self) -> int:
+        """Blocks that requests hold."""
+        return self.num_blocks - len(self._free) - self.num_cached
+
+    @property
+    def available(self) -> int:
+        """Blocks that `take` can hand out right now, for a request that runs."""
+        return len(self._free) + self.num_cached
+
+    @property
+    def available_cold(self) -> int:
+        """The same without evicting what is asked for again and again."""
+        return len(self._free) + len(self._cold)
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """How many blocks hold `num_tokens` tokens."""
+        return -(-num_tokens // self.block_tokens)
+
+    def take(self, count: int) -> list[int]:
+        """Hold `count` blocks, evicting the longest unused ones once no block is free."""
+        if count > self.available:
+            raise OutOfBlocks(count, self.available)
+        blocks = [self._free.pop() if self._free else self._evict() for _ in range(count)]
+        for block in blocks:
+            self._holders[block] = 1
+        self.num_unshared += count
+        return blocks
+
+    def find(self, name: Name) -> int | None:
+        """The block of a name."""
+        return self._block_of.get(name)
+
+    def is_cached(self, block: int) -> bool:
+        """Whether nobody holds a named block: holding it makes one less available."""
+        return self._holders[block] == 0
+
+    def hold(self, block: int) -> None:
+        """One more request uses a named block."""
+        holders = self._holders[block]
+        if holders == 0:
+            self._cold.pop(block, None)
+            self._hot.pop(block, None)
+            self.num_unshared += 1
+        elif holders == 1:
+            self.num_unshared -= 1
+        self._holders[block] = holders + 1
+
+    def name(self, block: int, name: Name) -> int:
+        """Let `find` know a held block, unless it knows another one; returns the one it knows."""
+        known = self._block_of.setdefault(name, block)
+        if known == block:
+            self._name_of[block] = name
+        return known
+
+    def forget(self, block: int) -> None:
+        """Take the name from a held block: its content was not computed after all."""
+        name = self._name_of.pop(block, None)
+        if name is not None:
+            del self._block_of[name]
+
+    def release(self, blocks: Sequence[int]) -> None:
+        """Let go of a request's blocks, last one first: a prefix is of no use without its head."""
+        for block in reversed(blocks):
+            holders = self._holders[block] = self._holders[block] - 1
+            if holders == 1:
+                self.num_unshared += 1
+            elif holders == 0:
+                self.num_unshared -= 1
+                self._let_go(block)
+        while self.num_cached > self._max_cached:
+            self._free.append(self._evict())
+
+    def _let_go(self, block: int) -> None:
+        name = self._name_of.get(block)
+        if name is None:
+            self._free.append(block)
+        elif self._is_hot(name):
+            self._hot[block] = None
+            if len(self._hot) > self._max_hot:
+                self._cold[self._hot.popitem(last=False)[0]] = None
+        else:
+            self._cold[block] = None
+
+    def _evict(self) -> int:
+        block, _ = (self._cold or self._hot).popitem(last=False)
+        name = self._name_of.pop(block)
+        del self._block_of[name]
+        self._on_evicted(name, block)
+        return block
+
+
+class OutOfBlocks(RuntimeError):
+    """More blocks were asked for than `available` promised. A bug in the caller, not a load."""
+
+    def __init__(self, wanted: int, available: int) -> None:
+        super().__init__(f"wanted {wanted} KV blocks, only {available} available")

@@ -1,0 +1,75 @@
+"""How much memory keys and values get. It measures and decides; it allocates nothing of its own."""
+
+from collections.abc import Callable
+
+import torch
+
+from aweigh_runtime.failures import ModelDoesNotFit
+from aweigh_runtime.model.memory import available_bytes
+
+_SPARE_SHARE = 0.05  # of a GPU: fragments, and what libraries take for themselves later
+_CPU_SHARE = 0.5  # of what is free; the rest belongs to others on the machine
+_CPU_BYTES = 4 << 30  # unless one request needs more: a machine's memory is not ours to fill
+
+
+def peak_bytes(device: torch.device, work: Callable[[], None]) -> int:
+    """What `work` allocates on a GPU at most; on a CPU it is run, and nothing is measured."""
+    if device.type != "cuda":
+        work()
+        return 0
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device) - before
+    torch.cuda.empty_cache()
+    return peak
+
+
+def kv_bytes(
+    device: torch.device, reserved: int, wanted: int | None, longest: int, max_model_len: int
+) -> int:
+    """Bytes for keys and values.
+
+    Args:
+        device: where they will be.
+        reserved: bytes that a step needs beside them.
+        wanted: a number that the user has chosen; None: what is reasonable.
+        longest: bytes that one request of `max_model_len` tokens needs.
+        max_model_len: in tokens.
+
+    Raises:
+        ModelDoesNotFit: there is no room for one such request, or for what is wanted.
+    """
+    room = max(available_bytes(device) - reserved - _spare(device), 0)
+    if wanted is not None and wanted > room:
+        raise ModelDoesNotFit(
+            f"--kv-cache-memory is {_gib(wanted)}, and {_gib(room)} are left beside the weights "
+            "and the largest step; lower it or give more memory"
+        )
+    chosen = wanted if wanted is not None else _reasonable(device, room, longest)
+    if chosen < longest:
+        fits = int(chosen / longest * max_model_len)
+        raise ModelDoesNotFit(
+            f"the cache of one request needs {_gib(longest)} for {max_model_len} tokens, and there "
+            f"are {_gib(chosen)} for it; lower --max-model-len to at most {fits} or give more "
+            "memory"
+        )
+    return chosen
+
+
+def _reasonable(device: torch.device, room: int, longest: int) -> int:
+    if device.type == "cuda":
+        return room
+    return min(max(int(_CPU_SHARE * room), min(longest, room)), max(_CPU_BYTES, longest))
+
+
+def _spare(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 0
+    return int(_SPARE_SHARE * torch.cuda.get_device_properties(device).total_memory)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"

@@ -1,0 +1,128 @@
+"""What the tokens of one answer are chosen with. Pure Python: a request carries it, no tensors.
+
+A row is made once and advanced by every new token, so that a step builds nothing from history.
+"""
+
+from array import array
+from collections.abc import Sequence
+from enum import Enum
+
+from aweigh_runtime.engine.matcher import Matcher
+from aweigh_runtime.engine.messages import Sampling, Submission
+
+_GREEDY_BELOW = 1e-5
+
+
+class Way(Enum):
+    """How a row's token is found, cheapest first."""
+
+    GREEDY = 1  # the likeliest
+    PLAIN = 2  # any token can win
+    FILTERED = 3  # top_k or top_p leave some out
+
+
+class Row:
+    """One answer's settings, and what its own tokens have changed so far."""
+
+    __slots__ = (
+        "_answer_begins",
+        "bias",
+        "logprobs",
+        "matcher",
+        "penalties",
+        "position",
+        "sampling",
+        "special",
+        "stop_tokens",
+        "way",
+    )
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: Sequence[int],
+        stop_tokens: Sequence[int] = (),
+        logprobs: int | None = None,
+        matcher: Matcher | None = None,
+    ) -> None:
+        self.sampling = sampling
+        self.position = len(prompt)  # of the token that is chosen next
+        self.stop_tokens = [*stop_tokens, *(() if matcher is None else matcher.stop_tokens)]
+        self.logprobs = logprobs  # so many likeliest tokens beside the chosen one
+        self.matcher = matcher
+        self.penalties = Penalties.of(sampling, prompt)
+        self.bias = Bias(sampling.logit_bias) if sampling.logit_bias else None
+        self.way = _way(sampling)
+        self.special = (
+            any(part is not None for part in (logprobs, matcher, self.penalties, self.bias))
+            or sampling.min_tokens > 0
+        )
+        self._answer_begins = len(prompt)
+
+    @classmethod
+    def of(cls, submission: Submission, matcher: Matcher | None = None) -> "Row":
+        """The row of a submission, before the first token of its answer."""
+        return cls(
+            submission.sampling,
+            submission.prompt,
+            submission.stop_tokens,
+            submission.logprobs,
+            matcher,
+        )
+
+    def append(self, token: int) -> None:
+        """A token has joined the answer. Computing it once more is no reason to call this."""
+        self.position += 1
+        if self.penalties is not None:
+            self.penalties.append(token)
+        if self.matcher is not None:
+            self.matcher.append(token)
+
+    @property
+    def banned(self) -> Sequence[int]:
+        """Tokens that cannot be chosen yet. A complete grammar has nothing else: it ends early."""
+        if self.position - self._answer_begins >= self.sampling.min_tokens:
+            return ()
+        return () if self.matcher is not None and self.matcher.complete else self.stop_tokens
+
+
+class Penalties:
+    """The tokens that are penalized, each once, and how often the answer has them."""
+
+    __slots__ = ("_index", "counts", "tokens")
+
+    def __init__(self, prompt: Sequence[int]) -> None:
+        self.tokens = array("q", dict.fromkeys(prompt))
+        self.counts = array("q", bytes(8 * len(self.tokens)))
+        self._index = {token: index for index, token in enumerate(self.tokens)}
+
+    @classmethod
+    def of(cls, sampling: Sampling, prompt: Sequence[int]) -> "Penalties | None":
+        """None where no penalty is set. Only the repetition penalty counts the prompt."""
+        if sampling.repetition_penalty != 1.0:
+            return cls(prompt)
+        return cls(()) if sampling.presence_penalty or sampling.frequency_penalty else None
+
+    def append(self, token: int) -> None:
+        """A token has joined the answer."""
+        index = self._index.setdefault(token, len(self.tokens))
+        if index == len(self.tokens):
+            self.tokens.append(token)
+            self.counts.append(0)
+        self.counts[index] += 1
+
+
+class Bias:
+    """logit_bias as two columns."""
+
+    __slots__ = ("tokens", "values")
+
+    def __init__(self, bias: dict[int, float]) -> None:
+        self.tokens = array("q", bias.keys())
+        self.values = array("d", bias.values())
+
+
+def _way(sampling: Sampling) -> Way:
+    if sampling.temperature < _GREEDY_BELOW or sampling.top_k == 1:
+        return Way.GREEDY
+    return Way.FILTERED if sampling.top_k > 0 or sampling.top_p < 1.0 else Way.PLAIN

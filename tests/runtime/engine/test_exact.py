@@ -1,0 +1,80 @@
+"""In exact mode an answer depends on its prompt alone: on no batch, cache, chunk or preemption."""
+
+import random
+from functools import cache
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aweigh_runtime.engine.messages import Stepped, Work
+from aweigh_runtime.model.decoder import Decoder
+from aweigh_runtime.sources.local import builtin
+from tests.runtime.engine.real import alone, answers, exact_decoder, greedy, real_engine
+
+ANSWER = 12
+STEM = random.Random(1).sample(range(6, 8000), 150)
+
+
+@cache
+def decoder() -> Decoder:
+    return exact_decoder(builtin("helmsman-8m"))
+
+
+@cache
+def expected(prompt: tuple[int, ...]) -> list[int]:
+    return alone(decoder(), list(prompt), ANSWER)
+
+
+def prompt(seed: int) -> tuple[int, ...]:
+    """Every other one begins with a part of the same text."""
+    dice = random.Random(seed)
+    own = [dice.randrange(6, 8000) for _ in range(dice.randrange(1, 40))]
+    shared = STEM[: dice.choice((0, 15, 16, 17, 48, 100, 150))]
+    return tuple(shared + own)
+
+
+SCHEDULES = st.lists(
+    st.tuples(st.integers(0, 11), st.integers(0, 4)),  # which prompt, steps since the one before
+    min_size=1,
+    max_size=14,
+)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    SCHEDULES,
+    st.integers(22, 70),
+    st.integers(1, 8),
+    st.sampled_from([17, 40, 200]),
+    st.sampled_from([0, 40]),
+)
+def test_greedy_answers_are_the_same_alone_and_in_any_schedule(
+    schedule: list[tuple[int, int]], num_blocks: int, max_running: int, step_tokens: int, host: int
+) -> None:
+    engine = real_engine(
+        decoder(),
+        num_blocks,
+        max_running=max_running,
+        step_tokens=step_tokens,
+        num_host_blocks=host,
+    )
+    reports: list[Stepped] = []
+    for id, (seed, gap) in enumerate(schedule):
+        reports += [engine.step() for _ in range(gap)]
+        engine.take(Work([greedy(id, list(prompt(seed)), ANSWER)], []))
+    while engine.patience_s == 0:
+        reports.append(engine.step())
+    got = answers(reports)
+    for id, (seed, _) in enumerate(schedule):
+        assert got[id] == expected(prompt(seed))
+
+
+def test_preempted_answers_are_the_same_as_well() -> None:
+    prompts = [STEM[10 * id : 10 * id + 30] for id in range(6)]  # that share no block
+    engine = real_engine(decoder(), 20, max_running=6, step_tokens=128)
+    engine.take(Work([greedy(id, prompts[id], 40) for id in range(6)], []))
+    reports = []
+    while engine.patience_s == 0:
+        reports.append(engine.step())
+    assert reports[-1].counters.preemptions > 0
+    assert answers(reports) == {id: alone(decoder(), prompts[id], 40) for id in range(6)}
