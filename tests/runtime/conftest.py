@@ -7,7 +7,7 @@ import pytest
 from tests.runtime.serving import Served, serving
 
 # In fp32 a batch changes logits by so little that no sampled token depends on it.
-FLAGS = ("--max-waiting=24", "--dtype=fp32")
+FLAGS = ("--max-running=8", "--max-waiting=24", "--dtype=fp32")
 
 
 @pytest.fixture(scope="session")

@@ -65,8 +65,8 @@ class Served:
         commands = {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in listed}
         return {line.split("\0")[3].rsplit(".")[-1]: child for child, line in commands.items()}
 
-    def wait_ready(self) -> None:
-        wait_for(lambda: self._green("/readyz"), START_DEADLINE_S, self)
+    def wait_ready(self, deadline_s: float = START_DEADLINE_S) -> None:
+        wait_for(lambda: self._green("/readyz"), deadline_s, self)
 
     def _green(self, path: str) -> bool:
         try:
@@ -89,12 +89,14 @@ def wait_for(
 
 
 @contextmanager
-def serving(directory: Path, *flags: str, uri: str = "builtin://helmsman-8m") -> Iterator[Served]:
+def serving(
+    directory: Path, *flags: str, uri: str = "builtin://helmsman-8m", main: str = _MAIN
+) -> Iterator[Served]:
     """Start a server and end it; it may not be ready yet."""
     port, admin_port = _free_ports()
     termination_log, log = directory / "termination-log", directory / "log"
     arguments = [
-        *(sys.executable, "-c", _MAIN, "serve", uri, f"--model-name={MODEL}", "--device=cpu"),
+        *(sys.executable, "-c", main, "serve", uri, f"--model-name={MODEL}", "--device=cpu"),
         *(f"--port={port}", f"--admin-port={admin_port}", f"--cache-dir={directory / 'cache'}"),
         *(f"--termination-log={termination_log}", *flags),
     ]

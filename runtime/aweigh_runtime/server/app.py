@@ -1,97 +1,46 @@
-"""The public port: routes, and what holds for every request whatever its route."""
+"""The public port: what holds for every request whatever its route."""
 
 import asyncio
 import logging
-import random
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
+from aweigh_runtime.server import tracing
+from aweigh_runtime.server.auth import CALLER, KEY_NAME, TENANT, Keys
 from aweigh_runtime.server.bodies import Bodies
+from aweigh_runtime.server.connection import SERVER, Connection
 from aweigh_runtime.server.openai import errors
-from aweigh_runtime.server.openai.chat import chat
-from aweigh_runtime.server.openai.completions import complete
 from aweigh_runtime.server.openai.errors import ApiError
 from aweigh_runtime.server.openai.generation import GENERATION
-from aweigh_runtime.server.openai.replies import ModelCard, ModelList
-from aweigh_runtime.server.openai.requests import ChatRequest, CompletionRequest, parse
+from aweigh_runtime.server.openapi import REQUEST_ID_PATTERN, Handler, document
+from aweigh_runtime.server.routes import BODIES, DOCUMENT, ROUTES, SERVICE
 from aweigh_runtime.server.service import Service
 
-CONNECTION_AGE_S = 60.0  # half to one and a half times that, so that new pods get connections
 CLIENT_GONE = 499  # only in the log
 
 ID = web.RequestKey("id", str)
-SERVICE = web.AppKey("service", Service)
-BODIES = web.AppKey("bodies", Bodies)
-AGES = web.AppKey("ages", WeakKeyDictionary[asyncio.BaseTransport, float])
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+KEYS = web.AppKey("keys", Keys)
+OPEN_ROUTES = web.AppKey("open_routes", frozenset[web.AbstractRoute])
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID = re.compile(REQUEST_ID_PATTERN)
 _log = logging.getLogger("aweigh.requests")
 
 
-def application(service: Service) -> web.Application:
-    """The OpenAI API."""
-    app = web.Application(middlewares=[_every_request])
+def application(service: Service, keys: Keys | None = None) -> web.Application:
+    """The OpenAI API; with keys, nobody gets further than /health without one."""
+    app = web.Application(middlewares=[_every_request, _only_with_key])
     app[BODIES] = Bodies()
     app[SERVICE] = service
-    app[AGES] = WeakKeyDictionary()
+    if keys is not None:
+        app[KEYS] = keys
     app.on_response_prepare.append(_every_response)
-    app.router.add_get("/health", _health)
-    app.router.add_get("/v1/models", _models)
-    app.router.add_get("/v1/models/{name:.+}", _model)
-    app.router.add_post("/v1/chat/completions", _chat)
-    app.router.add_post("/v1/completions", _complete)
+    routes = {each: app.router.add_route(each.method, each.path, each.handler) for each in ROUTES}
+    app[OPEN_ROUTES] = frozenset(route for each, route in routes.items() if each.open)
+    app[DOCUMENT] = document(ROUTES, with_keys=keys is not None)
     return app
-
-
-async def _health(request: web.Request) -> web.Response:
-    request.app[SERVICE].model()
-    return web.json_response({"status": "ok"})
-
-
-async def _models(request: web.Request) -> web.Response:
-    cards = ModelList([_card(request.app[SERVICE])])
-    return web.Response(body=cards.json(), content_type="application/json")
-
-
-async def _model(request: web.Request) -> web.Response:
-    card = _card(request.app[SERVICE])
-    if request.match_info["name"] != card.id:
-        raise errors.unknown_model(request.match_info["name"], card.id)
-    return web.Response(body=card.json(), content_type="application/json")
-
-
-def _card(service: Service) -> ModelCard:
-    model = service.model()
-    return ModelCard(model.name, model.created_s, model.limits.max_model_len)
-
-
-async def _chat(request: web.Request) -> web.StreamResponse:
-    service = request.app[SERVICE]
-    service.model()  # refuse before reading the body
-    async with request.app[BODIES].read(request) as body:
-        asked = parse(body, ChatRequest)
-        _expect_model(service, asked.model)
-        return await chat(request, service, asked)
-
-
-async def _complete(request: web.Request) -> web.StreamResponse:
-    service = request.app[SERVICE]
-    service.model()
-    async with request.app[BODIES].read(request) as body:
-        asked = parse(body, CompletionRequest)
-        _expect_model(service, asked.model)
-        return await complete(request, service, asked)
-
-
-def _expect_model(service: Service, asked: str) -> None:
-    if asked != service.config.model_name:
-        raise errors.unknown_model(asked, service.config.model_name)
 
 
 @web.middleware
@@ -107,6 +56,20 @@ async def _every_request(request: web.Request, handler: Handler) -> web.StreamRe
         return response
     finally:
         _log_request(request, status, time.monotonic() - started_s)
+
+
+@web.middleware
+async def _only_with_key(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Asks the route that was found, never the URL: a URL can be written in many ways."""
+    keys = request.app.get(KEYS)
+    request[CALLER] = request[TENANT] = b""
+    if keys is None or request.match_info.route in request.app[OPEN_ROUTES]:
+        return await handler(request)
+    key = keys.owner(request.headers)
+    request[KEY_NAME], request[CALLER] = key.name, key.digest
+    if request.app[SERVICE].config.prefix_cache_scope == "Key":
+        request[TENANT] = key.digest
+    return await handler(request)
 
 
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -145,27 +108,28 @@ def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:
 async def _every_response(request: web.Request, response: web.StreamResponse) -> None:
     """Runs before headers are sent: the request's id, and the end of old connections."""
     response.headers["X-Request-Id"] = request.get(ID, "")
-    if request.app[SERVICE].phase == "draining" or _old(request):
+    response.headers["Server"] = SERVER
+    connection = request.protocol
+    old = isinstance(connection, Connection) and connection.old
+    if old or request.app[SERVICE].phase == "draining":
         response.force_close()
         response.headers["Connection"] = "close"
 
 
-def _old(request: web.Request) -> bool:
-    if request.transport is None:
-        return False
-    now_s = time.monotonic()
-    lifetime_s = CONNECTION_AGE_S * random.uniform(0.5, 1.5)
-    return now_s > request.app[AGES].setdefault(request.transport, now_s + lifetime_s)
-
-
 def _log_request(request: web.Request, status: int, seconds: float) -> None:
-    fields = {
+    fields: dict[str, object] = {
         "id": request[ID],
         "method": request.method,
         "path": request.rel_url.raw_path[:200],
         "status": status,
         "seconds": round(seconds, 3),
     }
+    model_name = request.app[SERVICE].config.model_name
+    trace_id = tracing.record(request, model_name, status, seconds)
+    if trace_id is not None:
+        fields["trace"] = trace_id
+    if KEY_NAME in request:
+        fields["key"] = request[KEY_NAME]
     generation = request.get(GENERATION)
     if generation is not None:
         fields["prompt_tokens"] = generation.num_prompt_tokens

@@ -10,10 +10,11 @@ def configure() -> None:
     """Send the log to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Plain() if sys.stderr.isatty() else _Json())
-    root = logging.getLogger("aweigh")
-    root.handlers = [handler]
-    root.setLevel(logging.INFO)
-    root.propagate = False
+    for name in ("aweigh", "opentelemetry"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
     # Handlers' exceptions are logged by the application; what is left is garbage from clients.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 

@@ -10,7 +10,7 @@ from aweigh_api.termination import ExitCode, Termination
 from aweigh_runtime.config import Config
 from aweigh_runtime.engine.client import EngineClient, EngineStopped
 from aweigh_runtime.failures import StartFailure, internal_error, leave_word
-from aweigh_runtime.server import lifetime, logs
+from aweigh_runtime.server import lifetime, logs, tracing
 
 _log = logging.getLogger("aweigh.server")
 
@@ -28,6 +28,7 @@ def serve(
         on_ready: called once with the base URL of the API.
     """
     logs.configure()
+    tracing.configure()
     try:
         asyncio.run(_serve(config, on_progress or _ignore, on_ready or _ignore))
     except StartFailure as failure:

@@ -12,6 +12,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from aweigh_api import metrics
+from aweigh_runtime.engine.messages import Counters
 from aweigh_runtime.server.figures import Histogram
 from aweigh_runtime.server.service import Service
 
@@ -19,12 +20,28 @@ _HELP = {
     metrics.REQUESTS_RUNNING: "Answers that are being computed.",
     metrics.REQUESTS_WAITING: "Answers that wait for a place.",
     metrics.REQUESTS: "Answers that have ended.",
-    metrics.PROMPT_TOKENS: "Prompt tokens computed.",
+    metrics.PROMPT_TOKENS: "Prompt tokens read, computed or from the cache.",
+    metrics.CACHED_PROMPT_TOKENS: "Prompt tokens that were not computed.",
     metrics.GENERATED_TOKENS: "Tokens generated.",
+    metrics.KV_CACHE_USAGE: "Share of the memory for keys and values that running requests hold.",
+    metrics.PREFIX_CACHE_QUERIES: "Prompt tokens looked up in the prefix cache.",
+    metrics.PREFIX_CACHE_HITS: "Prompt tokens found there.",
+    metrics.PREFIX_CACHE_EVICTIONS: "Cached blocks that made room for others.",
+    metrics.HOST_STORED_BLOCKS: "Evicted blocks that were kept in host memory.",
+    metrics.HOST_LOADED_BLOCKS: "Blocks that came back from host memory.",
+    metrics.PREEMPTIONS: "Answers that gave up their memory and were begun again.",
     metrics.TIME_TO_FIRST_TOKEN: "From a request's arrival to its first token.",
     metrics.INTER_TOKEN_LATENCY: "From one token of an answer to the next.",
     metrics.REQUEST_LATENCY: "From a request's arrival to the end of its answer.",
     metrics.STEP_DURATION: "One forward pass with scheduling and sampling.",
+    metrics.STEP_TOKENS: "Tokens of one forward pass.",
+    metrics.QUEUE_TIME: "From an answer's arrival in the engine to its first step.",
+    metrics.PREFILL_TIME: "From an answer's first step to its first token.",
+    metrics.DECODE_TIME: "From an answer's first token to its last.",
+    metrics.INFERENCE_TIME: "From an answer's first step to its last token.",
+    metrics.TIME_PER_OUTPUT_TOKEN: "An answer's mean time for each token but the first.",
+    metrics.REQUEST_PROMPT_TOKENS: "Prompt tokens of an answer.",
+    metrics.REQUEST_GENERATED_TOKENS: "Tokens of an answer.",
 }
 _REASON_LABEL = {metrics.VLLM_ALIASES[metrics.REQUESTS]: "finished_reason"}
 
@@ -47,13 +64,13 @@ class Metrics(Collector):
         stepped, figures = self._service.engine.stepped, self._service.figures
         yield from self._gauges(metrics.REQUESTS_RUNNING, stepped.running)
         yield from self._gauges(metrics.REQUESTS_WAITING, stepped.waiting)
+        kv = stepped.kv
+        yield from self._gauges(metrics.KV_CACHE_USAGE, kv.held / max(kv.capacity, 1))
         yield from self._ended()
-        yield from self._counters(metrics.PROMPT_TOKENS, stepped.counters.computed_prompt_tokens)
-        yield from self._counters(metrics.GENERATED_TOKENS, stepped.counters.generated_tokens)
-        yield from self._histograms(metrics.TIME_TO_FIRST_TOKEN, figures.time_to_first_token)
-        yield from self._histograms(metrics.INTER_TOKEN_LATENCY, figures.inter_token_latency)
-        yield from self._histograms(metrics.REQUEST_LATENCY, figures.request_latency)
-        yield from self._histograms(metrics.STEP_DURATION, figures.step_duration)
+        for name, count in _counts(stepped.counters).items():
+            yield from self._counters(name, count)
+        for name, histogram in figures.histograms.items():
+            yield from self._histograms(name, histogram)
 
     def _gauges(self, name: str, value: float) -> Iterator[Metric]:
         for each in _names(name):
@@ -84,6 +101,21 @@ class Metrics(Collector):
                 values = [self._model_name, reason]
                 family.add_metric(values, self._service.figures.ended[reason])
             yield family
+
+
+def _counts(counters: Counters) -> dict[str, float]:
+    cached = counters.cached_prompt_tokens
+    return {
+        metrics.PROMPT_TOKENS: counters.computed_prompt_tokens + cached,
+        metrics.CACHED_PROMPT_TOKENS: cached,
+        metrics.GENERATED_TOKENS: counters.generated_tokens,
+        metrics.PREFIX_CACHE_QUERIES: counters.looked_up_prompt_tokens,
+        metrics.PREFIX_CACHE_HITS: cached,
+        metrics.PREFIX_CACHE_EVICTIONS: counters.evicted_blocks,
+        metrics.HOST_STORED_BLOCKS: counters.host_stored_blocks,
+        metrics.HOST_LOADED_BLOCKS: counters.host_loaded_blocks,
+        metrics.PREEMPTIONS: counters.preemptions,
+    }
 
 
 def _names(name: str) -> list[str]:

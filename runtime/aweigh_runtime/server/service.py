@@ -7,15 +7,19 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from aweigh_api.state import Phase, ServedModel, State
+from aweigh_api import metrics
+from aweigh_api.state import KvTokens, Phase, ServedModel, State
 from aweigh_runtime.config import Config
+from aweigh_runtime.engine import messages
 from aweigh_runtime.engine.client import EngineClient
 from aweigh_runtime.engine.messages import Ready
 from aweigh_runtime.server.figures import Figures
 from aweigh_runtime.server.openai import errors
 from aweigh_runtime.text.defaults import Defaults, read_defaults
+from aweigh_runtime.text.grammar import Grammars
 from aweigh_runtime.text.template import ChatTemplate, find_template
 from aweigh_runtime.text.tokenizer import Tokenizer
+from aweigh_runtime.text.tools.formats import Format, choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,9 @@ class Model:
     limits: Ready
     tokenizer: Tokenizer
     template: ChatTemplate | None
+    call_format: Format  # how it writes tool calls
     defaults: Defaults
+    grammars: Grammars
     created_s: int
 
 
@@ -48,7 +54,11 @@ class Service:
         self._opened = AsyncExitStack()
         self._model: Model | None = None
         self._started_s = time.monotonic()
-        engine.on_step = self.figures.step_duration.observe
+        engine.on_step = self._observe_step
+
+    def _observe_step(self, duration_s: float, num_tokens: int) -> None:
+        self.figures.observe(metrics.STEP_DURATION, duration_s)
+        self.figures.observe(metrics.STEP_TOKENS, num_tokens)
 
     async def load(self) -> None:
         """Read the texts while the engine reads the weights; then take requests.
@@ -65,8 +75,23 @@ class Service:
             await template.compile()
         defaults = read_defaults(directory, tokenizer)
         limits = await self.engine.ready
+        grammars = Grammars(
+            directory / "tokenizer.json", limits.vocab_size, sorted(defaults.stop_tokens)
+        )
+        self._opened.push_async_callback(grammars.close)
         self._model = Model(
-            self.config.model_name, limits, tokenizer, template, defaults, int(time.time())
+            self.config.model_name,
+            limits,
+            tokenizer,
+            template,
+            choose(
+                self.config.tool_call_parser,
+                "" if template is None else template.source,
+                tokenizer.specials.texts,
+            ),
+            defaults,
+            grammars,
+            int(time.time()),
         )
         if self.phase == "loading":
             self.phase = "ready"
@@ -134,18 +159,13 @@ class Service:
     def state(self) -> State:
         """The report that the operator reads."""
         stepped, figures, model = self.engine.stepped, self.figures, self._model
+        counters = stepped.counters
         return State(
             boot_id=self.boot_id,
             uptime_s=round(time.monotonic() - self._started_s, 3),
             phase=self.phase,
             loading=self.engine.loading if self.phase == "loading" else None,
-            model=None
-            if model is None
-            else ServedModel(
-                name=model.name,
-                max_model_len=model.limits.max_model_len,
-                dtype=model.limits.dtype,
-            ),
+            model=None if model is None else _served(model),
             running=stepped.running,
             waiting=stepped.waiting,
             waiting_prompt_tokens=stepped.waiting_prompt_tokens,
@@ -153,9 +173,25 @@ class Service:
             arrived_prompt_tokens=figures.arrived_prompt_tokens,
             finished_requests=figures.finished_requests,
             finished_output_tokens=figures.finished_output_tokens,
-            computed_prompt_tokens=stepped.counters.computed_prompt_tokens,
-            generated_tokens=stepped.counters.generated_tokens,
-            decode_tokens=stepped.counters.decode_tokens,
-            decoded_rows=stepped.counters.decoded_rows,
-            kv_tokens_read=stepped.counters.kv_tokens_read,
+            cached_prompt_tokens=counters.cached_prompt_tokens,
+            computed_prompt_tokens=counters.computed_prompt_tokens,
+            generated_tokens=counters.generated_tokens,
+            decode_tokens=counters.decode_tokens,
+            decoded_rows=counters.decoded_rows,
+            kv_tokens_read=counters.kv_tokens_read,
+            saved_prefill_seconds=round(counters.saved_prefill_seconds, 3),
+            max_running=None if model is None else model.limits.max_running,
+            kv_tokens=None if model is None else _used(stepped.kv),
+            unshared_tokens_per_request=stepped.unshared_tokens_per_request,
+            prefix_cache_bytes=None if model is None else model.limits.prefix_cache_bytes,
         )
+
+
+def _served(model: Model) -> ServedModel:
+    return ServedModel(
+        name=model.name, max_model_len=model.limits.max_model_len, dtype=model.limits.dtype
+    )
+
+
+def _used(kv: messages.KvTokens) -> KvTokens:
+    return KvTokens(capacity=kv.capacity, held=kv.held, cached=kv.cached, hot=kv.hot)

@@ -18,6 +18,8 @@ class Defaults:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
 
 def read_defaults(directory: Path, tokenizer: Tokenizer) -> Defaults:
@@ -34,6 +36,8 @@ def read_defaults(directory: Path, tokenizer: Tokenizer) -> Defaults:
         temperature=fields.number("temperature", 0.0, 100.0, 1.0),
         top_p=fields.number("top_p", 0.0, 1.0, 1.0) or 1.0,
         top_k=_top_k(fields),
+        min_p=fields.number("min_p", 0.0, 1.0, 0.0),
+        repetition_penalty=fields.number("repetition_penalty", 0.01, 100.0, 1.0),
     )
 
 

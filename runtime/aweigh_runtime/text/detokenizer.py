@@ -19,21 +19,26 @@ Spelling = Callable[[str], bytes]
 
 
 class Vocabulary:
-    """The bytes of every token; special ones have none."""
+    """The bytes of every token."""
 
     def __init__(self, backend: Backend, special: Set[int]) -> None:
         self._backend = backend
-        self._special = special
+        self.special = special  # they control the model, and are text only for who asks for it
         self._spell = _spelling(json.loads(backend.to_str())["decoder"])
         self._known: dict[int, bytes] = {}
 
     def bytes_of(self, token: int) -> bytes:
-        """What a token adds to the text. A token beyond the vocabulary adds nothing."""
+        """What a token stands for. A token beyond the vocabulary stands for nothing."""
         known = self._known.get(token)
         if known is None:
-            spelled = None if token in self._special else self._backend.id_to_token(token)
-            known = self._known[token] = b"" if spelled is None else self._spell(spelled)
+            known = self._known[token] = self._spelled(token)
         return known
+
+    def _spelled(self, token: int) -> bytes:
+        name = self._backend.id_to_token(token)
+        if name is None:
+            return b""
+        return name.encode() if token in self.special else self._spell(name)
 
     def longest_bytes(self) -> int:
         """The most that one token stands for; 0 when none stands for anything."""
@@ -44,12 +49,18 @@ class Vocabulary:
 class Detokenizer:
     """The text of one answer as it grows: what decoding prompt and answer adds to the prompt."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, silent: Set[int]) -> None:
+        """Args:
+        silent: tokens that add nothing to the text.
+        """
         self._vocabulary = vocabulary
+        self._silent = silent
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, token: int) -> str:
         """The characters that this token completes; often one, sometimes none."""
+        if token in self._silent:
+            return ""
         return self._utf8.decode(self._vocabulary.bytes_of(token))
 
     def finish(self) -> str:

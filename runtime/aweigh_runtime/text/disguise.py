@@ -38,13 +38,13 @@ class Disguise:
         self._nonce = secrets.token_hex(16)
 
     def put_on(self, value: Any) -> Any:
-        """The value with every string in it disguised."""
+        """The value with every string in it disguised, also those that name a field."""
         if isinstance(value, str):
             return self._hidden(value)
         if isinstance(value, list):
             return [self.put_on(item) for item in value]
         if isinstance(value, dict):
-            return {key: self.put_on(item) for key, item in value.items()}
+            return {self.put_on(key): self.put_on(item) for key, item in value.items()}
         return value
 
     def take_off(self, prompt: str) -> list[Piece]:

@@ -6,18 +6,20 @@ from collections.abc import Sequence
 class StopFinder:
     """Lets text through, but holds back an ending that may become a stop string."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, keep: bool = False) -> None:
         self._stops = [stop for stop in stops if stop]
+        self._keep = keep  # the stop string itself is part of the answer
         self._held = ""
         self.found = False
 
     def feed(self, text: str) -> str:
-        """The text that is certain to stand before any stop string."""
+        """The text that is certain to stand in the answer; the first of several stops ends it."""
         self._held += text
-        positions = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if positions:
+        spans = [(at, at + len(s)) for s in self._stops if (at := self._held.find(s)) >= 0]
+        if spans:
             self.found = True
-            return self._release(min(positions), drop=True)
+            begin, end = min(spans)
+            return self._release(end if self._keep else begin, drop=True)
         return self._release(len(self._held) - self._undecided(), drop=False)
 
     def finish(self) -> str:

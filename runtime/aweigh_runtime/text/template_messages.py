@@ -9,6 +9,7 @@ class Compile(msgspec.Struct, frozen=True, tag=True):
     """The first message: the template and what it may refer to, such as bos_token."""
 
     template: str
+    tool_template: str | None  # instead of the other where tools take part
     variables: dict[str, str]
 
 
@@ -16,10 +17,17 @@ class Render(msgspec.Struct, frozen=True, tag=True):
     """Each further one: a chat."""
 
     messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None
+
+
+class Compiled(msgspec.Struct, frozen=True, tag=True):
+    """The answer to Compile."""
+
+    knows_tools: bool  # the template shows them to the model
 
 
 class Rendered(msgspec.Struct, frozen=True, tag=True):
-    """The prompt; empty as the answer to Compile."""
+    """The prompt."""
 
     text: str
 

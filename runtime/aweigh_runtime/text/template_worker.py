@@ -20,7 +20,14 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from aweigh_runtime.child import channel_to_parent
-from aweigh_runtime.text.template_messages import Broken, Compile, Refused, Render, Rendered
+from aweigh_runtime.text.template_messages import (
+    Broken,
+    Compile,
+    Compiled,
+    Refused,
+    Render,
+    Rendered,
+)
 from aweigh_runtime.wire import Channel
 
 MEMORY_BYTES = 512 << 20
@@ -53,22 +60,41 @@ def main() -> None:
 
 def _work(channel: Channel) -> None:
     order = msgspec.msgpack.decode(channel.receive(), type=Compile)
-    template: Template | None = None
+    templates: Templates | None = None
 
-    def compile_template() -> str:
-        nonlocal template
-        template = _environment().from_string(order.template, globals=_globals(order.variables))
-        return ""
+    def compile_templates() -> Compiled:
+        nonlocal templates
+        templates = Templates(order)
+        return Compiled(templates.know_tools)
 
-    channel.send(_answer(compile_template))
-    while template is not None:
+    channel.send(_answer(compile_templates))
+    while templates is not None:
         render = msgspec.msgpack.decode(channel.receive(), type=Render)
-        channel.send(_answer(partial(_render, template, render.messages)))
+        channel.send(_answer(partial(templates.render, render)))
 
 
-def _answer(make: Callable[[], str]) -> Rendered | Refused | Broken:
+class Templates:
+    """The model's template, or both where chats with tools have one of their own."""
+
+    def __init__(self, order: Compile) -> None:
+        environment = _environment()
+        sources = [order.template, order.tool_template or order.template]
+        self._plain, self._with_tools = (
+            environment.from_string(source, globals=_globals(order.variables)) for source in sources
+        )
+        names = environment.parse(sources[1]).find_all(nodes.Name)
+        self.know_tools = any(name.name == "tools" for name in names)
+
+    def render(self, order: Render) -> Rendered:
+        """The prompt of one chat."""
+        tools_take_part = order.tools or any(turn["role"] == "tool" for turn in order.messages)
+        template = self._with_tools if tools_take_part else self._plain
+        return Rendered(_render(template, order))
+
+
+def _answer(make: Callable[[], Compiled | Rendered]) -> Compiled | Rendered | Refused | Broken:
     try:
-        return Rendered(make())
+        return make()
     except RaisedByTemplate as error:
         return Refused(str(error)[:1000])
     except MemoryError:
@@ -84,9 +110,10 @@ def _line(error: Exception) -> int | None:
     return lines[-1] if lines else None
 
 
-def _render(template: Template, messages: list[dict[str, Any]]) -> str:
+def _render(template: Template, order: Render) -> str:
     parts, length = [], 0
-    for part in template.generate(messages=messages, add_generation_prompt=True):
+    given = {"messages": order.messages, "tools": order.tools, "add_generation_prompt": True}
+    for part in template.generate(given):
         length += len(part)
         if length > MAX_PROMPT_CHARACTERS:
             raise RaisedByTemplate(f"the prompt exceeds {MAX_PROMPT_CHARACTERS} characters")
@@ -110,8 +137,20 @@ def _globals(variables: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(  # the parameters that published templates use
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _raise_exception(message: str) -> None:

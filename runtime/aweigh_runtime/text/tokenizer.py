@@ -5,15 +5,18 @@ then a thread of its own would help nobody.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from tokenizers import Tokenizer as Backend
 
 from aweigh_runtime.failures import ModelUnreadable, UnsupportedModel
 from aweigh_runtime.text.detokenizer import Detokenizer, UnknownSpelling, Vocabulary
 from aweigh_runtime.text.disguise import Piece, Specials
+
+Item = TypeVar("Item")
 
 
 class Tokenizer:
@@ -26,12 +29,8 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         special = {id: token.content for id, token in added.items() if token.special}
         self.specials = Specials(list(special.values()))
-        self._vocabulary = Vocabulary(backend, special.keys())
-        self.longest_token_bytes = max(
-            self._vocabulary.longest_bytes(),
-            *(len(text.encode()) for text in self.specials.texts),
-            1,
-        )
+        self.vocabulary = Vocabulary(backend, special.keys())
+        self.longest_token_bytes = max(self.vocabulary.longest_bytes(), 1)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
 
     @classmethod
@@ -59,24 +58,46 @@ class Tokenizer:
         id: int | None = self._backend.token_to_id(token)
         return id
 
-    async def encode(self, text: str) -> list[int]:
-        """Tokens of a prompt, with the special tokens that the model wants around it."""
-        return await self._in_thread(lambda: list(self._backend.encode_batch([text])[0].ids))
+    def name_of(self, id: int) -> str | None:
+        """A token as the vocabulary spells it."""
+        name: str | None = self._backend.id_to_token(id)
+        return name
+
+    async def encode(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Tokens of a prompt, by default with the special tokens that the model wants around it."""
+        return await self._in_thread(
+            lambda: list(self._backend.encode_batch([text], add_special_tokens=add_special)[0].ids)
+        )
 
     async def encode_pieces(self, pieces: Sequence[Piece]) -> list[int]:
         """Tokens of a rendered chat, whose template has written its special tokens itself."""
         return await self._in_thread(lambda: self._pieces(pieces))
 
-    def detokenizer(self) -> Detokenizer:
-        """A decoder for one answer."""
-        return Detokenizer(self._vocabulary)
+    async def decode(self, tokens: Sequence[int], *, keep_special: bool) -> list[str]:
+        """The text that each token completes, and one more piece with what no token did."""
+        detokenizer = self.detokenizer(keep_special=keep_special)
+        return await self._in_thread(lambda: [*map(detokenizer.feed, tokens), detokenizer.finish()])
+
+    def detokenizer(
+        self, *, keep_special: bool = False, spelled: Set[str] = frozenset()
+    ) -> Detokenizer:
+        """A decoder for one answer.
+
+        Args:
+            keep_special: special tokens are text like others.
+            spelled: those of them that are in any case.
+        """
+        if keep_special:
+            return Detokenizer(self.vocabulary, frozenset())
+        kept = {self.id_of(text) for text in spelled}
+        return Detokenizer(self.vocabulary, self.vocabulary.special - kept)
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _in_thread(self, encode: Callable[[], list[int]]) -> list[int]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, encode)
+    async def _in_thread(self, work: Callable[[], list[Item]]) -> list[Item]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _pieces(self, pieces: Sequence[Piece]) -> list[int]:
         literal = self._batch([piece.text for piece in pieces if piece.literal], literal=True)

@@ -6,7 +6,10 @@ import json
 import httpx
 import openai
 import pytest
+from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_openai import ChatOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
+from pydantic import SecretStr
 
 from tests.runtime.serving import MODEL, Served
 
@@ -25,7 +28,7 @@ def test_the_openai_client_gets_an_answer(client: openai.OpenAI) -> None:
     assert reply.usage is not None
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
     assert reply.usage.prompt_tokens_details is not None
-    assert reply.usage.prompt_tokens_details.cached_tokens == 0
+    assert reply.usage.prompt_tokens_details.cached_tokens is not None
 
 
 def test_the_openai_client_streams_the_same_answer(client: openai.OpenAI) -> None:
@@ -44,7 +47,9 @@ def test_the_openai_client_streams_the_same_answer(client: openai.OpenAI) -> Non
     assert text == whole.choices[0].message.content
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
     assert chunks[-1].choices == []
-    assert chunks[-1].usage == whole.usage
+    assert chunks[-1].usage is not None
+    assert whole.usage is not None
+    assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
     assert len({chunk.id for chunk in chunks}) == 1
 
 
@@ -174,3 +179,27 @@ async def test_sixteen_clients_are_served_side_by_side(server: Served) -> None:
     last_tokens = sorted(last for _, last, _ in answers)
     assert first_tokens[7] < last_tokens[0]  # the eight that run do so together
     assert first_tokens[15] < last_tokens[-1]
+
+
+def test_langchain_asks_and_streams(server: Served) -> None:
+    model = ChatOpenAI(
+        model=MODEL, base_url=f"{server.url}/v1", api_key=SecretStr("none"), temperature=0
+    )
+    answer = model.invoke([SystemMessage("Be brief."), HumanMessage("What is a Pod?")])
+    assert "containers" in answer.text
+    assert answer.response_metadata["finish_reason"] == "stop"
+    assert answer.usage_metadata is not None
+    assert answer.usage_metadata["output_tokens"] > 4
+
+    pieces = list(model.stream([SystemMessage("Be brief."), HumanMessage("What is a Pod?")]))
+    assert len(pieces) > 4
+    assert "".join(piece.text for piece in pieces) == answer.text
+
+
+def test_langchain_continues_texts(server: Served) -> None:
+    model = OpenAI(
+        model=MODEL, base_url=f"{server.url}/v1", api_key=SecretStr("none"), max_tokens=5
+    )
+    answers = model.batch(["A Pod is", "A Node is"])
+    assert all(answers)
+    assert answers[0] != answers[1]

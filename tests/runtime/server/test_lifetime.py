@@ -1,12 +1,14 @@
 """How a server starts, drains, and dies. Each test has a server of its own."""
 
+import asyncio
 import json
 import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -42,6 +44,15 @@ def gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def healthy(served: Served) -> bool:
+    """By either port, if there still is one."""
+    for url in (f"{served.url}/health", f"{served.admin_url}/livez"):
+        with suppress(httpx.TransportError):
+            if httpx.get(url).status_code == 200:
+                return True
+    return False
 
 
 def test_while_loading_the_admin_port_answers_and_the_api_says_so(tmp_path: Path) -> None:
@@ -115,6 +126,39 @@ def test_what_does_not_finish_in_time_is_told_so(tmp_path: Path) -> None:
         assert served.process.wait(timeout=10) == 0
 
 
+def test_fifty_open_streams_all_end_complete(tmp_path: Path) -> None:
+    async def follow(client: httpx.AsyncClient, begun: asyncio.Semaphore) -> list[str]:
+        body = {**STREAM, "max_tokens": 60, "ignore_eos": True}
+        body["stream_options"] = {"include_usage": True}
+        async with client.stream("POST", "/v1/completions", json=body) as response:
+            lines: list[str] = []
+            async for line in response.aiter_lines():
+                if not lines:
+                    begun.release()
+                lines += [line] if line else []
+            return lines
+
+    async def follow_all(served: Served) -> list[list[str]]:
+        begun = asyncio.Semaphore(0)
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=served.url, timeout=120, limits=limits) as client:
+            following = [asyncio.create_task(follow(client, begun)) for _ in range(50)]
+            for _ in following:
+                await begun.acquire()
+            served.process.send_signal(signal.SIGTERM)
+            return await asyncio.gather(*following)
+
+    with ready(tmp_path, "--max-running=64") as served:
+        streams = asyncio.run(follow_all(served))
+        assert len(streams) == 50
+        for *_, usage, last in streams:
+            assert last == "data: [DONE]"
+            figures = json.loads(usage.removeprefix("data: "))["usage"]
+            assert figures["completion_tokens"] == 60
+        assert served.process.wait(timeout=10) == 0
+        assert not served.termination_log.exists()
+
+
 def test_a_second_signal_ends_the_drain(tmp_path: Path) -> None:
     with ready(tmp_path) as served, streaming(served, n=8, max_tokens=2000) as lines:
         served.process.send_signal(signal.SIGINT)
@@ -130,6 +174,7 @@ def test_a_killed_engine_fails_open_requests_and_ends_the_server(tmp_path: Path)
         os.kill(served.children()["process"], signal.SIGKILL)
         *_, last = lines
         assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
+        assert not healthy(served)
         assert served.process.wait(timeout=5) == 70
         termination = served.termination()
         assert (termination["condition"], termination["reason"]) == (
@@ -146,14 +191,18 @@ def test_a_killed_engine_fails_open_requests_and_ends_the_server(tmp_path: Path)
 def test_a_hung_engine_turns_probes_red_and_back(tmp_path: Path) -> None:
     with ready(tmp_path) as served:
         engine = served.children()["process"]
+        stopped_s = time.monotonic()
         os.kill(engine, signal.SIGSTOP)
         assert served.admin("/livez").status_code == 200
         wait_for(lambda: served.admin("/livez").status_code == 503, deadline_s=20)
+        assert time.monotonic() - stopped_s < 10.5
         assert "silent" in served.admin("/livez").text
+        assert served.admin("/readyz").status_code == 503
         assert httpx.get(f"{served.url}/health").status_code == 503
         assert served.chat().status_code == 503
         os.kill(engine, signal.SIGCONT)
         wait_for(lambda: served.admin("/livez").status_code == 200)
+        assert httpx.get(f"{served.url}/health").status_code == 200
         assert served.chat(max_tokens=1).status_code == 200
 
 

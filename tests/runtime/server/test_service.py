@@ -13,12 +13,15 @@ import pytest
 from aweigh_api.state import MAX_STATE_BYTES
 from tests.runtime.serving import MODEL, Served, wait_for
 
+STEP_TOKENS = 512  # a CPU's default
 LONG = {"model": MODEL, "prompt": "The", "max_tokens": 2000, "temperature": 2.0}
 
 
 def nothing_runs(server: Served) -> bool:
+    """Nor is any block of the KV memory held."""
     state = server.state()
-    return (state.running, state.waiting) == (0, 0)
+    held = None if state.kv_tokens is None else state.kv_tokens.held
+    return (state.running, state.waiting, held) == (0, 0, 0)
 
 
 def raw_request(server: Served, body: dict[str, object]) -> socket.socket:
@@ -52,6 +55,20 @@ def test_a_client_that_goes_away_while_it_waits_leaves_the_queue(server: Served)
     for connection in running:
         connection.close()
     wait_for(lambda: nothing_runs(server))
+
+
+def test_a_client_that_goes_away_during_its_prompt_frees_its_place(server: Served) -> None:
+    """Blocks come back within one step, so most of these 64,000 tokens are never computed."""
+    before = server.state().computed_prompt_tokens or 0
+    prompts = [[100 + i] * 2000 for i in range(32)]
+    connection = raw_request(server, {**LONG, "prompt": prompts, "max_tokens": 1})
+    wait_for(lambda: (server.state().computed_prompt_tokens or 0) > before)
+    connection.close()
+    at_close = server.state().computed_prompt_tokens or 0
+    wait_for(lambda: nothing_runs(server), deadline_s=5)
+    computed = (server.state().computed_prompt_tokens or 0) - at_close
+    assert computed <= 2 * STEP_TOKENS  # the step that ran, and one that was on its way
+    assert at_close - before < 32 * 2000
 
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_retry(server: Served) -> None:

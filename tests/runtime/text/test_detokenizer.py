@@ -15,14 +15,22 @@ BYTES = st.lists(
 )
 
 
-def deltas(tokens: list[int], vocabulary: Vocabulary = VOCABULARY) -> list[str]:
-    detokenizer = Detokenizer(vocabulary)
+def deltas(
+    tokens: list[int], vocabulary: Vocabulary = VOCABULARY, *, keep_special: bool = False
+) -> list[str]:
+    detokenizer = Detokenizer(vocabulary, frozenset() if keep_special else vocabulary.special)
     return [*(detokenizer.feed(token) for token in tokens), detokenizer.finish()]
 
 
 @given(TOKENS | BYTES)
 def test_the_deltas_together_are_what_decoding_all_tokens_gives(tokens: list[int]) -> None:
     assert "".join(deltas(tokens)) == BACKEND.decode(tokens, skip_special_tokens=True)
+
+
+@given(TOKENS)
+def test_special_tokens_are_text_for_who_asks_for_it(tokens: list[int]) -> None:
+    kept = "".join(deltas(tokens, keep_special=True))
+    assert kept == BACKEND.decode(tokens, skip_special_tokens=False)
 
 
 @given(st.text())

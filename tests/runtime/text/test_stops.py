@@ -7,8 +7,8 @@ LETTERS = st.text("ab", max_size=30)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=4), max_size=3)
 
 
-def run(pieces: list[str], stops: list[str]) -> tuple[str, bool]:
-    finder, text = StopFinder(stops), ""
+def run(pieces: list[str], stops: list[str], *, keep: bool = False) -> tuple[str, bool]:
+    finder, text = StopFinder(stops, keep=keep), ""
     for piece in pieces:
         text += finder.feed(piece)
         if finder.found:
@@ -32,6 +32,14 @@ def test_the_answer_is_cut_before_the_stop_string(pieces: list[str], stops: list
     text, found = run(pieces, stops)
     assert text == expected(pieces, stops)
     assert found == any(stop in "".join(pieces) for stop in stops)
+
+
+@given(st.lists(LETTERS), STOPS)
+def test_a_stop_string_that_is_kept_ends_the_answer(pieces: list[str], stops: list[str]) -> None:
+    before, found = run(pieces, stops)
+    text, found_too = run(pieces, stops, keep=True)
+    assert found == found_too
+    assert text in [before + stop for stop in stops] if found else text == before
 
 
 def test_what_may_begin_a_stop_string_is_held_back_until_it_is_decided() -> None:

@@ -23,7 +23,7 @@ async def make() -> AsyncIterator[Make]:
     made: list[ChatTemplate] = []
 
     def remember(source: str) -> ChatTemplate:
-        made.append(ChatTemplate(Compile(source, {"bos_token": "<s>"})))
+        made.append(ChatTemplate(Compile(source, None, {"bos_token": "<s>"})))
         return made[-1]
 
     yield remember

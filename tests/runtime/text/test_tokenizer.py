@@ -63,9 +63,11 @@ def test_answers_end_where_the_models_files_say() -> None:
 
 def test_sampling_defaults_come_from_the_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"eos_token_id": 4}')
-    (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9}')
+    values = '{"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.05}'
+    (tmp_path / "generation_config.json").write_text(values)
     defaults = read_defaults(tmp_path, TOKENIZER)
     assert (defaults.temperature, defaults.top_p, defaults.top_k) == (0.6, 0.9, 0)
+    assert (defaults.min_p, defaults.repetition_penalty) == (0.0, 1.05)
     assert defaults.stop_tokens == {4}
 
 

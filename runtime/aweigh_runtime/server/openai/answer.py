@@ -1,14 +1,22 @@
-"""Answers a request whose prompts are known: in one piece or as a stream."""
+"""Answers a request whose prompts are known: in one piece or as a stream.
+
+Both are made of the same parts, so a stream's chunks joined are the whole answer.
+"""
 
 import secrets
 import time
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
+from aweigh_runtime.engine.messages import TokenLogprobs
+from aweigh_runtime.server.openai.choice import Delta, Token
 from aweigh_runtime.server.openai.errors import ApiError
-from aweigh_runtime.server.openai.generation import Delta, Generation
+from aweigh_runtime.server.openai.generation import Generation
+from aweigh_runtime.server.openai.logprobs import PromptLogprobs
 from aweigh_runtime.server.openai.replies import (
     ChatChoice,
     ChatChunkChoice,
@@ -20,8 +28,19 @@ from aweigh_runtime.server.openai.replies import (
 )
 from aweigh_runtime.server.openai.requests import Parameters
 from aweigh_runtime.server.openai.sse import EventStream
+from aweigh_runtime.text.tools.events import Content, Event, Reader, ToolCallStart
 
 Choices = list[ChatChoice] | list[ChatChunkChoice] | list[TextChoice]
+
+
+@dataclass(slots=True)
+class Whole:
+    """One answer, complete once it has a finish."""
+
+    events: list[Event] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
+    finish: Finish = "length"
+    prompt_logprobs: Sequence[TokenLogprobs | None] | None = None
 
 
 class Style(Protocol):
@@ -31,16 +50,24 @@ class Style(Protocol):
     object: str
     chunk_object: str
 
-    def whole(self, texts: list[str], finishes: list[Finish]) -> Choices:
+    def reader(self) -> Reader:
+        """What reads one answer."""
+        ...
+
+    def whole(self, answers: list[Whole]) -> Choices:
         """All answers of a reply."""
+        ...
+
+    def prompt_logprobs(self, answers: list[Whole]) -> PromptLogprobs | UnsetType:
+        """What a reply says of its prompt, besides its choices."""
         ...
 
     def opening(self, choice: int) -> Choices:
         """What a stream begins an answer with; empty: nothing."""
         ...
 
-    def piece(self, choice: int, text: str) -> Choices:
-        """Some more text."""
+    def piece(self, choice: int, event: Event, tokens: Sequence[Token]) -> Choices:
+        """Some more of an answer."""
         ...
 
     def ending(self, choice: int, finish: Finish) -> Choices:
@@ -55,6 +82,8 @@ class Answer:
         self._style = style
         self._asked = asked
         self._generation = generation
+        self._readers = [style.reader() for _ in generation.choices]
+        self._calling: set[int] = set()  # choices that call a tool
         self._id = f"{style.id_prefix}-{secrets.token_hex(12)}"
         self._created = int(time.time())
 
@@ -65,52 +94,82 @@ class Answer:
         return await self._whole()
 
     async def _whole(self) -> web.Response:
-        texts = [""] * self._generation.num_choices
-        finishes: list[Finish] = ["length"] * self._generation.num_choices
+        answers = [Whole() for _ in self._generation.choices]
         while not self._generation.done:
             for delta in await self._generation.next():
-                texts[delta.choice] += delta.text
-                finishes[delta.choice] = delta.finish or finishes[delta.choice]
-        choices = self._style.whole(texts, finishes)
-        reply = self._reply(self._style.object, choices, self._usage())
+                answer = answers[delta.choice]
+                events, finish = self._read(delta)
+                answer.events += events
+                answer.tokens += delta.tokens
+                answer.finish = finish or answer.finish
+        for answer, choice in zip(answers, self._generation.choices, strict=True):
+            answer.prompt_logprobs = choice.prompt_logprobs
+        reply = self._reply(
+            self._style.object,
+            self._style.whole(answers),
+            self._usage(),
+            self._style.prompt_logprobs(answers),
+        )
         return web.Response(body=reply.json(), content_type="application/json")
 
     async def _stream(self, stream: EventStream) -> web.StreamResponse:
+        deltas = await self._generation.next()  # what fails at once gets a status of its own
         await stream.open()
         try:
-            await self._send_all(stream)
+            await self._send_all(stream, deltas)
         except ApiError as error:  # the status is already sent: say it within the stream
             self._generation.failed = True
             await stream.send([error.json()])
         return await stream.close()
 
-    async def _send_all(self, stream: EventStream) -> None:
-        choices = range(self._generation.num_choices)
-        openings = [self._style.opening(choice) for choice in choices]
+    async def _send_all(self, stream: EventStream, deltas: list[Delta]) -> None:
+        openings = [self._style.opening(i) for i, _ in enumerate(self._generation.choices)]
         await stream.send([self._chunk(opening) for opening in openings if opening])
+        await self._send(stream, deltas)
         while not self._generation.done:
-            deltas = await self._generation.next()
-            await stream.send([body for delta in deltas for body in self._bodies(delta)])
+            await self._send(stream, await self._generation.next())
         if self._asked.wants_usage:
             await stream.send([self._reply(self._style.chunk_object, [], self._usage()).json()])
         await stream.send([b"[DONE]"])
 
+    async def _send(self, stream: EventStream, deltas: list[Delta]) -> None:
+        await stream.send([body for delta in deltas for body in self._bodies(delta)])
+
     def _bodies(self, delta: Delta) -> list[bytes]:
+        events, finish = self._read(delta)
+        tokens = delta.tokens  # they go with the first event
         bodies = []
-        if delta.text:
-            bodies.append(self._chunk(self._style.piece(delta.choice, delta.text)))
-        if delta.finish is not None:
-            bodies.append(self._chunk(self._style.ending(delta.choice, delta.finish)))
+        for event in events or ([Content("")] if tokens else []):
+            bodies.append(self._chunk(self._style.piece(delta.choice, event, tokens)))
+            tokens = ()
+        if finish is not None:
+            bodies.append(self._chunk(self._style.ending(delta.choice, finish)))
         return bodies
+
+    def _read(self, delta: Delta) -> tuple[list[Event], Finish | None]:
+        reader = self._readers[delta.choice]
+        events = reader.feed(delta.text)
+        if delta.finish is not None:
+            events += reader.finish()
+        if any(isinstance(event, ToolCallStart) for event in events):
+            self._calling.add(delta.choice)
+        calls = delta.finish == "stop" and delta.choice in self._calling
+        return events, "tool_calls" if calls else delta.finish
 
     def _chunk(self, choices: Choices) -> bytes:
         """A stream that ends with a usage says `usage: null` until then, as OpenAI's does."""
-        usage = None if self._asked.wants_usage else UNSET
+        usage: Usage | UnsetType | None = None if self._asked.wants_usage else UNSET
+        if self._asked.wants_usage_always:
+            usage = self._usage()
         return self._reply(self._style.chunk_object, choices, usage).json()
 
     def _reply(
-        self, object: str, choices: Choices, usage: Usage | UnsetType | None = UNSET
-    ) -> Reply:
+        self,
+        object: str,
+        choices: Choices,
+        usage: Usage | UnsetType | None,
+        prompt_logprobs: PromptLogprobs | UnsetType = UNSET,
+    ) -> Reply[Any]:
         return Reply(
             id=self._id,
             object=object,
@@ -118,7 +177,13 @@ class Answer:
             model=self._asked.model,
             choices=choices,
             usage=usage,
+            prompt_logprobs=prompt_logprobs,
         )
 
     def _usage(self) -> Usage:
-        return usage(self._generation.num_prompt_tokens, self._generation.num_answer_tokens)
+        generation = self._generation
+        return usage(
+            generation.num_prompt_tokens,
+            generation.num_cached_tokens,
+            generation.num_answer_tokens,
+        )

@@ -1,15 +1,29 @@
 """POST /v1/completions: continues texts, or token ids, as they are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
+from msgspec import UNSET, UnsetType
 
-from aweigh_runtime.server.openai.answer import Answer, Choices
+from aweigh_runtime.server.auth import CALLER, TENANT
+from aweigh_runtime.server.openai.answer import Answer, Choices, Whole
+from aweigh_runtime.server.openai.choice import Token
 from aweigh_runtime.server.openai.errors import invalid
-from aweigh_runtime.server.openai.generation import GENERATION, Generation, expect_within_reach
+from aweigh_runtime.server.openai.generation import GENERATION, Generation
+from aweigh_runtime.server.openai.logprobs import Logprobs, PromptLogprobs, TextLogprobs
 from aweigh_runtime.server.openai.replies import Finish, TextChoice
 from aweigh_runtime.server.openai.requests import MAX_PROMPTS, CompletionRequest
+from aweigh_runtime.server.openai.structure import wanted_grammar
+from aweigh_runtime.server.openai.submissions import (
+    Order,
+    Prompt,
+    expect_tokens,
+    expect_within_reach,
+    truncated,
+)
 from aweigh_runtime.server.service import Model, Service
+from aweigh_runtime.text.tools.events import Content, Event, PlainReader, Reader
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
@@ -21,22 +35,58 @@ class TextStyle:
     object = "text_completion"
     chunk_object = "text_completion"
 
-    def whole(self, texts: list[str], finishes: list[Finish]) -> Choices:
+    def __init__(self, model: Model, order: Order) -> None:
+        self._order = order
+        self._asked = order.asked
+        self._logprobs = Logprobs(model.tokenizer.vocabulary)
+
+    def reader(self) -> Reader:
+        """Text is text."""
+        return PlainReader()
+
+    def whole(self, answers: list[Whole]) -> Choices:
         """All answers of a reply."""
-        ended = zip(texts, finishes, strict=True)
-        return [TextChoice(i, text, finish) for i, (text, finish) in enumerate(ended)]
+        return [
+            TextChoice(
+                index,
+                _text(answer.events),
+                answer.finish,
+                self._of(answer.tokens),
+                self._of_prompt(index, answer),
+            )
+            for index, answer in enumerate(answers)
+        ]
+
+    def prompt_logprobs(self, answers: list[Whole]) -> UnsetType:
+        """The choices have them."""
+        return UNSET
 
     def opening(self, choice: int) -> Choices:
         """Nothing."""
         return []
 
-    def piece(self, choice: int, text: str) -> Choices:
+    def piece(self, choice: int, event: Event, tokens: Sequence[Token]) -> Choices:
         """Some more text."""
-        return [TextChoice(choice, text)]
+        return [TextChoice(choice, _text([event]), None, self._of(tokens) if tokens else None)]
 
     def ending(self, choice: int, finish: Finish) -> Choices:
         """The end of an answer."""
         return [TextChoice(choice, "", finish)]
+
+    def _of(self, tokens: Sequence[Token]) -> TextLogprobs | None:
+        wanted = self._asked.alternatives
+        return None if wanted is None else self._logprobs.text(tokens, wanted)
+
+    def _of_prompt(self, index: int, answer: Whole) -> PromptLogprobs | UnsetType:
+        wanted = self._asked.prompt_logprobs
+        if wanted is None or answer.prompt_logprobs is None:
+            return UNSET
+        prompt = self._order.prompts[index // self._order.n]
+        return self._logprobs.prompt(prompt.tokens, answer.prompt_logprobs, wanted)
+
+
+def _text(events: Sequence[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Content))
 
 
 async def complete(
@@ -46,11 +96,22 @@ async def complete(
     model = service.model()
     given = _listed(asked.prompt)
     with service.seats((asked.n or 1) * len(given)):
-        prompts = [await _tokens(model, prompt) for prompt in given]
-        limit = DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens
-        with Generation(service, model, prompts, asked, limit) as generation:
+        grammar = await wanted_grammar(model, asked)
+        order = Order(
+            prompts=[await _prompt(model, asked, prompt) for prompt in given],
+            asked=asked,
+            limit=_limit(asked),
+            caller=request[CALLER],
+            tenant=request[TENANT],
+            grammar=grammar,
+        )
+        with Generation(service, model, order) as generation:
             request[GENERATION] = generation
-            return await Answer(TextStyle(), asked, generation).respond(request)
+            return await Answer(TextStyle(model, order), asked, generation).respond(request)
+
+
+def _limit(asked: CompletionRequest) -> int:
+    return DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens
 
 
 def _listed(prompt: str | list[Any]) -> list[str | list[int]]:
@@ -76,8 +137,32 @@ def _ids(items: list[Any]) -> bool:
     return bool(items) and all(type(item) is int for item in items)
 
 
-async def _tokens(model: Model, prompt: str | list[int]) -> list[int]:
+async def _prompt(model: Model, asked: CompletionRequest, given: str | list[int]) -> Prompt:
+    tokens = truncated(await _tokens(model, asked, given), asked, _limit(asked), model)
+    if not asked.echo:
+        return Prompt(tokens)
+    expect_tokens(tokens, model, "prompt")
+    keep_special = asked.skip_special_tokens is False
+    pieces = await model.tokenizer.decode(tokens, keep_special=keep_special)
+    if isinstance(given, str) and asked.truncate_prompt_tokens is None:
+        pieces = _as_written(given, pieces)
+    return Prompt(tokens, pieces)
+
+
+def _as_written(text: str, pieces: list[str]) -> list[str]:
+    """The pieces of a text that tokenizing has changed: by a space before it, or throughout."""
+    decoded = "".join(pieces)
+    if decoded == text:
+        return pieces
+    if decoded == f" {text}":
+        first = next(index for index, piece in enumerate(pieces) if piece)
+        return [*pieces[:first], pieces[first][1:], *pieces[first + 1 :]]
+    return [text, *("" for _ in pieces[1:])]
+
+
+async def _tokens(model: Model, asked: CompletionRequest, prompt: str | list[int]) -> list[int]:
     if isinstance(prompt, list):
         return prompt
     expect_within_reach(model, prompt)
-    return await model.tokenizer.encode(prompt)
+    add_special = asked.add_special_tokens is not False
+    return await model.tokenizer.encode(prompt, add_special=add_special)

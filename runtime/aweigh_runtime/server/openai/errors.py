@@ -1,13 +1,15 @@
 """Every error that a client can see, as OpenAI writes them.
 
-No exception's own text gets out, with two exceptions that only say what the client has sent: the
-JSON decoder's words about a field, and those of a template that refuses a chat.
+No exception's own text gets out, but for words that only say what the client has sent: the JSON
+decoder's about a field, a template's that refuses a chat, and the grammar compiler's.
 """
 
 from collections.abc import Mapping
 
 import msgspec
 from aiohttp import web
+
+from aweigh_runtime.engine.messages import FailureKind
 
 _encoder = msgspec.json.Encoder()
 
@@ -132,6 +134,24 @@ def out_of_room(limit_bytes: int) -> ApiError:
         code="overloaded",
         headers={"Retry-After": "1"},
     )
+
+
+def request_failed(kind: FailureKind, message: str) -> ApiError:
+    """The engine cannot finish one answer. What it says of length and grammar is for the client."""
+    match kind:
+        case "too_long":
+            return invalid(message, code="context_length_exceeded")
+        case "grammar":
+            return invalid(f"The wanted form cannot be kept to: {message}", code="grammar")
+        case "out_of_memory":
+            return ApiError(
+                503,
+                "This server ran out of memory for this request; send it again, or a shorter one.",
+                code="out_of_memory",
+                headers={"Retry-After": "1"},
+            )
+        case "internal":
+            return internal()
 
 
 def engine_lost() -> ApiError:

@@ -1,12 +1,14 @@
 """What clients get: replies and the chunks of a stream, as OpenAI writes them."""
 
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 
+from aweigh_runtime.server.openai.logprobs import ChatLogprobs, PromptLogprobs, TextLogprobs
+
 _encoder = msgspec.json.Encoder()
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "tool_calls"]
 
 
 class PromptDetails(msgspec.Struct, frozen=True):
@@ -24,12 +26,44 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptDetails = PromptDetails()
 
 
+class FunctionDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a chunk adds to a call: the name at once, the arguments piece by piece."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a chunk adds to one of an answer's calls; id, type and name come with its first."""
+
+    index: int
+    function: FunctionDelta
+    id: str | None = None
+    type: str | None = None
+
+
+class CalledFunction(msgspec.Struct, frozen=True):
+    """What is called."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """One of an answer's calls."""
+
+    id: str
+    function: CalledFunction
+    type: str = "function"
+
+
 class ChatMessage(msgspec.Struct, frozen=True):
     """An answer."""
 
-    content: str
+    content: str | None
     role: str = "assistant"
     refusal: None = None
+    tool_calls: list[ToolCall] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -38,7 +72,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     index: int
     message: ChatMessage
     finish_reason: Finish
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -46,6 +80,7 @@ class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
 
     role: str | None = None
     content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True):
@@ -54,7 +89,7 @@ class ChatChunkChoice(msgspec.Struct, frozen=True):
     index: int
     delta: ChatDelta
     finish_reason: Finish | None = None
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class TextChoice(msgspec.Struct, frozen=True):
@@ -63,18 +98,23 @@ class TextChoice(msgspec.Struct, frozen=True):
     index: int
     text: str
     finish_reason: Finish | None = None
-    logprobs: None = None
+    logprobs: TextLogprobs | None = None
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
+AnyChoice = TypeVar("AnyChoice", bound=msgspec.Struct)
+
+
+class Reply(msgspec.Struct, Generic[AnyChoice], frozen=True, kw_only=True):
     """A whole reply, or one chunk of a stream, which has a usage only when that was asked for."""
 
     id: str
     object: str
     created: int
     model: str
-    choices: list[ChatChoice] | list[ChatChunkChoice] | list[TextChoice]
+    choices: list[AnyChoice]
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
     def json(self) -> bytes:
         """The body."""
@@ -106,6 +146,30 @@ class ModelList(msgspec.Struct, frozen=True):
         return _encoder.encode(self)
 
 
-def usage(num_prompt: int, num_answer: int) -> Usage:
+class Tokenized(msgspec.Struct, frozen=True):
+    """Body of /tokenize."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+    def json(self) -> bytes:
+        """The body."""
+        return _encoder.encode(self)
+
+
+class Detokenized(msgspec.Struct, frozen=True):
+    """Body of /detokenize."""
+
+    prompt: str
+
+    def json(self) -> bytes:
+        """The body."""
+        return _encoder.encode(self)
+
+
+def usage(num_prompt: int, num_cached: int, num_answer: int) -> Usage:
     """The figures of one request."""
-    return Usage(num_prompt, num_answer, num_prompt + num_answer)
+    details = PromptDetails(num_cached)
+    return Usage(num_prompt, num_answer, num_prompt + num_answer, details)

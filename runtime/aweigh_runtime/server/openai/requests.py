@@ -1,7 +1,6 @@
 """What clients may send. Types are strict, every number has bounds, unknown names are ignored.
 
-A known name that changes the answer and is not supported yet is refused, unless its value is the
-neutral one that some clients always send: what is accepted works.
+A known name that changes the answer and is not supported is refused: what is accepted works.
 """
 
 from typing import Annotated, Any, TypeVar
@@ -10,36 +9,62 @@ import msgspec
 from msgspec import Meta
 
 from aweigh_runtime.server.openai.errors import ApiError, invalid
+from aweigh_runtime.server.openai.structure import StructureFields
+from aweigh_runtime.server.openai.tools import MAX_CALLS, Mode, NamedChoice, PastCall, Tools
+from aweigh_runtime.server.openai.unsupported import expect_supported
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
+MAX_STOP_TOKENS = 64
+MAX_BIASES = 300
+MAX_LOGPROBS = 20
+MAX_SALT_CHARACTERS = 256
 MAX_MESSAGES = 4096
 MAX_PROMPTS = 32
+_INT32 = 2**31
 _INT64 = 2**63
 
 Stop = Annotated[str, Meta(max_length=MAX_STOP_CHARACTERS)]
-Count = Annotated[int, Meta(ge=1, le=2**31)]
+Count = Annotated[int, Meta(ge=1, le=_INT32)]
+TokenId = Annotated[int, Meta(ge=0, lt=_INT32)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Alternatives = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
     """What else a stream carries."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
-class Parameters(msgspec.Struct, frozen=True, kw_only=True):
+class Parameters(StructureFields, frozen=True, kw_only=True):
     """What both endpoints share."""
 
     model: str
     max_tokens: Count | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=_INT32)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=2**31)] | None = None  # 0 and -1: all
+    top_k: Annotated[int, Meta(ge=-1, le=_INT32)] | None = None  # 0 and -1: all
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=2)] | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=MAX_BIASES)] | None = None
     seed: Annotated[int, Meta(ge=-_INT64, le=_INT64 - 1)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_STOP_TOKENS)] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None  # in the answer's text; None: true
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=_INT32)] | None = None
+    prompt_logprobs: Alternatives | None = None
+    priority: Annotated[int, Meta(ge=-_INT32, lt=_INT32)] | None = None
+    cache_salt: Annotated[str, Meta(min_length=1, max_length=MAX_SALT_CHARACTERS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -55,6 +80,18 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
         """A stream ends with a chunk that has the usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
+    @property
+    def wants_usage_always(self) -> bool:
+        """Every chunk has the usage so far."""
+        return self.wants_usage and bool(
+            self.stream_options and self.stream_options.continuous_usage_stats
+        )
+
+    @property
+    def alternatives(self) -> int | None:
+        """So many likeliest tokens beside each one of the answer; None: no log-probabilities."""
+        raise NotImplementedError
+
 
 class TextPart(msgspec.Struct, frozen=True):
     """A part of a message."""
@@ -69,7 +106,8 @@ class Message(msgspec.Struct, frozen=True):
     role: str
     content: str | list[TextPart] | None = None
     name: str | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: Annotated[list[PastCall], Meta(max_length=MAX_CALLS)] | None = None
+    tool_call_id: str | None = None
 
 
 class ChatRequest(Parameters, frozen=True, kw_only=True):
@@ -77,85 +115,84 @@ class ChatRequest(Parameters, frozen=True, kw_only=True):
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Alternatives | None = None
+    tools: Tools | None = None
+    tool_choice: Mode | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
 
     @property
     def limit(self) -> int | None:
         """Tokens of the answer, under either of its names."""
         return self.max_completion_tokens or self.max_tokens
 
+    @property
+    def alternatives(self) -> int | None:
+        """OpenAI's two fields in one."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
 
 class CompletionRequest(Parameters, frozen=True, kw_only=True):
     """Body of /v1/completions."""
 
     prompt: str | list[Any]
+    logprobs: Alternatives | None = None
+    echo: bool | None = None
+    add_special_tokens: bool | None = None  # around a prompt that is a text; None: true
+
+    @property
+    def alternatives(self) -> int | None:
+        """Under the name that this endpoint has for it."""
+        return self.logprobs
 
 
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
-    "length_penalty": (1,),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "prompt_logprobs": (),
-    "best_of": (1,),
-    "echo": (False,),
-    "suffix": ("",),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": ({},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "web_search_options": (),
-    "use_beam_search": (False,),
-    "min_tokens": (0,),
-    "ignore_eos": (False,),
-    "stop_token_ids": ([],),
-    "include_stop_str_in_output": (False,),
-    "bad_words": ([],),
-    "allowed_token_ids": (),
-    "logits_processors": ([],),
-    "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "continue_final_message": (False,),
-    "add_generation_prompt": (True,),
-    "documents": ([],),
-    "truncate_prompt_tokens": (),
-    "prompt_embeds": (),
-}
+class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of /tokenize: a text, or a chat as the model's template writes it."""
 
-RequestType = TypeVar("RequestType", ChatRequest, CompletionRequest)
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    tools: Tools | None = None
+    tool_choice: Mode | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
 
 
-def parse(body: bytes | bytearray, kind: type[RequestType]) -> RequestType:
+class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of /detokenize."""
+
+    tokens: list[TokenId]
+    model: str | None = None
+
+
+Body = TypeVar("Body", ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+
+
+def parse(body: bytes | bytearray, kind: type[Body]) -> Body:
     """Read a request.
 
     Raises:
         ApiError: with status 400 and the field's name.
     """
     values = _object(body)
-    for name, neutral in _NEUTRAL.items():
-        value = values.get(name)
-        if value is not None and not _among(value, neutral):
-            raise invalid(f"'{name}' is not supported yet: remove it.", name)
+    expect_supported(values, kind.__struct_fields__)
     try:
-        return msgspec.convert(values, kind)
+        asked = msgspec.convert(values, kind, str_keys=True)
     except msgspec.ValidationError as error:
         raise _described(error) from error
+    if isinstance(asked, Parameters):
+        _expect_consistent(asked)
+    return asked
 
 
-def _among(value: Any, neutral: tuple[Any, ...]) -> bool:
-    """Equal and of the same kind: False is not 0 here."""
-    return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in neutral)
+def _expect_consistent(asked: Parameters) -> None:
+    if asked.stream and asked.prompt_logprobs is not None:
+        raise invalid(
+            "'prompt_logprobs' cannot be streamed: remove it or 'stream'.", "prompt_logprobs"
+        )
+    if isinstance(asked, ChatRequest) and asked.top_logprobs and not asked.logprobs:
+        raise invalid("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
 
 
 def _object(body: bytes | bytearray) -> dict[str, Any]:
@@ -173,8 +210,9 @@ def _object(body: bytes | bytearray) -> dict[str, Any]:
 
 def _described(error: msgspec.ValidationError) -> ApiError:
     """msgspec says what it expected and where: `Expected int, got str - at $.max_tokens`."""
-    what, _, path = str(error).partition(" - at `$")
-    where = path.strip("`").lstrip(".")
+    what, _, path = str(error).partition(" - at `")
+    where = path.removeprefix("key` in `").strip("`").removeprefix("$").lstrip(".")
+    where = where.removesuffix("[...]")  # some value of a mapping
     missing = what.removeprefix("Object missing required field `")
     if missing != what:
         where = f"{where}.{missing.strip('`')}".lstrip(".")

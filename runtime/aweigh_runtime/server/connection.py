@@ -1,0 +1,148 @@
+"""One client's connection: HTTP/1.1, and how long everything may take. It knows no route."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from aweigh_runtime.server.openai import errors
+from aweigh_runtime.server.openai.errors import ApiError
+
+WRITE_BUFFER_BYTES = 64 << 10  # TLS would take 512 KiB
+SERVER = "aweigh"  # not which version of what else
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a client may take; more, and it is cut off."""
+
+    head_s: float = 10.0  # from the first byte of a request to the end of its headers
+    idle_s: float = 60.0  # without a request
+    stall_s: float = 30.0  # not reading what was sent
+    age_s: float = 60.0  # half to one and a half times that, so that new pods get connections
+    connections: int = 20_000
+
+
+class Alarm:
+    """Does something later, unless it is called off."""
+
+    __slots__ = ("_handle", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._handle: asyncio.TimerHandle | None = None
+
+    def set(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Once; an alarm that is set stays as it is."""
+        if self._handle is None:
+            self._handle = self._loop.call_later(delay_s, action)
+
+    def call_off(self) -> None:
+        """It may be set again."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's connection with the limits that it lacks."""
+
+    __slots__ = ("_ended", "_head", "_limits", "_old_at_s", "_stall", "_wire")
+
+    def __init__(self, server: web.Server, limits: Limits) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=limits.idle_s,
+            access_log=None,  # type: ignore[arg-type]  # its type forgets what its code allows
+        )
+        self._limits = limits
+        self._old_at_s = loop.time() + limits.age_s * random.uniform(0.5, 1.5)
+        self._head = Alarm(loop)
+        self._stall = Alarm(loop)
+        self._wire: asyncio.Transport | None = None  # as long as it is open, however it ends
+        self._ended = False
+
+    @property
+    def old(self) -> bool:
+        """Its next answer should be its last."""
+        return self._loop.time() > self._old_at_s
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has come."""
+        super().connection_made(transport)
+        self._wire = self.transport
+        assert self._wire is not None
+        self._wire.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client is gone."""
+        self._wire = None
+        self._head.call_off()
+        self._stall.call_off()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come. A request that has begun must have all its headers soon."""
+        super().data_received(data)
+        if self._waiter is None or self._waiter.done():  # a request is there
+            self._head.call_off()
+        elif data:
+            self._head.set(self._limits.head_s, self.force_close)
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as we write: buffers are full."""
+        super().pause_writing()
+        self._expect_progress()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        super().resume_writing()
+        self._stall.call_off()
+        if self._ended:
+            self._expect_progress()
+
+    async def start(self) -> None:
+        """Serve its requests; then it must take what is still on its way."""
+        try:
+            await super().start()
+        finally:
+            self._ended = True
+            self._expect_progress()
+
+    def _expect_progress(self) -> None:
+        if self._wire is not None:
+            self._stall.set(self._limits.stall_s, self._wire.abort)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is not HTTP, in a sentence of ours."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has already begun")
+        response = (_not_http() if status == 400 else errors.internal()).response()
+        response.headers["Server"] = SERVER
+        response.force_close()
+        return response
+
+
+class Refused(asyncio.Protocol):
+    """One connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It ends at once."""
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.abort()
+
+
+def _not_http() -> ApiError:
+    return errors.invalid(
+        "This is not a valid HTTP/1.1 request; its line or headers are malformed or too long."
+    )

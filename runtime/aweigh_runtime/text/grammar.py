@@ -1,0 +1,158 @@
+"""Grammars for structured output: made from what clients ask for, and checked before the engine.
+
+Nothing is compiled in this process, which only writes llguidance's JSON form; a process that can be
+killed compiles it. Nothing that a schema refers to is fetched.
+"""
+
+import hashlib
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aweigh_runtime.text.grammar_messages import Check, Checked, Prepare
+from aweigh_runtime.text.worker import NoAnswer, Worker
+
+CHECK_DEADLINE_S = 5.0
+MAX_GRAMMAR_BYTES = 64 << 10
+MAX_SCHEMA_DEPTH = 32
+MAX_KNOWN = 1024
+_MAX_PROBLEM_CHARACTERS = 500
+_WORKER = "aweigh_runtime.text.grammar_worker"
+# A model that may write white space for ever sometimes does.
+_JSON_SPACE = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}
+_SLASH = re.compile(r"\\.|/", re.DOTALL)  # and what is escaped, to pass over it
+
+Schema = dict[str, Any] | bool
+
+
+class GrammarRefused(ValueError):
+    """No answer can be written in this grammar, or it exceeds a limit."""
+
+
+class Grammars:
+    """Checks grammars for one model, and remembers which were found valid."""
+
+    def __init__(self, tokenizer: Path, vocab_size: int, end_tokens: Sequence[int]) -> None:
+        self._worker = Worker(_WORKER, Prepare(str(tokenizer), vocab_size, list(end_tokens)))
+        self._known: OrderedDict[bytes, None] = OrderedDict()  # digests, the oldest first
+
+    async def check(self, grammar: str) -> None:
+        """Return if answers can be written in it.
+
+        Raises:
+            GrammarRefused: with the reason.
+        """
+        name = hashlib.sha256(grammar.encode()).digest()
+        if name not in self._known:
+            await self._compile(grammar)
+        self._known[name] = None
+        self._known.move_to_end(name)
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
+
+    async def close(self) -> None:
+        """End the process that compiles."""
+        await self._worker.close()
+
+    async def _compile(self, grammar: str) -> None:
+        try:
+            body = await self._worker.ask(Check(grammar), CHECK_DEADLINE_S)
+        except NoAnswer as error:
+            raise GrammarRefused(f"compiling was given up: {error}") from error
+        problem = msgspec.msgpack.decode(body, type=Checked).problem
+        if problem is not None:
+            raise GrammarRefused(problem[:_MAX_PROBLEM_CHARACTERS])
+
+
+def of_schema(schema: Schema | str) -> str:
+    """Any JSON value that the schema allows.
+
+    Raises:
+        GrammarRefused: a limit is exceeded, or the schema lies elsewhere.
+    """
+    if isinstance(schema, str):
+        schema = _parsed(schema)
+    if schema is False:
+        raise GrammarRefused("the schema is false, which allows no answer")
+    schema = {} if schema is True else schema
+    _expect_flat(schema)
+    return _grammar({"json_schema": {**schema, "x-guidance": _JSON_SPACE}})
+
+
+def of_regex(regex: str) -> str:
+    """Any text that the whole of the expression matches.
+
+    Raises:
+        GrammarRefused: it is too long.
+    """
+    delimited = _SLASH.sub(lambda match: r"\/" if match.group() == "/" else match.group(), regex)
+    return _grammar({"lark_grammar": f"start: /{delimited}/"})
+
+
+def of_choice(alternatives: Sequence[str]) -> str:
+    """One of these texts.
+
+    Raises:
+        GrammarRefused: they are too long together, or one is empty.
+    """
+    if not all(alternatives):
+        raise GrammarRefused("an alternative is empty; expected at least one character")
+    quoted = (json.dumps(text) for text in alternatives)
+    return _grammar({"lark_grammar": f"start: {' | '.join(quoted)}"})
+
+
+def of_lark(grammar: str, most_bytes: int = MAX_GRAMMAR_BYTES) -> str:
+    """Any text of a grammar in Lark's notation.
+
+    Raises:
+        GrammarRefused: it is too long.
+    """
+    return _grammar({"lark_grammar": grammar}, most_bytes)
+
+
+def _grammar(source: dict[str, Any], most_bytes: int = MAX_GRAMMAR_BYTES) -> str:
+    grammar = json.dumps({"grammars": [source]}, ensure_ascii=False)
+    size = len(grammar.encode())
+    if size > most_bytes:
+        raise GrammarRefused(f"it has {size} bytes; expected {most_bytes} at most")
+    return grammar
+
+
+def _parsed(text: str) -> Schema:
+    try:
+        schema: Schema = msgspec.json.decode(text, type=dict[str, Any] | bool)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise GrammarRefused("the schema is a text that is not a JSON object") from error
+    return schema
+
+
+def _expect_flat(schema: Schema) -> None:
+    """Level by level: a schema that is too deep for recursion gets here, too."""
+    level: list[Any] = [schema]
+    for _ in range(MAX_SCHEMA_DEPTH):
+        for value in level:
+            _expect_here(value)
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return
+    raise GrammarRefused(f"the schema is nested deeper than {MAX_SCHEMA_DEPTH} levels")
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, list) else []
+
+
+def _expect_here(value: Any) -> None:
+    target = value.get("$ref") if isinstance(value, dict) else None
+    if isinstance(target, str) and not target.startswith("#"):
+        raise GrammarRefused(
+            f"$ref is {target[:100]!r}; expected a place in the same schema, as '#/$defs/name': "
+            "nothing is fetched"
+        )

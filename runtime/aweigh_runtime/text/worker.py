@@ -1,0 +1,77 @@
+"""Asks a process of our own, one question at a time, and kills it when the answer is late.
+
+For what a client or a model can make slow or large. The process is started again when it is needed.
+"""
+
+import asyncio
+import os
+
+import msgspec
+
+from aweigh_runtime import wire
+from aweigh_runtime.child import Child
+
+START_DEADLINE_S = 30.0
+# What Python and strftime need. The rest, such as tokens, is none of the worker's business.
+_ENVIRONMENT = ("PATH", "PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
+
+
+class NoAnswer(Exception):
+    """The process did not finish in time, or died; it is gone now."""
+
+
+class Worker:
+    """The asking side. `order` is the first message of every start, and is answered too."""
+
+    def __init__(self, module: str, order: msgspec.Struct) -> None:
+        self._module = module
+        self._order = order
+        self._child: Child | None = None
+        self._turn = asyncio.Lock()
+
+    async def start(self) -> bytes:
+        """The answer to the order.
+
+        Raises:
+            NoAnswer: with the reason.
+        """
+        async with self._turn:
+            return await self._start()
+
+    async def ask(self, question: msgspec.Struct, deadline_s: float) -> bytes:
+        """The answer to a question; the time for others' questions and for a start is not counted.
+
+        Raises:
+            NoAnswer: with the reason.
+        """
+        async with self._turn:
+            if self._child is None:
+                await self._start()
+            return await self._exchange(question, deadline_s)
+
+    async def close(self) -> None:
+        """End the process."""
+        if self._child is not None:
+            child, self._child = self._child, None
+            await child.kill()
+
+    async def _start(self) -> bytes:
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        self._child = await Child.start(self._module, environment)
+        return await self._exchange(self._order, START_DEADLINE_S)
+
+    async def _exchange(self, question: msgspec.Struct, deadline_s: float) -> bytes:
+        assert self._child is not None
+        answered = False
+        try:
+            self._child.send(question)
+            body = await asyncio.wait_for(wire.read_frame(self._child.reader), deadline_s)
+            answered = True
+            return body
+        except TimeoutError as error:
+            raise NoAnswer(f"it did not finish within {deadline_s:g} s") from error
+        except EOFError as error:
+            raise NoAnswer("its process died, probably for want of memory") from error
+        finally:  # also when the client has gone: the answer would be taken for the next one's
+            if not answered:
+                await self.close()

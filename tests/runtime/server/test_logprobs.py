@@ -1,0 +1,175 @@
+"""Log-probabilities: OpenAI's two forms, whole and streamed, and those of prompts."""
+
+import itertools
+import json
+import math
+from typing import Any
+
+import openai
+import pytest
+
+from tests.runtime.serving import MODEL, Served
+from tests.runtime.text.helmsman import BACKEND
+
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
+
+
+def chat(server: Served, **fields: Any) -> dict[str, Any]:
+    response = server.chat(**{**GREEDY, "logprobs": True, **fields})
+    assert response.status_code == 200, response.text
+    choice: dict[str, Any] = response.json()["choices"][0]
+    return choice
+
+
+def completion(server: Served, prompt: Any = "A Pod is", **fields: Any) -> dict[str, Any]:
+    response = server.complete(prompt, **{**GREEDY, "logprobs": 2, **fields})
+    assert response.status_code == 200, response.text
+    choice: dict[str, Any] = response.json()["choices"][0]
+    return choice
+
+
+def streamed(server: Served, path: str, **fields: Any) -> list[dict[str, Any]]:
+    ask = server.chat if path == "chat" else lambda **f: server.complete("A Pod is", **f)
+    text = ask(**{**GREEDY, **fields}, stream=True).text
+    events = [json.loads(event[6:]) for event in text.split("\n\n") if event.startswith("data: {")]
+    return [event["choices"][0] for event in events]
+
+
+def test_a_chat_has_them_for_every_token_of_its_text(server: Served) -> None:
+    choice = chat(server, top_logprobs=3)
+    tokens = choice["logprobs"]["content"]
+    assert "".join(token["token"] for token in tokens) == choice["message"]["content"]
+    assert bytes(itertools.chain(*(t["bytes"] for t in tokens))).decode() == "".join(
+        token["token"] for token in tokens
+    )
+    for token in tokens:
+        tops = [top["logprob"] for top in token["top_logprobs"]]
+        assert len(tops) == 3
+        assert tops == sorted(tops, reverse=True)
+        assert token["top_logprobs"][0]["token"] == token["token"]  # greedy takes the likeliest
+        assert token["logprob"] == tops[0] <= 0
+        assert sum(map(math.exp, tops)) <= 1 + 1e-6
+
+
+def test_without_alternatives_the_list_of_them_is_empty(server: Served) -> None:
+    assert chat(server)["logprobs"]["content"][0]["top_logprobs"] == []
+    assert chat(server, logprobs=False)["logprobs"] is None
+
+
+@pytest.mark.parametrize("stop", [None, " contain", "s of c"])
+def test_a_streamed_chat_has_the_same_ones(server: Served, stop: str | None) -> None:
+    fields = {"logprobs": True, "top_logprobs": 2, "stop": stop}
+    pieces = streamed(server, "chat", **fields)
+    whole = chat(server, top_logprobs=2, stop=stop)
+    content = [token for piece in pieces for token in (piece["logprobs"] or {}).get("content", [])]
+    assert content == whole["logprobs"]["content"]
+    text = "".join(piece["delta"].get("content", "") for piece in pieces)
+    assert text == whole["message"]["content"]
+    assert "".join(token["token"] for token in content).startswith(text)
+
+
+def test_a_completion_has_them_in_four_lists(server: Served) -> None:
+    choice = completion(server)
+    listed = choice["logprobs"]
+    assert "".join(listed["tokens"]) == choice["text"]
+    begins = [*itertools.accumulate(map(len, listed["tokens"]), initial=0)][:-1]
+    assert listed["text_offset"] == begins
+    rows = zip(listed["tokens"], listed["token_logprobs"], listed["top_logprobs"], strict=True)
+    for token, logprob, top in rows:
+        assert top[token] == logprob
+        assert len(top) == 2
+
+
+def test_a_streamed_completion_has_the_same_lists(server: Served) -> None:
+    pieces = [p for p in streamed(server, "text", logprobs=2, echo=True) if p["logprobs"]]
+    whole = completion(server, echo=True)["logprobs"]
+    for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+        assert [one for piece in pieces for one in piece["logprobs"][name]] == whole[name]
+
+
+def test_a_sampled_token_stands_beside_the_likeliest_ones(server: Served) -> None:
+    listed = completion(server, temperature=2, seed=5, logprobs=1, max_tokens=30)["logprobs"]
+    assert {len(top) for top in listed["top_logprobs"]} == {1, 2}
+    for token, logprob, top in zip(
+        listed["tokens"], listed["token_logprobs"], listed["top_logprobs"], strict=True
+    ):
+        assert logprob == top[token] == min(top.values())
+
+
+def test_an_echo_has_those_of_the_prompt_which_are_those_of_generating_it(server: Served) -> None:
+    generated = completion(server, [7, 500, 319], ignore_eos=True, logprobs=0)
+    answer = generated["logprobs"]["tokens"]
+    ids = BACKEND.encode(generated["text"], add_special_tokens=False).ids
+    assert [BACKEND.decode([id]) for id in ids] == answer
+    echoed = completion(server, [7, 500, 319, *ids], echo=True, logprobs=0, max_tokens=1)
+    listed = echoed["logprobs"]
+    assert listed["token_logprobs"][0] is listed["top_logprobs"][0] is None
+    assert listed["token_logprobs"][3:-1] == pytest.approx(
+        generated["logprobs"]["token_logprobs"], abs=1e-4
+    )
+    assert "".join(listed["tokens"]) == echoed["text"]
+
+
+def test_prompt_logprobs_are_listed_by_token_id(server: Served) -> None:
+    reply = server.complete([38, 657, 319], prompt_logprobs=1, **GREEDY).json()
+    first, *others = reply["choices"][0]["prompt_logprobs"]
+    assert first is None
+    for id, listed in zip((657, 319), others, strict=True):
+        assert listed[str(id)]["decoded_token"] == BACKEND.decode([id])
+        assert min(one["rank"] for one in listed.values()) == 1
+        assert len(listed) == (1 if listed[str(id)]["rank"] == 1 else 2)
+    chatted = server.chat(prompt_logprobs=0, n=2, **GREEDY).json()
+    assert len(chatted["prompt_logprobs"]) == chatted["usage"]["prompt_tokens"]
+    again = server.complete([38, 657, 319], prompt_logprobs=1, n=2, **GREEDY).json()
+    for choice in again["choices"]:
+        assert choice["prompt_logprobs"][1]["657"]["logprob"] == pytest.approx(
+            others[0]["657"]["logprob"], abs=1e-4
+        )
+
+
+def test_a_token_that_is_half_a_character_shows_its_bytes(server: Served) -> None:
+    whale = BACKEND.encode("🐳", add_special_tokens=False).ids
+    assert len(whale) > 1
+    bias = {str(whale[0]): 100}
+    choice = chat(server, logit_bias=bias, max_tokens=1)
+    (token,) = choice["logprobs"]["content"]
+    assert bytes(token["bytes"]) == "🐳".encode()[: len(token["bytes"])]
+    assert token["token"] == "bytes:" + "".join(f"\\x{byte:02x}" for byte in token["bytes"])
+
+
+def test_what_the_client_cannot_have_is_refused(server: Served) -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
+        ({"prompt_logprobs": 0, "stream": True}, "prompt_logprobs"),
+        ({"logprobs": 3}, "logprobs"),
+    ]
+    for fields, param in refused:
+        response = server.chat(max_tokens=1, **fields)
+        assert response.status_code == 400, response.text
+        assert response.json()["error"]["param"] == param
+
+
+def test_a_request_has_a_bounded_number_of_them(server: Served) -> None:
+    fields: dict[str, Any] = {"n": 8, "prompt_logprobs": 20, "max_tokens": 1}
+    response = server.complete([[7] * 1000] * 4, **fields)
+    assert response.status_code == 400
+    assert "expected 524288 at most" in response.json()["error"]["message"]
+
+
+def test_the_openai_client_reads_both_forms(server: Served) -> None:
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    chatted = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "What is a Pod?"}],
+        logprobs=True,
+        top_logprobs=1,
+        max_tokens=2,
+    )
+    assert chatted.choices[0].logprobs is not None
+    assert chatted.choices[0].logprobs.content is not None
+    assert len(chatted.choices[0].logprobs.content) == 2
+    text = client.completions.create(model=MODEL, prompt="A", logprobs=1, max_tokens=2, echo=True)
+    assert text.choices[0].logprobs is not None
+    assert len(text.choices[0].logprobs.tokens or []) == 3

@@ -1,0 +1,63 @@
+"""The page at `/`, as a browser gets it, and its script against the real server."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from aweigh_runtime.server import page
+from tests.runtime.serving import Served
+
+FILES = Path(page.__file__).parent
+QUESTION = "What does the field replicas do in a Deployment, and what in a StatefulSet, please?"
+NODE = shutil.which("node")
+
+
+def test_the_page_brings_all_that_it_needs(server: Served) -> None:
+    html = httpx.get(f"{server.url}/")
+    assert html.headers["Content-Type"] == "text/html; charset=utf-8"
+    linked = re.findall(r'(?:src|href)="([^"]+)"', html.text)
+    assert sorted(linked) == ["page.css", "page.js"]
+    for name in linked:
+        answer = httpx.get(f"{server.url}/{name}")
+        assert answer.text == (FILES / name).read_text()
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
+def test_the_page_names_no_other_server() -> None:
+    for path in FILES.glob("*.*"):
+        assert not re.search(r"https?://|//[a-z]", path.read_text().replace("// ", ""))
+
+
+def test_every_field_of_the_page_has_a_label() -> None:
+    html = (FILES / "index.html").read_text()
+    for field in re.findall(r"<(?:input|textarea)[^>]*>", html):
+        (id,) = re.findall(r'id="(\w+)"', field)
+        assert f'for="{id}"' in html or re.search(rf"<label[^>]*>[^<]*{re.escape(field)}", html)
+
+
+@pytest.mark.skipif(NODE is None, reason="Node runs the page's script")
+def test_the_page_shows_the_answer_and_its_figures(server: Served) -> None:
+    _shown(server)
+    second = _shown(server)
+    (_, question), (role, answer) = second["turns"]
+    assert (role, question) == ("assistant", QUESTION)
+    assert len(answer) > 20
+    figures = second["shown"]
+    assert re.fullmatch(r"\d+\.\d", figures["rate"])
+    assert re.fullmatch(r"\d+ ms", figures["first"])
+    assert re.fullmatch(r"[1-9]\d* %", figures["hits"])
+
+
+def _shown(server: Served) -> dict[str, Any]:
+    """What the page shows once its first question has been answered."""
+    driver = Path(__file__).parent / "page_driver.js"
+    command = [str(NODE), str(driver), str(FILES / "page.js"), server.url, QUESTION]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    shown: dict[str, Any] = json.loads(ended.stdout)
+    return shown

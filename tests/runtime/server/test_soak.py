@@ -1,0 +1,181 @@
+"""A server under random load for many minutes is at its end what it was at its start.
+
+AWEIGH_SOAK_MINUTES sets the length. The figures are printed as one line of JSON.
+"""
+
+import asyncio
+import json
+import os
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import Tell
+from tests.runtime.server.load import Client
+from tests.runtime.serving import MODEL, Served, serving, wait_for
+
+MINUTES = float(os.environ.get("AWEIGH_SOAK_MINUTES", "20"))
+KEYS = ["alice-0123456789abcdef", "bob-0123456789abcdefgh"]
+FLAGS = (
+    "--dtype=fp32",
+    "--kv-cache-memory=6Mi",  # 768 tokens
+    "--prefix-cache-host-memory=32Mi",
+    "--max-model-len=512",
+    "--max-running=8",
+    "--max-waiting=16",
+)
+NUM_WORKERS = 24  # some of them with several answers: the queue is full now and then
+SAMPLE_S = 2.0
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+GROWTH = 0.02  # of the memory, over the second half
+SPREAD_BYTES = 2 << 20  # of single measurements
+NUM_PLAIN = 20
+SLOWER = 1.5
+
+
+@dataclass
+class Trail:
+    """One process, looked at again and again."""
+
+    pid: int
+    times_s: list[float] = field(default_factory=list)
+    resident_bytes: list[int] = field(default_factory=list)
+    num_files: list[int] = field(default_factory=list)
+
+    def look(self, now_s: float) -> None:
+        process = Path(f"/proc/{self.pid}")
+        self.times_s.append(now_s)
+        self.resident_bytes.append(int((process / "statm").read_text().split()[1]) * PAGE_BYTES)
+        self.num_files.append(len(list((process / "fd").iterdir())))
+
+    def growth_bytes(self) -> float:
+        """Of the line through the second half, from its start to its end."""
+        half = len(self.times_s) // 2
+        times_s = self.times_s[half:]
+        slope, _ = statistics.linear_regression(times_s, self.resident_bytes[half:])
+        return float(slope * (times_s[-1] - times_s[0]))
+
+    def figures(self) -> dict[str, float]:
+        half = len(self.times_s) // 2
+        return {
+            "first_mib": round(self.resident_bytes[0] / 2**20, 1),
+            "half_mib": round(self.resident_bytes[half] / 2**20, 1),
+            "last_mib": round(self.resident_bytes[-1] / 2**20, 1),
+            "growth_second_half_percent": round(
+                100 * self.growth_bytes() / statistics.median(self.resident_bytes), 2
+            ),
+            "files_first": self.num_files[0],
+            "files_last": self.num_files[-1],
+        }
+
+
+async def _watch(trails: Sequence[Trail]) -> None:
+    while True:
+        for trail in trails:
+            trail.look(time.monotonic())
+        await asyncio.sleep(SAMPLE_S)
+
+
+async def _load(served: Served, trails: Sequence[Trail], end_s: float) -> Client:
+    client = Client(served.url, KEYS, random.Random(7))
+    watching = asyncio.create_task(_watch(trails))
+    await client.run(NUM_WORKERS, lambda: time.monotonic() < end_s)
+    watching.cancel()
+    return client
+
+
+def _plain_s(served: Served, seed: int) -> float:
+    """The quickest of several requests that nothing is cached for."""
+    seconds = []
+    for number in range(NUM_PLAIN):
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": f"{seed} {number}: what is a Pod?"}],
+            "max_tokens": 20,
+            "temperature": 0,
+            "ignore_eos": True,
+        }
+        started_s = time.monotonic()
+        response = httpx.post(
+            f"{served.url}/v1/chat/completions",
+            json=body,
+            headers={"Authorization": f"Bearer {KEYS[0]}"},
+            timeout=60,
+        )
+        seconds.append(time.monotonic() - started_s)
+        assert response.status_code == 200, response.text
+    return min(seconds)
+
+
+def _at_rest(served: Served) -> bool:
+    state = served.state()
+    held = None if state.kv_tokens is None else state.kv_tokens.held
+    return (state.running, state.waiting, state.waiting_prompt_tokens, held) == (0, 0, 0, 0)
+
+
+def _errors(served: Served) -> list[str]:
+    lines = served.log.read_text().splitlines()
+    return [line for line in lines if json.loads(line)["level"] in ("warning", "error")]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(MINUTES * 60 + 300)
+def test_a_server_under_random_load_stays_what_it_was(tmp_path: Path, tell: Tell) -> None:
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    for number, key in enumerate(KEYS):
+        (keys / f"tenant-{number}").write_text(key)
+    with serving(tmp_path, f"--api-keys-dir={keys}", *FLAGS) as served:
+        served.wait_ready()
+        at_start_s = _plain_s(served, 1)
+        trails = {
+            "api": Trail(served.process.pid),
+            "engine": Trail(served.children()["process"]),
+        }
+        for trail in trails.values():
+            trail.look(time.monotonic())
+        end_s = time.monotonic() + MINUTES * 60
+
+        tally = asyncio.run(_load(served, list(trails.values()), end_s)).tally
+
+        wait_for(lambda: _at_rest(served), 15, served)
+        for trail in trails.values():
+            trail.look(time.monotonic())
+        at_end_s = _plain_s(served, 2)
+        metrics = served.admin("/metrics").text
+        num_preempted = _metric(metrics, "aweigh_preemptions_total")
+        num_returned = _metric(metrics, "aweigh_prefix_cache_host_loaded_blocks_total")
+        figures = {
+            "minutes": MINUTES,
+            "asked": tally.asked.total(),
+            "answered": {str(status): number for status, number in sorted(tally.answered.items())},
+            "left": tally.left,
+            "wrong": len(tally.wrong),
+            "preemptions": num_preempted,
+            "host_loaded_blocks": num_returned,
+            "cached_tokens": _metric(metrics, "aweigh_cached_prompt_tokens_total"),
+            "plain_ms": [round(at_start_s * 1000, 1), round(at_end_s * 1000, 1)],
+            **{name: trail.figures() for name, trail in trails.items()},
+        }
+        tell(json.dumps(figures))
+        assert tally.wrong == []
+        assert _errors(served) == []
+        for name, trail in trails.items():
+            bound = GROWTH * statistics.median(trail.resident_bytes) + SPREAD_BYTES
+            assert trail.growth_bytes() < bound, name
+            assert trail.num_files[-1] <= trail.num_files[0] + 4, name
+        assert at_end_s < SLOWER * at_start_s
+        assert num_preempted > 0
+        assert num_returned > 0
+
+
+def _metric(text: str, name: str) -> float:
+    return next(
+        float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name}{{")
+    )

@@ -1,0 +1,150 @@
+"""Grammars of clients: what is accepted means what it says, the rest costs a bounded time."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llguidance import LLMatcher, LLTokenizer
+
+from aweigh_runtime.text import grammar as grammars
+from aweigh_runtime.text.grammar import (
+    GrammarRefused,
+    Grammars,
+    of_choice,
+    of_lark,
+    of_regex,
+    of_schema,
+)
+from tests.runtime.text.helmsman import DIRECTORY
+
+ENDS = [0, 3]
+TOKENS = LLTokenizer(str(DIRECTORY / "tokenizer.json"), eos_token=ENDS)
+SLOW = {"type": "integer", "multipleOf": 1_000_003}  # an automaton with a million states
+LATE_S = 1.0
+
+
+@pytest.fixture
+async def checker() -> AsyncIterator[Grammars]:
+    yield (checker := Grammars(DIRECTORY / "tokenizer.json", TOKENS.vocab_size, ENDS))
+    await checker.close()
+
+
+def accepts(grammar: str, text: str) -> bool:
+    matcher = LLMatcher(TOKENS, grammar, log_level=0)
+    assert not matcher.is_error(), matcher.get_error()
+    return bool(matcher.consume_tokens(TOKENS.tokenize_str(text)) and matcher.is_accepting())
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1))
+def test_every_alternative_is_in_the_grammar_of_a_choice(texts: list[str]) -> None:
+    grammar = of_choice(texts)
+    assert accepts(grammar, texts[0])
+    assert not accepts(grammar, texts[0] + "~" if texts[0] + "~" not in texts else "")
+
+
+@pytest.mark.parametrize(
+    ("regex", "inside", "outside"),
+    [
+        (r"\d{3}-\d{4}", "555-1234", "555-123"),
+        ("a/b", "a/b", "ab"),
+        (r"a\/b", "a/b", r"a\/b"),
+        (r"[/\\]+", "/\\/", "x"),
+        ("a\nb", "a\nb", "anb"),
+        ("yes|no", "no", "maybe"),
+        ("", "", "a"),
+    ],
+)
+def test_a_regex_is_matched_as_a_whole(regex: str, inside: str, outside: str) -> None:
+    assert accepts(of_regex(regex), inside)
+    assert not accepts(of_regex(regex), outside)
+
+
+def test_a_schema_may_be_a_text_and_holds() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    for form in (schema, json.dumps(schema)):
+        assert accepts(of_schema(form), '{"a": 5}')
+        assert not accepts(of_schema(form), "{}")
+    assert accepts(of_schema(True), '[1, {"b": null}]')
+
+
+def test_white_space_ends() -> None:
+    grammar = of_schema({"type": "object"})
+    assert accepts(grammar, '{\n    "a": 1}')
+    assert not accepts(grammar, "{" + " " * 65 + '"a": 1}')
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"$ref": "http://169.254.169.254/latest"}, "nothing is fetched"),
+        ({"properties": {"a": {"items": [{"$ref": "file:///etc/passwd"}]}}}, "nothing is fetched"),
+        ({"enum": ["x" * 70_000]}, "expected 65536 at most"),
+        (nested(40), "deeper than 32 levels"),
+        (nested(500), "deeper than 32 levels"),
+        (False, "allows no answer"),
+        ("{", "not a JSON object"),
+        ("[]", "not a JSON object"),
+        ("[" * 100_000, "not a JSON object"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_schema_beyond_the_limits_is_refused_unread(schema: Any, reason: str) -> None:
+    with pytest.raises(GrammarRefused, match=reason):
+        of_schema(schema)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "reason"),
+    [
+        (of_schema({"type": "objet"}), "Invalid type: objet"),
+        (of_schema({"not": {}}), "Unimplemented keys"),
+        (of_schema({"$ref": "#/$defs/none"}), "does not exist"),
+        (of_schema({"type": "string", "pattern": "("}), "unclosed group"),
+        (of_regex("("), "unclosed group"),
+        (of_regex("(?=a)"), "look-around"),
+        (of_lark("start: nobody"), "unknown name"),
+        (of_lark(""), "no start rule"),
+        (of_lark('start: %json {"$ref": "http://127.0.0.1/"}'), "does not fetch"),
+    ],
+)
+async def test_the_compilers_words_tell_what_is_wrong(
+    checker: Grammars, grammar: str, reason: str
+) -> None:
+    with pytest.raises(GrammarRefused, match=reason):
+        await checker.check(grammar)
+
+
+async def test_a_grammar_that_explodes_is_given_up_and_the_next_one_compiled(
+    checker: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammars, "CHECK_DEADLINE_S", LATE_S)
+    with pytest.raises(GrammarRefused, match="did not finish within 1 s"):
+        await checker.check(of_schema(SLOW))
+    await checker.check(of_schema({"type": "object"}))
+
+
+async def test_a_grammar_is_compiled_once_and_then_known(
+    checker: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = of_regex("a+"), of_regex("b+")
+    monkeypatch.setattr(grammars, "MAX_KNOWN", 1)
+    await checker.check(first)
+    monkeypatch.setattr(grammars, "CHECK_DEADLINE_S", 0.0)  # whatever is compiled now is late
+    await checker.check(first)
+    with pytest.raises(GrammarRefused):
+        await checker.check(second)
+    monkeypatch.setattr(grammars, "CHECK_DEADLINE_S", 5.0)
+    await checker.check(second)
+    monkeypatch.setattr(grammars, "CHECK_DEADLINE_S", 0.0)
+    with pytest.raises(GrammarRefused):  # the second has taken its place
+        await checker.check(first)
