@@ -36,7 +36,7 @@ def service(name):
     message = f"{name} waits"
     ready = {"type": "Ready", "status": "False", "reason": "ModelNotFound", "message": message}
     metadata = {"name": name, "namespace": namespace or "default"}
-    status = {"readyReplicas": world["serving"], "conditions": [ready]}
+    status = {"readyReplicas": world["serving"], "conditions": [ready], "url": world["url"]}
     return {"metadata": metadata, "status": status}
 
 
@@ -93,9 +93,10 @@ def fake_kubectl(
     stuck: tuple[str, ...] = (),
     port: int = 0,
     serving: int = 1,
+    url: str = "",
 ) -> FakeKubectl:
     """Put a kubectl into the folder; `port` is where its port-forward leads to, and each
-    service has `serving` pods that are ready."""
+    service has `serving` pods that are ready and this `url` in its status."""
     file = folder / "world.json"
     world = {
         "calls": [],
@@ -105,6 +106,7 @@ def fake_kubectl(
         "stuck": stuck,
         "port": port,
         "serving": serving,
+        "url": url,
     }
     file.write_text(json.dumps(world))
     script(folder, "kubectl", _PROGRAM.replace("__FILE__", repr(str(file))))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,19 +23,20 @@ class OpenAIServer:
         self.break_off_after: int | None = None  # words
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.api_key: str | None = None  # that every request needs
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["OpenAIServer"]:
+    async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator["OpenAIServer"]:
         """Listen on a free port of the loopback interface."""
         app = web.Application()
         app.router.add_get("/v1/models", self._guarded(self._models))
         app.router.add_post("/v1/chat/completions", self._guarded(self._chat))
         runner = web.AppRunner(app, shutdown_timeout=1.0)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         host, port = runner.addresses[0]
-        self.url = f"http://{host}:{port}/v1"
+        self.url = f"{'https' if tls else 'http'}://{host}:{port}/v1"
         try:
             yield self
         finally:
@@ -43,6 +45,8 @@ class OpenAIServer:
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
             self.keys.append(request.headers.get("Authorization"))
+            if self.api_key is not None and self.keys[-1] != f"Bearer {self.api_key}":
+                return _error(401, "an API key is needed.")
             if self.loading > 0:
                 self.loading -= 1
                 return _error(503, "the model is loading")

@@ -1,0 +1,1 @@
+"""Measures servers of language models: a load client, and what `aweigh bench` asks."""

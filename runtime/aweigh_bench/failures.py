@@ -1,0 +1,9 @@
+"""Why a measurement cannot be made: one sentence, subject, value, expected, remedy."""
+
+
+class BenchFailure(Exception):
+    """The command cannot measure what it was asked to."""
+
+
+class Unreachable(BenchFailure):
+    """Nobody answers at the endpoint, or what answers is no OpenAI API."""

@@ -1,0 +1,363 @@
+"""`aweigh bench`: the commands that measure."""
+
+import os
+from dataclasses import replace
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from aweigh_api import names
+from aweigh_cli.bench_options import (
+    CacheOption,
+    FlagsOption,
+    ModelArgument,
+    OptionalModel,
+    OutputOption,
+    PlotOption,
+    SaveOption,
+    SeedOption,
+    ThreadsOption,
+    UrlOption,
+    VocabularyOption,
+    as_typed,
+    carry_out,
+    expect_installed,
+    lengths_of,
+    limit_of,
+    percents_of,
+    setting_of,
+    sizes_of,
+)
+
+DEFAULT_URL = f"http://127.0.0.1:{names.HTTP_PORT}/v1"
+
+app = typer.Typer(
+    help="Measure servers of language models.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    callback=expect_installed,
+)
+
+
+@app.command()
+def serve(  # noqa: PLR0913 - the options of a load client
+    base_url: Annotated[
+        str, typer.Option(envvar="OPENAI_BASE_URL", help="URL of an OpenAI API.")
+    ] = DEFAULT_URL,
+    *,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="OPENAI_API_KEY", help="Its key.", show_envvar=True),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name of the model. (default: the endpoint's first)")
+    ] = None,
+    endpoint: Annotated[
+        Literal["chat", "completions"], typer.Option(help="Which route is asked.")
+    ] = "completions",
+    num_requests: Annotated[
+        int, typer.Option("--num-requests", "--num-prompts", min=1, help="Requests to measure.")
+    ] = 200,
+    request_rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Requests per second. (default: all at once)"),
+    ] = None,
+    burstiness: Annotated[
+        float, typer.Option(min=0.01, help="Of arrivals: 1 is Poisson, less comes in bursts.")
+    ] = 1.0,
+    concurrency: Annotated[
+        int | None,
+        typer.Option("--concurrency", "--max-concurrency", min=1, help="Most requests open."),
+    ] = None,
+    traffic: Annotated[
+        Literal["random", "shared-prefix", "sharegpt"], typer.Option(help="What is asked.")
+    ] = "random",
+    input_tokens: Annotated[
+        str, typer.Option(help="random: tokens of a prompt, 128 or 32:512.")
+    ] = "128:512",
+    output_tokens: Annotated[
+        str, typer.Option(help="random, shared-prefix: tokens of an answer.")
+    ] = "64:128",
+    num_prefixes: Annotated[
+        int, typer.Option(min=1, help="shared-prefix: how many different ones.")
+    ] = 10,
+    prefix_tokens: Annotated[int, typer.Option(min=1, help="shared-prefix: length of one.")] = 256,
+    suffix_tokens: Annotated[
+        int, typer.Option(min=1, help="shared-prefix: tokens that follow it.")
+    ] = 64,
+    sharegpt_file: Annotated[
+        Path | None,
+        typer.Option(help="sharegpt: JSON with conversations. (default: lengths like ShareGPT's)"),
+    ] = None,
+    prompts: Annotated[
+        Literal["ids", "text"] | None,
+        typer.Option(help="How prompts are sent. (default: ids; text to a chat)"),
+    ] = None,
+    vocabulary: VocabularyOption = 8000,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Answers have exactly the tokens asked for.")
+    ] = False,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 is greedy.")] = 0.0,
+    num_warmups: Annotated[int, typer.Option(min=0, help="Requests before the measured ones.")] = 2,
+    goodput: Annotated[
+        list[str] | None,
+        typer.Option(help="Limit in ms for a good answer: ttft:200, itl:50, e2e:2000; repeatable."),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for one request.")] = 600.0,
+    detailed: Annotated[
+        bool, typer.Option("--detailed", help="Keep each request's times in JSON.")
+    ] = False,
+    seed: SeedOption = 0,
+    output: OutputOption = "text",
+    save: SaveOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Measure an OpenAI endpoint under traffic.
+
+    Prints throughput, and mean, p50, p90 and p99 of time to first token, inter-token latency, time
+    per output token and end to end, all as a client sees them.
+    """
+    from aweigh_bench import serve as serving
+
+    options = serving.Options(
+        target=serving.Target(
+            base_url=base_url,
+            api_key=api_key,
+            model=model,
+            route=endpoint,
+            temperature=temperature,
+            ignore_eos=ignore_eos,
+            timeout_s=timeout,
+        ),
+        traffic=serving.Traffic(
+            kind=traffic,
+            num_requests=num_requests,
+            num_warmups=num_warmups,
+            input_tokens=lengths_of(input_tokens),
+            output_tokens=lengths_of(output_tokens),
+            num_prefixes=num_prefixes,
+            prefix_tokens=prefix_tokens,
+            suffix_tokens=suffix_tokens,
+            file=sharegpt_file,
+            as_text=(prompts or ("text" if endpoint == "chat" else "ids")) == "text",
+            vocabulary=vocabulary,
+            seed=seed,
+        ),
+        pace=serving.Pace(
+            request_rate=request_rate if request_rate and isfinite(request_rate) else None,
+            burstiness=burstiness,
+            concurrency=concurrency,
+        ),
+        limits_ms=dict(map(limit_of, goodput or [])),
+        detailed=detailed,
+        command=as_typed(),
+    )
+    carry_out(serving.run, options, output, save, plot)
+
+
+@app.command()
+def throughput(  # noqa: PLR0913 - see `serve`
+    model: OptionalModel = None,
+    *,
+    base_url: UrlOption = None,
+    against: Annotated[
+        Literal["transformers"] | None,
+        typer.Option(help="Compute the same prompts with its generate, in interleaved pairs."),
+    ] = None,
+    batches: Annotated[
+        str | None,
+        typer.Option(help="Requests at once. (default: 1,2,4,8,16,32,64; --against: 1,32)"),
+    ] = None,
+    input_tokens: Annotated[
+        str | None, typer.Option(help="Of a prompt. (default: 64; --against: 32:512)")
+    ] = None,
+    output_tokens: Annotated[
+        int | None, typer.Option(min=2, help="Of an answer. (default: 128; --against: 64)")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Bursts of each size.")] = 3,
+    pairs: Annotated[int, typer.Option(min=1, max=1000, help="--against: of each size.")] = 12,
+    threads: ThreadsOption = None,
+    serve_flag: FlagsOption = None,
+    cache_dir: CacheOption = None,
+    vocabulary: VocabularyOption = 8000,
+    seed: SeedOption = 0,
+    output: OutputOption = "text",
+    save: SaveOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Measure tokens per second by number of requests at once.
+
+    Starts `aweigh serve MODEL` on this machine for it, unless --base-url is given.
+    """
+    from aweigh_bench import against as comparison
+    from aweigh_bench import throughput as growth
+
+    setting = setting_of(
+        model, serve_flag, threads, cache_dir, base_url=base_url, vocabulary=vocabulary, seed=seed
+    )
+    if against is None:
+        growing = growth.Options(
+            setting=setting,
+            batches=sizes_of(batches or "1,2,4,8,16,32,64"),
+            input_tokens=lengths_of(input_tokens or "64"),
+            output_tokens=output_tokens or 128,
+            rounds=rounds,
+            command=as_typed(),
+        )
+        carry_out(growth.run, growing, output, save, plot)
+        return
+    threads = threads or len(os.sched_getaffinity(0))
+    compared = comparison.Options(
+        setting=replace(setting, threads=threads),
+        threads=threads,
+        batches=sizes_of(batches or "1,32"),
+        input_tokens=lengths_of(input_tokens or "32:512"),
+        output_tokens=output_tokens or 64,
+        pairs=pairs,
+        command=as_typed(),
+    )
+    carry_out(comparison.run, compared, output, save, plot)
+
+
+@app.command()
+def latency(  # noqa: PLR0913 - see `serve`
+    model: OptionalModel = None,
+    *,
+    base_url: UrlOption = None,
+    lengths: Annotated[str, typer.Option(help="Tokens of prompts.")] = "16,64,256,1024",
+    output_tokens: Annotated[int, typer.Option(min=2, help="Of an answer.")] = 32,
+    iterations: Annotated[int, typer.Option(min=1, help="Requests of each length.")] = 20,
+    threads: ThreadsOption = None,
+    serve_flag: FlagsOption = None,
+    cache_dir: CacheOption = None,
+    vocabulary: VocabularyOption = 8000,
+    seed: SeedOption = 0,
+    output: OutputOption = "text",
+    save: SaveOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Measure one request at a time, for longer and longer prompts.
+
+    Starts `aweigh serve MODEL` on this machine for it, unless --base-url is given.
+    """
+    from aweigh_bench import latency as single
+
+    options = single.Options(
+        setting=setting_of(
+            model,
+            serve_flag,
+            threads,
+            cache_dir,
+            base_url=base_url,
+            vocabulary=vocabulary,
+            seed=seed,
+        ),
+        lengths=sizes_of(lengths),
+        output_tokens=output_tokens,
+        iterations=iterations,
+        command=as_typed(),
+    )
+    carry_out(single.run, options, output, save, plot)
+
+
+@app.command("prefix-caching")
+def prefix_caching(  # noqa: PLR0913 - see `serve`
+    model: ModelArgument,
+    *,
+    shares: Annotated[
+        str, typer.Option(help="Percent of a prompt that requests share.")
+    ] = "0,25,50,75,90,95",
+    prompt_tokens: Annotated[int, typer.Option(min=64, help="Of a prompt.")] = 1000,
+    output_tokens: Annotated[int, typer.Option(min=2, help="Of an answer.")] = 8,
+    num_requests: Annotated[int, typer.Option(min=2, help="For each share.")] = 40,
+    pairs: Annotated[
+        int, typer.Option(min=0, max=1000, help="With caching on and off, without a hit.")
+    ] = 30,
+    small_memory: Annotated[
+        str, typer.Option(help="KV memory in which prefixes evict each other.")
+    ] = "16Mi",
+    num_prefixes: Annotated[int, typer.Option(min=2, help="Prefixes that do so.")] = 16,
+    threads: ThreadsOption = None,
+    serve_flag: FlagsOption = None,
+    cache_dir: CacheOption = None,
+    vocabulary: VocabularyOption = 8000,
+    seed: SeedOption = 0,
+    output: OutputOption = "text",
+    save: SaveOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Measure what shared prefixes save, what evictions lose, and what caching costs."""
+    from aweigh_bench import prefix_caching as prefixes
+
+    options = prefixes.Options(
+        setting=setting_of(model, serve_flag, threads, cache_dir, vocabulary=vocabulary, seed=seed),
+        shares=percents_of(shares),
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        num_requests=num_requests,
+        pairs=pairs,
+        small_memory=small_memory,
+        num_prefixes=num_prefixes,
+        command=as_typed(),
+    )
+    carry_out(prefixes.run, options, output, save, plot)
+
+
+@app.command()
+def memory(  # noqa: PLR0913 - see `serve`
+    model: ModelArgument,
+    *,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once under load.")] = 32,
+    input_tokens: Annotated[int, typer.Option(min=1, help="Of a prompt.")] = 256,
+    output_tokens: Annotated[int, typer.Option(min=2, help="Of an answer.")] = 64,
+    threads: ThreadsOption = None,
+    serve_flag: FlagsOption = None,
+    cache_dir: CacheOption = None,
+    output: OutputOption = "text",
+    save: SaveOption = None,
+) -> None:
+    """Measure what a model takes: weights, KV per token, each process at rest and at its peak."""
+    from aweigh_bench import memory as taken
+
+    options = taken.Options(
+        setting=setting_of(model, serve_flag, threads, cache_dir),
+        concurrency=concurrency,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        command=as_typed(),
+    )
+    carry_out(taken.run, options, output, save, None)
+
+
+@app.command()
+def scheduler(
+    running: Annotated[int, typer.Option(min=1, help="Requests in a step.")] = 256,
+    pools: Annotated[str, typer.Option(help="Blocks in the pool.")] = "1000,10000,100000,1000000",
+    steps: Annotated[int, typer.Option(min=10, help="Steps for each pool.")] = 1000,
+    output: OutputOption = "text",
+    save: SaveOption = None,
+) -> None:
+    """Measure what deciding a step costs, without a model."""
+    from aweigh_bench import scheduler as deciding
+
+    options = deciding.Options(
+        running=running, pools=sizes_of(pools), steps=steps, command=as_typed()
+    )
+    carry_out(deciding.run, options, output, save, None)
+
+
+@app.command()
+def client(
+    streams: Annotated[int, typer.Option(min=1, help="Answers at once.")] = 64,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to read.")] = 5.0,
+    output: OutputOption = "text",
+    save: SaveOption = None,
+) -> None:
+    """Measure the load client itself: how many events per second it can read."""
+    from aweigh_bench import ceiling
+
+    options = ceiling.Options(streams=streams, seconds=seconds, command=as_typed())
+    carry_out(ceiling.run, options, output, save, None)

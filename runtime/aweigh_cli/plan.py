@@ -1,0 +1,212 @@
+"""`aweigh plan`: whether a model fits, and how many requests, before anything is deployed."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from aweigh_api.quantity import NotAQuantity, to_bytes
+from aweigh_cli.failures import CommandFailure, ExitStatus
+
+if TYPE_CHECKING:
+    from aweigh_api.spec import InferenceService
+    from aweigh_cli.capacity import Device, Plan, Wish
+    from aweigh_runtime.model.config import ModelConfig
+
+GIBI, KIBI = 1 << 30, 1 << 10
+
+
+def plan(  # noqa: PLR0913 - what decides about memory
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|URI",
+            help="YAML with an InferenceService (- is stdin), or the URI of a model.",
+        ),
+    ],
+    *,
+    name: Annotated[
+        str | None, typer.Option(help="Which InferenceService, where the file holds several.")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Kind of GPU: h100, h200, a100-40, a100-80, l4, l40s, ...")
+    ] = None,
+    gpu_memory: Annotated[
+        str | None, typer.Option(help="Memory of the GPU, as 80Gi, instead of its kind.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory of a pod without GPU. (default: its limit)")
+    ] = None,
+    dtype: Annotated[
+        Literal["auto", "bf16", "fp16", "fp32"] | None, typer.Option(help="As in `aweigh serve`.")
+    ] = None,
+    max_model_len: Annotated[int | None, typer.Option(min=1, help="As in `aweigh serve`.")] = None,
+    max_running: Annotated[int, typer.Option(min=1, help="As in `aweigh serve`.")] = 256,
+    request_tokens: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Length of a request to count for; repeatable."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of an hf:// model.")] = None,
+    output: Annotated[Literal["text", "json"], typer.Option(help="What is printed.")] = "text",
+) -> None:
+    """Say where memory would go: weights, the largest step, keys and values.
+
+    Reads the model's config only. Without a GPU or an amount of memory, says on which GPUs it fits.
+    Exit code 1: it does not fit.
+    """
+    from aweigh_cli.capacity import LENGTHS, Wish
+    from aweigh_cli.model_config import model_config
+
+    service = None if "://" in target else _service(target, name)
+    model = None if service is None else service.spec.model
+    config = model_config(target if model is None else model.uri, revision or _revision(service))
+    wish = Wish(
+        dtype=dtype or ("auto" if model is None else model.dtype),
+        max_model_len=max_model_len or (None if model is None else model.max_model_len),
+        max_running=max_running,
+        block_tokens=16 if service is None else service.spec.prefix_cache.block_tokens or 16,
+        lengths=request_tokens or LENGTHS,
+    )
+    device = _device(service, gpu, gpu_memory, memory)
+    if device is None:
+        _overview(target, config, wish, output)
+        return
+    _one(target, config, device, wish, output)
+
+
+def _one(target: str, config: "ModelConfig", device: "Device", wish: "Wish", output: str) -> None:
+    from aweigh_cli.capacity import advice
+    from aweigh_cli.capacity import plan as divide
+
+    found = divide(config, device, wish)
+    changes = [] if found.fits else advice(config, found, wish)
+    if output == "json":
+        typer.echo(json.dumps({**asdict(found), "fits": found.fits, "advice": changes}, indent=2))
+    else:
+        typer.echo(_text(target, config, found, wish))
+    if not found.fits:
+        raise CommandFailure(
+            f"{target} does not fit into {device.name}: weights, the largest step and one request "
+            f"of {found.max_model_len} tokens need {_gib(found.missing)} more than its "
+            f"{_gib(device.num_bytes)}: {', or '.join(changes)}"
+        )
+
+
+def _overview(target: str, config: "ModelConfig", wish: "Wish", output: str) -> None:
+    """A line for each kind of GPU."""
+    from aweigh_cli.capacity import GPUS, Device
+    from aweigh_cli.capacity import plan as divide
+
+    plans = [divide(config, Device(name, size, True), wish) for name, size in GPUS.items()]
+    if output == "json":
+        entries = [{**asdict(each), "fits": each.fits} for each in plans]
+        typer.echo(json.dumps(entries, indent=2))
+        return
+    longest = plans[0].max_model_len
+    typer.echo(_heading(target, config, plans[0], wish))
+    typer.echo(f"{'GPU':8} {'memory':>10} {'for KV':>10} {'tokens':>11}  requests of {longest}")
+    for each in plans:
+        fit = str(each.requests[longest]) if each.fits else f"lacks {_gib(each.missing)}"
+        size, kv = _gib(each.device.num_bytes), _gib(each.kv)
+        typer.echo(f"{each.device.name:8} {size:>10} {kv:>10} {each.tokens:>11,}  {fit}")
+
+
+def _text(target: str, config: "ModelConfig", found: "Plan", wish: "Wish") -> str:
+    lines = [_heading(target, config, found, wish)]
+    parts = {
+        f"{found.device.name}": found.device.num_bytes,
+        "- weights": found.weights,
+        "- largest step: activations, logits (estimated)": found.step,
+        "- head room: libraries, spare (estimated)": found.reserve,
+        "= for keys and values": found.kv,
+    }
+    lines += [f"{part:48} {_gib(size):>12}" for part, size in parts.items()]
+    lines.append(f"{'tokens that fit':48} {found.tokens:>12,}")
+    for length, count in found.requests.items():
+        capped = " (--max-running)" if count == wish.max_running else ""
+        lines.append(f"{f'requests of {length:,} tokens at once':48} {count:>12,}{capped}")
+    return "\n".join(lines)
+
+
+def _heading(target: str, config: "ModelConfig", found: "Plan", wish: "Wish") -> str:
+    format_ = "16 bits" if found.dtype_bytes == 2 else "32 bits"
+    if not found.device.is_gpu and wish.dtype == "auto":
+        format_ += " (16 where the processor computes in them itself)"
+    return (
+        f"{target}: {config.architecture}, numbers of {format_}, weights {_gib(found.weights)}, "
+        f"{found.kv_per_token / KIBI:.1f} KiB of keys and values per token"
+    )
+
+
+def _device(
+    service: "InferenceService | None", gpu: str | None, gpu_memory: str | None, memory: str | None
+) -> "Device | None":
+    """What was named, else what the InferenceService asks for."""
+    from aweigh_cli.capacity import GPUS, Device
+
+    given = {"--gpu": gpu, "--gpu-memory": gpu_memory, "--memory": memory}
+    named = [flag for flag, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise _refusal(f"{' and '.join(named)} are given; expected one of them")
+    if gpu is not None:
+        if gpu not in GPUS:
+            raise _refusal(
+                f"--gpu is {gpu}; expected one of {', '.join(GPUS)}, or --gpu-memory with what "
+                "nvidia-smi shows"
+            )
+        return Device(gpu, GPUS[gpu], True)
+    if gpu_memory is not None:
+        return Device("the GPU", _bytes("--gpu-memory", gpu_memory), True)
+    if memory is not None:
+        return Device("the pod", _bytes("--memory", memory), False)
+    return None if service is None else _pod(service)
+
+
+def _pod(service: "InferenceService") -> "Device | None":
+    """None: it takes a GPU of a kind that nobody has named."""
+    from aweigh_api.spec import GPU
+    from aweigh_cli.capacity import Device
+
+    limits = (service.spec.resources and service.spec.resources.limits) or {}
+    if str(limits.get(GPU, 0)) != "0":
+        return None
+    if "memory" not in limits:
+        raise _refusal(
+            f"InferenceService {service.metadata.name} has neither resources.limits.memory nor "
+            f"{GPU}; expected what the pod may take: give --memory, or --gpu"
+        )
+    return Device("the pod's limit", to_bytes(limits["memory"]), False)
+
+
+def _service(file: str, name: str | None) -> "InferenceService":
+    from aweigh_cli.manifests import read_service
+
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _refusal(
+            f"cannot read {file}: {error}; expected a YAML file, or the URI of a model"
+        ) from error
+    return read_service(text, file, name)
+
+
+def _revision(service: "InferenceService | None") -> str | None:
+    return None if service is None else service.spec.model.revision
+
+
+def _bytes(flag: str, text: str) -> int:
+    try:
+        return to_bytes(text)
+    except NotAQuantity as error:
+        raise _refusal(f"{flag}: {error}") from error
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIBI:.2f} GiB"
+
+
+def _refusal(message: str) -> CommandFailure:
+    return CommandFailure(message, ExitStatus.BAD_INPUT)

@@ -1,0 +1,80 @@
+"""The commands that start a server of their own, at small sizes, from end to end."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from aweigh_bench.paired import compare
+from tests.bench.commands import bench
+from tests.cli.command import arguments, environment
+from tests.runtime.serving import START_DEADLINE_S, wait_for
+
+MODEL = "builtin://helmsman-1m-draft"
+SMALL = ("--serve-flag=--kv-cache-memory=64Mi", "--threads=1")
+
+
+async def test_shared_prefixes_are_computed_once_and_evicted_when_there_is_no_room() -> None:
+    done = await bench(
+        "prefix-caching", MODEL, *SMALL, "--shares=0,90", "--num-requests=6", "--pairs=1",
+        "--prompt-tokens=600", "--num-prefixes=6", "--small-memory=1600Ki", "--output=json",
+    )  # fmt: skip
+    cold, warm = done.rows()
+    assert cold["computed tokens"] == 6 * 600
+    assert cold["hit rate %"] == 0
+    # The first computes all; the others what follows 33 whole blocks of the 540 shared tokens.
+    assert warm["computed tokens"] == 600 + 5 * (600 - 528)
+    assert warm["hit rate %"] == pytest.approx(100 * 5 * 528 / (6 * 600))
+    few, many = done.rows(1)
+    assert few["hit rate %"] > many["hit rate %"]
+    assert many["evicted blocks"] > few["evicted blocks"] >= 0
+    assert done.bars()["prompt tokens saved with 90 % shared, in percent"] is False  # so few
+    assert "cost of caching at 0 % hits, in percent of throughput" in done.bars()
+
+
+async def test_memory_of_every_process_is_found() -> None:
+    done = await bench(
+        "memory", MODEL, *SMALL, "--concurrency=2", "--input-tokens=32", "--output-tokens=4",
+        "--output=json",
+    )  # fmt: skip
+    parts = done.figures["parts"]
+    assert parts["KV memory (MiB)"] == pytest.approx(64, rel=0.02)
+    assert parts["KV tokens"] * parts["KV per token (bytes)"] == parts["KV memory (MiB)"] * 2**20
+    assert {row["process"] for row in done.rows(1)} >= {"server", "engine.process"}
+    engine = next(row for row in done.rows(1) if row["process"] == "engine.process")
+    assert engine["peak"] >= engine["ready"] > 50
+
+
+async def test_transformers_computes_the_same_prompts(tmp_path: Path) -> None:
+    saved = tmp_path / "against.json"
+    done = await bench(
+        "throughput", MODEL, *SMALL, "--against=transformers", "--batches=1,3", "--pairs=2",
+        "--input-tokens=4:40", "--output-tokens=5", f"--save={saved}",
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    report = json.loads(saved.read_text())
+    pairs = report["figures"]["seconds"]["3"]
+    row = report["tables"][0]["rows"][1]
+    assert row[3] == pytest.approx(compare([peer / ours for ours, peer in pairs]).ratio)
+    assert "tokens/s at batch 1, times transformers'" in done.stdout
+
+
+async def test_a_server_that_does_not_start_says_why_in_its_own_words() -> None:
+    done = await bench("latency", MODEL, "--serve-flag=--step-tokens=0")
+    assert done.code == 1
+    assert "did not become ready: error: --step-tokens is 0" in done.stderr
+
+
+def test_the_server_ends_with_a_measurement_that_is_killed() -> None:
+    command = arguments("bench", "latency", MODEL, *SMALL)
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: bool(children(process.pid)), START_DEADLINE_S)
+        (server,) = children(process.pid)
+        wait_for(lambda: bool(children(server)), START_DEADLINE_S)  # it is past its first line
+        process.kill()
+    wait_for(lambda: not Path(f"/proc/{server}").exists(), 20)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -1,0 +1,51 @@
+"""The interval of a comparison holds what it promises, whatever the ratios look like."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aweigh_bench.paired import compare
+
+RATIOS = st.lists(st.floats(0.01, 100), min_size=1, max_size=60)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "low", "high", "confidence"),
+    # Order statistics of the sign test, as in printed tables of binomial intervals for a median.
+    [(6, 1, 6, 0.96875), (10, 2, 9, 0.978516), (20, 6, 15, 0.958611), (30, 10, 21, 0.957226)],
+)
+def test_the_interval_is_the_one_of_the_sign_test(
+    pairs: int, low: int, high: int, confidence: float
+) -> None:
+    found = compare([float(rank) for rank in range(1, pairs + 1)])
+    assert (found.low, found.high) == (low, high)
+    assert found.confidence == pytest.approx(confidence, abs=1e-6)
+
+
+def test_the_true_median_is_inside_as_often_as_promised() -> None:
+    source = random.Random(2)
+    inside = 0
+    for _ in range(4000):
+        found = compare([source.lognormvariate(0, 1) for _ in range(30)])  # median 1, skewed
+        inside += found.low <= 1 <= found.high
+    assert inside / 4000 == pytest.approx(found.confidence, abs=0.015)
+
+
+@given(RATIOS)
+def test_the_median_lies_in_its_interval(ratios: list[float]) -> None:
+    found = compare(ratios)
+    assert min(ratios) <= found.low <= found.ratio <= found.high <= max(ratios)
+    assert found.confidence >= 0.95 or len(ratios) < 6
+
+
+def test_too_few_pairs_say_how_little_they_tell() -> None:
+    found = compare([1.0, 2.0, 3.0])
+    assert (found.low, found.high, found.confidence) == (1.0, 3.0, 0.75)
+    assert "75.0 % interval" in str(found)
+
+
+def test_no_pairs_are_refused() -> None:
+    with pytest.raises(ValueError, match="no pairs"):
+        compare([])

@@ -1,0 +1,204 @@
+"""`aweigh plan`: its arithmetic against the runtime's own, and what it says when nothing fits."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from aweigh_cli import capacity
+from aweigh_cli.capacity import GIBI, GPUS, Device, Wish
+from aweigh_cli.commands import app
+from aweigh_cli.failures import CommandFailure
+from aweigh_runtime.engine import assembly, room
+from aweigh_runtime.model.architectures import read_config
+from aweigh_runtime.model.config import ModelConfig
+from aweigh_runtime.sources.local import builtin
+from tests.cli.command import ENTRY, environment
+from tests.runtime.hub import Hub
+
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "vocab_size": 128256, "max_position_embeddings": 131072, "rope_theta": 500000.0,
+    "torch_dtype": "bfloat16",
+}  # fmt: skip
+SERVICE = """
+apiVersion: serving.aweigh.dev/v1alpha1
+kind: InferenceService
+metadata: {{name: chat}}
+spec:
+  model: {{uri: "file://{directory}", maxModelLen: 8192}}
+  resources: {{limits: {{{limits}}}}}
+"""
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    return tmp_path
+
+
+def plan(*given: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["plan", *given], env=env)
+    if isinstance(result.exception, CommandFailure):
+        return result.exception.exit_code, result.stdout, str(result.exception)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def planned(*given: str) -> dict[str, Any]:
+    code, stdout, stderr = plan(*given, "--output=json")
+    assert code == 0, stderr
+    found: dict[str, Any] = json.loads(stdout)
+    return found
+
+
+def test_the_figures_of_a_known_model(llama: Path) -> None:
+    found = planned(f"file://{llama}", "--gpu=h100")
+    assert found["weights"] == 8_030_261_248 * 2
+    assert found["kv_per_token"] == 128 << 10
+    assert found["fits"]
+    spent = found["weights"] + found["step"] + found["reserve"] + found["kv"]
+    assert spent == found["device"]["num_bytes"]
+    assert found["tokens"] == found["kv"] // (16 * found["kv_per_token"]) * 16
+    assert found["requests"]["131072"] == found["tokens"] // 131072
+
+
+def test_the_weights_of_the_shipped_model_are_its_file() -> None:
+    found = planned("builtin://helmsman-8m", "--gpu=l4")
+    files = builtin("helmsman-8m").glob("*.safetensors")
+    assert found["weights"] == pytest.approx(sum(f.stat().st_size for f in files), rel=0.01)
+
+
+@given(room_=st.integers(0, 1 << 40), longest=st.integers(1, 1 << 40))
+def test_a_cpu_gives_keys_and_values_what_the_runtime_gives_them(room_: int, longest: int) -> None:
+    runtime = room._reasonable(torch.device("cpu"), room_, longest)
+    assert capacity.reasonable_on_cpu(room_, longest) == runtime
+
+
+def test_the_runtimes_own_constants_are_used() -> None:
+    assert capacity.GPU_SPARE_SHARE == room._SPARE_SHARE
+    assert {
+        "cpu": capacity.STEP_TOKENS["cpu"],
+        "cuda": capacity.STEP_TOKENS["gpu"],
+    } == assembly._STEP_TOKENS
+
+
+CONFIG = read_config(builtin("helmsman-8m"))
+
+
+@given(
+    size=st.integers(1 << 28, 1 << 37),
+    more=st.integers(0, 1 << 36),
+    is_gpu=st.booleans(),
+    longest=st.integers(1, 2048),
+)
+def test_more_memory_never_holds_less(size: int, more: int, is_gpu: bool, longest: int) -> None:
+    wish = Wish(max_model_len=longest)
+    small = capacity.plan(CONFIG, Device("a", size, is_gpu), wish)
+    large = capacity.plan(CONFIG, Device("b", size + more, is_gpu), wish)
+    assert small.tokens <= large.tokens
+    assert small.missing >= large.missing
+    assert not small.fits or small.tokens >= longest
+
+
+@given(size=st.integers(1 << 28, 1 << 31), longest=st.integers(1, 2048))
+def test_what_is_missing_is_exactly_enough(size: int, longest: int) -> None:
+    wish = Wish(max_model_len=longest)
+    found = capacity.plan(CONFIG, Device("pod", size, False), wish)
+    enough = capacity.plan(CONFIG, Device("pod", size + found.missing, False), wish)
+    assert enough.fits
+    assert found.fits or not _fits(CONFIG, size + found.missing - 1, wish)
+
+
+def _fits(config: ModelConfig, size: int, wish: Wish) -> bool:
+    return capacity.plan(config, Device("pod", size, False), wish).fits
+
+
+def test_a_service_is_planned_for_its_own_limits(tmp_path: Path, llama: Path) -> None:
+    file = tmp_path / "service.yaml"
+    file.write_text(SERVICE.format(directory=llama, limits="memory: 64Gi"))
+    found = planned(str(file))
+    assert found["device"]["num_bytes"] == 64 * GIBI
+    assert found["max_model_len"] == 8192
+    assert list(found["requests"]) == ["512", "2048", "8192"]
+
+
+def test_a_service_with_an_unknown_gpu_is_shown_on_all_of_them(tmp_path: Path, llama: Path) -> None:
+    file = tmp_path / "service.yaml"
+    file.write_text(SERVICE.format(directory=llama, limits="nvidia.com/gpu: 1"))
+    code, stdout, _ = plan(str(file))
+    assert code == 0
+    lines = {line.split()[0]: line for line in stdout.splitlines()}
+    assert set(GPUS) <= set(lines)
+    assert "lacks" in lines["t4"]
+    assert "lacks" not in lines["l40s"]
+
+
+def test_what_does_not_fit_says_by_how_much_and_what_to_change(llama: Path) -> None:
+    code, stdout, stderr = plan(f"file://{llama}", "--gpu=l4")
+    assert code == 1
+    assert "- weights" in stdout
+    assert "does not fit into l4" in stderr
+    assert "GiB more than its 22.00 GiB" in stderr
+    longest = int(stderr.split("lower maxModelLen to at most ")[1].split(",")[0])
+    assert planned(f"file://{llama}", "--gpu=l4", f"--max-model-len={longest}")["fits"]
+    assert "or take a GPU such as a100-40" in stderr
+    assert planned(f"file://{llama}", "--gpu=a100-40")["fits"]
+
+
+def test_a_pod_that_is_too_small_is_told_the_limit_that_is_enough() -> None:
+    code, _, stderr = plan("builtin://helmsman-8m", "--memory=600Mi")
+    assert code == 1
+    limit = stderr.rsplit("raise resources.limits.memory to ", 1)[1]
+    assert planned("builtin://helmsman-8m", f"--memory={limit}")["fits"]
+
+
+def test_a_model_of_the_hub_is_known_by_its_config_alone(llama: Path) -> None:
+    with Hub() as hub:
+        hub.add("meta/llama", llama)
+        code, stdout, stderr = plan("hf://meta/llama", "--gpu=h200", env={"HF_ENDPOINT": hub.url})
+        assert code == 0, stderr
+        assert "LlamaForCausalLM" in stdout
+        assert [path for path in hub.paths() if not path.endswith("/config.json")] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "sentence"),
+    [
+        (["nowhere.yaml"], 78, "cannot read nowhere.yaml"),
+        (["builtin://helmsman-9m"], 66, "there is no builtin://helmsman-9m"),
+        (["pvc://models/llama"], 78, "cannot be read from here"),
+        (["hf://meta"], 78, "expected hf://ORGANISATION/MODEL"),
+        (["builtin://helmsman-8m", "--gpu=h900"], 78, "--gpu is h900; expected one of t4"),
+        (["builtin://helmsman-8m", "--gpu=l4", "--memory=2Gi"], 78, "expected one of them"),
+        (["builtin://helmsman-8m", "--memory=lots"], 78, "--memory: 'lots' is not an amount"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(given: list[str], code: int, sentence: str) -> None:
+    done = plan(*given)
+    assert done[0] == code
+    assert sentence in done[2]
+
+
+def test_a_service_without_any_limit_is_asked_for_one(tmp_path: Path, llama: Path) -> None:
+    file = tmp_path / "service.yaml"
+    file.write_text(SERVICE.format(directory=llama, limits="cpu: 2"))
+    code, _, stderr = plan(str(file))
+    assert code == 78
+    assert "neither resources.limits.memory nor nvidia.com/gpu" in stderr
+
+
+def test_planning_needs_no_torch() -> None:
+    code = f"import sys; sys.modules['torch'] = None; {ENTRY}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "plan", "builtin://helmsman-8m", "--gpu=l4"],
+        env=environment(), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
