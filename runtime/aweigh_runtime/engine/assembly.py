@@ -18,9 +18,10 @@ from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.row import Row
 from aweigh_runtime.engine.scheduler import Limits, Scheduler
 from aweigh_runtime.failures import InvalidConfiguration
-from aweigh_runtime.model.cache import KVCache, bytes_per_token
+from aweigh_runtime.model.cache import KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
+from aweigh_runtime.model.footprint import bytes_per_token
 from aweigh_runtime.model.host_copy import HostCopies
 from aweigh_runtime.model.load import load
 from aweigh_runtime.text.defaults import read_defaults
@@ -49,7 +50,7 @@ def build(
         max_model_len=decoder.max_model_len,
     )
     sampler = Sampler(decoder.config.vocab_size)
-    block_bytes = bytes_per_token(decoder.config, decoder.dtype) * start.block_tokens
+    block_bytes = start.block_tokens * bytes_per_token(decoder.config, decoder.dtype.itemsize)
     num_blocks = _num_blocks(start, decoder, limits, sampler, block_bytes)
     cache = KVCache(decoder.config, num_blocks, start.block_tokens, decoder.dtype, device)
     memory, copy = _memory(start, cache, block_bytes)

@@ -1,18 +1,31 @@
-"""What a model's config.json says, checked. No tensor here: a wrong config fails before loading.
+"""What a decoder looks like: everything in which model families differ, as data. No tensor here.
 
-A value that is wrong makes the model unreadable; one that is right but not built yet makes it
-unsupported, and the message names what is.
+`architectures` reads it from a model's config.json; the decoder is built from it.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
-from aweigh_runtime.failures import ModelNotFound, ModelUnreadable, UnsupportedModel
-from aweigh_runtime.model.fields import Fields, read_object
+Activation = Literal["silu", "gelu_pytorch_tanh"]
 
-ARCHITECTURES = ("LlamaForCausalLM",)
-ROPE_TYPES = ("default", "llama3")
-ACTIVATIONS = ("silu",)
+
+@dataclass(frozen=True, slots=True)
+class LinearScaling:
+    """Every rotary frequency is slowed down by `factor`."""
+
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicScaling:
+    """The base grows with the position, once that lies beyond what the model was trained for.
+
+    A token's angles depend on its own position alone, so a cached key stays right however long its
+    request becomes, and whoever shares it.
+    """
+
+    factor: float
+    original_max_positions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,148 +39,113 @@ class Llama3Scaling:
 
 
 @dataclass(frozen=True, slots=True)
+class YarnScaling:
+    """As Llama3Scaling, blended over pairs of a head; queries and keys are amplified besides."""
+
+    factor: float
+    beta_fast: float  # turns within the original length above which a frequency is kept
+    beta_slow: float  # and below which it is slowed down
+    truncate: bool  # the range between rounded to whole pairs
+    attention_factor: float
+    original_max_positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class LongRopeScaling:
+    """Each rotary frequency is slowed down by its own factor.
+
+    A server for more tokens than the original length uses the long factors for every request, one
+    for less the short ones: keys turned by both cannot stand in one cache.
+    """
+
+    short_factors: tuple[float, ...]
+    long_factors: tuple[float, ...]
+    attention_factor: float
+    original_max_positions: int
+
+
+Scaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | LongRopeScaling
+
+
+@dataclass(frozen=True, slots=True)
 class Rope:
     """Rotary position embedding."""
 
     theta: float
-    scaling: Llama3Scaling | None
+    size: int  # values of a head that are turned; those behind them stay
+    scaling: Scaling | None = None
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """A layer's MLP that is many small ones, of which each token uses a few."""
+
+    count: int  # E
+    per_token: int
+    normalized: bool  # the weights of the chosen ones sum to 1
+
+
+@dataclass(frozen=True, slots=True)
+class LayerConfig:
+    """In what layers of one model may differ."""
+
+    rope: Rope
+    mlp_size: int  # M; with experts, of each
+    window: int | None = None  # a token sees itself and the window - 1 before it; None: all
+    experts: Experts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorNames:
+    """What a checkpoint calls the tensors of a layer."""
+
+    attention_norm: str = "input_layernorm"
+    after_attention_norm: str = "post_attention_layernorm"  # where the model has one
+    qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    head_norms: tuple[str, str] = ("self_attn.q_norm", "self_attn.k_norm")
+    out: str = "self_attn.o_proj"
+    mlp_norm: str = "post_attention_layernorm"
+    after_mlp_norm: str = "post_feedforward_layernorm"  # where the model has one
+    gate_up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    down: str = "mlp.down_proj"
+    router: str = "mlp.gate"
+    experts: str = "mlp.experts"
+    expert_gate_up: tuple[str, str] = ("gate_proj", "up_proj")
+    expert_down: str = "down_proj"
+    # Of every tensor: prefixes to replace, and those of tensors that are no part of the decoder.
+    prefixes: tuple[tuple[str, str], ...] = ()
+    foreign: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The shape of a decoder."""
 
     architecture: str
     vocab_size: int  # V
     hidden_size: int  # N
-    mlp_size: int  # M
-    num_layers: int
     num_heads: int  # H
     num_kv_heads: int  # K
     head_dim: int  # D
+    layers: tuple[LayerConfig, ...]
+    max_positions: int  # tokens of prompt and answer that the model was made for
     rms_norm_eps: float
-    rope: Rope
-    max_positions: int
-    attention_bias: bool
-    mlp_bias: bool
-    tie_word_embeddings: bool
-    dtype: str | None  # of the checkpoint, when the config says it
+    activation: Activation = "silu"
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    head_norms: bool = False  # of queries and keys
+    norms_after: bool = False  # of what attention and MLP add, too
+    norm_less_one: bool = False  # a norm's weights are stored less one, and multiplied in fp32
+    attention_scale: float
+    attention_soft_cap: float | None = None
+    logit_soft_cap: float | None = None
+    embedding_scale: float | None = None
+    tie_word_embeddings: bool = False
+    dtype: str | None = None  # of the checkpoint, when the config says it
+    names: TensorNames = TensorNames()
 
-
-def read_config(directory: Path) -> ModelConfig:
-    """Parse and check `config.json`.
-
-    Raises:
-        ModelNotFound: there is no such directory.
-        ModelUnreadable: the file is missing, is not a JSON object, or holds impossible values.
-        UnsupportedModel: the runtime lacks the architecture or a feature.
-    """
-    if not directory.is_dir():
-        raise ModelNotFound(f"there is no directory {directory}; check model.uri")
-    path = directory / "config.json"
-    if not path.is_file():
-        raise ModelUnreadable(f"{directory} has no config.json; expected a Hugging Face model")
-    fields = Fields(path, read_object(path))
-    architecture = _architecture(path, fields)
-    return _llama(path, fields, architecture)
-
-
-def _architecture(path: Path, fields: Fields) -> str:
-    for name in fields.texts("architectures"):
-        if name in ARCHITECTURES:
-            return name
-    raise UnsupportedModel(
-        f"{path}: architecture {', '.join(fields.texts('architectures')) or 'not given'} is not "
-        f"supported; supported: {', '.join(ARCHITECTURES)}"
-    )
-
-
-def _llama(path: Path, fields: Fields, architecture: str) -> ModelConfig:
-    if "quantization_config" in fields:
-        raise UnsupportedModel(
-            f"{path} has a quantization_config; this version serves unquantized weights only: use "
-            "the bf16, fp16 or fp32 checkpoint"
-        )
-    _choice(path, "hidden_act", fields.text("hidden_act", "silu"), ACTIVATIONS)
-    hidden_size = fields.integer("hidden_size", 1, 1 << 20)
-    num_heads = fields.integer("num_attention_heads", 1, 1 << 16)
-    num_kv_heads = fields.integer("num_key_value_heads", 1, num_heads, num_heads)
-    if num_heads % num_kv_heads:
-        raise ModelUnreadable(
-            f"{path}: num_attention_heads ({num_heads}) must be a multiple of num_key_value_heads "
-            f"({num_kv_heads})"
-        )
-    max_positions = fields.integer("max_position_embeddings", 1, 1 << 30, 2048)
-    return ModelConfig(
-        architecture=architecture,
-        vocab_size=fields.integer("vocab_size", 1, 1 << 26),
-        hidden_size=hidden_size,
-        mlp_size=fields.integer("intermediate_size", 1, 1 << 22),
-        num_layers=fields.integer("num_hidden_layers", 1, 1 << 12),
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=_head_dim(path, fields, hidden_size, num_heads),
-        rms_norm_eps=fields.number("rms_norm_eps", 0.0, 1.0, 1e-6),
-        rope=_rope(path, fields, max_positions),
-        max_positions=max_positions,
-        attention_bias=fields.boolean("attention_bias", False),
-        mlp_bias=fields.boolean("mlp_bias", False),
-        tie_word_embeddings=fields.boolean("tie_word_embeddings", False),
-        dtype=_dtype(fields),
-    )
-
-
-def _head_dim(path: Path, fields: Fields, hidden_size: int, num_heads: int) -> int:
-    if "head_dim" not in fields and hidden_size % num_heads:
-        raise ModelUnreadable(
-            f"{path}: hidden_size ({hidden_size}) must be a multiple of num_attention_heads "
-            f"({num_heads}), or head_dim must be given"
-        )
-    head_dim = fields.integer("head_dim", 2, 1 << 14, max(hidden_size // num_heads, 1))
-    if head_dim % 2:
-        raise ModelUnreadable(f"{path}: head_dim is {head_dim}; rotary embedding needs it even")
-    return head_dim
-
-
-def _rope(path: Path, fields: Fields, max_positions: int) -> Rope:
-    """Newer configs hold all of it in rope_parameters, older ones in rope_theta, rope_scaling."""
-    rope = fields.object("rope_parameters" if "rope_parameters" in fields else "rope_scaling")
-    theta = fields.number("rope_theta", 1.0, 1e12, 10_000.0)
-    theta = rope.number("rope_theta", 1.0, 1e12, theta)
-    kind = rope.text("rope_type", rope.text("type", "default"))
-    _choice(path, "rope_scaling type", kind, ROPE_TYPES)
-    if rope.number("partial_rotary_factor", 0.0, 1.0, 1.0) != 1.0:
-        raise UnsupportedModel(f"{path}: partial_rotary_factor is not supported; expected 1")
-    return Rope(theta, _llama3_scaling(path, rope, max_positions) if kind == "llama3" else None)
-
-
-def _llama3_scaling(path: Path, rope: Fields, max_positions: int) -> Llama3Scaling:
-    low = rope.number("low_freq_factor", 1e-3, 1e6)
-    high = rope.number("high_freq_factor", 1e-3, 1e6)
-    if high <= low:
-        raise ModelUnreadable(
-            f"{path}: rope_scaling.high_freq_factor ({high:g}) must be above low_freq_factor "
-            f"({low:g})"
-        )
-    return Llama3Scaling(
-        factor=rope.number("factor", 1.0, 1e6),
-        low_freq_factor=low,
-        high_freq_factor=high,
-        original_max_positions=rope.integer(
-            "original_max_position_embeddings", 1, 1 << 30, max_positions
-        ),
-    )
-
-
-def _dtype(fields: Fields) -> str | None:
-    for name in ("dtype", "torch_dtype"):
-        if name in fields:
-            return fields.text(name).removeprefix("torch.")
-    return None
-
-
-def _choice(path: Path, name: str, value: str, supported: tuple[str, ...]) -> None:
-    if value not in supported:
-        raise UnsupportedModel(
-            f"{path}: {name} {value!r} is not supported; supported: {', '.join(supported)}"
-        )
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return len(self.layers)

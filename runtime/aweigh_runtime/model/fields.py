@@ -1,10 +1,11 @@
 """Typed reading of a JSON object that somebody else wrote. It checks; it never fills in a guess."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aweigh_runtime.failures import ModelUnreadable
+from aweigh_runtime.failures import ModelUnreadable, UnsupportedModel
 
 MAX_JSON_BYTES = 64 << 20  # an index of a very large model has a few MB
 
@@ -17,25 +18,42 @@ def read_object(path: Path) -> dict[str, Any]:
                 f"{path} has {path.stat().st_size} bytes; expected a small JSON file"
             )
         value = json.loads(path.read_bytes())
+        readable = is_text(json.dumps(value, ensure_ascii=False))
     except OSError as error:
         raise ModelUnreadable(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ModelUnreadable(f"{path} is not JSON ({error}); copy the model again") from error
     if not isinstance(value, dict):
         raise ModelUnreadable(f"{path} holds {_kind(value)}; expected a JSON object")
+    if not readable:
+        raise ModelUnreadable(f"{path} holds half a surrogate pair; expected Unicode text")
     return value
 
 
+def is_text(text: str) -> bool:
+    """Whether a string can be written; JSON can spell some that cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Fields:
-    """The fields of one JSON object. A null counts as absent, as in published configs."""
+    """The fields of one JSON object. A null counts as absent, unless a method says otherwise."""
 
     def __init__(self, path: Path, values: dict[str, Any], within: str = "") -> None:
-        self._path = path
+        self.path = path
         self._values = values
         self._within = within
 
     def __contains__(self, name: str) -> bool:
         return self._values.get(name) is not None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no field at all."""
+        return not self._values
 
     def integer(self, name: str, low: int, high: int, default: int | None = None) -> int:
         """A whole number from `low` to `high`."""
@@ -47,13 +65,23 @@ class Fields:
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
         """A number from `low` to `high`."""
         value = self._get(name, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not low <= value <= high
-        ):
+        if not _is_number(value) or not low <= value <= high:
             raise self._unexpected(name, value, f"a number from {low:g} to {high:g}")
         return float(value)
+
+    def optional_integer(self, name: str, low: int, high: int, absent: int | None) -> int | None:
+        """A whole number; None where a null stands, `absent` where nothing does."""
+        if name not in self:
+            return None if name in self._values else absent
+        return self.integer(name, low, high)
+
+    def optional_number(
+        self, name: str, low: float, high: float, absent: float | None
+    ) -> float | None:
+        """A number; None where a null stands, `absent` where nothing does."""
+        if name not in self:
+            return None if name in self._values else absent
+        return self.number(name, low, high)
 
     def boolean(self, name: str, default: bool) -> bool:
         """True or false."""
@@ -76,26 +104,61 @@ class Fields:
             raise self._unexpected(name, value, "a list of strings")
         return value
 
+    def integers(self, name: str, low: int, high: int) -> list[int]:
+        """A list of whole numbers from `low` to `high`; empty when absent."""
+        value = self._get(name, [])
+        if not isinstance(value, list) or not all(
+            type(item) is int and low <= item <= high for item in value
+        ):
+            raise self._unexpected(name, value, f"a list of whole numbers from {low} to {high}")
+        return value
+
+    def numbers(self, name: str, count: int, low: float, high: float) -> tuple[float, ...]:
+        """`count` numbers from `low` to `high`."""
+        value = self._get(name, None)
+        if (
+            not isinstance(value, list)
+            or len(value) != count
+            or not all(_is_number(item) and low <= item <= high for item in value)
+        ):
+            raise self._unexpected(name, value, f"{count} numbers from {low:g} to {high:g}")
+        return tuple(map(float, value))
+
+    def choice(self, name: str, value: str, supported: Sequence[str]) -> str:
+        """`value`, if it is supported.
+
+        Raises:
+            UnsupportedModel: it is not; the message names what is.
+        """
+        if value not in supported:
+            raise UnsupportedModel(
+                f"{self.path}: {self._within}{name} {value[:80]!r} is not supported; supported: "
+                f"{', '.join(supported)}"
+            )
+        return value
+
     def object(self, name: str) -> "Fields":
         """An object within; empty when absent."""
         value = self._get(name, {})
         if not isinstance(value, dict):
             raise self._unexpected(name, value, "an object")
-        return Fields(self._path, value, f"{self._within}{name}.")
+        return Fields(self.path, value, f"{self._within}{name}.")
 
     def _get(self, name: str, default: Any) -> Any:
         value = self._values.get(name)
         if value is not None:
             return value
         if default is None:
-            raise ModelUnreadable(f"{self._path} lacks {self._within}{name}, which must be given")
+            raise ModelUnreadable(f"{self.path} lacks {self._within}{name}, which must be given")
         return default
 
     def _unexpected(self, name: str, value: Any, expected: str) -> ModelUnreadable:
         shown = json.dumps(value)[:80]
-        return ModelUnreadable(
-            f"{self._path}: {self._within}{name} is {shown}; expected {expected}"
-        )
+        return ModelUnreadable(f"{self.path}: {self._within}{name} is {shown}; expected {expected}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _kind(value: Any) -> str:

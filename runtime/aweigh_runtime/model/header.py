@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aweigh_runtime.failures import ModelUnreadable, UnsupportedModel
+from aweigh_runtime.model.fields import is_text
 
 MAX_HEADER_BYTES = 100_000_000
 GIT_LFS = b"version https://git-lfs"  # how a file looks that git did not fetch
@@ -88,6 +89,8 @@ def _parse(path: Path, header: bytes) -> dict[str, Any]:
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
+    if not all(map(is_text, entries)):
+        raise ValueError("a name holds half a surrogate pair")
     if len(entries) != len(pairs):
         raise ValueError("a name stands there twice")
     return entries
@@ -102,7 +105,9 @@ def _tensor(path: Path, name: str, entry: Any, data: int, size: int) -> StoredTe
         case _:
             raise ModelUnreadable(f"{path}: tensor {name} is not described as safetensors does")
     if dtype not in ITEM_BYTES:
-        raise UnsupportedModel(f"{path}: tensor {name} has number format {dtype}, unknown here")
+        raise UnsupportedModel(
+            f"{path}: tensor {name} has number format {dtype[:80]!r}, unknown here"
+        )
     if begin < 0 or end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
         raise ModelUnreadable(
             f"{path}: tensor {name} of {dtype} {shape} has offsets {begin} to {end}; expected "

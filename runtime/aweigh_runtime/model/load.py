@@ -5,8 +5,8 @@ parameter, converted on the way, so memory holds the weights once.
 """
 
 import mmap
-from collections.abc import Callable, Iterable, Mapping
-from itertools import groupby
+from collections.abc import Callable, Mapping
+from itertools import groupby, islice
 from pathlib import Path
 
 import torch
@@ -18,13 +18,20 @@ from aweigh_runtime.failures import (
     ModelUnreadable,
     UnsupportedModel,
 )
-from aweigh_runtime.model.config import ModelConfig, read_config
+from aweigh_runtime.model.architectures import read_config
+from aweigh_runtime.model.arithmetic import Fast
+from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.decoder import Decoder
+from aweigh_runtime.model.exact import Exact
+from aweigh_runtime.model.footprint import weight_bytes
 from aweigh_runtime.model.header import StoredTensor
 from aweigh_runtime.model.memory import available_bytes
 from aweigh_runtime.model.number_format import STORED, compute_dtype
-from aweigh_runtime.model.placement import Place, ignored, places
+from aweigh_runtime.model.placement import EMBEDDING, Place, canonical, ignored, places
 from aweigh_runtime.model.shards import stored_tensors
+from aweigh_runtime.model.storage import Storage
+
+_MOST_NAMES = 1000  # of tensors that are missing: a wrong config may imply any number
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in total
 
@@ -35,6 +42,7 @@ def load(
     device: torch.device,
     max_model_len: int | None,
     progress: Progress,
+    exact: bool = False,
 ) -> Decoder:
     """Load a model.
 
@@ -44,6 +52,7 @@ def load(
         device: where the weights go.
         max_model_len: tokens of prompt and answer together; None: what the model was made for.
         progress: called after each tensor.
+        exact: a request's logits never depend on what else is in the step; slower.
 
     Raises:
         ModelNotFound, ModelUnreadable, UnsupportedModel: the directory holds no model that can run.
@@ -52,13 +61,13 @@ def load(
     """
     config = read_config(directory)
     length = _model_len(config, max_model_len)
-    stored = stored_tensors(directory)
-    homes = {place.name: place for place in places(config)}
-    _check(directory, config, homes, stored)
+    stored = {canonical(name, config): tensor for name, tensor in stored_tensors(directory).items()}
+    homes = _homes(directory, config, stored)
     chosen = compute_dtype(dtype, _checkpoint_dtype(config, stored), device)
-    _expect_room(directory, homes.values(), chosen, device)
-    decoder = Decoder(config, length, chosen, device)
+    _expect_room(directory, config, chosen, device)
+    decoder = Decoder(config, length, Storage(chosen, device, Exact() if exact else Fast()))
     _fill(decoder, homes, [stored[name] for name in homes], progress)
+    decoder.settle()
     return decoder
 
 
@@ -71,20 +80,24 @@ def _model_len(config: ModelConfig, wanted: int | None) -> int:
     return config.max_positions if wanted is None else wanted
 
 
-def _check(
-    directory: Path,
-    config: ModelConfig,
-    homes: Mapping[str, Place],
-    stored: Mapping[str, StoredTensor],
-) -> None:
-    missing = [name for name in homes if name not in stored]
-    if missing:
-        raise ModelUnreadable(f"{directory} lacks {_some(missing)}, which its config.json implies")
+def _homes(
+    directory: Path, config: ModelConfig, stored: Mapping[str, StoredTensor]
+) -> dict[str, Place]:
+    """The place of each tensor, once the checkpoint has all of them and no other."""
+    missing = (place.name for place in places(config) if place.name not in stored)
+    if some := list(islice(missing, _MOST_NAMES)):
+        raise ModelUnreadable(f"{directory} lacks {_some(some)}, which its config.json implies")
+    homes = {place.name: place for place in places(config)}
     extra = [name for name in stored if name not in homes and not ignored(name, config)]
     if extra:
         raise ModelUnreadable(
             f"{directory} has {_some(extra)}, which its config.json does not account for"
         )
+    _check(homes, stored)
+    return homes
+
+
+def _check(homes: Mapping[str, Place], stored: Mapping[str, StoredTensor]) -> None:
     for name, place in homes.items():
         found = stored[name]
         if found.shape != place.shape:
@@ -103,13 +116,13 @@ def _checkpoint_dtype(config: ModelConfig, stored: Mapping[str, StoredTensor]) -
     by_name = {str(dtype).removeprefix("torch."): dtype for dtype in STORED.values()}
     if config.dtype in by_name:
         return by_name[config.dtype]
-    return STORED[stored["model.embed_tokens.weight"].dtype]
+    return STORED[stored[EMBEDDING].dtype]
 
 
 def _expect_room(
-    directory: Path, homes: Iterable[Place], dtype: torch.dtype, device: torch.device
+    directory: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device
 ) -> None:
-    needed = dtype.itemsize * sum(torch.Size(place.shape).numel() for place in homes)
+    needed = weight_bytes(config, dtype.itemsize)
     free = available_bytes(device)
     if needed > free:
         raise ModelDoesNotFit(
@@ -128,18 +141,24 @@ def _fill(
     """Copy file by file, in the order of the bytes, which a disk reads fastest."""
     total = sum(tensor.num_bytes for tensor in stored)
     done = 0
-    parameters = dict(decoder.named_parameters())
     progress(done, total)
     stored = sorted(stored, key=lambda tensor: (tensor.path, tensor.start))
     for path, tensors in groupby(stored, key=lambda tensor: tensor.path):
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         for tensor in tensors:
-            place = homes[tensor.name]
-            rows = slice(place.first_row, place.first_row + place.shape[0])
-            parameters[place.parameter][rows].copy_(_view(data, tensor))
+            place = homes[canonical(tensor.name, decoder.config)]
+            rows = _rows(decoder.weights[place.weight], place)
+            rows.copy_(_view(data, tensor))
+            if place.added:
+                rows.add_(place.added)
             done += tensor.num_bytes
             progress(done, total)
+
+
+def _rows(weight: torch.Tensor, place: Place) -> torch.Tensor:
+    matrix = weight if place.expert is None else weight[place.expert]
+    return matrix[place.first_row : place.first_row + place.num_rows]
 
 
 def _view(data: mmap.mmap, tensor: StoredTensor) -> torch.Tensor:
@@ -150,5 +169,6 @@ def _view(data: mmap.mmap, tensor: StoredTensor) -> torch.Tensor:
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+    count = f"{len(names) - 1} more" if len(names) < _MOST_NAMES else "many more"
+    more = f" and {count} tensors" if len(names) > 1 else ""
     return f"tensor {names[0]}{more}"

@@ -8,7 +8,7 @@ from aweigh_runtime.model.header import StoredTensor, read_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-OTHER_FORMATS = (".bin", ".pt", ".pth", ".gguf", ".ckpt", ".h5", ".msgpack", ".onnx")
+OTHER_FORMATS = (".bin", ".pt", ".pth", ".pkl", ".gguf", ".ckpt", ".h5", ".msgpack", ".onnx")
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:

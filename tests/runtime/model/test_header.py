@@ -64,7 +64,7 @@ def test_a_header_that_contradicts_itself_or_the_file_is_refused(
 
 def test_an_unknown_number_format_is_refused_by_name(tmp_path: Path) -> None:
     path = _write(tmp_path / "m.safetensors", {"a": _tensor(dtype="F4")})
-    with pytest.raises(UnsupportedModel, match="tensor a has number format F4"):
+    with pytest.raises(UnsupportedModel, match="tensor a has number format 'F4'"):
         read_header(path)
 
 

@@ -1,6 +1,7 @@
 import json
 import resource
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from aweigh_runtime.failures import (
     ModelUnreadable,
     UnsupportedModel,
 )
-from aweigh_runtime.model.config import read_config
+from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.load import load
 from aweigh_runtime.model.placement import places
 from aweigh_runtime.model.shards import INDEX, SINGLE
@@ -86,9 +87,14 @@ def test_progress_ends_with_all_bytes(sharded: Path, cpu: torch.device) -> None:
     assert [done for done, _ in reports] == sorted({done for done, _ in reports})
 
 
-def test_code_and_old_leftovers_in_a_checkpoint_change_nothing(single: Path) -> None:
+def test_code_and_old_leftovers_in_a_checkpoint_change_nothing(
+    single: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = _logits(single)
-    (single / "modeling_llama.py").write_text("raise SystemExit('code of a model was run')")
+    for name in ("modeling_llama", "__init__", "json", "torch", "safetensors", "tokenizer"):
+        (single / f"{name}.py").write_text("raise SystemExit('code of a model was run')")
+    monkeypatch.chdir(single)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
     (single / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     _edit_config(single, auto_map={"AutoModelForCausalLM": "modeling_llama.Model"})
     tensors = load_file(single / SINGLE)
@@ -106,8 +112,7 @@ def test_a_tied_model_may_store_its_embedding_twice(tmp_path: Path) -> None:
     save_file(tensors, directory / SINGLE, metadata={"format": "pt"})
 
     assert torch.equal(_logits(directory), before)
-    decoder = load_decoder(directory)
-    assert decoder.head is decoder.embedding
+    assert "head.weight" not in load_decoder(directory).weights
 
 
 def test_a_missing_tensor_is_named(single: Path) -> None:
@@ -209,7 +214,7 @@ def test_the_links_of_a_hub_cache_are_followed(single: Path, tmp_path: Path) -> 
     assert torch.equal(_logits(snapshot), _logits(single))
 
 
-@pytest.mark.parametrize("suffix", [".bin", ".pt", ".gguf"])
+@pytest.mark.parametrize("suffix", [".bin", ".pt", ".pkl", ".gguf"])
 def test_other_formats_are_refused_and_never_opened(single: Path, suffix: str) -> None:
     (single / SINGLE).unlink()
     (single / f"model{suffix}").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
@@ -267,3 +272,11 @@ def test_weights_larger_than_the_memory_are_refused_before_anything_is_taken(
         ModelDoesNotFit, match=r"need 43\d\d\.\d\d GB in torch\.float32, and .* free"
     ):
         load_decoder(tmp_path)
+
+
+def test_a_checkpoint_that_lacks_ever_so_many_tensors_is_refused_at_once(single: Path) -> None:
+    _edit_config(single, num_hidden_layers=4096)
+    with pytest.raises(
+        ModelUnreadable, match=r"lacks tensor model\.layers\.4\..* and many more tensors, which"
+    ):
+        load_decoder(single)

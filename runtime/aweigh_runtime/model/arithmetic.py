@@ -1,0 +1,50 @@
+"""The operations of a decoder whose result for a token may depend on what else is in the step."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch.nn.functional import linear
+
+from aweigh_runtime.model.attention import AttentionShape, attend
+from aweigh_runtime.model.step_plan import Plan
+
+RowOperation = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Arithmetic(Protocol):
+    """How a decoder computes."""
+
+    def project(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[T, in] to [T, out]; `weight` is [out, in]."""
+
+    def by_rows(self, operation: RowOperation, x: torch.Tensor, width: int) -> torch.Tensor:
+        """Apply what treats each row of `x` by itself and holds `width` numbers of it at once."""
+
+    def attend(
+        self, heads: torch.Tensor, kv: torch.Tensor, plan: Plan, shape: AttentionShape
+    ) -> torch.Tensor:
+        """See `attention.attend`."""
+
+
+class Fast:
+    """The fastest way. In a larger step the last bits of a result may differ."""
+
+    def project(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[T, in] to [T, out]."""
+        return linear(x, weight, bias)
+
+    def by_rows(self, operation: RowOperation, x: torch.Tensor, width: int) -> torch.Tensor:
+        """All rows at once."""
+        del width
+        return operation(x)
+
+    def attend(
+        self, heads: torch.Tensor, kv: torch.Tensor, plan: Plan, shape: AttentionShape
+    ) -> torch.Tensor:
+        """[T, H+2K, D] to [T, H·D]."""
+        return attend(heads, kv, plan, shape)

@@ -1,0 +1,42 @@
+"""How many bytes a model takes, from its config alone. It allocates nothing and needs no torch."""
+
+from collections import Counter
+from itertools import chain
+
+from aweigh_api.spec import DTypeName
+from aweigh_runtime.model.config import ModelConfig
+from aweigh_runtime.model.placement import layer_places, outer_places
+
+_ITEM_BYTES = {"bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
+_WIDE_BYTES = 4  # of fp32
+
+
+def item_bytes(dtype: DTypeName, config: ModelConfig) -> int:
+    """Bytes of one value; `auto` is the checkpoint's format, and fp32 where its config is silent.
+
+    A CPU that cannot compute in that format itself serves fp32 instead, with twice the bytes.
+    """
+    name = config.dtype if dtype == "auto" else dtype
+    return _ITEM_BYTES.get(name or "", _WIDE_BYTES)
+
+
+def weight_bytes(config: ModelConfig, item_bytes: int) -> int:
+    """Memory of all weights. O(kinds of layers), not O(layers)."""
+    kinds = Counter(config.layers)
+    placed = chain(
+        ((place, 1) for place in outer_places(config)),
+        (
+            (place, count)
+            for kind, count in kinds.items()
+            for place in layer_places(config, kind, 0)
+        ),
+    )
+    return sum(
+        count * place.num_values * (_WIDE_BYTES if place.added else item_bytes)
+        for place, count in placed
+    )
+
+
+def bytes_per_token(config: ModelConfig, item_bytes: int) -> int:
+    """Memory that one token takes in the cache."""
+    return config.num_layers * 2 * config.num_kv_heads * config.head_dim * item_bytes

@@ -1,0 +1,95 @@
+"""The MLP of a layer: one for all tokens, or experts of which each token uses a few."""
+
+from functools import partial
+
+import torch
+from torch.nn.functional import gelu, silu
+
+from aweigh_runtime.model.arithmetic import RowOperation
+from aweigh_runtime.model.config import Activation, Experts, LayerConfig, ModelConfig
+from aweigh_runtime.model.norm import norm
+from aweigh_runtime.model.projection import Projection, out_projection
+from aweigh_runtime.model.storage import Storage
+
+_ACTIVATIONS: dict[Activation, RowOperation] = {
+    "silu": silu,
+    "gelu_pytorch_tanh": partial(gelu, approximate="tanh"),
+}
+
+
+class MLP:
+    """down(activation(gate) · up), behind a norm."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, storage: Storage) -> None:
+        size, bias = layer.mlp_size, config.mlp_bias
+        self._norm = norm(config, storage)
+        self._gate_up = Projection(2 * size, config.hidden_size, bias, storage.within("gate_up"))
+        self._down = out_projection(config, size, bias, storage.within("down"))
+        self._activate = _activate(config, layer, storage)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[T, N] to [T, N]."""
+        gate, up = self._gate_up(self._norm(hidden)).chunk(2, -1)  # [T, M] each
+        return self._down(self._activate(gate).mul_(up))
+
+
+class ExpertsMLP:
+    """A router that gives each token to a few of E small MLPs, behind a norm."""
+
+    def __init__(
+        self, config: ModelConfig, layer: LayerConfig, experts: Experts, storage: Storage
+    ) -> None:
+        count, size, width = experts.count, layer.mlp_size, config.hidden_size
+        self._norm = norm(config, storage)
+        self._router = Projection(count, width, False, storage.within("router"))
+        self._gate_up = storage.matrix("gate_up", count, 2 * size, width)  # [E, 2M, N]
+        self._down = storage.matrix("down", count, width, size)  # [E, N, M]
+        self._experts = experts
+        self._activate = _activate(config, layer, storage)
+        self._project = storage.arithmetic.project
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[T, N] to [T, N]. O(experts hit) products; the device is waited for once.
+
+        A token's experts are added in the order of their weights, whoever else is in the step.
+        """
+        normed = self._norm(hidden)
+        weights, chosen = self._route(normed)  # [T, experts per token] both
+        by_expert, order = chosen.flatten().sort(stable=True)
+        rows = normed[order // self._experts.per_token]
+        found = torch.empty_like(rows)
+        first = 0
+        for expert, count in enumerate(self._counts(by_expert)):
+            if count:
+                last = first + count
+                found[order[first:last]] = self._one(rows[first:last], expert)
+                first = last
+        each = found.view(*weights.shape, -1) * weights[..., None]
+        return each.sum(1).to(hidden.dtype)
+
+    def _route(self, normed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        shares = self._router(normed).softmax(-1, dtype=torch.float32)
+        weights, chosen = shares.topk(self._experts.per_token, -1)
+        if self._experts.normalized:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return weights, chosen
+
+    def _counts(self, by_expert: torch.Tensor) -> list[int]:
+        counts: list[int] = by_expert.bincount(minlength=self._experts.count).tolist()
+        return counts
+
+    def _one(self, rows: torch.Tensor, expert: int) -> torch.Tensor:
+        gate, up = self._project(rows, self._gate_up[expert]).chunk(2, -1)
+        return self._project(self._activate(gate).mul_(up), self._down[expert])
+
+
+def mlp(config: ModelConfig, layer: LayerConfig, storage: Storage) -> MLP | ExpertsMLP:
+    """What a layer needs."""
+    if layer.experts is None:
+        return MLP(config, layer, storage)
+    return ExpertsMLP(config, layer, layer.experts, storage)
+
+
+def _activate(config: ModelConfig, layer: LayerConfig, storage: Storage) -> RowOperation:
+    operation, by_rows = _ACTIVATIONS[config.activation], storage.arithmetic.by_rows
+    return lambda gate: by_rows(operation, gate, layer.mlp_size)

@@ -1,0 +1,117 @@
+"""Which keys and values attention reads in a step. Indices and masks only.
+
+Requests with one new token are read together, in groups of similar length; each longer chunk is
+read by itself.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from aweigh_runtime.model.step_plan import Index, Integers, Plan, index
+
+# Padding that costs as much as one more group: a few launches, times the memory's speed.
+_PADDING_BYTES = {"cpu": 1 << 18, "cuda": 1 << 26}
+# What one group copies out of the cache at most: beyond it the copy leaves the CPU's caches.
+_GROUP_BYTES = {"cpu": 1 << 22, "cuda": 1 << 28}
+
+
+@dataclass(frozen=True, slots=True)
+class Decodes:
+    """Requests with one new token and a similar number of earlier ones."""
+
+    rows: Index  # of the packed tokens
+    blocks: Index  # slice: of one request; else [S, n], of the cache
+    mask: torch.Tensor | None  # [S, 1, 1, n·P], added to the scores
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A chunk of several tokens of one request."""
+
+    rows: slice
+    blocks: Index | None  # of the cache; None: the chunk sees itself alone
+    seen: int  # tokens, from the first of `blocks` to the chunk's last
+    mask: torch.Tensor | None  # [tokens, seen], added to the scores; None: causal
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What a layer reads."""
+
+    decodes: tuple[Decodes, ...]
+    prompts: tuple[Prompt, ...]
+
+
+def reads(plan: Plan, window: int | None) -> Reads:
+    """Lay out a step for layers whose tokens see `window` tokens (None: all). O(T + blocks)."""
+    rows = np.cumsum([0] + [chunk.num_tokens for chunk in plan.chunks])
+    singles = [i for i, chunk in enumerate(plan.chunks) if chunk.num_tokens == 1]
+    return Reads(
+        decodes=tuple(_decodes(plan, rows, group, window) for group in _groups(plan, singles)),
+        prompts=tuple(
+            _prompt(plan, int(rows[i]), i, window)
+            for i, chunk in enumerate(plan.chunks)
+            if chunk.num_tokens > 1
+        ),
+    )
+
+
+def _groups(plan: Plan, singles: list[int]) -> list[list[int]]:
+    """Longest first; a group is full once its padding costs as much as another group."""
+    device = plan.positions.device.type
+    most_padding = _PADDING_BYTES[device] // plan.token_bytes
+    most = _GROUP_BYTES[device] // plan.token_bytes
+    groups: list[list[int]] = []
+    padding = longest = 0
+    for i in sorted(singles, key=lambda i: -plan.chunks[i].end):
+        length = plan.chunks[i].end
+        padding += longest - length
+        if not groups or padding > most_padding or (len(groups[-1]) + 1) * longest > most:
+            groups.append([])
+            padding, longest = 0, length
+        groups[-1].append(i)
+    return [sorted(group) for group in groups]
+
+
+def _decodes(plan: Plan, rows: Integers, group: list[int], window: int | None) -> Decodes:
+    size, device = plan.block_tokens, plan.positions.device
+    ends = np.array([plan.chunks[i].end for i in group])
+    starts = np.zeros_like(ends) if window is None else np.maximum(ends - window, 0)
+    first = starts // size  # blocks before it are out of sight
+    width = int((-(-ends // size) - first).max())
+    columns = first[:, None] + np.arange(width)
+    blocks = plan.table[np.array(group)[:, None], np.minimum(columns, plan.table.shape[1] - 1)]
+    low, high = starts - first * size, ends - first * size
+    return Decodes(
+        rows=index(rows[group], device),
+        blocks=index(blocks[0], device) if len(group) == 1 else torch.from_numpy(blocks).to(device),
+        mask=_mask(low, high, width * size, plan)[:, None, None],
+    )
+
+
+def _prompt(plan: Plan, row: int, i: int, window: int | None) -> Prompt:
+    chunk, size, device = plan.chunks[i], plan.block_tokens, plan.positions.device
+    rows = slice(row, row + chunk.num_tokens)
+    if chunk.start == 0 and (window is None or chunk.end <= window):
+        return Prompt(rows, None, chunk.num_tokens, None)
+    ends = np.arange(chunk.start, chunk.end) + 1
+    starts = np.zeros_like(ends) if window is None else np.maximum(ends - window, 0)
+    first = int(starts[0]) // size
+    seen = chunk.end - first * size
+    blocks = plan.table[i, first : -(-chunk.end // size)]
+    mask = _mask(starts - first * size, ends - first * size, seen, plan)
+    return Prompt(rows, index(blocks, device), seen, mask)
+
+
+def _mask(low: Integers, high: Integers, width: int, plan: Plan) -> torch.Tensor:
+    """[rows, width]: 0 from low[i] up to high[i], minus infinity elsewhere."""
+    device = plan.positions.device
+    columns = torch.arange(width, device=device)
+    hidden = columns >= torch.from_numpy(high).to(device)[:, None]
+    if low.any():
+        hidden |= columns < torch.from_numpy(low).to(device)[:, None]
+    return torch.zeros(hidden.shape, dtype=plan.dtype, device=device).masked_fill_(
+        hidden, float("-inf")
+    )

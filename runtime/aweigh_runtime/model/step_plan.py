@@ -1,0 +1,113 @@
+"""Where the tokens of one step are written and read. Indices only: it touches no keys or values.
+
+A plan is made once per step and used by every layer; what layers share beyond it is laid out once
+per step and window.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.chunks import Chunk
+
+L = TypeVar("L")  # what is laid out
+Index = slice | torch.Tensor  # a slice where the indices are consecutive: then nothing is copied
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A step on the cache's device."""
+
+    chunks: Sequence[Chunk]
+    block_tokens: int  # P
+    token_bytes: int  # of one layer
+    dtype: torch.dtype  # of masks
+    table: Integers  # [S, widest], each chunk's blocks, then zeros
+    positions: torch.Tensor  # [T]
+    slots: torch.Tensor  # [T], where each token is written: block · P + place in it
+    logit_rows: Index  # [sum of num_logits]
+    _layouts: dict[Any, Any] = field(default_factory=dict)
+
+    def layout(self, lay_out: Callable[["Plan", int | None], L], window: int | None) -> L:
+        """What `lay_out` makes of the plan for layers whose tokens see `window` tokens, made once.
+
+        Args:
+            lay_out: a function, always the same one.
+            window: tokens that a token sees, itself included; None: all.
+        """
+        found: L | None = self._layouts.get((lay_out, window))
+        if found is None:
+            found = self._layouts[lay_out, window] = lay_out(self, window)
+        return found
+
+
+def plan(chunks: Sequence[Chunk], cache: KVCache) -> Plan:
+    """Lay out a step. O(T + blocks) once, on the host.
+
+    Raises:
+        IndexError: a chunk lies outside the cache, or wants more logits than it has tokens.
+    """
+    size, device = cache.block_tokens, cache.layers.device
+    _check(chunks, cache)
+    starts = np.array([chunk.start for chunk in chunks])
+    counts = np.array([chunk.num_tokens for chunk in chunks])
+    wanted = np.array([chunk.num_logits for chunk in chunks])
+    table = _table(chunks, size)
+    outside = ((table < 0) | (table >= cache.num_blocks)).any(1)
+    if outside.any():
+        raise IndexError(_outside(chunks[int(outside.argmax())], cache))
+    ends = np.cumsum(counts)
+    owner = np.repeat(np.arange(len(chunks)), counts)  # [T], whose token it is
+    positions = np.arange(ends[-1]) + (starts + counts - ends)[owner]
+    slots = table[owner, positions // size] * size + positions % size
+    last = np.cumsum(wanted)
+    logit_rows = np.arange(last[-1]) + np.repeat(ends - last, wanted)
+    return Plan(
+        chunks=chunks,
+        block_tokens=size,
+        token_bytes=cache.layers[0, 0, 0].nbytes,
+        dtype=cache.layers.dtype,
+        table=table,
+        positions=torch.from_numpy(positions).to(device),
+        slots=torch.from_numpy(slots).to(device),
+        logit_rows=index(logit_rows, device),
+    )
+
+
+def _check(chunks: Sequence[Chunk], cache: KVCache) -> None:
+    for chunk in chunks:
+        room = len(chunk.blocks) * cache.block_tokens
+        if not (0 < chunk.num_tokens <= chunk.end <= room) or not (
+            0 <= chunk.num_logits <= chunk.num_tokens
+        ):
+            raise IndexError(_outside(chunk, cache))
+
+
+def _outside(chunk: Chunk, cache: KVCache) -> str:
+    return (
+        f"{chunk} is outside the cache of {cache.num_blocks} blocks of {cache.block_tokens} tokens"
+    )
+
+
+def _table(chunks: Sequence[Chunk], size: int) -> Integers:
+    used = [-(-chunk.end // size) for chunk in chunks]
+    blocks = [
+        np.asarray(chunk.blocks[:count], np.int64)
+        for chunk, count in zip(chunks, used, strict=True)
+    ]
+    table = np.zeros((len(chunks), max(used)), np.int64)
+    table[np.arange(max(used)) < np.array(used)[:, None]] = np.concatenate(blocks)
+    return table
+
+
+def index(values: Integers, device: torch.device) -> Index:
+    """Indices on the device, or a slice."""
+    if len(values) and (np.diff(values) == 1).all():
+        return slice(int(values[0]), int(values[0]) + len(values))
+    return torch.from_numpy(values).to(device)
