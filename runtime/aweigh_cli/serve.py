@@ -29,7 +29,8 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
         str,
         typer.Argument(
             metavar="URI",
-            help="The model: builtin://NAME, file:///PATH or hf://ORGANISATION/MODEL.",
+            help="The model: builtin://NAME, file:///PATH, hf://ORGANISATION/MODEL, "
+            "s3://BUCKET/PREFIX or oci://REGISTRY/REPOSITORY[:TAG|@DIGEST].",
         ),
     ],
     *,
@@ -41,7 +42,7 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
         str | None, _flag("--revision", "Branch, tag or commit of an hf:// model.")
     ] = None,
     secret_dir: Annotated[
-        Path | None, _flag("--secret-dir", "Directory that holds the token for the model's source.")
+        Path | None, _flag("--secret-dir", "Directory that holds what opens the model's source.")
     ] = None,
     max_model_len: Annotated[
         int | None,

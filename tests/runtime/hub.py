@@ -8,32 +8,18 @@ As a process of its own:        python -m tests.runtime.hub org/model=DIRECTORY 
 """
 
 import argparse
-import asyncio
 import hashlib
 import json
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from aiohttp import web
 
+from tests.runtime.local_server import LocalServer
+
 LARGE = (".safetensors", ".bin")  # files that a real hub keeps outside of git
-PIECE_BYTES = 64 << 10
-
-
-@dataclass
-class Faults:
-    """What goes wrong. Tests set it; each entry of a list happens once."""
-
-    statuses: list[int] = field(default_factory=list)  # answers to the next requests
-    every_status: int | None = None  # answer to all requests
-    break_after: dict[str, list[int]] = field(default_factory=dict)  # file → bytes of each answer
-    corrupt: set[str] = field(default_factory=set)  # files with one byte changed on the way
-    no_ranges: bool = False
-    piece_delay_s: float = 0.0  # before each piece of a file
-    silent: bool = False  # takes requests and never answers
 
 
 @dataclass(frozen=True)
@@ -47,33 +33,13 @@ class Repository:
     gated: bool
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A request that arrived."""
-
-    host: str
-    path: str
-    range: str | None
-    authorization: str | None
-
-
-class Hub:
+class Hub(LocalServer):
     """A hub in a thread of its own while the context is open."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, cdn_host: str | None = None) -> None:
-        self.faults = Faults()
-        self.seen: list[Seen] = []
-        self._host = host
-        self._port = port
+        super().__init__(host, port)
         self._cdn_host = cdn_host  # where redirects lead; None: to the host of the request
         self._repositories: dict[str, Repository] = {}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-
-    @property
-    def url(self) -> str:
-        """The endpoint: the value for HF_ENDPOINT."""
-        return f"http://{self._host}:{self._port}"
 
     def add(
         self,
@@ -96,49 +62,14 @@ class Hub:
         self._repositories[name] = Repository(directory, commit, branch, token, gated)
         return commit
 
-    def paths(self) -> list[str]:
-        """Paths of the requests that arrived."""
-        return [request.path for request in self.seen]
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _start(self) -> None:
-        app = web.Application(middlewares=[self._interfere])
+    def routes(self, app: web.Application) -> None:
         app.router.add_get("/api/models/{owner}/{name}", self._listing)
         app.router.add_get("/api/models/{owner}/{name}/revision/{revision}", self._listing)
         app.router.add_get("/cdn/{owner}/{name}/{file:.+}", self._content)
         app.router.add_get("/{owner}/{name}/resolve/{revision}/{file:.+}", self._resolve)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
-        self._port = self._runner.addresses[0][1]
 
-    @web.middleware
-    async def _interfere(
-        self,
-        request: web.Request,
-        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-    ) -> web.StreamResponse:
-        headers = request.headers
-        self.seen.append(
-            Seen(request.host, request.path, headers.get("Range"), headers.get("Authorization"))
-        )
-        if self.faults.silent:
-            await asyncio.sleep(3600)
-        if self.faults.every_status is not None:
-            return _error(self.faults.every_status, "", "out of order")
-        if self.faults.statuses:
-            return _error(self.faults.statuses.pop(0), "", "out of order for a moment")
-        return await handler(request)
+    def refusal(self, status: int) -> web.Response:
+        return _error(status, "", "out of order")
 
     async def _listing(self, request: web.Request) -> web.StreamResponse:
         repository = self._find(request)
@@ -164,7 +95,7 @@ class Hub:
         if not path.is_file():
             return _error(404, "EntryNotFound", "Entry not found")
         if path.suffix not in LARGE:
-            return await self._send(request, path)
+            return await self.send(request, path.name, path.read_bytes())
         host = request.host
         if self._cdn_host is not None:
             host = f"{self._cdn_host}:{self._port}"
@@ -173,7 +104,8 @@ class Hub:
 
     async def _content(self, request: web.Request) -> web.StreamResponse:
         repository = self._repositories[_name(request)]
-        return await self._send(request, repository.directory / request.match_info["file"])
+        path = repository.directory / request.match_info["file"]
+        return await self.send(request, path.name, path.read_bytes())
 
     def _find(self, request: web.Request) -> Repository | web.Response:
         """The repository, or the answer that says why not."""
@@ -190,32 +122,6 @@ class Hub:
         if revision not in (repository.branch, repository.commit):
             return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return repository
-
-    async def _send(self, request: web.Request, path: Path) -> web.StreamResponse:
-        content = self._bytes(path)
-        start = 0 if self.faults.no_ranges else request.http_range.start or 0
-        if start > len(content):
-            return web.Response(status=416)
-        response = web.StreamResponse(status=206 if start else 200)
-        response.content_length = len(content) - start
-        if start:
-            end = len(content) - 1
-            response.headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
-        await response.prepare(request)
-        breaks = self.faults.break_after.get(path.name)
-        stop = start + breaks.pop(0) if breaks else len(content)
-        for begin in range(start, min(stop, len(content)), PIECE_BYTES):
-            await asyncio.sleep(self.faults.piece_delay_s)
-            await response.write(content[begin : min(begin + PIECE_BYTES, stop)])
-        if stop < len(content) and request.transport is not None:
-            request.transport.close()
-        return response
-
-    def _bytes(self, path: Path) -> bytes:
-        content = path.read_bytes()
-        if path.name in self.faults.corrupt:
-            return content[:-1] + bytes([content[-1] ^ 1])
-        return content
 
 
 def _name(request: web.Request) -> str:

@@ -22,9 +22,10 @@ def fetch(
     """Bring a model here, if it is not here yet.
 
     Args:
-        uri: builtin://NAME, file:///PATH, pvc://CLAIM/PATH or hf://ORGANISATION/MODEL.
+        uri: builtin://NAME, file:///PATH, pvc://CLAIM/PATH, hf://ORGANISATION/MODEL,
+            s3://BUCKET/PREFIX or oci://REGISTRY/REPOSITORY[:TAG|@DIGEST].
         revision: branch, tag or commit; only for hf.
-        secret_dir: holds the token for hf in a file named as in `names.SECRET_TOKEN_KEYS`.
+        secret_dir: holds what opens the source, one file for each key of a Secret.
         cache_dir: where downloads are kept.
         progress: called while bytes arrive, from one thread at a time; local models need no bytes.
 
@@ -47,12 +48,26 @@ def fetch(
         )
     if ".." in rest.split("/"):
         raise InvalidConfiguration(f"the model URI {uri!r} contains '..'; give the path itself")
-    if scheme == "hf":
-        from aweigh_runtime.sources import hub  # half a second that other models need not wait
-
-        return hub.download(rest, revision or "main", secret_dir, cache_dir, progress)
     if scheme == "builtin":
         return local.builtin(rest)
     if scheme == "file":
         return local.directory(rest)
-    return local.claim(rest, Path(names.MODEL_MOUNT))
+    if scheme == "pvc":
+        return local.claim(rest, Path(names.MODEL_MOUNT))
+    if scheme == "hf":
+        from aweigh_runtime.sources import hub  # half a second that other models need not wait
+
+        return hub.download(rest, revision or "main", secret_dir, cache_dir, progress)
+    return _stored(scheme, rest, secret_dir, cache_dir, progress)
+
+
+def _stored(
+    scheme: str, rest: str, secret_dir: Path | None, cache_dir: Path, progress: Progress
+) -> Path:
+    if scheme == "s3":
+        from aweigh_runtime.sources import s3
+
+        return s3.download(rest, secret_dir, cache_dir, progress)
+    from aweigh_runtime.sources import oci
+
+    return oci.download(rest, secret_dir, cache_dir, progress)

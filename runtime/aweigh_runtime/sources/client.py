@@ -1,9 +1,8 @@
 """HTTP to a Hugging Face hub: what it answers becomes a value or a failure with a sentence."""
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self, TypeVar
+from typing import Self
 from urllib.parse import quote
 
 import httpx
@@ -16,21 +15,15 @@ from aweigh_runtime.failures import (
     SourceUnreachable,
     StartFailure,
 )
-from aweigh_runtime.sources.listing import Listing, parse
-
-DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # between attempts that got nothing
-TIMEOUT_S = 30.0  # without a byte
-TRANSIENT = (408, 425, 429)
-
-T = TypeVar("T")
-
-
-class Transient(Exception):
-    """The hub failed in a way that may pass."""
-
-
-class Stopped(Exception):
-    """Another file failed, or the process is told to go."""
+from aweigh_runtime.sources.answers import (
+    HEADERS,
+    TIMEOUT_S,
+    expect_no_trouble,
+    transient_errors,
+)
+from aweigh_runtime.sources.hub_answer import parse
+from aweigh_runtime.sources.listing import Listing
+from aweigh_runtime.sources.patience import DELAYS_S, Patience
 
 
 class Client:
@@ -48,9 +41,10 @@ class Client:
         self._endpoint = endpoint
         self._repository = repository
         self._has_token = token is not None
-        self._delays_s = delays_s
-        self._stopped = threading.Event()
-        headers = {"User-Agent": "aweigh", "Accept-Encoding": "identity"}
+        self.patience = Patience(
+            self.uri, endpoint, "check the network, HF_ENDPOINT and the proxy", delays_s
+        )
+        headers = dict(HEADERS)
         if token is not None:  # httpx drops it when a redirect leads to another host
             headers["Authorization"] = f"Bearer {token}"
         try:
@@ -67,49 +61,26 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self.patience.stop()
         self._http.close()
-
-    def stop(self) -> None:
-        """Make all threads give up soon."""
-        self._stopped.set()
-
-    def expect_running(self) -> None:
-        """Raise Stopped after `stop`."""
-        if self._stopped.is_set():
-            raise Stopped
 
     def listing(self, revision: str) -> Listing:
         """What the repository holds at a revision, and which commit that is."""
-        return self.patiently(lambda: self._listing(revision))
+        return self.patience.repeat(lambda: self._listing(revision))
 
     @contextmanager
     def file(self, commit: str, name: str, offset: int) -> Iterator[httpx.Response]:
         """A file's bytes from `offset` on (status 206), or all of them (status 200)."""
         url = hf_hub_url(self._repository, name, revision=commit, endpoint=self._endpoint)
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        with self._http.stream("GET", url, headers=headers) as response:
+        with transient_errors(), self._http.stream("GET", url, headers=headers) as response:
             self._check(response, commit)
             yield response
 
-    def patiently(self, attempt: Callable[[], T], position: Callable[[], int] = lambda: 0) -> T:
-        """Repeat `attempt` with growing pauses; begin anew whenever `position` has moved."""
-        failures, before = 0, position()
-        while True:
-            try:
-                return attempt()
-            except (httpx.RequestError, Transient) as error:
-                if position() != before:
-                    failures, before = 0, position()
-                if failures == len(self._delays_s):
-                    raise self._unreachable(error) from error
-                self._stopped.wait(self._delays_s[failures])
-                self.expect_running()
-                failures += 1
-
     def _listing(self, revision: str) -> Listing:
         path = f"/api/models/{self._repository}/revision/{quote(revision, safe='')}"
-        response = self._http.get(path, params={"blobs": "true"})
+        with transient_errors():
+            response = self._http.get(path, params={"blobs": "true"})
         self._check(response, revision)
         try:
             return parse(self.uri, response.json())
@@ -120,14 +91,12 @@ class Client:
             ) from error
 
     def _check(self, response: httpx.Response, revision: str) -> None:
-        status = response.status_code
-        if status < 400:
-            return
-        if status in TRANSIENT or status >= 500:
-            raise Transient(f"it answered {status}")
-        raise self._refusal(status, response.headers.get("X-Error-Code", ""), revision)
+        expect_no_trouble(response)
+        if response.status_code >= 400:
+            raise self._refusal(response, revision)
 
-    def _refusal(self, status: int, code: str, revision: str) -> StartFailure:
+    def _refusal(self, response: httpx.Response, revision: str) -> StartFailure:
+        status, code = response.status_code, response.headers.get("X-Error-Code", "")
         if code == "GatedRepo":
             return AccessDenied(
                 f"{self.uri} is gated and {self._who()} may not read it; accept its terms on the "
@@ -149,14 +118,6 @@ class Client:
 
     def _remedy(self) -> str:
         return "give a token that may with model.secretRef (in a cluster) or HF_TOKEN"
-
-    def _unreachable(self, error: Exception) -> SourceUnreachable:
-        attempts = len(self._delays_s) + 1
-        return SourceUnreachable(
-            f"{self.uri} cannot be downloaded from {self._endpoint} after {attempts} attempts in a "
-            f"row: {str(error) or type(error).__name__}; check the network, HF_ENDPOINT and the "
-            "proxy"
-        )
 
 
 def _checked(endpoint: str) -> str:

@@ -1,13 +1,41 @@
-"""One file of a hub onto the disk: resumed where it broke off, and renamed only once verified."""
+"""One file onto the disk: resumed where it broke off, and renamed only once verified."""
 
 import hashlib
 import threading
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from aweigh_runtime.failures import ModelUnreadable
 from aweigh_runtime.sources import Progress
-from aweigh_runtime.sources.client import Client, Transient
 from aweigh_runtime.sources.listing import RemoteFile
+from aweigh_runtime.sources.patience import Patience, Transient
+
+
+class Content(NamedTuple):
+    """Bytes of a file from an offset on."""
+
+    offset: int  # the one asked for, or 0 where the server cannot resume
+    pieces: Iterable[bytes]
+
+
+class Source(Protocol):
+    """The files of one model, somewhere else. Threads may share it."""
+
+    @property
+    def uri(self) -> str:
+        """As the user gave it."""
+        ...
+
+    @property
+    def patience(self) -> Patience:
+        """How often it is asked again."""
+        ...
+
+    def content(self, file: RemoteFile, offset: int) -> AbstractContextManager[Content]:
+        """A file's bytes; failures that may pass are Transient."""
+        ...
 
 
 class Tally:
@@ -26,16 +54,22 @@ class Tally:
             self._progress(self._done, self._total)
 
 
-def bring(client: Client, commit: str, file: RemoteFile, target: Path, tally: Tally) -> None:
+def bring(source: Source, file: RemoteFile, target: Path, tally: Tally) -> None:
     """Make `target/NAME` exist with the promised bytes."""
     path, part = target / file.name, part_of(target, file)
-    if size_of(path) == file.size:
+    if is_here(target, file):
         tally.add(file.size)
         return
     tally.add(size_of(part))
-    client.patiently(lambda: _continue(client, commit, file, part, tally), lambda: size_of(part))
-    _verify(client, file, part)
+    source.patience.repeat(lambda: _continue(source, file, part, tally), lambda: size_of(part))
+    _verify(source, file, part)
     part.replace(path)
+
+
+def is_here(target: Path, file: RemoteFile) -> bool:
+    """Whether the file is complete: it has its name only then."""
+    path = target / file.name
+    return path.is_file() and size_of(path) == file.size
 
 
 def part_of(target: Path, file: RemoteFile) -> Path:
@@ -48,17 +82,17 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _continue(client: Client, commit: str, file: RemoteFile, part: Path, tally: Tally) -> None:
+def _continue(source: Source, file: RemoteFile, part: Path, tally: Tally) -> None:
+    part.touch()
     offset = size_of(part)
-    if offset >= file.size > 0:
+    if offset >= file.size:
         return
-    with client.file(commit, file.name, offset) as response, part.open("ab") as output:
-        if response.status_code != 206:  # this server cannot resume
-            output.truncate(0)
-            tally.add(-offset)
-            offset = 0
-        for data in response.iter_raw():
-            client.expect_running()
+    with source.content(file, offset) as content, part.open("ab") as output:
+        output.truncate(content.offset)
+        tally.add(content.offset - offset)
+        offset = content.offset
+        for data in content.pieces:
+            source.patience.expect_running()
             output.write(data)
             offset += len(data)
             tally.add(len(data))
@@ -68,21 +102,24 @@ def _continue(client: Client, commit: str, file: RemoteFile, part: Path, tally: 
         raise Transient(f"{file.name} broke off at byte {offset} of {file.size}")
 
 
-def _verify(client: Client, file: RemoteFile, part: Path) -> None:
-    found = _digest(file, part)
-    if found == file.digest and size_of(part) == file.size:
+def _verify(source: Source, file: RemoteFile, part: Path) -> None:
+    found, size = _digest(file, part), size_of(part)
+    if found == file.digest and size == file.size:
         return
     part.unlink()
     raise ModelUnreadable(
-        f"{client.uri}: {file.name} arrived damaged (checksum {found}; the hub promised "
-        f"{file.digest}) and was removed; start again, and check proxies and the disk if it "
-        "happens twice"
+        f"{source.uri}: {file.name} arrived damaged ({size} bytes, checksum {found}; promised were "
+        f"{file.size} bytes, {file.digest}) and was removed; start again, and check proxies and "
+        "the disk if it happens twice"
     )
 
 
 def _digest(file: RemoteFile, path: Path) -> str:
+    algorithm = file.digest.partition(":")[0]
     with path.open("rb") as content:
-        if file.large:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-        prefix = f"blob {size_of(path)}\0".encode()
-        return hashlib.sha1(prefix + content.read(), usedforsecurity=False).hexdigest()
+        if algorithm == "sha256":
+            return f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
+        if algorithm == "git":
+            blob = f"blob {size_of(path)}\0".encode() + content.read()
+            return f"git:{hashlib.sha1(blob, usedforsecurity=False).hexdigest()}"
+    return file.digest

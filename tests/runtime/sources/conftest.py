@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.hub import Hub
+from tests.runtime.sources.artifacts import ArtifactRegistry, files
 
 SHIPPED = Path(__file__).parents[3] / "runtime/aweigh_runtime/builtin"
 
@@ -22,3 +23,14 @@ def hub(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.delenv("HF_TOKEN", raising=False)
         hub.add("sea/helmsman", model)
         yield hub
+
+
+@pytest.fixture
+def registry(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ArtifactRegistry]:
+    """A registry that offers the model as `sea/helmsman:v1`, a layer for each file."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "no-docker"))
+    with ArtifactRegistry() as registry:
+        registry.push("sea/helmsman", "v1", *files(model))
+        yield registry

@@ -68,9 +68,11 @@ def test_a_claim_outside_of_a_pod_is_refused_with_the_way_out() -> None:
         _fetch("pvc://models/llama")
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/model", "llama", "https://example.org/model", ""])
+@pytest.mark.parametrize("uri", ["gs://bucket/model", "llama", "https://example.org/model", ""])
 def test_an_unknown_scheme_is_refused_with_the_list(uri: str) -> None:
-    with pytest.raises(InvalidConfiguration, match="builtin://, file://, pvc://, hf://"):
+    with pytest.raises(
+        InvalidConfiguration, match="builtin://, file://, pvc://, hf://, s3://, oci://"
+    ):
         _fetch(uri)
 
 

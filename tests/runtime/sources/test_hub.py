@@ -10,9 +10,11 @@ from aweigh_runtime.failures import (
     ModelUnreadable,
     SourceUnreachable,
 )
+from aweigh_runtime.sources.cache import keep
 from aweigh_runtime.sources.client import Client
-from aweigh_runtime.sources.hub import fetch_commit
-from aweigh_runtime.sources.listing import Listing, RemoteFile, parse
+from aweigh_runtime.sources.hub import Commit
+from aweigh_runtime.sources.hub_answer import parse
+from aweigh_runtime.sources.listing import Listing, RemoteFile
 from tests.runtime.hub import Hub
 from tests.runtime.sources.downloads import URI, Reports, download
 
@@ -24,9 +26,9 @@ def _impatient(
 ) -> Path:
     """The same with two attempts and short pauses."""
     with Client(hub.url, "sea/helmsman", None, (0.01,), timeout_s) as client:
-        return fetch_commit(
-            client, client.listing("main"), cache, Reports() if progress is None else progress
-        )
+        listing = client.listing("main")
+        source = Commit(client, listing.version)
+        return keep(source, listing, cache, Reports() if progress is None else progress)
 
 
 def test_the_files_of_a_model_arrive_as_they_are(hub: Hub, model: Path, tmp_path: Path) -> None:
@@ -229,12 +231,12 @@ def test_a_branch_that_is_here_costs_one_question(hub: Hub, tmp_path: Path) -> N
 def test_a_model_larger_than_the_disk_is_refused_before_the_download(
     hub: Hub, tmp_path: Path
 ) -> None:
-    huge = RemoteFile("model.safetensors", 1 << 60, "0" * 64, large=True)
+    huge = RemoteFile("model.safetensors", 1 << 60, f"sha256:{'0' * 64}")
     with (
         Client(hub.url, "sea/helmsman", None) as client,
         pytest.raises(ModelDoesNotFit, match="GB more disk"),
     ):
-        fetch_commit(client, Listing("0" * 40, (huge,)), tmp_path, Reports())
+        keep(Commit(client, "0" * 40), Listing("0" * 40, (huge,)), tmp_path, Reports())
     assert hub.seen == []
 
 

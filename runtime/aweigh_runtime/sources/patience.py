@@ -1,0 +1,69 @@
+"""When to try again and when to give up. It knows nothing of protocols."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from aweigh_runtime.failures import SourceUnreachable
+
+DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # between attempts that got nothing
+LONGEST_WAIT_S = 120.0  # whatever a server asks for
+
+T = TypeVar("T")
+
+
+class Transient(Exception):
+    """The source failed in a way that may pass, perhaps not before some seconds are over."""
+
+    def __init__(self, message: str, after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
+class Stopped(Exception):
+    """Another file failed, or the process is told to go."""
+
+
+class Patience:
+    """Repeats what failed for a moment. Threads may share it."""
+
+    def __init__(
+        self, uri: str, place: str, remedy: str, delays_s: Sequence[float] = DELAYS_S
+    ) -> None:
+        self._uri = uri
+        self._place = place
+        self._remedy = remedy
+        self._delays_s = delays_s
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Make all threads give up soon."""
+        self._stopped.set()
+
+    def expect_running(self) -> None:
+        """Raise Stopped after `stop`."""
+        if self._stopped.is_set():
+            raise Stopped
+
+    def repeat(self, attempt: Callable[[], T], position: Callable[[], int] = lambda: 0) -> T:
+        """Repeat `attempt` with growing pauses; begin anew whenever `position` has moved."""
+        failures, before = 0, position()
+        while True:
+            try:
+                return attempt()
+            except Transient as error:
+                if position() != before:
+                    failures, before = 0, position()
+                if failures == len(self._delays_s):
+                    raise self._unreachable(error) from error
+                asked_s = min(error.after_s, LONGEST_WAIT_S)
+                self._stopped.wait(max(self._delays_s[failures], asked_s))
+                self.expect_running()
+                failures += 1
+
+    def _unreachable(self, error: Transient) -> SourceUnreachable:
+        attempts = len(self._delays_s) + 1
+        return SourceUnreachable(
+            f"{self._uri} cannot be downloaded from {self._place} after {attempts} attempts in a "
+            f"row: {error}; {self._remedy}"
+        )
