@@ -12,6 +12,7 @@ from tests.cluster.places import CHECKOUT
 ENVIRONMENT = CHECKOUT / ".venv"
 INPUTS = ("pyproject.toml", "requirements.txt")
 OLDEST_PYTHON = (3, 11)
+IMAGES = {"operator": ["operator"], "runtime": ["runtime", "otel"]}  # extras in each image
 UV_PACKAGE = "uv>=0.9,<1"
 
 
@@ -52,14 +53,15 @@ def pin() -> None:
     plain = ["--no-header", "--no-annotate", "--no-emit-index-url", "--universal", "--quiet"]
     command = [uv, "pip", "compile", "--python-version=3.11", *plain]
     whole = CHECKOUT / "requirements.txt"
-    extras = ["--extra=operator", "--extra=runtime", "--extra=bench", "--group=dev"]
+    everything = ["--extra=operator", "--extra=runtime", "--extra=bench", "--group=dev"]
     project = CHECKOUT / "pyproject.toml"
-    progress.output([*command, project, *extras, f"--output-file={whole}"])
+    progress.output([*command, project, *everything, f"--output-file={whole}"])
 
     pinned = f"--constraint={whole}"
-    for extra in ("operator", "runtime"):
-        target = CHECKOUT / extra / "requirements.txt"
-        progress.output([*command, project, f"--extra={extra}", pinned, f"--output-file={target}"])
+    for image, extras in IMAGES.items():
+        target = CHECKOUT / image / "requirements.txt"
+        chosen = [f"--extra={extra}" for extra in extras]
+        progress.output([*command, project, *chosen, pinned, f"--output-file={target}"])
     # torch has a layer of its own in the image, so that other updates leave its gigabytes alone.
     (torch,) = (line for line in whole.read_text().splitlines() if line.startswith("torch=="))
     target = CHECKOUT / "runtime" / "requirements-torch.txt"

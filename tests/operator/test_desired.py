@@ -208,6 +208,9 @@ def test_the_admin_port_is_not_behind_the_service() -> None:
     assert ports == [names.HTTP_PORT]
 
 
+OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+
 def egress_ports(spec: Manifest) -> list[int]:
     rules = children(spec)["NetworkPolicy"]["spec"]["egress"]
     return [port["port"] for rule in rules for port in rule["ports"]]
@@ -240,9 +243,11 @@ def test_a_fetched_model_may_reach_names_and_its_source(endpoint: str, ports: li
         ("s3://models/llama", ("AWS_ENDPOINT_URL", "http://minio:9000"), [53, 53, 443, 9000]),
         ("oci://ghcr.io/acme/llama:1", None, [53, 53, 443]),
         ("oci://registry:5000/acme/llama", None, [53, 53, 443, 5000]),
+        ("s3://models/llama", (OTLP, "http://collector:4318"), [53, 53, 443, 4318]),
+        ("builtin://helmsman-8m", (OTLP, "http://collector:4318"), [53, 53, 4318]),
     ],
 )
-def test_buckets_and_registries_are_let_out_to_their_ports(
+def test_pods_are_let_out_to_the_ports_of_buckets_registries_and_collectors(
     uri: str, variable: tuple[str, str] | None, ports: list[int]
 ) -> None:
     env = [{"name": variable[0], "value": variable[1]}] if variable else []

@@ -1,5 +1,6 @@
-"""Who may reach the pods, and what they may reach: nothing, unless the model is fetched."""
+"""Who may reach the pods, and what they may reach: where the model and the traces are, no more."""
 
+from collections.abc import Collection, Iterable
 from urllib.parse import urlsplit
 
 from aweigh_api import names
@@ -17,6 +18,7 @@ _ENDPOINTS = (
     "https_proxy",
     "http_proxy",
 )
+_COLLECTORS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _FETCHED = ("hf://", "s3://", "oci://")
 
 
@@ -51,19 +53,27 @@ def _admin() -> Manifest:
 
 
 def _egress(owner: InferenceService) -> list[Manifest]:
-    if not owner.spec.model.uri.startswith(_FETCHED):
-        return []
+    ports = _ports_out(owner)
     dns = [_port(53, "UDP"), _port(53, "TCP")]
-    return [{"ports": dns}, {"ports": [_port(port) for port in _download_ports(owner)]}]
+    return [{"ports": dns}, {"ports": [_port(port) for port in sorted(ports)]}] if ports else []
 
 
-def _download_ports(owner: InferenceService) -> list[int]:
+def _ports_out(owner: InferenceService) -> set[int]:
+    uri = owner.spec.model.uri
+    if not uri.startswith(_FETCHED):
+        return _ports_of(_values(owner, _COLLECTORS))
+    urls = [uri, *_values(owner, _ENDPOINTS + _COLLECTORS)]  # a registry has its port in the URI
+    return {HTTPS_PORT, *_ports_of(urls)}
+
+
+def _values(owner: InferenceService, variables: Collection[str]) -> list[str]:
     template = owner.spec.template
-    variables = (template.env if template else None) or []
-    urls = [variable.value for variable in variables if variable.name in _ENDPOINTS]
-    if owner.spec.model.uri.startswith("oci://"):
-        urls.append(owner.spec.model.uri)  # a registry with a port of its own
-    return sorted({HTTPS_PORT, *filter(None, map(_port_of, urls))})
+    environment = (template.env if template else None) or []
+    return [variable.value for variable in environment if variable.name in variables]
+
+
+def _ports_of(urls: Iterable[str]) -> set[int]:
+    return set(filter(None, map(_port_of, urls)))
 
 
 def _port_of(url: str) -> int | None:

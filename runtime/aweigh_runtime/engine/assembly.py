@@ -13,10 +13,10 @@ from aweigh_runtime.engine.loop import Engine, Forward
 from aweigh_runtime.engine.messages import Ready, Sampling, Start
 from aweigh_runtime.engine.prefixes import Copies, Memory
 from aweigh_runtime.engine.processors import usable_cpus
-from aweigh_runtime.engine.room import kv_bytes, peak_bytes
+from aweigh_runtime.engine.room import expect_host_room, kv_bytes, peak_bytes
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.row import Row
-from aweigh_runtime.engine.scheduler import Limits, Scheduler
+from aweigh_runtime.engine.scheduler import PROMPT_LOGPROBS_TOKENS, Limits, Scheduler
 from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.model.cache import KVCache
 from aweigh_runtime.model.chunks import Chunk
@@ -103,6 +103,10 @@ def _num_blocks(
 
     longest = -(-limits.max_model_len // start.block_tokens) * block_bytes
     reserved = peak_bytes(decoder.device, largest_step)
+    host_bytes = start.host_memory_bytes if start.prefix_caching else 0
+    expect_host_room(host_bytes)
+    if decoder.device.type == "cpu":  # there it is the same memory
+        reserved += host_bytes
     wanted = start.kv_cache_bytes
     return kv_bytes(decoder.device, reserved, wanted, longest, limits.max_model_len) // block_bytes
 
@@ -139,7 +143,9 @@ def _warm_up(forward: Forward, sampler: Sampler, limits: Limits, cache: KVCache)
     blocks = range(cache.num_blocks)
     num_rows = min(limits.max_running, cache.num_blocks)
     rows = [Row(Sampling(seed=index, top_p=0.9), prompt=[0]) for index in range(num_rows)]
-    forward([0] * prompt, [Chunk(0, prompt, blocks)])
+    scored = min(prompt, PROMPT_LOGPROBS_TOKENS)
+    logits = forward([0] * prompt, [Chunk(0, prompt, blocks, scored)])
+    sampler.prompt_logprobs(logits, [0] * scored, 1)
     chunks = [Chunk(0, 1, blocks[index : index + 1]) for index in range(len(rows))]
     sampler.choose(forward([0] * len(rows), chunks), rows)
 

@@ -45,6 +45,7 @@ class BlockPool:
         self.num_blocks = num_blocks
         self.block_tokens = block_tokens
         self.num_unshared = 0  # blocks with exactly one holder
+        self.gains = 0  # times that a block became available, or was given a name
         self._max_cached = num_blocks if max_cached is None else max_cached
         self._max_hot = int(num_blocks * _HOT_SHARE)
         self._is_hot = is_hot
@@ -94,9 +95,16 @@ class BlockPool:
         """The block of a name."""
         return self._block_of.get(name)
 
-    def is_cached(self, block: int) -> bool:
-        """Whether nobody holds a named block: holding it makes one less available."""
-        return self._holders[block] == 0
+    def num_leaving(self, blocks: Sequence[int], *, hot: bool) -> int:
+        """Of named blocks those that nobody holds: holding them makes less available.
+
+        Args:
+            blocks: with names.
+            hot: of `available`; otherwise of `available_cold`.
+        """
+        if hot:
+            return sum(self._holders[block] == 0 for block in blocks)
+        return sum(block in self._cold for block in blocks)
 
     def hold(self, block: int) -> None:
         """One more request uses a named block."""
@@ -112,8 +120,9 @@ class BlockPool:
     def name(self, block: int, name: Name) -> int:
         """Let `find` know a held block, unless it knows another one; returns the one it knows."""
         known = self._block_of.setdefault(name, block)
-        if known == block:
+        if known == block and block not in self._name_of:
             self._name_of[block] = name
+            self.gains += 1
         return known
 
     def forget(self, block: int) -> None:
@@ -121,6 +130,15 @@ class BlockPool:
         name = self._name_of.pop(block, None)
         if name is not None:
             del self._block_of[name]
+
+    def cool(self, name: Name) -> None:
+        """A name is not asked for any more: its block goes before all others."""
+        block = self._block_of.get(name)
+        if block is not None and block in self._hot:
+            del self._hot[block]
+            self._cold[block] = None
+            self._cold.move_to_end(block, last=False)
+            self.gains += 1
 
     def release(self, blocks: Sequence[int]) -> None:
         """Let go of a request's blocks, last one first: a prefix is of no use without its head."""
@@ -135,6 +153,7 @@ class BlockPool:
             self._free.append(self._evict())
 
     def _let_go(self, block: int) -> None:
+        self.gains += 1
         name = self._name_of.get(block)
         if name is None:
             self._free.append(block)

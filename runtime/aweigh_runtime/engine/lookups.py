@@ -5,7 +5,7 @@ whose cache is too small nothing is found, and that is when it matters.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from aweigh_runtime.engine.naming import Name
 
@@ -16,8 +16,15 @@ MAX_NAMES = 1 << 18  # about 40 MB; beyond that the window gets shorter
 class Lookups:
     """The names that were looked up in the last minutes."""
 
-    def __init__(self, window_s: float = WINDOW_S, max_names: int = MAX_NAMES) -> None:
+    def __init__(
+        self,
+        window_s: float = WINDOW_S,
+        max_names: int = MAX_NAMES,
+        on_cooled: Callable[[Name], None] = lambda name: None,
+    ) -> None:
+        """`on_cooled` is told which names were hot and are not any more."""
         self._window_s = window_s
+        self._on_cooled = on_cooled
         self._max_names = max_names
         self._last: OrderedDict[Name, tuple[float, bool]] = OrderedDict()  # when; twice: hot
         self.num_hot = 0
@@ -44,5 +51,7 @@ class Lookups:
             self._forget()
 
     def _forget(self) -> None:
-        _, (_, twice) = self._last.popitem(last=False)
-        self.num_hot -= twice
+        name, (_, twice) = self._last.popitem(last=False)
+        if twice:
+            self.num_hot -= 1
+            self._on_cooled(name)

@@ -26,6 +26,7 @@ from aweigh_runtime.model.chunks import Chunk
 Forward = Callable[[list[int], Sequence[Chunk]], torch.Tensor]
 """Tokens of all chunks, packed, and the chunks; gives their logits [sum of num_logits, V], fp32."""
 
+_LOGITS_WEIGHT = 8  # a row of logits takes about as much memory as so many tokens
 IDLE_TICK_S = 1.0
 COMPILING_TICK_S = 0.002
 
@@ -152,7 +153,7 @@ class Engine:
     def _give_up_the_largest(self, parts: list[Part]) -> None:
         """There was no memory for this step: it is repeated without the request that needs most."""
         self._scheduler.undo()
-        largest = max(parts, key=lambda part: part.num_tokens)
+        largest = max(parts, key=lambda part: part.num_tokens + _LOGITS_WEIGHT * _num_logits(part))
         self._scheduler.abort(largest.request.id)
         message = f"there is no memory left to compute {largest.num_tokens} tokens of this request"
         self._failures.append(Failure(largest.request.id, "out_of_memory", message))
@@ -196,9 +197,12 @@ class Engine:
             failure = chosen.failures.get(index)
             if failure is None:
                 outputs.append(self._record(request, token, chosen.logprobs.get(index)))
+                continue
+            if failure.kind == "internal":
+                self._scheduler.distrust(request)
             else:
                 self._scheduler.finish(request)
-                self._failures.append(Failure(request.id, failure.kind, failure.message))
+            self._failures.append(Failure(request.id, failure.kind, failure.message))
         return outputs
 
     def _score_prompt(self, part: Part, logits: torch.Tensor) -> None:
@@ -254,7 +258,8 @@ class Engine:
         """Once for each prompt, when all of it has been read."""
         counters = self._scheduler.counters
         counters.cached_prompt_tokens += request.cached
-        counters.looked_up_prompt_tokens += request.num_prompt_tokens
+        if self._scheduler.prefixes.serves(request):
+            counters.looked_up_prompt_tokens += request.num_prompt_tokens
         counters.saved_prefill_seconds += request.cached * (self._prompt_speed.token_s or 0.0)
 
     def _observe(self, parts: list[Part], seconds: float) -> None:

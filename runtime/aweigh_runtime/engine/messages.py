@@ -52,8 +52,8 @@ class Submission(msgspec.Struct, frozen=True, array_like=True):
     stop_tokens: list[int]  # any of them ends the answer
     sampling: Sampling
     salt: bytes = b""  # answers share cached blocks only under the same salt
-    tenant: bytes = b""  # waiting requests of several tenants take turns
-    priority: int = 0  # lower ones first
+    caller: bytes = b""  # waiting requests of several callers take turns
+    priority: int = 0  # lower ones first, among the caller's own
     logprobs: int | None = None  # so many likeliest tokens beside each chosen one; None: nothing
     prompt_logprobs: int | None = None  # the same for every prompt token but the first
     grammar: str | None = None  # of llguidance; the answer is in its language

@@ -46,7 +46,7 @@ class Prefixes:
     """Names blocks, finds them and keeps one copy of each."""
 
     def __init__(self, memory: Memory, counters: Counters) -> None:
-        self.lookups = Lookups()
+        self.lookups = Lookups(on_cooled=self._cool)
         self.pool = BlockPool(
             memory.num_blocks,
             memory.block_tokens,
@@ -61,7 +61,7 @@ class Prefixes:
         self._host = HostBlocks(memory.num_host_blocks)
         self._counters = counters
         self._copies = Copies()  # before the next step
-        self._announced: list[int] = []  # blocks that got their names in the last step
+        self._announced: set[int] = set()  # blocks that got their names in the last step
         self._adopters: list[Request] = []  # requests that rely on blocks of the last step
 
     def begin_step(self) -> None:
@@ -73,6 +73,8 @@ class Prefixes:
     def take_copies(self) -> Copies:
         """What must be copied before the step that has been planned."""
         copies, self._copies = self._copies, Copies()
+        last = {slot: block for block, slot in copies.to_host}  # a slot may change hands twice
+        copies.to_host = [(block, slot) for slot, block in last.items()]
         return copies
 
     def undo_step(self) -> list[Request]:
@@ -85,6 +87,19 @@ class Prefixes:
         """Whether a block is quicker copied back than computed, now that this is known."""
         if prompt_token_s is not None:
             self._loading_pays = self._load_block_s < prompt_token_s * self._tokens
+
+    def distrust(self, request: Request) -> None:
+        """What a request's blocks hold is broken: nobody may find it."""
+        for block in request.blocks:
+            self.pool.forget(block)
+        request.settled = len(request.blocks)
+
+    def serves(self, request: Request) -> bool:
+        """Whether a request may begin with what others have computed.
+
+        Log-probabilities of a prompt need all of it to be computed.
+        """
+        return self._caching and request.prompt_logprobs is None
 
     def arrive(self, request: Request, now_s: float) -> None:
         """Note what a new request asks for."""
@@ -131,7 +146,7 @@ class Prefixes:
         for index in range(first, full):
             block = request.blocks[index]
             if self.pool.name(block, request.names[index]) == block:
-                self._announced.append(block)
+                self._announced.add(block)
 
     def settle(self, request: Request) -> None:
         """Exchange blocks of which another copy was named first."""
@@ -146,15 +161,13 @@ class Prefixes:
                 self.pool.release([own])
                 request.blocks[index] = known
                 self._counters.merged_blocks += 1
+                if known in self._announced:
+                    self._adopters.append(request)
         request.settled = full
 
     def _usable(self, request: Request) -> int:
-        """Blocks that may come from the cache.
-
-        The model must read at least one token to predict the next, and all of the prompt for its
-        log-probabilities.
-        """
-        if not self._caching or request.prompt_logprobs is not None:
+        """Blocks that may come from the cache: one token must be read to predict the next."""
+        if not self.serves(request):
             return 0
         self._extend_names(request, len(request.tokens) - 1)
         return (len(request.tokens) - 1) // self._tokens
@@ -185,9 +198,12 @@ class Prefixes:
         self._copies.from_host += zip(slots, blocks, strict=True)
         for block, name in zip(blocks, names, strict=True):
             self.pool.name(block, name)
-        self._announced += blocks
+        self._announced.update(blocks)
         self._counters.host_loaded_blocks += len(blocks)
         return blocks
+
+    def _cool(self, name: Name) -> None:
+        self.pool.cool(name)
 
     def _store(self, name: Name, block: int) -> None:
         self._counters.evicted_blocks += 1

@@ -3,11 +3,14 @@
 from array import array
 from collections.abc import Set
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from aweigh_runtime.engine.matcher import Matcher
 from aweigh_runtime.engine.messages import Submission, TokenLogprobs
 from aweigh_runtime.engine.naming import Name
 from aweigh_runtime.engine.sampling.row import Row
+
+if TYPE_CHECKING:  # scheduling needs no grammar library
+    from aweigh_runtime.engine.matcher import Matcher
 
 
 def no_blocks() -> "array[int]":
@@ -27,10 +30,10 @@ class Request:
     row: Row  # what its tokens are chosen with
     prompt_logprobs: int | None = None
     salt: Name = b""
-    tenant: bytes = b""
-    priority: int = 0  # lower ones first
+    caller: bytes = b""
+    priority: int = 0  # lower ones first, among the caller's own
 
-    order: tuple[int, float, int] = (0, 0.0, 0)  # among all: priority, fair share, arrival
+    arrival: int = 0  # counts the requests of this server
     arrived_s: float = 0.0
     started_s: float | None = None  # when its first step began
     running: bool = False
@@ -44,7 +47,7 @@ class Request:
     prompt_scores: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
 
     @classmethod
-    def of(cls, submission: Submission, matcher: Matcher | None = None) -> "Request":
+    def of(cls, submission: Submission, matcher: "Matcher | None" = None) -> "Request":
         """The request that a message asks for."""
         return cls(
             id=submission.id,
@@ -55,9 +58,14 @@ class Request:
             row=Row.of(submission, matcher),
             prompt_logprobs=submission.prompt_logprobs,
             salt=submission.salt,
-            tenant=submission.tenant,
+            caller=submission.caller,
             priority=submission.priority,
         )
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Who keeps its blocks when they run out. No caller can put itself before another."""
+        return (0 if self.caller else self.priority, self.arrival)
 
     @property
     def pending(self) -> int:

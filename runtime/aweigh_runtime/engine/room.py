@@ -27,6 +27,20 @@ def peak_bytes(device: torch.device, work: Callable[[], None]) -> int:
     return peak
 
 
+def expect_host_room(wanted: int) -> None:
+    """Refuse more host memory for evicted blocks than this machine or container has left.
+
+    Raises:
+        ModelDoesNotFit: it has less.
+    """
+    room = available_bytes(torch.device("cpu"))
+    if wanted > room:
+        raise ModelDoesNotFit(
+            f"--prefix-cache-host-memory is {_gib(wanted)}, and {_gib(room)} of host memory are "
+            "left; lower it or give more memory"
+        )
+
+
 def kv_bytes(
     device: torch.device, reserved: int, wanted: int | None, longest: int, max_model_len: int
 ) -> int:

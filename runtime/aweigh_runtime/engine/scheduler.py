@@ -5,13 +5,14 @@
        └──────────── preempted ─────────┴────────────────────────────┘
 
 Every answering request gets its token in every step; prompts share what is left of the step's
-budget, in order of priority and arrival. When blocks run out, the last in that order gives its own
-back and computes them again later.
+budget, in order of arrival. When blocks run out, the last in that order gives its own back and
+computes them again later.
 """
 
 from bisect import insort
 from dataclasses import dataclass, field
 
+from aweigh_runtime.engine.blocks import BlockPool
 from aweigh_runtime.engine.messages import Counters, KvTokens
 from aweigh_runtime.engine.prefixes import Copies, Found, Memory, Prefixes
 from aweigh_runtime.engine.request import Request, no_blocks
@@ -52,6 +53,41 @@ class Step:
     copies: Copies = field(default_factory=Copies)
 
 
+@dataclass(slots=True)
+class _Budget:
+    """What is left of a step."""
+
+    tokens: int
+    scored_tokens: int = PROMPT_LOGPROBS_TOKENS
+
+    def of(self, request: Request) -> int:
+        """Tokens of a prompt that still have room."""
+        if request.prompt_logprobs is None:
+            return self.tokens
+        return min(self.tokens, self.scored_tokens)
+
+    def spend(self, request: Request, num_tokens: int) -> None:
+        """A part has been planned."""
+        self.tokens -= num_tokens
+        if request.prompt_logprobs is not None:
+            self.scored_tokens -= num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Obstacle:
+    """Why the first request in line cannot start; searching its prefix in every step costs."""
+
+    request: Request
+    hot: bool  # whether hot blocks would have been taken
+    taken: int  # blocks for those that run
+    gains: int  # of the pool, at which there may be room
+
+    def stands(self, request: Request, hot: bool, taken: int, pool: BlockPool) -> bool:
+        """Nothing has changed that could make room."""
+        same = request is self.request and hot == self.hot
+        return same and pool.gains + max(self.taken - taken, 0) < self.gains
+
+
 class Scheduler:
     """Continuous batching over a pool of blocks that requests share."""
 
@@ -61,8 +97,9 @@ class Scheduler:
         self._limits = limits
         self._pool = self.prefixes.pool
         self._waiting = WaitingLine()
-        self._running: list[Request] = []  # in order of priority and arrival
+        self._running: list[Request] = []  # by `order`
         self._requests: dict[int, Request] = {}
+        self._obstacle: _Obstacle | None = None  # of the first one that waits
 
     @property
     def num_running(self) -> int:
@@ -126,6 +163,11 @@ class Scheduler:
             del self._requests[id]
             self._waiting.leave(request)
 
+    def distrust(self, request: Request) -> None:
+        """Drop a running request whose keys and values are broken."""
+        self.prefixes.distrust(request)
+        self.finish(request)
+
     def finish(self, request: Request) -> None:
         """Drop a running request; its blocks are free, or found by the next one, at once."""
         self._running.remove(request)
@@ -139,7 +181,8 @@ class Scheduler:
         parts: list[Part] = []
         preempted = self.counters.preemptions
         self._continue_answers(parts)
-        budget = self._continue_prompts(parts, self._limits.step_tokens - len(parts))
+        budget = _Budget(self._limits.step_tokens - len(parts))
+        self._continue_prompts(parts, budget)
         if self.counters.preemptions == preempted:  # blocks ran out: let nobody new in this time
             self._admit(parts, budget, now_s)
         return Step(parts, self.prefixes.take_copies())
@@ -164,47 +207,54 @@ class Scheduler:
             if past_block == block_tokens - 1:
                 self.prefixes.announce(request, computed + 1)
 
-    def _continue_prompts(self, parts: list[Part], budget: int) -> int:
+    def _continue_prompts(self, parts: list[Part], budget: _Budget) -> None:
         for request in self._running[:]:
-            if budget <= 0:
+            if budget.tokens <= 0:
                 break
             if not request.running or request.pending == 1:
                 continue
             self.prefixes.adopt_more(request)
             num_tokens = self._portion(request, budget)
-            if self._reserve(request, num_tokens, parts):
-                self._plan(parts, request, num_tokens)
-                budget -= num_tokens
-        return budget
+            if num_tokens and self._reserve(request, num_tokens, parts):
+                self._plan(parts, request, num_tokens, budget)
 
-    def _admit(self, parts: list[Part], budget: int, now_s: float) -> None:
+    def _admit(self, parts: list[Part], budget: _Budget, now_s: float) -> None:
         if not self._waiting:
             return
         promised = sum(self._missing(request, len(request.tokens)) for request in self._running)
-        while budget > 0 and len(self._running) < self._limits.max_running:
+        while len(self._running) < self._limits.max_running:
             request = self._waiting.first()
-            if request is None:
+            if request is None or budget.of(request) <= 0:
                 break
-            found = self.prefixes.find(request)
-            if not self._room(request, found, promised, now_s):
+            found = self._startable(request, promised, now_s)
+            if found is None:
                 break
             self._start(request, found, now_s)
             num_tokens = self._portion(request, budget)
             self._grow(request, num_tokens)
-            self._plan(parts, request, num_tokens)
+            self._plan(parts, request, num_tokens, budget)
             promised += self._missing(request, len(request.tokens))
-            budget -= num_tokens
 
-    def _room(self, request: Request, found: Found, promised: int, now_s: float) -> bool:
-        """Whether a prompt may be started; each running request keeps a block to grow into."""
+    def _startable(self, request: Request, promised: int, now_s: float) -> Found | None:
+        """The known prefix of a prompt for which there is room; None: there is none.
+
+        Each running request keeps a block to grow into, and what others ask for again and again
+        stays, unless this one has waited for long.
+        """
+        hot = not self._running or now_s - request.arrived_s >= LONG_WAIT_S
+        taken = promised + len(self._running) if self._running else 0
+        if self._obstacle is not None and self._obstacle.stands(request, hot, taken, self._pool):
+            return None
+        found = self.prefixes.find(request)
         held = [block for block in found if block is not None]
-        leaving = sum(map(self._pool.is_cached, held))  # available now, but not once they are held
-        needed = self._pool.blocks_for(len(request.tokens)) - len(held) + leaving
-        if not self._running:
-            return needed <= self._pool.available
-        patient = now_s - request.arrived_s < LONG_WAIT_S
-        available = self._pool.available_cold if patient else self._pool.available
-        return needed + promised + len(self._running) <= available
+        leaving = self._pool.num_leaving(held, hot=hot)
+        needed = self._pool.blocks_for(len(request.tokens)) - len(held) + leaving + taken
+        shortage = needed - (self._pool.available if hot else self._pool.available_cold)
+        if shortage <= 0:
+            self._obstacle = None
+            return found
+        self._obstacle = _Obstacle(request, hot, taken, self._pool.gains + shortage)
+        return None
 
     def _start(self, request: Request, found: Found, now_s: float) -> None:
         self._waiting.admit_first()
@@ -214,17 +264,18 @@ class Scheduler:
         insort(self._running, request, key=lambda each: each.order)
         self.prefixes.adopt(request, found)
 
-    def _portion(self, request: Request, budget: int) -> int:
+    def _portion(self, request: Request, budget: _Budget) -> int:
         """Tokens of a prompt that this step reads; it stops between blocks if it has to stop."""
-        limit = budget if request.prompt_logprobs is None else min(budget, PROMPT_LOGPROBS_TOKENS)
+        limit = budget.of(request)
         if request.pending <= limit:
             return request.pending
         past_block = (request.computed + limit) % self._pool.block_tokens
         return limit - past_block if past_block < limit else limit
 
-    def _plan(self, parts: list[Part], request: Request, num_tokens: int) -> None:
+    def _plan(self, parts: list[Part], request: Request, num_tokens: int, budget: _Budget) -> None:
         part = Part(request, request.computed, request.computed + num_tokens)
         parts.append(part)
+        budget.spend(request, num_tokens)
         self.prefixes.announce(request, part.end)
 
     def _missing(self, request: Request, num_tokens: int) -> int:

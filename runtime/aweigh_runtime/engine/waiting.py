@@ -1,67 +1,117 @@
 """The requests that wait for their turn. Pure.
 
-Lower priorities first; among equals the tenants take turns by start-time fair queueing (Goyal, Vin
-and Cheng 1996): a request's turn comes when its tenant's earlier ones have had theirs, so that one
-tenant's burst does not make the others wait for all of it. With one tenant this is the order of
-arrival. A request that was preempted keeps its turn.
+The callers take turns, one request each, by start-time fair queueing (Goyal, Vin and Cheng 1996):
+one caller's burst makes nobody else wait for all of it. Of one caller's requests those of lower
+priority come first, then those that arrived first. A request that was preempted keeps its place.
 """
 
 import heapq
 
 from aweigh_runtime.engine.request import Request
 
-_Order = tuple[int, float, int]  # priority, turn, arrival
+_Place = tuple[int, int]  # priority, arrival
 _SPARE = 64
 
 
 class WaitingLine:
-    """An ordered line; each operation costs O(log of its length)."""
+    """A line for each caller. Each operation costs O(callers that wait + log of their lines)."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[_Order, Request]] = []
-        self._length = 0  # the heap also holds some that are gone
-        self._arrivals = 0
+        self._lines: dict[bytes, _Line] = {}  # of callers that wait
+        self._owed: dict[bytes, float] = {}  # next turn of each caller: one for each API key
         self._now = 0.0  # turn of the request that was admitted last
-        self._last_turn: dict[bytes, float] = {}  # of each tenant: one for each API key
+        self._arrivals = 0
+        self._first: Request | None = None
         self.prompt_tokens = 0
 
     def __len__(self) -> int:
-        return self._length
+        return sum(line.length for line in self._lines.values())
 
     def join(self, request: Request) -> None:
-        """Give a new request its turn."""
-        turn = max(self._now, self._last_turn.get(request.tenant, -1.0) + 1.0)
-        self._last_turn[request.tenant] = turn
+        """A new request arrives."""
         self._arrivals += 1
-        request.order = (request.priority, turn, self._arrivals)
-        self.rejoin(request)
+        request.arrival = self._arrivals
+        self._enter(request)
 
     def rejoin(self, request: Request) -> None:
-        """Put a request that has its turn back into the line."""
-        self._length += 1
-        self.prompt_tokens += request.num_prompt_tokens
-        heapq.heappush(self._heap, (request.order, request))
+        """A request that had its turn needs another one."""
+        self._owed[request.caller] = self._owed.get(request.caller, self._now) - 1.0
+        self._enter(request)
 
     def first(self) -> Request | None:
         """Whose turn it is."""
-        while self._heap and self._heap[0][1].gone:
-            heapq.heappop(self._heap)
-        return self._heap[0][1] if self._heap else None
+        if self._first is None and self._lines:
+            caller = min(self._lines, key=lambda each: (self._turn(each), self._lines[each].head))
+            self._first = self._lines[caller].first
+        return self._first
 
     def admit_first(self) -> None:
         """The first one leaves to run."""
-        _, request = heapq.heappop(self._heap)
-        self._now = max(self._now, request.order[1])
+        request = self.first()
+        assert request is not None
+        self._now = self._turn(request.caller)
+        self._owed[request.caller] = self._now + 1.0
+        self._lines[request.caller].pop()
         self._count_out(request)
 
     def leave(self, request: Request) -> None:
         """One that waits anywhere is gone."""
         request.gone = True
+        self._lines[request.caller].forget_gone()
         self._count_out(request)
-        if len(self._heap) > 2 * self._length + _SPARE:
-            self._heap = [entry for entry in self._heap if not entry[1].gone]
-            heapq.heapify(self._heap)
+
+    def _turn(self, caller: bytes) -> float:
+        """Who has not waited for long owes nothing, and is owed nothing."""
+        return max(self._now, self._owed.get(caller, 0.0))
+
+    def _enter(self, request: Request) -> None:
+        self._lines.setdefault(request.caller, _Line()).push(request)
+        self.prompt_tokens += request.num_prompt_tokens
+        self._first = None
 
     def _count_out(self, request: Request) -> None:
-        self._length -= 1
+        if not self._lines[request.caller].length:
+            del self._lines[request.caller]
         self.prompt_tokens -= request.num_prompt_tokens
+        self._first = None
+
+
+class _Line:
+    """One caller's requests. The heap may hold some that are gone, but never at its head."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[_Place, Request]] = []
+        self.length = 0
+
+    @property
+    def head(self) -> _Place:
+        """Place of the first one."""
+        return self._heap[0][0]
+
+    @property
+    def first(self) -> Request:
+        """The first one."""
+        return self._heap[0][1]
+
+    def push(self, request: Request) -> None:
+        """One more."""
+        heapq.heappush(self._heap, ((request.priority, request.arrival), request))
+        self.length += 1
+
+    def pop(self) -> None:
+        """The first one leaves."""
+        heapq.heappop(self._heap)
+        self.length -= 1
+        self._uncover()
+
+    def forget_gone(self) -> None:
+        """One of them is gone."""
+        self.length -= 1
+        if len(self._heap) > 2 * self.length + _SPARE:
+            self._heap = [entry for entry in self._heap if not entry[1].gone]
+            heapq.heapify(self._heap)
+        self._uncover()
+
+    def _uncover(self) -> None:
+        while self._heap and self._heap[0][1].gone:
+            heapq.heappop(self._heap)

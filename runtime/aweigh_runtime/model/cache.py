@@ -11,8 +11,9 @@ from aweigh_runtime.model.config import ModelConfig
 class KVCache:
     """`num_blocks` blocks, each with room for `block_tokens` tokens in every layer.
 
-    A block is reused by writing over it: positions beyond a chunk's end are never read, so nothing
-    has to be cleared.
+    A block is cleared when its first tokens are written. Attention reads whole blocks and gives
+    weight 0 to what a token must not see, but 0 times a NaN that another request has left there
+    would be NaN.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class KVCache:
         )
         self.layers = _zeros(shape, dtype, device)  # [layers, B, P, 2K, D]
 
+    def clear(self, blocks: torch.Tensor) -> None:
+        """Forget what is in blocks [n]."""
+        if len(blocks):
+            self.layers[:, blocks] = 0
+
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros, not empty: a masked position has weight 0, and 0 times a stray NaN is NaN.
-
-    On a CPU they come from pages that take no memory until they are written.
-    """
+    """On a CPU they come from pages that take no memory until they are written."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     pages = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)

@@ -63,6 +63,7 @@ class Decoder:
             IndexError: a chunk lies outside the cache.
         """
         step = plan(chunks, cache)
+        cache.clear(step.begun)
         turns = [angles.at(step.positions, self.dtype) for angles in self._angles]
         hidden = self._embedding(tokens)  # [T, N]
         for layer, kv in zip(self._layers, cache.layers, strict=True):

@@ -28,10 +28,11 @@ class Plan:
     block_tokens: int  # P
     token_bytes: int  # of one layer
     dtype: torch.dtype  # of masks
-    table: Integers  # [S, widest], each chunk's blocks, then zeros
+    table: Integers  # [S, widest], each chunk's blocks, then its last one again
     positions: torch.Tensor  # [T]
     slots: torch.Tensor  # [T], where each token is written: block · P + place in it
     logit_rows: Index  # [sum of num_logits]
+    begun: torch.Tensor  # blocks that get their first tokens in this step, but not all of them
     _layouts: dict[Any, Any] = field(default_factory=dict)
 
     def layout(self, lay_out: Callable[["Plan", int | None], L], window: int | None) -> L:
@@ -77,6 +78,7 @@ def plan(chunks: Sequence[Chunk], cache: KVCache) -> Plan:
         positions=torch.from_numpy(positions).to(device),
         slots=torch.from_numpy(slots).to(device),
         logit_rows=index(logit_rows, device),
+        begun=torch.from_numpy(_begun(table, starts, starts + counts, size)).to(device),
     )
 
 
@@ -101,9 +103,15 @@ def _table(chunks: Sequence[Chunk], size: int) -> Integers:
         np.asarray(chunk.blocks[:count], np.int64)
         for chunk, count in zip(chunks, used, strict=True)
     ]
-    table = np.zeros((len(chunks), max(used)), np.int64)
+    table = np.repeat([[each[-1]] for each in blocks], max(used), axis=1)
     table[np.arange(max(used)) < np.array(used)[:, None]] = np.concatenate(blocks)
     return table
+
+
+def _begun(table: Integers, starts: Integers, ends: Integers, size: int) -> Integers:
+    last = (ends - 1) // size
+    begun = (last * size >= starts) & (ends % size > 0)
+    return table[np.arange(len(table)), last][begun]
 
 
 def index(values: Integers, device: torch.device) -> Index:

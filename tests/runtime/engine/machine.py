@@ -20,13 +20,13 @@ def request(
     *,
     salt: bytes = NO_SALT,
     priority: int = 0,
-    tenant: bytes = b"",
+    caller: bytes = b"",
     prompt_logprobs: int | None = None,
 ) -> Request:
     """A number as prompt stands for so many tokens that no other request has."""
     tokens = [1000 * id + 10 + i for i in range(prompt)] if isinstance(prompt, int) else prompt
     submission = Submission(
-        id, list(tokens), answer, [], Sampling(temperature=0), salt=salt, tenant=tenant,
+        id, list(tokens), answer, [], Sampling(temperature=0), salt=salt, caller=caller,
         priority=priority, prompt_logprobs=prompt_logprobs,
     )  # fmt: skip
     return Request.of(submission)
@@ -87,6 +87,7 @@ class Machine:
         return [part.request for part in step.parts if self._advance(part)]
 
     def copy(self, copies: Copies) -> None:
+        assert len({slot for _, slot in copies.to_host}) == len(copies.to_host)  # in any order
         for block, slot in copies.to_host:
             self.host[slot] = {
                 offset: self.cells.get((block, offset)) for offset in range(self.block_tokens)

@@ -12,6 +12,17 @@ from tests.runtime.engine.real import answers, exact_decoder, greedy, real_engin
 from tests.runtime.model.checkpoints import load_oracle, random_tokens, write_family
 from tests.runtime.model.families import FAMILIES
 
+ONE_OF_EACH = [
+    "Llama 3",
+    "Mistral",
+    "Mixtral",
+    "Qwen 2 with a kind for each layer",
+    "Qwen 3",
+    "Qwen 3 MoE with plain layers",
+    "Phi-4-mini",
+    "Gemma 2",
+    "Gemma 3",
+]
 ANSWER = 40
 STEM = random_tokens(1, 60)
 PROMPTS = [STEM[:shared] + random_tokens(10 + shared, 9) for shared in (0, 16, 17, 40, 48, 60)]
@@ -41,7 +52,12 @@ def _num_confirmed(oracle: Any, prompt: list[int], answer: list[int]) -> int:
     return int(clear.sum())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def test_no_architecture_is_left_out() -> None:
+    all_types = {model_type for model_type, _ in FAMILIES.values()}
+    assert {FAMILIES[family][0] for family in ONE_OF_EACH} == all_types
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
 def test_greedy_answers_that_share_blocks_and_are_preempted_are_those_of_transformers(
     family: str, tmp_path: Path
 ) -> None:

@@ -2,8 +2,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aweigh_runtime.engine.prefixes import Found
 from aweigh_runtime.engine.request import Request
-from aweigh_runtime.engine.scheduler import LONG_WAIT_S, RequestTooLong, Scheduler, Step
+from aweigh_runtime.engine.scheduler import (
+    LONG_WAIT_S,
+    PROMPT_LOGPROBS_TOKENS,
+    RequestTooLong,
+    Scheduler,
+    Step,
+)
 from tests.runtime.engine.machine import VOCABULARY, Machine, answer, request, scheduler
 
 
@@ -48,12 +55,12 @@ def test_lower_priorities_go_first_and_are_preempted_last() -> None:
     assert machine.scheduler.counters.preemptions > 0
 
 
-def test_the_burst_of_one_tenant_does_not_delay_the_others() -> None:
+def test_the_burst_of_one_caller_does_not_delay_the_others() -> None:
     line = scheduler(max_running=1, num_blocks=64)
     machine = Machine(line, 4)
     for id in range(1, 9):
-        line.add(request(id, prompt=4, answer=1, tenant=b"loud"), 0.0)
-    line.add(request(100, prompt=4, answer=1, tenant=b"quiet"), 0.0)
+        line.add(request(id, prompt=4, answer=1, caller=b"loud"), 0.0)
+    line.add(request(100, prompt=4, answer=1, caller=b"quiet"), 0.0)
     order = [each.id for each in machine.until_idle()]
     assert order.index(100) <= 2
 
@@ -83,6 +90,84 @@ def test_a_request_waits_rather_than_push_out_what_others_ask_for() -> None:
     assert 4 in [id for id, _ in run(machine, now_s=LONG_WAIT_S + 1)]
 
 
+def test_a_prompt_that_hits_what_is_hot_need_not_wait_for_other_room() -> None:
+    line = scheduler(num_blocks=12, block_tokens=4, max_running=4)
+    machine = Machine(line, 4)
+    shared = [7] * 16
+    for id in (1, 2):  # looked up twice: four hot blocks
+        line.add(request(id, [*shared, id], answer=1), 0.0)
+        machine.until_idle()
+    line.add(request(3, prompt=4, answer=12), 0.0)
+    run(machine)
+    line.add(request(4, [*shared, 4, 4, 4], answer=1), 0.0)
+    assert (4, 3) in run(machine, now_s=1.0)
+
+
+def test_what_nobody_has_asked_for_in_five_minutes_is_not_protected() -> None:
+    line = scheduler(num_blocks=8, block_tokens=4, max_running=4)
+    machine = Machine(line, 4)
+    for id in (1, 2):
+        line.add(request(id, [*[7] * 12, id], answer=1), 0.0)
+        machine.until_idle()
+    line.add(request(3, prompt=4, answer=12), 1000.0)
+    run(machine, now_s=1000.0)
+    line.kv_tokens(1000.0)  # every report looks at the clock
+    line.add(request(4, prompt=18), 1000.0)
+    assert 4 in [id for id, _ in run(machine, now_s=1000.0)]
+
+
+def test_prompts_that_want_log_probabilities_share_one_bound_on_rows() -> None:
+    line = scheduler(num_blocks=512, max_running=8, step_tokens=2048, max_model_len=1024)
+    machine = Machine(line, 4)
+    for id in range(1, 5):
+        line.add(request(id, prompt=200, prompt_logprobs=0), 0.0)
+    line.add(request(9, prompt=300), 0.0)
+    assert sum(tokens for id, tokens in run(machine) if id < 9) <= PROMPT_LOGPROBS_TOKENS
+    finished = machine.until_idle()
+    assert {each.id for each in finished} == {1, 2, 3, 4, 9}
+
+
+def test_with_callers_apart_nobody_puts_himself_before_another() -> None:
+    machine = Machine(scheduler(num_blocks=5, block_tokens=4), 4)
+    machine.scheduler.add(request(1, prompt=4, answer=12, caller=b"one"), 0.0)
+    run(machine)
+    machine.scheduler.add(request(2, prompt=4, answer=12, caller=b"two", priority=-(2**31)), 0.0)
+    assert [each.id for each in machine.until_idle()] == [1, 2]
+
+
+def test_what_was_cancelled_costs_its_caller_no_turns() -> None:
+    line = scheduler(max_running=1)
+    machine = Machine(line, 4)
+    for id in range(1000):
+        line.add(request(id, prompt=4, caller=b"one"), 0.0)
+    for id in range(1000):
+        line.abort(id)
+    for id, caller in ((2000, b"two"), (2001, b"two"), (2002, b"one")):
+        line.add(request(id, prompt=4, answer=1, caller=caller), 0.0)
+    assert [each.id for each in machine.until_idle()].index(2002) <= 1
+
+
+def test_a_long_prompt_that_cannot_start_is_not_searched_for_in_every_step() -> None:
+    line = scheduler(num_blocks=64, block_tokens=4, max_model_len=256)
+    machine = Machine(line, 4)
+    line.add(request(1, prompt=100, answer=100), 0.0)
+    run(machine)
+    searches = 0
+    find = line.prefixes.find
+
+    def counting(request: Request) -> Found:
+        nonlocal searches
+        searches += 1
+        return find(request)
+
+    line.prefixes.find = counting  # type: ignore[method-assign]
+    line.add(request(2, prompt=200), 0.0)
+    for _ in range(60):
+        run(machine)
+    assert 1 <= searches <= 3
+    assert {each.id for each in machine.until_idle()} == {1, 2}
+
+
 @pytest.mark.parametrize("steps", [0, 1, 3], ids=["waiting", "reading", "answering"])
 def test_an_aborted_request_gives_everything_back_at_once(steps: int) -> None:
     machine = Machine(scheduler(step_tokens=4, max_running=1), 4)
@@ -100,10 +185,12 @@ def test_aborted_requests_do_not_pile_up_behind_one_that_cannot_start() -> None:
     line = scheduler(num_blocks=4, max_running=1)
     line.add(request(1, prompt=8, answer=8), 0.0)
     line.step(0.0)
-    for id in range(2, 2000):
+    line.add(request(2, prompt=2), 0.0)
+    for id in range(3, 2000):
         line.add(request(id, prompt=2), 0.0)
         line.abort(id)
-    assert len(line._waiting._heap) < 100
+    (waiting,) = line._waiting._lines.values()
+    assert len(waiting._heap) < 100
 
 
 @pytest.mark.parametrize(("prompt", "answer"), [(250, 7), (0, 1), (100, 100)])
@@ -134,7 +221,7 @@ ARRIVALS = st.lists(
         st.integers(1, 20),  # tokens of the answer
         st.none() | st.integers(0, 12),  # steps until the client goes away
         st.integers(-1, 1),  # priority
-        st.sampled_from([b"one", b"two"]),  # tenant, and its salt
+        st.sampled_from([b"one", b"two"]),  # caller, and its salt
     ),
     min_size=1,
     max_size=16,
@@ -184,7 +271,7 @@ class Traffic:
         now = 0
         for id, (gap, prompt, length, patience, priority, who) in enumerate(arrivals):
             now += gap
-            new = request(id, list(prompt), length, salt=who, tenant=who, priority=priority)
+            new = request(id, list(prompt), length, salt=who, caller=who, priority=priority)
             self.starts.setdefault(now, []).append(new)
             if patience is not None:
                 self.aborts.setdefault(now + patience, []).append(id)

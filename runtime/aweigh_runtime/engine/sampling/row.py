@@ -6,9 +6,12 @@ A row is made once and advanced by every new token, so that a step builds nothin
 from array import array
 from collections.abc import Sequence
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from aweigh_runtime.engine.matcher import Matcher
 from aweigh_runtime.engine.messages import Sampling, Submission
+
+if TYPE_CHECKING:  # scheduling needs no grammar library
+    from aweigh_runtime.engine.matcher import Matcher
 
 _GREEDY_BELOW = 1e-5
 
@@ -43,7 +46,7 @@ class Row:
         prompt: Sequence[int],
         stop_tokens: Sequence[int] = (),
         logprobs: int | None = None,
-        matcher: Matcher | None = None,
+        matcher: "Matcher | None" = None,
     ) -> None:
         self.sampling = sampling
         self.position = len(prompt)  # of the token that is chosen next
@@ -60,7 +63,7 @@ class Row:
         self._answer_begins = len(prompt)
 
     @classmethod
-    def of(cls, submission: Submission, matcher: Matcher | None = None) -> "Row":
+    def of(cls, submission: Submission, matcher: "Matcher | None" = None) -> "Row":
         """The row of a submission, before the first token of its answer."""
         return cls(
             submission.sampling,
