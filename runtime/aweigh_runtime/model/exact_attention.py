@@ -20,6 +20,8 @@ from aweigh_runtime.model.tiles import KEYS, Batch, Span, batches
 
 _QUERIES = 32  # tokens in a tile of queries
 _FEWEST_ROWS = (16, 8, 4)  # of a product for one token
+_SUM_COLUMNS = 8  # of ones: a product with one column would take another algorithm
+_PAIRS = 64  # in one product on a GPU, whose library picks its algorithm by their number as well
 _LOWEST = -1e30  # finite: minus infinity less itself is not a number
 
 
@@ -102,16 +104,43 @@ def _weigh(
     paired = rows.index_select(1, span.pair_queries)  # [K, pairs, rows, D]
     scores = paired.new_empty(*paired.shape[:3], KEYS)
     for head in range(num_kv_heads):
-        torch.bmm(paired[head], seen[head].transpose(1, 2), out=scores[head])
+        scores[head] = _products(paired[head], seen[head].transpose(1, 2))
     if shape.soft_cap is not None:
         scores.div_(shape.soft_cap).tanh_().mul_(shape.soft_cap)
     scores.masked_fill_(_hidden(positions, span, shape.window), float("-inf"))
     top = scores.amax(-1, keepdim=True).clamp_(min=_LOWEST)
     weights = scores.sub_(top).exp_()
-    values = torch.empty_like(paired)
+    values, total = torch.empty_like(paired), torch.empty_like(top)
     for head in range(num_kv_heads):
-        torch.bmm(weights[head], seen[num_kv_heads + head], out=values[head])
-    return _in_order(_Part(top, weights.sum(-1, keepdim=True), values), span)
+        values[head] = _products(weights[head], seen[num_kv_heads + head])
+        total[head] = _sums(weights[head])
+    return _in_order(_Part(top, total, values), span)
+
+
+def _products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """[pairs, rows, n] times [pairs, n, m]: on a GPU always so many pairs, laid out alike."""
+    if left.device.type == "cpu":
+        return torch.bmm(left, right)
+    parts = []
+    for first in range(0, len(left), _PAIRS):
+        count = min(len(left) - first, _PAIRS)
+        ours, theirs = (_filled_up(each[first : first + count]) for each in (left, right))
+        parts.append(torch.bmm(ours, theirs)[:count])
+    return torch.cat(parts)
+
+
+def _filled_up(pairs: torch.Tensor) -> torch.Tensor:
+    filled = pairs.new_zeros(_PAIRS, *pairs.shape[1:])
+    filled[: len(pairs)] = pairs
+    return filled
+
+
+def _sums(weights: torch.Tensor) -> torch.Tensor:
+    """[pairs, rows, KEYS] to [pairs, rows, 1]. A GPU's own sum depends on how many there are."""
+    if weights.device.type == "cpu":
+        return weights.sum(-1, keepdim=True)
+    ones = weights.new_ones(len(weights), weights.shape[-1], _SUM_COLUMNS)
+    return _products(weights, ones)[..., :1]
 
 
 def _hidden(positions: torch.Tensor, span: Span, window: int | None) -> torch.Tensor:
@@ -169,8 +198,8 @@ def _shapes(group: int, head_dim: int, device: torch.device) -> _Shapes:
 
 
 def _alone(other: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return torch.bmm(rows[None], other[:1])[0]
+    return _products(rows[None], other[:1])[0]
 
 
 def _among(other: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return torch.bmm(rows.repeat(len(other), 1, 1), other)[0]
+    return _products(rows.repeat(len(other), 1, 1), other)[0]
