@@ -17,6 +17,7 @@ from aweigh_runtime.engine.room import expect_host_room, kv_bytes, peak_bytes
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.row import Row
 from aweigh_runtime.engine.scheduler import PROMPT_LOGPROBS_TOKENS, Limits, Scheduler
+from aweigh_runtime.engine.sizing import STEP_TOKENS
 from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.model.cache import KVCache
 from aweigh_runtime.model.chunks import Chunk
@@ -27,7 +28,6 @@ from aweigh_runtime.model.load import load
 from aweigh_runtime.text.defaults import read_defaults
 from aweigh_runtime.text.tokenizer import Tokenizer
 
-_STEP_TOKENS = {"cpu": 512, "cuda": 8192}
 _WEIGHTS_PER_THREAD_BYTES = 64 << 20  # with less, a second thread slows a step down
 _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -46,7 +46,7 @@ def build(
     _use_threads(decoder)
     limits = Limits(
         max_running=start.max_running,
-        step_tokens=start.step_tokens or max(_STEP_TOKENS[device.type], start.max_running),
+        step_tokens=start.step_tokens or max(STEP_TOKENS[device.type], start.max_running),
         max_model_len=decoder.max_model_len,
     )
     sampler = Sampler(decoder.config.vocab_size)

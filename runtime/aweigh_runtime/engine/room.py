@@ -4,12 +4,9 @@ from collections.abc import Callable
 
 import torch
 
+from aweigh_runtime.engine import sizing
 from aweigh_runtime.failures import ModelDoesNotFit
 from aweigh_runtime.model.memory import available_bytes
-
-_SPARE_SHARE = 0.05  # of a GPU: fragments, and what libraries take for themselves later
-_CPU_SHARE = 0.5  # of what is free; the rest belongs to others on the machine
-_CPU_BYTES = 4 << 30  # unless one request needs more: a machine's memory is not ours to fill
 
 
 def peak_bytes(device: torch.device, work: Callable[[], None]) -> int:
@@ -56,13 +53,14 @@ def kv_bytes(
     Raises:
         ModelDoesNotFit: there is no room for one such request, or for what is wanted.
     """
-    room = max(available_bytes(device) - reserved - _spare(device), 0)
+    spare = sizing.spare_bytes(device.type, _device_bytes(device))
+    room = max(available_bytes(device) - reserved - spare, 0)
     if wanted is not None and wanted > room:
         raise ModelDoesNotFit(
             f"--kv-cache-memory is {_gib(wanted)}, and {_gib(room)} are left beside the weights "
             "and the largest step; lower it or give more memory"
         )
-    chosen = wanted if wanted is not None else _reasonable(device, room, longest)
+    chosen = sizing.kv_bytes(device.type, room, longest) if wanted is None else wanted
     if chosen < longest:
         fits = int(chosen / longest * max_model_len)
         raise ModelDoesNotFit(
@@ -73,16 +71,10 @@ def kv_bytes(
     return chosen
 
 
-def _reasonable(device: torch.device, room: int, longest: int) -> int:
-    if device.type == "cuda":
-        return room
-    return min(max(int(_CPU_SHARE * room), min(longest, room)), max(_CPU_BYTES, longest))
-
-
-def _spare(device: torch.device) -> int:
+def _device_bytes(device: torch.device) -> int:
     if device.type != "cuda":
         return 0
-    return int(_SPARE_SHARE * torch.cuda.get_device_properties(device).total_memory)
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _gib(count: int) -> str:
