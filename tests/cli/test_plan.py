@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -16,7 +15,7 @@ from aweigh_cli import capacity
 from aweigh_cli.capacity import GIBI, GPUS, Device, Wish
 from aweigh_cli.commands import app
 from aweigh_cli.failures import CommandFailure
-from aweigh_runtime.engine import assembly, room
+from aweigh_runtime.engine import sizing
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.sources.local import builtin
@@ -64,6 +63,7 @@ def test_the_figures_of_a_known_model(llama: Path) -> None:
     assert found["weights"] == 8_030_261_248 * 2
     assert found["kv_per_token"] == 128 << 10
     assert found["fits"]
+    assert (found["graphs"], found["host"]) == (0, 0)
     spent = found["weights"] + found["step"] + found["reserve"] + found["kv"]
     assert spent == found["device"]["num_bytes"]
     assert found["tokens"] == found["kv"] // (16 * found["kv_per_token"]) * 16
@@ -76,18 +76,31 @@ def test_the_weights_of_the_shipped_model_are_its_file() -> None:
     assert found["weights"] == pytest.approx(sum(f.stat().st_size for f in files), rel=0.01)
 
 
-@given(room_=st.integers(0, 1 << 40), longest=st.integers(1, 1 << 40))
-def test_a_cpu_gives_keys_and_values_what_the_runtime_gives_them(room_: int, longest: int) -> None:
-    runtime = room._reasonable(torch.device("cpu"), room_, longest)
-    assert capacity.reasonable_on_cpu(room_, longest) == runtime
+@given(room=st.integers(0, 1 << 40), longest=st.integers(1, 1 << 40))
+def test_a_cpu_is_filled_only_for_one_long_request(room: int, longest: int) -> None:
+    kv = sizing.kv_bytes("cpu", room, longest)
+    assert kv <= max(room, 0)
+    assert kv <= max(sizing.CPU_BYTES, longest)
+    assert kv >= longest or room < longest
+    assert sizing.kv_bytes("cuda", room, longest) == room
 
 
-def test_the_runtimes_own_constants_are_used() -> None:
-    assert capacity.GPU_SPARE_SHARE == room._SPARE_SHARE
-    assert {
-        "cpu": capacity.STEP_TOKENS["cpu"],
-        "cuda": capacity.STEP_TOKENS["gpu"],
-    } == assembly._STEP_TOKENS
+def test_host_memory_is_the_pods_own_but_not_the_gpus(tmp_path: Path, llama: Path) -> None:
+    file = tmp_path / "service.yaml"
+    cache = "  prefixCache: {hostMemory: 3Gi}\n"
+    file.write_text(SERVICE.format(directory=llama, limits="memory: 64Gi") + cache)
+    found = planned(str(file))
+    assert found["device"]["num_bytes"] == (64 + 3) * GIBI  # as the operator raises it
+    assert found["host"] == 3 * GIBI
+    parts = ("weights", "step", "graphs", "reserve", "host", "kv")
+    assert sum(found[part] for part in parts) <= found["device"]["num_bytes"]
+    on_gpu = planned(str(file), "--gpu=h100")
+    assert on_gpu["kv"] == planned(f"file://{llama}", "--gpu=h100")["kv"]
+    code, stdout, _ = plan(str(file), "--gpu=h100")
+    lines = {line[:48].rstrip(): line[48:].strip() for line in stdout.splitlines()}
+    assert code == 0
+    assert lines["hostMemory, beside the GPU"] == "3.00 GiB"
+    assert lines["- CUDA graphs (none in this version)"] == "0.00 GiB"
 
 
 CONFIG = read_config(builtin("helmsman-8m"))

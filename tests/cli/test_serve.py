@@ -136,7 +136,7 @@ def test_a_contradiction_ends_with_78_and_the_pods_last_word(tmp_path: Path) -> 
     log = tmp_path / "termination-log"
     done = aweigh("serve", "builtin://helmsman-8m", "--step-tokens=4", f"--termination-log={log}")
     assert done.returncode == 78
-    assert "--step-tokens (4) must be at least --max-running (8)" in done.stderr
+    assert "--step-tokens (4) must be at least --max-running (256)" in done.stderr
     word = Termination.parse(log.read_text())
     assert word is not None
     assert (word.condition, word.reason) == ("SpecValid", "InvalidConfiguration")
