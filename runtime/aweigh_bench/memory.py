@@ -1,16 +1,17 @@
 """`aweigh bench memory`: what a model takes, at rest and under load."""
 
-from dataclasses import dataclass
-from pathlib import Path
+import asyncio
+from dataclasses import dataclass, replace
 from typing import Any
 
-from aweigh_bench import machine
+from aweigh_bench import machine, processes
+from aweigh_bench.measures import Measures
 from aweigh_bench.own_server import OwnServer
 from aweigh_bench.report import Cell, Report, Table
 from aweigh_bench.subject import Setting, model_files, subject
 
 MEBI = 1 << 20
-PROC = Path("/proc")
+SAMPLE_S = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,41 +32,53 @@ class Usage:
     resident: dict[str, int]  # by process, now
     peak: dict[str, int]
     gpu: int | None  # None: no GPU, or nothing of it is this server's
+    gpu_peak: int | None = None
 
 
 async def run(options: Options) -> Report:
-    """Look once when the server is ready, and again after a load."""
-    length = options.input_tokens
+    """Look once when the server is ready, and again and again under a load."""
+    length, count = options.input_tokens, options.concurrency
     async with subject(options.setting) as served:
         before = usage(served.own)
-        await served.random(
-            2 * options.concurrency, (length, length), options.output_tokens, options.concurrency
-        )
-        after = usage(served.own)
+        load = served.random(2 * count, (length, length), options.output_tokens, count)
+        after = await _most(served.own, asyncio.ensure_future(load))
         state = await served.own.state()
     return _report(options, state, before, after)
 
 
 def usage(server: OwnServer) -> Usage:
     """What the kernel and the driver say about a server and its children."""
-    processes = _family(server.pid)
+    found = processes.family(server.pid)
     resident: dict[str, int] = {}
     peak: dict[str, int] = {}
-    for pid in processes:
-        name, status = _name(pid), _status(pid)
-        resident[name] = resident.get(name, 0) + status.get("VmRSS", 0)
-        peak[name] = peak.get(name, 0) + status.get("VmHWM", 0)
-    return Usage(resident, peak, _gpu_bytes(processes))
+    for pid in found:
+        name, sizes = processes.name(pid), processes.memory(pid)
+        resident[name] = resident.get(name, 0) + sizes.get("VmRSS", 0)
+        peak[name] = peak.get(name, 0) + sizes.get("VmHWM", 0)
+    return Usage(resident, peak, _gpu_bytes(found))
+
+
+async def _most(server: OwnServer, load: "asyncio.Future[Measures]") -> Usage:
+    """Usage at the end of a load; of the GPU, which has no record of its peak, the most seen."""
+    seen: list[int] = []
+    while not load.done():
+        if (now := (await asyncio.to_thread(usage, server)).gpu) is not None:
+            seen.append(now)
+        await asyncio.wait([load], timeout=SAMPLE_S)
+    await load
+    after = usage(server)
+    return after if after.gpu is None else replace(after, gpu_peak=max([*seen, after.gpu]))
 
 
 def _report(options: Options, state: dict[str, Any], before: Usage, after: Usage) -> Report:
     load = f"{options.concurrency} requests at once"
-    processes: list[tuple[Cell, ...]] = [
+    rows: list[tuple[Cell, ...]] = [
         (name, before.resident.get(name, 0) / MEBI, bytes_ / MEBI, after.peak[name] / MEBI)
         for name, bytes_ in after.resident.items()
     ]
-    if after.gpu is not None:
-        processes.append(("GPU", (before.gpu or 0) / MEBI, after.gpu / MEBI, None))
+    if after.gpu is not None and after.gpu_peak is not None:
+        sizes = (before.gpu or 0, after.gpu, after.gpu_peak)
+        rows.append(("GPU", *(size / MEBI for size in sizes)))
     columns = ("process", "ready", f"after {load}", "peak")
     parts = _parts(options, state)
     return Report(
@@ -75,10 +88,19 @@ def _report(options: Options, state: dict[str, Any], before: Usage, after: Usage
         machine=machine.describe(),
         tables=[
             Table("What the model takes", ("part", "value"), list(parts.items())),
-            Table("Resident memory in MiB", columns, processes),
+            Table("Resident memory in MiB", columns, rows),
         ],
-        notes=["Peak: the most that each process has held since its start."],
-        figures={"parts": parts, "peak_bytes": after.peak, "gpu_bytes": after.gpu},
+        notes=[
+            "Peak: the most that each process has held since its start; of a GPU, the most that "
+            f"nvidia-smi showed under the load, asked every {SAMPLE_S:g} s.",
+            "Computed: from the model's config and the number format that the engine reports.",
+        ],
+        figures={
+            "parts": parts,
+            "peak_bytes": after.peak,
+            "gpu_bytes": after.gpu,
+            "gpu_peak_bytes": after.gpu_peak,
+        },
     )
 
 
@@ -91,8 +113,8 @@ def _parts(options: Options, state: dict[str, Any]) -> dict[str, Cell]:
     per_token = footprint.bytes_per_token(config, item_bytes)
     parts: dict[str, Cell] = {
         "Number format": state["model"]["dtype"],
-        "Weights (MiB)": footprint.weight_bytes(config, item_bytes) / MEBI,
-        "KV per token (bytes)": per_token,
+        "Weights (MiB, computed)": footprint.weight_bytes(config, item_bytes) / MEBI,
+        "KV per token (bytes, computed)": per_token,
     }
     capacity = state.get("kv_tokens", {}).get("capacity")
     if capacity is not None:
@@ -100,38 +122,8 @@ def _parts(options: Options, state: dict[str, Any]) -> dict[str, Cell]:
     return parts
 
 
-def _family(pid: int) -> list[int]:
-    """A process and all that come from it."""
-    found = [pid]
-    for parent in found:
-        for task in (PROC / str(parent) / "task").glob("*/children"):
-            found += map(int, _read(task).split())
-    return found
-
-
-def _name(pid: int) -> str:
-    """The module that a process runs: `python -m package.part.module` is `part.module`."""
-    words = _read(PROC / str(pid) / "cmdline").split("\0")
-    if "-m" in words[:-1]:
-        return words[words.index("-m") + 1].partition(".")[2]
-    return "server"
-
-
-def _status(pid: int) -> dict[str, int]:
-    lines = (line.split() for line in _read(PROC / str(pid) / "status").splitlines())
-    return {line[0].rstrip(":"): int(line[1]) * 1024 for line in lines if line[-1] == "kB"}
-
-
-def _gpu_bytes(processes: list[int]) -> int | None:
+def _gpu_bytes(pids: list[int]) -> int | None:
     rows = machine.nvidia_smi("--query-compute-apps=pid,used_memory").splitlines()
-    own = [row.split(",") for row in rows if row.split(",")[0].strip() in map(str, processes)]
+    own = [row.split(",") for row in rows if row.split(",")[0].strip() in map(str, pids)]
     sizes = [int(cells[1]) * MEBI for cells in own if cells[1].strip().isdigit()]
     return sum(sizes) if sizes else None
-
-
-def _read(path: Path) -> str:
-    """A process may end while it is looked at."""
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -10,6 +10,7 @@ from math import comb
 from statistics import median
 
 CONFIDENCE = 0.95
+WIDEST = 0.02  # of the bar, to each side: a wider interval around the bar decides nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,19 @@ def compare(ratios: Sequence[float]) -> Comparison:
         confidence=_confidence(len(ordered), rank),
         pairs=len(ordered),
     )
+
+
+def verdict(found: Comparison, least: float) -> bool | None:
+    """Whether a ratio keeps its bar; None: these pairs cannot tell.
+
+    It is missed only if the whole interval lies below. Where the bar is inside, a narrow interval
+    keeps it, as a ratio so near is never exact; a wide one is no evidence.
+    """
+    if found.confidence < CONFIDENCE:
+        return None
+    if found.low >= least or found.high < least:
+        return found.low >= least
+    return True if found.high - found.low <= 2 * WIDEST * least else None
 
 
 def _rank(count: int) -> int:

@@ -26,7 +26,14 @@ class Peer:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         torch.set_num_threads(threads)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=DTYPES[dtype])
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=DTYPES[dtype], attn_implementation="sdpa"
+        )
+        if str(model.dtype) != f"torch.{DTYPES[dtype]}" or torch.get_num_threads() != threads:
+            raise BenchFailure(
+                f"transformers runs in {model.dtype} with {torch.get_num_threads()} threads; "
+                f"expected {DTYPES[dtype]} and {threads}, as the server does"
+            )
         self._model = model.to(self._device).eval()
         self._model.generation_config.eos_token_id = None  # no token ends an answer
 
@@ -42,6 +49,8 @@ class Peer:
                 torch.tensor(padded, device=self._device),
                 attention_mask=torch.tensor(mask, device=self._device),
                 max_new_tokens=num_tokens,
+                min_new_tokens=num_tokens,
+                use_cache=True,
                 do_sample=False,
                 pad_token_id=PADDING,
             )

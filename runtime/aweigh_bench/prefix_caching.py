@@ -4,17 +4,15 @@ from dataclasses import dataclass, field, replace
 
 from aweigh_api import metrics
 from aweigh_bench import machine
+from aweigh_bench.caching_cost import Cost, measure_cost
 from aweigh_bench.measures import Measures
-from aweigh_bench.paired import Comparison, compare
 from aweigh_bench.progress import Advance, progress
 from aweigh_bench.report import Bar, Cell, Curves, Report, Table
 from aweigh_bench.subject import Setting, Subject, subject
 from aweigh_bench.traffic import Query
 
-SAVED_BAR_PERCENT, TTFT_BAR, COST_BAR_PERCENT = 85.0, 3.0, 1.0
+SAVED_BAR_PERCENT, TTFT_BAR = 85.0, 3.0
 BAR_SHARE = 90  # percent of a prompt that is shared, where the bars hold
-OFF = "--no-prefix-cache-enabled"
-CONCURRENCY = 8  # of the pairs that show the cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +25,7 @@ class Options:
     output_tokens: int = 8
     num_requests: int = 40
     pairs: int = 30
+    pair_requests: int = 64
     small_memory: str = "16Mi"
     num_prefixes: int = 16  # that go round where they do not fit
     command: str = "aweigh bench prefix-caching"
@@ -61,12 +60,11 @@ class Crowding:
 
 
 async def run(options: Options) -> Report:
-    """Shares first, then the cost, then evictions."""
+    """Shares first, then evictions, then the cost where every new block evicts one."""
     setting = options.setting
     with progress("prefix caching", len(options.shares) + 2 + options.pairs) as advance:
         async with subject(setting) as served:
             shared = [await _sharing(options, served, share, advance) for share in options.shares]
-            cost = await _cost(options, served, advance)
         small = replace(
             setting, flags=(*setting.flags, f"--kv-cache-memory={options.small_memory}")
         )
@@ -76,6 +74,7 @@ async def run(options: Options) -> Report:
                 await _crowding(options, served, count, advance)
                 for count in (2, options.num_prefixes)
             ]
+            cost = await _cost(options, small, served, advance)
     return _report(options, shared, capacity, crowded, cost)
 
 
@@ -93,6 +92,20 @@ async def _sharing(options: Options, served: Subject, share: int, advance: Advan
     computed = (await served.own.state())["computed_prompt_tokens"] - before
     advance(f"{share} % shared")
     return Sharing(share, measures, computed)
+
+
+async def _cost(
+    options: Options, setting: Setting, cached: Subject, advance: Advance
+) -> Cost | None:
+    if not options.pairs:
+        return None
+    return await measure_cost(
+        setting,
+        cached,
+        options.pairs,
+        options.pair_requests,
+        lambda: advance("caching on and off"),
+    )
 
 
 async def _crowding(options: Options, served: Subject, count: int, advance: Advance) -> Crowding:
@@ -114,38 +127,13 @@ async def _crowding(options: Options, served: Subject, count: int, advance: Adva
     return Crowding(count, measures, evicted)
 
 
-async def _cost(options: Options, cached: Subject, advance: Advance) -> Comparison | None:
-    """Throughput with caching, divided by that without, where nothing is ever found."""
-    if not options.pairs:
-        return None
-    setting, ratios = options.setting, []
-    without = replace(setting, flags=(*setting.flags, OFF), seed=setting.seed + 1)
-    async with subject(without) as uncached:
-        for number in range(options.pairs + 1):
-            first, second = (cached, uncached) if number % 2 else (uncached, cached)
-            rates = {id(each): await _rate(options, each) for each in (first, second)}
-            if number:  # the first pair warms both
-                ratios.append(rates[id(cached)] / rates[id(uncached)])
-                advance("caching on and off")
-    return compare(ratios)
-
-
-async def _rate(options: Options, served: Subject) -> float:
-    length = options.prompt_tokens // 4
-    run = await served.random(2 * CONCURRENCY, (length, length), 4 * options.output_tokens, 8)
-    return (run.prompt_tokens + run.output_tokens) / run.duration_s
-
-
 def _report(
     options: Options,
     shared: list[Sharing],
     capacity: int | None,
     crowded: list[Crowding],
-    cost: Comparison | None,
+    cost: Cost | None,
 ) -> Report:
-    notes = ["0 % shared is what it costs cold; the first request of each row computes the prefix."]
-    if cost is not None:
-        notes.append(f"Throughput with caching and 0 % hits, divided by that without: {cost}.")
     ranks = (50, 99)
     lines = {f"p{r}": [(float(each.share), each.ttft_ms[r]) for each in shared] for r in ranks}
     return Report(
@@ -153,9 +141,12 @@ def _report(
         command=options.command,
         model=str(options.setting.model),
         machine=machine.describe(),
-        tables=[_shared_table(options, shared), _crowded_table(options, capacity, crowded)],
-        bars=[*_saving_bars(shared), *_cost_bars(cost)],
-        notes=notes,
+        tables=[_shared_table(options, shared), _crowded_table(options, capacity, crowded)]
+        + ([] if cost is None else [cost.table()]),
+        bars=_saving_bars(shared) + ([] if cost is None else [cost.bar()]),
+        notes=[
+            "0 % shared is what it costs cold; the first request of each row computes the prefix."
+        ],
         figures={str(each.share): each.measures.to_json() for each in shared},
         curves=[Curves("Time to first token", "% of the prompt shared", "ms", lines)],
     )
@@ -202,13 +193,3 @@ def _saving_bars(shared: list[Sharing]) -> list[Bar]:
         Bar(tokens, f">= {SAVED_BAR_PERCENT:g}", f"{saved:.1f}", saved >= SAVED_BAR_PERCENT),
         Bar("TTFT p50, times faster", f">= {TTFT_BAR:g}", f"{faster:.2f}", faster >= TTFT_BAR),
     ]
-
-
-def _cost_bars(cost: Comparison | None) -> list[Bar]:
-    """Met unless the whole interval lies beyond the bar: a ratio so near 1 is never exact."""
-    if cost is None:
-        return []
-    percent, least = 100 * (1 - cost.ratio), 100 * (1 - cost.high)
-    measured = f"{percent:.2f} ({least:.2f} to {100 * (1 - cost.low):.2f}, {cost.pairs} pairs)"
-    what = "cost of caching at 0 % hits, in percent of throughput"
-    return [Bar(what, f"< {COST_BAR_PERCENT:g}", measured, least < COST_BAR_PERCENT)]

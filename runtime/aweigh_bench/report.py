@@ -28,10 +28,10 @@ class Bar:
     what: str
     wanted: str
     measured: str
-    met: bool
+    met: bool | None  # None: what was measured is too uncertain to say
 
     def __str__(self) -> str:
-        verdict = "met" if self.met else "MISSED"
+        verdict = "undecided" if self.met is None else "met" if self.met else "MISSED"
         return f"{self.what}: {self.measured} (bar {self.wanted}: {verdict})"
 
 

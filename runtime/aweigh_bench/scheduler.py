@@ -3,15 +3,16 @@
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from aweigh_bench import machine
 from aweigh_bench.measures import percentile
 from aweigh_bench.progress import progress
 from aweigh_bench.report import Bar, Cell, Report, Table
+from aweigh_bench.traffic import Length
 from aweigh_runtime.engine.messages import Sampling, Submission
-from aweigh_runtime.engine.naming import extend, salt
+from aweigh_runtime.engine.naming import Name, extend, salt
 from aweigh_runtime.engine.prefixes import Memory
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.scheduler import Limits, Scheduler
@@ -23,6 +24,14 @@ ANSWER_TOKENS = (8, 40)  # so that 256 requests fit into a thousand blocks
 NAMED_TOKENS = 100_000
 NAMING_ROUNDS = 15
 STEP_TOKENS = 8192
+STEP_S = 0.01
+LONG_TOKENS = 131_072
+LONGEST = 2 * LONG_TOKENS
+LONG_ASKERS = 3
+LONG_PROMPTS, SHARED_PROMPTS, LONG_ANSWERS = (16, 1500), (16, 750), (100, 500)
+NUM_PREFIXES, PREFIX_TOKENS = 10, 752
+BLOCKS_EACH = 57  # that such a request holds on average
+SPARE_BLOCKS = 6400  # fewer than the long prompt needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,34 +46,68 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
+class Case:
+    """Requests of one kind, and the memory they share."""
+
+    name: str
+    num_blocks: int
+    prompt: Length = (PROMPT_TOKENS, PROMPT_TOKENS)
+    answer: Length = ANSWER_TOKENS
+    num_prefixes: int = 0  # that prompts begin with, PREFIX_TOKENS each
+    host_blocks: int = 0
+    long_waits: bool = False  # a cached prompt too long for the memory that is left
+
+
+@dataclass(frozen=True, slots=True)
 class Steps:
     """Times of a run."""
 
-    num_blocks: int
+    case: Case
     running: float  # requests in a step, on average
     changes: float  # requests that come and go in a step, on average
     times_ms: list[float]  # sorted
+
+    @property
+    def middle_ms(self) -> float:
+        """What the bar is for."""
+        return percentile(self.times_ms, 50)
 
 
 class Fleet:
     """Requests that come, decode and go, as the step loop would let them."""
 
-    def __init__(self, num_blocks: int, running: int, seed: int) -> None:
+    def __init__(self, case: Case, running: int, seed: int) -> None:
         self.finished = 0
         self.deciding_s = 0.0  # in the scheduler, in the last step
+        self._case = case
         self._random = random.Random(seed)
         self._next_id = 0
-        limits = Limits(max_running=running, step_tokens=STEP_TOKENS, max_model_len=4096)
-        memory = Memory(num_blocks=num_blocks, block_tokens=BLOCK_TOKENS)
+        self._now_s = 0.0
+        self._prefixes = [self._draw(PREFIX_TOKENS) for _ in range(case.num_prefixes)]
+        limits = Limits(max_running=running, step_tokens=STEP_TOKENS, max_model_len=LONGEST)
+        memory = Memory(
+            num_blocks=case.num_blocks,
+            block_tokens=BLOCK_TOKENS,
+            num_host_blocks=case.host_blocks,
+        )
         self._scheduler = Scheduler(limits, memory)
-        _fill(self._scheduler)
+        long = self._draw(LONG_TOKENS) if case.long_waits else []
+        _fill(self._scheduler, long)
         for _ in range(running):
             self._come()
+        for _ in range(LONG_ASKERS if case.long_waits else 0):
+            self._add(long, 1, priority=1)  # behind all others, who would wait for it otherwise
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests without a turn."""
+        return self._scheduler.num_waiting
 
     def step(self) -> int:
         """One step; returns how many requests it computed."""
+        self._now_s += STEP_S
         started_s = time.perf_counter()
-        step = self._scheduler.step(0.0)
+        step = self._scheduler.step(self._now_s)
         self.deciding_s = time.perf_counter() - started_s
         for part in step.parts:
             request = part.request
@@ -83,38 +126,79 @@ class Fleet:
         self._come()
 
     def _come(self) -> None:
+        prefix = self._random.choice(self._prefixes) if self._prefixes else []
+        prompt = [*prefix, *self._draw(self._random.randint(*self._case.prompt))]
+        self._add(prompt, self._random.randint(*self._case.answer))
+
+    def _add(self, prompt: list[int], answer: int, priority: int = 0) -> None:
         self._next_id += 1
-        prompt = [self._random.getrandbits(16) for _ in range(PROMPT_TOKENS)]
-        answer = self._random.randint(*ANSWER_TOKENS)
-        submission = Submission(self._next_id, prompt, answer, [], Sampling(temperature=0.0))
+        submission = Submission(
+            self._next_id, prompt[:], answer, [], Sampling(temperature=0.0), priority=priority
+        )
         request = Request.of(submission)
         started_s = time.perf_counter()
-        self._scheduler.add(request, 0.0)
+        self._scheduler.add(request, self._now_s)
         self.deciding_s += time.perf_counter() - started_s
+
+    def _draw(self, count: int) -> list[int]:
+        return [self._random.getrandbits(16) for _ in range(count)]
+
+
+def hard_cases(running: int) -> list[Case]:
+    """What makes deciding costly: long contexts, shared ones, full memory."""
+    full = max(BLOCKS_EACH * running + SPARE_BLOCKS, LONG_TOKENS // BLOCK_TOKENS + 8)
+    roomy = full + 2 * BLOCKS_EACH * running
+    contexts = Case("contexts to 2,000 tokens", roomy, LONG_PROMPTS, LONG_ANSWERS)
+    crowded = replace(contexts, num_blocks=full)
+    shared = replace(contexts, prompt=SHARED_PROMPTS, num_prefixes=NUM_PREFIXES)
+    return [
+        contexts,
+        replace(shared, name="the same, half of each prompt shared"),
+        replace(crowded, name="the same, each eviction to host memory", host_blocks=4 * full),
+        replace(crowded, name="the same, a cached prompt of 131k waits", long_waits=True),
+        replace(
+            shared,
+            name="all of these together",
+            num_blocks=full,
+            host_blocks=4 * full,
+            long_waits=True,
+        ),
+    ]
 
 
 async def run(options: Options) -> Report:
-    """Steps for each size of the pool, then the naming of blocks."""
-    with progress("pools", len(options.pools)) as advance:
+    """Steps for each size of the pool, the hard cases, then the naming of blocks."""
+    easy = [Case(f"short, {blocks:,} blocks", blocks) for blocks in options.pools]
+    hard = hard_cases(options.running)
+    with progress("cases", len(easy) + len(hard)) as advance:
         found = []
-        for num_blocks in options.pools:
-            found.append(_steps(options, num_blocks))
-            advance(f"{num_blocks} blocks")
-    return _report(options, found, _naming_ns())
+        for case in (*easy, *hard):
+            found.append(_steps(options, case))
+            advance(case.name)
+    return _report(options, found[: len(easy)], found[len(easy) :], _naming_ns())
 
 
-def _fill(scheduler: Scheduler) -> None:
-    """Give every block a name, as in a server that has run for long: each new one evicts."""
+def _fill(scheduler: Scheduler, long: list[int]) -> None:
+    """Give every block a name, as in a server that has run for long: each new one evicts.
+
+    The blocks that were used last hold the long prompt.
+    """
     pool = scheduler.prefixes.pool
+    names: list[Name] = []
+    extend(names, long, b"", BLOCK_TOKENS, len(long) // BLOCK_TOKENS)
+    others = pool.num_blocks - len(names)
     blocks = pool.take(pool.num_blocks)
-    for block in blocks:
+    for block, name in zip(blocks[others:], names, strict=True):
+        pool.name(block, name)
+    for block in blocks[:others]:
         pool.name(block, block.to_bytes(32, "little"))
-    pool.release(blocks)
+    pool.release(blocks[:others])
+    pool.release(blocks[others:])
 
 
-def _steps(options: Options, num_blocks: int) -> Steps:
-    fleet = Fleet(num_blocks, options.running, options.seed)
-    for _ in range(ANSWER_TOKENS[1]):  # until requests come and go evenly
+def _steps(options: Options, case: Case) -> Steps:
+    fleet = Fleet(case, options.running, options.seed)
+    for _ in range(case.answer[1]):  # until requests come and go evenly
         fleet.step()
     fleet.finished = 0
     times_ms, computed = [], 0
@@ -123,7 +207,7 @@ def _steps(options: Options, num_blocks: int) -> Steps:
         times_ms.append(1e3 * fleet.deciding_s)
     times_ms.sort()
     per_step = fleet.finished / options.steps
-    return Steps(num_blocks, computed / options.steps, per_step, times_ms)
+    return Steps(case, computed / options.steps, per_step, times_ms)
 
 
 def _naming_ns() -> float:
@@ -137,23 +221,22 @@ def _naming_ns() -> float:
     return 1e9 * median(seconds) / NAMED_TOKENS
 
 
-def _report(options: Options, found: list[Steps], naming_ns: float) -> Report:
-    middles = {steps.num_blocks: percentile(steps.times_ms, 50) for steps in found}
-    smallest, largest = min(middles), max(middles)
+def _report(options: Options, easy: list[Steps], hard: list[Steps], naming_ns: float) -> Report:
+    smallest, largest = easy[0], easy[-1]
     rows: list[tuple[Cell, ...]] = [
         (
-            f"{steps.num_blocks:,}",
+            steps.case.name,
             *(percentile(steps.times_ms, rank) for rank in (50, 90, 99)),
             sum(steps.times_ms) / len(steps.times_ms),
-            middles[steps.num_blocks] / middles[smallest],
+            steps.middle_ms / smallest.middle_ms,
             steps.running,
             steps.changes,
         )
-        for steps in found
+        for steps in (*easy, *hard)
     ]
-    columns = ("blocks", "p50 ms", "p90", "p99", "mean", "ratio", "running", "come and go")
-    what = f"ms per step with {options.running} running requests"
-    worst, ratio = middles[smallest], middles[largest] / middles[smallest]
+    columns = ("requests", "p50 ms", "p90", "p99", "mean", "ratio", "running", "come and go")
+    ratio = largest.middle_ms / smallest.middle_ms
+    pools = f"{largest.case.num_blocks:,} blocks, times that with {smallest.case.num_blocks:,}"
     return Report(
         title="Scheduler and block pool",
         command=options.command,
@@ -161,27 +244,30 @@ def _report(options: Options, found: list[Steps], naming_ns: float) -> Report:
         machine=machine.describe(),
         tables=[Table(f"Deciding a step, {options.steps} steps each", columns, rows)],
         bars=[
-            Bar(what, f"<= {STEP_BAR_MS:g}", f"{worst:.3f}", worst <= STEP_BAR_MS),
-            Bar(
-                f"the same with {largest:,} blocks, times that with {smallest:,}",
-                f"<= {POOL_BAR:g}",
-                f"{ratio:.2f}",
-                ratio <= POOL_BAR,
-            ),
-            Bar(
-                "ns per token to name a prompt's blocks",
-                f"<= {NAMING_BAR_NS:g}",
-                f"{naming_ns:.0f}",
-                naming_ns <= NAMING_BAR_NS,
-            ),
+            *(_bar(options, steps) for steps in (*easy, *hard)),
+            _at_most(f"p50 with {pools}", ratio, POOL_BAR, ".2f"),
+            _at_most("ns per token to name a prompt's blocks", naming_ns, NAMING_BAR_NS, ".0f"),
         ],
         notes=[
-            "Every block of the pool is cached at the start, so each new block evicts one; "
-            f"prompts of {PROMPT_TOKENS} and answers of {ANSWER_TOKENS[0]} to {ANSWER_TOKENS[1]} "
-            "tokens. Times hold what the scheduler and its pool do, not the model or sampling.",
+            f"Short: prompts of {PROMPT_TOKENS} tokens, answers of {ANSWER_TOKENS[0]} to "
+            f"{ANSWER_TOKENS[1]}. Contexts to 2,000: prompts of {LONG_PROMPTS[0]} to "
+            f"{LONG_PROMPTS[1]}, answers of {LONG_ANSWERS[0]} to {LONG_ANSWERS[1]}. Every block "
+            "of the pool is cached at the start, so each new block evicts one.",
+            f"{LONG_ASKERS} requests ask for the prompt that waits; it is tried whenever a step "
+            "could take one more. Times hold what the scheduler and its pool do, a new request's "
+            "naming included, not the model or sampling.",
         ],
         figures={
-            "step_ms_p50": {str(blocks): middle for blocks, middle in middles.items()},
+            "step_ms_p50": {steps.case.name: steps.middle_ms for steps in (*easy, *hard)},
             "naming_ns_per_token": naming_ns,
         },
     )
+
+
+def _bar(options: Options, steps: Steps) -> Bar:
+    what = f"p50 in ms with {options.running} running requests, {steps.case.name}"
+    return _at_most(what, steps.middle_ms, STEP_BAR_MS, ".3f")
+
+
+def _at_most(what: str, measured: float, most: float, digits: str) -> Bar:
+    return Bar(what, f"<= {most:g}", f"{measured:{digits}}", measured <= most)

@@ -4,32 +4,27 @@ import os
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from aweigh_api import names
 from aweigh_cli.bench_options import (
-    CacheOption,
-    FlagsOption,
-    ModelArgument,
-    OptionalModel,
-    OutputOption,
-    PlotOption,
-    SaveOption,
+    Job,
     SeedOption,
-    ThreadsOption,
-    UrlOption,
     VocabularyOption,
     as_typed,
-    carry_out,
     expect_installed,
     lengths_of,
     limit_of,
+    measuring,
     percents_of,
-    setting_of,
+    serving,
     sizes_of,
 )
+
+if TYPE_CHECKING:
+    from aweigh_bench.subject import Setting
 
 DEFAULT_URL = f"http://127.0.0.1:{names.HTTP_PORT}/v1"
 
@@ -43,6 +38,7 @@ app = typer.Typer(
 
 
 @app.command()
+@measuring(draws=True)
 def serve(  # noqa: PLR0913 - the options of a load client
     base_url: Annotated[
         str, typer.Option(envvar="OPENAI_BASE_URL", help="URL of an OpenAI API.")
@@ -111,19 +107,16 @@ def serve(  # noqa: PLR0913 - the options of a load client
         bool, typer.Option("--detailed", help="Keep each request's times in JSON.")
     ] = False,
     seed: SeedOption = 0,
-    output: OutputOption = "text",
-    save: SaveOption = None,
-    plot: PlotOption = None,
-) -> None:
+) -> Job:
     """Measure an OpenAI endpoint under traffic.
 
     Prints throughput, and mean, p50, p90 and p99 of time to first token, inter-token latency, time
     per output token and end to end, all as a client sees them.
     """
-    from aweigh_bench import serve as serving
+    from aweigh_bench import serve as load
 
-    options = serving.Options(
-        target=serving.Target(
+    options = load.Options(
+        target=load.Target(
             base_url=base_url,
             api_key=api_key,
             model=model,
@@ -132,7 +125,7 @@ def serve(  # noqa: PLR0913 - the options of a load client
             ignore_eos=ignore_eos,
             timeout_s=timeout,
         ),
-        traffic=serving.Traffic(
+        traffic=load.Traffic(
             kind=traffic,
             num_requests=num_requests,
             num_warmups=num_warmups,
@@ -146,7 +139,7 @@ def serve(  # noqa: PLR0913 - the options of a load client
             vocabulary=vocabulary,
             seed=seed,
         ),
-        pace=serving.Pace(
+        pace=load.Pace(
             request_rate=request_rate if request_rate and isfinite(request_rate) else None,
             burstiness=burstiness,
             concurrency=concurrency,
@@ -155,14 +148,15 @@ def serve(  # noqa: PLR0913 - the options of a load client
         detailed=detailed,
         command=as_typed(),
     )
-    carry_out(serving.run, options, output, save, plot)
+    return Job(load.run, options)
 
 
 @app.command()
+@measuring(draws=True)
+@serving(anywhere=True)
 def throughput(  # noqa: PLR0913 - see `serve`
-    model: OptionalModel = None,
+    setting: "Setting",
     *,
-    base_url: UrlOption = None,
     against: Annotated[
         Literal["transformers"] | None,
         typer.Option(help="Compute the same prompts with its generate, in interleaved pairs."),
@@ -175,19 +169,11 @@ def throughput(  # noqa: PLR0913 - see `serve`
         str | None, typer.Option(help="Of a prompt. (default: 64; --against: 32:512)")
     ] = None,
     output_tokens: Annotated[
-        int | None, typer.Option(min=2, help="Of an answer. (default: 128; --against: 64)")
+        int | None, typer.Option(min=2, help="Of an answer. (default: 128; --against: 32)")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Bursts of each size.")] = 3,
-    pairs: Annotated[int, typer.Option(min=1, max=1000, help="--against: of each size.")] = 12,
-    threads: ThreadsOption = None,
-    serve_flag: FlagsOption = None,
-    cache_dir: CacheOption = None,
-    vocabulary: VocabularyOption = 8000,
-    seed: SeedOption = 0,
-    output: OutputOption = "text",
-    save: SaveOption = None,
-    plot: PlotOption = None,
-) -> None:
+    pairs: Annotated[int, typer.Option(min=1, max=1000, help="--against: of each size.")] = 30,
+) -> Job:
     """Measure tokens per second by number of requests at once.
 
     Starts `aweigh serve MODEL` on this machine for it, unless --base-url is given.
@@ -195,9 +181,6 @@ def throughput(  # noqa: PLR0913 - see `serve`
     from aweigh_bench import against as comparison
     from aweigh_bench import throughput as growth
 
-    setting = setting_of(
-        model, serve_flag, threads, cache_dir, base_url=base_url, vocabulary=vocabulary, seed=seed
-    )
     if against is None:
         growing = growth.Options(
             setting=setting,
@@ -207,38 +190,30 @@ def throughput(  # noqa: PLR0913 - see `serve`
             rounds=rounds,
             command=as_typed(),
         )
-        carry_out(growth.run, growing, output, save, plot)
-        return
-    threads = threads or len(os.sched_getaffinity(0))
+        return Job(growth.run, growing)
+    threads = setting.threads or len(os.sched_getaffinity(0))
     compared = comparison.Options(
         setting=replace(setting, threads=threads),
         threads=threads,
         batches=sizes_of(batches or "1,32"),
         input_tokens=lengths_of(input_tokens or "32:512"),
-        output_tokens=output_tokens or 64,
+        output_tokens=output_tokens or 32,
         pairs=pairs,
         command=as_typed(),
     )
-    carry_out(comparison.run, compared, output, save, plot)
+    return Job(comparison.run, compared)
 
 
 @app.command()
-def latency(  # noqa: PLR0913 - see `serve`
-    model: OptionalModel = None,
+@measuring(draws=True)
+@serving(anywhere=True)
+def latency(
+    setting: "Setting",
     *,
-    base_url: UrlOption = None,
     lengths: Annotated[str, typer.Option(help="Tokens of prompts.")] = "16,64,256,1024",
     output_tokens: Annotated[int, typer.Option(min=2, help="Of an answer.")] = 32,
     iterations: Annotated[int, typer.Option(min=1, help="Requests of each length.")] = 20,
-    threads: ThreadsOption = None,
-    serve_flag: FlagsOption = None,
-    cache_dir: CacheOption = None,
-    vocabulary: VocabularyOption = 8000,
-    seed: SeedOption = 0,
-    output: OutputOption = "text",
-    save: SaveOption = None,
-    plot: PlotOption = None,
-) -> None:
+) -> Job:
     """Measure one request at a time, for longer and longer prompts.
 
     Starts `aweigh serve MODEL` on this machine for it, unless --base-url is given.
@@ -246,26 +221,20 @@ def latency(  # noqa: PLR0913 - see `serve`
     from aweigh_bench import latency as single
 
     options = single.Options(
-        setting=setting_of(
-            model,
-            serve_flag,
-            threads,
-            cache_dir,
-            base_url=base_url,
-            vocabulary=vocabulary,
-            seed=seed,
-        ),
+        setting=setting,
         lengths=sizes_of(lengths),
         output_tokens=output_tokens,
         iterations=iterations,
         command=as_typed(),
     )
-    carry_out(single.run, options, output, save, plot)
+    return Job(single.run, options)
 
 
 @app.command("prefix-caching")
+@measuring(draws=True)
+@serving(anywhere=False)
 def prefix_caching(  # noqa: PLR0913 - see `serve`
-    model: ModelArgument,
+    setting: "Setting",
     *,
     shares: Annotated[
         str, typer.Option(help="Percent of a prompt that requests share.")
@@ -276,88 +245,79 @@ def prefix_caching(  # noqa: PLR0913 - see `serve`
     pairs: Annotated[
         int, typer.Option(min=0, max=1000, help="With caching on and off, without a hit.")
     ] = 30,
+    pair_requests: Annotated[
+        int, typer.Option(min=1, help="To each of the two servers in a pair.")
+    ] = 64,
     small_memory: Annotated[
         str, typer.Option(help="KV memory in which prefixes evict each other.")
     ] = "16Mi",
     num_prefixes: Annotated[int, typer.Option(min=2, help="Prefixes that do so.")] = 16,
-    threads: ThreadsOption = None,
-    serve_flag: FlagsOption = None,
-    cache_dir: CacheOption = None,
-    vocabulary: VocabularyOption = 8000,
-    seed: SeedOption = 0,
-    output: OutputOption = "text",
-    save: SaveOption = None,
-    plot: PlotOption = None,
-) -> None:
+) -> Job:
     """Measure what shared prefixes save, what evictions lose, and what caching costs."""
     from aweigh_bench import prefix_caching as prefixes
 
     options = prefixes.Options(
-        setting=setting_of(model, serve_flag, threads, cache_dir, vocabulary=vocabulary, seed=seed),
+        setting=setting,
         shares=percents_of(shares),
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         num_requests=num_requests,
         pairs=pairs,
+        pair_requests=pair_requests,
         small_memory=small_memory,
         num_prefixes=num_prefixes,
         command=as_typed(),
     )
-    carry_out(prefixes.run, options, output, save, plot)
+    return Job(prefixes.run, options)
 
 
 @app.command()
-def memory(  # noqa: PLR0913 - see `serve`
-    model: ModelArgument,
+@measuring(draws=False)
+@serving(anywhere=False)
+def memory(
+    setting: "Setting",
     *,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at once under load.")] = 32,
     input_tokens: Annotated[int, typer.Option(min=1, help="Of a prompt.")] = 256,
     output_tokens: Annotated[int, typer.Option(min=2, help="Of an answer.")] = 64,
-    threads: ThreadsOption = None,
-    serve_flag: FlagsOption = None,
-    cache_dir: CacheOption = None,
-    output: OutputOption = "text",
-    save: SaveOption = None,
-) -> None:
+) -> Job:
     """Measure what a model takes: weights, KV per token, each process at rest and at its peak."""
     from aweigh_bench import memory as taken
 
     options = taken.Options(
-        setting=setting_of(model, serve_flag, threads, cache_dir),
+        setting=setting,
         concurrency=concurrency,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         command=as_typed(),
     )
-    carry_out(taken.run, options, output, save, None)
+    return Job(taken.run, options)
 
 
 @app.command()
+@measuring(draws=False)
 def scheduler(
     running: Annotated[int, typer.Option(min=1, help="Requests in a step.")] = 256,
     pools: Annotated[str, typer.Option(help="Blocks in the pool.")] = "1000,10000,100000,1000000",
-    steps: Annotated[int, typer.Option(min=10, help="Steps for each pool.")] = 1000,
-    output: OutputOption = "text",
-    save: SaveOption = None,
-) -> None:
+    steps: Annotated[int, typer.Option(min=10, help="Steps for each row.")] = 1000,
+) -> Job:
     """Measure what deciding a step costs, without a model."""
     from aweigh_bench import scheduler as deciding
 
     options = deciding.Options(
         running=running, pools=sizes_of(pools), steps=steps, command=as_typed()
     )
-    carry_out(deciding.run, options, output, save, None)
+    return Job(deciding.run, options)
 
 
 @app.command()
+@measuring(draws=False)
 def client(
     streams: Annotated[int, typer.Option(min=1, help="Answers at once.")] = 64,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long to read.")] = 5.0,
-    output: OutputOption = "text",
-    save: SaveOption = None,
-) -> None:
+) -> Job:
     """Measure the load client itself: how many events per second it can read."""
     from aweigh_bench import ceiling
 
     options = ceiling.Options(streams=streams, seconds=seconds, command=as_typed())
-    carry_out(ceiling.run, options, output, save, None)
+    return Job(ceiling.run, options)

@@ -1,13 +1,16 @@
 """What the commands of `aweigh bench` share: options, how they are written, what comes out."""
 
 import asyncio
+import inspect
 import os
 import shlex
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,9 +21,8 @@ if TYPE_CHECKING:
     from aweigh_bench.report import Report
     from aweigh_bench.subject import Setting
 
-Options = TypeVar("Options")
-
 NEEDS = ("aiohttp", "msgspec")
+SERVER_NEEDS = ("torch", "tokenizers", "jinja2", "llguidance")
 LIMITS = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e": "e2el", "e2el": "e2el"}
 
 Format = Literal["text", "markdown", "json"]
@@ -33,11 +35,6 @@ OptionalModel = Annotated[
 UrlOption = Annotated[
     str | None, typer.Option(help="An OpenAI API that runs already, instead of MODEL.")
 ]
-OutputOption = Annotated[Format, typer.Option(help="What is printed.")]
-SaveOption = Annotated[
-    list[Path] | None, typer.Option(help="File for the result, .json or .md; repeatable.")
-]
-PlotOption = Annotated[Path | None, typer.Option(help="PNG file for diagrams.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Threads of torch on a CPU. (default: the server's)")
 ]
@@ -48,8 +45,21 @@ FlagsOption = Annotated[
 CacheOption = Annotated[
     Path | None, typer.Option(envvar="AWEIGH_CACHE_DIR", help="As for `aweigh serve`.")
 ]
+OutputOption = Annotated[Format, typer.Option(help="What is printed.")]
+SaveOption = Annotated[
+    list[Path] | None, typer.Option(help="File for the result, .json or .md; repeatable.")
+]
+PlotOption = Annotated[Path | None, typer.Option(help="PNG file for diagrams.")]
 SeedOption = Annotated[int, typer.Option(help="Gives the same requests again.")]
 VocabularyOption = Annotated[int, typer.Option(min=257, help="Token ids are drawn below this one.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A measurement that a command line asks for."""
+
+    run: "Callable[[Any], Coroutine[None, None, Report]]"
+    options: Any  # what `run` takes
 
 
 def lengths_of(text: str) -> tuple[int, int]:
@@ -104,65 +114,93 @@ def _numbers(text: str, low: int, high: int) -> list[int]:
 
 def expect_installed() -> None:
     """The extra `cli` alone brings these commands, but not what they run."""
-    missing = [name for name in NEEDS if find_spec(name) is None]
+    _expect(NEEDS, "measuring", "bench")
+
+
+def _expect(packages: tuple[str, ...], what: str, extra: str) -> None:
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise CommandFailure(
-            f"measuring needs {', '.join(missing)}, not installed here; expected the extra "
-            "`bench`: install aweigh[bench]"
+            f"{what} needs {', '.join(missing)}, not installed here; expected the extra `{extra}`: "
+            f"install aweigh[{extra}]"
         )
 
 
-def setting_of(  # noqa: PLR0913 - what the commands have in common
+def measuring(*, draws: bool) -> Callable[[Callable[..., Job]], Callable[..., None]]:
+    """Give a command the options for its report, and carry out the job that it returns.
+
+    Args:
+        draws: there are diagrams in the report.
+    """
+
+    def decorate(command: Callable[..., Job]) -> Callable[..., None]:
+        def shared(
+            *,
+            output: OutputOption = "text",
+            save: SaveOption = None,
+            plot: PlotOption = None,
+            **own: Any,
+        ) -> None:
+            _carry_out(command(**own), output, save or [], plot)
+
+        joined = _joined(command, shared)
+        return joined if draws else _without(joined, "plot")
+
+    return decorate
+
+
+def serving(*, anywhere: bool) -> Callable[[Callable[..., Job]], Callable[..., Job]]:
+    """Give a command the options for its server, and call it with the setting they make.
+
+    Args:
+        anywhere: a server that runs already may be measured, too.
+    """
+
+    def decorate(command: Callable[..., Job]) -> Callable[..., Job]:
+        def shared(  # noqa: PLR0913 - options
+            *,
+            model: OptionalModel = None,
+            base_url: UrlOption = None,
+            threads: ThreadsOption = None,
+            serve_flag: FlagsOption = None,
+            cache_dir: CacheOption = None,
+            vocabulary: VocabularyOption = 8000,
+            seed: SeedOption = 0,
+            **own: Any,
+        ) -> Job:
+            flags = tuple(serve_flag or ())
+            given = _setting(model, base_url, threads, flags, cache_dir, vocabulary, seed)
+            return command(given, **own)
+
+        joined = _joined(command, shared)
+        return joined if anywhere else _for_own_server(joined)
+
+    return decorate
+
+
+def _setting(  # noqa: PLR0913 - the options above
     model: str | None,
-    flags: list[str] | None,
+    base_url: str | None,
     threads: int | None,
+    flags: tuple[str, ...],
     cache_dir: Path | None,
-    *,
-    base_url: str | None = None,
-    vocabulary: int = 8000,
-    seed: int = 0,
+    vocabulary: int,
+    seed: int,
 ) -> "Setting":
-    """What is measured, and how it is served."""
     from aweigh_bench.subject import Setting
 
+    if model is not None:
+        _expect(SERVER_NEEDS, "starting a server", "runtime")
     return Setting(
         model=model,
         base_url=base_url,
         api_key=os.environ.get("OPENAI_API_KEY"),
-        flags=tuple(flags or ()),
+        flags=flags,
         cache_dir=cache_dir or default_cache_dir(),
         threads=threads,
         vocabulary=vocabulary,
         seed=seed,
     )
-
-
-def carry_out(
-    run: "Callable[[Options], Coroutine[None, None, Report]]",
-    options: Options,
-    output: Format,
-    save: list[Path] | None,
-    plot: Path | None,
-) -> None:
-    """Run a measurement and hand out its report; what cannot be handed out is not measured."""
-    from aweigh_bench import plots, report
-    from aweigh_bench.failures import BenchFailure, Unreachable
-
-    try:
-        for path in save or []:
-            report.expect_suffix(path)
-        if plot is not None:
-            plots.expect_possible(plot)
-        found = asyncio.run(run(options))
-        typer.echo({"text": found.text, "markdown": found.markdown, "json": found.json}[output]())
-        for path in save or []:
-            found.save(path)
-        if plot is not None:
-            plots.save(found, plot)
-    except Unreachable as failure:
-        raise CommandFailure(str(failure), ExitStatus.UNREACHABLE) from failure
-    except BenchFailure as failure:
-        raise CommandFailure(str(failure)) from failure
 
 
 def as_typed() -> str:
@@ -174,3 +212,60 @@ def as_typed() -> str:
         elif word.startswith("--api-key="):
             shown[index] = "--api-key=..."
     return shlex.join(["aweigh", *shown])
+
+
+def _joined(command: Callable[..., Any], shared: Callable[..., Any]) -> Callable[..., Any]:
+    """`shared` under the command's name and help, with the options of both."""
+    parameters = {
+        name: parameter.replace(kind=parameter.KEYWORD_ONLY)
+        for function in (command, shared)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD and name != "setting"
+    }
+    return _with_parameters(wraps(command)(shared), parameters)
+
+
+def _for_own_server(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The same command, but MODEL must be given."""
+    parameters = dict(inspect.signature(_without(command, "base_url")).parameters)
+    model = parameters["model"].replace(annotation=ModelArgument, default=inspect.Parameter.empty)
+    return _with_parameters(command, parameters | {"model": model})
+
+
+def _without(command: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The same command, less one option."""
+    parameters = dict(inspect.signature(command).parameters)
+    del parameters[name]
+    return _with_parameters(command, parameters)
+
+
+def _with_parameters(
+    command: Callable[..., Any], parameters: dict[str, inspect.Parameter]
+) -> Callable[..., Any]:
+    """The command line is built from these two attributes."""
+    described: Any = command
+    described.__signature__ = inspect.Signature(list(parameters.values()))
+    described.__annotations__ = {name: each.annotation for name, each in parameters.items()}
+    return command
+
+
+def _carry_out(job: Job, output: Format, save: list[Path], plot: Path | None) -> None:
+    """Run a measurement and hand out its report; what cannot be handed out is not measured."""
+    from aweigh_bench import plots, report
+    from aweigh_bench.failures import BenchFailure, Unreachable
+
+    try:
+        for path in save:
+            report.expect_suffix(path)
+        if plot is not None:
+            plots.expect_possible(plot)
+        found = asyncio.run(job.run(job.options))
+        typer.echo({"text": found.text, "markdown": found.markdown, "json": found.json}[output]())
+        for path in save:
+            found.save(path)
+        if plot is not None:
+            plots.save(found, plot)
+    except Unreachable as failure:
+        raise CommandFailure(str(failure), ExitStatus.UNREACHABLE) from failure
+    except BenchFailure as failure:
+        raise CommandFailure(str(failure)) from failure

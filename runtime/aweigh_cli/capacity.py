@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aweigh_api.spec import DTypeName
+from aweigh_runtime.engine import sizing
 from aweigh_runtime.model import footprint
 from aweigh_runtime.model.config import LayerConfig, ModelConfig
 
-GIBI = 1 << 30
+MEBI, GIBI = 1 << 20, 1 << 30
 # Bytes that a GPU has for programs, as its driver reports them: less than the name promises.
 GPUS = {
     "t4": int(14.6 * GIBI),
@@ -25,12 +26,9 @@ GPUS = {
     "h200": int(139.8 * GIBI),
     "b200": int(178.3 * GIBI),
 }
-STEP_TOKENS = {"gpu": 8192, "cpu": 512}  # of one forward pass, unless --step-tokens says otherwise
-GPU_SPARE_SHARE = 0.05
 GPU_LIBRARIES_BYTES = 600 << 20  # the driver's context and work space of matrix products
 CPU_PROCESSES_BYTES = 700 << 20  # interpreters and libraries of both processes
-CPU_SHARE = 0.5
-CPU_KV_BYTES = 4 << 30
+GRAPH_BYTES = 0  # of CUDA graphs: this version records none
 LENGTHS = (512, 2048, 8192, 32_768, 131_072)  # tokens of a request, for the table
 _LOGIT_BYTES = 16  # per token of the vocabulary and row: logits, sorted, their ids and sums
 
@@ -43,6 +41,11 @@ class Device:
     num_bytes: int
     is_gpu: bool
 
+    @property
+    def kind(self) -> str:
+        """As the engine names it."""
+        return "cuda" if self.is_gpu else "cpu"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
@@ -52,6 +55,7 @@ class Wish:
     max_model_len: int | None = None
     max_running: int = 256
     block_tokens: int = 16
+    host: int = 0  # bytes of host memory for what leaves the cache
     lengths: Sequence[int] = LENGTHS
 
 
@@ -63,7 +67,9 @@ class Plan:
     dtype_bytes: int
     weights: int
     step: int  # activations and logits of the largest step
+    graphs: int  # recorded steps
     reserve: int  # libraries, and what stays free
+    host: int  # for what leaves the cache: a pod's own memory, but not a GPU's
     kv: int  # for keys and values; 0 when not even the weights fit
     kv_per_token: int
     max_model_len: int
@@ -83,16 +89,15 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     weights = footprint.weight_bytes(config, dtype_bytes)
     per_token = footprint.bytes_per_token(config, dtype_bytes)
     step = step_bytes(config, dtype_bytes, device, wish)
-    reserve = (
-        GPU_LIBRARIES_BYTES + int(GPU_SPARE_SHARE * device.num_bytes)
-        if device.is_gpu
-        else CPU_PROCESSES_BYTES
+    reserve = sizing.spare_bytes(device.kind, device.num_bytes) + (
+        GPU_LIBRARIES_BYTES if device.is_gpu else CPU_PROCESSES_BYTES
     )
     longest_len = wish.max_model_len or config.max_positions
     block = per_token * wish.block_tokens
     longest = -(-longest_len // wish.block_tokens) * block
-    room = device.num_bytes - weights - step - reserve
-    kv = max(room, 0) if device.is_gpu else reasonable_on_cpu(max(room, 0), longest)
+    room = device.num_bytes - weights - step - GRAPH_BYTES - reserve
+    room -= 0 if device.is_gpu else wish.host
+    kv = sizing.kv_bytes(device.kind, max(room, 0), longest)
     blocks = kv // block
     lengths = sorted({*(each for each in wish.lengths if each < longest_len), longest_len})
     return Plan(
@@ -100,7 +105,9 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
         dtype_bytes=dtype_bytes,
         weights=weights,
         step=step,
+        graphs=GRAPH_BYTES,
         reserve=reserve,
+        host=wish.host,
         kv=kv,
         kv_per_token=per_token,
         max_model_len=longest_len,
@@ -114,15 +121,10 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
 
 def step_bytes(config: ModelConfig, dtype_bytes: int, device: Device, wish: Wish) -> int:
     """The most that a forward pass allocates beside weights and cache."""
-    tokens = max(STEP_TOKENS["gpu" if device.is_gpu else "cpu"], wish.max_running)
+    tokens = max(sizing.STEP_TOKENS[device.kind], wish.max_running)
     widest = max(_layer_values(config, layer) for layer in config.layers)
     logits = wish.max_running * config.vocab_size * _LOGIT_BYTES
     return tokens * widest * dtype_bytes + logits
-
-
-def reasonable_on_cpu(room: int, longest: int) -> int:
-    """A machine's memory is not a server's to fill, unless one request needs it."""
-    return min(max(int(CPU_SHARE * room), min(longest, room)), max(CPU_KV_BYTES, longest))
 
 
 def advice(config: ModelConfig, found: Plan, wish: Wish) -> list[str]:
@@ -141,7 +143,8 @@ def advice(config: ModelConfig, found: Plan, wish: Wish) -> list[str]:
         ]
         changes.append(f"take a GPU such as {larger[0]}" if larger else "choose a smaller model")
     else:
-        changes.append(f"raise resources.limits.memory to {-(-needed // (1 << 20))}Mi")
+        limit = needed - found.host  # the operator adds it to the limit
+        changes.append(f"raise resources.limits.memory to {-(-limit // MEBI)}Mi")
     return changes
 
 

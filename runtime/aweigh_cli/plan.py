@@ -69,8 +69,9 @@ def plan(  # noqa: PLR0913 - what decides about memory
         max_running=max_running,
         block_tokens=16 if service is None else service.spec.prefix_cache.block_tokens or 16,
         lengths=request_tokens or LENGTHS,
+        host=to_bytes(0 if service is None else service.spec.prefix_cache.host_memory or 0),
     )
-    device = _device(service, gpu, gpu_memory, memory)
+    device = _device(service, gpu, gpu_memory, memory, wish.host)
     if device is None:
         _overview(target, config, wish, output)
         return
@@ -120,9 +121,14 @@ def _text(target: str, config: "ModelConfig", found: "Plan", wish: "Wish") -> st
         f"{found.device.name}": found.device.num_bytes,
         "- weights": found.weights,
         "- largest step: activations, logits (estimated)": found.step,
+        "- CUDA graphs (none in this version)": found.graphs,
         "- head room: libraries, spare (estimated)": found.reserve,
-        "= for keys and values": found.kv,
     }
+    if not found.device.is_gpu:
+        parts["- hostMemory, by which the limit is raised"] = found.host
+    parts["= for keys and values"] = found.kv
+    if found.device.is_gpu:
+        parts["hostMemory, beside the GPU"] = found.host
     lines += [f"{part:48} {_gib(size):>12}" for part, size in parts.items()]
     lines.append(f"{'tokens that fit':48} {found.tokens:>12,}")
     for length, count in found.requests.items():
@@ -142,9 +148,16 @@ def _heading(target: str, config: "ModelConfig", found: "Plan", wish: "Wish") ->
 
 
 def _device(
-    service: "InferenceService | None", gpu: str | None, gpu_memory: str | None, memory: str | None
+    service: "InferenceService | None",
+    gpu: str | None,
+    gpu_memory: str | None,
+    memory: str | None,
+    host: int,
 ) -> "Device | None":
-    """What was named, else what the InferenceService asks for."""
+    """What was named, else what the InferenceService asks for.
+
+    The operator raises the limit of a pod by the host memory, so that it is the pod's own as well.
+    """
     from aweigh_cli.capacity import GPUS, Device
 
     given = {"--gpu": gpu, "--gpu-memory": gpu_memory, "--memory": memory}
@@ -161,11 +174,11 @@ def _device(
     if gpu_memory is not None:
         return Device("the GPU", _bytes("--gpu-memory", gpu_memory), True)
     if memory is not None:
-        return Device("the pod", _bytes("--memory", memory), False)
-    return None if service is None else _pod(service)
+        return Device("the pod", _bytes("--memory", memory) + host, False)
+    return None if service is None else _pod(service, host)
 
 
-def _pod(service: "InferenceService") -> "Device | None":
+def _pod(service: "InferenceService", host: int) -> "Device | None":
     """None: it takes a GPU of a kind that nobody has named."""
     from aweigh_api.spec import GPU
     from aweigh_cli.capacity import Device
@@ -178,7 +191,7 @@ def _pod(service: "InferenceService") -> "Device | None":
             f"InferenceService {service.metadata.name} has neither resources.limits.memory nor "
             f"{GPU}; expected what the pod may take: give --memory, or --gpu"
         )
-    return Device("the pod's limit", to_bytes(limits["memory"]), False)
+    return Device("the pod's limit", to_bytes(limits["memory"]) + host, False)
 
 
 def _service(file: str, name: str | None) -> "InferenceService":

@@ -36,8 +36,8 @@ class Done:
         found = self.report["tables"][table]
         return [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
 
-    def bars(self) -> dict[str, bool]:
-        """Whether each bar was met."""
+    def bars(self) -> dict[str, bool | None]:
+        """Whether each bar was met; None: undecided."""
         return {bar["what"]: bar["met"] for bar in self.report["bars"]}
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aweigh_bench.paired import compare
+from aweigh_bench.paired import compare, verdict
 
 RATIOS = st.lists(st.floats(0.01, 100), min_size=1, max_size=60)
 
@@ -49,3 +49,27 @@ def test_too_few_pairs_say_how_little_they_tell() -> None:
 def test_no_pairs_are_refused() -> None:
     with pytest.raises(ValueError, match="no pairs"):
         compare([])
+
+
+@pytest.mark.parametrize(
+    ("middle", "spread", "expected"),
+    [
+        (1.2, 0.15, True),  # all of it is above the bar
+        (0.8, 0.15, False),  # all of it is below
+        (0.995, 0.01, True),  # so near that nobody can tell
+        (1.005, 0.01, True),
+        (0.95, 0.1, None),  # too wide to say anything
+        (1.05, 0.1, None),
+    ],
+)
+def test_a_bar_is_judged_by_the_whole_interval(
+    middle: float, spread: float, expected: bool | None
+) -> None:
+    values = [middle - spread] * 11 + [middle] * 8 + [middle + spread] * 11
+    assert verdict(compare(values), 1.0) is expected
+    assert verdict(compare([3 * value for value in values]), 3.0) is expected
+
+
+def test_five_pairs_decide_nothing() -> None:
+    assert verdict(compare([9.0] * 5), 1.0) is None
+    assert verdict(compare([9.0] * 6), 1.0) is True

@@ -8,12 +8,11 @@ import time
 
 from aiohttp import web
 
-from aweigh_runtime.server import tracing
+from aweigh_runtime.server import errors, tracing
 from aweigh_runtime.server.auth import CALLER, KEY_NAME, TENANT, Keys
 from aweigh_runtime.server.bodies import Bodies
 from aweigh_runtime.server.connection import SERVER, Connection
-from aweigh_runtime.server.openai import errors
-from aweigh_runtime.server.openai.errors import ApiError
+from aweigh_runtime.server.errors import ApiError
 from aweigh_runtime.server.openai.generation import GENERATION
 from aweigh_runtime.server.openapi import REQUEST_ID_PATTERN, Handler, document
 from aweigh_runtime.server.routes import BODIES, DOCUMENT, ROUTES, SERVICE
@@ -66,6 +65,7 @@ async def _only_with_key(request: web.Request, handler: Handler) -> web.StreamRe
     if keys is None or request.match_info.route in request.app[OPEN_ROUTES]:
         return await handler(request)
     key = keys.owner(request.headers)
+    request.app[SERVICE].num_callers = len(keys)
     request[KEY_NAME], request[CALLER] = key.name, key.digest
     if request.app[SERVICE].config.prefix_cache_scope == "Key":
         request[TENANT] = key.digest

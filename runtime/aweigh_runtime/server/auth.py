@@ -11,8 +11,8 @@ from aiohttp import web
 from multidict import MultiMapping
 
 from aweigh_runtime.failures import InvalidConfiguration
+from aweigh_runtime.server.errors import ApiError
 from aweigh_runtime.server.mounts import Mount
-from aweigh_runtime.server.openai.errors import ApiError
 
 MIN_KEY_CHARACTERS = 16
 MAX_KEY_CHARACTERS = 1024
@@ -43,7 +43,12 @@ class Keys:
         """
         self._directory = directory
         self._mount = Mount(directory)
-        self._keys = self._read()
+        self._keys, troubles = self._read()
+        if troubles:
+            raise troubles[0]
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
     def owner(self, headers: MultiMapping[str]) -> Key:
         """Whose key a request carries. Every key is compared, in any case.
@@ -59,36 +64,52 @@ class Keys:
         return matching[0]
 
     def _follow(self) -> None:
-        """Keys may be exchanged at any time. Files that are no good leave the keys as they are."""
+        """Keys may be exchanged at any time. From then on only what is in good files counts."""
         if not self._mount.changed():
             return
-        try:
-            self._keys = self._read()
-        except InvalidConfiguration as failure:
-            _log.error("the API keys stay as they were: %s", failure)
-        else:
-            names = [key.name for key in self._keys]
-            _log.info("read the API keys again", extra={"fields": {"names": names}})
+        self._keys, troubles = self._read()
+        for trouble in troubles:
+            _log.error("a key is not used: %s", trouble)
+        names = [key.name for key in self._keys]
+        _log.info("read the API keys again", extra={"fields": {"names": names}})
 
-    def _read(self) -> list[Key]:
+    def _read(self) -> tuple[list[Key], list[InvalidConfiguration]]:
+        """The keys, and why there are no more."""
         try:
-            keys = [Key(path.name, _digest(_checked(path))) for path in self._mount.files()]
+            paths = self._mount.files()
         except OSError as error:
-            raise InvalidConfiguration(
-                f"cannot read the API keys in {self._directory}: {error.strerror}; expected a "
-                "directory with one file for each key"
-            ) from error
-        if not keys:
-            raise InvalidConfiguration(
-                f"--api-keys-dir {self._directory} holds no key; expected one file for each key, "
-                "or leave the flag out to serve everybody"
-            )
-        return keys
+            return [], [self._unreadable(error)]
+        keys, troubles = [], []
+        for path in paths:
+            try:
+                keys.append(Key(path.name, _digest(_checked(path))))
+            except InvalidConfiguration as trouble:
+                troubles.append(trouble)
+        if not paths:
+            troubles.append(self._empty())
+        return keys, troubles
+
+    def _unreadable(self, error: OSError) -> InvalidConfiguration:
+        return InvalidConfiguration(
+            f"cannot read the API keys in {self._directory}: {error.strerror}; expected a "
+            "directory with one file for each key"
+        )
+
+    def _empty(self) -> InvalidConfiguration:
+        return InvalidConfiguration(
+            f"--api-keys-dir {self._directory} holds no key; expected one file for each key, "
+            "or leave the flag out to serve everybody"
+        )
 
 
 def _checked(path: Path) -> bytes:
-    with path.open("rb") as file:
-        key = file.read(MAX_KEY_CHARACTERS + 3).rstrip(b"\r\n")
+    try:
+        with path.open("rb") as file:
+            key = file.read(MAX_KEY_CHARACTERS + 3).rstrip(b"\r\n")
+    except OSError as error:
+        raise InvalidConfiguration(
+            f"cannot read the API key in {path}: {error.strerror}; expected a readable file"
+        ) from error
     if not MIN_KEY_CHARACTERS <= len(key) <= MAX_KEY_CHARACTERS:
         length = "more" if len(key) > MAX_KEY_CHARACTERS else str(len(key))
         raise InvalidConfiguration(
@@ -101,6 +122,11 @@ def _checked(path: Path) -> bytes:
             "line of visible ASCII characters, or clients cannot send it"
         )
     return key
+
+
+def where_from(request: web.Request) -> bytes:
+    """Who asks, as far as it can be told: without keys, by the address."""
+    return request[CALLER] or (request.remote or "").encode()
 
 
 def _digest(key: bytes) -> bytes:

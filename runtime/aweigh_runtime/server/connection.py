@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from aweigh_runtime.server.openai import errors
-from aweigh_runtime.server.openai.errors import ApiError
+from aweigh_runtime.server import errors
+from aweigh_runtime.server.errors import ApiError
 
 WRITE_BUFFER_BYTES = 64 << 10  # TLS would take 512 KiB
 SERVER = "aweigh"  # not which version of what else

@@ -90,6 +90,14 @@ def too_many_bytes(num_bytes: int, token_bytes: int, limit: int) -> ApiError:
     )
 
 
+def too_much_text(num_bytes: int, limit: int) -> ApiError:
+    """The prompt exceeds what is tokenized here."""
+    return invalid(
+        f"The prompt has {num_bytes} bytes; expected {limit} at most. Shorten the prompt.",
+        code="context_length_exceeded",
+    )
+
+
 def unknown_model(asked: str, served: str) -> ApiError:
     """Another model is asked for."""
     shown = asked[:100]
@@ -123,6 +131,27 @@ def overloaded(limit: int) -> ApiError:
         f"This server already has {limit} requests; try again shortly.",
         code="overloaded",
         headers={"Retry-After": "1"},
+    )
+
+
+def share_taken(held: int, limit: int) -> ApiError:
+    """The queue is full for one API key."""
+    return ApiError(
+        429,
+        f"This API key already has {held} of the {limit} requests that this server takes, and has "
+        "to leave room for other keys; try again shortly.",
+        code="overloaded",
+        headers={"Retry-After": "1"},
+    )
+
+
+def grammars_busy() -> ApiError:
+    """There was no time to check a grammar."""
+    return ApiError(
+        503,
+        "This server is busy compiling other grammars; try again shortly.",
+        code="overloaded",
+        headers={"Retry-After": "5"},
     )
 
 

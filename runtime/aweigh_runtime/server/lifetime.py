@@ -11,7 +11,7 @@ from aweigh_api.termination import ExitCode
 from aweigh_runtime.config import Config
 from aweigh_runtime.engine.client import EngineClient, EngineStopped
 from aweigh_runtime.failures import internal_error
-from aweigh_runtime.server.openai import errors
+from aweigh_runtime.server import errors
 from aweigh_runtime.server.ports import Ports
 from aweigh_runtime.server.service import Service
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from aweigh_runtime.server.openai.errors import ErrorBody
+from aweigh_runtime.server.errors import ErrorBody
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Message = type[msgspec.Struct]

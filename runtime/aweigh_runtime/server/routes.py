@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
+from aweigh_runtime.server import errors
 from aweigh_runtime.server.bodies import Bodies
-from aweigh_runtime.server.openai import errors
 from aweigh_runtime.server.openai.chat import chat
 from aweigh_runtime.server.openai.completions import complete
 from aweigh_runtime.server.openai.replies import (

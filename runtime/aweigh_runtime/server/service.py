@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from aweigh_runtime.config import Config
 from aweigh_runtime.engine import messages
 from aweigh_runtime.engine.client import EngineClient
 from aweigh_runtime.engine.messages import Ready
+from aweigh_runtime.server import errors
 from aweigh_runtime.server.figures import Figures
-from aweigh_runtime.server.openai import errors
 from aweigh_runtime.text.defaults import Defaults, read_defaults
 from aweigh_runtime.text.grammar import Grammars
 from aweigh_runtime.text.template import ChatTemplate, find_template
@@ -50,7 +51,8 @@ class Service:
         self.open_requests = 0
         self._nothing_open = asyncio.Event()
         self._nothing_open.set()
-        self._taken_seats = 0
+        self.num_callers = 1  # API keys that there are
+        self._taken_seats: Counter[bytes] = Counter()
         self._opened = AsyncExitStack()
         self._model: Model | None = None
         self._started_s = time.monotonic()
@@ -115,28 +117,37 @@ class Service:
         return self._model
 
     @contextmanager
-    def seats(self, count: int) -> Iterator[None]:
+    def seats(self, count: int, caller: bytes = b"") -> Iterator[None]:
         """Hold places in the queue, from before the prompt is tokenized to the answer's end.
 
         Raises:
-            ApiError: there are not so many.
+            ApiError: there are not so many, or not for this caller.
         """
         limit = self.config.max_running + self.config.max_waiting
-        self.figures.arrived_requests += 1
         if count > limit:
             raise errors.invalid(f"{count} answers exceed this server's limit of {limit}.", "n")
-        if self._taken_seats + count > limit:
+        if self._taken_seats.total() + count > limit:
             raise errors.overloaded(limit)
-        self._taken_seats += count
+        self._expect_share_left(count, caller, limit)
+        self._taken_seats[caller] += count
         self.open_requests += 1
         self._nothing_open.clear()
         try:
             yield
         finally:
-            self._taken_seats -= count
+            self._taken_seats[caller] -= count
+            self._taken_seats = +self._taken_seats  # without callers that hold none
             self.open_requests -= 1
             if self.open_requests == 0:
                 self._nothing_open.set()
+
+    def _expect_share_left(self, count: int, caller: bytes, limit: int) -> None:
+        """Nobody takes more than a part once half is taken, so that another caller gets in."""
+        taken, held = self._taken_seats.total(), self._taken_seats[caller]
+        rivals = min(len(self._taken_seats.keys() | {caller}) + 1, self.num_callers)
+        share = max(limit // rivals, 1)
+        if taken and taken + count > limit // 2 and held + count > share:
+            raise errors.share_taken(held, limit)
 
     async def until_idle(self, deadline_s: float) -> None:
         """Wait until no request is open, at most so long."""

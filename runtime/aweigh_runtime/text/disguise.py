@@ -12,6 +12,8 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+_INDEX = re.compile("[0-9a-f]{8}")  # a pattern with the nonce in it would be compiled each time
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -49,11 +51,15 @@ class Disguise:
 
     def take_off(self, prompt: str) -> list[Piece]:
         """The rendered prompt, cut where stand-ins are."""
-        parts = re.split(f"{self._nonce}([0-9a-f]{{8}})", prompt)
-        pieces = [Piece(text, literal=False) for text in parts]
-        pieces[1::2] = [
-            Piece(self._specials.texts[int(index, 16)], literal=True) for index in parts[1::2]
-        ]
+        first, *others = prompt.split(self._nonce)
+        pieces = [Piece(first, literal=False)]
+        for part in others:
+            index = _INDEX.match(part)
+            if index is None:  # the template has cut a stand-in to pieces
+                pieces.append(Piece(self._nonce + part, literal=False))
+            else:
+                pieces.append(Piece(self._specials.texts[int(index.group(), 16)], literal=True))
+                pieces.append(Piece(part[index.end() :], literal=False))
         return [piece for piece in pieces if piece.text]
 
     def _hidden(self, text: str) -> str:

@@ -4,13 +4,19 @@ Nothing is compiled in this process, which only writes llguidance's JSON form; a
 killed compiles it. Nothing that a schema refers to is fetched.
 """
 
+import asyncio
 import hashlib
 import json
+import math
 import re
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -18,9 +24,12 @@ from aweigh_runtime.text.grammar_messages import Check, Checked, Prepare
 from aweigh_runtime.text.worker import NoAnswer, Worker
 
 CHECK_DEADLINE_S = 5.0
+WAIT_DEADLINE_S = 10.0  # for one's turn
 MAX_GRAMMAR_BYTES = 64 << 10
 MAX_SCHEMA_DEPTH = 32
 MAX_KNOWN = 1024
+_NUM_WORKERS = 2  # the second one starts when the first is busy
+_GIVEN_UP_S = 300.0  # so long, a grammar that took too long is refused at once
 _MAX_PROBLEM_CHARACTERS = 500
 _WORKER = "aweigh_runtime.text.grammar_worker"
 # A model that may write white space for ever sometimes does.
@@ -34,39 +43,93 @@ class GrammarRefused(ValueError):
     """No answer can be written in this grammar, or it exceeds a limit."""
 
 
+class CheckersBusy(Exception):
+    """Others' grammars have been compiled for so long that this one's turn did not come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is known of a grammar."""
+
+    problem: str | None = None
+    until_s: float = math.inf  # a slow one may do better when the machine is less busy
+
+
 class Grammars:
-    """Checks grammars for one model, and remembers which were found valid."""
+    """Checks grammars for one model, one at a time for each caller, and remembers what came out."""
 
     def __init__(self, tokenizer: Path, vocab_size: int, end_tokens: Sequence[int]) -> None:
-        self._worker = Worker(_WORKER, Prepare(str(tokenizer), vocab_size, list(end_tokens)))
-        self._known: OrderedDict[bytes, None] = OrderedDict()  # digests, the oldest first
+        order = Prepare(str(tokenizer), vocab_size, list(end_tokens))
+        self._workers = [Worker(_WORKER, order) for _ in range(_NUM_WORKERS)]
+        self._idle = list(self._workers)
+        self._any_idle = asyncio.Semaphore(_NUM_WORKERS)
+        self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
+        self._known: OrderedDict[bytes, Verdict] = OrderedDict()  # by digest, the oldest first
 
-    async def check(self, grammar: str) -> None:
+    async def check(self, grammar: str, caller: bytes = b"") -> None:
         """Return if answers can be written in it.
 
         Raises:
             GrammarRefused: with the reason.
+            CheckersBusy: there was no time to find out.
         """
         name = hashlib.sha256(grammar.encode()).digest()
-        if name not in self._known:
-            await self._compile(grammar)
-        self._known[name] = None
+        verdict = self._verdict(name) or await self._learn(name, grammar, caller)
+        if verdict.problem is not None:
+            raise GrammarRefused(verdict.problem)
+
+    async def close(self) -> None:
+        """End the processes that compile."""
+        for worker in self._workers:
+            await worker.close()
+
+    def _verdict(self, name: bytes) -> Verdict | None:
+        known = self._known.get(name)
+        if known is None or time.monotonic() > known.until_s:
+            return None
+        self._known.move_to_end(name)
+        return known
+
+    async def _learn(self, name: bytes, grammar: str, caller: bytes) -> Verdict:
+        async with AsyncExitStack() as turn:
+            try:
+                async with asyncio.timeout(WAIT_DEADLINE_S):
+                    await turn.enter_async_context(self._turns.setdefault(caller, asyncio.Lock()))
+                    worker = await turn.enter_async_context(self._worker())
+            except TimeoutError as error:
+                raise CheckersBusy from error
+            known = self._verdict(name)
+            if known is not None:
+                return known
+            compiling = asyncio.ensure_future(self._compile(worker, name, grammar, turn.pop_all()))
+        return await asyncio.shield(compiling)  # whoever goes away meanwhile keeps the turn
+
+    @asynccontextmanager
+    async def _worker(self) -> AsyncIterator[Worker]:
+        async with self._any_idle:
+            worker = self._idle.pop()  # the last one used, so that few processes run
+            try:
+                yield worker
+            finally:
+                self._idle.append(worker)
+
+    async def _compile(
+        self, worker: Worker, name: bytes, grammar: str, turn: AsyncExitStack
+    ) -> Verdict:
+        async with turn:
+            try:
+                body = await worker.ask(Check(grammar), CHECK_DEADLINE_S)
+            except NoAnswer as error:
+                until_s = time.monotonic() + _GIVEN_UP_S
+                verdict = Verdict(f"compiling was given up: {error}", until_s)
+            else:
+                problem = msgspec.msgpack.decode(body, type=Checked).problem
+                verdict = Verdict(problem and problem[:_MAX_PROBLEM_CHARACTERS])
+        self._known[name] = verdict
         self._known.move_to_end(name)
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
-
-    async def close(self) -> None:
-        """End the process that compiles."""
-        await self._worker.close()
-
-    async def _compile(self, grammar: str) -> None:
-        try:
-            body = await self._worker.ask(Check(grammar), CHECK_DEADLINE_S)
-        except NoAnswer as error:
-            raise GrammarRefused(f"compiling was given up: {error}") from error
-        problem = msgspec.msgpack.decode(body, type=Checked).problem
-        if problem is not None:
-            raise GrammarRefused(problem[:_MAX_PROBLEM_CHARACTERS])
+        return verdict
 
 
 def of_schema(schema: Schema | str) -> str:

@@ -8,15 +8,14 @@ import resource
 from pathlib import Path
 
 import msgspec
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLTokenizer
 
 from aweigh_runtime.child import channel_to_parent
-from aweigh_runtime.engine.grammars import LIMITS, GrammarError, load_tokenizer
+from aweigh_runtime.engine.grammars import GrammarError, compile_grammar, load_tokenizer
 from aweigh_runtime.text.grammar_messages import Check, Checked, Prepare
 from aweigh_runtime.wire import Channel
 
 MEMORY_BYTES = 2 << 30  # a vocabulary of 256k tokens takes a quarter of that
-_STATE = "\n<state>"  # where llguidance's own state follows its words
 
 
 def main() -> None:
@@ -49,11 +48,11 @@ def _tokenizer(model: Prepare) -> LLTokenizer | str:
 def _problem(tokenizer: LLTokenizer | str, grammar: str) -> str | None:
     if isinstance(tokenizer, str):
         return tokenizer
-    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
-    if not matcher.is_error():
-        matcher.compute_bitmask()
-    problem, _, _ = matcher.get_error().replace("<non-verbose/>", "").partition(_STATE)
-    return problem.strip() or None
+    try:
+        compile_grammar(tokenizer, grammar)
+    except GrammarError as error:
+        return str(error)
+    return None
 
 
 if __name__ == "__main__":

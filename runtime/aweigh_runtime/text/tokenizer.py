@@ -1,10 +1,12 @@
-"""The model's tokenizer. It encodes in a thread of its own, so that long prompts block nobody.
+"""The model's tokenizer. It encodes in threads of its own, so that long prompts block nobody.
 
 Only the batch calls of the backend release the interpreter's lock; its plain `encode` keeps it, and
-then a thread of its own would help nobody.
+then a thread of its own would help nobody. A long text does not delay short ones: it has another
+thread. Both threads use the same backends, which therefore never change.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,10 @@ from aweigh_runtime.text.disguise import Piece, Specials
 
 Item = TypeVar("Item")
 
+_LONG_CHARACTERS = 64 << 10
+_TOKEN_CHARACTERS = 4  # about
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the backend's pool has one queue for all texts
+
 
 class Tokenizer:
     """Encodes prompts and hands out decoders for answers."""
@@ -26,12 +32,15 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
+        self._literal_backend = Backend.from_str(backend.to_str())  # special tokens are just text
+        self._literal_backend.encode_special_tokens = True
         added = backend.get_added_tokens_decoder()
         special = {id: token.content for id, token in added.items() if token.special}
         self.specials = Specials(list(special.values()))
         self.vocabulary = Vocabulary(backend, special.keys())
         self.longest_token_bytes = max(self.vocabulary.longest_bytes(), 1)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
+        self._long_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="long texts")
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
@@ -66,17 +75,22 @@ class Tokenizer:
     async def encode(self, text: str, *, add_special: bool = True) -> list[int]:
         """Tokens of a prompt, by default with the special tokens that the model wants around it."""
         return await self._in_thread(
-            lambda: list(self._backend.encode_batch([text], add_special_tokens=add_special)[0].ids)
+            lambda: list(self._backend.encode_batch([text], add_special_tokens=add_special)[0].ids),
+            len(text),
         )
 
     async def encode_pieces(self, pieces: Sequence[Piece]) -> list[int]:
         """Tokens of a rendered chat, whose template has written its special tokens itself."""
-        return await self._in_thread(lambda: self._pieces(pieces))
+        num_characters = sum(len(piece.text) for piece in pieces)
+        return await self._in_thread(lambda: self._pieces(pieces), num_characters)
 
     async def decode(self, tokens: Sequence[int], *, keep_special: bool) -> list[str]:
         """The text that each token completes, and one more piece with what no token did."""
         detokenizer = self.detokenizer(keep_special=keep_special)
-        return await self._in_thread(lambda: [*map(detokenizer.feed, tokens), detokenizer.finish()])
+        return await self._in_thread(
+            lambda: [*map(detokenizer.feed, tokens), detokenizer.finish()],
+            len(tokens) * _TOKEN_CHARACTERS,
+        )
 
     def detokenizer(
         self, *, keep_special: bool = False, spelled: Set[str] = frozenset()
@@ -93,21 +107,20 @@ class Tokenizer:
         return Detokenizer(self.vocabulary, self.vocabulary.special - kept)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+        self._long_thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _in_thread(self, work: Callable[[], list[Item]]) -> list[Item]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _in_thread(self, work: Callable[[], list[Item]], num_characters: int) -> list[Item]:
+        thread = self._long_thread if num_characters > _LONG_CHARACTERS else self._thread
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
 
     def _pieces(self, pieces: Sequence[Piece]) -> list[int]:
-        literal = self._batch([piece.text for piece in pieces if piece.literal], literal=True)
-        control = self._batch([piece.text for piece in pieces if not piece.literal], literal=False)
+        literal = _batch(self._literal_backend, [piece.text for piece in pieces if piece.literal])
+        control = _batch(self._backend, [piece.text for piece in pieces if not piece.literal])
         return [token for piece in pieces for token in next(literal if piece.literal else control)]
 
-    def _batch(self, texts: list[str], *, literal: bool) -> Iterator[list[int]]:
-        self._backend.encode_special_tokens = literal
-        try:
-            encoded = self._backend.encode_batch(texts, add_special_tokens=False)
-        finally:
-            self._backend.encode_special_tokens = False
-        return (encoding.ids for encoding in encoded)
+
+def _batch(backend: Backend, texts: list[str]) -> Iterator[list[int]]:
+    encoded = backend.encode_batch(texts, add_special_tokens=False)
+    return (encoding.ids for encoding in encoded)

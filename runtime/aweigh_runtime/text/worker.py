@@ -1,5 +1,7 @@
 """Asks a process of our own, one question at a time, and kills it when the answer is late.
 
+Whoever asked may go away: the answer is read all the same, and the process serves the next one.
+
 For what a client or a model can make slow or large. The process is started again when it is needed.
 """
 
@@ -44,10 +46,18 @@ class Worker:
         Raises:
             NoAnswer: with the reason.
         """
-        async with self._turn:
+        await self._turn.acquire()
+        answering = asyncio.ensure_future(self._answer(question, deadline_s))
+        answering.add_done_callback(_noted)
+        return await asyncio.shield(answering)
+
+    async def _answer(self, question: msgspec.Struct, deadline_s: float) -> bytes:
+        try:
             if self._child is None:
                 await self._start()
             return await self._exchange(question, deadline_s)
+        finally:
+            self._turn.release()
 
     async def close(self) -> None:
         """End the process."""
@@ -72,6 +82,12 @@ class Worker:
             raise NoAnswer(f"it did not finish within {deadline_s:g} s") from error
         except EOFError as error:
             raise NoAnswer("its process died, probably for want of memory") from error
-        finally:  # also when the client has gone: the answer would be taken for the next one's
+        finally:  # an answer that is still to come would be taken for the next one's
             if not answered:
                 await self.close()
+
+
+def _noted(answering: asyncio.Future[bytes]) -> None:
+    """A failure that nobody waits for any more is no bug."""
+    if not answering.cancelled():
+        answering.exception()

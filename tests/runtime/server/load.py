@@ -112,7 +112,7 @@ class Client:
         self.tally.answered[status] += 1
         if status == BUSY:
             await response.read()
-            await asyncio.sleep(self._dice.uniform(0.05, 0.2))
+            await asyncio.sleep(self._dice.uniform(0.2, 0.6))
         elif body["stream"] and status == 200:
             await self._read_events(response, name)
         else:

@@ -1,10 +1,12 @@
 // Runs the page's own script against a real server: a document of plain objects, Node's fetch.
-// usage: node page_driver.js PAGE_JS BASE_URL MESSAGE; prints what the page shows, as JSON.
+// usage: node page_driver.js PAGE_JS BASE_URL MESSAGE [forget]; prints what the page shows, as JSON.
+// forget: a new conversation is begun during the first answer, and the message sent again.
 "use strict";
 const fs = require("node:fs");
 const vm = require("node:vm");
 
-const [script, base, message] = process.argv.slice(2);
+const [script, base, message, forget] = process.argv.slice(2);
+const asked = []; // the roles of each request's messages
 
 class Element {
   constructor() {
@@ -27,7 +29,10 @@ const document = {
 };
 const context = {
   document, performance, TextDecoderStream, AbortController, JSON, Number, Math, Error,
-  fetch: (path, options) => fetch(`${base}/${path}`, options),
+  fetch: (path, options) => {
+    if (options) asked.push(JSON.parse(options.body).messages.map((each) => each.role));
+    return fetch(`${base}/${path}`, options);
+  },
 };
 vm.runInNewContext(fs.readFileSync(script, "utf8"), context);
 
@@ -35,15 +40,31 @@ async function main() {
   const field = document.getElementById;
   field("text").value = message;
   field("temperature").value = "0";
-  field("limit").value = "24";
-  field("text").listeners.keydown({ key: "Enter", preventDefault() {} });
-  const deadline = Date.now() + 30_000;
-  while (field("hits").textContent === "" && Date.now() < deadline && !trouble()) {
-    await new Promise((resolve) => setTimeout(resolve, 20));
+  field("limit").value = forget ? "1500" : "24";
+  send();
+  if (forget) {
+    await until(() => elements.turns.children[1].textContent !== "");
+    field("forget").listeners.click();
+    await until(() => !field("send").disabled);
+    field("text").value = message;
+    field("limit").value = "24";
+    send();
   }
+  await until(() => field("hits").textContent !== "");
   const shown = Object.fromEntries(Object.entries(elements).map(([id, each]) => [id, each.textContent]));
   const turns = elements.turns.children.map((each) => [each.className, each.textContent]);
-  process.stdout.write(JSON.stringify({ shown, turns, title: document.title }));
+  process.stdout.write(JSON.stringify({ shown, turns, asked, title: document.title }));
+}
+
+function send() {
+  document.getElementById("text").listeners.keydown({ key: "Enter", preventDefault() {} });
+}
+
+async function until(reached) {
+  const deadline = Date.now() + 30_000;
+  while (!reached() && Date.now() < deadline && !trouble()) {
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
 }
 
 function trouble() {

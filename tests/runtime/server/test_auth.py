@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -18,9 +19,9 @@ from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.server import mounts
 from aweigh_runtime.server.app import application
 from aweigh_runtime.server.auth import Keys
-from aweigh_runtime.server.openai.errors import ApiError
-from tests.runtime.server.local import Local, loading
-from tests.runtime.serving import serving
+from aweigh_runtime.server.errors import ApiError
+from tests.runtime.server.local import Local, loading, ready
+from tests.runtime.serving import MODEL, serving
 
 ALICE = "alice-0123456789abcdef"
 BOB = "bob-0123456789abcdefgh"
@@ -199,6 +200,36 @@ async def test_no_way_of_writing_a_request_gets_around_the_key(locked: Local) ->
         assert b'"data"' not in answer
 
 
+async def test_one_keys_flood_leaves_room_for_another_key(tmp_path: Path, keys_dir: Path) -> None:
+    long = {"model": MODEL, "prompt": "The", "max_tokens": 1500, "ignore_eos": True}
+    async with (
+        ready(tmp_path, api_keys_dir=keys_dir, max_running=6, max_waiting=2) as local,
+        httpx.AsyncClient(base_url=f"{local.url}/v1", timeout=60) as client,
+    ):
+
+        async def complete(key: str, **fields: object) -> httpx.Response:
+            return await client.post("/completions", json={**long, **fields}, headers=bearer(key))
+
+        flood = [asyncio.ensure_future(complete(ALICE)) for _ in range(20)]
+        soon = itertools.islice(asyncio.as_completed(flood), 16)  # half of 8 seats are alice's
+        assert {(await each).status_code for each in soon} == {429}
+        answered = await complete(BOB, max_tokens=1)
+        assert answered.status_code == 200
+        assert sum(not each.done() for each in flood) == 4
+        for each in flood:
+            each.cancel()
+        await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_the_only_key_may_take_all_seats(tmp_path: Path) -> None:
+    keys_dir = secret(tmp_path / "keys", alice=ALICE)
+    async with loading(tmp_path, api_keys_dir=keys_dir, max_running=2, max_waiting=6) as local:
+        async with httpx.AsyncClient(base_url=local.url) as client:
+            await client.get("/v1/models", headers=bearer(ALICE))
+        with local.service.seats(5, b"alice"), local.service.seats(3, b"alice"):
+            pass
+
+
 def test_a_key_is_known_by_its_digest(keys_dir: Path) -> None:
     keys = Keys(keys_dir)
     assert keys.owner(bearer(ALICE)).digest == hashlib.sha256(ALICE.encode()).digest()
@@ -250,12 +281,15 @@ def test_keys_are_exchanged_without_a_restart(
     assert let_in(keys, BOB) is None
 
     with caplog.at_level(logging.ERROR, "aweigh.server"):
-        for broken in ({"alice": "short"}, {}):
-            secret(keys_dir, **broken)
-            assert let_in(keys, "alice-has-a-new-key") == "alice"
-            assert let_in(keys, "short") is None
-            assert let_in(keys, "") is None
-    assert len([r for r in caplog.records if "stay as they were" in r.message]) == 2
+        secret(keys_dir, alice="short", carol="carol-0123456789abcdef")
+        assert let_in(keys, "alice-has-a-new-key") is None  # revoked, though not well replaced
+        assert let_in(keys, "short") is None
+        assert let_in(keys, "carol-0123456789abcdef") == "carol"
+        secret(keys_dir)
+        for nobodys in ("carol-0123456789abcdef", "alice-has-a-new-key", ""):
+            assert let_in(keys, nobodys) is None
+    assert [str(keys_dir / "alice") in r.message for r in caplog.records] == [True, False]
+    assert "holds no key" in caplog.records[-1].message
 
     secret(keys_dir, bob=BOB)
     assert let_in(keys, BOB) == "bob"

@@ -16,7 +16,7 @@ from aiohttp import http_parser, web
 from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.server import bodies
 from aweigh_runtime.server.connection import Limits
-from aweigh_runtime.server.openai.errors import ApiError
+from aweigh_runtime.server.errors import ApiError
 from aweigh_runtime.server.ports import Door
 from tests.conftest import Tell
 from tests.runtime.server.local import loading, ready

@@ -54,10 +54,17 @@ def test_the_page_shows_the_answer_and_its_figures(server: Served) -> None:
     assert re.fullmatch(r"[1-9]\d* %", figures["hits"])
 
 
-def _shown(server: Served) -> dict[str, Any]:
+@pytest.mark.skipif(NODE is None, reason="Node runs the page's script")
+def test_a_conversation_begun_during_an_answer_knows_nothing_of_it(server: Served) -> None:
+    shown = _shown(server, "forget")
+    assert shown["asked"] == [["user"], ["user"]]
+    assert [role for role, _ in shown["turns"]] == ["user", "assistant"]
+
+
+def _shown(server: Served, *more: str) -> dict[str, Any]:
     """What the page shows once its first question has been answered."""
     driver = Path(__file__).parent / "page_driver.js"
-    command = [str(NODE), str(driver), str(FILES / "page.js"), server.url, QUESTION]
+    command = [str(NODE), str(driver), str(FILES / "page.js"), server.url, QUESTION, *more]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     shown: dict[str, Any] = json.loads(ended.stdout)
     return shown

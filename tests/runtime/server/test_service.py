@@ -78,6 +78,8 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_retry(server: Served) -> 
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) >= 1
     assert refused.json()["error"]["type"] == "rate_limit_error"
+    for route, body in (("tokenize", {"prompt": "a"}), ("detokenize", {"tokens": [1]})):
+        assert httpx.post(f"{server.url}/{route}", json=body).status_code == 429
     for connection in taken:
         connection.close()
     wait_for(lambda: nothing_runs(server))

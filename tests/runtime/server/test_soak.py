@@ -26,7 +26,7 @@ FLAGS = (
     "--dtype=fp32",
     "--kv-cache-memory=6Mi",  # 768 tokens
     "--prefix-cache-host-memory=32Mi",
-    "--max-model-len=512",
+    "--max-model-len=640",
     "--max-running=8",
     "--max-waiting=16",
 )

@@ -1,12 +1,18 @@
 """/tokenize and /detokenize, as vLLM's clients use them."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aweigh_runtime.server.errors import ApiError
+from aweigh_runtime.server.openai.submissions import MIN_TEXT_BYTES, expect_within_reach
+from tests.runtime.server.local import ready
 from tests.runtime.serving import MODEL, Served
 from tests.runtime.text.helmsman import BACKEND
 
@@ -93,3 +99,15 @@ def test_wrong_bodies_are_refused(
 def test_another_model_is_not_found_here_either(server: Served) -> None:
     assert post(server, "tokenize", model="gpt-4", prompt="a").status_code == 404
     assert post(server, "detokenize", model="gpt-4", tokens=[1]).status_code == 404
+
+
+async def test_a_text_that_only_a_strange_model_could_hold_is_not_tokenized(
+    tmp_path: Path,
+) -> None:
+    async with ready(tmp_path) as local:
+        model = local.service.model()
+        limits = msgspec.structs.replace(model.limits, max_model_len=1 << 17)
+        roomy = replace(model, limits=limits)  # 8 MiB, if all its tokens were of the longest
+        expect_within_reach(roomy, "a" * MIN_TEXT_BYTES)
+        with pytest.raises(ApiError, match="1048577 bytes; expected 1048576 at most"):
+            expect_within_reach(roomy, "a" * (MIN_TEXT_BYTES + 1))

@@ -1,6 +1,8 @@
 """Grammars of clients: what is accepted means what it says, the rest costs a bounded time."""
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +13,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from aweigh_runtime.text import grammar as grammars
 from aweigh_runtime.text.grammar import (
+    CheckersBusy,
     GrammarRefused,
     Grammars,
     of_choice,
@@ -131,6 +134,42 @@ async def test_a_grammar_that_explodes_is_given_up_and_the_next_one_compiled(
     with pytest.raises(GrammarRefused, match="did not finish within 1 s"):
         await checker.check(of_schema(SLOW))
     await checker.check(of_schema({"type": "object"}))
+    started_s = time.monotonic()
+    with pytest.raises(GrammarRefused, match="did not finish within 1 s"):
+        await checker.check(of_schema(SLOW))
+    assert time.monotonic() - started_s < LATE_S / 2  # it is known by now
+
+
+def slow(count: int) -> list[str]:
+    return [of_schema({**SLOW, "multipleOf": 1_000_003 + 2 * each}) for each in range(count)]
+
+
+async def test_one_callers_explosions_delay_no_other_caller(checker: Grammars) -> None:
+    await checker.check(of_regex("a+"))
+    exploding = [asyncio.ensure_future(checker.check(each, b"mallory")) for each in slow(4)]
+    await asyncio.sleep(0.1)
+    for each in exploding[:2]:
+        each.cancel()  # the first one compiles on: going away frees no turn
+    started_s = time.monotonic()
+    for n in range(8):
+        await checker.check(of_regex(f"b{{{n}}}c"), b"alice")
+    assert time.monotonic() - started_s < 1.0
+    for each in exploding:
+        each.cancel()
+    await asyncio.gather(*exploding, return_exceptions=True)
+
+
+async def test_who_waits_too_long_for_a_turn_is_told_to_come_again(
+    checker: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammars, "WAIT_DEADLINE_S", 0.2)
+    monkeypatch.setattr(grammars, "CHECK_DEADLINE_S", LATE_S)
+    first, second = (asyncio.ensure_future(checker.check(each)) for each in slow(2))
+    with pytest.raises(CheckersBusy):
+        await second
+    with pytest.raises(GrammarRefused):
+        await first
+    await checker.check(of_regex("a+"))
 
 
 async def test_a_grammar_is_compiled_once_and_then_known(
@@ -144,7 +183,7 @@ async def test_a_grammar_is_compiled_once_and_then_known(
     with pytest.raises(GrammarRefused):
         await checker.check(second)
     monkeypatch.setattr(grammars, "CHECK_DEADLINE_S", 5.0)
-    await checker.check(second)
+    await checker.check(of_regex("c+"))
     monkeypatch.setattr(grammars, "CHECK_DEADLINE_S", 0.0)
-    with pytest.raises(GrammarRefused):  # the second has taken its place
+    with pytest.raises(GrammarRefused):  # others have taken its place
         await checker.check(first)

@@ -1,5 +1,6 @@
 """Templates run in a real worker process."""
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -122,6 +123,22 @@ async def test_a_booby_trapped_template_gets_nowhere(make: Make, source: str) ->
     with pytest.raises(CannotRender):
         await chat.render([{"role": "user", "content": "trap"}])
     assert await chat.render(MESSAGES) == "safe"
+
+
+async def test_a_client_that_goes_away_leaves_the_worker_to_the_others(make: Make) -> None:
+    """Its answer comes all the same, and is nobody else's."""
+    template = make(
+        "{% for a in range(2000) %}{% for b in range(1000) %}{% endfor %}{% endfor %}"
+        "{{ messages[0].content }}"
+    )
+    await template.compile()
+    worker = template._worker._child
+    gone = asyncio.ensure_future(template.render([{"role": "user", "content": "gone"}]))
+    await asyncio.sleep(0.02)
+    gone.cancel()
+    assert await template.render(MESSAGES) == "ahoy"
+    assert gone.cancelled()
+    assert template._worker._child is worker
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,18 @@ async def test_encoding_a_long_prompt_leaves_the_event_loop_free() -> None:
     assert longest_s < 0.5 * (time.monotonic() - started_s)
 
 
+async def test_a_long_prompt_delays_no_short_one() -> None:
+    long = [asyncio.ensure_future(TOKENIZER.encode("a" * (1 << 20))) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    started_s = time.monotonic()
+    for _ in range(10):
+        await TOKENIZER.encode("hi")
+        await TOKENIZER.encode_pieces([Piece("hi", literal=True)])
+    assert time.monotonic() - started_s < 0.3
+    assert not any(each.done() for each in long)
+    await asyncio.gather(*long)
+
+
 async def test_pieces_keep_their_order() -> None:
     words = [Piece(f"{i} <|end|>", literal=i % 3 == 0) for i in range(50)]
     tokens = await TOKENIZER.encode_pieces(words)

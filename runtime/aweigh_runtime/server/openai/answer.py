@@ -13,8 +13,8 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from aweigh_runtime.engine.messages import TokenLogprobs
+from aweigh_runtime.server.errors import ApiError
 from aweigh_runtime.server.openai.choice import Delta, Token
-from aweigh_runtime.server.openai.errors import ApiError
 from aweigh_runtime.server.openai.generation import Generation
 from aweigh_runtime.server.openai.logprobs import PromptLogprobs
 from aweigh_runtime.server.openai.replies import (

@@ -5,10 +5,10 @@ from typing import Any
 
 from aiohttp import web
 
-from aweigh_runtime.server.auth import CALLER, TENANT
+from aweigh_runtime.server.auth import CALLER, TENANT, where_from
+from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.answer import Answer
 from aweigh_runtime.server.openai.chat_style import ChatStyle
-from aweigh_runtime.server.openai.errors import invalid
 from aweigh_runtime.server.openai.generation import GENERATION, Generation
 from aweigh_runtime.server.openai.requests import ChatRequest, Message
 from aweigh_runtime.server.openai.structure import checked, wanted_grammar
@@ -25,7 +25,8 @@ from aweigh_runtime.text.tools.prompt import explained
 async def chat(request: web.Request, service: Service, asked: ChatRequest) -> web.StreamResponse:
     """Answer a chat."""
     model = service.model()
-    with service.seats(asked.n or 1):
+    service.figures.arrived_requests += 1
+    with service.seats(asked.n or 1, request[CALLER]):
         calls = calls_of(asked, model.call_format, model.tokenizer)
         prompt = await chat_prompt(model, asked.messages, [] if calls is None else calls.shown)
         order = Order(
@@ -34,7 +35,7 @@ async def chat(request: web.Request, service: Service, asked: ChatRequest) -> we
             limit=asked.limit,
             caller=request[CALLER],
             tenant=request[TENANT],
-            grammar=await _grammar(model, asked, calls),
+            grammar=await _grammar(model, asked, calls, where_from(request)),
             spelled=frozenset() if calls is None else calls.special.keys(),
         )
         with Generation(service, model, order) as generation:
@@ -43,10 +44,12 @@ async def chat(request: web.Request, service: Service, asked: ChatRequest) -> we
             return await Answer(style, asked, generation).respond(request)
 
 
-async def _grammar(model: Model, asked: ChatRequest, calls: Calls | None) -> str | None:
-    form = await wanted_grammar(model, asked)
+async def _grammar(
+    model: Model, asked: ChatRequest, calls: Calls | None, caller: bytes
+) -> str | None:
+    form = await wanted_grammar(model, asked, caller)
     grammar = form if calls is None else calls.grammar(form)
-    return grammar if grammar in (None, form) else await checked(model, grammar, "tools")
+    return grammar if grammar in (None, form) else await checked(model, grammar, "tools", caller)
 
 
 async def chat_prompt(

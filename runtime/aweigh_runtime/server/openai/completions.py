@@ -6,10 +6,10 @@ from typing import Any
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from aweigh_runtime.server.auth import CALLER, TENANT
+from aweigh_runtime.server.auth import CALLER, TENANT, where_from
+from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.answer import Answer, Choices, Whole
 from aweigh_runtime.server.openai.choice import Token
-from aweigh_runtime.server.openai.errors import invalid
 from aweigh_runtime.server.openai.generation import GENERATION, Generation
 from aweigh_runtime.server.openai.logprobs import Logprobs, PromptLogprobs, TextLogprobs
 from aweigh_runtime.server.openai.replies import Finish, TextChoice
@@ -95,8 +95,9 @@ async def complete(
     """Continue one text or several."""
     model = service.model()
     given = _listed(asked.prompt)
-    with service.seats((asked.n or 1) * len(given)):
-        grammar = await wanted_grammar(model, asked)
+    service.figures.arrived_requests += 1
+    with service.seats((asked.n or 1) * len(given), request[CALLER]):
+        grammar = await wanted_grammar(model, asked, where_from(request))
         order = Order(
             prompts=[await _prompt(model, asked, prompt) for prompt in given],
             asked=asked,

@@ -9,8 +9,8 @@ from aiohttp import web
 from aweigh_api import metrics
 from aweigh_runtime.engine.client import RequestFailed
 from aweigh_runtime.engine.messages import Output
+from aweigh_runtime.server.errors import ApiError, request_failed
 from aweigh_runtime.server.openai.choice import Choice, Delta
-from aweigh_runtime.server.openai.errors import ApiError, request_failed
 from aweigh_runtime.server.openai.submissions import Order, Prompt, submissions
 from aweigh_runtime.server.openai.timing import Timing
 from aweigh_runtime.server.service import Model, Service

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from aweigh_runtime.server.openai.errors import ApiError, invalid
+from aweigh_runtime.server.errors import ApiError, invalid
 from aweigh_runtime.server.openai.structure import StructureFields
 from aweigh_runtime.server.openai.tools import MAX_CALLS, Mode, NamedChoice, PastCall, Tools
 from aweigh_runtime.server.openai.unsupported import expect_supported

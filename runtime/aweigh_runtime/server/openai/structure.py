@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from aweigh_runtime.server.openai.errors import invalid
+from aweigh_runtime.server.errors import grammars_busy, invalid
 from aweigh_runtime.server.service import Model
 from aweigh_runtime.text.grammar import (
+    CheckersBusy,
     GrammarRefused,
     Schema,
     of_choice,
@@ -61,7 +62,7 @@ class StructureFields(msgspec.Struct, frozen=True, kw_only=True):
     guided_grammar: str | None = None
 
 
-async def wanted_grammar(model: Model, asked: StructureFields) -> str | None:
+async def wanted_grammar(model: Model, asked: StructureFields, caller: bytes) -> str | None:
     """The grammar of the answer, found to be valid; None: any text.
 
     Raises:
@@ -73,18 +74,18 @@ async def wanted_grammar(model: Model, asked: StructureFields) -> str | None:
         raise invalid(f"'{first}' and '{second}' are both given; expected one of them.", second)
     for param, write, wanted in forms:
         with _refusals_named(param):
-            return await checked(model, write(wanted), param)
+            return await checked(model, write(wanted), param, caller)
     return None
 
 
-async def checked(model: Model, grammar: str, param: str) -> str:
+async def checked(model: Model, grammar: str, param: str, caller: bytes) -> str:
     """The same grammar, found to be valid.
 
     Raises:
         ApiError: it is not.
     """
     with _refusals_named(param):
-        await model.grammars.check(grammar)
+        await model.grammars.check(grammar, caller)
     return grammar
 
 
@@ -94,6 +95,8 @@ def _refusals_named(param: str) -> Iterator[None]:
         yield
     except GrammarRefused as error:
         raise invalid(f"'{param}' is not valid: {error}.", param) from error
+    except CheckersBusy as error:
+        raise grammars_busy() from error
 
 
 def _forms(asked: StructureFields) -> Iterator[tuple[str, Callable[[Any], str], Any]]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from aweigh_runtime.engine import naming
 from aweigh_runtime.engine.messages import Sampling, Submission
-from aweigh_runtime.server.openai.errors import invalid, too_long, too_many_bytes
+from aweigh_runtime.server.errors import invalid, too_long, too_many_bytes, too_much_text
 from aweigh_runtime.server.openai.requests import Parameters
 from aweigh_runtime.server.service import Model
 
 _MASK = (1 << 64) - 1
 MAX_PROMPT_LOGPROBS = 1 << 19  # of one request; each takes some hundred bytes here
+MIN_TEXT_BYTES = 1 << 20  # a prompt may have so many, if the model can hold them
+_COMMON_TOKEN_BYTES = 8  # no language has longer tokens on average
 _CHOICE_STEP = 0xD1342543DE82EF95  # odd and far from splitmix64's increment
 
 
@@ -68,7 +70,7 @@ def submissions(order: Order, model: Model) -> list[Submission]:
                 stop_tokens=stop_tokens,
                 sampling=_sampling(asked, model, next(seeds)),
                 salt=salt,
-                tenant=order.caller,
+                caller=order.caller,
                 priority=asked.priority or 0,
                 logprobs=asked.alternatives,
                 prompt_logprobs=prompt_logprobs,
@@ -87,6 +89,9 @@ def expect_within_reach(model: Model, text: str) -> None:
     num_bytes, token_bytes = len(text.encode()), model.tokenizer.longest_token_bytes
     if num_bytes > model.limits.max_model_len * token_bytes:
         raise too_many_bytes(num_bytes, token_bytes, model.limits.max_model_len)
+    most_bytes = max(MIN_TEXT_BYTES, model.limits.max_model_len * _COMMON_TOKEN_BYTES)
+    if num_bytes > most_bytes:
+        raise too_much_text(num_bytes, most_bytes)
 
 
 def expect_tokens(tokens: Collection[int], model: Model, param: str) -> None:

@@ -2,8 +2,9 @@
 
 from aiohttp import web
 
+from aweigh_runtime.server.auth import CALLER
+from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.chat import chat_prompt
-from aweigh_runtime.server.openai.errors import invalid
 from aweigh_runtime.server.openai.replies import Detokenized, Tokenized
 from aweigh_runtime.server.openai.requests import DetokenizeRequest, TokenizeRequest
 from aweigh_runtime.server.openai.submissions import expect_tokens, expect_within_reach
@@ -14,7 +15,8 @@ from aweigh_runtime.server.service import Model, Service
 async def tokenize(request: web.Request, service: Service, asked: TokenizeRequest) -> web.Response:
     """Count and list the tokens of a text, or of a chat."""
     model = service.model()
-    tokens = await _tokens(model, asked)
+    with service.seats(1, request[CALLER]):
+        tokens = await _tokens(model, asked)
     names = None
     if asked.return_token_strs:
         names = [model.tokenizer.name_of(token) or "" for token in tokens]
@@ -31,7 +33,8 @@ async def detokenize(
     if len(asked.tokens) > most:
         raise invalid(f"'tokens' has {len(asked.tokens)} ids; expected {most} at most.", "tokens")
     expect_tokens(asked.tokens, model, "tokens")
-    pieces = await model.tokenizer.decode(asked.tokens, keep_special=True)
+    with service.seats(1, request[CALLER]):
+        pieces = await model.tokenizer.decode(asked.tokens, keep_special=True)
     return web.Response(body=Detokenized("".join(pieces)).json(), content_type="application/json")
 
 

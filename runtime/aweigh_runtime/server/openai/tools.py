@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from msgspec import Meta
 
-from aweigh_runtime.server.openai.errors import invalid
+from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.text.grammar import GrammarRefused, of_lark
 from aweigh_runtime.text.tokenizer import Tokenizer
 from aweigh_runtime.text.tools.events import Reader

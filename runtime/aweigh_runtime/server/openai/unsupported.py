@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from aweigh_runtime.server.openai.errors import invalid
+from aweigh_runtime.server.errors import invalid
 
 # With the neutral values that some clients always send. An endpoint that has the field is left out.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {

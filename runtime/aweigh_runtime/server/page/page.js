@@ -2,7 +2,7 @@
 "use strict";
 
 const element = (id) => document.getElementById(id);
-const conversation = []; // messages as the API takes them
+let conversation = []; // messages as the API takes them; a new one for each conversation
 const sums = { prompt: 0, cached: 0 };
 let model = "";
 let running = null; // aborts the answer that is being written
@@ -25,10 +25,10 @@ function add(role, text) {
   return turn;
 }
 
-function question() {
+function question(messages) {
   const body = {
     model,
-    messages: conversation,
+    messages,
     stream: true,
     stream_options: { include_usage: true, continuous_usage_stats: true },
   };
@@ -66,14 +66,14 @@ function count(usage) {
   element("hits").textContent = `${Math.round((100 * sums.cached) / sums.prompt)} %`;
 }
 
-async function answer(turn, signal) {
+async function answer(messages, turn, signal) {
   const started = performance.now();
   let first = null;
   let usage = null;
   const reply = await fetch("v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(question()),
+    body: JSON.stringify(question(messages)),
     signal,
   });
   if (!reply.ok) throw new Error((await reply.json()).error.message);
@@ -97,7 +97,8 @@ async function send() {
   const text = element("text").value.trim();
   if (!text || running) return;
   element("text").value = "";
-  conversation.push({ role: "user", content: text });
+  const messages = conversation; // it stays this one's, also if another conversation begins
+  messages.push({ role: "user", content: text });
   add("user", text);
   const turn = add("assistant", "");
   running = new AbortController();
@@ -105,12 +106,12 @@ async function send() {
   element("stop").disabled = false;
   try {
     if (!model) await begin();
-    await answer(turn, running.signal);
+    await answer(messages, turn, running.signal);
   } catch (error) {
     if (error.name !== "AbortError") add("trouble", error.message);
   }
-  if (turn.textContent) conversation.push({ role: "assistant", content: turn.textContent });
-  else conversation.pop(), turn.remove();
+  if (turn.textContent) messages.push({ role: "assistant", content: turn.textContent });
+  else messages.pop(), turn.remove();
   running = null;
   element("send").disabled = false;
   element("stop").disabled = true;
@@ -119,7 +120,7 @@ async function send() {
 
 function forget() {
   running?.abort();
-  conversation.length = 0;
+  conversation = [];
   element("turns").replaceChildren();
 }
 
