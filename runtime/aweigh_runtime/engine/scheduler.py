@@ -180,11 +180,11 @@ class Scheduler:
         self.prefixes.begin_step()
         parts: list[Part] = []
         preempted = self.counters.preemptions
-        self._continue_answers(parts)
+        reading = self._continue_answers(parts)
         budget = _Budget(self._limits.step_tokens - len(parts))
-        self._continue_prompts(parts, budget)
+        self._continue_prompts(reading, parts, budget)
         if self.counters.preemptions == preempted:  # blocks ran out: let nobody new in this time
-            self._admit(parts, budget, now_s)
+            self._admit(reading, parts, budget, now_s)
         return Step(parts, self.prefixes.take_copies())
 
     def undo(self) -> None:
@@ -193,12 +193,19 @@ class Scheduler:
             if request.running:
                 self._preempt(request)
 
-    def _continue_answers(self, parts: list[Part]) -> None:
-        """The hot path: most of the time a token fits into the block that its request has."""
+    def _continue_answers(self, parts: list[Part]) -> list[Request]:
+        """The hot path: most of the time a token fits into the block that its request has.
+
+        Returns the requests that still read their prompts.
+        """
         block_tokens = self._pool.block_tokens
+        reading = []
         for request in self._running[:]:
             computed = request.computed
-            if len(request.tokens) - computed != 1 or not request.running:
+            if len(request.tokens) - computed != 1:
+                reading.append(request)
+                continue
+            if not request.running:
                 continue
             past_block = computed % block_tokens
             if past_block == 0 and not self._reserve(request, 1, parts):
@@ -206,22 +213,25 @@ class Scheduler:
             parts.append(Part(request, computed, computed + 1))
             if past_block == block_tokens - 1:
                 self.prefixes.announce(request, computed + 1)
+        return reading
 
-    def _continue_prompts(self, parts: list[Part], budget: _Budget) -> None:
-        for request in self._running[:]:
+    def _continue_prompts(self, reading: list[Request], parts: list[Part], budget: _Budget) -> None:
+        for request in reading:
             if budget.tokens <= 0:
                 break
-            if not request.running or request.pending == 1:
+            if not request.running:
                 continue
             self.prefixes.adopt_more(request)
             num_tokens = self._portion(request, budget)
             if num_tokens and self._reserve(request, num_tokens, parts):
                 self._plan(parts, request, num_tokens, budget)
 
-    def _admit(self, parts: list[Part], budget: _Budget, now_s: float) -> None:
+    def _admit(
+        self, reading: list[Request], parts: list[Part], budget: _Budget, now_s: float
+    ) -> None:
         if not self._waiting:
             return
-        promised = sum(self._missing(request, len(request.tokens)) for request in self._running)
+        promised = sum(self._missing(request, len(request.tokens)) for request in reading)
         while len(self._running) < self._limits.max_running:
             request = self._waiting.first()
             if request is None or budget.of(request) <= 0:
