@@ -79,10 +79,19 @@ class Config:
                 f"--prefix-cache-block-tokens is {self.prefix_cache_block_tokens}; expected one of "
                 f"{', '.join(map(str, BLOCK_TOKENS))}"
             )
+        self._expect_cache_if_bounded()
         if self.step_tokens is not None and self.step_tokens < self.max_running:
             raise InvalidConfiguration(
                 f"--step-tokens ({self.step_tokens}) must be at least --max-running "
                 f"({self.max_running}): every running request decodes one token per step"
+            )
+
+    def _expect_cache_if_bounded(self) -> None:
+        bounded = self.prefix_cache_size is not None or self.prefix_cache_host_memory > 0
+        if bounded and not self.prefix_cache_enabled:
+            raise InvalidConfiguration(
+                "--prefix-cache-size and --prefix-cache-host-memory have no effect with "
+                "--no-prefix-cache-enabled; leave them out or enable the cache"
             )
 
 

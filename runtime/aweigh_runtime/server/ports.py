@@ -1,6 +1,7 @@
 """The two ports: both listen from the start, before the model is loaded."""
 
 import asyncio
+import errno
 import logging
 import resource
 import socket
@@ -82,9 +83,10 @@ class Ports:
         try:
             await door.open(self._config.host, port)
         except OSError as error:
+            taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+            remedy = f"give another {flag} or end what uses it" if taken else "give another --host"
             raise InvalidConfiguration(
-                f"cannot listen on {self._config.host} port {port}: {error.strerror}; give another "
-                f"{flag} or end what uses it"
+                f"cannot listen on {self._config.host} port {port}: {error.strerror}; {remedy}"
             ) from error
 
 

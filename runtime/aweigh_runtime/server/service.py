@@ -192,7 +192,7 @@ class Service:
             kv_tokens_read=counters.kv_tokens_read,
             saved_prefill_seconds=round(counters.saved_prefill_seconds, 3),
             max_running=None if model is None else model.limits.max_running,
-            kv_tokens=None if model is None else _used(stepped.kv),
+            kv_tokens=_used(stepped.kv) if stepped.kv.capacity else None,  # 0: not reported yet
             unshared_tokens_per_request=stepped.unshared_tokens_per_request,
             prefix_cache_bytes=None if model is None else model.limits.prefix_cache_bytes,
         )

@@ -33,7 +33,7 @@ _GIVEN_UP_S = 300.0  # so long, a grammar that took too long is refused at once
 _MAX_PROBLEM_CHARACTERS = 500
 _WORKER = "aweigh_runtime.text.grammar_worker"
 # A model that may write white space for ever sometimes does.
-_JSON_SPACE = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}
+_JSON_SPACE = {"whitespace_pattern": r"(\x20|\x0A\x20{0,40})"}
 _SLASH = re.compile(r"\\.|/", re.DOTALL)  # and what is escaped, to pass over it
 
 Schema = dict[str, Any] | bool

@@ -7,6 +7,7 @@ For what a client or a model can make slow or large. The process is started agai
 
 import asyncio
 import os
+from contextlib import suppress
 
 import msgspec
 
@@ -20,6 +21,10 @@ _ENVIRONMENT = ("PATH", "PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "
 
 class NoAnswer(Exception):
     """The process did not finish in time, or died; it is gone now."""
+
+
+class Died(NoAnswer):
+    """The process is gone without an answer."""
 
 
 class Worker:
@@ -53,8 +58,10 @@ class Worker:
 
     async def _answer(self, question: msgspec.Struct, deadline_s: float) -> bytes:
         try:
-            if self._child is None:
-                await self._start()
+            if self._child is not None:
+                with suppress(Died):  # perhaps long ago: this question need not be the reason
+                    return await self._exchange(question, deadline_s)
+            await self._start()
             return await self._exchange(question, deadline_s)
         finally:
             self._turn.release()
@@ -81,7 +88,7 @@ class Worker:
         except TimeoutError as error:
             raise NoAnswer(f"it did not finish within {deadline_s:g} s") from error
         except EOFError as error:
-            raise NoAnswer("its process died, probably for want of memory") from error
+            raise Died("its process died, probably for want of memory") from error
         finally:  # an answer that is still to come would be taken for the next one's
             if not answered:
                 await self.close()

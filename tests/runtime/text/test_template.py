@@ -141,6 +141,15 @@ async def test_a_client_that_goes_away_leaves_the_worker_to_the_others(make: Mak
     assert template._worker._child is worker
 
 
+async def test_a_worker_that_died_while_nobody_asked_is_no_askers_fault(make: Make) -> None:
+    template = make("{{ messages[0].content }}")
+    await template.compile()
+    assert template._worker._child is not None
+    template._worker._child.process.kill()
+    await template._worker._child.process.wait()
+    assert await template.render(MESSAGES) == "ahoy"
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -122,6 +122,8 @@ function forget() {
   running?.abort();
   conversation = [];
   element("turns").replaceChildren();
+  sums.prompt = sums.cached = 0;
+  for (const id of ["rate", "first", "hit", "hits"]) element(id).textContent = "–";
 }
 
 element("ask").addEventListener("submit", (event) => { event.preventDefault(); send(); });
