@@ -92,7 +92,7 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     reserve = sizing.spare_bytes(device.kind, device.num_bytes) + (
         GPU_LIBRARIES_BYTES if device.is_gpu else CPU_PROCESSES_BYTES
     )
-    longest_len = wish.max_model_len or config.max_positions
+    longest_len = footprint.model_len(config, wish.max_model_len)
     block = per_token * wish.block_tokens
     longest = -(-longest_len // wish.block_tokens) * block
     room = device.num_bytes - weights - step - GRAPH_BYTES - reserve

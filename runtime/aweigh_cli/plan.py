@@ -59,6 +59,8 @@ def plan(  # noqa: PLR0913 - what decides about memory
     """
     from aweigh_cli.capacity import LENGTHS, Wish
     from aweigh_cli.model_config import model_config
+    from aweigh_runtime.failures import StartFailure
+    from aweigh_runtime.model.footprint import model_len
 
     service = None if "://" in target else _service(target, name)
     model = None if service is None else service.spec.model
@@ -71,6 +73,10 @@ def plan(  # noqa: PLR0913 - what decides about memory
         lengths=request_tokens or LENGTHS,
         host=to_bytes(0 if service is None else service.spec.prefix_cache.host_memory or 0),
     )
+    try:
+        model_len(config, wish.max_model_len)
+    except StartFailure as failure:
+        raise CommandFailure(str(failure), failure.exit_code) from failure
     device = _device(service, gpu, gpu_memory, memory, wish.host)
     if device is None:
         _overview(target, config, wish, output)

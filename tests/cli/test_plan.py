@@ -19,7 +19,7 @@ from aweigh_runtime.engine import sizing
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.sources.local import builtin
-from tests.cli.command import ENTRY, environment
+from tests.cli.command import ENTRY, aweigh, environment
 from tests.runtime.hub import Hub
 
 LLAMA_8B = {
@@ -215,3 +215,9 @@ def test_planning_needs_no_torch() -> None:
         env=environment(), capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_length_that_the_model_was_not_made_for_is_refused_as_serving_does() -> None:
+    done = aweigh("plan", "builtin://helmsman-8m", "--max-model-len=100000", "--gpu=h100")
+    assert done.returncode == 78
+    assert "was made for 2048 tokens" in done.stderr

@@ -4,6 +4,7 @@ from collections import Counter
 from itertools import chain
 
 from aweigh_api.spec import DTypeName
+from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.placement import layer_places, outer_places
 
@@ -40,3 +41,17 @@ def weight_bytes(config: ModelConfig, item_bytes: int) -> int:
 def bytes_per_token(config: ModelConfig, item_bytes: int) -> int:
     """Memory that one token takes in the cache."""
     return config.num_layers * 2 * config.num_kv_heads * config.head_dim * item_bytes
+
+
+def model_len(config: ModelConfig, wanted: int | None) -> int:
+    """Tokens of prompt and answer together.
+
+    Raises:
+        InvalidConfiguration: more are wanted than the model was made for.
+    """
+    if wanted is not None and wanted > config.max_positions:
+        raise InvalidConfiguration(
+            f"--max-model-len is {wanted}, but the model was made for {config.max_positions} "
+            "tokens; give at most that"
+        )
+    return config.max_positions if wanted is None else wanted

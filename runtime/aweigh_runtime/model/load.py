@@ -13,7 +13,6 @@ import torch
 
 from aweigh_api.spec import DTypeName
 from aweigh_runtime.failures import (
-    InvalidConfiguration,
     ModelDoesNotFit,
     ModelUnreadable,
     UnsupportedModel,
@@ -23,7 +22,7 @@ from aweigh_runtime.model.arithmetic import Fast
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.exact import Exact
-from aweigh_runtime.model.footprint import weight_bytes
+from aweigh_runtime.model.footprint import model_len, weight_bytes
 from aweigh_runtime.model.header import StoredTensor
 from aweigh_runtime.model.memory import available_bytes
 from aweigh_runtime.model.number_format import STORED, compute_dtype
@@ -60,7 +59,7 @@ def load(
         InvalidConfiguration: max_model_len exceeds the model's positions.
     """
     config = read_config(directory)
-    length = _model_len(config, max_model_len)
+    length = model_len(config, max_model_len)
     stored = {canonical(name, config): tensor for name, tensor in stored_tensors(directory).items()}
     homes = _homes(directory, config, stored)
     chosen = compute_dtype(dtype, _checkpoint_dtype(config, stored), device)
@@ -69,15 +68,6 @@ def load(
     _fill(decoder, homes, [stored[name] for name in homes], progress)
     decoder.settle()
     return decoder
-
-
-def _model_len(config: ModelConfig, wanted: int | None) -> int:
-    if wanted is not None and wanted > config.max_positions:
-        raise InvalidConfiguration(
-            f"--max-model-len is {wanted}, but the model was made for {config.max_positions} "
-            "tokens; give at most that"
-        )
-    return config.max_positions if wanted is None else wanted
 
 
 def _homes(
