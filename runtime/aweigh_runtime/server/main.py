@@ -11,6 +11,7 @@ from aweigh_runtime.config import Config
 from aweigh_runtime.engine.client import EngineClient, EngineStopped
 from aweigh_runtime.failures import StartFailure, internal_error, leave_word
 from aweigh_runtime.server import lifetime, logs, tracing
+from aweigh_runtime.server.allocator import give_memory_back
 
 _log = logging.getLogger("aweigh.server")
 
@@ -27,6 +28,7 @@ def serve(
         on_progress: called with every report of how far loading has come.
         on_ready: called once with the base URL of the API.
     """
+    give_memory_back()
     logs.configure()
     tracing.configure()
     try:
