@@ -24,4 +24,5 @@ def give_memory_back() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return all([mallopt(name, value) == 1 for name, value in _SETTINGS.items()])
+    taken = [mallopt(name, value) == 1 for name, value in _SETTINGS.items()]
+    return all(taken)
