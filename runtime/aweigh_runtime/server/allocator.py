@@ -1,9 +1,9 @@
 """Makes glibc give memory back. It changes this process alone, and nothing on another C library.
 
 Every thread that allocates gets an arena of its own, and a freed large buffer raises the size up to
-which the next ones are cut from the heap. Under mixed load the API process grew by a quarter to half
-a megabyte a minute, with no Python object behind it; in nine minutes beside such a run, another one
-with these settings (from the environment) did not grow.
+which the next ones are cut from the heap. Under mixed load the API process grew by a quarter to
+half a megabyte a minute, with no Python object behind it; in nine minutes beside such a run,
+another one with these settings (from the environment) did not grow.
 """
 
 import ctypes
