@@ -73,13 +73,17 @@ class _Side:
 
 
 async def measure_cost(
-    setting: Setting, cached: Subject, pairs: int, pair_requests: int, advance: Callable[[], None]
+    setting: Setting, pairs: int, pair_requests: int, advance: Callable[[], None]
 ) -> Cost:
-    """Pairs of equal work; a first one, which warms both servers, is not counted."""
+    """Pairs of equal work; a first one, which warms both servers, is not counted.
+
+    Both servers are new: prefixes that others have asked for again and again would keep their
+    room, and fewer requests would run at once.
+    """
     without = replace(setting, flags=(*setting.flags, OFF), seed=setting.seed + 1)
-    cached.expect_fitting(PROMPT_TOKENS + ANSWER_TOKENS)
     wall, cpu = [], []
-    async with subject(without) as uncached:
+    async with subject(setting) as cached, subject(without) as uncached:
+        cached.expect_fitting(PROMPT_TOKENS + ANSWER_TOKENS)
         for number in range(pairs + 1):
             on, off = await _pair(cached, uncached, pair_requests)
             if number:

@@ -74,7 +74,7 @@ async def run(options: Options) -> Report:
                 await _crowding(options, served, count, advance)
                 for count in (2, options.num_prefixes)
             ]
-            cost = await _cost(options, small, served, advance)
+        cost = await _cost(options, small, advance)
     return _report(options, shared, capacity, crowded, cost)
 
 
@@ -94,17 +94,11 @@ async def _sharing(options: Options, served: Subject, share: int, advance: Advan
     return Sharing(share, measures, computed)
 
 
-async def _cost(
-    options: Options, setting: Setting, cached: Subject, advance: Advance
-) -> Cost | None:
+async def _cost(options: Options, setting: Setting, advance: Advance) -> Cost | None:
     if not options.pairs:
         return None
     return await measure_cost(
-        setting,
-        cached,
-        options.pairs,
-        options.pair_requests,
-        lambda: advance("caching on and off"),
+        setting, options.pairs, options.pair_requests, lambda: advance("caching on and off")
     )
 
 

@@ -86,6 +86,7 @@ class BlockPool:
         if count > self.available:
             raise OutOfBlocks(count, self.available)
         blocks = [self._free.pop() if self._free else self._evict() for _ in range(count)]
+        blocks.sort()  # what lies side by side is read without a copy
         for block in blocks:
             self._holders[block] = 1
         self.num_unshared += count

@@ -5,16 +5,28 @@ import itertools
 import json
 import socket
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
-from aweigh_api.state import MAX_STATE_BYTES
+from aweigh_api.state import MAX_STATE_BYTES, State
 from tests.runtime.serving import MODEL, Served, wait_for
 
 STEP_TOKENS = 512  # a CPU's default
-LONG = {"model": MODEL, "prompt": "The", "max_tokens": 2000, "temperature": 2.0}
+LONG = {"model": MODEL, "prompt": "The", "max_tokens": 2000, "temperature": 2.0, "ignore_eos": True}
+
+Ask = Callable[[dict[str, object]], socket.socket]
+
+
+@pytest.fixture
+def ask(server: Served) -> Iterator[Ask]:
+    """Sends a request and leaves its connection open, at most to the test's end."""
+    with ExitStack() as connections:
+        yield lambda body: connections.enter_context(raw_request(server, body))
+    wait_for(lambda: nothing_runs(server))
 
 
 def nothing_runs(server: Served) -> bool:
@@ -33,9 +45,9 @@ def raw_request(server: Served, body: dict[str, object]) -> socket.socket:
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "waiting for all"])
-def test_a_client_that_goes_away_frees_its_place(server: Served, stream: bool) -> None:
+def test_a_client_that_goes_away_frees_its_place(server: Served, ask: Ask, stream: bool) -> None:
     before = server.state()
-    connection = raw_request(server, {**LONG, "stream": stream})
+    connection = ask({**LONG, "stream": stream})
     wait_for(lambda: server.state().running == 1)
     connection.close()
     wait_for(lambda: nothing_runs(server), deadline_s=5)
@@ -44,24 +56,29 @@ def test_a_client_that_goes_away_frees_its_place(server: Served, stream: bool) -
     assert after.finished_requests == before.finished_requests
 
 
-def test_a_client_that_goes_away_while_it_waits_leaves_the_queue(server: Served) -> None:
-    running = [raw_request(server, {**LONG, "stream": True}) for _ in range(8)]
+def test_a_client_that_goes_away_while_it_waits_leaves_the_queue(server: Served, ask: Ask) -> None:
+    running = [ask({**LONG, "stream": True}) for _ in range(8)]
     wait_for(lambda: server.state().running == 8)
-    waiting = raw_request(server, LONG)
-    wait_for(lambda: server.state().waiting == 1)
-    assert server.state().waiting_prompt_tokens == 1
+    waiting = ask(LONG)
+    wait_for(lambda: places(server.state()) == (8, 1, 1))
     waiting.close()
-    wait_for(lambda: server.state().waiting == 0)
+    wait_for(lambda: places(server.state()) == (8, 0, 0))
     for connection in running:
         connection.close()
     wait_for(lambda: nothing_runs(server))
 
 
-def test_a_client_that_goes_away_during_its_prompt_frees_its_place(server: Served) -> None:
+def places(state: State) -> tuple[int | None, int | None, int | None]:
+    return state.running, state.waiting, state.waiting_prompt_tokens
+
+
+def test_a_client_that_goes_away_during_its_prompt_frees_its_place(
+    server: Served, ask: Ask
+) -> None:
     """Blocks come back within one step, so most of these 64,000 tokens are never computed."""
     before = server.state().computed_prompt_tokens or 0
     prompts = [[100 + i] * 2000 for i in range(32)]
-    connection = raw_request(server, {**LONG, "prompt": prompts, "max_tokens": 1})
+    connection = ask({**LONG, "prompt": prompts, "max_tokens": 1})
     wait_for(lambda: (server.state().computed_prompt_tokens or 0) > before)
     connection.close()
     at_close = server.state().computed_prompt_tokens or 0
@@ -71,8 +88,8 @@ def test_a_client_that_goes_away_during_its_prompt_frees_its_place(server: Serve
     assert at_close - before < 32 * 2000
 
 
-def test_a_full_queue_refuses_at_once_and_says_when_to_retry(server: Served) -> None:
-    taken = [raw_request(server, {**LONG, "n": 8}) for _ in range(4)]  # 8 run, 24 wait
+def test_a_full_queue_refuses_at_once_and_says_when_to_retry(server: Served, ask: Ask) -> None:
+    taken = [ask({**LONG, "n": 8}) for _ in range(4)]  # 8 run, 24 wait
     wait_for(lambda: server.state().waiting == 24)
     refused = server.chat(max_tokens=1)
     assert refused.status_code == 429
@@ -137,15 +154,16 @@ def test_huge_prompts_are_refused_while_the_probes_stay_green(server: Served) ->
 
 def test_bodies_together_take_a_bounded_memory(server: Served) -> None:
     head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {4 << 20}\r\n\r\n"
-    slow = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(16)]
-    for connection in slow:
-        connection.sendall(head.encode() + b" " * ((4 << 20) - 1))
     content = json.dumps({**LONG, "prompt": "a" * 1000, "max_tokens": 1}).encode()
-    wait_for(lambda: httpx.post(f"{server.url}/v1/completions", content=content).status_code == 429)
-    assert server.admin("/livez").status_code == 200
-    for connection in slow:
-        connection.close()
-    wait_for(lambda: httpx.post(f"{server.url}/v1/completions", content=content).status_code == 200)
+    url = f"{server.url}/v1/completions"
+    with ExitStack() as slow:
+        for _ in range(16):
+            connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+            slow.enter_context(connection)
+            connection.sendall(head.encode() + b" " * ((4 << 20) - 1))
+        wait_for(lambda: httpx.post(url, content=content).status_code == 429)
+        assert server.admin("/livez").status_code == 200
+    wait_for(lambda: httpx.post(url, content=content).status_code == 200)
 
 
 def test_the_state_is_small_and_adds_up(server: Served) -> None:
