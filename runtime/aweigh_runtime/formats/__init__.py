@@ -1,0 +1,1 @@
+"""Checkpoint formats of quantized weights, each with its meaning. They know no kernel's layout."""
