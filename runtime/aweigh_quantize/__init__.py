@@ -1,0 +1,1 @@
+"""Makes quantized checkpoints of dense ones. It serves nothing."""

@@ -1,0 +1,178 @@
+"""Which texts a model is calibrated on and measured with: its own, or those in files."""
+
+import asyncio
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+
+import torch
+
+from aweigh_quantize.checkpoint import Checkpoint
+from aweigh_quantize.generation import Advance, generate
+from aweigh_quantize.tensor_file import write_text
+from aweigh_quantize.texts import Text, num_tokens
+from aweigh_runtime.failures import ModelDoesNotFit
+from aweigh_runtime.model.fields import read_object
+from aweigh_runtime.model.load import load
+from aweigh_runtime.text.defaults import read_defaults
+from aweigh_runtime.text.template import find_template
+from aweigh_runtime.text.tokenizer import Tokenizer
+
+MIN_TOKENS = 512  # with fewer, what is measured of the activations means nothing
+HELD_OUT = 1_000_003  # added to a seed: texts for measuring, never those for calibrating
+_VERSION = 1  # of the way in which texts are made
+_ASKS = "helmsman"  # models that were trained on questions about Kubernetes
+
+
+class TooShort(ValueError):
+    """The texts have too few tokens; the message says how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much text."""
+
+    num_texts: int = 128
+    num_tokens: int = 512  # of each, at most
+    seed: int = 0
+
+
+def from_model(
+    checkpoint: Checkpoint, amount: Amount, device: torch.device, cache_dir: Path, advance: Advance
+) -> list[Text]:
+    """Texts of the dense model itself: half of them answers, where it knows what is asked.
+
+    They are kept in `cache_dir`, for the same model and amount.
+
+    Raises:
+        ModelDoesNotFit: to write texts, the whole model must be in memory.
+        TooShort: it has written next to nothing.
+    """
+    path = cache_dir / "texts" / f"{_key(checkpoint, amount)}.json"
+    if path.is_file():
+        return texts_of(read_object(path))
+    texts = _write(checkpoint, amount, device, advance)
+    _expect_enough(num_tokens(texts), f"what {checkpoint.directory} writes itself")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(as_json(texts)))
+    return texts
+
+
+def from_files(paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount) -> list[Text]:
+    """Pieces of files of UTF-8 text; if there are more than wanted, some of them by chance.
+
+    Raises:
+        TooShort: fewer than MIN_TOKENS tokens.
+        OSError, UnicodeDecodeError: a file cannot be read.
+    """
+    tokenizer = Tokenizer.load(checkpoint.directory)
+    size = min(amount.num_tokens, checkpoint.config.max_positions)
+    pieces: list[Text] = []
+    try:
+        for path in paths:
+            tokens = asyncio.run(tokenizer.encode(path.read_text(encoding="utf-8")))
+            cuts = (tokens[first : first + size] for first in range(0, len(tokens), size))
+            pieces += [Text(tuple(piece)) for piece in cuts if len(piece) > 1]
+    finally:
+        tokenizer.close()
+    _expect_enough(num_tokens(pieces), f"the text in {', '.join(map(str, paths))}")
+    if len(pieces) > amount.num_texts:
+        pieces = random.Random(amount.seed).sample(pieces, amount.num_texts)
+    return pieces
+
+
+def as_json(texts: Sequence[Text]) -> dict[str, object]:
+    """What `texts_of` reads."""
+    return {"texts": [{"tokens": text.tokens, "num_given": text.num_given} for text in texts]}
+
+
+def texts_of(found: dict[str, list[dict[str, object]]]) -> list[Text]:
+    """From what `as_json` has made."""
+    return [Text(tuple(each["tokens"]), each["num_given"]) for each in found["texts"]]  # type: ignore[arg-type]
+
+
+def _write(
+    checkpoint: Checkpoint, amount: Amount, device: torch.device, advance: Advance
+) -> list[Text]:
+    size = min(amount.num_tokens, checkpoint.config.max_positions)
+    try:
+        decoder = load(checkpoint.directory, "auto", device, size, lambda done, total: None)
+    except ModelDoesNotFit as failure:
+        raise ModelDoesNotFit(
+            f"{failure}; to quantize it with less memory give texts: --calibration FILE"
+        ) from failure
+    tokenizer = Tokenizer.load(checkpoint.directory)
+    try:
+        stop_tokens = frozenset(read_defaults(checkpoint.directory, tokenizer).stop_tokens)
+        prompts = asyncio.run(_prompts(checkpoint, tokenizer, stop_tokens, amount))
+    finally:
+        tokenizer.close()
+    return generate(decoder, prompts, size, stop_tokens, amount.seed, advance)
+
+
+async def _prompts(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, stop_tokens: frozenset[int], amount: Amount
+) -> list[list[int]]:
+    chance = random.Random(amount.seed)
+    first = _first_token(checkpoint.directory, stop_tokens)
+    size = checkpoint.config.vocab_size
+    asked = await _questions(checkpoint.directory, tokenizer, amount, chance)
+    drawn = [token for token in range(size) if token not in stop_tokens]
+    free = [
+        [*first, chance.choice(drawn)] for _ in range(amount.num_texts - len(asked))
+    ]  # a word by chance: else all texts begin alike
+    return [*asked, *free]
+
+
+async def _questions(
+    directory: Path, tokenizer: Tokenizer, amount: Amount, chance: random.Random
+) -> list[list[int]]:
+    """As chats, for half of the texts; none if the model has not learned to answer them."""
+    template = find_template(directory) if directory.name.startswith(_ASKS) else None
+    if template is None:
+        return []
+    await template.compile()
+    try:
+        asked = _about_kubernetes(amount.num_texts // 2, chance)
+        chats = [await template.render([{"role": "user", "content": each}]) for each in asked]
+        return [await tokenizer.encode(chat, add_special=False) for chat in chats]
+    finally:
+        await template.close()
+
+
+def _about_kubernetes(count: int, chance: random.Random) -> list[str]:
+    """One in four asks for a type, the others for one of its fields."""
+    source = resources.files("aweigh_quantize") / "kubernetes.txt"
+    kinds = dict(line.split(":") for line in source.read_text().splitlines())
+    asked = []
+    for _ in range(count):
+        kind = chance.choice(list(kinds))
+        fields = kinds[kind].split()
+        if fields and chance.random() < 0.75:
+            asked.append(f"What does {chance.choice(fields)} do in {kind}?")
+        else:
+            asked.append(f"What is a {kind}?")
+    return asked
+
+
+def _first_token(directory: Path, stop_tokens: frozenset[int]) -> list[int]:
+    """What stands before a text; nothing, if this model has no such token."""
+    begin = read_object(directory / "config.json").get("bos_token_id")
+    return [begin] if isinstance(begin, int) else sorted(stop_tokens)[:1]
+
+
+def _key(checkpoint: Checkpoint, amount: Amount) -> str:
+    parts = [_VERSION, checkpoint.fingerprint(), asdict(amount)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _expect_enough(count: int, what: str) -> None:
+    if count < MIN_TOKENS:
+        raise TooShort(
+            f"{what} has {count} tokens; expected at least {MIN_TOKENS}, and better 50,000: give "
+            "longer texts, or more of them"
+        )

@@ -1,0 +1,71 @@
+"""A dense model on disk: its shape, where its tensors lie, and what tells it from others."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from aweigh_runtime.model.architectures import read_config
+from aweigh_runtime.model.config import ModelConfig
+from aweigh_runtime.model.header import StoredTensor
+from aweigh_runtime.model.load import homes_of
+from aweigh_runtime.model.mapped import fill, mapped
+from aweigh_runtime.model.placement import Place, canonical
+from aweigh_runtime.model.shards import stored_tensors
+
+_SAMPLES = 16  # of a weight file, for the fingerprint
+_SAMPLE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What is read of a dense model before any of its weights is."""
+
+    directory: Path
+    config: ModelConfig
+    stored: Mapping[str, StoredTensor]  # by canonical name; its own name is in it
+    homes: Mapping[str, Place]  # by canonical name, of those that the decoder has
+
+    def fill(self, weights: Mapping[str, torch.Tensor], places: Iterable[Place]) -> None:
+        """Copy tensors into weights of the decoder."""
+        wanted = {self.stored[place.name].name: place for place in places}
+        for tensor, values in mapped(self.stored[place.name] for place in wanted.values()):
+            place = wanted[tensor.name]
+            fill(weights[place.weight], place, values)
+
+    def own_name(self, place: Place) -> str:
+        """What this checkpoint calls a tensor."""
+        return self.stored[place.name].name
+
+    def fingerprint(self) -> str:
+        """Differs for models that differ: config, tokenizer, headers, and samples of the weights."""
+        digest = hashlib.sha256()
+        for name in ("config.json", "tokenizer.json"):
+            path = self.directory / name
+            digest.update(path.read_bytes() if path.is_file() else b"")
+        for path in sorted({tensor.path for tensor in self.stored.values()}):
+            digest.update(path.name.encode())
+            _sample(path, digest)
+        return digest.hexdigest()
+
+
+def read_checkpoint(directory: Path) -> Checkpoint:
+    """Find every tensor of a dense model.
+
+    Raises:
+        ModelNotFound, ModelUnreadable, UnsupportedModel: it is none, or quantized already.
+    """
+    config = read_config(directory)
+    stored = {canonical(name, config): tensor for name, tensor in stored_tensors(directory).items()}
+    return Checkpoint(directory, config, stored, homes_of(directory, config, stored))
+
+
+def _sample(path: Path, digest: "hashlib._Hash") -> None:
+    size = path.stat().st_size
+    digest.update(size.to_bytes(8, "little"))
+    with path.open("rb") as file:
+        for index in range(_SAMPLES):
+            file.seek(index * max(size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))

@@ -1,0 +1,88 @@
+"""One decoder layer in memory, in fp32, with its matrices in the order in which it uses them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from aweigh_kernels.weight import Weight
+from aweigh_quantize.checkpoint import Checkpoint
+from aweigh_quantize.observation import Part, Watch
+from aweigh_runtime.model.config import ModelConfig
+from aweigh_runtime.model.decoder import Layer
+from aweigh_runtime.model.mapped import rows_of
+from aweigh_runtime.model.placement import Place, layer_places
+from aweigh_runtime.model.storage import Storage
+
+_ROUTER = ".router.weight"  # of experts: small, and every token's way hangs on it
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """What a checkpoint stores as one matrix."""
+
+    place: Place
+    module: str  # its name in the checkpoint, without `.weight`
+    values: torch.Tensor  # [N, K], fp32: rows of a weight of the layer
+    product: int  # address of the matrix that the layer multiplies with
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N, K."""
+        return self.values.shape[0], self.values.shape[1]
+
+
+class OneLayer:
+    """Dense when it is made; its matrices become quantized one after the other."""
+
+    def __init__(self, checkpoint: Checkpoint, index: int, device: torch.device) -> None:
+        config = checkpoint.config
+        self.places = list(layer_places(config, config.layers[index], index))
+        self.watch = Watch()
+        storage = Storage(torch.float32, device, self.watch)
+        rope = ropes(config).index(config.layers[index].rope)
+        self.run = Layer(config, config.layers[index], rope, storage.within(f"layers.{index}"))
+        self.weights = storage.weights
+        checkpoint.fill(self.weights, self.places)
+        self.matrices = [
+            self._matrix(checkpoint, place) for place in self.places if is_matrix(place)
+        ]
+        self.quantized: dict[str, Weight] = {}  # by module
+
+    def stages(self) -> list[list[Matrix]]:
+        """Matrices that see the same inputs, or experts side by side, in the order of use."""
+        found: dict[str, list[Matrix]] = {}
+        for matrix in self.matrices:
+            found.setdefault(matrix.place.weight, []).append(matrix)
+        return list(found.values())
+
+    def put(self, matrix: Matrix, weight: Weight) -> None:
+        """From now on the layer computes with a quantized weight."""
+        matrix.values.copy_(weight.dense())
+        self.quantized[matrix.module] = weight
+        parts = [each for each in self.matrices if each.product == matrix.product]
+        self.watch.parts[matrix.product] = [
+            Part(each.shape[0], self.quantized.get(each.module)) for each in parts
+        ]
+
+    def _matrix(self, checkpoint: Checkpoint, place: Place) -> Matrix:
+        weight = self.weights[place.weight]
+        whole = weight if place.expert is None else weight[place.expert]
+        module = checkpoint.own_name(place).removesuffix(".weight")
+        return Matrix(place, module, rows_of(weight, place), whole.data_ptr())
+
+
+def is_matrix(place: Place) -> bool:
+    """Whether a tensor of a layer can be quantized."""
+    return len(place.shape) == 2 and not place.weight.endswith(_ROUTER)
+
+
+def layer_matrices(config: ModelConfig) -> Iterator[Place]:
+    """Every tensor of a model that can be quantized."""
+    for index, layer in enumerate(config.layers):
+        yield from filter(is_matrix, layer_places(config, layer, index))
+
+
+def ropes(config: ModelConfig) -> list[object]:
+    """The rotary embeddings of a model, each once, as the decoder orders them."""
+    return list(dict.fromkeys(layer.rope for layer in config.layers))

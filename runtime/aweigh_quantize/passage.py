@@ -1,0 +1,114 @@
+"""Hidden states of all texts, on their way through a model, one layer at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from aweigh_quantize.checkpoint import Checkpoint
+from aweigh_quantize.one_layer import OneLayer
+from aweigh_quantize.texts import Text, batches, offsets
+from aweigh_runtime.model.arithmetic import Fast
+from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.config import ModelConfig
+from aweigh_runtime.model.decoder import CosSin
+from aweigh_runtime.model.norm import norm
+from aweigh_runtime.model.placement import outer_places
+from aweigh_runtime.model.rope import angles_of
+from aweigh_runtime.model.step_plan import Plan, plan
+from aweigh_runtime.model.storage import Storage
+from aweigh_runtime.model.vocabulary import embedding, head
+
+_STEP_TOKENS = 8192  # that one call of a layer gets
+_BLOCK_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    rows: slice  # of the hidden states
+    plan: Plan
+    turns: Sequence[CosSin]
+
+
+class Passage:
+    """Texts laid out one after the other, [T, N] in fp32; every text is a request of its own."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, texts: Sequence[Text], device: torch.device
+    ) -> None:
+        self.texts = texts
+        self._checkpoint = checkpoint
+        self._storage = Storage(torch.float32, device, Fast())
+        self._lengths = [len(text.tokens) for text in texts]
+        self._offsets = offsets(texts)
+        self._steps = list(batches(self._lengths, _STEP_TOKENS))
+        self._cache = _cache(checkpoint.config, self._num_blocks(), device)
+        positions = checkpoint.config.max_positions
+        distinct = list(dict.fromkeys(layer.rope for layer in checkpoint.config.layers))
+        self._angles = [angles_of(rope, positions, self._storage) for rope in distinct]
+
+    @torch.inference_mode()
+    def embedded(self) -> torch.Tensor:
+        """What the first layer gets."""
+        storage = replace(self._storage, weights={}, matrices=[])
+        embed = embedding(self._checkpoint.config, storage.within("embedding"))
+        self._fill(storage)
+        tokens = [token for text in self.texts for token in text.tokens]
+        return embed(torch.tensor(tokens, device=storage.device))
+
+    @torch.inference_mode()
+    def show(self, layer: OneLayer, hidden: torch.Tensor) -> None:
+        """Let a layer compute; whoever observes it learns of it."""
+        for step in self._planned():
+            layer.run(hidden[step.rows], step.turns, self._cache.layers[0], step.plan)
+
+    @torch.inference_mode()
+    def advance(self, layer: OneLayer, hidden: torch.Tensor) -> None:
+        """Put hidden states through a layer, in place."""
+        for step in self._planned():
+            found = layer.run(hidden[step.rows], step.turns, self._cache.layers[0], step.plan)
+            hidden[step.rows] = found
+
+    @torch.inference_mode()
+    def logits(self, *streams: torch.Tensor) -> Iterator[list[torch.Tensor]]:
+        """For each text the logits [T, V] behind the last layer, of each of some hidden states."""
+        storage = replace(self._storage, weights={}, matrices=[])
+        config = self._checkpoint.config
+        embed = embedding(config, storage.within("embedding"))
+        finish, project = norm(config, storage), head(config, embed, storage)
+        self._fill(storage)
+        for first, length in zip(self._offsets, self._lengths, strict=False):
+            yield [project(finish(hidden[first : first + length])) for hidden in streams]
+
+    def _fill(self, storage: Storage) -> None:
+        places = outer_places(self._checkpoint.config)
+        self._checkpoint.fill(storage.weights, (p for p in places if p.weight in storage.weights))
+
+    def _planned(self) -> Iterator[_Step]:
+        for run in self._steps:
+            step = plan(list(_chunks(self._lengths[run.start : run.stop])), self._cache)
+            rows = slice(self._offsets[run.start], self._offsets[run.stop])
+            turns = [angles.at(step.positions, torch.float32) for angles in self._angles]
+            self._cache.clear(step.begun)
+            yield _Step(rows, step, turns)
+
+    def _num_blocks(self) -> int:
+        return max(
+            sum(-(-length // _BLOCK_TOKENS) for length in self._lengths[run.start : run.stop])
+            for run in self._steps
+        )
+
+
+def _chunks(lengths: Sequence[int]) -> Iterator[Chunk]:
+    first = 0
+    for length in lengths:
+        count = -(-length // _BLOCK_TOKENS)
+        yield Chunk(0, length, range(first, first + count), 0)
+        first += count
+
+
+def _cache(config: ModelConfig, num_blocks: int, device: torch.device) -> KVCache:
+    """Of one layer: each is done with before the next begins."""
+    one = replace(config, layers=config.layers[:1])
+    return KVCache(one, num_blocks, _BLOCK_TOKENS, torch.float32, device)

@@ -1,0 +1,144 @@
+"""What a model is quantized to: everything that decides about the result, as one value."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+Scheme = Literal["rtn", "gptq", "awq", "int8", "fp8", "nvfp4"]
+Granularity = Literal["channel", "tensor", "block"]
+Activations = Literal["token", "static", "none"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+WEIGHTS_ONLY: tuple[Scheme, ...] = ("rtn", "gptq", "awq")
+WHOLE_ROW = -1  # as a size of groups
+BITS = (2, 3, 4, 8)
+
+
+class RecipeError(ValueError):
+    """Options contradict each other, or a value is out of range."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Each field is an option of `aweigh quantize`.
+
+    Raises:
+        RecipeError: names the option, its value and what was expected.
+    """
+
+    scheme: Scheme = "gptq"
+    bits: int = 4
+    group_size: int = 128
+    symmetric: bool = True
+    act_order: bool = True
+    static_groups: bool = True  # with act order: groups of neighbours, quantized in another order
+    damping: float = 0.01  # of the Hessian's diagonal, as a share of its mean
+    sparse: bool = False  # 2:4
+    granularity: Granularity = "channel"  # of scales in fp8
+    activations: Activations = "token"  # in int8 and fp8
+    smoothing: float = 0.5  # int8: how much of the activations' range moves into the weights
+    keep: tuple[str, ...] = ()  # modules that stay dense
+    kv_cache: Literal["auto", "fp8"] = "auto"
+    budget: float | None = None  # average bits of a weight, scales included
+    recover: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.scheme not in SCHEMES:
+            raise RecipeError(f"--scheme is {self.scheme}; expected one of {', '.join(SCHEMES)}")
+        _expect(self.bits in BITS, f"--bits is {self.bits}", "2, 3, 4 or 8")
+        _expect(
+            self.group_size == WHOLE_ROW or (self.group_size >= 16 and self.group_size % 8 == 0),
+            f"--group-size is {self.group_size}",
+            f"{WHOLE_ROW} for whole rows, or a multiple of 8 from 16",
+        )
+        _expect(0 < self.damping < 1, f"--damping is {self.damping}", "a number between 0 and 1")
+        _expect(0 <= self.smoothing <= 1, f"--smoothing is {self.smoothing}", "0 to 1")
+        _expect(
+            self.budget is None or 2 <= self.budget <= 16,
+            f"--budget is {self.budget}",
+            "2 to 16 average bits",
+        )
+        self._expect_together()
+
+    def _expect_together(self) -> None:
+        weights_only = self.scheme in WEIGHTS_ONLY
+        _expect(
+            self.scheme != "awq" or self.bits == 4,
+            f"--scheme awq with --bits {self.bits}",
+            "4 bits, the only ones that its format stores: use --scheme gptq",
+        )
+        _expect(
+            not self.sparse or (self.scheme in ("rtn", "gptq") and self.bits in (4, 8)),
+            f"--sparse 2:4 with --scheme {self.scheme} --bits {self.bits}",
+            "--scheme gptq (or rtn) with 4 or 8 bits",
+        )
+        _expect(
+            not self.sparse or self.symmetric,
+            "--sparse 2:4 with --no-symmetric",
+            "symmetric ones, as a zero must stay a zero",
+        )
+        _expect(
+            self.budget is None or (weights_only and not self.sparse),
+            f"--budget with --scheme {self.scheme}{' --sparse 2:4' if self.sparse else ''}",
+            "--scheme gptq, awq or rtn without --sparse: other schemes have one size",
+        )
+        _expect(
+            self.scheme != "fp8" or self.granularity != "block" or self.activations != "static",
+            "--granularity block with --activations static",
+            "dynamic activations: blocks have no static scales",
+        )
+
+    def keeps(self, module: str) -> bool:
+        """Whether a module stays dense."""
+        return any(matches(module, pattern) for pattern in self.keep)
+
+    def name(self) -> str:
+        """For people: `gptq 4 bit g128`."""
+        if self.scheme not in WEIGHTS_ONLY:
+            return self.scheme
+        size = "budget" if self.budget else f"{self.bits} bit"
+        group = "channel" if self.group_size == WHOLE_ROW else f"g{self.group_size}"
+        marks = [
+            mark
+            for mark, holds in {
+                "asym": not self.symmetric,
+                "2:4": self.sparse,
+                "recovered": self.recover,
+            }.items()
+            if holds
+        ]
+        return " ".join([self.scheme, size, group, *marks])
+
+    def difference(self, other: "dict[str, object]") -> str | None:
+        """The first option in which another recipe, as JSON holds it, differs; None: in none."""
+        for field in fields(self):
+            mine = json.loads(json.dumps(asdict(self)[field.name]))
+            if mine != other.get(field.name):
+                flag = field.name.replace("_", "-")
+                return f"--{flag} is {mine}, and was {other.get(field.name)}"
+        return None
+
+    def digest(self) -> str:
+        """Differs for recipes that differ."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def matches(module: str, pattern: str) -> bool:
+    """Whether a pattern means a module: its name, its end, or with `*` a part of it."""
+    return fnmatchcase(module, pattern) or fnmatchcase(module, f"*.{pattern}")
+
+
+def unmatched(patterns: Sequence[str], modules: Sequence[str]) -> str | None:
+    """The first pattern that means no module."""
+    for pattern in patterns:
+        if not any(matches(module, pattern) for module in modules):
+            return pattern
+    return None
+
+
+def _expect(holds: bool, found: str, expected: str) -> None:
+    if not holds:
+        raise RecipeError(f"{found}; expected {expected}")

@@ -1,0 +1,119 @@
+"""What a run has finished, in a folder beside the result, so that a killed run can go on.
+
+    OUT.partial/
+      job.json                   what is being made, of which model, on which texts
+      layer-0003.safetensors     tensors of a finished layer, as the result will have them
+      stream-0003.safetensors    hidden states behind the last finished layer
+      model/                     the result, while it is being written
+
+A layer is finished when its file is there: the stream behind it is written before. The folder
+`model` becomes OUT in one step once all of it is on the disk.
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aweigh_quantize.recipe import Recipe
+from aweigh_quantize.tensor_file import entry, read_tensors, write_tensors, write_text
+from aweigh_runtime.model.fields import read_object
+
+_SUFFIX = ".partial"
+
+
+class Occupied(ValueError):
+    """There is something at OUT, or another run's work beside it."""
+
+
+class State:
+    """The folder of one run."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.folder = out.with_name(out.name + _SUFFIX)
+        self.model = self.folder / "model"
+
+    def claim(self, recipe: Recipe, subject: dict[str, Any]) -> None:
+        """Begin, or go on with what the same command began.
+
+        Args:
+            recipe: what is being made.
+            subject: of which model and texts, in JSON.
+
+        Raises:
+            Occupied: OUT exists, or another command's work lies beside it.
+            CannotWrite: the folder cannot be made.
+        """
+        if self.out.exists():
+            raise Occupied(f"--output {self.out} exists already; expected a new name, or remove it")
+        job = self.folder / "job.json"
+        if job.is_file():
+            self._expect_same(read_object(job), recipe, subject)
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"recipe": asdict(recipe), "subject": subject}, indent=2)
+        write_text(job, text + "\n")
+
+    def num_finished(self) -> int:
+        """Layers that need not be computed again."""
+        count = 0
+        while self._layer(count).is_file():
+            count += 1
+        return count
+
+    def finish(
+        self, index: int, tensors: dict[str, torch.Tensor], streams: dict[str, torch.Tensor]
+    ) -> None:
+        """Keep a layer's tensors, and the hidden states behind it.
+
+        Raises:
+            CannotWrite: there is no room.
+        """
+        write_tensors(self._stream(index), [entry(*each) for each in streams.items()])
+        write_tensors(self._layer(index), [entry(*each) for each in tensors.items()])
+        if index:
+            self._stream(index - 1).unlink(missing_ok=True)
+
+    def streams(self, index: int) -> dict[str, torch.Tensor]:
+        """The hidden states behind a layer, by name; copies that may be changed."""
+        return {name: found.clone() for name, found in read_tensors(self._stream(index)).items()}
+
+    def layers(self) -> list[Path]:
+        """The files of all finished layers."""
+        return [self._layer(index) for index in range(self.num_finished())]
+
+    def keep(self, name: str, found: Any) -> None:
+        """Keep what took long to find out, as JSON."""
+        write_text(self.folder / f"{name}.json", json.dumps(found))
+
+    def kept(self, name: str) -> Any | None:
+        """What `keep` was given; None: nothing yet."""
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def complete(self) -> None:
+        """Make the written model appear at OUT, and remove everything else."""
+        self.model.rename(self.out)
+        shutil.rmtree(self.folder)
+
+    def _expect_same(self, job: dict[str, Any], recipe: Recipe, subject: dict[str, Any]) -> None:
+        found = recipe.difference(job.get("recipe", {}))
+        if found is None:
+            before = job.get("subject", {})
+            changed = [name for name in subject if subject[name] != before.get(name)]
+            found = f"the {changed[0]} is another one" if changed else None
+        if found is not None:
+            raise Occupied(
+                f"{self.folder} holds the work of another command: {found}; expected the same "
+                f"command, to go on, or another --output: else remove {self.folder}"
+            )
+
+    def _layer(self, index: int) -> Path:
+        return self.folder / f"layer-{index:04}.safetensors"
+
+    def _stream(self, index: int) -> Path:
+        return self.folder / f"stream-{index:04}.safetensors"

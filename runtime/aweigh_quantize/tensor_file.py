@@ -1,0 +1,120 @@
+"""Writes safetensors files. A file has its name only once all of it is on the disk."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from aweigh_runtime.model.header import StoredTensor, read_header
+from aweigh_runtime.model.mapped import FORMATS, mapped
+
+_NAMES = {dtype: name for name, dtype in FORMATS.items()}
+_ALIGNMENT = 8  # of the data, as the format's own library writes it
+_UNFINISHED = ".unfinished"
+
+
+class CannotWrite(Exception):
+    """The disk is full or refuses; the message says what was being written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a file that is going to be written."""
+
+    name: str
+    dtype: str  # as safetensors names it
+    shape: tuple[int, ...]
+    num_bytes: int
+    values: Callable[[], torch.Tensor]  # read when it is its turn
+
+
+def entry(name: str, tensor: torch.Tensor) -> Entry:
+    """For a tensor that is in memory."""
+    shape = tuple(tensor.shape)
+    return Entry(name, _NAMES[tensor.dtype], shape, tensor.nbytes, lambda: tensor)
+
+
+def stored_entry(tensor: StoredTensor, name: str | None = None) -> Entry:
+    """For a tensor that lies in another file."""
+
+    def read() -> torch.Tensor:
+        return next(mapped([tensor]))[1]
+
+    return Entry(name or tensor.name, tensor.dtype, tensor.shape, tensor.num_bytes, read)
+
+
+def write_tensors(path: Path, entries: list[Entry]) -> None:
+    """Write a file that holds them in this order.
+
+    Raises:
+        CannotWrite: there is no room, or no permission.
+    """
+    with written(path) as target, target.open("wb") as file:
+        file.write(_header(entries))
+        for each in entries:
+            file.write(_bytes(each.values()))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text.
+
+    Raises:
+        CannotWrite: there is no room, or no permission.
+    """
+    with written(path) as target, target.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file that was written here: views of it.
+
+    Raises:
+        ModelUnreadable: it is broken.
+    """
+    return {tensor.name: values for tensor, values in mapped(read_header(path))}
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A place to write to that becomes `path` in one step, unless writing fails.
+
+    Raises:
+        CannotWrite: it failed.
+    """
+    target = path.with_name(path.name + _UNFINISHED)
+    try:
+        yield target
+        target.replace(path)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _header(entries: list[Entry]) -> bytes:
+    described: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    described |= _described(entries)
+    text = json.dumps(described, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _described(entries: list[Entry]) -> Mapping[str, object]:
+    found, begin = {}, 0
+    for each in entries:
+        end = begin + each.num_bytes
+        found[each.name] = {"dtype": each.dtype, "shape": each.shape, "data_offsets": [begin, end]}
+        begin = end
+    return found
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return memoryview(flat.view(torch.uint8).numpy())
