@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from aweigh_quantize.checkpoint import Checkpoint
-from aweigh_quantize.generation import Advance, generate
+from aweigh_quantize.generation import Advance, Prompt, generate
 from aweigh_quantize.tensor_file import write_text
 from aweigh_quantize.texts import Text, num_tokens
 from aweigh_runtime.failures import ModelDoesNotFit
@@ -116,21 +116,22 @@ def _write(
 
 async def _prompts(
     checkpoint: Checkpoint, tokenizer: Tokenizer, stop_tokens: frozenset[int], amount: Amount
-) -> list[list[int]]:
+) -> list[Prompt]:
     chance = random.Random(amount.seed)
     first = _first_token(checkpoint.directory, stop_tokens)
-    size = checkpoint.config.vocab_size
     asked = await _questions(checkpoint.directory, tokenizer, amount, chance)
-    drawn = [token for token in range(size) if token not in stop_tokens]
+    # Where chats begin with a special token, free text is what begins with none.
+    special = sorted(tokenizer.vocabulary.special)
     free = [
-        [*first, chance.choice(drawn)] for _ in range(amount.num_texts - len(asked))
-    ]  # a word by chance: else all texts begin alike
+        Prompt([chance.randrange(checkpoint.config.vocab_size) if first is None else first], special)
+        for _ in range(amount.num_texts - len(asked))
+    ]
     return [*asked, *free]
 
 
 async def _questions(
     directory: Path, tokenizer: Tokenizer, amount: Amount, chance: random.Random
-) -> list[list[int]]:
+) -> list[Prompt]:
     """As chats, for half of the texts; none if the model has not learned to answer them."""
     template = find_template(directory) if directory.name.startswith(_ASKS) else None
     if template is None:
@@ -139,7 +140,7 @@ async def _questions(
     try:
         asked = _about_kubernetes(amount.num_texts // 2, chance)
         chats = [await template.render([{"role": "user", "content": each}]) for each in asked]
-        return [await tokenizer.encode(chat, add_special=False) for chat in chats]
+        return [Prompt(await tokenizer.encode(chat, add_special=False)) for chat in chats]
     finally:
         await template.close()
 
@@ -159,10 +160,10 @@ def _about_kubernetes(count: int, chance: random.Random) -> list[str]:
     return asked
 
 
-def _first_token(directory: Path, stop_tokens: frozenset[int]) -> list[int]:
-    """What stands before a text; nothing, if this model has no such token."""
+def _first_token(directory: Path, stop_tokens: frozenset[int]) -> int | None:
+    """What stands before a text; None: this model has no such token."""
     begin = read_object(directory / "config.json").get("bos_token_id")
-    return [begin] if isinstance(begin, int) else sorted(stop_tokens)[:1]
+    return begin if isinstance(begin, int) else min(stop_tokens, default=None)
 
 
 def _key(checkpoint: Checkpoint, amount: Amount) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aweigh_kernels.fp8_weight import BLOCK
-from aweigh_quantize.recipe import WHOLE_ROW, Recipe
+from aweigh_quantize.recipe import Recipe
 from aweigh_runtime.formats.checkpoint import quantization
 from aweigh_runtime.formats.layout import Quantization
 from aweigh_runtime.model.fields import Fields
@@ -68,10 +68,10 @@ def _gptq(recipe: Recipe, bits: Mapping[str, int | None]) -> dict[str, Any]:
             rules[f"+:^{re.escape(module)}$"] = {"bits": count}
     found: dict[str, Any] = {
         "quant_method": "gptq",
-        "checkpoint_format": "gptq" if recipe.symmetric else "gptq_v2",
+        "checkpoint_format": "gptq" if recipe.is_symmetric else "gptq_v2",
         "bits": recipe.bits,
         "group_size": recipe.group_size,
-        "sym": recipe.symmetric,
+        "sym": recipe.is_symmetric,
         "desc_act": recipe.reorders,
         "lm_head": False,
     }
@@ -102,7 +102,7 @@ def _awq(recipe: Recipe, dense: Sequence[str]) -> dict[str, Any]:
         "version": "gemm",
         "bits": recipe.bits,
         "group_size": recipe.group_size,
-        "zero_point": not recipe.symmetric,
+        "zero_point": not recipe.is_symmetric,
         "modules_to_not_convert": list(dense) or None,
     }
 
@@ -181,7 +181,3 @@ def _rounded(num_bits: int, kind: str, strategy: str) -> dict[str, Any]:
 
 _KV_CACHE = _rounded(8, "float", "tensor")
 
-
-def group_of(recipe: Recipe, num_columns: int) -> int:
-    """Columns that share a scale."""
-    return num_columns if recipe.group_size == WHOLE_ROW else recipe.group_size

@@ -21,18 +21,27 @@ _SEEDS = 1 << 32  # texts that two seeds have between them
 Advance = Callable[[], None]  # one text is finished
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a text begins with."""
+
+    tokens: Sequence[int]
+    not_next: Sequence[int] = ()  # tokens that must not follow
+
+
 @dataclass(slots=True)
 class _Draft:
     seed: int
     tokens: list[int]
     num_given: int
+    not_next: Sequence[int]
     blocks: range = field(default_factory=lambda: range(0))
     num_cached: int = 0
 
 
 def generate(
     decoder: Decoder,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Prompt],
     num_tokens: int,
     stop_tokens: frozenset[int],
     seed: int,
@@ -40,7 +49,7 @@ def generate(
 ) -> list[Text]:
     """Continue every prompt until the model ends it or it has `num_tokens` tokens."""
     drafts = [
-        _Draft(seed * _SEEDS + index, list(prompt), len(prompt))
+        _Draft(seed * _SEEDS + index, list(prompt.tokens), len(prompt.tokens), prompt.not_next)
         for index, prompt in enumerate(prompts)
     ]
     blocks_each = -(-num_tokens // _BLOCK_TOKENS)
@@ -82,12 +91,16 @@ def _step(decoder: Decoder, cache: KVCache, drafts: Sequence[_Draft]) -> None:
         draft.tokens.append(token)
 
 
+@torch.inference_mode()
 def _draw(logits: torch.Tensor, drafts: Sequence[_Draft]) -> list[int]:
     """By an exponential race, whose noise depends on seed and position alone."""
     device = logits.device
     seeds = torch.tensor([draft.seed for draft in drafts], device=device)
     positions = torch.tensor([len(draft.tokens) for draft in drafts], device=device)
     noise = exponential(seeds, positions, torch.arange(logits.shape[-1], device=device))
+    for row, draft in enumerate(drafts):
+        if draft.not_next and len(draft.tokens) == draft.num_given:
+            logits[row, list(draft.not_next)] = -torch.inf
     weights = (logits - logits.amax(-1, keepdim=True)).exp_()
     chosen: list[int] = weights.div_(noise).argmax(-1).tolist()
     return chosen

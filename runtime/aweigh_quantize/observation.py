@@ -25,11 +25,17 @@ class Part:
     weight: Weight | None  # None: they are dense
 
 
+class Seen(Exception):
+    """All that was to be observed is: the rest of the layer need not be computed."""
+
+
 @dataclass(slots=True)
 class Watch(Fast):
     """Products are known by the address of their matrix."""
 
     observers: dict[int, Observer] = field(default_factory=dict)
+    beyond: frozenset[int] = frozenset()
+    """Products that are not computed: whoever calls for one gets Seen."""
     parts: dict[int, Sequence[Part]] = field(default_factory=dict)
     """Of matrices that are quantized; their dense values lie in the matrix itself."""
 
@@ -38,6 +44,8 @@ class Watch(Fast):
     ) -> torch.Tensor:
         """[T, in] to [T, out]."""
         address = weight.data_ptr()
+        if address in self.beyond:
+            raise Seen
         if observer := self.observers.get(address):
             observer(x)
         parts = self.parts.get(address, ())

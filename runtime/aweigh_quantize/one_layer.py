@@ -1,13 +1,14 @@
 """One decoder layer in memory, in fp32, with its matrices in the order in which it uses them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from aweigh_kernels.weight import Weight
 from aweigh_quantize.checkpoint import Checkpoint
-from aweigh_quantize.observation import Part, Watch
+from aweigh_quantize.observation import Observer, Part, Watch
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.decoder import Layer
 from aweigh_runtime.model.mapped import rows_of
@@ -55,6 +56,17 @@ class OneLayer:
         for matrix in self.matrices:
             found.setdefault(matrix.place.weight, []).append(matrix)
         return list(found.values())
+
+    @contextmanager
+    def observed(self, observers: Mapping[int, Observer]) -> Iterator[None]:
+        """Show the inputs of some products, by address, and compute nothing behind the last."""
+        stages = [{each.product for each in stage} for stage in self.stages()]
+        last = max(i for i, stage in enumerate(stages) if not stage.isdisjoint(observers))
+        self.watch.observers.update(observers)
+        self.watch.beyond = frozenset().union(*stages[last + 1 :])
+        yield
+        self.watch.observers.clear()
+        self.watch.beyond = frozenset()
 
     def put(self, matrix: Matrix, weight: Weight) -> None:
         """From now on the layer computes with a quantized weight."""

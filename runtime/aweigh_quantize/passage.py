@@ -1,11 +1,13 @@
 """Hidden states of all texts, on their way through a model, one layer at a time."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 
 from aweigh_quantize.checkpoint import Checkpoint
+from aweigh_quantize.observation import Seen
 from aweigh_quantize.one_layer import OneLayer
 from aweigh_quantize.texts import Text, batches, offsets
 from aweigh_runtime.model.arithmetic import Fast
@@ -59,9 +61,10 @@ class Passage:
 
     @torch.inference_mode()
     def show(self, layer: OneLayer, hidden: torch.Tensor) -> None:
-        """Let a layer compute; whoever observes it learns of it."""
+        """Let a layer compute as far as somebody observes it."""
         for step in self._planned():
-            layer.run(hidden[step.rows], step.turns, self._cache.layers[0], step.plan)
+            with suppress(Seen):
+                layer.run(hidden[step.rows], step.turns, self._cache.layers[0], step.plan)
 
     @torch.inference_mode()
     def advance(self, layer: OneLayer, hidden: torch.Tensor) -> None:

@@ -31,13 +31,13 @@ class Recipe:
     scheme: Scheme = "gptq"
     bits: int = 4
     group_size: int = 128
-    symmetric: bool = True
+    symmetric: bool | None = None  # None: all but awq, whose format is known for its zero points
     act_order: bool = True
     static_groups: bool = True  # with act order: groups of neighbours, quantized in another order
     damping: float = 0.01  # of the Hessian's diagonal, as a share of its mean
     sparse: bool = False  # 2:4
     granularity: Granularity = "channel"  # of scales in fp8
-    activations: Activations = "token"  # in int8 and fp8
+    activations: Activations | None = None  # None: token in int8 and fp8, none in nvfp4
     smoothing: float = 0.5  # int8: how much of the activations' range moves into the weights
     keep: tuple[str, ...] = ()  # modules that stay dense
     kv_cache: Literal["auto", "fp8"] = "auto"
@@ -76,7 +76,7 @@ class Recipe:
             "--scheme gptq (or rtn) with 4 or 8 bits",
         )
         _expect(
-            not self.sparse or self.symmetric,
+            not self.sparse or self.is_symmetric,
             "--sparse 2:4 with --no-symmetric",
             "symmetric ones, as a zero must stay a zero",
         )
@@ -86,10 +86,28 @@ class Recipe:
             "--scheme gptq, awq or rtn without --sparse: other schemes have one size",
         )
         _expect(
-            self.scheme != "fp8" or self.granularity != "block" or self.activations != "static",
+            self.granularity != "block" or self.rounding != "static",
             "--granularity block with --activations static",
             "dynamic activations: blocks have no static scales",
         )
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Integers have no zero points."""
+        return self.scheme != "awq" if self.symmetric is None else self.symmetric
+
+    @property
+    def rounding(self) -> Activations:
+        """What becomes of activations."""
+        if self.scheme in WEIGHTS_ONLY:
+            return "none"
+        return self.activations or ("none" if self.scheme == "nvfp4" else "token")
+
+    @property
+    def reorders(self) -> bool:
+        """Columns are stored in groups that are no neighbours."""
+        ordered = self.scheme == "gptq" and self.act_order and not self.static_groups
+        return ordered and self.group_size != WHOLE_ROW and not self.sparse
 
     def keeps(self, module: str) -> bool:
         """Whether a module stays dense."""
@@ -104,7 +122,8 @@ class Recipe:
         marks = [
             mark
             for mark, holds in {
-                "asym": not self.symmetric,
+                "asym": self.scheme != "awq" and not self.is_symmetric,
+                "sym": self.scheme == "awq" and self.is_symmetric,
                 "2:4": self.sparse,
                 "recovered": self.recover,
             }.items()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from aweigh_runtime.formats import awq, gptq, marlin24
+from aweigh_runtime.formats import awq, compressed_tensors, fp8, gptq, marlin24, modelopt
 from aweigh_runtime.formats.layout import Quantization
 from aweigh_runtime.model.fields import Fields, read_object
 
@@ -20,6 +20,9 @@ _READERS: Mapping[str, Callable[[Fields], Quantization]] = {
     "gptq": gptq.quantization,
     "gptq_marlin_24": marlin24.quantization,
     "awq": awq.quantization,
+    "compressed-tensors": compressed_tensors.quantization,
+    "modelopt": modelopt.quantization,
+    **dict.fromkeys(fp8.METHODS, fp8.quantization),
 }
 
 
@@ -34,7 +37,19 @@ def read_quantization(directory: Path) -> Quantization | None:
     described = next(_descriptions(directory), None)
     if described is None:
         return None
-    fields, method = described
+    return quantization(*described)
+
+
+def quantization(fields: Fields, method: str | None = None) -> Quantization:
+    """What such fields say.
+
+    Args:
+        fields: `quantization_config` of config.json, or what stands for it.
+        method: theirs, if they do not name it.
+
+    Raises:
+        ModelUnreadable, UnsupportedModel: as `read_quantization`.
+    """
     name = fields.spelling("quant_method", "method")
     return _READERS[fields.choice(name, fields.text(name, method), sorted(_READERS))](fields)
 

@@ -1,0 +1,131 @@
+"""Quantizes a model layer by layer: each is calibrated on what the quantized ones before it put out.
+
+Within a layer, too, a matrix is calibrated behind the quantized ones before it. Texts that were
+held out go through the dense and the quantized layers side by side, to measure what is lost.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from aweigh_quantize.checkpoint import Checkpoint
+from aweigh_quantize.declaration import Declared
+from aweigh_quantize.evaluation import Evaluation, evaluate
+from aweigh_quantize.methods.inputs import Inputs
+from aweigh_quantize.one_layer import Matrix, OneLayer
+from aweigh_quantize.passage import Passage
+from aweigh_quantize.recipe import Recipe
+from aweigh_quantize.schemes import needs_inputs, quantized
+from aweigh_quantize.state import State
+from aweigh_quantize.texts import Text
+
+Advance = Callable[[str], None]
+"""Called as each stage of a layer is finished, with its name."""
+
+STAGES = 4  # of a layer: queries, keys and values; output; gate and up; down
+CALIBRATION = "calibration"  # names of streams
+DENSE, QUANTIZED = "dense", "quantized"  # before the name of texts that were held out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What is done to which model."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    bits: Mapping[str, int | None]  # by module; None: it stays dense
+    declared: Declared
+    device: torch.device
+    calibration: Sequence[Text]
+    held_out: Mapping[str, Sequence[Text]]  # by name
+
+
+class Quantizer:
+    """One run, which may go on where another was killed."""
+
+    def __init__(self, work: Work, state: State, advance: Advance) -> None:
+        self._work = work
+        self._state = state
+        self._advance = advance
+        self._passage = Passage(work.checkpoint, work.calibration, work.device)
+        self._held_out = {
+            name: Passage(work.checkpoint, texts, work.device)
+            for name, texts in work.held_out.items()
+        }
+
+    def run(self) -> dict[str, Evaluation]:
+        """Quantize all layers; what was lost, by the name of the texts it was measured on.
+
+        Raises:
+            CannotWrite: the disk is full.
+        """
+        first = self._state.num_finished()
+        streams = self._state.streams(first - 1) if first else self._embedded()
+        streams = {name: found.to(self._work.device) for name, found in streams.items()}
+        for index in range(first, self._work.checkpoint.config.num_layers):
+            layer = self._layer(index, streams)
+            self._state.finish(index, self._tensors(layer), streams)
+        return {
+            name: evaluate(
+                passage.texts,
+                (
+                    (pair[0], pair[1])
+                    for pair in passage.logits(
+                        streams[f"{DENSE} {name}"], streams[f"{QUANTIZED} {name}"]
+                    )
+                ),
+            )
+            for name, passage in self._held_out.items()
+        }
+
+    def _embedded(self) -> dict[str, torch.Tensor]:
+        streams = {CALIBRATION: self._passage.embedded()}
+        for name, passage in self._held_out.items():
+            streams[f"{DENSE} {name}"] = passage.embedded()
+            streams[f"{QUANTIZED} {name}"] = streams[f"{DENSE} {name}"].clone()
+        return streams
+
+    def _layer(self, index: int, streams: dict[str, torch.Tensor]) -> OneLayer:
+        """Quantize one layer, and put all texts through it."""
+        layer = OneLayer(self._work.checkpoint, index, self._work.device)
+        for name, passage in self._held_out.items():
+            passage.advance(layer, streams[f"{DENSE} {name}"])
+        for stage in layer.stages():
+            chosen = [each for each in stage if self._work.bits[each.module] is not None]
+            if chosen:
+                self._stage(layer, chosen, streams[CALIBRATION])
+            self._advance(f"layer {index + 1}")
+        self._passage.advance(layer, streams[CALIBRATION])
+        for name, passage in self._held_out.items():
+            passage.advance(layer, streams[f"{QUANTIZED} {name}"])
+        return layer
+
+    def _stage(self, layer: OneLayer, matrices: Sequence[Matrix], hidden: torch.Tensor) -> None:
+        inputs = self._observed(layer, matrices, hidden)
+        for matrix in matrices:
+            bits = self._work.bits[matrix.module]
+            assert bits is not None
+            found = quantized(self._work.recipe, bits, matrix.values, inputs[matrix.product])
+            layer.put(matrix, found)
+
+    def _observed(
+        self, layer: OneLayer, matrices: Sequence[Matrix], hidden: torch.Tensor
+    ) -> dict[int, Inputs]:
+        """By product: matrices that are multiplied together see the same inputs."""
+        inputs = {each.product: Inputs(each.shape[1], self._work.device) for each in matrices}
+        if needs_inputs(self._work.recipe):
+            with layer.observed({product: each.add for product, each in inputs.items()}):
+                self._passage.show(layer, hidden)
+        return inputs
+
+    def _tensors(self, layer: OneLayer) -> dict[str, torch.Tensor]:
+        """What the layer's files will hold in place of what the dense ones do."""
+        layout_of = self._work.declared.quantization.layout_of
+        found: dict[str, torch.Tensor] = {}
+        for module, weight in layer.quantized.items():
+            layout = layout_of(module)
+            assert layout is not None, f"{module} is declared dense"
+            parts = layout.write(weight)
+            found |= {f"{module}.{part}": values for part, values in parts.items()}
+        return found

@@ -1,0 +1,110 @@
+"""The folder of a quantized model: the finished layers and what stayed dense, in few files."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from aweigh_quantize.checkpoint import Checkpoint
+from aweigh_quantize.tensor_file import CannotWrite, Entry, stored_entry, write_tensors, write_text
+from aweigh_runtime.model.fields import read_object
+from aweigh_runtime.model.header import StoredTensor, read_header
+from aweigh_runtime.model.shards import INDEX, OTHER_FORMATS, SINGLE
+
+SHARD_BYTES = 4_000_000_000
+_NOT_COPIED = (".safetensors", *OTHER_FORMATS)
+_REWRITTEN = ("config.json", "README.md", INDEX)
+_LARGEST_COPY_BYTES = 1 << 27  # of a file that is neither weights nor described here
+
+
+def write_result(
+    folder: Path, checkpoint: Checkpoint, layers: Sequence[Path], declared: dict[str, Any]
+) -> int:
+    """Write all but the model card.
+
+    Args:
+        folder: empty, or left by a run that was killed: it begins anew.
+        checkpoint: the dense model, of which everything else is taken.
+        layers: files of quantized layers.
+        declared: `quantization_config`.
+
+    Returns:
+        Bytes of all weight files.
+
+    Raises:
+        CannotWrite: there is no room.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+        _copy_others(checkpoint.directory, folder)
+    except OSError as error:
+        raise CannotWrite(f"cannot write {folder}: {error.strerror or error}") from error
+    config = read_object(checkpoint.directory / "config.json")
+    config["quantization_config"] = declared
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    shards = list(_shards(list(_entries(checkpoint, layers))))
+    names = _names(len(shards))
+    for name, entries in zip(names, shards, strict=True):
+        write_tensors(folder / name, entries)
+    if len(shards) > 1:
+        write_text(folder / INDEX, _index(names, shards))
+    return sum((folder / name).stat().st_size for name in names)
+
+
+def _entries(checkpoint: Checkpoint, layers: Sequence[Path]) -> Iterator[Entry]:
+    """In the order of the dense model's files; new tensors stand where the old one stood."""
+    dense = sorted(checkpoint.stored.values(), key=lambda tensor: (tensor.path, tensor.start))
+    names = {tensor.name for tensor in dense}
+    replaced: dict[str, list[StoredTensor]] = {}
+    for path in layers:
+        for tensor in read_header(path):
+            replaced.setdefault(_owner(tensor.name, names), []).append(tensor)
+    for tensor in dense:
+        yield from map(stored_entry, replaced.pop(tensor.name, [tensor]))
+    for added in replaced.values():
+        yield from map(stored_entry, added)
+
+
+def _owner(name: str, dense: set[str]) -> str:
+    """The dense tensor in whose place a new one stands; itself if it stands in none's."""
+    weight = f"{name.rpartition('.')[0]}.weight"
+    return weight if name not in dense and weight in dense else name
+
+
+def _shards(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    shard: list[Entry] = []
+    size = 0
+    for each in entries:
+        if shard and size + each.num_bytes > SHARD_BYTES:
+            yield shard
+            shard, size = [], 0
+        shard.append(each)
+        size += each.num_bytes
+    yield shard
+
+
+def _names(count: int) -> list[str]:
+    if count == 1:
+        return [SINGLE]
+    return [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+
+
+def _index(names: Sequence[str], shards: Sequence[Sequence[Entry]]) -> str:
+    weight_map = {
+        each.name: name for name, shard in zip(names, shards, strict=True) for each in shard
+    }
+    total = sum(each.num_bytes for shard in shards for each in shard)
+    found = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    return json.dumps(found, indent=2) + "\n"
+
+
+def _copy_others(source: Path, target: Path) -> None:
+    """Tokenizer, chat template, generation settings, license: what is neither weights nor ours."""
+    for path in sorted(source.iterdir()):
+        weights = path.suffix in _NOT_COPIED or path.name in _REWRITTEN
+        hidden = path.name.startswith(".")
+        if path.is_file() and not weights and not hidden:
+            if path.stat().st_size <= _LARGEST_COPY_BYTES:
+                shutil.copyfile(path, target / path.name)
