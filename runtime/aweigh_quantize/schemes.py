@@ -4,7 +4,7 @@ import torch
 
 from aweigh_kernels.weight import Weight
 from aweigh_quantize.methods import gptq, rtn
-from aweigh_quantize.methods.gptq import Effort
+from aweigh_quantize.methods.gptq import Options
 from aweigh_quantize.methods.grid import Grid
 from aweigh_quantize.methods.inputs import FEWEST_TOKENS, Inputs
 from aweigh_quantize.recipe import Recipe
@@ -28,7 +28,7 @@ def quantized(recipe: Recipe, bits: int, weight: torch.Tensor, inputs: Inputs) -
     grid = Grid(bits=bits, group=recipe.group_size, symmetric=recipe.is_symmetric)
     if recipe.scheme == "rtn" or inputs.num_tokens < FEWEST_TOKENS:
         return rtn.quantize(weight, grid)
-    effort = Effort(
+    options = Options(
         damping=recipe.damping, act_order=recipe.act_order, static_groups=recipe.static_groups
     )
-    return gptq.quantize(weight, inputs, grid, effort)
+    return gptq.quantize(weight, inputs, grid, options)
