@@ -1,6 +1,5 @@
 """Puts model and cache on the device and joins them to the step loop."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
@@ -12,12 +11,12 @@ from aweigh_runtime.engine.grammars import Grammars
 from aweigh_runtime.engine.loop import Engine, Forward
 from aweigh_runtime.engine.messages import Ready, Sampling, Start
 from aweigh_runtime.engine.prefixes import Copies, Memory
-from aweigh_runtime.engine.processors import usable_cpus
 from aweigh_runtime.engine.room import expect_host_room, kv_bytes, peak_bytes
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.row import Row
 from aweigh_runtime.engine.scheduler import PROMPT_LOGPROBS_TOKENS, Limits, Scheduler
 from aweigh_runtime.engine.sizing import STEP_TOKENS
+from aweigh_runtime.engine.threads import use_threads
 from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.model.cache import KVCache
 from aweigh_runtime.model.chunks import Chunk
@@ -28,7 +27,6 @@ from aweigh_runtime.model.load import load
 from aweigh_runtime.text.defaults import read_defaults
 from aweigh_runtime.text.tokenizer import Tokenizer
 
-_WEIGHTS_PER_THREAD_BYTES = 64 << 20  # with less, a second thread slows a step down
 _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -43,7 +41,7 @@ def build(
     device = _device(start.device)
     dtype = cast(DTypeName, start.dtype)
     decoder = load(directory, dtype, device, start.max_model_len, progress, exact=start.exact)
-    _use_threads(decoder)
+    use_threads(device, sum(weight.nbytes for weight in decoder.weights.values()))
     limits = Limits(
         max_running=start.max_running,
         step_tokens=start.step_tokens or max(STEP_TOKENS[device.type], start.max_running),
@@ -156,11 +154,3 @@ def _stop_tokens(directory: Path) -> frozenset[int]:
         return frozenset(read_defaults(directory, tokenizer).stop_tokens)
     finally:
         tokenizer.close()
-
-
-def _use_threads(decoder: Decoder) -> None:
-    """On a CPU, threads that only wait for each other are worse than none."""
-    if decoder.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        weights_bytes = sum(weight.nbytes for weight in decoder.weights.values())
-        useful = max(1, weights_bytes // _WEIGHTS_PER_THREAD_BYTES)
-        torch.set_num_threads(min(usable_cpus(), useful))

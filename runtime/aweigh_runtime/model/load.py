@@ -4,9 +4,8 @@ Files are mapped, not read: each tensor goes from the page cache straight to its
 parameter, converted on the way, so memory holds the weights once.
 """
 
-import mmap
 from collections.abc import Callable, Mapping
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.exact import Exact
 from aweigh_runtime.model.footprint import model_len, weight_bytes
 from aweigh_runtime.model.header import StoredTensor
+from aweigh_runtime.model.mapped import fill, mapped
 from aweigh_runtime.model.memory import available_bytes
 from aweigh_runtime.model.number_format import STORED, compute_dtype
 from aweigh_runtime.model.placement import EMBEDDING, Place, canonical, ignored, places
@@ -61,7 +61,7 @@ def load(
     config = read_config(directory)
     length = model_len(config, max_model_len)
     stored = {canonical(name, config): tensor for name, tensor in stored_tensors(directory).items()}
-    homes = _homes(directory, config, stored)
+    homes = homes_of(directory, config, stored)
     chosen = compute_dtype(dtype, _checkpoint_dtype(config, stored), device)
     _expect_room(directory, config, chosen, device)
     decoder = Decoder(config, length, Storage(chosen, device, Exact() if exact else Fast()))
@@ -70,10 +70,19 @@ def load(
     return decoder
 
 
-def _homes(
+def homes_of(
     directory: Path, config: ModelConfig, stored: Mapping[str, StoredTensor]
 ) -> dict[str, Place]:
-    """The place of each tensor, once the checkpoint has all of them and no other."""
+    """The place of each tensor, once the checkpoint has all of them and no other.
+
+    Args:
+        directory: named in messages.
+        config: of the model.
+        stored: by canonical name.
+
+    Raises:
+        ModelUnreadable, UnsupportedModel: it has not.
+    """
     missing = (place.name for place in places(config) if place.name not in stored)
     if some := list(islice(missing, _MOST_NAMES)):
         raise ModelUnreadable(f"{directory} lacks {_some(some)}, which its config.json implies")
@@ -128,34 +137,14 @@ def _fill(
     stored: list[StoredTensor],
     progress: Progress,
 ) -> None:
-    """Copy file by file, in the order of the bytes, which a disk reads fastest."""
     total = sum(tensor.num_bytes for tensor in stored)
     done = 0
     progress(done, total)
-    stored = sorted(stored, key=lambda tensor: (tensor.path, tensor.start))
-    for path, tensors in groupby(stored, key=lambda tensor: tensor.path):
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        for tensor in tensors:
-            place = homes[canonical(tensor.name, decoder.config)]
-            rows = _rows(decoder.weights[place.weight], place)
-            rows.copy_(_view(data, tensor))
-            if place.added:
-                rows.add_(place.added)
-            done += tensor.num_bytes
-            progress(done, total)
-
-
-def _rows(weight: torch.Tensor, place: Place) -> torch.Tensor:
-    matrix = weight if place.expert is None else weight[place.expert]
-    return matrix[place.first_row : place.first_row + place.num_rows]
-
-
-def _view(data: mmap.mmap, tensor: StoredTensor) -> torch.Tensor:
-    dtype = STORED[tensor.dtype]
-    count = tensor.num_bytes // dtype.itemsize
-    flat = torch.frombuffer(data, dtype=dtype, count=count, offset=tensor.start)
-    return flat.view(tensor.shape)
+    for tensor, values in mapped(stored):
+        place = homes[canonical(tensor.name, decoder.config)]
+        fill(decoder.weights[place.weight], place, values)
+        done += tensor.num_bytes
+        progress(done, total)
 
 
 def _some(names: list[str]) -> str:
