@@ -3,10 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aweigh_runtime.failures import ModelUnreadable, UnsupportedModel
 
+Word = TypeVar("Word", bound=str | bool)
 MAX_JSON_BYTES = 64 << 20  # an index of a very large model has a few MB
 
 
@@ -54,6 +55,11 @@ class Fields:
     def empty(self) -> bool:
         """Whether there is no field at all."""
         return not self._values
+
+    @property
+    def names(self) -> list[str]:
+        """The fields' names in the order of the file."""
+        return list(self._values)
 
     def integer(self, name: str, low: int, high: int, default: int | None = None) -> int:
         """A whole number from `low` to `high`."""
@@ -136,6 +142,14 @@ class Fields:
                 f"{', '.join(supported)}"
             )
         return value
+
+    def one_of(self, name: str, allowed: Sequence[Word], default: Word) -> Word:
+        """A string or a boolean, of those that are allowed."""
+        value = self._get(name, default)
+        for word in allowed:
+            if type(value) is type(word) and value == word:
+                return word
+        raise self._unexpected(name, value, " or ".join(map(json.dumps, allowed)))
 
     def object(self, name: str) -> "Fields":
         """An object within; empty when absent."""

@@ -1,0 +1,64 @@
+"""Quantizes matrices while a dense checkpoint is loaded: no calibration, one scale for each row.
+
+Activations get a scale for each token. Rounding to nearest on the widest grid that clips nothing:
+with 8 bits searching for a narrower one gains next to nothing.
+"""
+
+import torch
+
+from aweigh_kernels.fp8_weight import LARGEST, Fp8Activation, Fp8Weight
+from aweigh_kernels.int8_weight import Int8Weight
+from aweigh_runtime.formats.layout import LayoutError
+
+_AT_ONCE = 1 << 24  # weights that are made fp32 at once
+_SMALLEST = torch.finfo(torch.float32).tiny  # a scale: a row of zeros stays one
+
+
+def to_fp8(weight: torch.Tensor) -> Fp8Weight:
+    """A matrix in E4M3.
+
+    Args:
+        weight: [N, K], bf16, fp16 or fp32.
+
+    Raises:
+        LayoutError: it holds numbers that are not finite.
+    """
+    q = torch.empty(weight.shape, dtype=torch.float8_e4m3fn, device=weight.device)
+    scale = _scales(weight, LARGEST)
+    for rows in _slices(weight):
+        q[rows] = (weight[rows].float() / scale[rows]).clamp_(-LARGEST, LARGEST).to(q.dtype)
+    return Fp8Weight(q=q, scale=scale, activation=Fp8Activation(rounding="token"))
+
+
+def to_int8(weight: torch.Tensor) -> Int8Weight:
+    """A matrix in bytes, symmetric.
+
+    Args:
+        weight: [N, K], bf16, fp16 or fp32.
+
+    Raises:
+        LayoutError: it holds numbers that are not finite.
+    """
+    q = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scale = _scales(weight, 127)
+    for rows in _slices(weight):
+        q[rows] = (weight[rows].float() / scale[rows]).round_().clamp_(-127, 127).to(q.dtype)
+    return Int8Weight(q=q, scale=scale)
+
+
+def _scales(weight: torch.Tensor, largest: float) -> torch.Tensor:
+    """[N, 1], fp32: what makes the largest number of each row the largest of the format."""
+    low, high = weight.aminmax(dim=1, keepdim=True)
+    widest = torch.maximum(low.float().abs(), high.float().abs())
+    if not bool(torch.isfinite(widest).all()):
+        num_rows = int((~torch.isfinite(widest)).sum())
+        raise LayoutError(
+            f"{num_rows} rows of {len(weight)} hold numbers that are not finite; copy the model "
+            "again"
+        )
+    return widest.div_(largest).clamp_(min=_SMALLEST)
+
+
+def _slices(weight: torch.Tensor) -> list[slice]:
+    step = max(_AT_ONCE // weight.shape[1], 1)
+    return [slice(first, first + step) for first in range(0, len(weight), step)]
