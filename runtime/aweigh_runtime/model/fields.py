@@ -61,6 +61,19 @@ class Fields:
         """The fields' names in the order of the file."""
         return list(self._values)
 
+    def spelling(self, *names: str) -> str:
+        """The one of several names of the same field that is used; the first when none is.
+
+        Raises:
+            ModelUnreadable: two are, with different values.
+        """
+        used = [name for name in names if name in self]
+        for name in used[1:]:
+            if self._values[name] != self._values[used[0]]:
+                value = json.dumps(self._values[used[0]])[:80]
+                raise self._unexpected(name, self._values[name], f"{value}, as {used[0]} says")
+        return (used or names)[0]
+
     def integer(self, name: str, low: int, high: int, default: int | None = None) -> int:
         """A whole number from `low` to `high`."""
         value = self._get(name, default)
@@ -109,6 +122,15 @@ class Fields:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self._unexpected(name, value, "a list of strings")
         return value
+
+    def flat_texts(self, name: str) -> list[str]:
+        """A list of strings, or of lists of strings, as one list; empty when absent."""
+        value = self._get(name, [])
+        groups = value if isinstance(value, list) else [value]
+        texts = [text for group in groups for text in (group if type(group) is list else [group])]
+        if value is not groups or not all(isinstance(text, str) for text in texts):
+            raise self._unexpected(name, value, "a list of strings, or of lists of strings")
+        return texts
 
     def integers(self, name: str, low: int, high: int) -> list[int]:
         """A list of whole numbers from `low` to `high`; empty when absent."""

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from aweigh_runtime.failures import ModelUnreadable, UnsupportedModel
-from aweigh_runtime.formats.kv_scales import is_kv_scale
+from aweigh_runtime.formats.kv_scales import Cached, kv_scale_names
 from aweigh_runtime.formats.layout import Layout, LayoutError, Part, Quantization
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.header import StoredTensor
@@ -33,13 +33,22 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class KvScale:
+    """What a layer's cached keys, values or both are multiplied with."""
+
+    layer: int
+    cached: tuple[Cached, ...]
+    tensor: StoredTensor
+
+
+@dataclass(frozen=True, slots=True)
 class Homes:
     """What to do with each tensor."""
 
     dense: dict[str, Place] = field(default_factory=dict)  # by canonical name
     quantized: dict[Target, list[Shard]] = field(default_factory=dict)  # shards by rows
     zeros: list[StoredTensor] = field(default_factory=list)  # biases that the model has not
-    kv_scales: list[StoredTensor] = field(default_factory=list)
+    kv_scales: list[KvScale] = field(default_factory=list)
 
     @property
     def names(self) -> frozenset[str]:
@@ -172,20 +181,30 @@ def _place_others(homes: Homes, directory: Path, config: ModelConfig, stored: St
     shards = [shard for of_one in homes.quantized.values() for shard in of_one]
     used = {f"{shard.place.module}.{suffix}" for shard in shards for suffix in shard.tensors}
     biases = {f"{shard.place.module}.bias" for shard in shards if shard.layout is not None}
+    scales = _kv_scales(config)
     extra = []
     for name, tensor in stored.items():
         if name in homes.dense or name in used or ignored(name, config):
             continue
         if name in biases:
             homes.zeros.append(tensor)
-        elif is_kv_scale(name):
-            homes.kv_scales.append(tensor)
+        elif name in scales:
+            homes.kv_scales.append(KvScale(*scales[name], tensor))
         else:
             extra.append(name)
     if extra:
         raise ModelUnreadable(
             f"{directory} has {_some(extra)}, which its config.json does not account for"
         )
+
+
+def _kv_scales(config: ModelConfig) -> dict[str, tuple[int, tuple[Cached, ...]]]:
+    attention = config.names.out.rpartition(".")[0]
+    return {
+        name: (index, cached)
+        for index in range(config.num_layers)
+        for name, cached in kv_scale_names(f"model.layers.{index}.{attention}").items()
+    }
 
 
 def checkpoint_format(config: ModelConfig, stored: Stored) -> str:
