@@ -10,7 +10,7 @@ import torch
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.header import StoredTensor
-from aweigh_runtime.model.load import homes_of
+from aweigh_runtime.model.homes import homes_of
 from aweigh_runtime.model.mapped import fill, mapped
 from aweigh_runtime.model.placement import Place, canonical
 from aweigh_runtime.model.shards import stored_tensors
@@ -26,7 +26,6 @@ class Checkpoint:
     directory: Path
     config: ModelConfig
     stored: Mapping[str, StoredTensor]  # by canonical name; its own name is in it
-    homes: Mapping[str, Place]  # by canonical name, of those that the decoder has
 
     def fill(self, weights: Mapping[str, torch.Tensor], places: Iterable[Place]) -> None:
         """Copy tensors into weights of the decoder."""
@@ -59,7 +58,8 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     """
     config = read_config(directory)
     stored = {canonical(name, config): tensor for name, tensor in stored_tensors(directory).items()}
-    return Checkpoint(directory, config, stored, homes_of(directory, config, stored))
+    homes_of(directory, config, stored, None)  # refuses what is missing, or too much
+    return Checkpoint(directory, config, stored)
 
 
 def _sample(path: Path, digest: "hashlib._Hash") -> None:

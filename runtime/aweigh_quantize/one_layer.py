@@ -86,7 +86,7 @@ class OneLayer:
 
 def is_matrix(place: Place) -> bool:
     """Whether a tensor of a layer can be quantized."""
-    return len(place.shape) == 2 and not place.weight.endswith(_ROUTER)
+    return place.matrix and not place.weight.endswith(_ROUTER)
 
 
 def layer_matrices(config: ModelConfig) -> Iterator[Place]:

@@ -53,7 +53,7 @@ class Passage:
     @torch.inference_mode()
     def embedded(self) -> torch.Tensor:
         """What the first layer gets."""
-        storage = replace(self._storage, weights={}, matrices=[])
+        storage = replace(self._storage, weights={}, dense=[])
         embed = embedding(self._checkpoint.config, storage.within("embedding"))
         self._fill(storage)
         tokens = [token for text in self.texts for token in text.tokens]
@@ -76,7 +76,7 @@ class Passage:
     @torch.inference_mode()
     def logits(self, *streams: torch.Tensor) -> Iterator[list[torch.Tensor]]:
         """For each text the logits [T, V] behind the last layer, of each of some hidden states."""
-        storage = replace(self._storage, weights={}, matrices=[])
+        storage = replace(self._storage, weights={}, dense=[])
         config = self._checkpoint.config
         embed = embedding(config, storage.within("embedding"))
         finish, project = norm(config, storage), head(config, embed, storage)

@@ -20,9 +20,11 @@ _READERS: Mapping[str, Callable[[Fields], Quantization]] = {
     "gptq": gptq.quantization,
     "gptq_marlin_24": marlin24.quantization,
     "awq": awq.quantization,
+    "fp8": fp8.quantization,
+    "fbgemm_fp8": fp8.quantization,
     "compressed-tensors": compressed_tensors.quantization,
     "modelopt": modelopt.quantization,
-    **dict.fromkeys(fp8.METHODS, fp8.quantization),
+    "modelopt_fp4": modelopt.quantization,
 }
 
 

@@ -58,7 +58,7 @@ def _refuse_more(fields: Fields) -> None:
         if not fields.object(name).empty:
             fields.choice(name, ", ".join(fields.object(name).names), ("none",))
     status = fields.text("quantization_status", "compressed")
-    fields.choice("quantization_status", status, ("compressed",))
+    fields.choice("quantization_status", status, ("compressed", "frozen"))  # the second: in 2024
 
 
 def _kv_cache_scheme(fields: Fields) -> str | None:

@@ -37,7 +37,7 @@ class Int8Layout:
         if self.static:
             parts["input_scale"] = Part(ONE, FLOATS)
         if self.static and not self.symmetric:
-            parts["input_zero_point"] = Part(ONE, _ZEROS)
+            parts["input_zero_point"] = Part(ONE, _ZEROS, optional=True)
         return parts
 
     def read(self, parts: Mapping[str, torch.Tensor], rows: int, columns: int) -> Int8Weight:
@@ -75,7 +75,9 @@ class Int8Layout:
         scale = scalar("input_scale", parts["input_scale"]).float()
         if self.symmetric:
             return Int8Activation(scale=scale)
-        zero = parts["input_zero_point"].reshape(()).to(torch.int32)
+        # Files from 2024 leave out a zero point of 0.
+        stored = parts.get("input_zero_point", torch.zeros((), device=scale.device))
+        zero = stored.reshape(()).to(torch.int32)
         if not -128 <= int(zero) <= 127:
             raise LayoutError(f"input_zero_point is {int(zero)}; expected -128 to 127")
         return Int8Activation(symmetric=False, scale=scale, zero=zero)

@@ -35,7 +35,7 @@ class PackedIntLayout:
     def parts(self, rows: int, columns: int) -> dict[str, Part]:
         """Its tensors."""
         scales = self.groups.scale_shapes(rows, columns)
-        words = tuple((rows, count) for count in self._words(columns))
+        words = tuple((rows, count) for count in self._ways(columns))
         parts = {
             "weight_packed": Part(words, ("I32",)),
             "weight_scale": Part(scales, FLOATS),
@@ -53,14 +53,14 @@ class PackedIntLayout:
             raise LayoutError(
                 f"weight_shape is {parts['weight_shape'].tolist()}; expected [{rows}, {columns}]"
             )
-        dense = self._is_dense(parts["weight_packed"].shape[1], columns)
+        dense = parts["weight_packed"].shape[1] == self._words(columns)[0]
         q = _unpacked(parts["weight_packed"], self.groups.bits, columns, dense)
         group = self.groups.columns_of_group(columns)
         perm = _order(parts["weight_g_idx"], group) if self.act_order else None
         weight = IntWeight(
             q=q if perm is None else q[:, perm],
             scale=self.groups.as_read(parts["weight_scale"], rows),
-            zero=self._zero(parts, rows, dense),
+            zero=self._zero(parts, columns, dense),
             bits=self.groups.bits,
             group=group,
             perm=perm,
@@ -87,46 +87,62 @@ class PackedIntLayout:
             stored["weight_g_idx"] = _group_of_each_column(weight)
         return stored
 
-    def _words(self, count: int) -> tuple[int, ...]:
-        """In how many words so many numbers lie: as a dense stream, and with empty bits.
+    def _words(self, count: int) -> tuple[int, int]:
+        """In how many words so many numbers lie: as a dense stream, and with empty bits."""
+        width = self.groups.bits
+        return -(-count * width // _WORD_BITS), -(-count // (_WORD_BITS // width))
+
+    def _ways(self, columns: int) -> tuple[int, ...]:
+        """The numbers of words that a row may have.
 
         Raises:
-            LayoutError: nobody could tell which.
+            LayoutError: nobody could tell how they are filled.
         """
-        dense = -(-count * self.groups.bits // _WORD_BITS)
-        per_word = _WORD_BITS // self.groups.bits
-        padded = -(-count // per_word)
-        if not _WORD_BITS % self.groups.bits:
+        dense, padded = self._words(columns)
+        if not _WORD_BITS % self.groups.bits or padded <= 1:
             return (dense,)
-        if dense == padded and count > per_word:
+        if dense == padded:
             raise LayoutError(
-                f"{count} columns of {self.groups.bits} bits fill as many words in both ways to "
+                f"{columns} columns of {self.groups.bits} bits fill as many words in both ways to "
                 "pack them; expected a multiple of 32"
             )
         return dense, padded
-
-    def _is_dense(self, num_words: int, columns: int) -> bool:
-        return num_words == self._words(columns)[0]
 
     def _zero_part(self, rows: int, columns: int) -> Part:
         shapes = self.groups.scale_shapes(rows, columns)
         if not self.groups.by_row:
             return Part(shapes, ("I8",))
-        return Part(tuple((words, shapes[0][1]) for words in self._words(rows)), ("I32",))
+        packed = tuple((words, shapes[0][1]) for words in dict.fromkeys(self._words(rows)))
+        return Part((*packed, *shapes), ("I32", "I8"))
 
     def _zero(
-        self, parts: Mapping[str, torch.Tensor], rows: int, dense: bool
+        self, parts: Mapping[str, torch.Tensor], columns: int, dense: bool
     ) -> torch.Tensor | None:
         if not self.groups.zeros:
             return None
         stored = parts["weight_zero_point"]
-        if not self.groups.by_row:
-            return stored.reshape(1, 1).to(torch.int16) + self.groups.middle
-        if self._is_dense(len(stored), rows) != dense:
+        rows = len(parts["weight_packed"])
+        shapes = self.groups.scale_shapes(rows, columns)
+        num_words = self._words(rows)[0 if dense else 1]
+        if stored.dtype == torch.int8 and tuple(stored.shape) in shapes:
+            # One per tensor is never packed; others were not before 2025.
+            return self._unsigned(self.groups.as_read(stored, rows).to(torch.int16))
+        if stored.dtype != torch.int32 or len(stored) != num_words:
             raise LayoutError(
-                f"weight_zero_point has {len(stored)} rows; expected it packed as weight_packed is"
+                f"weight_zero_point is {stored.dtype} {list(stored.shape)}; expected int32 with "
+                f"{num_words} rows, packed as weight_packed is"
             )
         return _unpacked(stored.t().contiguous(), self.groups.bits, rows, dense).t().to(torch.int16)
+
+    def _unsigned(self, zero: torch.Tensor) -> torch.Tensor:
+        """Zero points from 0."""
+        middle = self.groups.middle
+        if int(zero.min()) < -middle or int(zero.max()) >= middle:
+            raise LayoutError(
+                f"weight_zero_point holds {int(zero.min())} to {int(zero.max())}; expected "
+                f"{-middle} to {middle - 1}"
+            )
+        return zero + middle
 
     def _stored_zero(self, zero: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
         stored = self.groups.as_stored(zero, *shape)

@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch.nn.functional import linear
 
+from aweigh_kernels.product import Product
+from aweigh_kernels.weight import Weight, prepare
 from aweigh_runtime.model.attention import AttentionShape, attend
 from aweigh_runtime.model.step_plan import Plan
 
@@ -19,6 +21,9 @@ class Arithmetic(Protocol):
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """[T, in] to [T, out]; `weight` is [out, in]."""
+
+    def prepare(self, weight: Weight, dtype: torch.dtype) -> Product:
+        """The product with a quantized weight, [T, in] of `dtype` to [T, out]."""
 
     def by_rows(self, operation: RowOperation, x: torch.Tensor, width: int) -> torch.Tensor:
         """Apply what treats each row of `x` by itself and holds `width` numbers of it at once."""
@@ -37,6 +42,10 @@ class Fast:
     ) -> torch.Tensor:
         """[T, in] to [T, out]."""
         return linear(x, weight, bias)
+
+    def prepare(self, weight: Weight, dtype: torch.dtype) -> Product:
+        """As the weight's own kernel multiplies."""
+        return prepare(weight, dtype)
 
     def by_rows(self, operation: RowOperation, x: torch.Tensor, width: int) -> torch.Tensor:
         """All rows at once."""

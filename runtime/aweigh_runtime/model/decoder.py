@@ -35,6 +35,7 @@ class Decoder:
         self.dtype = storage.dtype  # of weights, activations and cache
         self.device = storage.device
         self.weights = storage.weights  # by name
+        self.matrices = storage.matrices  # those that are quantized, by name
         self.settle = storage.settle  # once they are loaded
         self._embedding = embedding(config, storage.within("embedding"))
         self._layers = [

@@ -12,6 +12,9 @@ from math import gcd
 import torch
 from torch.nn.functional import pad
 
+from aweigh_kernels.int8_weight import Int8Weight
+from aweigh_kernels.product import Product
+from aweigh_kernels.weight import Weight, prepare, rounded
 from aweigh_runtime.model.agreement import agreeing, random
 from aweigh_runtime.model.arithmetic import RowOperation
 from aweigh_runtime.model.attention import AttentionShape
@@ -52,6 +55,17 @@ class Exact:
         if bias is not None:
             output += bias
         return output[:num_rows]
+
+    def prepare(self, weight: Weight, dtype: torch.dtype) -> Product:
+        """Sums of integers are exact in any order; all others are products with dense numbers."""
+        if isinstance(weight, Int8Weight):
+            return prepare(weight, dtype)
+        dense = weight.dense(dtype)
+
+        def product(x: torch.Tensor) -> torch.Tensor:
+            return self.project(rounded(x, weight).to(dtype), dense)
+
+        return product
 
     def by_rows(self, operation: RowOperation, x: torch.Tensor, width: int) -> torch.Tensor:
         """So many rows at once that one thread does them, in whole vectors."""

@@ -42,11 +42,10 @@ class ExpertsMLP:
         count, size, width = experts.count, layer.mlp_size, config.hidden_size
         self._norm = norm(config, storage)
         self._router = Projection(count, width, False, storage.within("router"))
-        self._gate_up = storage.matrix("gate_up", count, 2 * size, width)  # [E, 2M, N]
-        self._down = storage.matrix("down", count, width, size)  # [E, N, M]
+        self._gate_up = storage.stacked("gate_up", count, 2 * size, width)  # E of [2M, N]
+        self._down = storage.stacked("down", count, width, size)  # E of [N, M]
         self._experts = experts
         self._activate = _activate(config, layer, storage)
-        self._project = storage.arithmetic.project
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """[T, N] to [T, N]. O(experts hit) products; the device is waited for once.
@@ -79,8 +78,8 @@ class ExpertsMLP:
         return counts
 
     def _one(self, rows: torch.Tensor, expert: int) -> torch.Tensor:
-        gate, up = self._project(rows, self._gate_up[expert]).chunk(2, -1)
-        return self._project(self._activate(gate).mul_(up), self._down[expert])
+        gate, up = self._gate_up[expert](rows).chunk(2, -1)
+        return self._down[expert](self._activate(gate).mul_(up))
 
 
 def mlp(config: ModelConfig, layer: LayerConfig, storage: Storage) -> MLP | ExpertsMLP:

@@ -26,6 +26,12 @@ class Place:
     expert: int | None = None  # whose matrix of the stacked ones
     repeats: int | None = None  # rows that all get these values
     added: float = 0.0  # to each value
+    matrix: bool = False  # one that is multiplied with, and may be stored quantized
+
+    @property
+    def module(self) -> str:
+        """What the tensor belongs to: its name without the last part."""
+        return self.name.rpartition(".")[0]
 
     @property
     def num_rows(self) -> int:
@@ -68,7 +74,7 @@ def outer_places(config: ModelConfig) -> Iterator[Place]:
     yield Place(EMBEDDING, "embedding.weight", vocabulary)
     yield _norm(config, "model.norm", "norm")
     if not config.tie_word_embeddings:
-        yield Place(HEAD, "head.weight", vocabulary)
+        yield Place(HEAD, "head.weight", vocabulary, matrix=True)
 
 
 def layer_places(config: ModelConfig, layer: LayerConfig, index: int) -> Iterator[Place]:
@@ -123,14 +129,26 @@ def _experts(
 ) -> Iterator[Place]:
     size, inner, names = config.hidden_size, layer.mlp_size, config.names
     router = f"{source}.{names.router}.weight"
-    yield Place(router, f"{target}.router.weight", (experts.count, size))
+    yield Place(router, f"{target}.router.weight", (experts.count, size), matrix=True)
     for expert in range(experts.count):
         own = f"{source}.{names.experts}.{expert}"
         for part, name in enumerate(names.expert_gate_up):
             yield Place(
-                f"{own}.{name}.weight", f"{target}.gate_up", (inner, size), part * inner, expert
+                f"{own}.{name}.weight",
+                f"{target}.gate_up",
+                (inner, size),
+                part * inner,
+                expert,
+                matrix=True,
             )
-        yield Place(f"{own}.{names.expert_down}.weight", f"{target}.down", (size, inner), 0, expert)
+        yield Place(
+            f"{own}.{names.expert_down}.weight",
+            f"{target}.down",
+            (size, inner),
+            0,
+            expert,
+            matrix=True,
+        )
 
 
 def _norm(config: ModelConfig, source: str, target: str) -> Place:
@@ -148,7 +166,7 @@ def _stacked(
 ) -> Iterator[Place]:
     first_row = 0
     for name, rows in parts:
-        yield Place(f"{name}.weight", f"{target}.weight", (rows, columns), first_row)
+        yield Place(f"{name}.weight", f"{target}.weight", (rows, columns), first_row, matrix=True)
         if bias:
             yield Place(f"{name}.bias", f"{target}.bias", (rows,), first_row)
         first_row += rows

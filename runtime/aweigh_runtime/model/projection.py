@@ -11,13 +11,12 @@ class Projection:
     """A matrix, and a bias if the model has one."""
 
     def __init__(self, out_size: int, in_size: int, bias: bool, storage: Storage) -> None:
-        self._weight = storage.matrix("weight", out_size, in_size)
+        self._matrix = storage.matrix("weight", out_size, in_size)
         self._bias = storage.weight("bias", out_size) if bias else None
-        self._project = storage.arithmetic.project
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[T, in] to [T, out]."""
-        return self._project(x, self._weight, self._bias)
+        return self._matrix(x, self._bias)
 
 
 class NormedProjection(Projection):

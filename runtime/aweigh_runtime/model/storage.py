@@ -1,10 +1,12 @@
 """Where weights live, what they are called, and how products with them are computed."""
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from aweigh_runtime.model.arithmetic import Arithmetic
+from aweigh_runtime.model.matrix import Dense, Matrix, Quantized
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,9 @@ class Storage:
     arithmetic: Arithmetic
     name: str = ""  # of the part of the decoder that is being built
     weights: dict[str, torch.Tensor] = field(default_factory=dict)  # of the whole decoder
-    matrices: list[torch.Tensor] = field(default_factory=list)  # those that are multiplied with
+    dense: list[torch.Tensor] = field(default_factory=list)  # those that are multiplied with
+    quantized: Container[str] = ()  # names of matrices that are not dense
+    matrices: dict[str, list[Quantized]] = field(default_factory=dict)  # those, by name
 
     def within(self, name: str) -> "Storage":
         """For a part of this part."""
@@ -33,11 +37,32 @@ class Storage:
         self.weights[f"{self.name}{name}"] = weight
         return weight
 
-    def matrix(self, name: str, *shape: int) -> torch.Tensor:
-        """The same for [out, in], or several of them stacked, that `project` multiplies with."""
+    def columns(self, name: str, *shape: int) -> torch.Tensor:
+        """The same for [out, in], or several of them stacked, that is multiplied with."""
         matrix = self.weight(name, *shape)
-        self.matrices.append(matrix)
+        self.dense.append(matrix)
         return matrix
+
+    def matrix(self, name: str, out_size: int, in_size: int) -> Matrix:
+        """A matrix that is multiplied with, quantized if the checkpoint has it so."""
+        if f"{self.name}{name}" in self.quantized:
+            return self._quantized(name, 1)[0]
+        return Dense(self.columns(name, out_size, in_size), self.arithmetic.project)
+
+    def stacked(self, name: str, count: int, out_size: int, in_size: int) -> Sequence[Matrix]:
+        """Several of them."""
+        if f"{self.name}{name}" in self.quantized:
+            return self._quantized(name, count)
+        weight = self.columns(name, count, out_size, in_size)
+        return [Dense(weight, self.arithmetic.project, place) for place in range(count)]
+
+    def _quantized(self, name: str, count: int) -> list[Quantized]:
+        arithmetic = self.arithmetic
+        matrices = [
+            Quantized(self.dtype, arithmetic.project, arithmetic.prepare) for _ in range(count)
+        ]
+        self.matrices[f"{self.name}{name}"] = matrices
+        return matrices
 
     def settle(self) -> None:
         """Lay the loaded matrices out as the device multiplies them fastest.
@@ -46,7 +71,7 @@ class Storage:
         time, and nothing takes longer. In place, with a copy of one matrix at a time.
         """
         if self.device.type == "cpu":
-            for matrix in self.matrices:
+            for matrix in self.dense:
                 _by_columns(matrix)
 
 

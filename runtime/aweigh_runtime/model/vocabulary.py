@@ -3,6 +3,7 @@
 import torch
 
 from aweigh_runtime.model.config import ModelConfig
+from aweigh_runtime.model.matrix import Dense, Matrix
 from aweigh_runtime.model.storage import Storage
 
 
@@ -10,7 +11,7 @@ class Embedding:
     """A vector for each token."""
 
     def __init__(self, config: ModelConfig, storage: Storage) -> None:
-        new = storage.matrix if config.tie_word_embeddings else storage.weight
+        new = storage.columns if config.tie_word_embeddings else storage.weight
         self.weight = new("weight", config.vocab_size, config.hidden_size)
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -33,20 +34,19 @@ class ScaledEmbedding(Embedding):
 class Head:
     """Logits over the vocabulary."""
 
-    def __init__(self, weight: torch.Tensor, storage: Storage) -> None:
-        self.weight = weight  # [V, N]
-        self._project = storage.arithmetic.project
+    def __init__(self, matrix: Matrix) -> None:
+        self._matrix = matrix  # [V, N]
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, N] to [rows, V], fp32."""
-        return self._project(hidden, self.weight).float()
+        return self._matrix(hidden).float()
 
 
 class CappedHead(Head):
     """Logits that stay between -cap and cap."""
 
-    def __init__(self, weight: torch.Tensor, cap: float, storage: Storage) -> None:
-        super().__init__(weight, storage)
+    def __init__(self, matrix: Matrix, cap: float) -> None:
+        super().__init__(matrix)
         self._cap = cap
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -63,10 +63,10 @@ def embedding(config: ModelConfig, storage: Storage) -> Embedding:
 
 def head(config: ModelConfig, embedded: Embedding, storage: Storage) -> Head:
     """What the model needs; tied, it shares the weights of the embedding."""
-    weight = embedded.weight
-    if not config.tie_word_embeddings:
-        vocabulary = (config.vocab_size, config.hidden_size)
-        weight = storage.within("head").matrix("weight", *vocabulary)
-    if config.logit_soft_cap is None:
-        return Head(weight, storage)
-    return CappedHead(weight, config.logit_soft_cap, storage)
+    if config.tie_word_embeddings:
+        matrix: Matrix = Dense(embedded.weight, storage.arithmetic.project)
+    else:
+        matrix = storage.within("head").matrix("weight", config.vocab_size, config.hidden_size)
+    return (
+        Head(matrix) if config.logit_soft_cap is None else CappedHead(matrix, config.logit_soft_cap)
+    )

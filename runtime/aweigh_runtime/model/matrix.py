@@ -1,0 +1,65 @@
+"""The matrices that a decoder multiplies with: dense numbers, or quantized ones."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+
+from aweigh_kernels.product import Product
+from aweigh_kernels.weight import Weight, stack
+
+Project = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+Prepare = Callable[[Weight, torch.dtype], Product]
+
+
+class Matrix(Protocol):
+    """[out, in]"""
+
+    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """[T, in] to [T, out]."""
+        ...
+
+
+class Dense:
+    """A matrix of 16 or 32 bits, or one of several that are stacked in one tensor."""
+
+    def __init__(self, weight: torch.Tensor, project: Project, place: int | None = None) -> None:
+        self._weight = weight
+        self._project = project
+        self._place = place
+
+    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """[T, in] to [T, out]."""
+        weight = self._weight if self._place is None else self._weight[self._place]
+        return self._project(x, weight, bias)
+
+
+class Quantized:
+    """A matrix of which at least some rows are quantized; it is empty until it is filled."""
+
+    def __init__(self, dtype: torch.dtype, project: Project, prepare: Prepare) -> None:
+        self._dtype = dtype
+        self._project = project
+        self._prepare = prepare
+        self._products: list[Product] = []
+
+    def fill(self, shards: Sequence[torch.Tensor | Weight]) -> None:
+        """Take the rows of all shards in their order; those of one kind become one product."""
+        products: list[Product] = []
+        together: list[Weight] = []
+        for shard in shards:
+            if not isinstance(shard, torch.Tensor):
+                together.append(shard)
+                continue
+            products += self._prepared(together) + [Dense(shard.to(self._dtype), self._project)]
+            together = []
+        self._products = products + self._prepared(together)
+
+    def _prepared(self, weights: list[Weight]) -> list[Product]:
+        return [self._prepare(weight, self._dtype) for weight in stack(weights)]
+
+    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """[T, in] to [T, out]."""
+        parts = [product(x) for product in self._products]
+        output = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return output if bias is None else output + bias
