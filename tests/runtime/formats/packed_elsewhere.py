@@ -94,7 +94,7 @@ def _marlin24() -> dict[str, torch.Tensor]:
         index = known.places(MARLIN_ROWS, columns)
         q = known.kept(MARLIN_ROWS, columns, bits) - (1 << (bits - 1))
         fours = torch.zeros(MARLIN_ROWS, columns // 4, 4).scatter_(
-            2, index.unflatten(1, (-1, 2)), q.float().unflatten(1, (-1, 2))
+            2, torch.unflatten(index, 1, (-1, 2)), torch.unflatten(q.float(), 1, (-1, 2))
         )
         dense = fours.flatten(1) * scale.repeat_interleave(group or columns, 1)
         scheme = arguments(
