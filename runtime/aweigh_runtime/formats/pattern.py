@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 MAX_LENGTH = 1024  # characters of an expression
 MAX_STEPS = 50_000  # a match; one that people write takes some hundreds
 _MAX_DEPTH = 32  # groups within groups
-_COUNTED = re.compile(r"\{(?:(\d{1,4})|(\d{0,4}),(\d{0,4}))\}")
+_COUNTED = re.compile(r"\{(?:(\d+)|(\d*),(\d*))\}", re.ASCII)
+_MAX_COUNT = 9999
+_SET_OPERATIONS = ("--", "&&", "~~", "||")  # in classes; reserved by Python
 _LOOKS = {"(?=": True, "(?!": False}
 
 
@@ -30,6 +32,10 @@ class Pattern:
         if len(source) > MAX_LENGTH:
             raise PatternError(f"it has {len(source)} characters; expected at most {MAX_LENGTH}")
         self._reach = _Parser(source).whole()
+        try:
+            re.compile(source)
+        except re.error as error:
+            raise PatternError(f"it is none: {error}") from error
 
     def matches(self, text: str) -> bool:
         """Whether the text begins so, like `re.match`.
@@ -152,6 +158,8 @@ class _Parser:
             return None
         self._at = counted.end()
         exactly, low, high = counted.groups()
+        if any(int(count or 0) > _MAX_COUNT for count in counted.groups()):
+            raise PatternError(f"it repeats {counted.group()}; expected at most {_MAX_COUNT} times")
         if exactly is not None:
             return int(exactly), int(exactly)
         return int(low or 0), int(high) if high else None
@@ -201,6 +209,8 @@ def _literal(character: str) -> _Reach:
 
 
 def _of_class(source: str) -> _Reach:
+    if any(sign in source for sign in _SET_OPERATIONS):
+        raise PatternError(f"{source!r} may mean an operation on sets; write each sign once")
     try:
         fits = re.compile(source).fullmatch
     except re.error as error:

@@ -19,8 +19,10 @@ def scalar(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """A scale of activations, keys or values, or a global one: [], of its own number format.
 
     Raises:
-        LayoutError: it is not a finite number above 0.
+        LayoutError: it is not one finite number above 0.
     """
+    if tensor.numel() != 1:
+        raise LayoutError(f"{name} has {tensor.numel()} numbers; expected 1")
     value = tensor.reshape(())
     if not (torch.isfinite(value) and value > 0):
         raise LayoutError(f"{name} is {value.item():g}; expected a finite number above 0")
