@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from aweigh_quantize.checkpoint import Checkpoint
-from aweigh_quantize.generation import Advance, Prompt, generate
+from aweigh_quantize.generation import Advance, generate
 from aweigh_quantize.tensor_file import write_text
 from aweigh_quantize.texts import Text, num_tokens
 from aweigh_runtime.failures import ModelDoesNotFit
@@ -37,7 +37,7 @@ class Amount:
     """How much text."""
 
     num_texts: int = 128
-    num_tokens: int = 512  # of each, at most
+    num_tokens: int = 256  # of each, at most
     seed: int = 0
 
 
@@ -111,19 +111,17 @@ def _write(
         prompts = asyncio.run(_prompts(checkpoint, tokenizer, stop_tokens, amount))
     finally:
         tokenizer.close()
-    return generate(decoder, prompts, size, stop_tokens, amount.seed, advance)
+    return generate(decoder, prompts, size, amount.seed, advance)
 
 
 async def _prompts(
     checkpoint: Checkpoint, tokenizer: Tokenizer, stop_tokens: frozenset[int], amount: Amount
-) -> list[Prompt]:
+) -> list[list[int]]:
     chance = random.Random(amount.seed)
     first = _first_token(checkpoint.directory, stop_tokens)
     asked = await _questions(checkpoint.directory, tokenizer, amount, chance)
-    # Where chats begin with a special token, free text is what begins with none.
-    special = sorted(tokenizer.vocabulary.special)
     free = [
-        Prompt([chance.randrange(checkpoint.config.vocab_size) if first is None else first], special)
+        [chance.randrange(checkpoint.config.vocab_size) if first is None else first]
         for _ in range(amount.num_texts - len(asked))
     ]
     return [*asked, *free]
@@ -131,7 +129,7 @@ async def _prompts(
 
 async def _questions(
     directory: Path, tokenizer: Tokenizer, amount: Amount, chance: random.Random
-) -> list[Prompt]:
+) -> list[list[int]]:
     """As chats, for half of the texts; none if the model has not learned to answer them."""
     template = find_template(directory) if directory.name.startswith(_ASKS) else None
     if template is None:
@@ -140,7 +138,7 @@ async def _questions(
     try:
         asked = _about_kubernetes(amount.num_texts // 2, chance)
         chats = [await template.render([{"role": "user", "content": each}]) for each in asked]
-        return [Prompt(await tokenizer.encode(chat, add_special=False)) for chat in chats]
+        return [await tokenizer.encode(chat, add_special=False) for chat in chats]
     finally:
         await template.close()
 

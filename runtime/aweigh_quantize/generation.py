@@ -21,35 +21,28 @@ _SEEDS = 1 << 32  # texts that two seeds have between them
 Advance = Callable[[], None]  # one text is finished
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What a text begins with."""
-
-    tokens: Sequence[int]
-    not_next: Sequence[int] = ()  # tokens that must not follow
-
-
 @dataclass(slots=True)
 class _Draft:
     seed: int
     tokens: list[int]
     num_given: int
-    not_next: Sequence[int]
     blocks: range = field(default_factory=lambda: range(0))
     num_cached: int = 0
 
 
 def generate(
     decoder: Decoder,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Sequence[int]],
     num_tokens: int,
-    stop_tokens: frozenset[int],
     seed: int,
     advance: Advance,
 ) -> list[Text]:
-    """Continue every prompt until the model ends it or it has `num_tokens` tokens."""
+    """Continue every prompt up to `num_tokens` tokens.
+
+    Where the model ends a text it goes on with the next, as it has learned from packed documents.
+    """
     drafts = [
-        _Draft(seed * _SEEDS + index, list(prompt.tokens), len(prompt.tokens), prompt.not_next)
+        _Draft(seed * _SEEDS + index, list(prompt), len(prompt))
         for index, prompt in enumerate(prompts)
     ]
     blocks_each = -(-num_tokens // _BLOCK_TOKENS)
@@ -65,16 +58,12 @@ def generate(
             draft.blocks = range(place * blocks_each, (place + 1) * blocks_each)
             running.append((place, draft))
         _step(decoder, cache, [draft for _, draft in running])
-        finished = [each for each in running if _is_finished(each[1], num_tokens, stop_tokens)]
+        finished = [each for each in running if len(each[1].tokens) >= num_tokens]
         for each in finished:
             running.remove(each)
             free.append(each[0])
             advance()
     return [Text(tuple(draft.tokens), draft.num_given) for draft in drafts]
-
-
-def _is_finished(draft: _Draft, num_tokens: int, stop_tokens: frozenset[int]) -> bool:
-    return len(draft.tokens) >= num_tokens or draft.tokens[-1] in stop_tokens
 
 
 def _step(decoder: Decoder, cache: KVCache, drafts: Sequence[_Draft]) -> None:
@@ -98,9 +87,6 @@ def _draw(logits: torch.Tensor, drafts: Sequence[_Draft]) -> list[int]:
     seeds = torch.tensor([draft.seed for draft in drafts], device=device)
     positions = torch.tensor([len(draft.tokens) for draft in drafts], device=device)
     noise = exponential(seeds, positions, torch.arange(logits.shape[-1], device=device))
-    for row, draft in enumerate(drafts):
-        if draft.not_next and len(draft.tokens) == draft.num_given:
-            logits[row, list(draft.not_next)] = -torch.inf
     weights = (logits - logits.amax(-1, keepdim=True)).exp_()
     chosen: list[int] = weights.div_(noise).argmax(-1).tolist()
     return chosen
