@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from aweigh_cli import bench, chat, local, plan, serve, upgrade, version
+from aweigh_cli import bench, chat, local, plan, quantize, serve, upgrade, version
 
 app = typer.Typer(
     help="Serve large language models, on this machine and on Kubernetes.",
@@ -17,7 +17,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve.serve, local.local, chat.chat, plan.plan, upgrade.upgrade, version.version):
+for command in (
+    serve.serve,
+    local.local,
+    chat.chat,
+    plan.plan,
+    quantize.quantize,
+    upgrade.upgrade,
+    version.version,
+):
     app.command()(command)
 app.add_typer(bench.app, name="bench")
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from aweigh_runtime.text.template import find_template
 from aweigh_runtime.text.tokenizer import Tokenizer
 
 MIN_TOKENS = 512  # with fewer, what is measured of the activations means nothing
-HELD_OUT = 1_000_003  # added to a seed: texts for measuring, never those for calibrating
+_HELD_OUT = 1_000_003  # added to a seed: texts for measuring, never those for calibrating
 _VERSION = 1  # of the way in which texts are made
 _ASKS = "helmsman"  # models that were trained on questions about Kubernetes
 
@@ -39,6 +39,10 @@ class Amount:
     num_texts: int = 128
     num_tokens: int = 256  # of each, at most
     seed: int = 0
+
+    def held_out(self) -> "Amount":
+        """As much, of texts that nothing is calibrated on."""
+        return replace(self, seed=self.seed + _HELD_OUT)
 
 
 def from_model(

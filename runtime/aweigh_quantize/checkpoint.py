@@ -39,7 +39,7 @@ class Checkpoint:
         return self.stored[place.name].name
 
     def fingerprint(self) -> str:
-        """Differs for models that differ: config, tokenizer, headers, and samples of the weights."""
+        """Differs for models that differ: of config, tokenizer, headers and samples of weights."""
         digest = hashlib.sha256()
         for name in ("config.json", "tokenizer.json"):
             path = self.directory / name

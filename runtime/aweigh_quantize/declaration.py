@@ -40,9 +40,7 @@ def declare(recipe: Recipe, bits: Mapping[str, int | None]) -> Declared:
     return Declared(config, quantization(Fields(Path("config.json"), config)))
 
 
-def _config(
-    recipe: Recipe, bits: Mapping[str, int | None], dense: Sequence[str]
-) -> dict[str, Any]:
+def _config(recipe: Recipe, bits: Mapping[str, int | None], dense: Sequence[str]) -> dict[str, Any]:
     if recipe.sparse:
         return _marlin24(recipe)
     match recipe.scheme:
@@ -180,4 +178,3 @@ def _rounded(num_bits: int, kind: str, strategy: str) -> dict[str, Any]:
 
 
 _KV_CACHE = _rounded(8, "float", "tensor")
-

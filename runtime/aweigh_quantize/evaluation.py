@@ -95,9 +95,7 @@ def evaluate(
         texts: what is predicted.
         pairs: for each text the logits [T, V] of the dense model, and those of the quantized one.
     """
-    return Evaluation(
-        tuple(document(text, *pair) for text, pair in zip(texts, pairs, strict=True))
-    )
+    return Evaluation(tuple(document(text, *pair) for text, pair in zip(texts, pairs, strict=True)))
 
 
 def document(text: Text, dense: torch.Tensor, quantized: torch.Tensor) -> Document:

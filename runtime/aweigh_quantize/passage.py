@@ -36,9 +36,7 @@ class _Step:
 class Passage:
     """Texts laid out one after the other, [T, N] in fp32; every text is a request of its own."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, texts: Sequence[Text], device: torch.device
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, texts: Sequence[Text], device: torch.device) -> None:
         self.texts = texts
         self._checkpoint = checkpoint
         self._storage = Storage(torch.float32, device, Fast())

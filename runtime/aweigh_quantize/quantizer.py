@@ -1,6 +1,6 @@
-"""Quantizes a model layer by layer: each is calibrated on what the quantized ones before it put out.
+"""Quantizes a model layer by layer: each is calibrated behind the quantized ones before it.
 
-Within a layer, too, a matrix is calibrated behind the quantized ones before it. Texts that were
+So is each matrix within a layer. Texts that were
 held out go through the dense and the quantized layers side by side, to measure what is lost.
 """
 
@@ -20,8 +20,8 @@ from aweigh_quantize.schemes import needs_inputs, quantized
 from aweigh_quantize.state import State
 from aweigh_quantize.texts import Text
 
-Advance = Callable[[str], None]
-"""Called as each stage of a layer is finished, with its name."""
+Advance = Callable[[], None]
+"""Called as each stage of a layer is finished."""
 
 STAGES = 4  # of a layer: queries, keys and values; output; gate and up; down
 CALIBRATION = "calibration"  # names of streams
@@ -95,7 +95,7 @@ class Quantizer:
             chosen = [each for each in stage if self._work.bits[each.module] is not None]
             if chosen:
                 self._stage(layer, chosen, streams[CALIBRATION])
-            self._advance(f"layer {index + 1}")
+            self._advance()
         self._passage.advance(layer, streams[CALIBRATION])
         for name, passage in self._held_out.items():
             passage.advance(layer, streams[f"{QUANTIZED} {name}"])

@@ -104,10 +104,15 @@ class Recipe:
         return self.activations or ("none" if self.scheme == "nvfp4" else "token")
 
     @property
+    def has_groups(self) -> bool:
+        """Some columns share a scale, and others have another."""
+        return self.scheme in WEIGHTS_ONLY and self.group_size != WHOLE_ROW
+
+    @property
     def reorders(self) -> bool:
         """Columns are stored in groups that are no neighbours."""
         ordered = self.scheme == "gptq" and self.act_order and not self.static_groups
-        return ordered and self.group_size != WHOLE_ROW and not self.sparse
+        return ordered and self.has_groups and not self.sparse
 
     def keeps(self, module: str) -> bool:
         """Whether a module stays dense."""

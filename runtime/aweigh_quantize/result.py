@@ -1,12 +1,15 @@
 """The folder of a quantized model: the finished layers and what stayed dense, in few files."""
 
 import json
+import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aweigh_quantize.checkpoint import Checkpoint
+from aweigh_quantize.one_layer import layer_matrices
+from aweigh_quantize.outcome import Sizes
 from aweigh_quantize.tensor_file import CannotWrite, Entry, stored_entry, write_tensors, write_text
 from aweigh_runtime.model.fields import read_object
 from aweigh_runtime.model.header import StoredTensor, read_header
@@ -20,7 +23,7 @@ _LARGEST_COPY_BYTES = 1 << 27  # of a file that is neither weights nor described
 
 def write_result(
     folder: Path, checkpoint: Checkpoint, layers: Sequence[Path], declared: dict[str, Any]
-) -> int:
+) -> Sizes:
     """Write all but the model card.
 
     Args:
@@ -28,9 +31,6 @@ def write_result(
         checkpoint: the dense model, of which everything else is taken.
         layers: files of quantized layers.
         declared: `quantization_config`.
-
-    Returns:
-        Bytes of all weight files.
 
     Raises:
         CannotWrite: there is no room.
@@ -50,7 +50,30 @@ def write_result(
         write_tensors(folder / name, entries)
     if len(shards) > 1:
         write_text(folder / INDEX, _index(names, shards))
-    return sum((folder / name).stat().st_size for name in names)
+    return _sizes(checkpoint, [each for shard in shards for each in shard])
+
+
+def _sizes(checkpoint: Checkpoint, entries: Sequence[Entry]) -> Sizes:
+    dense = {tensor.name: tensor for tensor in checkpoint.stored.values()}
+    left = {each.name for each in entries if _is_same(each, dense)}
+    names = set(dense)
+    gone = {
+        checkpoint.own_name(place): math.prod(place.shape)
+        for place in layer_matrices(checkpoint.config)
+        if checkpoint.own_name(place) not in left
+    }
+    return Sizes(
+        dense=sum(tensor.num_bytes for tensor in dense.values()),
+        written=sum(each.num_bytes for each in entries),
+        dense_matrices=sum(dense[name].num_bytes for name in gone),
+        matrices=sum(each.num_bytes for each in entries if _owner(each.name, names) in gone),
+        num_weights=sum(gone.values()),
+    )
+
+
+def _is_same(each: Entry, dense: Mapping[str, StoredTensor]) -> bool:
+    found = dense.get(each.name)
+    return found is not None and found.dtype == each.dtype
 
 
 def _entries(checkpoint: Checkpoint, layers: Sequence[Path]) -> Iterator[Entry]:
@@ -103,8 +126,11 @@ def _index(names: Sequence[str], shards: Sequence[Sequence[Entry]]) -> str:
 def _copy_others(source: Path, target: Path) -> None:
     """Tokenizer, chat template, generation settings, license: what is neither weights nor ours."""
     for path in sorted(source.iterdir()):
-        weights = path.suffix in _NOT_COPIED or path.name in _REWRITTEN
-        hidden = path.name.startswith(".")
-        if path.is_file() and not weights and not hidden:
-            if path.stat().st_size <= _LARGEST_COPY_BYTES:
-                shutil.copyfile(path, target / path.name)
+        if path.is_file() and _is_copied(path):
+            shutil.copyfile(path, target / path.name)
+
+
+def _is_copied(path: Path) -> bool:
+    weights = path.suffix in _NOT_COPIED or path.name in _REWRITTEN
+    hidden = path.name.startswith(".")
+    return not weights and not hidden and path.stat().st_size <= _LARGEST_COPY_BYTES

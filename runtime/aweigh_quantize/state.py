@@ -10,16 +10,19 @@ A layer is finished when its file is there: the stream behind it is written befo
 `model` becomes OUT in one step once all of it is on the disk.
 """
 
+import fcntl
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from aweigh_quantize.recipe import Recipe
-from aweigh_quantize.tensor_file import entry, read_tensors, write_tensors, write_text
+from aweigh_quantize.tensor_file import CannotWrite, entry, read_tensors, write_tensors, write_text
 from aweigh_runtime.model.fields import read_object
 
 _SUFFIX = ".partial"
@@ -37,24 +40,35 @@ class State:
         self.folder = out.with_name(out.name + _SUFFIX)
         self.model = self.folder / "model"
 
-    def claim(self, recipe: Recipe, subject: dict[str, Any]) -> None:
-        """Begin, or go on with what the same command began.
+    @contextmanager
+    def claimed(self, recipe: Recipe, subject: dict[str, Any]) -> Iterator[None]:
+        """Begin, or go on with what the same command began; nobody else does meanwhile.
 
         Args:
             recipe: what is being made.
             subject: of which model and texts, in JSON.
 
         Raises:
-            Occupied: OUT exists, or another command's work lies beside it.
+            Occupied: OUT exists, or another command's work lies beside it, or is being done.
             CannotWrite: the folder cannot be made.
         """
         if self.out.exists():
-            raise Occupied(f"--output {self.out} exists already; expected a new name, or remove it")
+            raise Occupied(f"--output is {self.out}, which exists already; expected a new name")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise CannotWrite(f"cannot write {self.folder}: {error.strerror}") from error
+        with lock:
+            _expect_alone(lock, self.folder)
+            self._begin(recipe, subject)
+            yield
+
+    def _begin(self, recipe: Recipe, subject: dict[str, Any]) -> None:
         job = self.folder / "job.json"
         if job.is_file():
             self._expect_same(read_object(job), recipe, subject)
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"recipe": asdict(recipe), "subject": subject}, indent=2)
         write_text(job, text + "\n")
 
@@ -86,15 +100,6 @@ class State:
         """The files of all finished layers."""
         return [self._layer(index) for index in range(self.num_finished())]
 
-    def keep(self, name: str, found: Any) -> None:
-        """Keep what took long to find out, as JSON."""
-        write_text(self.folder / f"{name}.json", json.dumps(found))
-
-    def kept(self, name: str) -> Any | None:
-        """What `keep` was given; None: nothing yet."""
-        path = self.folder / f"{name}.json"
-        return json.loads(path.read_text()) if path.is_file() else None
-
     def complete(self) -> None:
         """Make the written model appear at OUT, and remove everything else."""
         self.model.rename(self.out)
@@ -117,3 +122,14 @@ class State:
 
     def _stream(self, index: int) -> Path:
         return self.folder / f"stream-{index:04}.safetensors"
+
+
+def _expect_alone(lock: IO[str], folder: Path) -> None:
+    """A killed process holds no lock."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise Occupied(
+            f"another aweigh quantize is at work in {folder}; expected to be alone: wait for it, "
+            "or choose another --output"
+        ) from error

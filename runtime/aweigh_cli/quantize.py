@@ -1,0 +1,197 @@
+"""`aweigh quantize`: a dense model becomes a quantized one, in a format that others read, too."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from aweigh_cli.bench_options import as_typed
+from aweigh_cli.failures import CommandFailure, ExitStatus
+from aweigh_cli.serve import default_cache_dir
+
+if TYPE_CHECKING:
+    import torch
+
+    from aweigh_quantize.outcome import Outcome
+
+
+def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the texts
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A folder, or a URI as for `aweigh serve`."),
+    ],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    scheme: Annotated[
+        Literal["rtn", "gptq", "awq", "int8", "fp8", "nvfp4"],
+        typer.Option(
+            help="gptq, awq, rtn: small weights. int8, fp8: 8 bits, activations as well. nvfp4."
+        ),
+    ] = "gptq",
+    bits: Annotated[int, typer.Option(help="gptq, rtn: 2, 3, 4 or 8.")] = 4,
+    group_size: Annotated[
+        int, typer.Option(help="Weights that share a scale; -1: a whole row.")
+    ] = 128,
+    symmetric: Annotated[
+        bool | None,
+        typer.Option(help="Without zero points. (default: all but awq)", show_default=False),
+    ] = None,
+    act_order: Annotated[
+        bool, typer.Option(help="gptq: the columns that matter most first.")
+    ] = True,
+    static_groups: Annotated[
+        bool, typer.Option(help="gptq: groups are of neighbours; else serving is slower.")
+    ] = True,
+    damping: Annotated[float, typer.Option(help="gptq: share of the mean diagonal.")] = 0.01,
+    sparse: Annotated[
+        Literal["2:4"] | None, typer.Option(help="gptq, rtn: drop two weights of four.")
+    ] = None,
+    granularity: Annotated[
+        Literal["channel", "tensor", "block"], typer.Option(help="fp8: what shares a scale.")
+    ] = "channel",
+    activations: Annotated[
+        Literal["token", "static", "none"] | None,
+        typer.Option(help="int8, fp8, nvfp4: how they are scaled. (default: by scheme)"),
+    ] = None,
+    smoothing: Annotated[
+        float, typer.Option(help="int8: how much range moves from activations to weights, 0 to 1.")
+    ] = 0.5,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Module that stays dense: down_proj, model.layers.0.*; repeatable."),
+    ] = None,
+    kv_cache: Annotated[
+        Literal["auto", "fp8"], typer.Option(help="int8, fp8, nvfp4: scales for an fp8 cache.")
+    ] = "auto",
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of text to calibrate on; repeatable. (default: the model's own)"),
+    ] = None,
+    perplexity: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of text to measure perplexity on, too; repeatable."),
+    ] = None,
+    num_texts: Annotated[int, typer.Option(min=1, help="To calibrate on.")] = 128,
+    text_tokens: Annotated[int, typer.Option(min=2, help="Of each text, at most.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Gives the same texts and result again.")] = 0,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto: the GPU where there is one.")
+    ] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Of an hf:// model.")] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(envvar="AWEIGH_CACHE_DIR", help="As for `aweigh serve`.")
+    ] = None,
+) -> None:
+    """Quantize a dense model, and measure what it has lost.
+
+    Holds one layer in memory at a time. A command that was killed goes on where it was when it is
+    given again. Writes GPTQ, AWQ, FP8 or compressed-tensors files, and a model card.
+    """
+    from aweigh_cli.quantize_progress import display
+    from aweigh_quantize.calibration import Amount
+    from aweigh_quantize.job import Job, run
+    from aweigh_quantize.recipe import Recipe
+    from aweigh_quantize.tensor_file import CannotWrite
+    from aweigh_runtime.failures import StartFailure
+
+    cache = cache_dir or default_cache_dir()
+    try:
+        recipe = Recipe(
+            scheme=scheme,
+            bits=bits,
+            group_size=group_size,
+            symmetric=symmetric,
+            act_order=act_order,
+            static_groups=static_groups,
+            damping=damping,
+            sparse=sparse is not None,
+            granularity=granularity,
+            activations=activations,
+            smoothing=smoothing,
+            keep=tuple(keep or ()),
+            kv_cache=kv_cache,
+        )
+        with display() as shown:
+            job = Job(
+                model=model,
+                directory=fetched(model, revision, cache),
+                recipe=recipe,
+                out=output,
+                amount=Amount(num_texts, text_tokens, seed),
+                calibration=readable(calibration, "--calibration"),
+                perplexity=readable(perplexity, "--perplexity"),
+                device=chosen(device),
+                cache_dir=cache,
+                command=as_typed(),
+            )
+            found = run(job, shown)
+    except CannotWrite as failure:
+        raise CommandFailure(
+            f"{failure}; make room and give the same command again: it goes on where it stopped"
+        ) from failure
+    except StartFailure as failure:
+        raise CommandFailure(str(failure), failure.exit_code) from failure
+    except ValueError as failure:  # of recipe, texts and state: each has a sentence to say
+        raise CommandFailure(str(failure), ExitStatus.BAD_INPUT) from failure
+    typer.echo(_text(output, found))
+
+
+def fetched(model: str, revision: str | None, cache_dir: Path) -> Path:
+    """The folder of a model, wherever it is.
+
+    Raises:
+        StartFailure: it cannot be had.
+    """
+    from aweigh_runtime.sources import fetch
+
+    uri = model if "://" in model else f"file://{Path(model).absolute()}"
+    return fetch(
+        uri,
+        revision=revision,
+        secret_dir=None,
+        cache_dir=cache_dir,
+        progress=lambda done, total: None,
+    )
+
+
+def readable(paths: list[Path] | None, flag: str) -> list[Path]:
+    """Files of text, which are there."""
+    for path in paths or []:
+        try:
+            path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandFailure(
+                f"{flag} is {path}, which cannot be read: {error}; expected a file of UTF-8 text",
+                ExitStatus.BAD_INPUT,
+            ) from error
+    return paths or []
+
+
+def chosen(device: str) -> "torch.device":
+    """Where to compute."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CommandFailure(
+            "--device is cuda, but no GPU is visible; expected one: use --device auto",
+            ExitStatus.BAD_INPUT,
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def _text(output: Path, found: "Outcome") -> str:
+    sizes = found.sizes
+    lines = [
+        f"{output}: {found.layout}",
+        f"weights {sizes.dense / 1e6:,.1f} MB, now {sizes.written / 1e6:,.1f} MB; quantized "
+        f"matrices {sizes.ratio:.2f} times smaller, {sizes.bits:.2f} bits per weight",
+    ]
+    for name, loss in found.losses.items():
+        lines.append(
+            f"{name}: KL {loss.kl} nats per token, same likeliest token {loss.agreement}, "
+            f"perplexity {loss.perplexity:.4g} (dense {loss.dense_perplexity:.4g})"
+        )
+    lines.append(f"took {found.seconds:,.0f} s; serve it: aweigh serve file://{output.absolute()}")
+    return "\n".join(lines)

@@ -1,0 +1,177 @@
+"""One `aweigh quantize`: from a dense model to a folder with a quantized one."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from aweigh_quantize.calibration import Amount, from_files, from_model
+from aweigh_quantize.card import card
+from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
+from aweigh_quantize.declaration import Declared, declare
+from aweigh_quantize.one_layer import layer_matrices
+from aweigh_quantize.outcome import Outcome
+from aweigh_quantize.quantizer import STAGES, Quantizer, Work
+from aweigh_quantize.recipe import Recipe, RecipeError, unmatched
+from aweigh_quantize.result import write_result
+from aweigh_quantize.state import State
+from aweigh_quantize.tensor_file import write_text
+from aweigh_quantize.texts import Text
+from aweigh_runtime.engine.threads import use_threads
+from aweigh_runtime.formats.layout import LayoutError
+from aweigh_runtime.model.footprint import weight_bytes
+
+OWN_TEXTS = "the model's own texts"
+_WIDE_BYTES = 4  # of a weight in fp32
+
+
+class Display(Protocol):
+    """Shows how far a job is."""
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """Another part of it: so many steps, of which some are done already."""
+        ...
+
+    def advance(self) -> None:
+        """One more step is done."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What was asked for."""
+
+    model: str  # as the user names it
+    directory: Path  # of the dense model
+    recipe: Recipe
+    out: Path
+    amount: Amount  # of text to calibrate on; as much is held out to measure with
+    calibration: Sequence[Path] = ()  # files; none: the model's own texts
+    perplexity: Sequence[Path] = ()  # files to measure with, too
+    device: torch.device
+    cache_dir: Path
+    command: str = "aweigh quantize"
+
+
+def run(job: Job, display: Display) -> Outcome:
+    """Quantize, measure and write, or go on with what the same job has begun.
+
+    Raises:
+        RecipeError, TooShort, Occupied: what was asked for is impossible.
+        StartFailure: the dense model cannot be read.
+        CannotWrite: the disk is full; the same job goes on where this one has stopped.
+    """
+    started = time.monotonic()
+    checkpoint = read_checkpoint(job.directory)
+    use_threads(job.device, weight_bytes(checkpoint.config, _WIDE_BYTES))
+    bits = bits_of(checkpoint, job.recipe)
+    declared = declare(job.recipe, bits)
+    _expect_storable(checkpoint, job.recipe, declared)
+    state = State(job.out)
+    with state.claimed(job.recipe, _subject(job, checkpoint)):
+        calibration = _calibration(job, checkpoint, display)
+        held_out = _held_out(job, checkpoint, display)
+        work = Work(
+            checkpoint=checkpoint,
+            recipe=job.recipe,
+            bits=bits,
+            declared=declared,
+            device=job.device,
+            calibration=calibration,
+            held_out=held_out,
+        )
+        finished = state.num_finished()
+        display.begin("layers", checkpoint.config.num_layers * STAGES, finished * STAGES)
+        losses = Quantizer(work, state, display.advance).run()
+        display.begin("writing", 1)
+        sizes = write_result(state.model, checkpoint, state.layers(), declared.config)
+        found = Outcome(
+            recipe=job.recipe,
+            layout=declared.quantization.description,
+            losses=losses,
+            sizes=sizes,
+            seconds=time.monotonic() - started,
+        )
+        write_text(state.model / "README.md", card(job, found))
+        state.complete()
+    display.advance()
+    return found
+
+
+def bits_of(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, int | None]:
+    """By module, of those that can be quantized; None: it stays dense.
+
+    Raises:
+        RecipeError: a module to keep does not exist.
+    """
+    modules = [
+        checkpoint.own_name(place).removesuffix(".weight")
+        for place in layer_matrices(checkpoint.config)
+    ]
+    unknown = unmatched(recipe.keep, modules)
+    if unknown is not None:
+        raise RecipeError(
+            f"--keep is {unknown}, which is no module of this model; expected one such as "
+            f"{modules[-1]}, or its end: {modules[-1].rpartition('.')[2]}"
+        )
+    return {module: None if recipe.keeps(module) else recipe.bits for module in modules}
+
+
+def _expect_storable(checkpoint: Checkpoint, recipe: Recipe, declared: Declared) -> None:
+    """Refuse before hours of work what could not be written afterwards."""
+    for place in layer_matrices(checkpoint.config):
+        module = checkpoint.own_name(place).removesuffix(".weight")
+        layout, (rows, columns) = declared.quantization.layout_of(module), place.shape
+        if layout is None:
+            continue
+        try:
+            layout.parts(rows, columns)
+        except LayoutError as error:
+            raise RecipeError(
+                f"{module} cannot be written: {error}; keep it dense with --keep, or choose "
+                "another scheme"
+            ) from error
+        if recipe.has_groups and columns % recipe.group_size:
+            raise RecipeError(
+                f"--group-size is {recipe.group_size}; expected a divisor of the {columns} inputs "
+                f"of {module}, or -1 for whole rows: else keep it dense with --keep"
+            )
+
+
+def _subject(job: Job, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What else the result depends on."""
+    return {
+        "model": checkpoint.fingerprint(),
+        "text": asdict(job.amount),
+        "calibration": [_stamp(path) for path in job.calibration],
+        "perplexity": [_stamp(path) for path in job.perplexity],
+    }
+
+
+def _stamp(path: Path) -> list[Any]:
+    found = path.stat()
+    return [str(path.resolve()), found.st_size, found.st_mtime_ns]
+
+
+def _calibration(job: Job, checkpoint: Checkpoint, display: Display) -> list[Text]:
+    if job.calibration:
+        return from_files(job.calibration, checkpoint, job.amount)
+    return _own(job, checkpoint, job.amount, "texts to calibrate on", display)
+
+
+def _held_out(job: Job, checkpoint: Checkpoint, display: Display) -> Mapping[str, list[Text]]:
+    amount = job.amount.held_out()
+    found = {OWN_TEXTS: _own(job, checkpoint, amount, "texts to measure with", display)}
+    for path in job.perplexity:
+        found[str(path)] = from_files([path], checkpoint, job.amount)
+    return found
+
+
+def _own(
+    job: Job, checkpoint: Checkpoint, amount: Amount, what: str, display: Display
+) -> list[Text]:
+    display.begin(what, amount.num_texts)
+    return from_model(checkpoint, amount, job.device, job.cache_dir, display.advance)
