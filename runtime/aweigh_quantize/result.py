@@ -22,7 +22,11 @@ _LARGEST_COPY_BYTES = 1 << 27  # of a file that is neither weights nor described
 
 
 def write_result(
-    folder: Path, checkpoint: Checkpoint, layers: Sequence[Path], declared: dict[str, Any]
+    folder: Path,
+    checkpoint: Checkpoint,
+    layers: Sequence[Path],
+    declared: dict[str, Any],
+    shard_bytes: int = SHARD_BYTES,
 ) -> Sizes:
     """Write all but the model card.
 
@@ -31,6 +35,7 @@ def write_result(
         checkpoint: the dense model, of which everything else is taken.
         layers: files of quantized layers.
         declared: `quantization_config`.
+        shard_bytes: most of a file, unless a tensor alone has more.
 
     Raises:
         CannotWrite: there is no room.
@@ -44,7 +49,7 @@ def write_result(
     config = read_object(checkpoint.directory / "config.json")
     config["quantization_config"] = declared
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    shards = list(_shards(list(_entries(checkpoint, layers))))
+    shards = list(_shards(list(_entries(checkpoint, layers)), shard_bytes))
     names = _names(len(shards))
     for name, entries in zip(names, shards, strict=True):
         write_tensors(folder / name, entries)
@@ -96,11 +101,11 @@ def _owner(name: str, dense: set[str]) -> str:
     return weight if name not in dense and weight in dense else name
 
 
-def _shards(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+def _shards(entries: Sequence[Entry], most: int) -> Iterator[list[Entry]]:
     shard: list[Entry] = []
     size = 0
     for each in entries:
-        if shard and size + each.num_bytes > SHARD_BYTES:
+        if shard and size + each.num_bytes > most:
             yield shard
             shard, size = [], 0
         shard.append(each)

@@ -1,0 +1,90 @@
+"""Killed, out of disk space, or given twice: no half a model is ever taken for a whole one."""
+
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from aweigh_quantize.job import run
+from aweigh_quantize.state import Occupied
+from tests.cli.command import arguments, environment
+from tests.quantize.jobs import AMOUNT, Silent, job
+
+PATIENCE_S = 60.0
+
+
+def command(model: Path, out: Path) -> list[str]:
+    """The same as a job with scheme gptq."""
+    return arguments(
+        "quantize",
+        str(model),
+        f"--output={out}",
+        f"--num-texts={AMOUNT.num_texts}",
+        f"--text-tokens={AMOUNT.num_tokens}",
+        f"--cache-dir={model.parent / 'cache'}",
+    )
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(cut: Path, tmp_path: Path) -> None:
+    run(job(cut, tmp_path / "whole", scheme="gptq"), Silent())
+    out, first = tmp_path / "out", tmp_path / "out.partial" / "layer-0000.safetensors"
+    with subprocess.Popen(command(cut, out), env=environment(OMP_NUM_THREADS="1")) as killed:
+        deadline = time.monotonic() + PATIENCE_S
+        while not first.is_file() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        killed.send_signal(signal.SIGKILL)
+    assert first.is_file()
+    assert not out.exists()
+
+    shown = Silent()
+    run(job(cut, out, scheme="gptq"), shown)
+    assert ("layers", 8, 4) in shown.parts or ("layers", 8, 8) in shown.parts
+    for name in ("model.safetensors", "config.json"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_full_disk_is_said_and_the_same_command_goes_on(cut: Path, tmp_path: Path) -> None:
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    run(job(cut, tmp_path / "whole", scheme="gptq"), Silent())  # its texts are kept
+    out = tmp_path / "out"
+    failed = subprocess.run(
+        command(cut, out),
+        env=environment(OMP_NUM_THREADS="1"),
+        preexec_fn=little_room,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert failed.returncode == 1
+    assert "cannot write" in failed.stderr
+    assert "give the same command again" in failed.stderr
+    assert not out.exists()
+    run(job(cut, out, scheme="gptq"), Silent())
+    assert (out / "model.safetensors").is_file()
+
+
+def test_another_command_is_refused_by_what_differs(cut: Path, tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    class Impatient(Silent):
+        def advance(self) -> None:
+            super().advance()
+            if self.parts[-1][0] == "layers" and self.steps % 4 == 3:
+                raise Stopped
+
+    with pytest.raises(Stopped):
+        run(job(cut, tmp_path / "out", scheme="gptq"), Impatient())
+    with pytest.raises(Occupied, match="--bits is 3, and was 4"):
+        run(job(cut, tmp_path / "out", scheme="gptq", bits=3), Silent())
+    text = tmp_path / "long.txt"
+    text.write_text("A Pod is the smallest unit that Kubernetes deploys. " * 100)
+    with pytest.raises(Occupied, match="the calibration is another one"):
+        run(job(cut, tmp_path / "out", [text], scheme="gptq"), Silent())
