@@ -1,0 +1,1 @@
+"""Makes quantized weights of dense ones, offline. It serves nothing."""
