@@ -1,1 +1,1 @@
-"""Makes quantized checkpoints of dense ones. It serves nothing."""
+"""Makes quantized weights of dense ones, offline. It serves nothing."""

@@ -1,0 +1,1 @@
+"""How one matrix is quantized: functions of tensors alone. They know no file and no model."""

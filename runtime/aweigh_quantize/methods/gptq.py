@@ -1,0 +1,131 @@
+"""GPTQ (Frantar et al. 2022): columns are rounded in turn, each making up for errors before it.
+
+Beyond the paper: scales are clipped where that lowers the squared error weighted with the Hessian's
+diagonal, and the result is refined.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from aweigh_kernels.int_weight import IntWeight
+from aweigh_quantize.methods.grid import WHOLE_ROW, Clip, Grid, expect_weight, scales
+from aweigh_quantize.methods.hessian import compensated, damped, factor
+from aweigh_quantize.methods.inputs import Inputs
+from aweigh_quantize.methods.refinement import refine
+from aweigh_quantize.methods.rounding import Rounding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How errors are made small. The paper's algorithm: clip `none`, no sweeps.
+
+    Raises:
+        ValueError: one is out of range.
+    """
+
+    damping: float = 0.01  # of the Hessian's mean diagonal, added to it
+    act_order: bool = True  # columns with the largest inputs first
+    static_groups: bool = True  # of neighbours, with scales known from the start: nothing to
+    # permute when the model runs. Otherwise groups are of columns rounded one after the other, and
+    # get their scales when the first is reached.
+    clip: Clip = "mse"
+    sweeps: int = 2  # of refinement; many fit the calibration's tokens more than the model's
+    block: int = 128  # columns whose errors reach the later ones together
+
+    def __post_init__(self) -> None:
+        if not 0 < self.damping <= 1:
+            raise ValueError(f"damping is {self.damping}; expected more than 0, at most 1")
+        if self.sweeps < 0 or self.block < 1:
+            raise ValueError(
+                f"{self.sweeps} sweeps in blocks of {self.block}; expected 0 or more, 1 or more"
+            )
+
+
+def quantize(
+    weight: torch.Tensor, inputs: Inputs, grid: Grid, options: Options | None = None
+) -> IntWeight:
+    """A matrix on a grid, its outputs near those it had.
+
+    Args:
+        weight: [N, K], floating point.
+        inputs: what calibration knows of x, [K].
+        grid: what to round to.
+        options: how.
+
+    Returns:
+        With a permutation only in act order without static groups.
+
+    Raises:
+        ValueError: the group does not divide K, numbers are not finite, or tokens too few.
+    """
+    options = options or Options()
+    weight, hessian = prepared(weight, inputs, options.damping)
+    width = grid.width(weight.shape[1])
+    static = options.static_groups or width == weight.shape[1]
+    order = torch.arange(len(hessian), device=weight.device)
+    if options.act_order:
+        order = hessian.diagonal().argsort(descending=True, stable=True)
+    perm = order if options.act_order and not static else None
+    if perm is not None:
+        weight, hessian = weight[:, perm], hessian[perm][:, perm]
+    importance = hessian.diagonal().contiguous()
+    rounding = Rounding(weight, *scales(weight, grid, options.clip, importance), grid)
+    if static:
+        _round(rounding, hessian, order, options.block)
+    else:
+        _round_with_scales(rounding, hessian, grid, options)
+    refine(rounding, hessian, options.sweeps)
+    q, scale, zero = rounding.tensors()
+    return IntWeight(q=q, scale=scale, zero=zero, bits=grid.bits, group=width, perm=perm)
+
+
+def prepared(
+    weight: torch.Tensor, inputs: Inputs, damping: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weight in fp32 and its inputs' damped Hessian.
+
+    Raises:
+        ValueError: they do not fit together, numbers are not finite, or tokens too few.
+    """
+    expect_weight(weight)
+    inputs.expect_enough()
+    if weight.shape[1] != len(inputs.hessian):
+        raise ValueError(f"the weight is {list(weight.shape)}; expected [N, {len(inputs.hessian)}]")
+    return weight.float(), damped(inputs.hessian, damping)
+
+
+def _round(rounding: Rounding, hessian: torch.Tensor, order: torch.Tensor, block: int) -> None:
+    """All columns, in an order [K]."""
+    upper = factor(hessian[order][:, order])
+    columns = rounding.columns[order]
+    errors = torch.zeros_like(columns)
+    for first in range(0, len(columns), block):
+        part = slice(first, min(first + block, len(columns)))
+        values, inverse = compensated(columns, errors, upper, part)
+        for place, column in enumerate(order[part].tolist()):
+            spread(values, inverse, place, rounding.round(column, values[place]))
+        errors[part] = rounding.errors[order[part]]
+
+
+def _round_with_scales(
+    rounding: Rounding, hessian: torch.Tensor, grid: Grid, options: Options
+) -> None:
+    """All columns as they lie; each group gets its scales from what its columns should be by then."""
+    width, diagonal, upper = rounding.width, hessian.diagonal().contiguous(), factor(hessian)
+    one_group = replace(grid, group=WHOLE_ROW)
+    for first in range(0, len(hessian), width):
+        part = slice(first, first + width)
+        values, inverse = compensated(rounding.columns, rounding.errors, upper, part)
+        found, zero = scales(values.t(), one_group, options.clip, diagonal[part])
+        rounding.rescale(first // width, found[:, 0], None if zero is None else zero[:, 0])
+        for place in range(width):
+            spread(values, inverse, place, rounding.round(first + place, values[place]))
+
+
+def spread(
+    values: torch.Tensor, inverse: torch.Tensor, place: int, rounded: torch.Tensor
+) -> None:
+    """Let the later columns of a block [b, N] make up for what rounding one of them [N] took."""
+    error = (values[place] - rounded).div_(inverse[place, place])
+    values[place + 1 :].addr_(inverse[place, place + 1 :], error, alpha=-1)

@@ -1,0 +1,72 @@
+"""The second moments of a matrix's inputs, factored so that columns can make up for errors.
+
+With H = R Rᵀ, R upper triangular, the loss tr(E H Eᵀ) of errors E [N, K] is the sum of squares of
+E R. Its column j holds errors up to column j alone, and vanishes if column j is rounded from
+
+    w[j] + sum over i < j of e[i] · R[i, j] / R[j, j]
+
+without loss: Babai's nearest plane (Chen et al. 2025). In exact arithmetic that is GPTQ (Frantar et
+al. 2022), which factors the inverse of H; R needs no inverse and a quarter of the work.
+"""
+
+import torch
+
+_TRIES = 8  # each with ten times the damping of the one before
+_FIRST_TRY = 1e-4  # of the mean diagonal
+
+
+def damped(hessian: torch.Tensor, damping: float) -> torch.Tensor:
+    """H [K, K] with a share of its mean diagonal added to the diagonal.
+
+    Columns that are always 0 have no other entry then: they are rounded to nearest.
+    """
+    mean = hessian.diagonal().mean()
+    added = torch.where(mean > 0, mean * damping, torch.ones_like(mean))
+    found = hessian.clone()
+    found.diagonal().add_(added)
+    return found
+
+
+def factor(hessian: torch.Tensor) -> torch.Tensor:
+    """R [K, K], upper triangular, with H = R Rᵀ: Cholesky from the last column to the first.
+
+    Raises:
+        ValueError: H is far from positive definite.
+    """
+    backwards = hessian.flip(0, 1)
+    for attempt in range(_TRIES):
+        lower, failed = torch.linalg.cholesky_ex(backwards)
+        if not failed:
+            return lower.flip(0, 1)
+        backwards = damped(backwards, _FIRST_TRY * 10**attempt)
+    raise ValueError(
+        "the inputs' second moments are not positive definite; expected x xᵀ summed over tokens"
+    )
+
+
+def compensated(
+    columns: torch.Tensor, errors: torch.Tensor, upper: torch.Tensor, part: slice
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Columns as they should be, given the errors of all before them.
+
+    Args:
+        columns: [K, N], fp32: the weight, transposed.
+        errors: [K, N], fp32: what rounding took from columns before `part`.
+        upper: [K, K], fp32: R.
+        part: some b columns.
+
+    Returns:
+        The columns [b, N], and the inverse of R's corner [b, b], which tells how each of them
+        makes up for those before it.
+    """
+    corner = upper[part, part]
+    one = torch.eye(len(corner), device=corner.device)
+    inverse = torch.linalg.solve_triangular(corner, one, upper=True)
+    carried = upper[: part.start, part].t() @ errors[: part.start]  # [b, N]
+    return torch.addmm(columns[part], inverse.t(), carried), inverse
+
+
+def loss(errors: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
+    """tr(E H Eᵀ) of errors [N, K], fp64: the summed squares of a layer's output errors."""
+    wide = errors.double()
+    return ((wide @ hessian.double()) * wide).sum()
