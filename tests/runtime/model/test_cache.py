@@ -4,16 +4,18 @@ import pytest
 import torch
 
 from aweigh_runtime.model.architectures import read_config
-from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.footprint import bytes_per_token
 from aweigh_runtime.model.step_plan import plan
 from tests.runtime.model.checkpoints import SHIPPED
 
+FP32 = CacheFormat(torch.float32, torch.float32)
+
 
 @pytest.fixture
 def cache(cpu: torch.device) -> KVCache:
-    return KVCache(read_config(SHIPPED / "helmsman-8m"), 4, 16, torch.float32, cpu)
+    return KVCache(read_config(SHIPPED / "helmsman-8m"), 4, 16, FP32, cpu)
 
 
 def test_the_cache_takes_the_bytes_that_were_announced(cache: KVCache) -> None:
