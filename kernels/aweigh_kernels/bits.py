@@ -26,7 +26,7 @@ def pack(values: torch.Tensor, bits: int) -> torch.Tensor:
     """
     *stacked, count = values.shape
     if bits == 8:
-        return values.clone()
+        return values.clone(memory_format=torch.contiguous_format)
     per_unit = 8 // bits if 8 % bits == 0 else 8  # numbers that fill whole bytes
     filled = torch.nn.functional.pad(values, (0, -count % per_unit))
     units = filled.view(*stacked, -1, per_unit)

@@ -14,7 +14,7 @@ import torch
 from aweigh_kernels import bits
 from aweigh_kernels.int_weight import IntWeight
 from aweigh_kernels.weight import Weight
-from aweigh_runtime.failures import ModelUnreadable
+from aweigh_runtime.formats.groups import described, read_group
 from aweigh_runtime.formats.layout import FLOATS, LayoutError, Part, Quantization
 from aweigh_runtime.formats.modules import in_layer
 from aweigh_runtime.formats.scales import expect_scales
@@ -23,7 +23,6 @@ from aweigh_runtime.model.fields import Fields
 _BITS = 4
 _HALF = 1 << (_BITS - 1)  # the zero point of a symmetric file
 _IN_WORD = 32 // _BITS
-_MAX_GROUP = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +35,7 @@ class AwqLayout:
     @property
     def name(self) -> str:
         """For people."""
-        groups = "one group" if self.group is None else f"groups of {self.group}"
-        return f"awq 4 bit, {groups}{'' if self.symmetric else ', zero points'}"
+        return f"awq 4 bit, {described(self.group)}{'' if self.symmetric else ', zero points'}"
 
     def parts(self, rows: int, columns: int) -> dict[str, Part]:
         """qweight, qzeros, scales.
@@ -83,6 +81,7 @@ class AwqLayout:
         """
         if not isinstance(weight, IntWeight):
             raise LayoutError(f"{self.name} holds no {type(weight).__name__}; expected IntWeight")
+        self.parts(*weight.shape)  # refuses a shape that does not fit
         self._expect(weight)
         return {
             "qweight": _packed(weight.q.t()),
@@ -126,7 +125,10 @@ def quantization(fields: Fields) -> Quantization:
     fields.choice(version, fields.text(version, "gemm").lower(), ["gemm"])
     width = fields.spelling("bits", "w_bit")
     fields.choice(width, str(fields.integer(width, 1, 32)), [str(_BITS)])
-    layout = AwqLayout(group=_group(fields), symmetric=not fields.boolean("zero_point", True))
+    layout = AwqLayout(
+        group=read_group(fields, "group_size", "q_group_size"),
+        symmetric=not fields.boolean("zero_point", True),
+    )
     kept = tuple(fields.flat_texts("modules_to_not_convert"))
 
     def layout_of(module: str) -> AwqLayout | None:
@@ -135,14 +137,6 @@ def quantization(fields: Fields) -> Quantization:
         return None if dense else layout
 
     return Quantization(scheme="awq", description=layout.name, layout_of=layout_of)
-
-
-def _group(fields: Fields) -> int | None:
-    name = fields.spelling("group_size", "q_group_size")
-    size = fields.integer(name, -1, _MAX_GROUP)
-    if size == 0:
-        raise ModelUnreadable(f"{fields.path}: {name} is 0; expected -1, or 1 or more")
-    return None if size == -1 else size
 
 
 def _stored_zero(weight: IntWeight) -> torch.Tensor:

@@ -7,11 +7,10 @@ from aweigh_kernels import bits as stream
 from aweigh_runtime.failures import ModelUnreadable
 from aweigh_runtime.formats import marlin24
 from aweigh_runtime.formats.gptq_layout import VERSIONS, GptqLayout
+from aweigh_runtime.formats.groups import read_group
 from aweigh_runtime.formats.layout import Quantization
 from aweigh_runtime.formats.modules import in_layer, is_head
 from aweigh_runtime.model.fields import Fields
-
-_MAX_GROUP = 1 << 20
 
 
 def quantization(fields: Fields) -> Quantization:
@@ -82,7 +81,9 @@ def _layout(fields: Fields, outer: GptqLayout | None) -> GptqLayout:
     fields.choice("bits", str(bits), [str(width) for width in stream.WIDTHS])
     return GptqLayout(
         bits=bits,
-        group=outer.group if outer and "group_size" not in fields else _group(fields),
+        group=outer.group
+        if outer and "group_size" not in fields
+        else read_group(fields, "group_size"),
         version=_version(fields, outer.version if outer else 1),
         symmetric=fields.boolean("sym", outer.symmetric if outer else True),
         act_order=fields.boolean("desc_act", outer.act_order if outer else False),
@@ -94,13 +95,6 @@ def _version(fields: Fields, absent: int) -> int:
     if name not in fields:
         return absent
     return VERSIONS[fields.choice(name, fields.text(name), list(VERSIONS))]
-
-
-def _group(fields: Fields) -> int | None:
-    size = fields.integer("group_size", -1, _MAX_GROUP)
-    if size == 0:
-        raise ModelUnreadable(f"{fields.path}: group_size is 0; expected -1, or 1 or more")
-    return None if size == -1 else size
 
 
 def _rules(dynamic: Fields, outer: GptqLayout) -> tuple[_Rule, ...]:

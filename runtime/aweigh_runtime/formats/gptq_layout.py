@@ -15,6 +15,7 @@ import torch
 from aweigh_kernels import bits as stream
 from aweigh_kernels.int_weight import IntWeight
 from aweigh_kernels.weight import Weight
+from aweigh_runtime.formats.groups import described
 from aweigh_runtime.formats.layout import FLOATS, LayoutError, Part
 from aweigh_runtime.formats.scales import expect_scales
 
@@ -34,11 +35,10 @@ class GptqLayout:
     @property
     def name(self) -> str:
         """For people."""
-        groups = "one group" if self.group is None else f"groups of {self.group}"
         zeros = "" if self.symmetric else ", zero points"
         order = ", act order" if self.act_order else ""
         version = "" if self.version == 1 else f", version {self.version}"
-        return f"gptq {self.bits} bit, {groups}{zeros}{order}{version}"
+        return f"gptq {self.bits} bit, {described(self.group)}{zeros}{order}{version}"
 
     def parts(self, rows: int, columns: int) -> dict[str, Part]:
         """qweight, qzeros, scales, and g_idx: the group of each input.
@@ -89,6 +89,7 @@ class GptqLayout:
         if not isinstance(weight, IntWeight):
             raise LayoutError(f"{self.name} holds no {type(weight).__name__}; expected IntWeight")
         rows, columns = weight.shape
+        self.parts(rows, columns)  # refuses a shape that does not fit
         self._expect(weight)
         order = torch.arange(columns) if weight.perm is None else weight.perm.cpu()
         g_idx = torch.empty(columns, dtype=torch.int32)
@@ -184,5 +185,5 @@ class GptqLayout:
 
 
 def _bytes(words: torch.Tensor) -> torch.Tensor:
-    """[..., n] of 32 bits as [..., 4n] of 8."""
-    return words.contiguous().view(torch.uint8)
+    """[..., n] of 32 bits as [..., 4n] of 8, copied: a row of one word may have any stride."""
+    return words.clone(memory_format=torch.contiguous_format).view(torch.uint8)

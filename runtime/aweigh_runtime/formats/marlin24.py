@@ -14,6 +14,7 @@ import torch
 from aweigh_kernels import bits as stream
 from aweigh_kernels.sparse_int_weight import WIDTHS, SparseIntWeight
 from aweigh_kernels.weight import Weight
+from aweigh_runtime.formats.groups import MAX_GROUP, described
 from aweigh_runtime.formats.layout import LayoutError, Part, Quantization
 from aweigh_runtime.formats.modules import in_layer
 from aweigh_runtime.formats.scales import expect_scales
@@ -63,8 +64,7 @@ class Marlin24Layout:
     @property
     def name(self) -> str:
         """For people."""
-        groups = "one group" if self.group is None else f"groups of {self.group}"
-        return f"marlin-24 {self.bits} bit, {groups}"
+        return f"marlin-24 {self.bits} bit, {described(self.group)}"
 
     def parts(self, rows: int, columns: int) -> dict[str, Part]:
         """The integers, the scales, and the places of kept ones.
@@ -146,7 +146,7 @@ def quantization(fields: Fields) -> Quantization:
     """
     bits = fields.integer("bits", 1, 32)
     fields.choice("bits", str(bits), [str(width) for width in WIDTHS])
-    group = fields.integer("group_size", -1, 1 << 20)
+    group = fields.integer("group_size", -1, MAX_GROUP)
     fields.choice("group_size", str(group), [str(size) for size in GROUPS])
     fields.choice("sym", str(fields.boolean("sym", True)).lower(), ["true"])
     fields.choice("desc_act", str(fields.boolean("desc_act", False)).lower(), ["false"])
