@@ -25,7 +25,7 @@ def choose(directory: Path, wanted: SchemeName) -> Quantization | None:
     has = "none" if found is None else found.scheme
     if wanted in ("auto", has):
         return found
-    if found is None and wanted in online.SCHEMES:
+    if found is None and (wanted == "fp8" or wanted == "int8"):
         return online.quantization(wanted)
     if found is None:
         raise InvalidConfiguration(

@@ -6,6 +6,7 @@ with 8 bits searching for a narrower one gains next to nothing.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 
@@ -73,14 +74,15 @@ class OnlineLayout:
         return {"weight": weight.dense()}
 
 
-_LAYOUTS: dict[str, OnlineLayout] = {
+Scheme = Literal["fp8", "int8"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+_LAYOUTS: dict[Scheme, OnlineLayout] = {
     "fp8": OnlineLayout("fp8, quantized while loading", to_fp8),
     "int8": OnlineLayout("int8, quantized while loading", to_int8),
 }
-SCHEMES = tuple(_LAYOUTS)
 
 
-def quantization(scheme: str) -> Quantization:
+def quantization(scheme: Scheme) -> Quantization:
     """Of a dense checkpoint: every matrix of the layers; routers and the head stay dense.
 
     Args:
