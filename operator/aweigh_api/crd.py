@@ -31,6 +31,7 @@ _COLUMNS = (
     ("URL", "string", ".status.url", 0),
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Model", "string", ".spec.model.uri", 1),
+    ("Quant", "string", ".status.quantization.scheme", 1),
     ("Image", "string", ".status.runtimeImage", 1),
 )  # name, type, path, priority; 1 shows with -o wide
 

@@ -22,11 +22,16 @@ def environment_variable(flag: str) -> str:
 def serve_arguments(service: "InferenceService") -> list[str]:
     """What follows `aweigh` on the command line to serve this InferenceService."""
     model, drain, cache = service.spec.model, service.spec.drain, service.spec.prefix_cache
+    quantized = service.spec.quantization
     flags: dict[str, str | int | None] = {
         "--model-name": service.model_name,
         "--revision": model.revision,
         "--max-model-len": model.max_model_len,
         "--dtype": None if model.dtype == "auto" else model.dtype,
+        "--quantization": None if quantized.scheme == "auto" else quantized.scheme,
+        "--kv-cache-dtype": None
+        if quantized.kv_cache_dtype == "auto"
+        else quantized.kv_cache_dtype,
         "--prefix-cache-size": cache.size,
         "--prefix-cache-host-memory": cache.host_memory,
         "--prefix-cache-block-tokens": cache.block_tokens,

@@ -10,6 +10,7 @@ from aweigh_api.access import Auth, SecretRef, Tls
 from aweigh_api.fields import Quantity
 from aweigh_api.network import NetworkPolicy
 from aweigh_api.prefix_cache import PrefixCache
+from aweigh_api.quantization import Quantization
 from aweigh_api.schema import Rule, Schema
 from aweigh_api.template import Template
 
@@ -181,6 +182,9 @@ class Spec(Schema):
     """What is served, by how many pods, and how they come and go."""
 
     model: Model = Field(description="The model to serve.")
+    quantization: Quantization = _part(
+        Quantization, "In which numbers weights, keys and values are kept."
+    )
     prefix_cache: PrefixCache = _part(PrefixCache, "What pods keep of prompts and answers.")
     replicas: int | None = Field(
         default=None,

@@ -31,6 +31,8 @@ class ServedModel(BaseModel):
     name: str
     max_model_len: int
     dtype: str
+    quantization: str | None = None  # scheme of the weights; none: dense
+    kv_cache_dtype: str | None = None
 
 
 class KvTokens(BaseModel):

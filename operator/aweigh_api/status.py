@@ -36,6 +36,17 @@ class ModelStatus(Schema):
     total_bytes: int | None = Field(default=None, description="Bytes that it has to fetch.")
 
 
+class QuantizationStatus(Schema):
+    """The numbers that are really in use."""
+
+    scheme: str | None = Field(
+        default=None, max_length=16, description="Of the weights; none: they are dense."
+    )
+    kv_cache_dtype: str | None = Field(
+        default=None, max_length=16, description="Of cached keys and values."
+    )
+
+
 class PrefixCacheStatus(Schema):
     """What the prefix cache does."""
 
@@ -71,6 +82,9 @@ class Status(Schema):
         default=None, max_length=1024, description="Image that the pods run."
     )
     model: ModelStatus | None = Field(default=None, description="The model as resolved.")
+    quantization: QuantizationStatus | None = Field(
+        default=None, description="The numbers that weights, keys and values are kept in."
+    )
     prefix_cache: PrefixCacheStatus | None = Field(
         default=None, description="What the prefix cache does."
     )

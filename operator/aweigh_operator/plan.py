@@ -15,7 +15,14 @@ from aweigh_api import names
 from aweigh_api.quantity import to_bytes
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.spec import InferenceService
-from aweigh_api.status import Condition, ModelStatus, PrefixCacheStatus, Status
+from aweigh_api.state import ServedModel
+from aweigh_api.status import (
+    Condition,
+    ModelStatus,
+    PrefixCacheStatus,
+    QuantizationStatus,
+    Status,
+)
 from aweigh_operator import compare, conditions, desired, troubles
 from aweigh_operator.conditions import Verdict, Wanted
 from aweigh_operator.desired import template
@@ -182,6 +189,7 @@ def _report(observed: Observed, wanted: Wanted, invalid: str | None, now: dateti
         url=_url(observed.body),
         runtime_image=template.image_of(observed.children.get("Deployment")),
         model=_model_status(observed),
+        quantization=_quantization_status(observed),
         prefix_cache=_prefix_cache_status(observed),
         conditions=conditions.conditions(found, before, generation, now),
     ).manifest()
@@ -221,16 +229,20 @@ def _requeue_after_s(observed: Observed, wanted: Wanted, now: datetime) -> float
     return POLL_SERVING_S if settled else POLL_LOADING_S
 
 
-def _model_status(observed: Observed) -> ModelStatus | None:
+def _served(observed: Observed) -> ServedModel | None:
+    """As the newest pod that has loaded it reports it."""
     reports = [observed.states.get(pod.uid) for pod in _newest_first(observed)]
-    served = [state.model for state in reports if state is not None and state.model is not None]
-    loading = conditions.slowest_loading(observed)
+    served = (state.model for state in reports if state is not None and state.model is not None)
+    return next(served, None)
+
+
+def _model_status(observed: Observed) -> ModelStatus | None:
+    known, loading = _served(observed), conditions.slowest_loading(observed)
     progress = {
         "loaded_bytes": loading.done_bytes if loading else None,
         "total_bytes": loading.total_bytes if loading else None,
     }
-    if served:
-        known = served[0]
+    if known is not None:
         return ModelStatus(
             name=known.name[:MAX_NAME],
             max_model_len=known.max_model_len,
@@ -239,6 +251,17 @@ def _model_status(observed: Observed) -> ModelStatus | None:
         )
     name = _model_name(observed.body)
     return None if name is None else ModelStatus(name=name, **progress)
+
+
+def _quantization_status(observed: Observed) -> QuantizationStatus | None:
+    known = _served(observed)
+    if known is None or known.quantization is None:
+        return None
+    kept = known.kv_cache_dtype
+    return QuantizationStatus(
+        scheme=known.quantization[:MAX_DTYPE],
+        kv_cache_dtype=None if kept is None else kept[:MAX_DTYPE],
+    )
 
 
 def _url(body: Manifest) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from aweigh_api import flags, names
 from aweigh_api.quantity import NotAQuantity, to_bytes
+from aweigh_api.quantization import KvCacheDTypeName, SchemeName
 
 
 def _flag(flag: str, description: str, parser: Callable[[str], Any] | None = None) -> Any:
@@ -51,6 +52,14 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
     dtype: Annotated[
         Literal["auto", "bf16", "fp16", "fp32"],
         _flag("--dtype", "Number format; auto is the checkpoint's."),
+    ] = "auto",
+    quantization: Annotated[
+        SchemeName,
+        _flag("--quantization", "How the weights are quantized; auto: as the checkpoint has them."),
+    ] = "auto",
+    kv_cache_dtype: Annotated[
+        KvCacheDTypeName,
+        _flag("--kv-cache-dtype", "Number format of cached keys and values; auto: as computed."),
     ] = "auto",
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
@@ -144,6 +153,8 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
         secret_dir=secret_dir,
         max_model_len=max_model_len,
         dtype=dtype,
+        quantization=quantization,
+        kv_cache_dtype=kv_cache_dtype,
         device=device,
         host=host,
         port=port,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from aweigh_api import names
+from aweigh_api.quantization import KvCacheDTypeName, SchemeName
 from aweigh_api.spec import DTypeName
 from aweigh_runtime.failures import InvalidConfiguration
 
@@ -26,6 +27,8 @@ class Config:
     secret_dir: Path | None = None  # holds the token for the model's source
     max_model_len: int | None = None  # tokens of prompt and answer; None: the model's own limit
     dtype: DTypeName = "auto"
+    quantization: SchemeName = "auto"  # of the weights; auto: as the checkpoint has them
+    kv_cache_dtype: KvCacheDTypeName = "auto"  # of cached keys and values
     device: DeviceName = "auto"
 
     host: str = "127.0.0.1"

@@ -40,7 +40,16 @@ def template_hash(owner: InferenceService) -> str:
     spec = owner.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     made_from = {
         part: spec[part]
-        for part in ("model", "prefixCache", "resources", "drain", "auth", "tls", "template")
+        for part in (
+            "model",
+            "quantization",
+            "prefixCache",
+            "resources",
+            "drain",
+            "auth",
+            "tls",
+            "template",
+        )
         if part in spec
     }
     deadline = spec.get("rollout", {}).get("progressDeadlineSeconds")

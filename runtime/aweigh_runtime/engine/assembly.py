@@ -6,6 +6,7 @@ from typing import cast
 
 import torch
 
+from aweigh_api.quantization import KvCacheDTypeName, SchemeName
 from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine.grammars import Grammars
 from aweigh_runtime.engine.loop import Engine, Forward
@@ -18,16 +19,16 @@ from aweigh_runtime.engine.scheduler import PROMPT_LOGPROBS_TOKENS, Limits, Sche
 from aweigh_runtime.engine.sizing import STEP_TOKENS
 from aweigh_runtime.engine.threads import use_threads
 from aweigh_runtime.failures import InvalidConfiguration
-from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.cache import FP8, CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
 from aweigh_runtime.model.host_copy import HostCopies
-from aweigh_runtime.model.load import load
+from aweigh_runtime.model.load import Wish, load
 from aweigh_runtime.text.defaults import read_defaults
 from aweigh_runtime.text.tokenizer import Tokenizer
 
-_DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+_DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", FP8: "fp8"}
 
 
 def build(
@@ -39,8 +40,14 @@ def build(
         StartFailure: as `load` does, or because keys and values do not fit.
     """
     device = _device(start.device)
-    dtype = cast(DTypeName, start.dtype)
-    decoder = load(directory, dtype, device, start.max_model_len, progress, exact=start.exact)
+    wish = Wish(
+        dtype=cast(DTypeName, start.dtype),
+        scheme=cast(SchemeName, start.quantization),
+        max_model_len=start.max_model_len,
+        exact=start.exact,
+    )
+    decoder = load(directory, wish, device, progress)
+    kept = _cache_format(start, decoder)
     use_threads(device, sum(weight.nbytes for weight in decoder.weights.values()))
     limits = Limits(
         max_running=start.max_running,
@@ -48,9 +55,9 @@ def build(
         max_model_len=decoder.max_model_len,
     )
     sampler = Sampler(decoder.config.vocab_size)
-    block_bytes = start.block_tokens * bytes_per_token(decoder.config, decoder.dtype.itemsize)
-    num_blocks = _num_blocks(start, decoder, limits, sampler, block_bytes)
-    cache = KVCache(decoder.config, num_blocks, start.block_tokens, decoder.dtype, device)
+    block_bytes = start.block_tokens * bytes_per_token(decoder.config, kept.kept.itemsize)
+    num_blocks = _num_blocks(start, decoder, limits, sampler, kept)
+    cache = KVCache(decoder.config, num_blocks, start.block_tokens, kept, device)
     memory, copy = _memory(start, cache, block_bytes)
     forward = _forward(decoder, cache)
     _warm_up(forward, sampler, limits, cache)
@@ -61,6 +68,8 @@ def build(
         max_model_len=limits.max_model_len,
         vocab_size=decoder.config.vocab_size,
         dtype=_DTYPE_NAMES[decoder.dtype],
+        quantization="none" if decoder.quantization is None else decoder.quantization.scheme,
+        kv_cache_dtype=_DTYPE_NAMES[kept.kept],
         max_running=limits.max_running,
         block_tokens=start.block_tokens,
         num_blocks=num_blocks,
@@ -81,6 +90,15 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _cache_format(start: Start, decoder: Decoder) -> CacheFormat:
+    """What was asked for, else what the checkpoint was made for."""
+    wanted = cast(KvCacheDTypeName, start.kv_cache_dtype)
+    quantization = decoder.quantization
+    if wanted == "auto" and quantization is not None and quantization.kv_cache_scheme == "fp8":
+        wanted = "fp8"
+    return CacheFormat.of(decoder.dtype, wanted, decoder.kv_scales)
+
+
 def _forward(decoder: Decoder, cache: KVCache) -> Forward:
     def forward(tokens: list[int], chunks: Sequence[Chunk]) -> torch.Tensor:
         return decoder.forward(torch.tensor(tokens, device=decoder.device), chunks, cache)
@@ -89,13 +107,14 @@ def _forward(decoder: Decoder, cache: KVCache) -> Forward:
 
 
 def _num_blocks(
-    start: Start, decoder: Decoder, limits: Limits, sampler: Sampler, block_bytes: int
+    start: Start, decoder: Decoder, limits: Limits, sampler: Sampler, kept: CacheFormat
 ) -> int:
     """Blocks for which there is room beside weights and the largest step."""
+    block_bytes = start.block_tokens * bytes_per_token(decoder.config, kept.kept.itemsize)
 
     def largest_step() -> None:
         num_blocks = -(-limits.step_tokens // start.block_tokens) + 1
-        size = (num_blocks, start.block_tokens, decoder.dtype, decoder.device)
+        size = (num_blocks, start.block_tokens, kept, decoder.device)
         cache = KVCache(decoder.config, *size)
         _warm_up(_forward(decoder, cache), sampler, limits, cache)
 

@@ -233,6 +233,8 @@ def _start(config: Config) -> Start:
         cache_dir=str(config.cache_dir),
         max_model_len=config.max_model_len,
         dtype=config.dtype,
+        quantization=config.quantization,
+        kv_cache_dtype=config.kv_cache_dtype,
         device=config.device,
         exact=config.exact,
         max_running=config.max_running,

@@ -17,6 +17,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     cache_dir: str
     max_model_len: int | None
     dtype: str
+    quantization: str
+    kv_cache_dtype: str
     device: str
     exact: bool
     max_running: int
@@ -86,6 +88,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     max_model_len: int
     vocab_size: int
     dtype: str
+    quantization: str  # scheme of the weights in use
+    kv_cache_dtype: str
     max_running: int
     block_tokens: int
     num_blocks: int

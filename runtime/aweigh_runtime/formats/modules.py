@@ -16,3 +16,8 @@ def in_layer(module: str) -> bool:
 def is_head(module: str) -> bool:
     """Whether a module makes logits of hidden states."""
     return module.rpartition(".")[2] == "lm_head"
+
+
+def is_router(module: str) -> bool:
+    """Whether a module decides which experts get a token: small, and sensitive to rounding."""
+    return module.rpartition(".")[2] in ("gate", "router")

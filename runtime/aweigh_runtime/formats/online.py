@@ -4,11 +4,17 @@ Activations get a scale for each token. Rounding to nearest on the widest grid t
 with 8 bits searching for a narrower one gains next to nothing.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
 import torch
 
 from aweigh_kernels.fp8_weight import LARGEST, Fp8Activation, Fp8Weight
 from aweigh_kernels.int8_weight import Int8Weight
-from aweigh_runtime.formats.layout import LayoutError
+from aweigh_kernels.weight import Weight
+from aweigh_runtime.formats.layout import FLOATS, Layout, LayoutError, Part, Quantization
+from aweigh_runtime.formats.modules import in_layer, is_router
 
 _AT_ONCE = 1 << 24  # weights that are made fp32 at once
 _SMALLEST = torch.finfo(torch.float32).tiny  # a scale: a row of zeros stays one
@@ -44,6 +50,50 @@ def to_int8(weight: torch.Tensor) -> Int8Weight:
     for rows in _slices(weight):
         q[rows] = (weight[rows].float() / scale[rows]).round_().clamp_(-127, 127).to(q.dtype)
     return Int8Weight(q=q, scale=scale)
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineLayout:
+    """A dense matrix that is quantized when it is read."""
+
+    name: str
+    quantize: Callable[[torch.Tensor], Weight]
+    item_bytes: int = 1  # of a quantized weight
+
+    def parts(self, rows: int, columns: int) -> dict[str, Part]:
+        """The dense tensor."""
+        return {"weight": Part(((rows, columns),), FLOATS)}
+
+    def read(self, parts: Mapping[str, torch.Tensor], rows: int, columns: int) -> Weight:
+        """Quantize it."""
+        del rows, columns
+        return self.quantize(parts["weight"])
+
+    def write(self, weight: Weight) -> dict[str, torch.Tensor]:
+        """The dense tensor again, rounded as the weight is."""
+        return {"weight": weight.dense()}
+
+
+Scheme = Literal["fp8", "int8"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+_LAYOUTS: dict[Scheme, OnlineLayout] = {
+    "fp8": OnlineLayout("fp8, quantized while loading", to_fp8),
+    "int8": OnlineLayout("int8, quantized while loading", to_int8),
+}
+
+
+def quantization(scheme: Scheme) -> Quantization:
+    """Of a dense checkpoint: every matrix of the layers; routers and the head stay dense.
+
+    Args:
+        scheme: one of SCHEMES.
+    """
+    layout = _LAYOUTS[scheme]
+
+    def layout_of(module: str) -> Layout | None:
+        return layout if in_layer(module) and not is_router(module) else None
+
+    return Quantization(scheme=scheme, description=layout.name, layout_of=layout_of)
 
 
 def _scales(weight: torch.Tensor, largest: float) -> torch.Tensor:

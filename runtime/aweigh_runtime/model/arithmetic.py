@@ -9,6 +9,7 @@ from torch.nn.functional import linear
 from aweigh_kernels.product import Product
 from aweigh_kernels.weight import Weight, prepare
 from aweigh_runtime.model.attention import AttentionShape, attend
+from aweigh_runtime.model.cache import LayerCache
 from aweigh_runtime.model.step_plan import Plan
 
 RowOperation = Callable[[torch.Tensor], torch.Tensor]
@@ -29,7 +30,7 @@ class Arithmetic(Protocol):
         """Apply what treats each row of `x` by itself and holds `width` numbers of it at once."""
 
     def attend(
-        self, heads: torch.Tensor, kv: torch.Tensor, plan: Plan, shape: AttentionShape
+        self, heads: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShape
     ) -> torch.Tensor:
         """See `attention.attend`."""
 
@@ -53,7 +54,7 @@ class Fast:
         return operation(x)
 
     def attend(
-        self, heads: torch.Tensor, kv: torch.Tensor, plan: Plan, shape: AttentionShape
+        self, heads: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShape
     ) -> torch.Tensor:
         """[T, H+2K, D] to [T, H·D]."""
         return attend(heads, kv, plan, shape)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from aweigh_runtime.model.cache import LayerCache
 from aweigh_runtime.model.reads import Decodes, Prompt, reads
-from aweigh_runtime.model.step_plan import Index, Plan
+from aweigh_runtime.model.step_plan import Plan
 
 # cuDNN builds a plan for every new length: 35 ms on an H200, and every decode step has a new one.
 torch.backends.cuda.enable_cudnn_sdp(False)
@@ -28,14 +29,12 @@ class AttentionShape:
     window: int | None = None  # a token sees itself and the window - 1 before it; None: all
 
 
-def attend(
-    heads: torch.Tensor, kv: torch.Tensor, plan: Plan, shape: AttentionShape
-) -> torch.Tensor:
+def attend(heads: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShape) -> torch.Tensor:
     """Store the step's keys and values, and attend to everything each token may see.
 
     Args:
         heads: [T, H+2K, D], turned queries and keys, then values.
-        kv: [B, P, 2K, D], one layer of the cache.
+        kv: one layer of the cache.
         plan: of this step.
         shape: of this layer.
 
@@ -43,7 +42,7 @@ def attend(
         [T, H·D].
     """
     query, new = heads[:, : shape.num_heads], heads[:, shape.num_heads :]
-    kv.flatten(0, 1).index_copy_(0, plan.slots, new)
+    new = kv.store(new, plan.slots)
     layout = plan.layout(reads, shape.window)
     output = torch.empty_like(query)  # [T, H, D]
     for decodes in layout.decodes:
@@ -54,11 +53,12 @@ def attend(
 
 
 def _attend_decodes(
-    query: torch.Tensor, kv: torch.Tensor, decodes: Decodes, shape: AttentionShape
+    query: torch.Tensor, kv: LayerCache, decodes: Decodes, shape: AttentionShape
 ) -> torch.Tensor:
     rows = query[decodes.rows]  # [S, H, D]
-    num_kv_heads = kv.shape[2] // 2
-    seen = _read(kv, decodes.blocks).view(len(rows), -1, *kv.shape[2:]).transpose(1, 2)
+    num_kv_heads = kv.num_kv_heads
+    seen = kv.read(decodes.blocks)
+    seen = seen.view(len(rows), -1, *seen.shape[2:]).transpose(1, 2)
     # The queries that share a key head become the query positions of one head: no key is repeated.
     grouped = rows.view(len(rows), num_kv_heads, -1, rows.shape[-1])  # [S, K, H/K, D]
     keys, values = seen[:, :num_kv_heads], seen[:, num_kv_heads:]  # [S, K, n·P, D]
@@ -70,16 +70,16 @@ def _attend_decodes(
 
 
 def _attend_prompt(
-    query: torch.Tensor, new: torch.Tensor, kv: torch.Tensor, prompt: Prompt, shape: AttentionShape
+    query: torch.Tensor, new: torch.Tensor, kv: LayerCache, prompt: Prompt, shape: AttentionShape
 ) -> torch.Tensor:
-    num_kv_heads = kv.shape[2] // 2
+    num_kv_heads = kv.num_kv_heads
     rows = query[prompt.rows]  # [tokens, H, D]
     # Key heads become the batch, and the queries that share one its heads: no key is repeated.
     grouped = rows.view(len(rows), num_kv_heads, -1, rows.shape[-1]).permute(1, 2, 0, 3)
     if prompt.blocks is None:
         seen = new[prompt.rows]
     else:
-        seen = _read(kv, prompt.blocks).flatten(0, 1)[: prompt.seen]
+        seen = kv.read(prompt.blocks).flatten(0, 1)[: prompt.seen]
     seen = seen.transpose(0, 1)[:, None].expand(-1, grouped.shape[1], -1, -1)
     keys, values = seen[:num_kv_heads], seen[num_kv_heads:]  # [K, H/K, seen, D]
     if shape.soft_cap is not None:
@@ -94,11 +94,6 @@ def _attend_prompt(
             scale=shape.scale,
         )
     return found.permute(2, 0, 1, 3).flatten(1, 2)
-
-
-def _read(kv: torch.Tensor, blocks: Index) -> torch.Tensor:
-    """[n, P, 2K, D]: a view if the blocks follow each other."""
-    return kv[blocks] if isinstance(blocks, slice) else kv.index_select(0, blocks.flatten())
 
 
 def _capped(

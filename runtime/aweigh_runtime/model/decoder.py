@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import torch
 
+from aweigh_runtime.formats.layout import Quantization
 from aweigh_runtime.model.attention import AttentionShape
-from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.cache import KVCache, KvScales, LayerCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.config import LayerConfig, ModelConfig
 from aweigh_runtime.model.mlp import mlp
@@ -36,6 +37,8 @@ class Decoder:
         self.device = storage.device
         self.weights = storage.weights  # by name
         self.matrices = storage.matrices  # those that are quantized, by name
+        self.quantization: Quantization | None = None  # of its matrices
+        self.kv_scales: KvScales | None = None  # that the checkpoint was made with
         self.settle = storage.settle  # once they are loaded
         self._embedding = embedding(config, storage.within("embedding"))
         self._layers = [
@@ -67,7 +70,7 @@ class Decoder:
         cache.clear(step.begun)
         turns = [angles.at(step.positions, self.dtype) for angles in self._angles]
         hidden = self._embedding(tokens)  # [T, N]
-        for layer, kv in zip(self._layers, cache.layers, strict=True):
+        for layer, kv in zip(self._layers, cache.by_layer, strict=True):
             hidden = layer(hidden, turns, kv, step)
         return self._head(self._norm(hidden[step.logit_rows]))
 
@@ -82,9 +85,9 @@ class Layer:
         self._mlp = mlp(config, layer, storage.within("mlp"))
 
     def __call__(
-        self, hidden: torch.Tensor, turns: Sequence[CosSin], kv: torch.Tensor, step: Plan
+        self, hidden: torch.Tensor, turns: Sequence[CosSin], kv: LayerCache, step: Plan
     ) -> torch.Tensor:
-        """[T, N] to [T, N]; `kv` [B, P, 2K, D] gets the new keys and values."""
+        """[T, N] to [T, N]; `kv` gets the new keys and values."""
         hidden = hidden + self._attention(hidden, turns, kv, step)
         return hidden + self._mlp(hidden)
 
@@ -109,9 +112,9 @@ class Attention:
         self._turned = (slice(None), slice(num_turned), slice(layer.rope.size))
 
     def __call__(
-        self, hidden: torch.Tensor, turns: Sequence[CosSin], kv: torch.Tensor, step: Plan
+        self, hidden: torch.Tensor, turns: Sequence[CosSin], kv: LayerCache, step: Plan
     ) -> torch.Tensor:
-        """[T, N] to [T, N]; `kv` [B, P, 2K, D] gets the new keys and values."""
+        """[T, N] to [T, N]; `kv` gets the new keys and values."""
         heads = self._qkv(self._norm(hidden))  # [T, H+2K, D]
         turn_(heads[self._turned], *turns[self._rope])
         return self._out(self._attend(heads, kv, step, self._shape))

@@ -18,6 +18,7 @@ from aweigh_kernels.weight import Weight, prepare, rounded
 from aweigh_runtime.model.agreement import agreeing, random
 from aweigh_runtime.model.arithmetic import RowOperation
 from aweigh_runtime.model.attention import AttentionShape
+from aweigh_runtime.model.cache import LayerCache
 from aweigh_runtime.model.exact_attention import ExactAttention
 from aweigh_runtime.model.step_plan import Plan
 
@@ -78,7 +79,7 @@ class Exact:
         return (parts[0] if len(parts) == 1 else torch.cat(parts))[: len(x)]
 
     def attend(
-        self, heads: torch.Tensor, kv: torch.Tensor, plan: Plan, shape: AttentionShape
+        self, heads: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShape
     ) -> torch.Tensor:
         """[T, H+2K, D] to [T, H·D]."""
         return self._attention(heads, kv, plan, shape)

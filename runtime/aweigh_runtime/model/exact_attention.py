@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from aweigh_runtime.model.agreement import agreeing, random
 from aweigh_runtime.model.attention import AttentionShape
+from aweigh_runtime.model.cache import LayerCache
 from aweigh_runtime.model.step_plan import Plan
 from aweigh_runtime.model.tiles import KEYS, Batch, Span, batches
 
@@ -49,13 +50,13 @@ class ExactAttention:
         self._shapes: dict[tuple[int, int, int], _Shapes] = {}
 
     def __call__(
-        self, heads: torch.Tensor, kv: torch.Tensor, plan: Plan, shape: AttentionShape
+        self, heads: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShape
     ) -> torch.Tensor:
         """Store and attend as `attention.attend` does."""
         query, new = heads[:, : shape.num_heads], heads[:, shape.num_heads :]
-        kv.flatten(0, 1).index_copy_(0, plan.slots, new)
+        kv.store(new, plan.slots)
         output = torch.empty_like(query)  # [T, H, D]
-        chosen = self._chosen(2 * shape.num_heads // kv.shape[2], kv.shape[3], kv.device)
+        chosen = self._chosen(shape.num_heads // kv.num_kv_heads, new.shape[2], new.device)
         for batch in plan.layout(chosen.lay_out, shape.window):
             found = _attend(query, kv, batch, shape, chosen.fewest_rows)
             rows = batch.rows.index_select(0, batch.filled)
@@ -70,12 +71,12 @@ class ExactAttention:
 
 
 def _attend(
-    query: torch.Tensor, kv: torch.Tensor, batch: Batch, shape: AttentionShape, fewest_rows: int
+    query: torch.Tensor, kv: LayerCache, batch: Batch, shape: AttentionShape, fewest_rows: int
 ) -> torch.Tensor:
     """[T, H, D] to [tiles · tokens, H, D], fp32."""
     _, num_heads, head_dim = query.shape
     tiles, tokens = batch.positions.shape
-    num_kv_heads = kv.shape[2] // 2
+    num_kv_heads = kv.num_kv_heads
     group = num_heads // num_kv_heads
     missing = max(fewest_rows - tokens * group, 0)
     positions = pad(batch.positions.repeat_interleave(group, 1), (0, missing), value=-1)
@@ -95,11 +96,12 @@ def _attend(
 
 
 def _weigh(
-    rows: torch.Tensor, positions: torch.Tensor, kv: torch.Tensor, span: Span, shape: AttentionShape
+    rows: torch.Tensor, positions: torch.Tensor, kv: LayerCache, span: Span, shape: AttentionShape
 ) -> _Part:
     """What a span contributes to the queries that see any of it."""
-    num_kv_heads = kv.shape[2] // 2
-    seen = kv.index_select(0, span.blocks).view(-1, KEYS, *kv.shape[2:]).float()
+    num_kv_heads = kv.num_kv_heads
+    seen = kv.read(span.blocks)
+    seen = seen.view(-1, KEYS, *seen.shape[2:]).float()
     seen = seen.permute(2, 0, 1, 3)  # [2K, pairs, KEYS, D]
     paired = rows.index_select(1, span.pair_queries)  # [K, pairs, rows, D]
     scores = paired.new_empty(*paired.shape[:3], KEYS)

@@ -1,15 +1,18 @@
 """How many bytes a model takes, from its config alone. It allocates nothing and needs no torch."""
 
 from collections import Counter
+from collections.abc import Callable, Iterable
 from itertools import chain
 
 from aweigh_api.spec import DTypeName
 from aweigh_runtime.failures import InvalidConfiguration
-from aweigh_runtime.model.config import ModelConfig
-from aweigh_runtime.model.placement import layer_places, outer_places
+from aweigh_runtime.model.config import LayerConfig, ModelConfig
+from aweigh_runtime.model.placement import Place, layer_places, outer_places
 
 _ITEM_BYTES = {"bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
 _WIDE_BYTES = 4  # of fp32
+
+KeptBytes = Callable[[Place], int | None]
 
 
 def item_bytes(dtype: DTypeName, config: ModelConfig) -> int:
@@ -21,21 +24,37 @@ def item_bytes(dtype: DTypeName, config: ModelConfig) -> int:
     return _ITEM_BYTES.get(name or "", _WIDE_BYTES)
 
 
-def weight_bytes(config: ModelConfig, item_bytes: int) -> int:
-    """Memory of all weights. O(kinds of layers), not O(layers)."""
-    kinds = Counter(config.layers)
+def weight_bytes(config: ModelConfig, item_bytes: int, kept_bytes: KeptBytes | None = None) -> int:
+    """Memory of all weights.
+
+    Args:
+        config: of the model.
+        item_bytes: of one value of a dense weight.
+        kept_bytes: memory of a matrix, None if it is dense; without it all are.
+
+    O(kinds of layers); with `kept_bytes` O(layers), whose matrices may differ.
+    """
+    layers: Iterable[tuple[int, LayerConfig, int]]
+    if kept_bytes is None:
+        layers = ((0, kind, count) for kind, count in Counter(config.layers).items())
+    else:
+        layers = ((index, kind, 1) for index, kind in enumerate(config.layers))
     placed = chain(
         ((place, 1) for place in outer_places(config)),
         (
             (place, count)
-            for kind, count in kinds.items()
-            for place in layer_places(config, kind, 0)
+            for index, kind, count in layers
+            for place in layer_places(config, kind, index)
         ),
     )
-    return sum(
-        count * place.num_values * (_WIDE_BYTES if place.added else item_bytes)
-        for place, count in placed
-    )
+    return sum(count * _place_bytes(place, item_bytes, kept_bytes) for place, count in placed)
+
+
+def _place_bytes(place: Place, item_bytes: int, kept_bytes: KeptBytes | None) -> int:
+    kept = kept_bytes(place) if kept_bytes is not None and place.matrix else None
+    if kept is not None:
+        return kept
+    return place.num_values * (_WIDE_BYTES if place.added else item_bytes)
 
 
 def bytes_per_token(config: ModelConfig, item_bytes: int) -> int:

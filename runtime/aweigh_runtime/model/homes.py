@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from aweigh_runtime.failures import ModelUnreadable, UnsupportedModel
+from aweigh_runtime.formats.choice import kept_bytes
 from aweigh_runtime.formats.kv_scales import Cached, kv_scale_names
 from aweigh_runtime.formats.layout import Layout, LayoutError, Part, Quantization
 from aweigh_runtime.model.config import ModelConfig
@@ -54,6 +55,13 @@ class Homes:
     def names(self) -> frozenset[str]:
         """Weights that are quantized."""
         return frozenset(name for name, _ in self.quantized)
+
+    def kept_bytes(self, place: Place) -> int | None:
+        """Memory of a quantized matrix; None: it is dense."""
+        for shard in self.quantized.get((place.weight, place.expert or 0), ()):
+            if shard.place == place and shard.layout is not None:
+                return kept_bytes(shard.layout, *place.shape)
+        return None
 
 
 def homes_of(
@@ -151,7 +159,8 @@ def _check(found: StoredTensor, name: str, part: Part) -> None:
     if found.shape not in part.shapes:
         expected = " or ".join(str(list(shape)) for shape in part.shapes)
         raise ModelUnreadable(
-            f"{found.path}: tensor {name} is {list(found.shape)}; the config.json implies {expected}"
+            f"{found.path}: tensor {name} is {list(found.shape)}; the config.json implies "
+            f"{expected}"
         )
     if found.dtype not in part.dtypes:
         raise UnsupportedModel(

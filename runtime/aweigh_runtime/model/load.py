@@ -1,127 +1,92 @@
 """From a model directory to a decoder whose weights are in place. It runs no code of the model.
 
-Files are mapped, not read: each tensor goes from the page cache straight to its rows of the final
-parameter, converted on the way, so memory holds the weights once.
+Files are mapped, not read: each dense tensor goes from the page cache straight to its rows of the
+final parameter, converted on the way, so memory holds the weights once. Quantized matrices are
+taken out of their checkpoint's layout and prepared one at a time.
 """
 
-from collections.abc import Callable, Mapping
-from itertools import islice
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from aweigh_api.quantization import SchemeName
 from aweigh_api.spec import DTypeName
-from aweigh_runtime.failures import (
-    ModelDoesNotFit,
-    ModelUnreadable,
-    UnsupportedModel,
-)
+from aweigh_kernels.weight import Weight
+from aweigh_runtime.failures import ModelDoesNotFit, ModelUnreadable
+from aweigh_runtime.formats.choice import choose
+from aweigh_runtime.formats.kv_scales import read_kv_scale
+from aweigh_runtime.formats.layout import LayoutError
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.arithmetic import Fast
-from aweigh_runtime.model.config import ModelConfig
+from aweigh_runtime.model.cache import KvScales
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.exact import Exact
 from aweigh_runtime.model.footprint import model_len, weight_bytes
 from aweigh_runtime.model.header import StoredTensor
+from aweigh_runtime.model.homes import (
+    Homes,
+    Shard,
+    Stored,
+    by_canonical_name,
+    checkpoint_format,
+    homes_of,
+)
 from aweigh_runtime.model.mapped import fill, mapped
 from aweigh_runtime.model.memory import available_bytes
 from aweigh_runtime.model.number_format import STORED, compute_dtype
-from aweigh_runtime.model.placement import EMBEDDING, Place, canonical, ignored, places
+from aweigh_runtime.model.placement import canonical
 from aweigh_runtime.model.shards import stored_tensors
 from aweigh_runtime.model.storage import Storage
-
-_MOST_NAMES = 1000  # of tensors that are missing: a wrong config may imply any number
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in total
 
 
-def load(
-    directory: Path,
-    dtype: DTypeName,
-    device: torch.device,
-    max_model_len: int | None,
-    progress: Progress,
-    exact: bool = False,
-) -> Decoder:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """How a model shall be computed."""
+
+    dtype: DTypeName = "auto"  # of dense weights and activations (see `compute_dtype`)
+    scheme: SchemeName = "auto"  # of quantized matrices (see `formats.choice`)
+    max_model_len: int | None = None  # tokens of prompt and answer; None: what it was made for
+    # A request's logits never depend on what else is in the step. Slower, and most quantized
+    # matrices take as much memory as dense ones.
+    exact: bool = False
+
+
+def load(directory: Path, wish: Wish, device: torch.device, progress: Progress) -> Decoder:
     """Load a model.
 
     Args:
         directory: holds config.json and *.safetensors.
-        dtype: of weights and activations; auto: the checkpoint's (see `compute_dtype`).
+        wish: how it shall be computed.
         device: where the weights go.
-        max_model_len: tokens of prompt and answer together; None: what the model was made for.
         progress: called after each tensor.
-        exact: a request's logits never depend on what else is in the step; slower.
 
     Raises:
         ModelNotFound, ModelUnreadable, UnsupportedModel: the directory holds no model that can run.
         ModelDoesNotFit: the weights exceed the free memory.
-        InvalidConfiguration: max_model_len exceeds the model's positions.
+        InvalidConfiguration: max_model_len exceeds the model's positions, or the checkpoint is
+            quantized otherwise.
     """
     config = read_config(directory)
-    length = model_len(config, max_model_len)
-    stored = {canonical(name, config): tensor for name, tensor in stored_tensors(directory).items()}
-    homes = homes_of(directory, config, stored)
-    chosen = compute_dtype(dtype, _checkpoint_dtype(config, stored), device)
-    _expect_room(directory, config, chosen, device)
-    decoder = Decoder(config, length, Storage(chosen, device, Exact() if exact else Fast()))
-    _fill(decoder, homes, [stored[name] for name in homes], progress)
+    length = model_len(config, wish.max_model_len)
+    quantization = choose(directory, wish.scheme)
+    stored = by_canonical_name(stored_tensors(directory), config)
+    homes = homes_of(directory, config, stored, quantization)
+    chosen = compute_dtype(wish.dtype, STORED[checkpoint_format(config, stored)], device)
+    needed = weight_bytes(config, chosen.itemsize, None if wish.exact else homes.kept_bytes)
+    _expect_room(directory, needed, chosen, device)
+    arithmetic = Exact() if wish.exact else Fast()
+    decoder = Decoder(config, length, Storage(chosen, device, arithmetic, quantized=homes.names))
+    decoder.quantization = quantization
+    _fill(decoder, homes, stored, progress)
     decoder.settle()
     return decoder
 
 
-def homes_of(
-    directory: Path, config: ModelConfig, stored: Mapping[str, StoredTensor]
-) -> dict[str, Place]:
-    """The place of each tensor, once the checkpoint has all of them and no other.
-
-    Args:
-        directory: named in messages.
-        config: of the model.
-        stored: by canonical name.
-
-    Raises:
-        ModelUnreadable, UnsupportedModel: it has not.
-    """
-    missing = (place.name for place in places(config) if place.name not in stored)
-    if some := list(islice(missing, _MOST_NAMES)):
-        raise ModelUnreadable(f"{directory} lacks {_some(some)}, which its config.json implies")
-    homes = {place.name: place for place in places(config)}
-    extra = [name for name in stored if name not in homes and not ignored(name, config)]
-    if extra:
-        raise ModelUnreadable(
-            f"{directory} has {_some(extra)}, which its config.json does not account for"
-        )
-    _check(homes, stored)
-    return homes
-
-
-def _check(homes: Mapping[str, Place], stored: Mapping[str, StoredTensor]) -> None:
-    for name, place in homes.items():
-        found = stored[name]
-        if found.shape != place.shape:
-            raise ModelUnreadable(
-                f"{found.path}: tensor {name} is {list(found.shape)}; the config.json implies "
-                f"{list(place.shape)}"
-            )
-        if found.dtype not in STORED:
-            raise UnsupportedModel(
-                f"{found.path}: tensor {name} is stored as {found.dtype}; supported: "
-                f"{', '.join(STORED)}"
-            )
-
-
-def _checkpoint_dtype(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> torch.dtype:
-    by_name = {str(dtype).removeprefix("torch."): dtype for dtype in STORED.values()}
-    if config.dtype in by_name:
-        return by_name[config.dtype]
-    return STORED[stored[EMBEDDING].dtype]
-
-
-def _expect_room(
-    directory: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device
-) -> None:
-    needed = weight_bytes(config, dtype.itemsize)
+def _expect_room(directory: Path, needed: int, dtype: torch.dtype, device: torch.device) -> None:
     free = available_bytes(device)
     if needed > free:
         raise ModelDoesNotFit(
@@ -131,23 +96,67 @@ def _expect_room(
         )
 
 
-def _fill(
-    decoder: Decoder,
-    homes: Mapping[str, Place],
-    stored: list[StoredTensor],
-    progress: Progress,
-) -> None:
-    total = sum(tensor.num_bytes for tensor in stored)
+def _fill(decoder: Decoder, homes: Homes, stored: Stored, progress: Progress) -> None:
+    dense = [stored[name] for name in homes.dense]
+    shards = [shard for of_one in homes.quantized.values() for shard in of_one]
+    quantized = [tensor for shard in shards for tensor in shard.tensors.values()]
+    total = sum(tensor.num_bytes for tensor in (*dense, *quantized))
     done = 0
     progress(done, total)
-    for tensor, values in mapped(stored):
-        place = homes[canonical(tensor.name, decoder.config)]
+    for tensor, values in mapped(dense):
+        place = homes.dense[canonical(tensor.name, decoder.config)]
         fill(decoder.weights[place.weight], place, values)
         done += tensor.num_bytes
         progress(done, total)
+    for (name, expert), of_one in homes.quantized.items():
+        decoder.matrices[name][expert].fill([_read(shard, decoder.device) for shard in of_one])
+        done += sum(tensor.num_bytes for shard in of_one for tensor in shard.tensors.values())
+        progress(done, total)
+    _expect_zeros(homes)
+    decoder.kv_scales = _kv_scales(homes, decoder)
 
 
-def _some(names: list[str]) -> str:
-    count = f"{len(names) - 1} more" if len(names) < _MOST_NAMES else "many more"
-    more = f" and {count} tensors" if len(names) > 1 else ""
-    return f"tensor {names[0]}{more}"
+def _read(shard: Shard, device: torch.device) -> torch.Tensor | Weight:
+    parts = {
+        suffix: values.to(device)
+        for suffix, tensor in shard.tensors.items()
+        for _, values in mapped([tensor])
+    }
+    if shard.layout is None:
+        return parts["weight"]
+    rows, columns = shard.place.shape
+    try:
+        return shard.layout.read(parts, rows, columns)
+    except LayoutError as error:
+        path = next(iter(shard.tensors.values())).path
+        raise ModelUnreadable(
+            f"{path}: {shard.place.module} is no {shard.layout.name}: {error}"
+        ) from error
+
+
+def _expect_zeros(homes: Homes) -> None:
+    for tensor, values in mapped(homes.zeros):
+        if values.any():
+            raise ModelUnreadable(
+                f"{tensor.path}: {tensor.name} holds numbers other than 0, and the config.json "
+                "implies no bias there"
+            )
+
+
+def _kv_scales(homes: Homes, decoder: Decoder) -> KvScales | None:
+    """[layers, 2], of keys and values; None: the checkpoint has none."""
+    if not homes.kv_scales:
+        return None
+    scales = torch.ones(decoder.config.num_layers, 2)
+    for each in homes.kv_scales:
+        for _, values in mapped([each.tensor]):
+            for cached in each.cached:
+                scales[each.layer, ("key", "value").index(cached)] = _kv_scale(each.tensor, values)
+    return scales
+
+
+def _kv_scale(tensor: StoredTensor, values: torch.Tensor) -> float:
+    try:
+        return read_kv_scale(tensor.name, values)
+    except LayoutError as error:
+        raise ModelUnreadable(f"{tensor.path}: {error}") from error

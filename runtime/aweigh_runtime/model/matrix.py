@@ -51,7 +51,8 @@ class Quantized:
             if not isinstance(shard, torch.Tensor):
                 together.append(shard)
                 continue
-            products += self._prepared(together) + [Dense(shard.to(self._dtype), self._project)]
+            dense = Dense(shard.to(self._dtype), self._project)
+            products += [*self._prepared(together), dense]
             together = []
         self._products = products + self._prepared(together)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from aweigh_runtime.model.step_plan import Index, Integers, Plan, index
+from aweigh_runtime.model.cache import Index
+from aweigh_runtime.model.step_plan import Integers, Plan, index
 
 # Padding that costs as much as one more group: a few launches, times the memory's speed.
 _PADDING_BYTES = {"cpu": 1 << 18, "cuda": 1 << 26}

@@ -12,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.cache import Index, KVCache
 from aweigh_runtime.model.chunks import Chunk
 
 L = TypeVar("L")  # what is laid out
-Index = slice | torch.Tensor  # a slice where the indices are consecutive: then nothing is copied
 Integers = npt.NDArray[np.int64]
 
 
@@ -73,7 +72,7 @@ def plan(chunks: Sequence[Chunk], cache: KVCache) -> Plan:
         chunks=chunks,
         block_tokens=size,
         token_bytes=cache.layers[0, 0, 0].nbytes,
-        dtype=cache.layers.dtype,
+        dtype=cache.dtype,
         table=table,
         positions=torch.from_numpy(positions).to(device),
         slots=torch.from_numpy(slots).to(device),

@@ -200,7 +200,11 @@ class Service:
 
 def _served(model: Model) -> ServedModel:
     return ServedModel(
-        name=model.name, max_model_len=model.limits.max_model_len, dtype=model.limits.dtype
+        name=model.name,
+        max_model_len=model.limits.max_model_len,
+        dtype=model.limits.dtype,
+        quantization=model.limits.quantization,
+        kv_cache_dtype=model.limits.kv_cache_dtype,
     )
 
 

@@ -10,10 +10,10 @@ from aweigh_runtime.engine.messages import Sampling, Stepped, Submission, Work
 from aweigh_runtime.engine.prefixes import Memory
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.scheduler import Limits, Scheduler
-from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.host_copy import HostCopies
-from aweigh_runtime.model.load import load
+from aweigh_runtime.model.load import Wish, load
 from tests.runtime.engine.test_loop import NoCompiler
 
 BLOCK_TOKENS = 16
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def exact_decoder(directory: Path) -> Decoder:
-    return load(directory, "fp32", CPU, None, lambda done, total: None, exact=True)
+    return load(directory, Wish(dtype="fp32", exact=True), CPU, lambda done, total: None)
 
 
 def real_engine(
@@ -33,7 +33,9 @@ def real_engine(
     caching: bool = True,
     num_host_blocks: int = 0,
 ) -> Engine:
-    cache = KVCache(decoder.config, num_blocks, BLOCK_TOKENS, decoder.dtype, CPU)
+    cache = KVCache(
+        decoder.config, num_blocks, BLOCK_TOKENS, CacheFormat(decoder.dtype, decoder.dtype), CPU
+    )
     copies = HostCopies(cache, num_host_blocks)
     limits = Limits(
         max_running=max_running, step_tokens=step_tokens, max_model_len=decoder.max_model_len

@@ -8,10 +8,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from aweigh_api.spec import DTypeName
-from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
-from aweigh_runtime.model.load import load
+from aweigh_runtime.model.load import Wish, load
 
 BLOCK_TOKENS = 16
 BLOCKS_EACH = 16  # 256 tokens of a request
@@ -80,8 +80,8 @@ def load_decoder(
     exact: bool = False,
 ) -> Decoder:
     """Ours."""
-    where = torch.device(device)
-    return load(directory, dtype, where, max_len, lambda done, total: None, exact=exact)
+    wish = Wish(dtype=dtype, max_model_len=max_len, exact=exact)
+    return load(directory, wish, torch.device(device), lambda done, total: None)
 
 
 def load_oracle(directory: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -100,7 +100,13 @@ def oracle_logits(oracle: Any, prompt: Sequence[int]) -> torch.Tensor:
 def new_cache(decoder: Decoder, num_requests: int) -> KVCache:
     """With room for so many requests of `step`."""
     num_blocks = num_requests * BLOCKS_EACH
-    return KVCache(decoder.config, num_blocks, BLOCK_TOKENS, decoder.dtype, decoder.device)
+    return KVCache(
+        decoder.config,
+        num_blocks,
+        BLOCK_TOKENS,
+        CacheFormat(decoder.dtype, decoder.dtype),
+        decoder.device,
+    )
 
 
 def blocks_of(cache: KVCache, request: int) -> range:

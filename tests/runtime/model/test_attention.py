@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aweigh_runtime.model.arithmetic import Arithmetic, Fast
 from aweigh_runtime.model.attention import AttentionShape
-from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.exact import Exact
@@ -34,9 +34,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
     return load_decoder(directory).config
 
 
+FP32 = CacheFormat(torch.float32, torch.float32)
+
+
 def _cache(config: ModelConfig) -> KVCache:
     """One that earlier requests have filled."""
-    cache = KVCache(config, NUM_BLOCKS, BLOCK_TOKENS, torch.float32, torch.device("cpu"))
+    cache = KVCache(config, NUM_BLOCKS, BLOCK_TOKENS, FP32, torch.device("cpu"))
     cache.layers.normal_(generator=torch.Generator().manual_seed(1))
     return cache
 
@@ -67,7 +70,7 @@ def _check(
     num_tokens = sum(chunk.num_tokens for chunk in chunks)
     heads = torch.randn(num_tokens, 8, 64, generator=torch.Generator().manual_seed(2))
 
-    found = arithmetic.attend(heads, cache.layers[1], plan(chunks, cache), shape)
+    found = arithmetic.attend(heads, cache.by_layer[1], plan(chunks, cache), shape)
 
     torch.testing.assert_close(
         found, _expected(heads, cache.layers[1], chunks, shape), atol=1e-5, rtol=0

@@ -120,7 +120,6 @@ def test_scaled_positions_are_read_from_old_and_new_configs(
             {"architectures": ["Phi3ForCausalLM"], "rope_scaling": {"type": "linear"}},
             "rope_type 'linear' is not supported; supported: default, longrope",
         ),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
     ],
 )
 def test_what_is_not_built_is_refused_by_name(
@@ -379,7 +378,6 @@ OTHER_FIELDS = [
     "partial_rotary_factor",
     "text_config",
     "num_experts",
-    "quantization_config",
     "hidden_activation",
 ]
 SUITABLE: st.SearchStrategy[dict[str, Any]] = st.sampled_from(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import silu
 
 from aweigh_runtime.model.agreement import agreeing
-from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.exact import Exact
@@ -56,7 +56,13 @@ class Request:
 
 
 def _new_cache(decoder: Decoder) -> KVCache:
-    return KVCache(decoder.config, NUM_BLOCKS, BLOCK_TOKENS, decoder.dtype, decoder.device)
+    return KVCache(
+        decoder.config,
+        NUM_BLOCKS,
+        BLOCK_TOKENS,
+        CacheFormat(decoder.dtype, decoder.dtype),
+        decoder.device,
+    )
 
 
 def _num_blocks(num_tokens: int) -> int:

@@ -2,17 +2,18 @@ import pytest
 import torch
 
 from aweigh_runtime.model.architectures import read_config
-from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.host_copy import HostCopies
 from aweigh_runtime.sources.local import builtin
 
+FP32 = CacheFormat(torch.float32, torch.float32)
 CONFIG = read_config(builtin("helmsman-8m"))
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def filled_cache(device: str, num_blocks: int) -> KVCache:
     """Block b holds b everywhere."""
-    cache = KVCache(CONFIG, num_blocks, 16, torch.float32, torch.device(device))
+    cache = KVCache(CONFIG, num_blocks, 16, FP32, torch.device(device))
     cache.layers += torch.arange(num_blocks, device=device).view(1, -1, 1, 1, 1)
     return cache
 

@@ -17,7 +17,7 @@ from aweigh_runtime.failures import (
     UnsupportedModel,
 )
 from aweigh_runtime.model.architectures import read_config
-from aweigh_runtime.model.load import load
+from aweigh_runtime.model.load import Wish, load
 from aweigh_runtime.model.placement import places
 from aweigh_runtime.model.shards import INDEX, SINGLE
 from tests.runtime.model.checkpoints import (
@@ -79,7 +79,7 @@ def test_every_number_format_is_read_and_converted(single: Path, stored: torch.d
 
 def test_progress_ends_with_all_bytes(sharded: Path, cpu: torch.device) -> None:
     reports: list[tuple[int, int]] = []
-    load(sharded, "bf16", cpu, None, lambda done, total: reports.append((done, total)))
+    load(sharded, Wish(dtype="bf16"), cpu, lambda done, total: reports.append((done, total)))
 
     total = reports[0][1]
     assert reports[0] == (0, total)

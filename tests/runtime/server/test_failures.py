@@ -31,7 +31,7 @@ from aweigh_runtime.server.service import Service
 from tests.runtime.serving import MODEL
 from tests.runtime.text.helmsman import BACKEND, DIRECTORY
 
-READY = Ready(2048, 8192, "fp32", 8, 16, 100, 1, None)
+READY = Ready(2048, 8192, "fp32", "none", "fp32", 8, 16, 100, 1, None)
 (POD,) = BACKEND.encode(" Pod", add_special_tokens=False).ids
 
 

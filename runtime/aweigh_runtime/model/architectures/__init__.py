@@ -44,11 +44,6 @@ def read_config(directory: Path) -> ModelConfig:
     if not path.is_file():
         raise ModelUnreadable(f"{directory} has no config.json; expected a Hugging Face model")
     fields = Fields(path, read_object(path))
-    if "quantization_config" in fields:
-        raise UnsupportedModel(
-            f"{path} has a quantization_config; this version serves unquantized weights only: use "
-            "the bf16, fp16 or fp32 checkpoint"
-        )
     names = fields.texts("architectures")
     for name in names:
         if name in ARCHITECTURES:

@@ -1,0 +1,26 @@
+"""In which numbers pods keep weights, keys and values: the part `quantization`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from aweigh_api.schema import Schema
+
+SchemeName = Literal["auto", "none", "gptq", "awq", "fp8", "int8", "int4", "nvfp4", "marlin24"]
+KvCacheDTypeName = Literal["auto", "bf16", "fp8"]
+
+
+class Quantization(Schema):
+    """Numbers of fewer bits take less memory and less time to read."""
+
+    scheme: SchemeName = Field(
+        default="auto",
+        description="How the weights are quantized. auto is what the checkpoint says. fp8 and int8 "
+        "quantize a dense checkpoint while it is loaded; every other value must be what the "
+        "checkpoint has (none: dense), else the InferenceService is refused with what it has.",
+    )
+    kv_cache_dtype: KvCacheDTypeName = Field(
+        default="auto",
+        description="Number format of cached keys and values. auto is that of the activations, or "
+        "fp8 where the checkpoint was made for it. fp8 holds twice as many tokens as bf16.",
+    )
