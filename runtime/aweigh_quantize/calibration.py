@@ -17,7 +17,7 @@ from aweigh_quantize.tensor_file import write_text
 from aweigh_quantize.texts import Text, num_tokens
 from aweigh_runtime.failures import ModelDoesNotFit
 from aweigh_runtime.model.fields import read_object
-from aweigh_runtime.model.load import load
+from aweigh_runtime.model.load import Wish, load
 from aweigh_runtime.text.defaults import read_defaults
 from aweigh_runtime.text.template import find_template
 from aweigh_runtime.text.tokenizer import Tokenizer
@@ -104,7 +104,8 @@ def _write(
 ) -> list[Text]:
     size = min(amount.num_tokens, checkpoint.config.max_positions)
     try:
-        decoder = load(checkpoint.directory, "auto", device, size, lambda done, total: None)
+        wish = Wish(max_model_len=size)
+        decoder = load(checkpoint.directory, wish, device, lambda done, total: None)
     except ModelDoesNotFit as failure:
         raise ModelDoesNotFit(
             f"{failure}; to quantize it with less memory give texts: --calibration FILE"

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
+from aweigh_runtime.failures import UnsupportedModel
+from aweigh_runtime.formats.checkpoint import read_quantization
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.config import ModelConfig
-from aweigh_runtime.model.header import StoredTensor
-from aweigh_runtime.model.homes import homes_of
+from aweigh_runtime.model.homes import Stored, by_canonical_name, homes_of
 from aweigh_runtime.model.mapped import fill, mapped
-from aweigh_runtime.model.placement import Place, canonical
+from aweigh_runtime.model.placement import Place
 from aweigh_runtime.model.shards import stored_tensors
 
 _SAMPLES = 16  # of a weight file, for the fingerprint
@@ -25,7 +26,7 @@ class Checkpoint:
 
     directory: Path
     config: ModelConfig
-    stored: Mapping[str, StoredTensor]  # by canonical name; its own name is in it
+    stored: Stored  # by canonical name; its own name is in it
 
     def fill(self, weights: Mapping[str, torch.Tensor], places: Iterable[Place]) -> None:
         """Copy tensors into weights of the decoder."""
@@ -57,7 +58,12 @@ def read_checkpoint(directory: Path) -> Checkpoint:
         ModelNotFound, ModelUnreadable, UnsupportedModel: it is none, or quantized already.
     """
     config = read_config(directory)
-    stored = {canonical(name, config): tensor for name, tensor in stored_tensors(directory).items()}
+    if quantization := read_quantization(directory):
+        raise UnsupportedModel(
+            f"{directory} is quantized already: {quantization.description}; expected a dense "
+            "model: quantize what it was made of"
+        )
+    stored = by_canonical_name(stored_tensors(directory), config)
     homes_of(directory, config, stored, None)  # refuses what is missing, or too much
     return Checkpoint(directory, config, stored)
 

@@ -7,7 +7,7 @@ import torch
 
 from aweigh_quantize.texts import Text
 from aweigh_runtime.engine.sampling.noise import exponential
-from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
@@ -47,9 +47,8 @@ def generate(
     ]
     blocks_each = -(-num_tokens // _BLOCK_TOKENS)
     size = _at_once(decoder, blocks_each * _BLOCK_TOKENS, len(drafts))
-    cache = KVCache(
-        decoder.config, size * blocks_each, _BLOCK_TOKENS, decoder.dtype, decoder.device
-    )
+    kept = CacheFormat(decoder.dtype, decoder.dtype)
+    cache = KVCache(decoder.config, size * blocks_each, _BLOCK_TOKENS, kept, decoder.device)
     waiting, free = list(reversed(drafts)), list(range(size))
     running: list[tuple[int, _Draft]] = []
     while waiting or running:

@@ -11,7 +11,7 @@ from aweigh_quantize.checkpoint import Checkpoint
 from aweigh_quantize.observation import Observer, Part, Watch
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.decoder import Layer
-from aweigh_runtime.model.mapped import rows_of
+from aweigh_runtime.model.mapped import FORMATS, fill, rows_of
 from aweigh_runtime.model.placement import Place, layer_places
 from aweigh_runtime.model.storage import Storage
 
@@ -49,6 +49,9 @@ class OneLayer:
             self._matrix(checkpoint, place) for place in self.places if is_matrix(place)
         ]
         self.quantized: dict[str, Weight] = {}  # by module
+        self.has_experts = config.layers[index].experts is not None
+        self._stored = checkpoint.stored
+        self._changed: list[Place] = []  # small tensors that scales were folded into
 
     def stages(self) -> list[list[Matrix]]:
         """Matrices that see the same inputs, or experts side by side, in the order of use."""
@@ -67,6 +70,38 @@ class OneLayer:
         yield
         self.watch.observers.clear()
         self.watch.beyond = frozenset()
+
+    def divide_norm(self, weight: str, scales: torch.Tensor) -> torch.Tensor:
+        """Fold scales [K] into a norm: those that it then really has, as it is stored rounded."""
+        place = next(place for place in self.places if place.weight == weight)
+        before = self.weights[weight].clone()
+        self._store(place, before / scales)
+        after = self.weights[weight]
+        return torch.where((before == 0) | (after == 0), torch.ones_like(scales), before / after)
+
+    def divide_bias(self, matrix: Matrix, rows: slice, scales: torch.Tensor) -> None:
+        """Divide rows of a matrix's bias by scales, if it has one."""
+        name = f"{matrix.place.module}.bias"
+        place = next((place for place in self.places if place.name == name), None)
+        if place is not None:
+            values = rows_of(self.weights[place.weight], place).clone()
+            values[rows] /= scales
+            self._store(place, values)
+
+    def changed(self) -> dict[str, torch.Tensor]:
+        """Tensors that scales were folded into, as they are stored, by canonical name."""
+        found = {}
+        for place in self._changed:
+            dtype = FORMATS[self._stored[place.name].dtype]
+            found[place.name] = (rows_of(self.weights[place.weight], place) - place.added).to(dtype)
+        return found
+
+    def _store(self, place: Place, values: torch.Tensor) -> None:
+        """Take values as they will be read again: rounded to the tensor's number format."""
+        dtype = FORMATS[self._stored[place.name].dtype]
+        fill(self.weights[place.weight], place, (values - place.added).to(dtype))
+        if place not in self._changed:
+            self._changed.append(place)
 
     def put(self, matrix: Matrix, weight: Weight) -> None:
         """From now on the layer computes with a quantized weight."""

@@ -11,7 +11,7 @@ from aweigh_quantize.observation import Seen
 from aweigh_quantize.one_layer import OneLayer
 from aweigh_quantize.texts import Text, batches, offsets
 from aweigh_runtime.model.arithmetic import Fast
-from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.decoder import CosSin
@@ -62,13 +62,13 @@ class Passage:
         """Let a layer compute as far as somebody observes it."""
         for step in self._planned():
             with suppress(Seen):
-                layer.run(hidden[step.rows], step.turns, self._cache.layers[0], step.plan)
+                layer.run(hidden[step.rows], step.turns, self._cache.by_layer[0], step.plan)
 
     @torch.inference_mode()
     def advance(self, layer: OneLayer, hidden: torch.Tensor) -> None:
         """Put hidden states through a layer, in place."""
         for step in self._planned():
-            found = layer.run(hidden[step.rows], step.turns, self._cache.layers[0], step.plan)
+            found = layer.run(hidden[step.rows], step.turns, self._cache.by_layer[0], step.plan)
             hidden[step.rows] = found
 
     @torch.inference_mode()
@@ -112,4 +112,5 @@ def _chunks(lengths: Sequence[int]) -> Iterator[Chunk]:
 def _cache(config: ModelConfig, num_blocks: int, device: torch.device) -> KVCache:
     """Of one layer: each is done with before the next begins."""
     one = replace(config, layers=config.layers[:1])
-    return KVCache(one, num_blocks, _BLOCK_TOKENS, torch.float32, device)
+    kept = CacheFormat(torch.float32, torch.float32)
+    return KVCache(one, num_blocks, _BLOCK_TOKENS, kept, device)

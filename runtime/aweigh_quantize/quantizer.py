@@ -12,11 +12,12 @@ import torch
 from aweigh_quantize.checkpoint import Checkpoint
 from aweigh_quantize.declaration import Declared
 from aweigh_quantize.evaluation import Evaluation, evaluate
-from aweigh_quantize.methods.inputs import Inputs
+from aweigh_quantize.folding import fold, junctions
+from aweigh_quantize.methods.inputs import FEWEST_TOKENS, Inputs
 from aweigh_quantize.one_layer import Matrix, OneLayer
 from aweigh_quantize.passage import Passage
 from aweigh_quantize.recipe import Recipe
-from aweigh_quantize.schemes import needs_inputs, quantized
+from aweigh_quantize.schemes import needs_inputs, quantized, scales, searches
 from aweigh_quantize.state import State
 from aweigh_quantize.texts import Text
 
@@ -91,6 +92,8 @@ class Quantizer:
         layer = OneLayer(self._work.checkpoint, index, self._work.device)
         for name, passage in self._held_out.items():
             passage.advance(layer, streams[f"{DENSE} {name}"])
+        if searches(self._work.recipe):
+            self._fold(layer, streams[CALIBRATION])
         for stage in layer.stages():
             chosen = [each for each in stage if self._work.bits[each.module] is not None]
             if chosen:
@@ -101,8 +104,25 @@ class Quantizer:
             passage.advance(layer, streams[f"{QUANTIZED} {name}"])
         return layer
 
+    def _fold(self, layer: OneLayer, hidden: torch.Tensor) -> None:
+        """Move what is hard to round to where it is easier, between matrices that are quantized."""
+        dense = {module for module, bits in self._work.bits.items() if bits is None}
+        found = [
+            each
+            for each in junctions(self._work.checkpoint.config, layer)
+            if dense.isdisjoint(matrix.module for matrix in each.touched)
+        ]
+        inputs = self._observed(layer, [each.matrices[0] for each in found], hidden)
+        for junction in found:
+            seen = inputs[junction.product]
+            if seen.num_tokens >= FEWEST_TOKENS:
+                weights = [matrix.values for matrix in junction.matrices]
+                fold(layer, junction, scales(self._work.recipe, weights, seen))
+
     def _stage(self, layer: OneLayer, matrices: Sequence[Matrix], hidden: torch.Tensor) -> None:
-        inputs = self._observed(layer, matrices, hidden)
+        inputs = self._observed(
+            layer, matrices, hidden if needs_inputs(self._work.recipe) else None
+        )
         for matrix in matrices:
             bits = self._work.bits[matrix.module]
             assert bits is not None
@@ -110,11 +130,11 @@ class Quantizer:
             layer.put(matrix, found)
 
     def _observed(
-        self, layer: OneLayer, matrices: Sequence[Matrix], hidden: torch.Tensor
+        self, layer: OneLayer, matrices: Sequence[Matrix], hidden: torch.Tensor | None
     ) -> dict[int, Inputs]:
         """By product: matrices that are multiplied together see the same inputs."""
         inputs = {each.product: Inputs(each.shape[1], self._work.device) for each in matrices}
-        if needs_inputs(self._work.recipe):
+        if hidden is not None:
             with layer.observed({product: each.add for product, each in inputs.items()}):
                 self._passage.show(layer, hidden)
         return inputs
@@ -128,4 +148,5 @@ class Quantizer:
             assert layout is not None, f"{module} is declared dense"
             parts = layout.write(weight)
             found |= {f"{module}.{part}": values for part, values in parts.items()}
-        return found
+        stored = self._work.checkpoint.stored
+        return found | {stored[name].name: values for name, values in layer.changed().items()}

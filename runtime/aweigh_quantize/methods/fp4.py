@@ -16,9 +16,7 @@ _SHARES = [1.5 - step / 16 for step in range(15)]  # of a group's range, that a 
 # at 1.5 the largest weight becomes 4, below which numbers lie twice as near as below 6
 
 
-def quantize(
-    weight: torch.Tensor, inputs: Inputs | None = None, clip: Clip = "mse"
-) -> Fp4Weight:
+def quantize(weight: torch.Tensor, inputs: Inputs | None = None, clip: Clip = "mse") -> Fp4Weight:
     """A matrix of 4-bit floating point numbers.
 
     Args:

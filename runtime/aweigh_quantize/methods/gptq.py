@@ -123,9 +123,7 @@ def _round_with_scales(
             spread(values, inverse, place, rounding.round(first + place, values[place]))
 
 
-def spread(
-    values: torch.Tensor, inverse: torch.Tensor, place: int, rounded: torch.Tensor
-) -> None:
+def spread(values: torch.Tensor, inverse: torch.Tensor, place: int, rounded: torch.Tensor) -> None:
     """Let the later columns of a block [b, N] make up for what rounding one of them [N] took."""
     error = (values[place] - rounded).div_(inverse[place, place])
     values[place + 1 :].addr_(inverse[place, place + 1 :], error, alpha=-1)

@@ -178,9 +178,7 @@ def grouped(values: torch.Tensor, grid: Grid) -> torch.Tensor:
     return values.unflatten(-1, (-1, grid.width(values.shape[-1])))
 
 
-def _least_squares(
-    groups: torch.Tensor, grid: Grid, counts: torch.Tensor | None
-) -> torch.Tensor:
+def _least_squares(groups: torch.Tensor, grid: Grid, counts: torch.Tensor | None) -> torch.Tensor:
     """Shares [N, G] of least squared errors, each of which counts as much as `counts` says."""
     step = max(_AT_ONCE // groups[0].numel(), 1)
     found = []
