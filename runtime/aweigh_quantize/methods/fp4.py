@@ -16,9 +16,7 @@ _SHARES = [1.5 - step / 16 for step in range(15)]  # of a group's range, that a 
 # at 1.5 the largest weight becomes 4, below which numbers lie twice as near as below 6
 
 
-def quantize(
-    weight: torch.Tensor, inputs: Inputs | None = None, clip: Clip = "mse"
-) -> Fp4Weight:
+def quantize(weight: torch.Tensor, inputs: Inputs | None = None, clip: Clip = "mse") -> Fp4Weight:
     """A matrix of 4-bit floating point numbers.
 
     Args:
@@ -33,7 +31,7 @@ def quantize(
     expect_weight(weight)
     if weight.shape[1] % GROUP:
         raise ValueError(f"the weight is {list(weight.shape)}; expected K a multiple of {GROUP}")
-    groups = weight.float().unflatten(1, (-1, GROUP))  # [N, K/16, 16]
+    groups = torch.unflatten(weight.float(), 1, (-1, GROUP))  # [N, K/16, 16]
     global_scale = _global_scale(weight.abs().amax())
     scale = _scales(groups, global_scale, clip)
     wide = (scale.double() * global_scale).float()[..., None]

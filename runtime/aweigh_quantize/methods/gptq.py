@@ -111,7 +111,7 @@ def _round(rounding: Rounding, hessian: torch.Tensor, order: torch.Tensor, block
 def _round_with_scales(
     rounding: Rounding, hessian: torch.Tensor, grid: Grid, options: Options
 ) -> None:
-    """All columns as they lie; each group gets its scales from what its columns should be by then."""
+    """All columns as they lie; a group gets its scales from what its columns should be by then."""
     width, diagonal, upper = rounding.width, hessian.diagonal().contiguous(), factor(hessian)
     one_group = replace(grid, group=WHOLE_ROW)
     for first in range(0, len(hessian), width):
@@ -123,9 +123,7 @@ def _round_with_scales(
             spread(values, inverse, place, rounding.round(first + place, values[place]))
 
 
-def spread(
-    values: torch.Tensor, inverse: torch.Tensor, place: int, rounded: torch.Tensor
-) -> None:
+def spread(values: torch.Tensor, inverse: torch.Tensor, place: int, rounded: torch.Tensor) -> None:
     """Let the later columns of a block [b, N] make up for what rounding one of them [N] took."""
     error = (values[place] - rounded).div_(inverse[place, place])
     values[place + 1 :].addr_(inverse[place, place + 1 :], error, alpha=-1)
