@@ -1,5 +1,7 @@
 """GPTQ and its refinement: less error than rounding, the same bits each time."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +19,7 @@ from tests.quantize.matrices import correlated, weight
 PAPER = Options(clip="none", sweeps=0, act_order=False, static_groups=False)
 GRIDS = [
     Grid(bits=bits, group=group, symmetric=symmetric)
-    for bits in (2, 3, 4, 8)
+    for bits in (2, 4)
     for group in (32, 128, -1)
     for symmetric in (True, False)
 ]
@@ -121,12 +123,13 @@ def test_refinement_never_raises_the_loss(
     for _ in range(3):
         refine(rounding, hessian, 1)
         losses.append(loss(rounding.errors.t(), hessian))
-    assert all(after <= before * (1 + 1e-5) for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after <= before * (1 + 1e-5) for before, after in pairwise(losses))
     q, scale, zero = rounding.tensors()
     middle = grid.middle if zero is None else zero.float()
-    levels = (q.float().unflatten(1, (scale.shape[1], -1)) - (
-        middle if zero is None else zero.float()[..., None]
-    )) * scale.float()[..., None]
+    levels = (
+        torch.unflatten(q.float(), 1, (scale.shape[1], -1))
+        - (middle if zero is None else zero.float()[..., None])
+    ) * scale.float()[..., None]
     torch.testing.assert_close(dense - levels.flatten(1), rounding.errors.t(), atol=1e-5, rtol=0)
 
 

@@ -77,7 +77,7 @@ def clip(weight: torch.Tensor, inputs: Inputs, grid: Grid) -> torch.Tensor:
         return pulled.transpose(0, 1).mul(errors).sum(-1)
 
     step = max(_AT_ONCE // weight.shape[1], 1)
-    parts = weight.float().split(step)
+    parts = torch.split(weight.float(), step)
     return torch.cat([shares(grouped(part, grid), grid, loss) for part in parts])
 
 

@@ -31,7 +31,7 @@ def quantize(weight: torch.Tensor, inputs: Inputs | None = None, clip: Clip = "m
     expect_weight(weight)
     if weight.shape[1] % GROUP:
         raise ValueError(f"the weight is {list(weight.shape)}; expected K a multiple of {GROUP}")
-    groups = weight.float().unflatten(1, (-1, GROUP))  # [N, K/16, 16]
+    groups = torch.unflatten(weight.float(), 1, (-1, GROUP))  # [N, K/16, 16]
     global_scale = _global_scale(weight.abs().amax())
     scale = _scales(groups, global_scale, clip)
     wide = (scale.double() * global_scale).float()[..., None]

@@ -111,7 +111,7 @@ def _round(rounding: Rounding, hessian: torch.Tensor, order: torch.Tensor, block
 def _round_with_scales(
     rounding: Rounding, hessian: torch.Tensor, grid: Grid, options: Options
 ) -> None:
-    """All columns as they lie; each group gets its scales from what its columns should be by then."""
+    """All columns as they lie; a group gets its scales from what its columns should be by then."""
     width, diagonal, upper = rounding.width, hessian.diagonal().contiguous(), factor(hessian)
     one_group = replace(grid, group=WHOLE_ROW)
     for first in range(0, len(hessian), width):

@@ -129,7 +129,7 @@ def shares(
 def fitted(
     groups: torch.Tensor, share: torch.Tensor, grid: Grid
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scales and zero points that reach over a share [N, G] of the range of groups [N, G, group]."""
+    """Scales and zero points for a share [N, G] of the range of each group [N, G, group]."""
     low, high = _range(groups, grid)
     return _reaching(low * share, high * share, grid)
 
@@ -175,7 +175,7 @@ def grouped(values: torch.Tensor, grid: Grid) -> torch.Tensor:
     Raises:
         ValueError: the group does not divide K.
     """
-    return values.unflatten(-1, (-1, grid.width(values.shape[-1])))
+    return torch.unflatten(values, -1, (-1, grid.width(values.shape[-1])))
 
 
 def _least_squares(groups: torch.Tensor, grid: Grid, counts: torch.Tensor | None) -> torch.Tensor:

@@ -37,7 +37,8 @@ def factor(hessian: torch.Tensor) -> torch.Tensor:
     for attempt in range(_TRIES):
         lower, failed = torch.linalg.cholesky_ex(backwards)
         if not failed:
-            return lower.flip(0, 1)
+            upper: torch.Tensor = lower.flip(0, 1)
+            return upper
         backwards = damped(backwards, _FIRST_TRY * 10**attempt)
     raise ValueError(
         "the inputs' second moments are not positive definite; expected x xᵀ summed over tokens"

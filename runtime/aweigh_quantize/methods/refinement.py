@@ -1,7 +1,7 @@
 """Rounds a rounded matrix again: each weight given all others, each scale given its integers.
 
-Coordinate descent on tr(E H Eᵀ): a weight's loss is a parabola, so the integer nearest to its lowest
-point is the best one, and no step raises the loss.
+Coordinate descent on tr(E H Eᵀ): a weight's loss is a parabola, so the integer nearest to its
+lowest point is the best one, and no step raises the loss.
 """
 
 import torch

@@ -67,7 +67,7 @@ class Rounding:
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """q [N, K] uint8, scale [N, K / group] of the grid's number format, zero int16 or None."""
-        groups = self.levels.unflatten(0, (-1, self.width)).add(self.zero[:, None])
+        groups = torch.unflatten(self.levels, 0, (-1, self.width)).add(self.zero[:, None])
         q = groups.flatten(0, 1).t().to(torch.uint8).contiguous()
         zero = None if self._symmetric else self.zero.t().to(torch.int16).contiguous()
         return q, self.scale.t().to(self._grid.dtype).contiguous(), zero

@@ -32,7 +32,7 @@ def magnitude(weight: torch.Tensor, grid: Grid, clip: Clip = "none") -> SparseIn
     """
     _expect(weight, grid)
     wide = weight.float()
-    kept = _largest_two(wide.abs().unflatten(1, (-1, FOUR))).flatten(1)
+    kept = _largest_two(torch.unflatten(wide.abs(), 1, (-1, FOUR))).flatten(1)
     wide = wide * kept
     scale, zero = scales(wide, grid, clip, kept)
     return _gathered(integers(wide, scale, zero, grid).q, kept, scale, grid)
@@ -57,7 +57,7 @@ def quantize(
     weight, hessian = prepared(weight, inputs, options.damping)
     diagonal = hessian.diagonal().contiguous()
     # Which are kept is not known yet; those that cost most by themselves are likely to be.
-    likely = _largest_two((weight.square() * diagonal).unflatten(1, (-1, FOUR))).flatten(1)
+    likely = _largest_two(torch.unflatten((weight.square() * diagonal), 1, (-1, FOUR))).flatten(1)
     scale, zero = scales(weight * likely, grid, options.clip, diagonal * likely)
     rounding = Rounding(weight, scale, zero, grid)
     rounding.kept = torch.ones_like(rounding.columns)
@@ -67,9 +67,7 @@ def quantize(
     return _gathered(q, rounding.kept.t(), scale, grid)
 
 
-def _round(
-    rounding: Rounding, kept: torch.Tensor, upper: torch.Tensor, block: int
-) -> None:
+def _round(rounding: Rounding, kept: torch.Tensor, upper: torch.Tensor, block: int) -> None:
     """All columns; which are kept [K, N] is written four by four."""
     block = max(block // FOUR, 1) * FOUR
     for first in range(0, len(kept), block):
@@ -86,7 +84,7 @@ def _round(
 
 def _largest_two(costs: torch.Tensor) -> torch.Tensor:
     """1 for the largest two of [..., 4], of equal ones the first, 0 for the others; fp32."""
-    places = costs.sort(-1, descending=True, stable=True).indices[..., :_KEPT]
+    places = costs.sort(dim=-1, descending=True, stable=True).indices[..., :_KEPT]
     return torch.zeros_like(costs).scatter_(-1, places, 1.0)
 
 
@@ -94,9 +92,9 @@ def _gathered(
     q: torch.Tensor, kept: torch.Tensor, scale: torch.Tensor, grid: Grid
 ) -> SparseIntWeight:
     """The kept integers of q [N, K]."""
-    fours = kept.unflatten(1, (-1, FOUR))
-    index = fours.sort(-1, descending=True, stable=True).indices[..., :_KEPT]
-    found = q.unflatten(1, (-1, FOUR)).gather(-1, index)
+    fours = torch.unflatten(kept, 1, (-1, FOUR))
+    index = fours.sort(dim=-1, descending=True, stable=True).indices[..., :_KEPT]
+    found = torch.unflatten(q, 1, (-1, FOUR)).gather(-1, index)
     return SparseIntWeight(
         q=found.flatten(1),
         index=index.flatten(1).to(torch.uint8),
