@@ -6,7 +6,7 @@ import torch
 
 from aweigh_kernels.fp8_weight import Fp8Activation
 from aweigh_kernels.weight import Weight
-from aweigh_quantize.methods import awq, fp4, fp8, gptq, rtn, smooth
+from aweigh_quantize.methods import awq, fp4, fp8, gptq, rtn, smooth, sparse
 from aweigh_quantize.methods.grid import WHOLE_ROW, Grid
 from aweigh_quantize.methods.inputs import FEWEST_TOKENS, Inputs
 from aweigh_quantize.recipe import Recipe
@@ -47,7 +47,7 @@ def quantized(recipe: Recipe, bits: int, weight: torch.Tensor, inputs: Inputs) -
         case "int8":
             return _int8(recipe, weight, inputs)
         case "fp8":
-            return fp8.quantize(weight, recipe.granularity, _fp8_activation(recipe, inputs))
+            return fp8.quantize(weight, recipe.granularity, _fp8_activation(recipe, inputs), "mse")
         case "nvfp4":
             return fp4.quantize(weight, None if recipe.rounding == "none" else inputs)
         case _:
@@ -61,13 +61,13 @@ def grid_of(recipe: Recipe, bits: int) -> Grid:
 
 def _integers(recipe: Recipe, weight: torch.Tensor, inputs: Inputs, grid: Grid) -> Weight:
     if recipe.scheme == "rtn" or inputs.num_tokens < FEWEST_TOKENS:
-        return rtn.quantize(weight, grid)
+        return (sparse.magnitude if recipe.sparse else rtn.quantize)(weight, grid)
     if recipe.scheme == "awq":
         return awq.quantize(weight, grid, awq.clip(weight, inputs, grid))
     options = gptq.Options(
         damping=recipe.damping, act_order=recipe.act_order, static_groups=recipe.static_groups
     )
-    return gptq.quantize(weight, inputs, grid, options)
+    return (sparse.quantize if recipe.sparse else gptq.quantize)(weight, inputs, grid, options)
 
 
 def _int8(recipe: Recipe, weight: torch.Tensor, inputs: Inputs) -> Weight:
