@@ -47,6 +47,9 @@ def _draw(axes: "Axes", curves: Curves) -> None:
         marker = "" if len(points) > MANY_POINTS else "o"
         axes.plot([x for x, _ in points], [y for _, y in points], label=name, marker=marker)
     axes.set(title=curves.title, xlabel=curves.x, ylabel=curves.y)
-    axes.set_ylim(bottom=0)
+    if curves.logarithmic:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -43,6 +43,7 @@ class Curves:
     x: str
     y: str
     lines: dict[str, list[tuple[float, float]]]
+    logarithmic: bool = False  # y
 
 
 @dataclass(frozen=True, slots=True)

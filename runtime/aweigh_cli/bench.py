@@ -10,11 +10,14 @@ import typer
 
 from aweigh_api import names
 from aweigh_cli.bench_options import (
+    CacheOption,
     Job,
+    ModelArgument,
     SeedOption,
     VocabularyOption,
     as_typed,
     expect_installed,
+    expect_runtime,
     lengths_of,
     limit_of,
     measuring,
@@ -22,10 +25,15 @@ from aweigh_cli.bench_options import (
     serving,
     sizes_of,
 )
+from aweigh_cli.serve import default_cache_dir
 
 if TYPE_CHECKING:
     from aweigh_bench.subject import Setting
 
+DEFAULT_SCHEMES = (
+    "int8,fp8,fp8-block,nvfp4,rtn-8-channel,rtn-4,rtn-4-g32,rtn-3,rtn-4-asym,gptq-8,gptq-4,"
+    "gptq-4-g32,gptq-3,gptq-2,gptq-4-2:4,awq"
+)
 DEFAULT_URL = f"http://127.0.0.1:{names.HTTP_PORT}/v1"
 
 app = typer.Typer(
@@ -292,6 +300,48 @@ def memory(
         command=as_typed(),
     )
     return Job(taken.run, options)
+
+
+@app.command()
+@measuring(draws=True)
+def quantization(  # noqa: PLR0913 - see `serve`
+    model: ModelArgument,
+    *,
+    schemes: Annotated[
+        str,
+        typer.Option(help="Words such as gptq-3-g64, int8, fp8-block, gptq-4-2:4; see the guide."),
+    ] = DEFAULT_SCHEMES,
+    num_texts: Annotated[int, typer.Option(min=1, help="As in `aweigh quantize`.")] = 128,
+    text_tokens: Annotated[int, typer.Option(min=2, help="As in `aweigh quantize`.")] = 256,
+    perplexity: Annotated[
+        list[Path] | None, typer.Option(help="As in `aweigh quantize`; repeatable.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of decoding, whose time is taken.")] = 64,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="As in `aweigh quantize`.")
+    ] = "auto",
+    cache_dir: CacheOption = None,
+    seed: SeedOption = 0,
+) -> Job:
+    """Quantize a model with many schemes: what each weighs, loses, and how fast it is."""
+    from aweigh_bench import quantization as made
+    from aweigh_cli.quantize import chosen, fetched, readable
+    from aweigh_quantize.calibration import Amount
+
+    expect_runtime()
+    cache = cache_dir or default_cache_dir()
+    options = made.Options(
+        model=model,
+        directory=fetched(model, None, cache),
+        schemes=schemes.split(","),
+        amount=Amount(num_texts, text_tokens, seed),
+        perplexity=readable(perplexity, "--perplexity"),
+        steps=steps,
+        device=chosen(device),
+        cache_dir=cache,
+        command=as_typed(),
+    )
+    return Job(made.run, options)
 
 
 @app.command()

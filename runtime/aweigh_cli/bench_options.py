@@ -117,6 +117,11 @@ def expect_installed() -> None:
     _expect(NEEDS, "measuring", "bench")
 
 
+def expect_runtime() -> None:
+    """What loads a model in this process."""
+    _expect(SERVER_NEEDS, "loading a model", "runtime")
+
+
 def _expect(packages: tuple[str, ...], what: str, extra: str) -> None:
     missing = [name for name in packages if find_spec(name) is None]
     if missing:

@@ -34,10 +34,15 @@ class Silent:
 
 def job(model: Path, out: Path, texts: Sequence[Path] = (), **recipe: Any) -> Job:
     """With few texts, which are kept beside the model."""
+    return job_of(model, out, Recipe(**({"scheme": "rtn"} | recipe)), texts)
+
+
+def job_of(model: Path, out: Path, recipe: Recipe, texts: Sequence[Path] = ()) -> Job:
+    """The same for a recipe."""
     return Job(
         model=f"file://{model}",
         directory=model,
-        recipe=Recipe(**({"scheme": "rtn"} | recipe)),
+        recipe=recipe,
         out=out,
         amount=AMOUNT,
         calibration=texts,

@@ -1,0 +1,303 @@
+"""`aweigh bench quantization`: what each scheme weighs, loses and gains in speed.
+
+Every scheme is really made: quantized, written, and loaded again as a server loads it.
+"""
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from aweigh_bench import machine
+from aweigh_bench.failures import BenchFailure
+from aweigh_bench.progress import progress
+from aweigh_bench.report import Bar, Cell, Curves, Report, Table
+
+if TYPE_CHECKING:
+    import torch
+
+    from aweigh_quantize.calibration import Amount
+    from aweigh_quantize.evaluation import Evaluation
+    from aweigh_quantize.outcome import Outcome
+    from aweigh_quantize.recipe import Recipe
+    from aweigh_runtime.model.decoder import Decoder
+
+MEGA = 1e6
+BATCH = 8  # requests that are decoded together
+PROMPT_TOKENS = 64
+MOST_KL = {"int8": 0.005, "fp8": 0.015}  # nats per token, of 8-bit weights and activations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was asked for on the command line."""
+
+    model: str
+    directory: Path
+    schemes: Sequence[str]
+    amount: "Amount"
+    perplexity: Sequence[Path]
+    steps: int  # whose time is taken
+    device: "torch.device"
+    cache_dir: Path
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Of a loaded model."""
+
+    memory: int  # bytes of weights
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One scheme, and what became of it."""
+
+    word: str
+    recipe: "Recipe"
+    outcome: "Outcome"
+    speed: Speed
+
+    @property
+    def loss(self) -> "Evaluation":
+        """On the model's own texts."""
+        return self.outcome.loss
+
+
+async def run(options: Options) -> Report:
+    """Make one scheme after the other."""
+    return await asyncio.to_thread(_run, options)
+
+
+def _run(options: Options) -> Report:
+    from aweigh_quantize.recipe import RecipeError
+    from aweigh_quantize.spelling import recipe_of
+
+    try:
+        recipes = {word: recipe_of(word) for word in options.schemes}
+    except RecipeError as error:
+        raise BenchFailure(f"--schemes: {error}") from error
+    dense = measure_speed(options.directory, options.device, options.steps)
+    made = []
+    with progress("schemes", len(recipes)) as advance:
+        for word, recipe in recipes.items():
+            made.append(make(options, word, recipe))
+            advance(word)
+    return _report(options, dense, made)
+
+
+def make(options: Options, word: str, recipe: "Recipe") -> Made:
+    """Quantize, write, load and time.
+
+    Raises:
+        BenchFailure: it cannot be made of this model.
+    """
+    from aweigh_quantize.job import Job
+    from aweigh_quantize.job import run as quantize
+
+    with tempfile.TemporaryDirectory(prefix="aweigh-bench-") as folder:
+        out = Path(folder) / word.replace(":", "")
+        job = Job(
+            model=options.model,
+            directory=options.directory,
+            recipe=recipe,
+            out=out,
+            amount=options.amount,
+            perplexity=options.perplexity,
+            device=options.device,
+            cache_dir=options.cache_dir,
+            command=options.command,
+        )
+        try:
+            outcome = quantize(job, _Quiet())
+        except ValueError as error:
+            raise BenchFailure(f"{word}: {error}") from error
+        speed = measure_speed(out, options.device, options.steps)
+        shutil.rmtree(out)
+    return Made(word, recipe, outcome, speed)
+
+
+def measure_speed(directory: Path, device: "torch.device", steps: int) -> Speed:
+    """Load a model as a server does, and decode a few requests together."""
+    from aweigh_runtime.engine.threads import use_threads
+    from aweigh_runtime.model.load import Wish, load
+
+    decoder = load(directory, Wish(max_model_len=None), device, lambda done, total: None)
+    memory = _memory(directory, decoder)
+    use_threads(device, memory)
+    return Speed(memory, BATCH / _step_s(decoder, steps))
+
+
+class _Quiet:
+    """The bench shows schemes, not layers."""
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """Nothing."""
+
+    def advance(self) -> None:
+        """Nothing."""
+
+
+def _memory(directory: Path, decoder: "Decoder") -> int:
+    from aweigh_runtime.formats.checkpoint import read_quantization
+    from aweigh_runtime.model.footprint import weight_bytes
+    from aweigh_runtime.model.homes import by_canonical_name, homes_of
+    from aweigh_runtime.model.shards import stored_tensors
+
+    config = decoder.config
+    stored = by_canonical_name(stored_tensors(directory), config)
+    homes = homes_of(directory, config, stored, read_quantization(directory))
+    return weight_bytes(config, decoder.dtype.itemsize, homes.kept_bytes)
+
+
+def _step_s(decoder: "Decoder", steps: int) -> float:
+    """Median time of a step that decodes BATCH requests."""
+    import torch
+
+    from aweigh_runtime.model.cache import CacheFormat, KVCache
+    from aweigh_runtime.model.chunks import Chunk
+
+    blocks_each = -(-(PROMPT_TOKENS + steps) // 16)
+    kept = CacheFormat(decoder.dtype, decoder.dtype)
+    cache = KVCache(decoder.config, BATCH * blocks_each, 16, kept, decoder.device)
+    blocks = [range(i * blocks_each, (i + 1) * blocks_each) for i in range(BATCH)]
+    generator = torch.Generator().manual_seed(0)
+    size = (BATCH * PROMPT_TOKENS,)
+    prompt = torch.randint(decoder.config.vocab_size, size, generator=generator)
+    prompts = [Chunk(0, PROMPT_TOKENS, each) for each in blocks]
+    tokens = decoder.forward(prompt.to(decoder.device), prompts, cache).argmax(-1)
+    times = []
+    for step in range(steps):
+        started = time.perf_counter()
+        chunks = [Chunk(PROMPT_TOKENS + step, 1, each) for each in blocks]
+        tokens = decoder.forward(tokens, chunks, cache).argmax(-1)
+        tokens.tolist()  # waits for the device
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def _report(options: Options, dense: Speed, made: Sequence[Made]) -> Report:
+    columns = (
+        "scheme", "MB on disk", "bits per weight", "MB in memory", "KL", "from", "to",
+        "same token", "perplexity", "tokens/s", "made in s",
+    )  # fmt: skip
+    first = made[0].outcome
+    rows: list[tuple[Cell, ...]] = [
+        ("dense", first.sizes.dense / MEGA, 8.0 * first.sizes.dense_matrices
+         / first.sizes.num_weights, dense.memory / MEGA, None, None, None, None,
+         first.loss.dense_perplexity, dense.tokens_per_s, None)
+    ]  # fmt: skip
+    rows += [_row(each) for each in made]
+    tables = [Table("Schemes", columns, rows)]
+    tables += [_files(made)] if options.perplexity else []
+    return Report(
+        title="Quantization",
+        command=options.command,
+        model=options.model,
+        machine=machine.describe(),
+        tables=tables,
+        bars=bars(made),
+        notes=[
+            f"KL: nats per token against the dense model, in fp32, over {first.loss.num_tokens:,} "
+            "tokens of texts that it writes itself and nothing is calibrated on; from, to: an "
+            "interval of 95 %, by documents. Bits per weight: of quantized matrices, with scales.",
+            f"tokens/s: {BATCH} requests decoded together in this process, the median of "
+            f"{options.steps} steps, from files as they were written.",
+        ],
+        figures={"schemes": {each.word: _figures(each) for each in made}},
+        curves=[_curves(made)],
+    )
+
+
+def _row(made: Made) -> tuple[Cell, ...]:
+    sizes, kl = made.outcome.sizes, made.loss.kl
+    return (
+        made.word,
+        sizes.written / MEGA,
+        sizes.bits,
+        made.speed.memory / MEGA,
+        *(f"{value:.4f}" for value in (kl.value, kl.low, kl.high)),
+        f"{made.loss.agreement.value:.4f}",
+        made.loss.perplexity,
+        made.speed.tokens_per_s,
+        made.outcome.seconds,
+    )
+
+
+def _files(made: Sequence[Made]) -> Table:
+    """Perplexity on the user's files."""
+    names = list(made[0].outcome.losses)[1:]
+    dense = [made[0].outcome.losses[name].dense_perplexity for name in names]
+    rows: list[tuple[Cell, ...]] = [("dense", *dense)]
+    for each in made:
+        rows.append((each.word, *(each.outcome.losses[name].perplexity for name in names)))
+    return Table("Perplexity on files", ("scheme", *names), rows)
+
+
+def _figures(made: Made) -> dict[str, float]:
+    sizes, kl = made.outcome.sizes, made.loss.kl
+    return {
+        "disk_bytes": sizes.written,
+        "bits_per_weight": sizes.bits,
+        "memory_bytes": made.speed.memory,
+        "kl": kl.value,
+        "kl_low": kl.low,
+        "kl_high": kl.high,
+        "agreement": made.loss.agreement.value,
+        "perplexity": made.loss.perplexity,
+        "tokens_per_s": made.speed.tokens_per_s,
+    }
+
+
+def _curves(made: Sequence[Made]) -> Curves:
+    """A line for each scheme, from small to large."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for each in made:
+        point = (each.outcome.sizes.written / MEGA, each.loss.kl.value)
+        lines.setdefault(each.recipe.scheme, []).append(point)
+    ordered = {name: sorted(points) for name, points in lines.items()}
+    return Curves("Size against loss", "MB on disk", "KL in nats per token", ordered, True)
+
+
+def bars(made: Sequence[Made]) -> list[Bar]:
+    """What should be reached, of the schemes that were made."""
+    found = []
+    for each in made:
+        recipe, kl = each.recipe, each.loss.kl
+        most = MOST_KL.get(each.word)
+        if most is not None:
+            met = kl.value <= most
+            found.append(Bar(f"KL of {each.word}", f"<= {most:g}", str(kl), met))
+        nearest = _nearest(each, made) if recipe.scheme in ("gptq", "awq") else None
+        if nearest is not None:
+            found.append(_better(each, nearest))
+    return found
+
+
+def _nearest(of: Made, made: Sequence[Made]) -> Made | None:
+    """The same grid, rounded to the nearest."""
+    for each in made:
+        mine, other = of.recipe, each.recipe
+        grid = (mine.bits, mine.group_size, mine.is_symmetric, mine.sparse, mine.budget)
+        same = (other.bits, other.group_size, other.is_symmetric, other.sparse, other.budget)
+        if other.scheme == "rtn" and grid == same:
+            return each
+    return None
+
+
+def _better(made: Made, nearest: Made) -> Bar:
+    excess = made.loss.excess(nearest.loss)
+    closed = 1 - made.loss.kl.value / nearest.loss.kl.value
+    return Bar(
+        f"{made.word} loses less than {nearest.word}",
+        "KL lower by > 0",
+        f"{excess} nats per token, which closes {100 * closed:.0f} %",
+        True if excess.low > 0 else False if excess.high < 0 else None,
+    )
