@@ -36,6 +36,8 @@ class Watch(Fast):
     observers: dict[int, Observer] = field(default_factory=dict)
     beyond: frozenset[int] = frozenset()
     """Products that are not computed: whoever calls for one gets Seen."""
+    trained: dict[int, Callable[[], torch.Tensor]] = field(default_factory=dict)
+    """What makes a matrix that is being trained."""
     parts: dict[int, Sequence[Part]] = field(default_factory=dict)
     """Of matrices that are quantized; their dense values lie in the matrix itself."""
 
@@ -48,6 +50,8 @@ class Watch(Fast):
             raise Seen
         if observer := self.observers.get(address):
             observer(x)
+        if address in self.trained:
+            return linear(x, self.trained[address](), bias)
         parts = self.parts.get(address, ())
         if not any(part.weight is not None for part in parts):
             return linear(x, weight, bias)

@@ -1,8 +1,9 @@
 """One decoder layer in memory, in fp32, with its matrices in the order in which it uses them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -71,6 +72,10 @@ class OneLayer:
         self.watch.observers.clear()
         self.watch.beyond = frozenset()
 
+    def values(self) -> dict[str, torch.Tensor]:
+        """The matrices as they are now, by module: copies."""
+        return {matrix.module: matrix.values.clone() for matrix in self.matrices}
+
     def divide_norm(self, weight: str, scales: torch.Tensor) -> torch.Tensor:
         """Fold scales [K] into a norm: those that it then really has, as it is stored rounded."""
         place = next(place for place in self.places if place.weight == weight)
@@ -87,6 +92,28 @@ class OneLayer:
             values = rows_of(self.weights[place.weight], place).clone()
             values[rows] /= scales
             self._store(place, values)
+
+    def train(self, values: Mapping[str, Callable[[], torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """From now on compute with matrices that change, by module.
+
+        Returns:
+            The weights of norms, which gradients reach now, too.
+        """
+        for product in {each.product for each in self.matrices if each.module in values}:
+            rows = [each for each in self.matrices if each.product == product]
+            parts = [values.get(each.module, partial(_same, each.values)) for each in rows]
+            self.watch.trained[product] = partial(_joined, parts)
+        norms = [place for place in self.places if is_norm(place)]
+        return {place.weight: self.weights[place.weight].requires_grad_() for place in norms}
+
+    def trained(self, weights: Mapping[str, Weight]) -> None:
+        """Training is over."""
+        self.watch.trained.clear()
+        for place in filter(is_norm, self.places):
+            self._store(place, self.weights[place.weight].requires_grad_(False).clone())
+        for matrix in self.matrices:
+            if matrix.module in weights:
+                self.put(matrix, weights[matrix.module])
 
     def changed(self) -> dict[str, torch.Tensor]:
         """Tensors that scales were folded into, as they are stored, by canonical name."""
@@ -117,6 +144,19 @@ class OneLayer:
         whole = weight if place.expert is None else weight[place.expert]
         module = checkpoint.own_name(place).removesuffix(".weight")
         return Matrix(place, module, rows_of(weight, place), whole.data_ptr())
+
+
+def is_norm(place: Place) -> bool:
+    """Whether a tensor is the weight of a norm over the hidden dimension."""
+    return place.weight.endswith("norm.weight") and place.repeats is None
+
+
+def _same(values: torch.Tensor) -> torch.Tensor:
+    return values
+
+
+def _joined(parts: Sequence[Callable[[], torch.Tensor]]) -> torch.Tensor:
+    return torch.cat([part() for part in parts])
 
 
 def is_matrix(place: Place) -> bool:

@@ -11,7 +11,7 @@ from aweigh_quantize.observation import Seen
 from aweigh_quantize.one_layer import OneLayer
 from aweigh_quantize.texts import Text, batches, offsets
 from aweigh_runtime.model.arithmetic import Fast
-from aweigh_runtime.model.cache import CacheFormat, KVCache
+from aweigh_runtime.model.cache import CacheFormat, KVCache, LayerCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.decoder import CosSin
@@ -27,10 +27,20 @@ _BLOCK_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
-    rows: slice  # of the hidden states
+class Step:
+    """Texts that a layer gets in one call."""
+
+    rows: slice | torch.Tensor  # of the hidden states
     plan: Plan
     turns: Sequence[CosSin]
+
+
+class _Unshared(LayerCache):
+    """Keys and values of one call alone, through which gradients flow."""
+
+    def store(self, new: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+        self.kv = torch.zeros_like(self._rows).index_copy(0, slots, new).view(self.kv.shape)
+        return new
 
 
 class Passage:
@@ -48,7 +58,7 @@ class Passage:
         distinct = list(dict.fromkeys(layer.rope for layer in checkpoint.config.layers))
         self._angles = [angles_of(rope, positions, self._storage) for rope in distinct]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embedded(self) -> torch.Tensor:
         """What the first layer gets."""
         storage = replace(self._storage, weights={}, dense=[])
@@ -57,21 +67,21 @@ class Passage:
         tokens = [token for text in self.texts for token in text.tokens]
         return embed(torch.tensor(tokens, device=storage.device))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def show(self, layer: OneLayer, hidden: torch.Tensor) -> None:
         """Let a layer compute as far as somebody observes it."""
         for step in self._planned():
             with suppress(Seen):
                 layer.run(hidden[step.rows], step.turns, self._cache.by_layer[0], step.plan)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def advance(self, layer: OneLayer, hidden: torch.Tensor) -> None:
         """Put hidden states through a layer, in place."""
         for step in self._planned():
             found = layer.run(hidden[step.rows], step.turns, self._cache.by_layer[0], step.plan)
             hidden[step.rows] = found
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(self, *streams: torch.Tensor) -> Iterator[list[torch.Tensor]]:
         """For each text the logits [T, V] behind the last layer, of each of some hidden states."""
         storage = replace(self._storage, weights={}, dense=[])
@@ -82,17 +92,30 @@ class Passage:
         for first, length in zip(self._offsets, self._lengths, strict=False):
             yield [project(finish(hidden[first : first + length])) for hidden in streams]
 
+    def chosen(self, texts: Sequence[int]) -> Step:
+        """Some of the texts, by number, for `trained`."""
+        step = plan(list(_chunks([self._lengths[index] for index in texts])), self._cache)
+        bounds = [range(self._offsets[index], self._offsets[index + 1]) for index in texts]
+        rows = torch.tensor([row for each in bounds for row in each], device=self._storage.device)
+        turns = [angles.at(step.positions, torch.float32) for angles in self._angles]
+        return Step(rows, step, turns)
+
+    def trained(self, layer: OneLayer, hidden: torch.Tensor, step: Step) -> torch.Tensor:
+        """What a layer puts out for some texts; gradients flow through it."""
+        kv = _Unshared(self._cache.layers[0])
+        return layer.run(hidden[step.rows], step.turns, kv, step.plan)
+
     def _fill(self, storage: Storage) -> None:
         places = outer_places(self._checkpoint.config)
         self._checkpoint.fill(storage.weights, (p for p in places if p.weight in storage.weights))
 
-    def _planned(self) -> Iterator[_Step]:
+    def _planned(self) -> Iterator[Step]:
         for run in self._steps:
             step = plan(list(_chunks(self._lengths[run.start : run.stop])), self._cache)
             rows = slice(self._offsets[run.start], self._offsets[run.stop])
             turns = [angles.at(step.positions, torch.float32) for angles in self._angles]
             self._cache.clear(step.begun)
-            yield _Step(rows, step, turns)
+            yield Step(rows, step, turns)
 
     def _num_blocks(self) -> int:
         return max(

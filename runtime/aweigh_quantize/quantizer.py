@@ -9,14 +9,18 @@ from dataclasses import dataclass
 
 import torch
 
+from aweigh_kernels.int_weight import IntWeight
+from aweigh_kernels.sparse_int_weight import SparseIntWeight
 from aweigh_quantize.checkpoint import Checkpoint
 from aweigh_quantize.declaration import Declared
 from aweigh_quantize.evaluation import Evaluation, evaluate
 from aweigh_quantize.folding import fold, junctions
+from aweigh_quantize.latent import Latent
 from aweigh_quantize.methods.inputs import FEWEST_TOKENS, Inputs
 from aweigh_quantize.one_layer import Matrix, OneLayer
 from aweigh_quantize.passage import Passage
 from aweigh_quantize.recipe import Recipe
+from aweigh_quantize.recovery import Training, recover
 from aweigh_quantize.schemes import needs_inputs, quantized, scales, searches
 from aweigh_quantize.state import State
 from aweigh_quantize.texts import Text
@@ -26,6 +30,7 @@ Advance = Callable[[], None]
 
 STAGES = 4  # of a layer: queries, keys and values; output; gate and up; down
 CALIBRATION = "calibration"  # names of streams
+TARGET = "target"  # the same texts through the dense layers
 DENSE, QUANTIZED = "dense", "quantized"  # before the name of texts that were held out
 
 
@@ -82,6 +87,8 @@ class Quantizer:
 
     def _embedded(self) -> dict[str, torch.Tensor]:
         streams = {CALIBRATION: self._passage.embedded()}
+        if self._work.recipe.recover:
+            streams[TARGET] = streams[CALIBRATION].clone()
         for name, passage in self._held_out.items():
             streams[f"{DENSE} {name}"] = passage.embedded()
             streams[f"{QUANTIZED} {name}"] = streams[f"{DENSE} {name}"].clone()
@@ -92,13 +99,19 @@ class Quantizer:
         layer = OneLayer(self._work.checkpoint, index, self._work.device)
         for name, passage in self._held_out.items():
             passage.advance(layer, streams[f"{DENSE} {name}"])
+        recovers = self._work.recipe.recover
+        if recovers:
+            self._passage.advance(layer, streams[TARGET])
         if searches(self._work.recipe):
             self._fold(layer, streams[CALIBRATION])
+        dense = layer.values() if recovers else {}
         for stage in layer.stages():
             chosen = [each for each in stage if self._work.bits[each.module] is not None]
             if chosen:
                 self._stage(layer, chosen, streams[CALIBRATION])
             self._advance()
+        if recovers:
+            self._recover(layer, dense, streams)
         self._passage.advance(layer, streams[CALIBRATION])
         for name, passage in self._held_out.items():
             passage.advance(layer, streams[f"{QUANTIZED} {name}"])
@@ -118,6 +131,20 @@ class Quantizer:
             if seen.num_tokens >= FEWEST_TOKENS:
                 weights = [matrix.values for matrix in junction.matrices]
                 fold(layer, junction, scales(self._work.recipe, weights, seen))
+
+    def _recover(
+        self,
+        layer: OneLayer,
+        dense: Mapping[str, torch.Tensor],
+        streams: Mapping[str, torch.Tensor],
+    ) -> None:
+        latents = {
+            module: Latent(weight, dense[module])
+            for module, weight in layer.quantized.items()
+            if isinstance(weight, IntWeight | SparseIntWeight)
+        }
+        training = Training(seed=self._work.recipe.seed)
+        recover(layer, latents, self._passage, (streams[CALIBRATION], streams[TARGET]), training)
 
     def _stage(self, layer: OneLayer, matrices: Sequence[Matrix], hidden: torch.Tensor) -> None:
         inputs = self._observed(

@@ -42,8 +42,13 @@ class HeadNorm:
 
     def __call__(self, heads: torch.Tensor) -> None:
         """[T, H+K, D], in place."""
-        normed = torch.rms_norm(heads.to(self._weight.dtype), self._shape, None, self._eps)
-        torch.mul(normed, self._weight, out=heads)
+        if torch.is_grad_enabled():  # training needs what is written over
+            heads.copy_(self._normed(heads.clone()) * self._weight)
+        else:
+            torch.mul(self._normed(heads), self._weight, out=heads)
+
+    def _normed(self, heads: torch.Tensor) -> torch.Tensor:
+        return torch.rms_norm(heads.to(self._weight.dtype), self._shape, None, self._eps)
 
 
 def norm(config: ModelConfig, storage: Storage) -> Norm:
