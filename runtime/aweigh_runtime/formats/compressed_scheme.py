@@ -10,6 +10,7 @@ from aweigh_runtime.formats.fp8_layout import Fp8Layout, Granularity
 from aweigh_runtime.formats.int8_layout import Int8Layout
 from aweigh_runtime.formats.int_groups import IntGroups
 from aweigh_runtime.formats.layout import Layout
+from aweigh_runtime.formats.marlin24 import COMPRESSED_TENSORS_NAMES, Marlin24Layout
 from aweigh_runtime.formats.packed_int_layout import PackedIntLayout
 from aweigh_runtime.formats.plain_int_layout import PlainIntLayout
 from aweigh_runtime.model.fields import Fields
@@ -34,6 +35,9 @@ _FP8_ACTIVATIONS: dict[str, Rounding | None] = {
 }
 _FP4 = f"float4 by tensor_group of {GROUP}"
 _FP4_ACTIVATIONS = {"none": False, f"local {_FP4}": True}
+_MARLIN24_WEIGHTS = [
+    f"int{width} by {each}" for width in (4, 8) for each in ("channel", "group of 128")
+]
 _INT8_ACTIVATIONS = {
     f"{dynamic}int8 by {strategy}{zeros}": (not dynamic, not zeros)
     for dynamic, strategy in (("dynamic ", "token"), ("dynamic ", "tensor"), ("", "tensor"))
@@ -145,6 +149,16 @@ def _fp4(group: Fields, weights: Rounded, activations: str) -> Layout:
     return Fp4Layout(spelling=COMPRESSED_TENSORS, activations=_FP4_ACTIVATIONS[seen])
 
 
+def _marlin24(group: Fields, weights: Rounded, activations: str) -> Layout:
+    group.choice("input_activations", activations, ("none",))
+    group.choice("weights", weights.words, _MARLIN24_WEIGHTS)
+    return Marlin24Layout(
+        bits=weights.bits,
+        group=weights.size[0] if weights.size else None,
+        names=COMPRESSED_TENSORS_NAMES,
+    )
+
+
 _Reader = Callable[[Fields, Rounded, str], Layout]
 _READERS: dict[str, _Reader] = {
     "pack-quantized": _packed,
@@ -152,6 +166,7 @@ _READERS: dict[str, _Reader] = {
     "float-quantized": _plain,
     "naive-quantized": _plain,
     "nvfp4-pack-quantized": _fp4,
+    "marlin-24": _marlin24,
 }
 
 

@@ -11,6 +11,7 @@ from aweigh_runtime.formats.fp4_layout import Fp4Layout
 from aweigh_runtime.formats.fp8_layout import Fp8Layout
 from aweigh_runtime.formats.int8_layout import Int8Layout
 from aweigh_runtime.formats.layout import Layout, Quantization
+from aweigh_runtime.formats.marlin24 import Marlin24Layout
 from aweigh_runtime.formats.packed_int_layout import PackedIntLayout
 from aweigh_runtime.formats.plain_int_layout import PlainIntLayout
 from aweigh_runtime.model.fields import Fields
@@ -101,10 +102,9 @@ def _targets(fields: Fields) -> list[tuple[str, _Match]]:
     """
     groups = fields.object("config_groups")
     group_of = {
-        target: name
-        for name in groups.names
-        for target in selection.names(groups.object(name), "targets")
+        target: name for name in groups.names for target in groups.object(name).texts("targets")
     }
+    selection.expect_few(fields, group_of)
     targets: list[tuple[str, _Match]] = []
     exact = {target: name for target, name in group_of.items() if not selection.is_regex(target)}
     for target, name in exact.items():
@@ -135,6 +135,8 @@ def _scheme_of(layout: Layout) -> str:
             return f"int{layout.groups.bits}"
         case Int8Layout():
             return "int8"
+        case Marlin24Layout():
+            return "marlin24"
     raise TypeError(f"{layout.name} is of no scheme")
 
 

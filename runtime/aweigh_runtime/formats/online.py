@@ -16,7 +16,7 @@ from aweigh_kernels.weight import Weight
 from aweigh_runtime.formats.layout import FLOATS, Layout, LayoutError, Part, Quantization
 from aweigh_runtime.formats.modules import in_layer, is_router
 
-_AT_ONCE = 1 << 24  # weights that are made fp32 at once
+_AT_ONCE = 1 << 20  # weights, which as fp32 stay in a CPU's cache
 _SMALLEST = torch.finfo(torch.float32).tiny  # a scale: a row of zeros stays one
 
 
@@ -32,7 +32,7 @@ def to_fp8(weight: torch.Tensor) -> Fp8Weight:
     q = torch.empty(weight.shape, dtype=torch.float8_e4m3fn, device=weight.device)
     scale = _scales(weight, LARGEST)
     for rows in _slices(weight):
-        q[rows] = (weight[rows].float() / scale[rows]).clamp_(-LARGEST, LARGEST).to(q.dtype)
+        q[rows] = _divided(weight[rows], scale[rows]).clamp_(-LARGEST, LARGEST).to(q.dtype)
     return Fp8Weight(q=q, scale=scale, activation=Fp8Activation(rounding="token"))
 
 
@@ -48,7 +48,7 @@ def to_int8(weight: torch.Tensor) -> Int8Weight:
     q = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     scale = _scales(weight, 127)
     for rows in _slices(weight):
-        q[rows] = (weight[rows].float() / scale[rows]).round_().clamp_(-127, 127).to(q.dtype)
+        q[rows] = _divided(weight[rows], scale[rows]).round_().clamp_(-127, 127).to(q.dtype)
     return Int8Weight(q=q, scale=scale)
 
 
@@ -98,15 +98,19 @@ def quantization(scheme: Scheme) -> Quantization:
 
 def _scales(weight: torch.Tensor, largest: float) -> torch.Tensor:
     """[N, 1], fp32: what makes the largest number of each row the largest of the format."""
-    low, high = weight.aminmax(dim=1, keepdim=True)
-    widest = torch.maximum(low.float().abs(), high.float().abs())
-    if not bool(torch.isfinite(widest).all()):
-        num_rows = int((~torch.isfinite(widest)).sum())
+    widest = torch.cat([weight[rows].abs().amax(1, keepdim=True) for rows in _slices(weight)])
+    num_broken = int((~torch.isfinite(widest)).sum())
+    if num_broken:
         raise LayoutError(
-            f"{num_rows} rows of {len(weight)} hold numbers that are not finite; copy the model "
+            f"{num_broken} rows of {len(weight)} hold numbers that are not finite; copy the model "
             "again"
         )
-    return widest.div_(largest).clamp_(min=_SMALLEST)
+    return widest.float().div_(largest).clamp_(min=_SMALLEST)
+
+
+def _divided(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """In fp32. In place, of a copy: torch divides numbers of two formats half as fast."""
+    return rows.to(torch.float32, copy=True).div_(scale)
 
 
 def _slices(weight: torch.Tensor) -> list[slice]:

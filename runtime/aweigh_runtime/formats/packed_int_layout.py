@@ -132,7 +132,7 @@ class PackedIntLayout:
                 f"weight_zero_point is {stored.dtype} {list(stored.shape)}; expected int32 with "
                 f"{num_words} rows, packed as weight_packed is"
             )
-        return _unpacked(stored.t().contiguous(), self.groups.bits, rows, dense).t().to(torch.int16)
+        return _unpacked(stored.t(), self.groups.bits, rows, dense).t().to(torch.int16)
 
     def _unsigned(self, zero: torch.Tensor) -> torch.Tensor:
         """Zero points from 0."""
@@ -155,13 +155,14 @@ def _packed(values: torch.Tensor, width: int) -> torch.Tensor:
     """[rows, n] uint8 to [rows, words] int32."""
     stream = bits.pack(values.contiguous(), width)
     filled = torch.nn.functional.pad(stream, (0, -stream.shape[1] % 4))
-    return filled.contiguous().view(torch.int32)
+    return filled.flatten().view(torch.int32).view(len(values), -1)
 
 
 def _unpacked(words: torch.Tensor, width: int, count: int, dense: bool) -> torch.Tensor:
     """[rows, words] int32 to [rows, count] uint8."""
     if dense:
-        return bits.unpack(words.contiguous().view(torch.uint8), width, count).contiguous()
+        stream = words.flatten().view(torch.uint8).view(len(words), -1)
+        return bits.unpack(stream, width, count).contiguous()
     mask = (1 << width) - 1
     shifts = range(0, _WORD_BITS // width * width, width)
     parts = [((words >> shift) & mask).to(torch.uint8) for shift in shifts]

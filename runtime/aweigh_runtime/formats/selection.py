@@ -1,6 +1,6 @@
 """Which modules a checkpoint means when it lists names: to leave dense, or to quantize so."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
 
 from aweigh_runtime.failures import UnsupportedModel
@@ -9,7 +9,7 @@ from aweigh_runtime.model.fields import Fields
 
 REGEX = "re:"
 _MAX_ENTRIES = 65_536
-_MAX_REGEXES = 256  # each is tried on each module
+_MAX_REGEXES = 256
 
 
 def kind(module: str) -> str:
@@ -21,18 +21,23 @@ def kind(module: str) -> str:
 
 
 def names(fields: Fields, *lists: str) -> list[str]:
-    """All entries of lists, of which each may be absent.
+    """All entries of lists, of which each may be absent."""
+    found = [entry for name in lists if name in fields for entry in fields.texts(name)]
+    expect_few(fields, found)
+    return found
+
+
+def expect_few(fields: Fields, entries: Collection[str]) -> None:
+    """Refuse more entries than anybody would write.
 
     Raises:
-        UnsupportedModel: more than anybody would write.
+        UnsupportedModel: since each is tried on each module.
     """
-    found = [entry for name in lists if name in fields for entry in fields.texts(name)]
-    if len(found) > _MAX_ENTRIES or sum(map(is_regex, found)) > _MAX_REGEXES:
+    if len(entries) > _MAX_ENTRIES or sum(map(is_regex, entries)) > _MAX_REGEXES:
         raise UnsupportedModel(
-            f"{fields.path}: {' and '.join(lists)} have {len(found)} entries; expected at most "
+            f"{fields.path}: modules are listed in {len(entries)} entries; expected at most "
             f"{_MAX_ENTRIES}, and at most {_MAX_REGEXES} regular expressions"
         )
-    return found
 
 
 def is_regex(entry: str) -> bool:

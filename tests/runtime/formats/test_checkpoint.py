@@ -269,3 +269,31 @@ def test_any_config_is_read_or_refused(
 ) -> None:
     with contextlib.suppress(StartFailure):
         _found(tmp_path, config, **changes).layout_of(UP)
+
+
+@pytest.mark.parametrize(
+    ("config", "scheme"),
+    [
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "fbgemm_fp8"}, "fp8"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp8"),
+        ({"quant_method": "modelopt_fp4", "quant_algo": "NVFP4"}, "nvfp4"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"all": {"targets": ["Linear"], "weights": {"num_bits": 8}}},
+            },
+            "int8",
+        ),
+    ],
+)
+def test_every_method_has_its_reader(tmp_path: Path, config: dict[str, Any], scheme: str) -> None:
+    assert _found(tmp_path, config).scheme == scheme
+
+
+def test_modelopts_own_file_is_read(tmp_path: Path) -> None:
+    described = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(described))
+    found = read_quantization(tmp_path)
+    assert found is not None
+    assert found.scheme == "nvfp4"

@@ -93,12 +93,12 @@ def _extremes(weight: torch.Tensor, args: QuantizationArgs) -> tuple[torch.Tenso
             assert args.block_structure is not None
             height, width = args.block_structure
             padded = torch.nn.functional.pad(weight, (0, -COLUMNS % width, 0, -ROWS % height))
-            blocks = padded.unflatten(0, (-1, height)).unflatten(2, (-1, width))
+            blocks = torch.unflatten(torch.unflatten(padded, 0, (-1, height)), 2, (-1, width))
             groups = blocks.transpose(1, 2).flatten(2)
         case "tensor":
             groups = weight.flatten()[None]
         case _:
-            groups = weight.unflatten(1, (-1, args.group_size))
+            groups = torch.unflatten(weight, 1, (-1, args.group_size))
     return groups.amin(-1), groups.amax(-1)
 
 

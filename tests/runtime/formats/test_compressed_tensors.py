@@ -55,6 +55,8 @@ def _name(module: str = MODULE, **values: Any) -> str:
             TOKEN | {"strategy": "group", "group_size": 128},
             "float-quantized", "fp8", "fp8 per block, activations dynamic by 128"),
         (FLOAT4, None, "nvfp4-pack-quantized", "nvfp4", "nvfp4, activations in 16 bits"),
+        (INT4, None, "marlin-24", "marlin24", "marlin-24 4 bit, groups of 128"),
+        (INT8, None, "marlin-24", "marlin24", "marlin-24 8 bit, one group"),
         (FLOAT4, FLOAT4 | {"dynamic": "local"}, "nvfp4-pack-quantized", "nvfp4",
             "nvfp4, activations in nvfp4"),
     ],
@@ -100,7 +102,7 @@ def test_groups_may_have_formats_of_their_own() -> None:
 
 def test_old_files_nest_their_config_and_are_called_frozen() -> None:
     inner = {"quantization_status": "frozen", "config_groups": _group(INT8, INT_TOKEN)}
-    nested = {"quantization_config": inner, "sparsity_config": {"format": "dense"}}
+    nested: dict[str, Any] = {"quantization_config": inner, "sparsity_config": {"format": "dense"}}
 
     assert _name(**nested) == "int8 per channel, activations dynamic"
 
@@ -190,6 +192,10 @@ def test_a_module_belongs_to_the_group_that_the_library_gives_it(
             {"config_groups": _group(INT4, INT_TOKEN), "format": "pack-quantized"},
             "group_0.input_activations 'dynamic int8 by token' is not supported; supported: none",
         ),
+        (
+            {"config_groups": _group(INT4 | {"group_size": 64}), "format": "marlin-24"},
+            "weights 'int4 by group of 64'",
+        ),
         ({"config_groups": _group(INT4, TOKEN), "format": "pack-quantized"}, "dynamic float8"),
         ({"config_groups": _group(INT4 | {"num_bits": 5})}, "weights 'int5 by group of 128'"),
         ({"config_groups": _group(FLOAT4 | {"group_size": 32})}, "float4 by tensor_group of 32"),
@@ -214,6 +220,10 @@ def test_a_module_belongs_to_the_group_that_the_library_gives_it(
         ({"ignore": ["re:(a"]}, "the regular expression 're:\\(a' is not supported: it does not"),
         ({"config_groups": _group(INT4, targets=["re:(?i)mlp"])}, "regular expression 're:\\(\\?i"),
         ({"ignore": [f"re:.*{place}" for place in range(300)]}, "at most 256 regular"),
+        (
+            {"config_groups": _group(INT4, targets=[f"re:{place}" for place in range(300)])},
+            "listed in 300 entries",
+        ),
     ],
 )
 def test_what_is_not_read_is_refused_by_name(config: dict[str, Any], sentence: str) -> None:
@@ -232,6 +242,7 @@ def test_what_is_not_read_is_refused_by_name(config: dict[str, Any], sentence: s
         ({"config_groups": _group(INT4 | {"actorder": "up"})}, 'actorder is "up"; expected "gr'),
         ({"config_groups": _group(INT4 | {"dynamic": 1})}, "dynamic is 1; expected false or true"),
         ({"config_groups": _group(INT4, targets="Linear")}, "targets is"),
+        ({"config_groups": _group(INT4, targets=None)}, "lacks config_groups.group_0.targets"),
         ({"ignore": [1]}, "ignore is"),
     ],
 )

@@ -1,14 +1,17 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from aweigh_kernels.weight import prepare, reference
+from aweigh_kernels.weight import Weight, prepare, reference
 from aweigh_runtime.formats import online
 from aweigh_runtime.formats.layout import LayoutError
 from aweigh_runtime.formats.online import to_fp8, to_int8
 from tests.kernels.weights import Draw
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-BOTH = (to_fp8, to_int8)
+Quantize = Callable[[torch.Tensor], Weight]
+BOTH: tuple[Quantize, ...] = (to_fp8, to_int8)
 
 
 def _matrix(dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -41,13 +44,23 @@ def test_floats_are_half_a_step_away_at_most(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("quantize", BOTH)
-def test_a_row_of_zeros_stays_one_and_a_lone_number_itself(quantize: object) -> None:
+def test_a_row_of_zeros_stays_one_and_a_lone_number_itself(quantize: Quantize) -> None:
     weight = _matrix()
-    dense = (to_fp8 if quantize is to_fp8 else to_int8)(weight).dense()
+    dense = quantize(weight).dense()
 
     assert dense[5].eq(0).all()
     assert dense[6, 0] == pytest.approx(float(weight[6, 0]), rel=1e-6)
     assert dense[6, 1:].eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_dense_matrix_stays_as_it_was(dtype: torch.dtype) -> None:
+    weight = _matrix(dtype)
+    before = weight.clone()
+    to_fp8(weight)
+    to_int8(weight)
+
+    assert torch.equal(weight, before)
 
 
 def test_large_matrices_are_quantized_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +83,8 @@ def test_products_with_activations_of_8_bits_are_near_the_dense_ones() -> None:
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("quantize", BOTH)
-def test_numbers_that_are_not_finite_are_refused(quantize: object, broken: float) -> None:
+def test_numbers_that_are_not_finite_are_refused(quantize: Quantize, broken: float) -> None:
     weight = _matrix()
     weight[7, 3] = broken
     with pytest.raises(LayoutError, match="1 rows of 48 hold numbers that are not finite"):
-        (to_fp8 if quantize is to_fp8 else to_int8)(weight)
+        quantize(weight)
