@@ -17,7 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve.serve, local.local, chat.chat, plan.plan, upgrade.upgrade, version.version):
+app.command(cls=serve.ServeCommand)(serve.serve)
+for command in (local.local, chat.chat, plan.plan, upgrade.upgrade, version.version):
     app.command()(command)
 app.add_typer(bench.app, name="bench")
 
