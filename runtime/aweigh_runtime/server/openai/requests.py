@@ -22,6 +22,8 @@ MAX_LOGPROBS = 20
 MAX_SALT_CHARACTERS = 256
 MAX_MESSAGES = 4096
 MAX_PROMPTS = 32
+MAX_SETTINGS = 32
+MAX_SETTING_CHARACTERS = 1024
 _INT32 = 2**31
 _INT64 = 2**63
 
@@ -31,6 +33,12 @@ TokenId = Annotated[int, Meta(ge=0, lt=_INT32)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Alternatives = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
+Int64 = Annotated[int, Meta(ge=-_INT64, le=_INT64 - 1)]
+SettingName = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+SettingText = Annotated[str, Meta(max_length=MAX_SETTING_CHARACTERS)]
+Settings = Annotated[
+    dict[SettingName, bool | Int64 | float | SettingText | None], Meta(max_length=MAX_SETTINGS)
+]
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -54,7 +62,7 @@ class Parameters(StructureFields, frozen=True, kw_only=True):
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=2)] | None = None
     logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=MAX_BIASES)] | None = None
-    seed: Annotated[int, Meta(ge=-_INT64, le=_INT64 - 1)] | None = None
+    seed: Int64 | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_STOP_TOKENS)] | None = None
@@ -120,6 +128,7 @@ class ChatRequest(Parameters, frozen=True, kw_only=True):
     tools: Tools | None = None
     tool_choice: Mode | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: Settings | None = None
 
     @property
     def limit(self) -> int | None:
@@ -155,6 +164,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     tools: Tools | None = None
     tool_choice: Mode | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: Settings | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
