@@ -1,6 +1,7 @@
 """POST /v1/chat/completions."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -49,8 +50,10 @@ async def _grammar(
     model: Model, asked: ChatRequest, calls: Calls | None, caller: bytes
 ) -> str | None:
     form = await wanted_grammar(model, asked, caller)
-    grammar = form if calls is None else calls.grammar(form)
-    return grammar if grammar in (None, form) else await checked(model, grammar, "tools", caller)
+    grammar = None if calls is None else calls.grammar(form)
+    if calls is None or grammar is None:
+        return form
+    return await checked(model, grammar, partial(calls.refusal, grammar), caller)
 
 
 async def chat_prompt(
