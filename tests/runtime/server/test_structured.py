@@ -139,7 +139,7 @@ def test_the_openai_client_parses_what_it_asked_for(server: Served) -> None:
             "unclosed group.",
         ),
         ({"structured_outputs": {"regex": "a" * 70_000}}, "structured_outputs.regex", "bytes"),
-        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "length"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "1 to 1024 items"),
         ({"structured_outputs": {"choice": [""]}}, "structured_outputs.choice", "empty"),
         (
             {"structured_outputs": {"grammar": "start: A\nA: x"}},

@@ -8,10 +8,11 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from aweigh_runtime.server.errors import ApiError, invalid
+from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.structure import StructureFields
 from aweigh_runtime.server.openai.tools import MAX_CALLS, Mode, NamedChoice, PastCall, Tools
 from aweigh_runtime.server.openai.unsupported import expect_supported
+from aweigh_runtime.server.openai.wording import explained
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
@@ -190,7 +191,7 @@ def parse(body: bytes | bytearray, kind: type[Body]) -> Body:
     try:
         asked = msgspec.convert(values, kind, str_keys=True)
     except msgspec.ValidationError as error:
-        raise _described(error) from error
+        raise explained(error, kind, values) from error
     if isinstance(asked, Parameters):
         _expect_consistent(asked)
     return asked
@@ -216,15 +217,3 @@ def _object(body: bytes | bytearray) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise invalid("The body is not a JSON object; expected an object with the parameters.")
     return values
-
-
-def _described(error: msgspec.ValidationError) -> ApiError:
-    """msgspec says what it expected and where: `Expected int, got str - at $.max_tokens`."""
-    what, _, path = str(error).partition(" - at `")
-    where = path.removeprefix("key` in `").strip("`").removeprefix("$").lstrip(".")
-    where = where.removesuffix("[...]")  # some value of a mapping
-    missing = what.removeprefix("Object missing required field `")
-    if missing != what:
-        where = f"{where}.{missing.strip('`')}".lstrip(".")
-        return invalid(f"'{where}' is missing.", where)
-    return invalid(f"'{where}' is not valid: {what.replace('`', '')}.", where or None)
