@@ -14,7 +14,7 @@ from aweigh_runtime.server.bodies import Bodies
 from aweigh_runtime.server.connection import SERVER, Connection
 from aweigh_runtime.server.errors import ApiError
 from aweigh_runtime.server.openai.generation import GENERATION
-from aweigh_runtime.server.openapi import REQUEST_ID_PATTERN, Handler, document
+from aweigh_runtime.server.openapi import REQUEST_ID_PATTERN, Handler, Operation, document
 from aweigh_runtime.server.routes import BODIES, DOCUMENT, ROUTES, SERVICE
 from aweigh_runtime.server.service import Service
 
@@ -36,10 +36,17 @@ def application(service: Service, keys: Keys | None = None) -> web.Application:
     if keys is not None:
         app[KEYS] = keys
     app.on_response_prepare.append(_every_response)
-    routes = {each: app.router.add_route(each.method, each.path, each.handler) for each in ROUTES}
-    app[OPEN_ROUTES] = frozenset(route for each, route in routes.items() if each.open)
+    app[OPEN_ROUTES] = frozenset(
+        route for each in ROUTES for route in _added(app.router, each) if each.open
+    )
     app[DOCUMENT] = document(ROUTES, with_keys=keys is not None)
     return app
+
+
+def _added(router: web.UrlDispatcher, operation: Operation) -> list[web.AbstractRoute]:
+    """What can be read can be asked for without its body."""
+    methods = ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
+    return [router.add_route(each, operation.path, operation.handler) for each in methods]
 
 
 @web.middleware

@@ -214,6 +214,18 @@ def test_the_admin_port_only_reads(server: Served) -> None:
         assert httpx.post(f"{server.admin_url}{path}").status_code == 405
 
 
+def test_what_can_be_read_can_be_asked_for_without_its_body(server: Served) -> None:
+    public = ("/health", "/v1/models", f"/v1/models/{MODEL}", "/v1/models/x", "/openapi.json", "/")
+    urls = [server.url + path for path in public]
+    urls += [server.admin_url + path for path in ("/livez", "/readyz", "/metrics", "/state")]
+    with httpx.Client() as client:  # one connection: a body would be taken for the next answer
+        for url in urls:
+            head, whole = client.head(url), client.get(url)
+            assert (head.status_code, head.content) == (whole.status_code, b"")
+            assert head.headers["Content-Type"] == whole.headers["Content-Type"]
+    assert httpx.head(f"{server.url}/v1/chat/completions").status_code == 405
+
+
 def test_requests_are_logged_without_their_content(server: Served) -> None:
     answered = server.chat("a secret about anchors", max_tokens=3)
     wait_for(lambda: answered.headers["X-Request-Id"] in server.log.read_text())
