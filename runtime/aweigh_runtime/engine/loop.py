@@ -229,6 +229,9 @@ class Engine:
         request.reached = max(request.reached, part.end)
 
     def _record(self, request: Request, token: int, logprobs: TokenLogprobs | None) -> Output:
+        if request.max_tokens == request.num_prompt_tokens:  # only the prompt was to be read
+            self._scheduler.finish(request)
+            return self._first_output(request, [], "length", None)
         first = not request.answering
         request.tokens.append(token)
         request.row.append(token)
@@ -243,10 +246,19 @@ class Engine:
         scores = None if logprobs is None else [logprobs]
         if not first:
             return Output(request.id, [token], finish, scores)
+        return self._first_output(request, [token], finish, scores)
+
+    def _first_output(
+        self,
+        request: Request,
+        tokens: list[int],
+        finish: FinishReason | None,
+        scores: list[TokenLogprobs] | None,
+    ) -> Output:
         self._count_cached(request)
         return Output(
             request.id,
-            [token],
+            tokens,
             finish,
             scores,
             cached_tokens=request.cached,

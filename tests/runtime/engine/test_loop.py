@@ -140,6 +140,18 @@ def test_what_is_computed_again_after_a_preemption_is_neither_hit_nor_miss() -> 
         assert len(tokens(reports, id)) == 16
 
 
+def test_without_an_answer_the_prompt_is_read_and_that_is_all() -> None:
+    running = engine(step_tokens=4, max_model_len=6)
+    running.take(submit(1, [5, 6, 7, 9, 10, 12], max_tokens=0, prompt_logprobs=1))
+    reports = run(running)
+    (output,) = outputs(reports, 1)
+    assert (output.tokens, output.finish, output.logprobs) == ([], "length", None)
+    assert len(output.prompt_logprobs or ()) == 6
+    assert (reports[-1].running, reports[-1].kv.held) == (0, 0)
+    assert reports[-1].counters.computed_prompt_tokens == 6
+    assert reports[-1].counters.generated_tokens == 0
+
+
 def test_prompt_logprobs_score_every_token_but_the_first() -> None:
     running = engine(step_tokens=4)
     running.take(submit(1, [5, 6, 7, 9, 10, 12], max_tokens=1, prompt_logprobs=1))

@@ -146,6 +146,7 @@ class CompletionRequest(Parameters, frozen=True, kw_only=True):
     """Body of /v1/completions."""
 
     prompt: str | list[Any]
+    max_tokens: Annotated[int, Meta(ge=0, le=_INT32)] | None = None  # 0: the echo alone
     logprobs: Alternatives | None = None
     echo: bool | None = None
     add_special_tokens: bool | None = None  # around a prompt that is a text; None: true
@@ -201,6 +202,11 @@ def _expect_consistent(asked: Parameters) -> None:
     if asked.stream and asked.prompt_logprobs is not None:
         raise invalid(
             "'prompt_logprobs' cannot be streamed: remove it or 'stream'.", "prompt_logprobs"
+        )
+    if isinstance(asked, CompletionRequest) and asked.max_tokens == 0 and not asked.echo:
+        raise invalid(
+            "'max_tokens' is 0; expected 1 or more, or 'echo': true for the prompt alone.",
+            "max_tokens",
         )
     if isinstance(asked, ChatRequest) and asked.top_logprobs and not asked.logprobs:
         raise invalid("'top_logprobs' needs 'logprobs': true.", "top_logprobs")

@@ -114,7 +114,7 @@ def truncated(tokens: list[int], asked: Parameters, limit: int | None, model: Mo
     if keep is None:
         return tokens
     if keep == -1:
-        keep = model.limits.max_model_len - (limit or 1)
+        keep = model.limits.max_model_len - (1 if limit is None else limit)
     return tokens[max(len(tokens) - keep, 0) :]
 
 
