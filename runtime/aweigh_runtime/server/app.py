@@ -12,7 +12,7 @@ from aweigh_runtime.server import errors, tracing
 from aweigh_runtime.server.auth import CALLER, KEY_NAME, TENANT, Keys
 from aweigh_runtime.server.bodies import Bodies
 from aweigh_runtime.server.connection import SERVER, Connection
-from aweigh_runtime.server.errors import ApiError
+from aweigh_runtime.server.errors import ERROR, ApiError
 from aweigh_runtime.server.openai.generation import GENERATION
 from aweigh_runtime.server.openapi import REQUEST_ID_PATTERN, Handler, Operation, document
 from aweigh_runtime.server.routes import BODIES, DOCUMENT, ROUTES, SERVICE
@@ -94,6 +94,7 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 def _refused(request: web.Request, error: ApiError) -> web.Response:
+    request[ERROR] = error.body.error
     response = error.response()
     if not request.body_exists or request.content.is_eof():
         return response
@@ -142,5 +143,9 @@ def _log_request(request: web.Request, status: int, seconds: float) -> None:
         fields["prompt_tokens"] = generation.num_prompt_tokens
         fields["completion_tokens"] = generation.num_answer_tokens
         fields["finish"] = ",".join(generation.endings)
+    error = request.get(ERROR)
+    if error is not None:  # never its message: that may quote what the client has sent
+        fields["error"] = error.code or error.type
+        fields |= {} if error.param is None else {"param": error.param}
     level = logging.DEBUG if request.path == "/health" else logging.INFO
     _log.log(level, "request", extra={"fields": fields})

@@ -60,6 +60,9 @@ class ApiError(Exception):
         )
 
 
+ERROR = web.RequestKey("error", ErrorDetail)  # where the log finds what a client was told
+
+
 def _kind(status: int) -> str:
     kinds = {429: "rate_limit_error", 503: "unavailable_error"}
     return kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")

@@ -217,9 +217,14 @@ def _object(body: bytes | bytearray) -> dict[str, Any]:
         values = msgspec.json.decode(body)
         body.decode()  # strings are checked above, the rest of the body here
     except RecursionError as error:
-        raise invalid("The body is nested too deeply.") from error
+        raise invalid("The body is nested too deeply.", code="invalid_json") from error
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise invalid("The body is not valid JSON; expected one JSON object in UTF-8.") from error
+        raise invalid(
+            "The body is not valid JSON; expected one JSON object in UTF-8.", code="invalid_json"
+        ) from error
     if not isinstance(values, dict):
-        raise invalid("The body is not a JSON object; expected an object with the parameters.")
+        raise invalid(
+            "The body is not a JSON object; expected an object with the parameters.",
+            code="invalid_json",
+        )
     return values
