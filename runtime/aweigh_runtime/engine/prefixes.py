@@ -46,12 +46,12 @@ class Prefixes:
     """Names blocks, finds them and keeps one copy of each."""
 
     def __init__(self, memory: Memory, counters: Counters) -> None:
-        self.lookups = Lookups(on_cooled=self._cool)
+        self.lookups = Lookups(memory.num_blocks, on_cooled=self._cool)
         self.pool = BlockPool(
             memory.num_blocks,
             memory.block_tokens,
             memory.max_cached,
-            is_hot=self.lookups.hot,
+            is_hot=self.lookups.protects,
             on_evicted=self._store,
         )
         self._load_block_s = memory.load_block_s
@@ -105,7 +105,7 @@ class Prefixes:
         """Note what a new request asks for."""
         if self._caching:
             self._extend_names(request, request.num_prompt_tokens)
-            self.lookups.record(request.names, now_s)
+            self.lookups.record(request.caller, request.names, now_s)
 
     def find(self, request: Request) -> Found:
         """The longest known prefix of a request that has no block yet."""
@@ -202,8 +202,8 @@ class Prefixes:
         self._counters.host_loaded_blocks += len(blocks)
         return blocks
 
-    def _cool(self, name: Name) -> None:
-        self.pool.cool(name)
+    def _cool(self, name: Name) -> bool:
+        return self.pool.cool(name)
 
     def _store(self, name: Name, block: int) -> None:
         self._counters.evicted_blocks += 1

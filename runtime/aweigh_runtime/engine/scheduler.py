@@ -248,23 +248,29 @@ class Scheduler:
     def _startable(self, request: Request, promised: int, now_s: float) -> Found | None:
         """The known prefix of a prompt for which there is room; None: there is none.
 
-        Each running request keeps a block to grow into, and what others ask for again and again
-        stays, unless this one has waited for long.
+        Each running request keeps a block to grow into, and what is asked for again and again
+        stays, within the shares of other callers, unless this one has waited for long.
         """
         hot = not self._running or now_s - request.arrived_s >= LONG_WAIT_S
         taken = promised + len(self._running) if self._running else 0
         if self._obstacle is not None and self._obstacle.stands(request, hot, taken, self._pool):
             return None
         found = self.prefixes.find(request)
-        held = [block for block in found if block is not None]
-        leaving = self._pool.num_leaving(held, hot=hot)
-        needed = self._pool.blocks_for(len(request.tokens)) - len(held) + leaving + taken
-        shortage = needed - (self._pool.available if hot else self._pool.available_cold)
+        shortage, lookups = self._shortage(request, found, taken, hot), self.prefixes.lookups
+        while not hot and shortage > 0 and lookups.give_way(request.caller, shortage):
+            shortage = self._shortage(request, found, taken, hot)
         if shortage <= 0:
             self._obstacle = None
             return found
         self._obstacle = _Obstacle(request, hot, taken, self._pool.gains + shortage)
         return None
+
+    def _shortage(self, request: Request, found: Found, taken: int, hot: bool) -> int:
+        """Blocks that are missing to start a request which has found some."""
+        held = [block for block in found if block is not None]
+        leaving = self._pool.num_leaving(held, hot=hot)
+        needed = self._pool.blocks_for(len(request.tokens)) - len(held) + leaving + taken
+        return needed - (self._pool.available if hot else self._pool.available_cold)
 
     def _start(self, request: Request, found: Found, now_s: float) -> None:
         self._waiting.admit_first()
