@@ -10,10 +10,12 @@ computes them again later.
 """
 
 from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aweigh_runtime.engine.blocks import BlockPool
 from aweigh_runtime.engine.messages import Counters, KvTokens
+from aweigh_runtime.engine.naming import Name
 from aweigh_runtime.engine.prefixes import Copies, Found, Memory, Prefixes
 from aweigh_runtime.engine.request import Request, no_blocks
 from aweigh_runtime.engine.waiting import WaitingLine
@@ -187,9 +189,13 @@ class Scheduler:
             self._admit(reading, parts, budget, now_s)
         return Step(parts, self.prefixes.take_copies())
 
-    def undo(self) -> None:
-        """The last step failed: nothing of it was computed, nobody may rely on it."""
-        for request in self.prefixes.undo_step():
+    def undo(self, lost: Sequence[Name] = ()) -> None:
+        """The last step failed: nothing of it was computed, nobody may rely on it.
+
+        Args:
+            lost: what it was to store in host memory, if its copies failed.
+        """
+        for request in self.prefixes.undo_step(lost):
             if request.running:
                 self._preempt(request)
 

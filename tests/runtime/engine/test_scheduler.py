@@ -294,6 +294,35 @@ def test_every_answer_is_right_and_every_block_comes_back(
     assert machine.scheduler.prefixes.pool.available == pool["num_blocks"]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 5), min_size=8, max_size=30),  # which prompt
+    st.sampled_from([2, 8, 30]),
+    st.sets(st.integers(1, 30)),  # of the steps that copy, those without the memory for it
+)
+def test_what_was_not_copied_is_never_found(
+    asked: list[int], num_host_blocks: int, failing: set[int]
+) -> None:
+    machine = Machine(scheduler(num_blocks=10, block_tokens=4, num_host_blocks=num_host_blocks), 4)
+    for id, which in enumerate(asked):
+        machine.scheduler.add(request(id, [which] * 21, answer=6), 0.0)
+    finished: list[Request] = []
+    num_copying = 0
+    while not machine.scheduler.idle:
+        planned = machine.scheduler.step(0.0)
+        num_copying += bool(planned.copies)
+        if planned.copies and num_copying in failing:
+            machine.copy_in_part(planned.copies)
+            machine.scheduler.undo(lost=planned.copies.stored)
+        else:
+            finished += machine.run(planned)
+        expect_consistent(machine.scheduler)
+
+    assert {each.id for each in finished} == set(range(len(asked)))
+    for each in finished:
+        assert each.tokens[21:] == answer([asked[each.id]] * 21, 6)
+
+
 class Traffic:
     """Which requests begin, and which clients go away, at which step."""
 
