@@ -4,15 +4,12 @@ A matcher advances with the tokens of its answer alone. It computes nothing by i
 clock: `masks` asks it which tokens may come next, and says how long that took.
 """
 
-import re
 from dataclasses import dataclass
 
 from llguidance import LLMatcher
 
-_EXCERPT = re.compile(r"\n +\d+ \| .*", re.DOTALL)
-_BAD_REGEX = re.compile(
-    r"(?:invalid regex .*)?regex parse error:\n(?P<shown>.*)\nerror: (?P<why>[^\n]*)", re.DOTALL
-)
+from aweigh_runtime.text.grammar_compiler import reason
+
 _SLOW_BUDGET_S = 0.25  # for one answer's slow masks altogether: what it may cost the others
 
 
@@ -70,18 +67,3 @@ class Matcher:
     def _fail(self, message: str) -> None:
         self._error = message
         self._prototype.spoilt = True  # copies share what a lexer has built, up to its limit
-
-
-def reason(message: str) -> str:
-    """What llguidance says, without lines of the grammar and what is for its own developers."""
-    said = message.partition("; following special tokens")[0].replace("<non-verbose/>", "")
-    said = _EXCERPT.sub("", said).partition(". Enable ")[0]
-    return _BAD_REGEX.sub(_in_a_sentence, said).strip()
-
-
-def _in_a_sentence(bad: re.Match[str]) -> str:
-    """A regular expression that is wrong is shown over several lines."""
-    shown = bad["shown"].splitlines()[0].strip()
-    single = not shown.startswith("~~")
-    name = f"the regular expression '{shown[:100]}'" if single else "a regular expression"
-    return f"{name} is not valid: {bad['why']}"
