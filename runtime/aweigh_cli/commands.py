@@ -17,8 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(cls=serve.ServeCommand)(serve.serve)
 for command in (
-    serve.serve,
     local.local,
     chat.chat,
     plan.plan,

@@ -19,8 +19,7 @@ def launch(configure: Callable[[], Config], termination_log: Path | None) -> int
     try:
         config = configure()
     except StartFailure as failure:
-        leave_word(failure.termination(), termination_log)
-        raise CommandFailure(str(failure), failure.exit_code) from failure
+        raise refused(failure, termination_log) from failure
 
     from aweigh_runtime.server.main import serve
 
@@ -30,6 +29,12 @@ def launch(configure: Callable[[], Config], termination_log: Path | None) -> int
             on_progress=display.advance,
             on_ready=lambda url: display.ready(url, config.model_name),
         )
+
+
+def refused(failure: StartFailure, termination_log: Path | None) -> CommandFailure:
+    """How the command ends, once the pod's last word is left."""
+    leave_word(failure.termination(), termination_log)
+    return CommandFailure(str(failure), failure.exit_code)
 
 
 def _expect_installed() -> None:

@@ -1,6 +1,5 @@
 """A model's config.json, wherever the model is. Nothing but this one small file is fetched."""
 
-import os
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +9,8 @@ from aweigh_cli.failures import CommandFailure, ExitStatus
 
 if TYPE_CHECKING:
     from aweigh_runtime.model.config import ModelConfig
-    from aweigh_runtime.sources.client import Client
+
+FETCHING_NEEDS = ("httpx", "huggingface_hub", "obstore")
 
 
 def model_config(uri: str, revision: str | None) -> "ModelConfig":
@@ -29,39 +29,39 @@ def model_config(uri: str, revision: str | None) -> "ModelConfig":
             return read_config(local.builtin(rest))
         if scheme == "file":
             return read_config(local.directory(rest))
-        if scheme == "hf":
-            with tempfile.TemporaryDirectory(prefix="aweigh-plan-") as folder:
-                (Path(folder) / "config.json").write_bytes(_from_hub(rest, revision))
-                return read_config(Path(folder))
+        with tempfile.TemporaryDirectory(prefix="aweigh-plan-") as folder:
+            (Path(folder) / "config.json").write_bytes(_fetched(uri, revision))
+            return read_config(Path(folder))
     except StartFailure as failure:
         raise CommandFailure(str(failure), failure.exit_code) from failure
-    raise CommandFailure(
-        f"the model URI is {uri!r}, which cannot be read from here; expected builtin://, file:/// "
-        "or hf://: for others copy config.json into a directory and give file:///DIRECTORY",
-        ExitStatus.BAD_INPUT,
-    )
 
 
-def _from_hub(repository: str, revision: str | None) -> bytes:
-    if find_spec("huggingface_hub") is None:
+def _fetched(uri: str, revision: str | None) -> bytes:
+    scheme, _, rest = uri.partition("://")
+    if scheme not in ("hf", "s3", "oci"):
+        raise _unreachable(uri)
+    missing = [name for name in FETCHING_NEEDS if find_spec(name) is None]
+    if missing:
         raise CommandFailure(
-            "reading from a hub needs huggingface_hub, not installed here; expected the extra "
-            "`runtime`: install aweigh[runtime]"
+            f"reading from {scheme}:// needs {', '.join(missing)}, not installed here; expected "
+            "the extra `runtime`: install aweigh[runtime]"
         )
-    from aweigh_runtime.sources.access import read_token
-    from aweigh_runtime.sources.client import Client
-    from aweigh_runtime.sources.hub import DEFAULT_ENDPOINT, REPOSITORY
+    from aweigh_runtime.sources import description
 
-    if not REPOSITORY.fullmatch(repository):
-        raise CommandFailure(
-            f"hf://{repository} is not a repository; expected hf://ORGANISATION/MODEL",
+    if scheme == "hf":
+        return description.of_hub(rest, revision)
+    return description.of_bucket(rest) if scheme == "s3" else description.of_artifact(rest)
+
+
+def _unreachable(uri: str) -> CommandFailure:
+    if uri.startswith("pvc://"):
+        return CommandFailure(
+            f"the model is at {uri}, a volume that only pods of its cluster can read; copy its "
+            "config.json into a directory here, plan file:///DIRECTORY, and say where it will run "
+            "with --gpu or --memory",
             ExitStatus.BAD_INPUT,
         )
-    endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-    with Client(endpoint, repository, read_token(None), delays_s=(1.0,)) as client:
-        return client.patience.repeat(lambda: _content(client, revision or "main"))
-
-
-def _content(client: "Client", revision: str) -> bytes:
-    with client.file(revision, "config.json", 0) as response:
-        return response.read()
+    return CommandFailure(
+        f"the model URI is {uri!r}; expected builtin://, file:///, hf://, s3:// or oci://",
+        ExitStatus.BAD_INPUT,
+    )

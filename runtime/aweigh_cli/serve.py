@@ -7,15 +7,68 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from aweigh_api import flags, names
 from aweigh_api.quantity import NotAQuantity, to_bytes
 from aweigh_api.quantization import KvCacheDTypeName, SchemeName
 
 
-def _flag(flag: str, description: str, parser: Callable[[str], Any] | None = None) -> Any:
-    variable = flags.environment_variable(flag.split("/")[0])  # of --on/--no-on, the first
-    return typer.Option(flag, envvar=variable, show_envvar=False, help=description, parser=parser)
+class ServeCommand(TyperCommand):
+    """A value that is wrong ends a pod with a last word, not with how the command is used."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the flags and their variables.
+
+        Raises:
+            CommandFailure: a value is of the wrong kind.
+        """
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            subject = _given(ctx, error.param)
+            if subject is None:
+                raise
+            from aweigh_cli.launch import refused
+            from aweigh_runtime.failures import InvalidConfiguration
+
+            why = error.message.removeprefix("Value error, ").rstrip(".")
+            failure = InvalidConfiguration(f"{subject} is not valid: {why}")
+            raise refused(failure, ctx.params["termination_log"]) from error
+
+
+def _given(ctx: Any, parameter: Any) -> str | None:
+    """The flag, or its variable, that has a value; None: neither has."""
+    match ctx.get_parameter_source(parameter.name).name:
+        case "COMMANDLINE":
+            return str(parameter.opts[0])
+        case "ENVIRONMENT":
+            return str(parameter.envvar)
+    return None
+
+
+def _flag(
+    flag: str,
+    description: str,
+    parser: Callable[[str], Any] | None = None,
+    *,
+    read_first: bool = False,
+) -> Any:
+    return typer.Option(
+        flag,
+        envvar=flags.environment_variable(flag.split("/")[0]),  # of --on/--no-on, the first
+        show_envvar=False,
+        help=description,
+        parser=parser,
+        is_eager=read_first,
+    )
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not an integer") from error
 
 
 def _bytes(text: str) -> int:
@@ -47,7 +100,11 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
     ] = None,
     max_model_len: Annotated[
         int | None,
-        _flag("--max-model-len", "Most tokens of prompt and answer. (default: the model's own)"),
+        _flag(
+            "--max-model-len",
+            "Most tokens of prompt and answer. (default: the model's own)",
+            _integer,
+        ),
     ] = None,
     dtype: Annotated[
         Literal["auto", "bf16", "fp16", "fp32"],
@@ -69,26 +126,30 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
         str, _flag("--host", "Address to listen on; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, _flag("--port", "Port of the OpenAI API; 0 takes a free one.")
+        int, _flag("--port", "Port of the OpenAI API; 0 takes a free one.", _integer)
     ] = names.HTTP_PORT,
     admin_port: Annotated[
-        int, _flag("--admin-port", "Port of probes, metrics and state; 0 takes a free one.")
+        int,
+        _flag("--admin-port", "Port of probes, metrics and state; 0 takes a free one.", _integer),
     ] = names.ADMIN_PORT,
     cache_dir: Annotated[
         Path | None,
         _flag("--cache-dir", "Directory for downloads. (default: ~/.cache/aweigh)"),
     ] = None,
     termination_log: Annotated[
-        Path | None, _flag("--termination-log", "File for the reason of a failed start.")
+        Path | None,
+        _flag("--termination-log", "File for the reason of a failed start.", read_first=True),
     ] = None,
     max_running: Annotated[
-        int, _flag("--max-running", "Answers that are computed at the same time, at most.")
+        int,
+        _flag("--max-running", "Answers that are computed at the same time, at most.", _integer),
     ] = 256,
     max_waiting: Annotated[
-        int, _flag("--max-waiting", "Requests that may wait; more are refused with 429.")
+        int, _flag("--max-waiting", "Requests that may wait; more are refused with 429.", _integer)
     ] = 256,
     step_tokens: Annotated[
-        int | None, _flag("--step-tokens", "Most tokens in one forward pass. (default: by device)")
+        int | None,
+        _flag("--step-tokens", "Most tokens in one forward pass. (default: by device)", _integer),
     ] = None,
     exact: Annotated[
         bool, _flag("--exact", "An answer never depends on what else runs; slower.")
@@ -115,7 +176,7 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
         _flag("--prefix-cache-host-memory", "Host memory for what leaves the device's.", _bytes),
     ] = 0,
     prefix_cache_block_tokens: Annotated[
-        int, _flag("--prefix-cache-block-tokens", "Tokens in a block: 16, 32, 64 or 128.")
+        int, _flag("--prefix-cache-block-tokens", "Tokens in a block: 16, 32, 64 or 128.", _integer)
     ] = 16,
     prefix_cache_scope: Annotated[
         Literal["Key", "Service"],
@@ -132,10 +193,16 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
         _flag("--tool-call-parser", "How the model writes tool calls; auto asks its template."),
     ] = "auto",
     drain_settle_seconds: Annotated[
-        int, _flag("--drain-settle-seconds", "How long new requests are served after SIGTERM.")
+        int,
+        _flag(
+            "--drain-settle-seconds", "How long new requests are served after SIGTERM.", _integer
+        ),
     ] = 0,
     drain_timeout_seconds: Annotated[
-        int, _flag("--drain-timeout-seconds", "How long open requests may then take to finish.")
+        int,
+        _flag(
+            "--drain-timeout-seconds", "How long open requests may then take to finish.", _integer
+        ),
     ] = 120,
 ) -> None:
     """Serve one model over the OpenAI API on this machine.

@@ -1,6 +1,8 @@
 """`aweigh plan`: its arithmetic against the runtime's own, and what it says when nothing fits."""
 
 import json
+import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +23,8 @@ from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.sources.local import builtin
 from tests.cli.command import ENTRY, aweigh, environment
 from tests.runtime.hub import Hub
+from tests.runtime.sources.artifacts import ArtifactRegistry, archive, digest_of, files
+from tests.runtime.sources.object_store import ObjectStore
 
 LLAMA_8B = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336,
@@ -51,8 +55,8 @@ def plan(*given: str, env: dict[str, str] | None = None) -> tuple[int, str, str]
     return result.exit_code, result.stdout, result.stderr
 
 
-def planned(*given: str) -> dict[str, Any]:
-    code, stdout, stderr = plan(*given, "--output=json")
+def planned(*given: str, env: dict[str, str] | None = None) -> dict[str, Any]:
+    code, stdout, stderr = plan(*given, "--output=json", env=env)
     assert code == 0, stderr
     found: dict[str, Any] = json.loads(stdout)
     return found
@@ -182,12 +186,57 @@ def test_a_model_of_the_hub_is_known_by_its_config_alone(llama: Path) -> None:
         assert [path for path in hub.paths() if not path.endswith("/config.json")] == []
 
 
+def test_a_model_of_a_bucket_is_known_by_its_config_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    with ObjectStore() as store:
+        store.add("sea", "models/helmsman", builtin("helmsman-8m"), public=True)
+        file = tmp_path / "service.yaml"
+        limits = SERVICE.format(directory="", limits="memory: 4Gi")
+        file.write_text(limits.replace("file://", "s3://sea/models/helmsman").replace("8192", "99"))
+        found = planned(str(file), env={"AWS_ENDPOINT_URL": store.url})
+        assert found["weights"] == planned("builtin://helmsman-8m", "--memory=4Gi")["weights"]
+        read = {path for path in store.paths() if path != "/sea"}
+        assert read == {"/sea/models/helmsman/config.json"}
+
+
+def test_a_model_of_a_registry_is_known_by_its_config_alone(llama: Path) -> None:
+    env = {"DOCKER_CONFIG": str(llama / "no-docker")}
+    with ArtifactRegistry() as registry:
+        registry.push("sea/helmsman", "v1", *files(builtin("helmsman-8m")))
+        found = planned(f"oci://{registry.address}/sea/helmsman:v1", "--gpu=l4", env=env)
+        assert found["weights"] == planned("builtin://helmsman-8m", "--gpu=l4")["weights"]
+        blobs = [path for path in registry.paths() if "/blobs/" in path]
+        config = digest_of((builtin("helmsman-8m") / "config.json").read_bytes())
+        assert [path.rpartition("/")[2] for path in blobs] == [config]
+
+
+@pytest.mark.parametrize("compress", [False, True], ids=["tar", "tar+gzip"])
+def test_a_large_archive_is_read_as_far_as_its_config(llama: Path, compress: bool) -> None:
+    config, weights = (llama / "config.json").read_bytes(), random.Random(1).randbytes(20 << 20)
+    first = {"m/config.json": config, "m/model.safetensors": weights}
+    last = {"m/model.safetensors": weights, "m/config.json": config}
+    env = {"DOCKER_CONFIG": str(llama / "no-docker")}
+    with ArtifactRegistry() as registry:
+        for tag, members in (("first", first), ("last", last)):
+            registry.push("sea/llama", tag, archive(members, compress=compress))
+        uri = f"oci://{registry.address}/sea/llama"
+        assert planned(f"{uri}:first", "--gpu=h200", env=env)["weights"] == 8_030_261_248 * 2
+        code, _, stderr = plan(f"{uri}:last", env=env)
+        assert code == 66
+        assert "no config.json within the first 16 MiB of a layer" in stderr
+
+
 @pytest.mark.parametrize(
     ("given", "code", "sentence"),
     [
         (["nowhere.yaml"], 78, "cannot read nowhere.yaml"),
         (["builtin://helmsman-9m"], 66, "there is no builtin://helmsman-9m"),
-        (["pvc://models/llama"], 78, "cannot be read from here"),
+        (["pvc://models/llama"], 78, "copy its config.json into a directory here"),
+        (["gs://models/llama"], 78, "expected builtin://, file:///, hf://, s3:// or oci://"),
+        (["s3://models"], 78, "expected s3://BUCKET/PREFIX"),
         (["hf://meta"], 78, "expected hf://ORGANISATION/MODEL"),
         (["builtin://helmsman-8m", "--gpu=h900"], 78, "--gpu is h900; expected one of t4"),
         (["builtin://helmsman-8m", "--gpu=l4", "--memory=2Gi"], 78, "expected one of them"),

@@ -14,7 +14,7 @@ from aweigh_cli import launch
 from aweigh_cli.commands import app
 from aweigh_runtime.config import Config
 from tests.api.refusals import HF, manifest, spec
-from tests.cli.command import aweigh
+from tests.cli.command import aweigh, environment
 
 FILLED_IN_LATER = {"uri", "model_name", "cache_dir"}  # by the user, from the URI, from XDG
 
@@ -141,3 +141,39 @@ def test_a_contradiction_ends_with_78_and_the_pods_last_word(tmp_path: Path) -> 
     assert word is not None
     assert (word.condition, word.reason) == ("SpecValid", "InvalidConfiguration")
     assert f"error: {word.message}" == done.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("AWEIGH_MAX_RUNNING", "abc", "'abc' is not an integer"),
+        ("AWEIGH_DEVICE", "tpu", "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
+        ("AWEIGH_PREFIX_CACHE_SIZE", "lots", "'lots' is not an amount of memory"),
+        ("AWEIGH_PREFIX_CACHE_ENABLED", "maybe", "valid boolean"),
+    ],
+)
+@pytest.mark.parametrize("by_variable", [True, False], ids=["log by variable", "log by flag"])
+def test_a_variable_of_the_wrong_kind_ends_with_78_and_the_pods_last_word(
+    variable: str, value: str, sentence: str, by_variable: bool, tmp_path: Path
+) -> None:
+    log = tmp_path / "termination-log"
+    where = {"AWEIGH_TERMINATION_LOG": str(log)} if by_variable else {}
+    flag = () if by_variable else (f"--termination-log={log}",)
+    done = aweigh("serve", "builtin://x", *flag, env=environment(**{variable: value}, **where))
+    assert done.returncode == 78
+    word = Termination.parse(log.read_text())
+    assert word is not None
+    assert (word.condition, word.reason) == ("SpecValid", "InvalidConfiguration")
+    assert word.message.startswith(f"{variable} is not valid: ")
+    assert sentence in word.message
+    assert f"error: {word.message}" == done.stderr.strip()
+
+
+def test_a_flag_of_the_wrong_kind_ends_with_78_whatever_comes_first(tmp_path: Path) -> None:
+    log = tmp_path / "termination-log"
+    done = aweigh("serve", "builtin://x", "--dtype=int3", f"--termination-log={log}")
+    assert done.returncode == 78
+    word = Termination.parse(log.read_text())
+    assert word is not None
+    expected = "--dtype is not valid: 'int3' is not one of 'auto', 'bf16', 'fp16', 'fp32'"
+    assert word.message == expected

@@ -16,8 +16,6 @@ from aweigh_runtime.engine.naming import Name
 
 Evicted = Callable[[Name, int], None]  # called before a cached block is given away
 
-_HOT_SHARE = 0.5  # of the pool; more would leave nothing for new requests
-
 
 class BlockPool:
     """A fixed number of blocks with holder counts, and an index of named ones.
@@ -47,7 +45,6 @@ class BlockPool:
         self.num_unshared = 0  # blocks with exactly one holder
         self.gains = 0  # times that a block became available, or was given a name
         self._max_cached = num_blocks if max_cached is None else max_cached
-        self._max_hot = int(num_blocks * _HOT_SHARE)
         self._is_hot = is_hot
         self._on_evicted = on_evicted
         self._free = list(reversed(range(num_blocks)))
@@ -132,14 +129,15 @@ class BlockPool:
         if name is not None:
             del self._block_of[name]
 
-    def cool(self, name: Name) -> None:
-        """A name is not asked for any more: its block goes before all others."""
+    def cool(self, name: Name) -> bool:
+        """A name is not hot any more: its block goes like all others, if it has one."""
         block = self._block_of.get(name)
-        if block is not None and block in self._hot:
-            del self._hot[block]
-            self._cold[block] = None
-            self._cold.move_to_end(block, last=False)
-            self.gains += 1
+        if block is None or block not in self._hot:
+            return False
+        del self._hot[block]
+        self._cold[block] = None
+        self.gains += 1
+        return True
 
     def release(self, blocks: Sequence[int]) -> None:
         """Let go of a request's blocks, last one first: a prefix is of no use without its head."""
@@ -160,8 +158,6 @@ class BlockPool:
             self._free.append(block)
         elif self._is_hot(name):
             self._hot[block] = None
-            if len(self._hot) > self._max_hot:
-                self._cold[self._hot.popitem(last=False)[0]] = None
         else:
             self._cold[block] = None
 

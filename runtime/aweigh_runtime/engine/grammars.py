@@ -3,7 +3,6 @@
 A grammar is compiled once and copied for each answer; few are kept.
 """
 
-import json
 import time
 from collections import OrderedDict
 from collections.abc import Collection
@@ -11,20 +10,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLTokenizer
 
-from aweigh_runtime.engine.matcher import Matcher, Prototype, reason
-
-LIMITS = LLParserLimits(max_lexer_states=100_000, verbose_errors=False)  # about 2 kB for a state
+from aweigh_runtime.engine.matcher import Matcher, Prototype
+from aweigh_runtime.text.grammar_compiler import GrammarError, compile_grammar, load_tokenizer
 
 _COMPILING_THREADS = 2  # a slow grammar does not hold up the next one
 _MOST_KEPT = 64  # compiled grammars
 _MOST_KEPT_CHARACTERS = 2 << 20  # of their text; compiled, they take about 50 times as much,
 _MOST_KEPT_S = 5.0  # or, where a few characters explode, about 40 MB for a second of compiling
-
-
-class GrammarError(ValueError):
-    """A grammar cannot be used with this model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,59 +82,6 @@ class Grammars:
             or sum(map(_compiling_s, self._kept.values())) > _MOST_KEPT_S
         ):
             self._kept.popitem(last=False)
-
-
-def load_tokenizer(path: Path, vocab_size: int, stop_tokens: Collection[int]) -> LLTokenizer:
-    """The tokens that grammars are made of. Where there are many, this takes a second.
-
-    Raises:
-        GrammarError: no grammar works with this model.
-    """
-    if not stop_tokens:
-        raise GrammarError(
-            "this model names no end token, so that an answer with a grammar could not end; add "
-            "eos_token_id to its generation_config.json"
-        )
-    try:
-        text = _with_secret_specials(path.read_text(encoding="utf-8"))
-        return LLTokenizer(text, n_vocab=vocab_size, eos_token=sorted(stop_tokens))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GrammarError(f"this model's tokenizer cannot follow a grammar: {error!r}") from error
-
-
-def _with_secret_specials(text: str) -> str:
-    """tokenizer.json with other names for special tokens, so that no text is taken for one.
-
-    Where a grammar leaves one text only, llguidance tokenizes it as the tokenizer would, and
-    "<|end|>" in a schema would end the answer. A grammar can still name token 7 as `<[7]>`.
-    """
-    tokenizer = json.loads(text)
-    model, added = tokenizer["model"], tokenizer.get("added_tokens", [])
-    secret = {t["content"]: f"\0special token {t['id']}\0" for t in added if t["special"]}
-    for token in added:
-        token["content"] = secret.get(token["content"], token["content"])
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, dict):
-        model["vocab"] = {secret.get(piece, piece): id for piece, id in vocabulary.items()}
-    else:  # of a unigram model: pieces with their scores, in the order of their ids
-        model["vocab"] = [[secret.get(piece, piece), score] for piece, score in vocabulary]
-    if "unk_token" in model:
-        model["unk_token"] = secret.get(model["unk_token"], model["unk_token"])
-    tokenizer["post_processor"] = None  # it names special tokens, and prompts are not our part
-    return json.dumps(tokenizer)
-
-
-def compile_grammar(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
-    """A grammar with all that the first step would have to wait for.
-
-    Raises:
-        GrammarError: with the reason.
-    """
-    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
-    matcher.compute_bitmask()
-    if matcher.is_error():
-        raise GrammarError(reason(matcher.get_error()))
-    return matcher
 
 
 def _prototype(tokenizer: Future[LLTokenizer], grammar: str) -> Prototype:

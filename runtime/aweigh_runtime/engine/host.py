@@ -1,7 +1,7 @@
 """Which evicted blocks are kept in host memory. It counts slots; the copying is done elsewhere.
 
     evicted ──keep──► kept ──take──► on its way back ──settle──► free
-                       └──────── longest unused is dropped ──────► free
+                       └── longest unused or not copied: dropped ──► free
 
 A block is in one place only: what returns to the device leaves its slot. The index costs less than
 300 bytes a slot beside the slot's own bytes.
@@ -38,6 +38,12 @@ class HostBlocks:
 
     def __contains__(self, name: Name) -> bool:
         return name in self._slot_of
+
+    def drop(self, name: Name) -> None:
+        """What its slot holds is not the block: it was not copied."""
+        slot = self._slot_of.pop(name, None)
+        if slot is not None:
+            self._free.append(slot)
 
     def take(self, name: Name) -> int:
         """The slot of a block that returns; nobody else gets it before the next `settle`."""

@@ -99,9 +99,7 @@ class Engine:
         self._add_compiled()
         step = self._scheduler.step(started_s)
         outputs: list[Output] = []
-        if step.copies:
-            self._copy(step.copies)
-        if step.parts:
+        if self._copied(step.copies) and step.parts:
             outputs = self._computed(step.parts, started_s)
         return self._report(outputs, started_s, sum(part.num_tokens for part in step.parts))
 
@@ -141,6 +139,24 @@ class Engine:
                 request.stop_tokens |= self._compiler.stop_tokens
                 self._add(request)
 
+    def _copied(self, copies: Copies) -> bool:
+        """Whether the step can be computed; without memory for its copies it is undone.
+
+        It is planned again without them: what was to be loaded is computed, what was to be stored
+        is lost. Nobody has to fail, and this ends: each time fewer blocks are left to be copied.
+        """
+        try:
+            if copies:
+                self._copy(copies)
+        except Exception as error:
+            if not _out_of_memory(error):
+                raise
+        else:
+            return True
+        self._scheduler.undo(lost=copies.stored)
+        _return_unused_memory()
+        return False
+
     def _computed(self, parts: list[Part], started_s: float) -> list[Output]:
         try:
             return self._compute(parts, started_s)
@@ -157,8 +173,7 @@ class Engine:
         self._scheduler.abort(largest.request.id)
         message = f"there is no memory left to compute {largest.num_tokens} tokens of this request"
         self._failures.append(Failure(largest.request.id, "out_of_memory", message))
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _return_unused_memory()
 
     def _compute(self, parts: list[Part], started_s: float) -> list[Output]:
         tokens: list[int] = []
@@ -229,6 +244,9 @@ class Engine:
         request.reached = max(request.reached, part.end)
 
     def _record(self, request: Request, token: int, logprobs: TokenLogprobs | None) -> Output:
+        if request.max_tokens == request.num_prompt_tokens:  # only the prompt was to be read
+            self._scheduler.finish(request)
+            return self._first_output(request, [], "length", None)
         first = not request.answering
         request.tokens.append(token)
         request.row.append(token)
@@ -243,10 +261,19 @@ class Engine:
         scores = None if logprobs is None else [logprobs]
         if not first:
             return Output(request.id, [token], finish, scores)
+        return self._first_output(request, [token], finish, scores)
+
+    def _first_output(
+        self,
+        request: Request,
+        tokens: list[int],
+        finish: FinishReason | None,
+        scores: list[TokenLogprobs] | None,
+    ) -> Output:
         self._count_cached(request)
         return Output(
             request.id,
-            [token],
+            tokens,
             finish,
             scores,
             cached_tokens=request.cached,
@@ -277,6 +304,12 @@ def _num_logits(part: Part) -> int:
 
 def _scores_prompt(part: Part) -> bool:
     return part.request.prompt_logprobs is not None and not part.request.answering
+
+
+def _return_unused_memory() -> None:
+    """Pieces that torch keeps may be too small for what is wanted next."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _out_of_memory(error: Exception) -> bool:

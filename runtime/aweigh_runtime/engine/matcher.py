@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from llguidance import LLMatcher
 
+from aweigh_runtime.text.grammar_compiler import reason
+
 _SLOW_BUDGET_S = 0.25  # for one answer's slow masks altogether: what it may cost the others
 
 
@@ -65,8 +67,3 @@ class Matcher:
     def _fail(self, message: str) -> None:
         self._error = message
         self._prototype.spoilt = True  # copies share what a lexer has built, up to its limit
-
-
-def reason(message: str) -> str:
-    """What llguidance says, without what it adds for its own developers."""
-    return message.partition("; following special tokens")[0].replace("<non-verbose/>", "").strip()

@@ -50,7 +50,7 @@ class Submission(msgspec.Struct, frozen=True, array_like=True):
 
     id: int
     prompt: list[int]
-    max_tokens: int  # of the answer
+    max_tokens: int  # of the answer; 0: the prompt is read, and that is all
     stop_tokens: list[int]  # any of them ends the answer
     sampling: Sampling
     salt: bytes = b""  # answers share cached blocks only under the same salt

@@ -36,6 +36,7 @@ class Copies:
     """Copies before a step, those to host memory first."""
 
     to_host: list[tuple[int, int]] = field(default_factory=list)  # block, slot
+    stored: list[Name] = field(default_factory=list)  # what the slots will hold
     from_host: list[tuple[int, int]] = field(default_factory=list)  # slot, block
 
     def __bool__(self) -> bool:
@@ -46,12 +47,12 @@ class Prefixes:
     """Names blocks, finds them and keeps one copy of each."""
 
     def __init__(self, memory: Memory, counters: Counters) -> None:
-        self.lookups = Lookups(on_cooled=self._cool)
+        self.lookups = Lookups(memory.num_blocks, on_cooled=self._cool)
         self.pool = BlockPool(
             memory.num_blocks,
             memory.block_tokens,
             memory.max_cached,
-            is_hot=self.lookups.hot,
+            is_hot=self.lookups.protects,
             on_evicted=self._store,
         )
         self._load_block_s = memory.load_block_s
@@ -62,7 +63,8 @@ class Prefixes:
         self._counters = counters
         self._copies = Copies()  # before the next step
         self._announced: set[int] = set()  # blocks that got their names in the last step
-        self._adopters: list[Request] = []  # requests that rely on blocks of the last step
+        # Requests that rely on blocks of the last step, and what they had counted before it.
+        self._adopters: dict[Request, tuple[int, int]] = {}
 
     def begin_step(self) -> None:
         """The last step was computed."""
@@ -77,11 +79,19 @@ class Prefixes:
         copies.to_host = [(block, slot) for slot, block in last.items()]
         return copies
 
-    def undo_step(self) -> list[Request]:
-        """The last step failed; returns the requests that must begin again."""
-        for block in self._announced:
+    def undo_step(self, lost: Sequence[Name]) -> list[Request]:
+        """The last step failed; returns the requests that must begin again.
+
+        Args:
+            lost: blocks of which nobody knows whether they have got to host memory.
+        """
+        for block in self._announced:  # those that were to come from host memory among them
             self.pool.forget(block)
-        return self._adopters[:]
+        for name in lost:
+            self._host.drop(name)
+        for request, counted in self._adopters.items():
+            request.cached, request.reached = counted
+        return list(self._adopters)
 
     def judge_loading(self, prompt_token_s: float | None) -> None:
         """Whether a block is quicker copied back than computed, now that this is known."""
@@ -105,7 +115,7 @@ class Prefixes:
         """Note what a new request asks for."""
         if self._caching:
             self._extend_names(request, request.num_prompt_tokens)
-            self.lookups.record(request.names, now_s)
+            self.lookups.record(request.caller, request.names, now_s)
 
     def find(self, request: Request) -> Found:
         """The longest known prefix of a request that has no block yet."""
@@ -162,7 +172,7 @@ class Prefixes:
                 request.blocks[index] = known
                 self._counters.merged_blocks += 1
                 if known in self._announced:
-                    self._adopters.append(request)
+                    self._rely(request)
         request.settled = full
 
     def _usable(self, request: Request) -> int:
@@ -177,13 +187,16 @@ class Prefixes:
         if not blocks:
             return
         self.settle(request)
+        self._rely(request)
         before = max(request.reached, request.computed)
         request.blocks.extend(blocks)
         request.computed += len(blocks) * self._tokens
         request.settled = len(request.blocks)
         request.cached += max(request.computed - before, 0)
         request.reached = max(request.reached, request.computed)
-        self._adopters.append(request)
+
+    def _rely(self, request: Request) -> None:
+        self._adopters.setdefault(request, (request.cached, request.reached))
 
     def _extend_names(self, request: Request, num_tokens: int) -> None:
         num_blocks = num_tokens // self._tokens
@@ -202,12 +215,13 @@ class Prefixes:
         self._counters.host_loaded_blocks += len(blocks)
         return blocks
 
-    def _cool(self, name: Name) -> None:
-        self.pool.cool(name)
+    def _cool(self, name: Name) -> bool:
+        return self.pool.cool(name)
 
     def _store(self, name: Name, block: int) -> None:
         self._counters.evicted_blocks += 1
         slot = self._host.keep(name)
         if slot is not None:
             self._copies.to_host.append((block, slot))
+            self._copies.stored.append(name)
             self._counters.host_stored_blocks += 1

@@ -10,10 +10,12 @@ computes them again later.
 """
 
 from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aweigh_runtime.engine.blocks import BlockPool
 from aweigh_runtime.engine.messages import Counters, KvTokens
+from aweigh_runtime.engine.naming import Name
 from aweigh_runtime.engine.prefixes import Copies, Found, Memory, Prefixes
 from aweigh_runtime.engine.request import Request, no_blocks
 from aweigh_runtime.engine.waiting import WaitingLine
@@ -187,9 +189,13 @@ class Scheduler:
             self._admit(reading, parts, budget, now_s)
         return Step(parts, self.prefixes.take_copies())
 
-    def undo(self) -> None:
-        """The last step failed: nothing of it was computed, nobody may rely on it."""
-        for request in self.prefixes.undo_step():
+    def undo(self, lost: Sequence[Name] = ()) -> None:
+        """The last step failed: nothing of it was computed, nobody may rely on it.
+
+        Args:
+            lost: what it was to store in host memory, if its copies failed.
+        """
+        for request in self.prefixes.undo_step(lost):
             if request.running:
                 self._preempt(request)
 
@@ -248,23 +254,29 @@ class Scheduler:
     def _startable(self, request: Request, promised: int, now_s: float) -> Found | None:
         """The known prefix of a prompt for which there is room; None: there is none.
 
-        Each running request keeps a block to grow into, and what others ask for again and again
-        stays, unless this one has waited for long.
+        Each running request keeps a block to grow into, and what is asked for again and again
+        stays, within the shares of other callers, unless this one has waited for long.
         """
         hot = not self._running or now_s - request.arrived_s >= LONG_WAIT_S
         taken = promised + len(self._running) if self._running else 0
         if self._obstacle is not None and self._obstacle.stands(request, hot, taken, self._pool):
             return None
         found = self.prefixes.find(request)
-        held = [block for block in found if block is not None]
-        leaving = self._pool.num_leaving(held, hot=hot)
-        needed = self._pool.blocks_for(len(request.tokens)) - len(held) + leaving + taken
-        shortage = needed - (self._pool.available if hot else self._pool.available_cold)
+        shortage, lookups = self._shortage(request, found, taken, hot), self.prefixes.lookups
+        while not hot and shortage > 0 and lookups.give_way(request.caller, shortage):
+            shortage = self._shortage(request, found, taken, hot)
         if shortage <= 0:
             self._obstacle = None
             return found
         self._obstacle = _Obstacle(request, hot, taken, self._pool.gains + shortage)
         return None
+
+    def _shortage(self, request: Request, found: Found, taken: int, hot: bool) -> int:
+        """Blocks that are missing to start a request which has found some."""
+        held = [block for block in found if block is not None]
+        leaving = self._pool.num_leaving(held, hot=hot)
+        needed = self._pool.blocks_for(len(request.tokens)) - len(held) + leaving + taken
+        return needed - (self._pool.available if hot else self._pool.available_cold)
 
     def _start(self, request: Request, found: Found, now_s: float) -> None:
         self._waiting.admit_first()

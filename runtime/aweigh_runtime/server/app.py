@@ -12,9 +12,9 @@ from aweigh_runtime.server import errors, tracing
 from aweigh_runtime.server.auth import CALLER, KEY_NAME, TENANT, Keys
 from aweigh_runtime.server.bodies import Bodies
 from aweigh_runtime.server.connection import SERVER, Connection
-from aweigh_runtime.server.errors import ApiError
+from aweigh_runtime.server.errors import ERROR, ApiError
 from aweigh_runtime.server.openai.generation import GENERATION
-from aweigh_runtime.server.openapi import REQUEST_ID_PATTERN, Handler, document
+from aweigh_runtime.server.openapi import REQUEST_ID_PATTERN, Handler, Operation, document
 from aweigh_runtime.server.routes import BODIES, DOCUMENT, ROUTES, SERVICE
 from aweigh_runtime.server.service import Service
 
@@ -36,10 +36,17 @@ def application(service: Service, keys: Keys | None = None) -> web.Application:
     if keys is not None:
         app[KEYS] = keys
     app.on_response_prepare.append(_every_response)
-    routes = {each: app.router.add_route(each.method, each.path, each.handler) for each in ROUTES}
-    app[OPEN_ROUTES] = frozenset(route for each, route in routes.items() if each.open)
+    app[OPEN_ROUTES] = frozenset(
+        route for each in ROUTES for route in _added(app.router, each) if each.open
+    )
     app[DOCUMENT] = document(ROUTES, with_keys=keys is not None)
     return app
+
+
+def _added(router: web.UrlDispatcher, operation: Operation) -> list[web.AbstractRoute]:
+    """What can be read can be asked for without its body."""
+    methods = ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
+    return [router.add_route(each, operation.path, operation.handler) for each in methods]
 
 
 @web.middleware
@@ -87,6 +94,7 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 def _refused(request: web.Request, error: ApiError) -> web.Response:
+    request[ERROR] = error.body.error
     response = error.response()
     if not request.body_exists or request.content.is_eof():
         return response
@@ -135,5 +143,9 @@ def _log_request(request: web.Request, status: int, seconds: float) -> None:
         fields["prompt_tokens"] = generation.num_prompt_tokens
         fields["completion_tokens"] = generation.num_answer_tokens
         fields["finish"] = ",".join(generation.endings)
+    error = request.get(ERROR)
+    if error is not None:  # never its message: that may quote what the client has sent
+        fields["error"] = error.code or error.type
+        fields |= {} if error.param is None else {"param": error.param}
     level = logging.DEBUG if request.path == "/health" else logging.INFO
     _log.log(level, "request", extra={"fields": fields})

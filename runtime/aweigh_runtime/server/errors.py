@@ -1,7 +1,7 @@
 """Every error that a client can see, as OpenAI writes them.
 
-No exception's own text gets out, but for words that only say what the client has sent: the JSON
-decoder's about a field, a template's that refuses a chat, and the grammar compiler's.
+No exception's own text gets out, but for words that only say what the client has sent: those of a
+template that refuses a chat, and the grammar compiler's about a schema.
 """
 
 from collections.abc import Mapping
@@ -58,6 +58,9 @@ class ApiError(Exception):
             content_type="application/json",
             headers=self.headers,
         )
+
+
+ERROR = web.RequestKey("error", ErrorDetail)  # where the log finds what a client was told
 
 
 def _kind(status: int) -> str:

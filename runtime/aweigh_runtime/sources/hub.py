@@ -23,18 +23,31 @@ def download(
     repository: str, revision: str, secret_dir: Path | None, cache_dir: Path, progress: Progress
 ) -> Path:
     """Bring `ORGANISATION/MODEL` at a revision here; see `fetch`."""
-    if not REPOSITORY.fullmatch(repository):
-        raise InvalidConfiguration(
-            f"hf://{repository} is not a repository; expected hf://ORGANISATION/MODEL"
-        )
+    expect_repository(repository)
     folder = cache_dir / "hub" / repository.replace("/", "--")
-    endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
     with writable(cache_dir):
         if COMMIT.fullmatch(revision) and (here := complete(folder, revision)):
             return here
-        with Client(endpoint, repository, read_token(secret_dir)) as client:
+        with Client(endpoint(), repository, read_token(secret_dir)) as client:
             listing = client.listing(revision)
             return keep(Commit(client, listing.version), listing, folder, progress)
+
+
+def expect_repository(name: str) -> None:
+    """Refuse what no hub can have.
+
+    Raises:
+        InvalidConfiguration: it is not `ORGANISATION/MODEL`.
+    """
+    if not REPOSITORY.fullmatch(name):
+        raise InvalidConfiguration(
+            f"hf://{name} is not a repository; expected hf://ORGANISATION/MODEL"
+        )
+
+
+def endpoint() -> str:
+    """The hub that is asked."""
+    return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
 class Commit:

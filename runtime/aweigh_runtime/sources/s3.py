@@ -14,14 +14,24 @@ BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]*[a-z0-9]")
 
 def download(rest: str, secret_dir: Path | None, cache_dir: Path, progress: Progress) -> Path:
     """Bring `BUCKET/PREFIX` here; see `fetch`."""
+    name, prefix = place(rest)
+    folder = cache_dir / "s3" / folder_name(f"{name}/{prefix}")
+    with Bucket(name, prefix, read_access(secret_dir)) as bucket:
+        listing = bucket.listing()
+        with writable(cache_dir):
+            return complete(folder, listing.version) or keep(bucket, listing, folder, progress)
+
+
+def place(rest: str) -> tuple[str, str]:
+    """Bucket and prefix.
+
+    Raises:
+        InvalidConfiguration: there is none, or no such bucket can be.
+    """
     name, _, prefix = rest.partition("/")
     prefix = prefix.strip("/")
     if not BUCKET.fullmatch(name) or not prefix or "//" in prefix:
         raise InvalidConfiguration(
             f"s3://{rest} is no place of a model; expected s3://BUCKET/PREFIX"
         )
-    folder = cache_dir / "s3" / folder_name(f"{name}/{prefix}")
-    with Bucket(name, prefix, read_access(secret_dir)) as bucket:
-        listing = bucket.listing()
-        with writable(cache_dir):
-            return complete(folder, listing.version) or keep(bucket, listing, folder, progress)
+    return name, prefix

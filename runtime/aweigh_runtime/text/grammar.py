@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ _MAX_PROBLEM_CHARACTERS = 500
 _WORKER = "aweigh_runtime.text.grammar_worker"
 # A model that may write white space for ever sometimes does.
 _JSON_SPACE = {"whitespace_pattern": r"(\x20|\x0A\x20{0,40})"}
+# Where in a grammar something is wrong, and how the compiler begins to tell of a schema there.
+_PLACE = re.compile(r"(?:at )?(\d+)\(\d+\): (?:failed to compile JSON schema: )?")
 _SLASH = re.compile(r"\\.|/", re.DOTALL)  # and what is escaped, to pass over it
 
 Schema = dict[str, Any] | bool
@@ -132,6 +134,12 @@ class Grammars:
         return verdict
 
 
+def without_place(problem: str) -> tuple[int | None, str]:
+    """A line of the grammar, and what is wrong there: who has not written it needs no line."""
+    place = _PLACE.match(problem)
+    return (None, problem) if place is None else (int(place[1]), problem[place.end() :])
+
+
 def of_schema(schema: Schema | str) -> str:
     """Any JSON value that the schema allows.
 
@@ -143,7 +151,7 @@ def of_schema(schema: Schema | str) -> str:
     if schema is False:
         raise GrammarRefused("the schema is false, which allows no answer")
     schema = {} if schema is True else schema
-    _expect_flat(schema)
+    expect_self_contained(schema)
     return _grammar({"json_schema": {**schema, "x-guidance": _JSON_SPACE}})
 
 
@@ -194,8 +202,12 @@ def _parsed(text: str) -> Schema:
     return schema
 
 
-def _expect_flat(schema: Schema) -> None:
-    """Level by level: a schema that is too deep for recursion gets here, too."""
+def expect_self_contained(schema: Mapping[str, Any]) -> None:
+    """Refuse a schema that is too deep or refers to another. Level by level: some are very deep.
+
+    Raises:
+        GrammarRefused: it is.
+    """
     level: list[Any] = [schema]
     for _ in range(MAX_SCHEMA_DEPTH):
         for value in level:

@@ -11,7 +11,7 @@ import msgspec
 from llguidance import LLTokenizer
 
 from aweigh_runtime.child import channel_to_parent
-from aweigh_runtime.engine.grammars import GrammarError, compile_grammar, load_tokenizer
+from aweigh_runtime.text.grammar_compiler import GrammarError, compile_grammar, load_tokenizer
 from aweigh_runtime.text.grammar_messages import Check, Checked, Prepare
 from aweigh_runtime.wire import Channel
 

@@ -1,6 +1,7 @@
 """The model's chat template: finds it, and has it rendered by a process that can be killed."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ from aweigh_runtime.text.worker import NoAnswer, Worker
 RENDER_DEADLINE_S = 5.0
 _WORKER = "aweigh_runtime.text.template_worker"
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
+# Variables that are the server's or the model's; no client may set them.
+RESERVED = frozenset(
+    {
+        *("messages", "tools", "add_generation_prompt", "chat_template"),
+        *("raise_exception", "strftime_now"),
+        *_NAMED_TOKENS,
+    }
+)
 _MAX_TEMPLATE_BYTES = 1 << 20
 
 _log = logging.getLogger("aweigh.template")
@@ -57,15 +66,24 @@ class ChatTemplate:
         self.knows_tools = isinstance(compiled, Compiled) and compiled.knows_tools
 
     async def render(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt of a chat, ending where the assistant's answer begins.
+
+        Args:
+            messages: its turns.
+            tools: what the assistant may call.
+            settings: further variables of the template, such as enable_thinking; none RESERVED.
 
         Raises:
             CannotRender: with the reason.
         """
+        order = Render(messages, tools, dict(settings or {}))
         try:
-            answer = _answer(await self._worker.ask(Render(messages, tools), RENDER_DEADLINE_S))
+            answer = _answer(await self._worker.ask(order, RENDER_DEADLINE_S))
         except NoAnswer as error:
             raise CannotRender(str(error)) from error
         except _Broken as error:  # its words may quote the chat: neither clients nor the log get it

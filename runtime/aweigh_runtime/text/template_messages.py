@@ -18,6 +18,7 @@ class Render(msgspec.Struct, frozen=True, tag=True):
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
+    settings: dict[str, Any]  # variables of the client's
 
 
 class Compiled(msgspec.Struct, frozen=True, tag=True):

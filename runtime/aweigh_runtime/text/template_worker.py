@@ -112,8 +112,8 @@ def _line(error: Exception) -> int | None:
 
 def _render(template: Template, order: Render) -> str:
     parts, length = [], 0
-    given = {"messages": order.messages, "tools": order.tools, "add_generation_prompt": True}
-    for part in template.generate(given):
+    ours = {"messages": order.messages, "tools": order.tools, "add_generation_prompt": True}
+    for part in template.generate({**order.settings, **ours}):
         length += len(part)
         if length > MAX_PROMPT_CHARACTERS:
             raise RaisedByTemplate(f"the prompt exceeds {MAX_PROMPT_CHARACTERS} characters")

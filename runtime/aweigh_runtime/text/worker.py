@@ -35,6 +35,7 @@ class Worker:
         self._order = order
         self._child: Child | None = None
         self._turn = asyncio.Lock()
+        self._closed = False
 
     async def start(self) -> bytes:
         """The answer to the order.
@@ -67,7 +68,13 @@ class Worker:
             self._turn.release()
 
     async def close(self) -> None:
-        """End the process."""
+        """End the process for good: whoever waits for an answer does not start it again."""
+        self._closed = True
+        await self._end()
+        async with self._turn:  # the last one to wait has noticed
+            pass
+
+    async def _end(self) -> None:
         if self._child is not None:
             child, self._child = self._child, None
             await child.kill()
@@ -75,6 +82,9 @@ class Worker:
     async def _start(self) -> bytes:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         self._child = await Child.start(self._module, environment)
+        if self._closed:
+            await self._end()
+            raise NoAnswer("the server ends")
         return await self._exchange(self._order, START_DEADLINE_S)
 
     async def _exchange(self, question: msgspec.Struct, deadline_s: float) -> bytes:
@@ -91,7 +101,7 @@ class Worker:
             raise Died("its process died, probably for want of memory") from error
         finally:  # an answer that is still to come would be taken for the next one's
             if not answered:
-                await self.close()
+                await self._end()
 
 
 def _noted(answering: asyncio.Future[bytes]) -> None:

@@ -96,6 +96,14 @@ class Machine:
             for offset, cell in self.host[slot].items():
                 self.cells[block, offset] = cell
 
+    def copy_in_part(self, copies: Copies) -> None:
+        """There was no memory in the middle of it: whatever was to be written holds anything."""
+        self.copy(copies)
+        for _, slot in copies.to_host[::2]:
+            self.host[slot] = dict.fromkeys(range(self.block_tokens), "half a copy")
+        for _, block in copies.from_host[::2]:
+            self.cells |= {(block, offset): "half a copy" for offset in range(self.block_tokens)}
+
     def until_idle(self, max_steps: int = 10_000) -> list[Request]:
         finished: list[Request] = []
         for now in range(max_steps):

@@ -1,6 +1,7 @@
 """In exact mode an answer depends on its prompt alone: on no batch, cache, chunk or preemption."""
 
 import random
+from collections import defaultdict
 from functools import cache
 
 from hypothesis import given, settings
@@ -34,7 +35,12 @@ def prompt(seed: int) -> tuple[int, ...]:
 
 
 SCHEDULES = st.lists(
-    st.tuples(st.integers(0, 11), st.integers(0, 4)),  # which prompt, steps since the one before
+    st.tuples(
+        st.integers(0, 11),  # which prompt
+        st.integers(0, 4),  # steps since the one before
+        st.none()
+        | st.integers(0, 20),  # steps until the client goes away: it waits, reads, answers
+    ),
     min_size=1,
     max_size=14,
 )
@@ -49,7 +55,11 @@ SCHEDULES = st.lists(
     st.sampled_from([0, 40]),
 )
 def test_greedy_answers_are_the_same_alone_and_in_any_schedule(
-    schedule: list[tuple[int, int]], num_blocks: int, max_running: int, step_tokens: int, host: int
+    schedule: list[tuple[int, int, int | None]],
+    num_blocks: int,
+    max_running: int,
+    step_tokens: int,
+    host: int,
 ) -> None:
     engine = real_engine(
         decoder(),
@@ -59,14 +69,30 @@ def test_greedy_answers_are_the_same_alone_and_in_any_schedule(
         num_host_blocks=host,
     )
     reports: list[Stepped] = []
-    for id, (seed, gap) in enumerate(schedule):
-        reports += [engine.step() for _ in range(gap)]
-        engine.take(Work([greedy(id, list(prompt(seed)), ANSWER)], []))
+    for work in traffic(schedule):
+        engine.take(work)
+        reports.append(engine.step())
     while engine.patience_s == 0:
         reports.append(engine.step())
     got = answers(reports)
-    for id, (seed, _) in enumerate(schedule):
-        assert got[id] == expected(prompt(seed))
+    for id, (seed, _, patience) in enumerate(schedule):
+        whole, text = expected(prompt(seed)), got.get(id, [])
+        assert text == whole[: len(text)]
+        assert patience is not None or text == whole
+    pool = engine._scheduler.prefixes.pool
+    assert (pool.num_held, pool.available) == (0, num_blocks)
+
+
+def traffic(schedule: list[tuple[int, int, int | None]]) -> list[Work]:
+    """What clients want before each step."""
+    steps: dict[int, Work] = defaultdict(lambda: Work([], []))
+    now = 0
+    for id, (seed, gap, patience) in enumerate(schedule):
+        now += gap
+        steps[now].submitted.append(greedy(id, list(prompt(seed)), ANSWER))
+        if patience is not None:
+            steps[now + patience].aborted.append(id)
+    return [steps[step] for step in range(max(steps) + 1)]
 
 
 def test_preempted_answers_are_the_same_as_well() -> None:

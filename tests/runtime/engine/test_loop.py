@@ -53,11 +53,12 @@ def no_copies(copies: Copies) -> None:
 def engine(
     forward: Callable[[list[int], Sequence[Chunk]], torch.Tensor] = count_up,
     compiler: NoCompiler | None = None,
+    copy: Callable[[Copies], None] = no_copies,
     **memory: int,
 ) -> Engine:
     limits = {"max_running": 4, "step_tokens": 8, "max_model_len": 64}
     line = scheduler(**{**limits, **memory})  # type: ignore[arg-type]
-    return Engine(line, forward, Sampler(VOCABULARY), compiler or NoCompiler(), no_copies)
+    return Engine(line, forward, Sampler(VOCABULARY), compiler or NoCompiler(), copy)
 
 
 def submission(id: int, prompt: list[int], max_tokens: int, **fields: object) -> Submission:
@@ -140,6 +141,18 @@ def test_what_is_computed_again_after_a_preemption_is_neither_hit_nor_miss() -> 
         assert len(tokens(reports, id)) == 16
 
 
+def test_without_an_answer_the_prompt_is_read_and_that_is_all() -> None:
+    running = engine(step_tokens=4, max_model_len=6)
+    running.take(submit(1, [5, 6, 7, 9, 10, 12], max_tokens=0, prompt_logprobs=1))
+    reports = run(running)
+    (output,) = outputs(reports, 1)
+    assert (output.tokens, output.finish, output.logprobs) == ([], "length", None)
+    assert len(output.prompt_logprobs or ()) == 6
+    assert (reports[-1].running, reports[-1].kv.held) == (0, 0)
+    assert reports[-1].counters.computed_prompt_tokens == 6
+    assert reports[-1].counters.generated_tokens == 0
+
+
 def test_prompt_logprobs_score_every_token_but_the_first() -> None:
     running = engine(step_tokens=4)
     running.take(submit(1, [5, 6, 7, 9, 10, 12], max_tokens=1, prompt_logprobs=1))
@@ -199,6 +212,29 @@ def test_the_largest_request_of_a_step_without_memory_fails_and_the_others_go_on
     assert [(f.id, f.kind) for r in reports for f in r.failures] == [(2, "out_of_memory")]
     assert tokens(reports, 1) == list(range(7, 15))
     assert reports[-1].kv.held == 0
+
+
+@pytest.mark.parametrize("failing", [1, 2], ids=["to the host", "from the host"])
+def test_without_memory_for_its_copies_a_step_is_planned_again_without_them(failing: int) -> None:
+    num_copies = 0
+
+    def copy(copies: Copies) -> None:
+        nonlocal num_copies
+        num_copies += 1
+        if num_copies == failing:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    running = engine(copy=copy, num_blocks=6, num_host_blocks=16, step_tokens=32)
+    reports = []
+    for id, first in ((1, 10), (2, 50), (3, 10)):  # the second pushes the first one out
+        running.take(submit(id, list(range(first, first + 20)), max_tokens=1))
+        reports += run(running)
+    assert [f for report in reports for f in report.failures] == []
+    assert [tokens(reports, id) for id in (1, 2, 3)] == [[30], [70], [30]]
+    assert num_copies >= failing
+    assert reports[-1].kv.held == 0
+    (third,) = outputs(reports, 3)
+    assert third.cached_tokens == 4  # the block that had stayed
 
 
 def test_a_bug_in_a_step_is_not_taken_for_a_lack_of_memory() -> None:

@@ -137,12 +137,59 @@ def test_hits_and_computed_tokens_add_up_to_the_prompts() -> None:
 
 
 def test_blocks_are_hot_while_they_are_looked_up_again_and_again() -> None:
-    lookups = Lookups(window_s=300.0, max_names=3)
-    lookups.record([b"a", b"b"], 0.0)
-    lookups.record([b"a"], 299.0)
-    assert (lookups.hot(b"a"), lookups.hot(b"b"), lookups.num_hot) == (True, False, 1)
+    lookups = Lookups(num_blocks=8, window_s=300.0, max_names=3)
+    lookups.record(b"", [b"a", b"b"], 0.0)
+    lookups.record(b"", [b"a"], 299.0)
+    assert (lookups.protects(b"a"), lookups.protects(b"b"), lookups.num_hot) == (True, False, 1)
     lookups.forget_old(301.0)
-    lookups.record([b"b"], 302.0)
-    assert (lookups.hot(b"b"), lookups.num_hot) == (False, 1)
-    lookups.record([b"c", b"d", b"e"], 303.0)
+    lookups.record(b"", [b"b"], 302.0)
+    assert (lookups.protects(b"b"), lookups.num_hot) == (False, 1)
+    lookups.record(b"", [b"c", b"d", b"e"], 303.0)
     assert (len(lookups._last), lookups.num_hot) == (3, 0)
+
+
+def names(letter: str, count: int) -> list[bytes]:
+    return [f"{letter}{number}".encode() for number in range(count)]
+
+
+def protected(lookups: Lookups, among: list[bytes]) -> list[bytes]:
+    return [name for name in among if lookups.protects(name)]
+
+
+def test_the_heads_of_prompts_are_protected_longest() -> None:
+    lookups = Lookups(num_blocks=8)
+    for _ in range(2):
+        lookups.record(b"", names("a", 9), 0.0)
+    assert protected(lookups, names("a", 9)) == names("a", 4)
+
+
+def test_callers_share_what_is_protected() -> None:
+    lookups = Lookups(num_blocks=16)
+    one, two = names("a", 9), names("b", 9)
+    for caller, asked in ((b"one", one), (b"two", two)):
+        for _ in range(2):
+            lookups.record(caller, asked, 0.0)
+    assert (protected(lookups, one), protected(lookups, two)) == (one[:4], two[:4])
+
+
+def test_what_a_caller_protects_beyond_its_share_gives_way_to_others_alone() -> None:
+    cooled: list[bytes] = []
+    lookups = Lookups(num_blocks=16, on_cooled=lambda name: not cooled.append(name))  # type: ignore[func-returns-value]
+    one = names("a", 8)
+    for _ in range(2):
+        lookups.record(b"one", one, 0.0)
+    lookups.record(b"two", [], 0.0)
+    assert lookups.give_way(b"one", 3) == 0
+    assert lookups.give_way(b"two", 3) == 3
+    assert lookups.give_way(b"two", 3) == 1
+    assert cooled == one[:3:-1]
+    assert protected(lookups, one) == one[:4]
+
+
+def test_who_asks_last_for_what_others_ask_for_owns_it() -> None:
+    lookups = Lookups(num_blocks=16)
+    shared = names("a", 8)
+    for caller in (b"one", b"two"):
+        lookups.record(caller, shared, 0.0)
+    assert lookups.give_way(b"two", 8) == 0
+    assert protected(lookups, shared) == shared

@@ -116,6 +116,38 @@ def test_what_nobody_has_asked_for_in_five_minutes_is_not_protected() -> None:
     assert 4 in [id for id, _ in run(machine, now_s=1000.0)]
 
 
+def test_repeated_prompts_of_one_caller_hold_back_another_by_no_more_than_its_share() -> None:
+    line = scheduler(num_blocks=16, block_tokens=4, max_running=4)
+    machine = Machine(line, 4)
+    for id in (1, 2):  # eight hot blocks: all that may be protected
+        line.add(request(id, [7] * 33, answer=1, caller=b"one"), 0.0)
+        machine.until_idle()
+    line.add(request(3, prompt=4, answer=4, caller=b"one"), 0.0)
+    run(machine)
+    line.add(request(4, prompt=36, answer=1, caller=b"two"), 0.0)
+    assert 4 in [id for id, _ in run(machine)]
+    machine.until_idle()
+    again = request(5, [7] * 33, answer=1, caller=b"one")
+    line.add(again, 0.0)
+    machine.until_idle()
+    assert again.cached >= 16  # its share of four blocks has stayed
+
+
+def test_what_was_hot_is_not_protected_from_a_new_workload_of_its_caller_for_long() -> None:
+    line = scheduler(num_blocks=16, block_tokens=4, max_running=4)
+    machine = Machine(line, 4)
+    for id in (1, 2):
+        line.add(request(id, [7] * 33, answer=1), 0.0)
+        machine.until_idle()
+    for id in range(3, 20):  # the memory four times over
+        line.add(request(id, prompt=16, answer=1), 0.0)
+        machine.until_idle()
+    line.add(request(20, prompt=4, answer=12), 0.0)
+    run(machine)
+    line.add(request(21, prompt=48), 0.0)
+    assert 21 in [id for id, _ in run(machine)]
+
+
 def test_prompts_that_want_log_probabilities_share_one_bound_on_rows() -> None:
     line = scheduler(num_blocks=512, max_running=8, step_tokens=2048, max_model_len=1024)
     machine = Machine(line, 4)
@@ -262,6 +294,35 @@ def test_every_answer_is_right_and_every_block_comes_back(
     assert machine.scheduler.prefixes.pool.available == pool["num_blocks"]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 5), min_size=8, max_size=30),  # which prompt
+    st.sampled_from([2, 8, 30]),
+    st.sets(st.integers(1, 30)),  # of the steps that copy, those without the memory for it
+)
+def test_what_was_not_copied_is_never_found(
+    asked: list[int], num_host_blocks: int, failing: set[int]
+) -> None:
+    machine = Machine(scheduler(num_blocks=10, block_tokens=4, num_host_blocks=num_host_blocks), 4)
+    for id, which in enumerate(asked):
+        machine.scheduler.add(request(id, [which] * 21, answer=6), 0.0)
+    finished: list[Request] = []
+    num_copying = 0
+    while not machine.scheduler.idle:
+        planned = machine.scheduler.step(0.0)
+        num_copying += bool(planned.copies)
+        if planned.copies and num_copying in failing:
+            machine.copy_in_part(planned.copies)
+            machine.scheduler.undo(lost=planned.copies.stored)
+        else:
+            finished += machine.run(planned)
+        expect_consistent(machine.scheduler)
+
+    assert {each.id for each in finished} == set(range(len(asked)))
+    for each in finished:
+        assert each.tokens[21:] == answer([asked[each.id]] * 21, 6)
+
+
 class Traffic:
     """Which requests begin, and which clients go away, at which step."""
 
@@ -304,5 +365,9 @@ def expect_consistent(line: Scheduler) -> None:
     assert pool.num_unshared == sum(held.count(block) == 1 for block in set(held))
     assert len(set(pool._free)) == len(pool._free)
     cached = {*pool._cold, *pool._hot}
+    lookups = line.prefixes.lookups
+    assert all(lookups.protects(pool._name_of[block]) for block in pool._hot)
+    assert lookups._num_protected == sum(len(c.protected) for c in lookups._callers.values())
+    assert lookups._num_protected <= pool.num_blocks // 2
     assert cached <= set(pool._name_of)
     assert not cached & set(held)

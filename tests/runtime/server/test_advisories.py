@@ -183,12 +183,12 @@ def test_no_address_in_a_request_is_ever_called(server: Served) -> None:
 
 async def test_there_is_no_route_but_those_that_are_meant(tmp_path: Path) -> None:
     async with loading(tmp_path) as local:
+        read = ("/health", "/v1/models", "/v1/models/{name}", "/openapi.json")
+        page = ("/", "/page.css", "/page.js")
         assert routes(app.application(local.service)) == {
-            *(("GET", path) for path in ("/health", "/v1/models", "/openapi.json")),
-            ("GET", "/v1/models/{name}"),
+            *((method, path) for method in ("GET", "HEAD") for path in (*read, *page)),
             *(("POST", path) for path in ("/v1/chat/completions", "/v1/completions")),
             *(("POST", path) for path in ("/tokenize", "/detokenize")),
-            *(("GET", path) for path in ("/", "/page.css", "/page.js")),
         }
         assert routes(admin.application(local.service)) == {
             (method, path)

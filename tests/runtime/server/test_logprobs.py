@@ -110,6 +110,42 @@ def test_an_echo_has_those_of_the_prompt_which_are_those_of_generating_it(server
     assert "".join(listed["tokens"]) == echoed["text"]
 
 
+@pytest.mark.parametrize("prompt", ["A Pod is", [38, 657, 319], [7] * 2048], ids=len)
+def test_an_echo_alone_has_the_prompt_and_no_token_of_an_answer(
+    server: Served, prompt: str | list[int]
+) -> None:
+    generated = server.state().generated_tokens
+    response = server.complete(prompt, echo=True, max_tokens=0, logprobs=1)
+    assert response.status_code == 200, response.text
+    reply = response.json()
+    (choice,) = reply["choices"]
+    text = prompt if isinstance(prompt, str) else BACKEND.decode(prompt)
+    assert (choice["text"], choice["finish_reason"]) == (text, "length")
+    count = reply["usage"]["prompt_tokens"]
+    assert reply["usage"]["completion_tokens"] == 0
+    scored = choice["logprobs"]
+    assert [len(scored[name]) for name in ("tokens", "token_logprobs", "text_offset")] == [
+        count
+    ] * 3
+    assert scored["token_logprobs"].count(None) == 1
+    assert server.state().generated_tokens == generated
+    if count < 2048:
+        longer = completion(server, prompt, echo=True, max_tokens=1, logprobs=1)["logprobs"]
+        assert longer["token_logprobs"][:count] == pytest.approx(scored["token_logprobs"], abs=1e-4)
+    plain = server.complete(prompt, echo=True, max_tokens=0, n=2).json()
+    assert [each["text"] for each in plain["choices"]] == [text] * 2
+    pieces = streamed(server, "text", echo=True, max_tokens=0, logprobs=1)
+    assert "".join(piece["text"] for piece in pieces) == "A Pod is"
+    assert pieces[-1]["finish_reason"] == "length"
+
+
+def test_an_answer_without_tokens_is_refused_where_nothing_is_echoed(server: Served) -> None:
+    error = server.complete("A Pod", max_tokens=0).json()["error"]
+    assert error["param"] == "max_tokens"
+    assert "'echo': true" in error["message"]
+    assert server.chat(max_tokens=0).status_code == 400
+
+
 def test_prompt_logprobs_are_listed_by_token_id(server: Served) -> None:
     reply = server.complete([38, 657, 319], prompt_logprobs=1, **GREEDY).json()
     first, *others = reply["choices"][0]["prompt_logprobs"]

@@ -134,6 +134,49 @@ def test_a_field_that_is_wrong_is_named(server: Served, fields: dict[str, Any], 
     assert param in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (
+            {"max_tokens": "5"},
+            "'max_tokens' is \"5\"; expected an integer from 1 to 2147483648.",
+        ),
+        ({"temperature": 3}, "'temperature' is 3; expected a number from 0 to 2."),
+        ({"top_p": 0}, "'top_p' is 0; expected a number above 0, at most 1."),
+        ({"stream": 1}, "'stream' is 1; expected true or false."),
+        ({"messages": []}, "'messages' is a list of 0 items; expected a list of 1 to 4096 items."),
+        (
+            {"stop": "x" * 257},
+            "'stop' is a text of 257 characters; expected a text of up to 256 characters or a list "
+            "of up to 4 items.",
+        ),
+        ({"logit_bias": {"5": "x"}}, "A value in 'logit_bias' is not a number from -100 to 100."),
+        (
+            {"logit_bias": {"x": 5}},
+            "A name in 'logit_bias' is not an integer from 0 to 2147483647.",
+        ),
+        (
+            {"response_format": {"type": "yaml"}},
+            '\'response_format.type\' is "yaml"; expected "json_object" or "json_schema" or '
+            '"text".',
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]},
+            "'messages[0].tool_calls[0].function' is missing; expected an object.",
+        ),
+        (
+            {"structured_outputs": {"xml": ""}},
+            "'structured_outputs' has \"xml\"; expected json, regex, choice, grammar, json_object.",
+        ),
+    ],
+    ids=lambda value: None if isinstance(value, str) else json.dumps(value)[:60],
+)
+def test_a_field_that_is_wrong_is_told_as_what_it_is_and_what_was_expected(
+    server: Served, fields: dict[str, Any], sentence: str
+) -> None:
+    assert error_of(post(server, {**CHAT, **fields}))["message"] == sentence
+
+
 def test_neutral_values_that_clients_always_send_are_accepted(server: Served) -> None:
     neutral = {
         "frequency_penalty": 0,

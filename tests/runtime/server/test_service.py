@@ -15,6 +15,7 @@ import pytest
 from aweigh_api.state import MAX_STATE_BYTES, State
 from tests.runtime.serving import MODEL, Served, wait_for
 
+INVALID = "invalid_request_error"
 STEP_TOKENS = 512  # a CPU's default
 LONG = {"model": MODEL, "prompt": "The", "max_tokens": 2000, "temperature": 2.0, "ignore_eos": True}
 
@@ -214,14 +215,49 @@ def test_the_admin_port_only_reads(server: Served) -> None:
         assert httpx.post(f"{server.admin_url}{path}").status_code == 405
 
 
+def test_what_can_be_read_can_be_asked_for_without_its_body(server: Served) -> None:
+    public = ("/health", "/v1/models", f"/v1/models/{MODEL}", "/v1/models/x", "/openapi.json", "/")
+    urls = [server.url + path for path in public]
+    urls += [server.admin_url + path for path in ("/livez", "/readyz", "/metrics", "/state")]
+    with httpx.Client() as client:  # one connection: a body would be taken for the next answer
+        for url in urls:
+            head, whole = client.head(url), client.get(url)
+            assert (head.status_code, head.content) == (whole.status_code, b"")
+            assert head.headers["Content-Type"] == whole.headers["Content-Type"]
+    assert httpx.head(f"{server.url}/v1/chat/completions").status_code == 405
+
+
 def test_requests_are_logged_without_their_content(server: Served) -> None:
-    answered = server.chat("a secret about anchors", max_tokens=3)
-    wait_for(lambda: answered.headers["X-Request-Id"] in server.log.read_text())
-    log = server.log.read_text()
-    assert "anchors" not in log
-    (line,) = [line for line in log.splitlines() if answered.headers["X-Request-Id"] in line]
-    fields = json.loads(line)
+    fields = logged(server, server.chat("a secret about anchors", max_tokens=3))
+    assert "anchors" not in server.log.read_text()
     assert (fields["status"], fields["completion_tokens"], fields["finish"]) == (200, 3, "length")
+
+
+def logged(server: Served, answered: httpx.Response) -> dict[str, object]:
+    id = answered.headers["X-Request-Id"]
+    wait_for(lambda: id in server.log.read_text())
+    (line,) = [line for line in server.log.read_text().splitlines() if id in line]
+    fields: dict[str, object] = json.loads(line)
+    return fields
+
+
+def test_the_log_says_what_a_refusal_was_about_without_its_words(server: Served) -> None:
+    chats = f"{server.url}/v1/chat/completions"
+    cases = [
+        (server.chat(temperature="anchors"), INVALID, "temperature"),
+        (server.complete("anchors", max_tokens=9999), "context_length_exceeded", None),
+        (server.complete("", max_tokens=1), INVALID, "prompt"),
+        (httpx.post(chats, content=b"anchors"), "invalid_json", None),
+        (httpx.post(chats, json={"model": "x", "messages": [{}]}), INVALID, "messages[0].role"),
+        (server.chat(guided_regex="(anchors"), INVALID, "guided_regex"),
+        (httpx.get(f"{server.url}/v1/models/anchor"), "model_not_found", "model"),
+    ]
+    for answered, error, param in cases:
+        fields = logged(server, answered)
+        assert fields["error"] == error
+        assert fields.get("param") == param
+        assert "anchors" not in str(fields)
+    assert "error" not in logged(server, server.chat(max_tokens=1))
 
 
 def test_the_api_process_never_loads_torch(server: Served) -> None:

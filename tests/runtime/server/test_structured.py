@@ -132,11 +132,20 @@ def test_the_openai_client_parses_what_it_asked_for(server: Served) -> None:
             "response_format.json_schema",
             "Invalid type: x",
         ),
-        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex", "unclosed group"),
+        (
+            {"structured_outputs": {"regex": "("}},
+            "structured_outputs.regex",
+            "'structured_outputs.regex' is not valid: the regular expression '(' is not valid: "
+            "unclosed group.",
+        ),
         ({"structured_outputs": {"regex": "a" * 70_000}}, "structured_outputs.regex", "bytes"),
-        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "length"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "1 to 1024 items"),
         ({"structured_outputs": {"choice": [""]}}, "structured_outputs.choice", "empty"),
-        ({"structured_outputs": {"grammar": "start: x"}}, "structured_outputs.grammar", "unknown"),
+        (
+            {"structured_outputs": {"grammar": "start: A\nA: x"}},
+            "structured_outputs.grammar",
+            "'structured_outputs.grammar' is not valid: at 2(4): unknown name",
+        ),
         ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs", "structural_tag"),
         (
             {"structured_outputs": {"json": {"$ref": "http://169.254.169.254/"}}},

@@ -205,20 +205,37 @@ def test_schemas_beyond_the_limits_are_refused(server: Served, parameters: dict[
 
 
 @pytest.mark.parametrize(
-    "strict_schema",
+    ("parameter", "problem"),
     [
-        {"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/x"}}},
-        {"type": "object", "properties": {"a": {"type": "string", "format": "unheard-of"}}},
+        (
+            {"$ref": "http://127.0.0.1:9/x"},
+            "$ref is 'http://127.0.0.1:9/x'; expected a place in the same schema, as "
+            "'#/$defs/name': nothing is fetched",
+        ),
+        ({"type": "string", "format": "unheard-of"}, "Unknown format: unheard-of"),
+        ({"not": {}}, 'Unimplemented keys: ["not"]'),
+        ({"$ref": "#/$defs/x"}, "Pointer '/$defs/x' does not exist"),
+        (
+            {"type": "string", "pattern": "("},
+            "the regular expression '(' is not valid: unclosed group",
+        ),
     ],
-    ids=["a schema elsewhere", "an unknown format"],
+    ids=["a schema elsewhere", "an unknown format", "a keyword", "nowhere", "a pattern"],
 )
-def test_a_strict_schema_that_cannot_be_enforced_is_refused(
-    server: Served, strict_schema: dict[str, Any]
+@pytest.mark.parametrize("form", [None, {"type": "json_object"}], ids=["alone", "with a form"])
+def test_a_strict_schema_that_cannot_be_enforced_is_refused_in_words_about_it(
+    server: Served, parameter: dict[str, Any], problem: str, form: dict[str, Any] | None
 ) -> None:
-    function = {"name": "f", "strict": True, "parameters": strict_schema}
-    reply = server.chat(tools=[{"type": "function", "function": function}])
+    parameters = {"type": "object", "properties": {"a": parameter}}
+    function = {"name": "f", "strict": True, "parameters": parameters}
+    reply = server.chat(
+        tools=[*TOOLS, {"type": "function", "function": function}], response_format=form
+    )
     assert reply.status_code == 400
-    assert reply.json()["error"]["param"] == "tools"
+    error = reply.json()["error"]
+    assert error["param"] == "tools"
+    expected = f"'tools' cannot be enforced: in the parameters of 'f': {problem}."
+    assert error["message"] == expected
 
 
 @pytest.mark.parametrize(

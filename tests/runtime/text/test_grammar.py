@@ -172,6 +172,18 @@ async def test_who_waits_too_long_for_a_turn_is_told_to_come_again(
     await checker.check(of_regex("a+"))
 
 
+async def test_a_question_that_is_open_at_the_end_starts_no_process_again(
+    checker: Grammars,
+) -> None:
+    await checker.check(of_regex("a+"))
+    asked = asyncio.ensure_future(checker.check(of_schema(SLOW)))
+    await asyncio.sleep(0.1)
+    await checker.close()
+    assert [worker._child for worker in checker._workers] == [None, None]
+    with pytest.raises(GrammarRefused, match="the server ends"):
+        await asked
+
+
 async def test_a_grammar_is_compiled_once_and_then_known(
     checker: Grammars, monkeypatch: pytest.MonkeyPatch
 ) -> None:

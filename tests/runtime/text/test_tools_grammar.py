@@ -11,8 +11,8 @@ import jsonschema_rs
 import pytest
 from llguidance import LLMatcher
 
-from aweigh_runtime.engine.grammars import LIMITS, load_tokenizer
 from aweigh_runtime.text.grammar import of_lark, of_schema
+from aweigh_runtime.text.grammar_compiler import LIMITS, load_tokenizer
 from aweigh_runtime.text.tools.formats import FORMATS, HERMES, LLAMA3_JSON, MISTRAL, QWEN, Format
 from aweigh_runtime.text.tools.grammar import Tool, Wanted, combined
 from aweigh_runtime.text.tools.hermes import OPENS

@@ -13,7 +13,7 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from aweigh_runtime.engine.messages import TokenLogprobs
-from aweigh_runtime.server.errors import ApiError
+from aweigh_runtime.server.errors import ERROR, ApiError
 from aweigh_runtime.server.openai.choice import Delta, Token
 from aweigh_runtime.server.openai.generation import Generation
 from aweigh_runtime.server.openai.logprobs import PromptLogprobs
@@ -90,7 +90,7 @@ class Answer:
     async def respond(self, request: web.Request) -> web.StreamResponse:
         """Generate and send."""
         if self._asked.stream:
-            return await self._stream(EventStream(request))
+            return await self._stream(request)
         return await self._whole()
 
     async def _whole(self) -> web.Response:
@@ -112,13 +112,15 @@ class Answer:
         )
         return web.Response(body=reply.json(), content_type="application/json")
 
-    async def _stream(self, stream: EventStream) -> web.StreamResponse:
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        stream = EventStream(request)
         deltas = await self._generation.next()  # what fails at once gets a status of its own
         await stream.open()
         try:
             await self._send_all(stream, deltas)
         except ApiError as error:  # the status is already sent: say it within the stream
             self._generation.failed = True
+            request[ERROR] = error.body.error
             await stream.send([error.json()])
         return await stream.close()
 

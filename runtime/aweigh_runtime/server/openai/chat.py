@@ -1,6 +1,7 @@
 """POST /v1/chat/completions."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -10,14 +11,14 @@ from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.answer import Answer
 from aweigh_runtime.server.openai.chat_style import ChatStyle
 from aweigh_runtime.server.openai.generation import GENERATION, Generation
-from aweigh_runtime.server.openai.requests import ChatRequest, Message
+from aweigh_runtime.server.openai.requests import ChatRequest, Message, Settings
 from aweigh_runtime.server.openai.structure import checked, wanted_grammar
 from aweigh_runtime.server.openai.submissions import Order, Prompt, expect_within_reach, truncated
 from aweigh_runtime.server.openai.tools import Calls, calls_of
 from aweigh_runtime.server.openai.turns import turns_of
 from aweigh_runtime.server.service import Model, Service
 from aweigh_runtime.text.disguise import Disguise
-from aweigh_runtime.text.template import CannotRender
+from aweigh_runtime.text.template import RESERVED, CannotRender
 from aweigh_runtime.text.tools.events import PlainReader
 from aweigh_runtime.text.tools.prompt import explained
 
@@ -28,7 +29,8 @@ async def chat(request: web.Request, service: Service, asked: ChatRequest) -> we
     service.figures.arrived_requests += 1
     with service.seats(asked.n or 1, request[CALLER]):
         calls = calls_of(asked, model.call_format, model.tokenizer)
-        prompt = await chat_prompt(model, asked.messages, [] if calls is None else calls.shown)
+        tools = [] if calls is None else calls.shown
+        prompt = await chat_prompt(model, asked.messages, tools, asked.chat_template_kwargs)
         order = Order(
             prompts=[Prompt(truncated(prompt, asked, asked.limit, model))],
             asked=asked,
@@ -48,12 +50,17 @@ async def _grammar(
     model: Model, asked: ChatRequest, calls: Calls | None, caller: bytes
 ) -> str | None:
     form = await wanted_grammar(model, asked, caller)
-    grammar = form if calls is None else calls.grammar(form)
-    return grammar if grammar in (None, form) else await checked(model, grammar, "tools", caller)
+    grammar = None if calls is None else calls.grammar(form)
+    if calls is None or grammar is None:
+        return form
+    return await checked(model, grammar, partial(calls.refusal, grammar), caller)
 
 
 async def chat_prompt(
-    model: Model, messages: list[Message], tools: Sequence[dict[str, Any]] = ()
+    model: Model,
+    messages: list[Message],
+    tools: Sequence[dict[str, Any]],
+    settings: Settings | None,
 ) -> list[int]:
     """The prompt of a chat, ending where the assistant's answer begins.
 
@@ -65,13 +72,16 @@ async def chat_prompt(
             "This model has no chat template; send the text to continue to /v1/completions.",
             "messages",
         )
+    _expect_free(settings or {})
     turns = turns_of(messages, model.call_format)
     if not model.template.knows_tools:
         turns, tools = explained(turns, tools, model.call_format), ()
     disguise = Disguise(model.tokenizer.specials)
     try:
         rendered = await model.template.render(
-            disguise.put_on(turns), disguise.put_on(list(tools)) or None
+            disguise.put_on(turns),
+            disguise.put_on(list(tools)) or None,
+            disguise.put_on(settings or {}),
         )
     except CannotRender as error:
         raise invalid(
@@ -80,3 +90,12 @@ async def chat_prompt(
     pieces = disguise.take_off(rendered)
     expect_within_reach(model, "".join(piece.text for piece in pieces))
     return await model.tokenizer.encode_pieces(pieces)
+
+
+def _expect_free(settings: Settings) -> None:
+    taken = sorted(RESERVED & settings.keys())
+    if taken:
+        raise invalid(
+            f"'chat_template_kwargs' sets {taken[0]}, which is the server's own; remove it.",
+            "chat_template_kwargs",
+        )

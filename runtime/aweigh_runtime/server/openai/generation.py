@@ -101,7 +101,7 @@ class Generation:
         choice = self._choices[index]
         if choice.finish is not None:
             return Delta(index)
-        self._timings[index].arrived(now_s, max(len(output.tokens), 1), output.queued_s)
+        self._timings[index].arrived(now_s, len(output.tokens), output.queued_s)
         delta = choice.advance(output)
         if choice.stopped_early and output.finish is None:
             self._service.engine.abort([output.id])

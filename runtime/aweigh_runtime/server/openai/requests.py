@@ -8,10 +8,11 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from aweigh_runtime.server.errors import ApiError, invalid
+from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.structure import StructureFields
 from aweigh_runtime.server.openai.tools import MAX_CALLS, Mode, NamedChoice, PastCall, Tools
 from aweigh_runtime.server.openai.unsupported import expect_supported
+from aweigh_runtime.server.openai.wording import explained
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
@@ -22,6 +23,8 @@ MAX_LOGPROBS = 20
 MAX_SALT_CHARACTERS = 256
 MAX_MESSAGES = 4096
 MAX_PROMPTS = 32
+MAX_SETTINGS = 32
+MAX_SETTING_CHARACTERS = 1024
 _INT32 = 2**31
 _INT64 = 2**63
 
@@ -31,6 +34,12 @@ TokenId = Annotated[int, Meta(ge=0, lt=_INT32)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Alternatives = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
+Int64 = Annotated[int, Meta(ge=-_INT64, le=_INT64 - 1)]
+SettingName = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+SettingText = Annotated[str, Meta(max_length=MAX_SETTING_CHARACTERS)]
+Settings = Annotated[
+    dict[SettingName, bool | Int64 | float | SettingText | None], Meta(max_length=MAX_SETTINGS)
+]
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -54,7 +63,7 @@ class Parameters(StructureFields, frozen=True, kw_only=True):
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=2)] | None = None
     logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=MAX_BIASES)] | None = None
-    seed: Annotated[int, Meta(ge=-_INT64, le=_INT64 - 1)] | None = None
+    seed: Int64 | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_STOP_TOKENS)] | None = None
@@ -120,6 +129,7 @@ class ChatRequest(Parameters, frozen=True, kw_only=True):
     tools: Tools | None = None
     tool_choice: Mode | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: Settings | None = None
 
     @property
     def limit(self) -> int | None:
@@ -136,6 +146,7 @@ class CompletionRequest(Parameters, frozen=True, kw_only=True):
     """Body of /v1/completions."""
 
     prompt: str | list[Any]
+    max_tokens: Annotated[int, Meta(ge=0, le=_INT32)] | None = None  # 0: the echo alone
     logprobs: Alternatives | None = None
     echo: bool | None = None
     add_special_tokens: bool | None = None  # around a prompt that is a text; None: true
@@ -155,6 +166,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     tools: Tools | None = None
     tool_choice: Mode | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: Settings | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
@@ -180,7 +192,7 @@ def parse(body: bytes | bytearray, kind: type[Body]) -> Body:
     try:
         asked = msgspec.convert(values, kind, str_keys=True)
     except msgspec.ValidationError as error:
-        raise _described(error) from error
+        raise explained(error, kind, values) from error
     if isinstance(asked, Parameters):
         _expect_consistent(asked)
     return asked
@@ -191,6 +203,11 @@ def _expect_consistent(asked: Parameters) -> None:
         raise invalid(
             "'prompt_logprobs' cannot be streamed: remove it or 'stream'.", "prompt_logprobs"
         )
+    if isinstance(asked, CompletionRequest) and asked.max_tokens == 0 and not asked.echo:
+        raise invalid(
+            "'max_tokens' is 0; expected 1 or more, or 'echo': true for the prompt alone.",
+            "max_tokens",
+        )
     if isinstance(asked, ChatRequest) and asked.top_logprobs and not asked.logprobs:
         raise invalid("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
 
@@ -200,21 +217,14 @@ def _object(body: bytes | bytearray) -> dict[str, Any]:
         values = msgspec.json.decode(body)
         body.decode()  # strings are checked above, the rest of the body here
     except RecursionError as error:
-        raise invalid("The body is nested too deeply.") from error
+        raise invalid("The body is nested too deeply.", code="invalid_json") from error
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise invalid("The body is not valid JSON; expected one JSON object in UTF-8.") from error
+        raise invalid(
+            "The body is not valid JSON; expected one JSON object in UTF-8.", code="invalid_json"
+        ) from error
     if not isinstance(values, dict):
-        raise invalid("The body is not a JSON object; expected an object with the parameters.")
+        raise invalid(
+            "The body is not a JSON object; expected an object with the parameters.",
+            code="invalid_json",
+        )
     return values
-
-
-def _described(error: msgspec.ValidationError) -> ApiError:
-    """msgspec says what it expected and where: `Expected int, got str - at $.max_tokens`."""
-    what, _, path = str(error).partition(" - at `")
-    where = path.removeprefix("key` in `").strip("`").removeprefix("$").lstrip(".")
-    where = where.removesuffix("[...]")  # some value of a mapping
-    missing = what.removeprefix("Object missing required field `")
-    if missing != what:
-        where = f"{where}.{missing.strip('`')}".lstrip(".")
-        return invalid(f"'{where}' is missing.", where)
-    return invalid(f"'{where}' is not valid: {what.replace('`', '')}.", where or None)

@@ -1,13 +1,13 @@
 """What clients may say about an answer's form, and the one grammar that it comes to."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from aweigh_runtime.server.errors import grammars_busy, invalid
+from aweigh_runtime.server.errors import ApiError, grammars_busy, invalid
 from aweigh_runtime.server.service import Model
 from aweigh_runtime.text.grammar import (
     CheckersBusy,
@@ -17,6 +17,7 @@ from aweigh_runtime.text.grammar import (
     of_lark,
     of_regex,
     of_schema,
+    without_place,
 )
 
 MAX_ALTERNATIVES = 1024
@@ -73,30 +74,36 @@ async def wanted_grammar(model: Model, asked: StructureFields, caller: bytes) ->
         first, second = forms[0][0], forms[1][0]
         raise invalid(f"'{first}' and '{second}' are both given; expected one of them.", second)
     for param, write, wanted in forms:
-        with _refusals_named(param):
-            return await checked(model, write(wanted), param, caller)
+        refusal = partial(_refusal, param)
+        try:
+            grammar = write(wanted)
+        except GrammarRefused as error:
+            raise refusal(str(error)) from error
+        return await checked(model, grammar, refusal, caller)
     return None
 
 
-async def checked(model: Model, grammar: str, param: str, caller: bytes) -> str:
+async def checked(
+    model: Model, grammar: str, refusal: Callable[[str], ApiError], caller: bytes
+) -> str:
     """The same grammar, found to be valid.
 
     Raises:
-        ApiError: it is not.
+        ApiError: it is not; `refusal` words the problem.
     """
-    with _refusals_named(param):
+    try:
         await model.grammars.check(grammar, caller)
+    except GrammarRefused as error:
+        raise refusal(str(error)) from error
+    except CheckersBusy as error:
+        raise grammars_busy() from error
     return grammar
 
 
-@contextmanager
-def _refusals_named(param: str) -> Iterator[None]:
-    try:
-        yield
-    except GrammarRefused as error:
-        raise invalid(f"'{param}' is not valid: {error}.", param) from error
-    except CheckersBusy as error:
-        raise grammars_busy() from error
+def _refusal(param: str, problem: str) -> ApiError:
+    """A place is of interest only in a grammar that the client has written."""
+    what = problem if param.endswith("grammar") else without_place(problem)[1]
+    return invalid(f"'{param}' is not valid: {what}.", param)
 
 
 def _forms(asked: StructureFields) -> Iterator[tuple[str, Callable[[Any], str], Any]]:

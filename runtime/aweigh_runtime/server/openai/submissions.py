@@ -114,14 +114,14 @@ def truncated(tokens: list[int], asked: Parameters, limit: int | None, model: Mo
     if keep is None:
         return tokens
     if keep == -1:
-        keep = model.limits.max_model_len - (limit or 1)
+        keep = model.limits.max_model_len - (1 if limit is None else limit)
     return tokens[max(len(tokens) - keep, 0) :]
 
 
 def _limit(prompt: list[int], order: Order, model: Model) -> int:
     """Tokens that the answer may have."""
     if not prompt:
-        raise invalid("The prompt is empty; expected at least one token.")
+        raise invalid("The prompt is empty; expected at least one token.", "prompt")
     room = model.limits.max_model_len - len(prompt)
     wanted = 1 if order.limit is None else order.limit
     if wanted > room:

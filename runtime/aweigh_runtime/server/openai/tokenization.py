@@ -46,7 +46,8 @@ async def _tokens(model: Model, asked: TokenizeRequest) -> list[int]:
                 "add_special_tokens",
             )
         calls = calls_of(asked, model.call_format, model.tokenizer)
-        return await chat_prompt(model, asked.messages, [] if calls is None else calls.shown)
+        tools = [] if calls is None else calls.shown
+        return await chat_prompt(model, asked.messages, tools, asked.chat_template_kwargs)
     if asked.prompt is None or asked.messages is not None:
         raise invalid("Expected one of 'prompt' and 'messages'.", "prompt")
     expect_within_reach(model, asked.prompt)

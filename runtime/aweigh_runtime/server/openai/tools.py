@@ -10,12 +10,17 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from msgspec import Meta
 
-from aweigh_runtime.server.errors import invalid
-from aweigh_runtime.text.grammar import GrammarRefused, of_lark
+from aweigh_runtime.server.errors import ApiError, invalid
+from aweigh_runtime.text.grammar import (
+    GrammarRefused,
+    expect_self_contained,
+    of_lark,
+    without_place,
+)
 from aweigh_runtime.text.tokenizer import Tokenizer
 from aweigh_runtime.text.tools.events import Reader
 from aweigh_runtime.text.tools.formats import Format
-from aweigh_runtime.text.tools.grammar import Tool, Wanted, combined
+from aweigh_runtime.text.tools.grammar import Tool, Wanted, blamed, combined, tool_at
 from aweigh_runtime.text.tools.lark import Unenforceable
 from aweigh_runtime.text.tools.names import NAME_CHARACTERS, NAME_PATTERN
 from aweigh_runtime.text.tools.scanner import ToolReader
@@ -125,11 +130,19 @@ class Calls:
             return None
         forms = form is not None
         wanted = Wanted(self.tools, self.required, self.parallel, self.special, forms)
+        for tool in filter(wanted.holds, self.tools):
+            _expect_self_contained(tool)
         try:
             lark = self.format.grammar(wanted)
             return of_lark(lark, MAX_GRAMMAR_BYTES) if form is None else combined(lark, form)
         except (Unenforceable, GrammarRefused) as error:
-            raise invalid(f"'tools' cannot be enforced: {error}.", "tools") from error
+            raise _unenforceable(str(error)) from error
+
+    def refusal(self, grammar: str, problem: str) -> ApiError:
+        """What the compiler says of this grammar, about the function that is meant."""
+        line, what = without_place(problem)
+        index = None if line is None else tool_at(grammar, line)
+        return _unenforceable(what if index is None else blamed(self.tools[index].name, what))
 
 
 def calls_of(asked: Asked, format: Format, tokenizer: Tokenizer) -> Calls | None:
@@ -161,6 +174,17 @@ def calls_of(asked: Asked, format: Format, tokenizer: Tokenizer) -> Calls | None
             if (id := tokenizer.id_of(marker)) is not None
         },
     )
+
+
+def _expect_self_contained(tool: Tool) -> None:
+    try:
+        expect_self_contained(tool.parameters)
+    except GrammarRefused as error:
+        raise _unenforceable(blamed(tool.name, str(error))) from error
+
+
+def _unenforceable(why: str) -> ApiError:
+    return invalid(f"'tools' cannot be enforced: {why}.", "tools")
 
 
 def past_call(call: PastCall, format: Format) -> dict[str, Any]:

@@ -5,6 +5,7 @@ occurs. What is written here is what the formats' scanners read.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from aweigh_runtime.text.tools.lark import Unenforceable
 from aweigh_runtime.text.tools.qwen_grammar import Parameters
 
 _ANY_OBJECT = {"type": "object"}
+_RULE_OF_TOOL = re.compile(r"(?:call_|p)(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def llama3_json_grammar(wanted: Wanted) -> str:
         raise Unenforceable("this model's calls are JSON, as the answer in that form may be")
     text = "" if wanted.required else r' | /[^{\s](?s:.*)/ | ""'
     more = _more(wanted, '"; " call')
-    return f"start: call {more}{text}\ncall: {_either(calls)}"
+    return f"start: call {more}{text}\n{_either(calls)}"
 
 
 def mistral_grammar(wanted: Wanted) -> str:
@@ -66,7 +68,7 @@ def mistral_grammar(wanted: Wanted) -> str:
     calls = [_object(tool, "arguments", wanted) for tool in wanted.tools]
     more = _more(wanted, '", " call')
     start = _start(wanted, mistral.OPENS, f'"[" call {more} "]"')
-    return f"{start}\ncall: {_either(calls)}"
+    return f"{start}\n{_either(calls)}"
 
 
 def qwen_grammar(wanted: Wanted) -> str:
@@ -75,12 +77,27 @@ def qwen_grammar(wanted: Wanted) -> str:
     calls, rules = [], []
     for index, tool in enumerate(wanted.tools):
         function = tool.parameters if wanted.holds(tool) else _ANY_OBJECT
-        parameters = Parameters(function, f"p{index}", strict=tool.strict)
+        try:
+            parameters = Parameters(function, f"p{index}", strict=tool.strict)
+        except Unenforceable as error:
+            raise Unenforceable(blamed(tool.name, str(error))) from error
         rules += parameters.rules
         begins = lark.text(f"\n{qwen.FUNCTION}{tool.name}>\n")
         calls.append(f"{begins} {parameters.sequence} {ends}")
     again = f'"\\n" {_marker(hermes.OPENS, wanted)}'
     return "\n".join([_marked(wanted, hermes.OPENS, calls, again=again), *rules])
+
+
+def tool_at(grammar: str, line: int) -> int | None:
+    """The tool that a line of a whole grammar is about, by its index; the first line is 1."""
+    lines = json.loads(grammar)["grammars"][0]["lark_grammar"].split("\n")
+    rule = _RULE_OF_TOOL.match(lines[line - 1]) if line <= len(lines) else None
+    return None if rule is None else int(rule[1])
+
+
+def blamed(tool: str, what: str) -> str:
+    """What is wrong, and with whose parameters."""
+    return f"in the parameters of '{tool}': {what}"
 
 
 def combined(calls: str, form: str) -> str:
@@ -92,7 +109,7 @@ def combined(calls: str, form: str) -> str:
 def _marked(wanted: Wanted, opens: str, calls: list[str], *, again: str) -> str:
     """Calls that each begin with a marker; `again` is that of a further one."""
     body = f"call {_more(wanted, f'{again} call')}"
-    return f"{_start(wanted, opens, body)}\ncall: {_either(calls)}"
+    return f"{_start(wanted, opens, body)}\n{_either(calls)}"
 
 
 def _start(wanted: Wanted, opens: str, body: str) -> str:
@@ -124,5 +141,7 @@ def _marker(text: str, wanted: Wanted) -> str:
     return f"<[{wanted.special[text]}]>" if text in wanted.special else lark.text(text)
 
 
-def _either(options: Sequence[str]) -> str:
-    return " | ".join(f"({option})" for option in options)
+def _either(calls: Sequence[str]) -> str:
+    """A call of one of the tools: each has a rule of its own, by which `tool_at` knows it."""
+    rules = {f"call_{index}": call for index, call in enumerate(calls)}
+    return "\n".join([f"call: {' | '.join(rules)}", *(f"{n}: {call}" for n, call in rules.items())])

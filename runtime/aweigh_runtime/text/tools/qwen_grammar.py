@@ -87,7 +87,7 @@ class Parameters:
     def _expect_known(self, name: str, found: Any, known: set[str]) -> None:
         unknown = set(found) - known if isinstance(found, dict) else set()
         if self._strict and unknown:
-            raise Unenforceable(f"{min(unknown)!r} of {name!r} cannot be enforced")
+            raise Unenforceable(f"{min(unknown)!r} of {name!r} is not supported")
 
 
 def _length(found: Mapping[str, Any], keyword: str) -> int | None:
