@@ -6,11 +6,17 @@ libraries take for themselves.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from aweigh_api.quantization import KvCacheDTypeName
 from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine import sizing
 from aweigh_runtime.model import footprint
 from aweigh_runtime.model.config import LayerConfig, ModelConfig
+from aweigh_runtime.model.placement import Place
+
+if TYPE_CHECKING:  # it needs torch, whose import takes seconds
+    from aweigh_runtime.formats.layout import Quantization
 
 MEBI, GIBI = 1 << 20, 1 << 30
 # Bytes that a GPU has for programs, as its driver reports them: less than the name promises.
@@ -52,6 +58,8 @@ class Wish:
     """What an InferenceService, or the command line, says about memory."""
 
     dtype: DTypeName = "auto"
+    kv_cache_dtype: KvCacheDTypeName = "auto"
+    quantization: "Quantization | None" = None  # of the model's matrices
     max_model_len: int | None = None
     max_running: int = 256
     block_tokens: int = 16
@@ -86,8 +94,8 @@ class Plan:
 def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     """Divide a device's memory as a server does."""
     dtype_bytes = _dtype_bytes(config, device, wish)
-    weights = footprint.weight_bytes(config, dtype_bytes)
-    per_token = footprint.bytes_per_token(config, dtype_bytes)
+    weights = footprint.weight_bytes(config, dtype_bytes, _kept_bytes(wish))
+    per_token = footprint.bytes_per_token(config, _cached_bytes(dtype_bytes, wish))
     step = step_bytes(config, dtype_bytes, device, wish)
     reserve = sizing.spare_bytes(device.kind, device.num_bytes) + (
         GPU_LIBRARIES_BYTES if device.is_gpu else CPU_PROCESSES_BYTES
@@ -117,6 +125,26 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
         },
         missing=max(longest - room, 0),
     )
+
+
+def _kept_bytes(wish: Wish) -> footprint.KeptBytes | None:
+    quantization = wish.quantization
+    if quantization is None:
+        return None
+    from aweigh_runtime.formats.choice import kept_bytes
+
+    def of(place: Place) -> int | None:
+        layout = quantization.layout_of(place.module)
+        return None if layout is None else kept_bytes(layout, *place.shape)
+
+    return of
+
+
+def _cached_bytes(dtype_bytes: int, wish: Wish) -> int:
+    """Of one number among cached keys and values."""
+    made_for = None if wish.quantization is None else wish.quantization.kv_cache_scheme
+    kept = made_for or "auto" if wish.kv_cache_dtype == "auto" else wish.kv_cache_dtype
+    return {"bf16": 2, "fp8": 1}.get(kept, dtype_bytes)
 
 
 def step_bytes(config: ModelConfig, dtype_bytes: int, device: Device, wish: Wish) -> int:

@@ -1,39 +1,68 @@
 """A model's config.json, wherever the model is. Nothing but this one small file is fetched."""
 
 import tempfile
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aweigh_api.quantization import SchemeName
 from aweigh_cli.failures import CommandFailure, ExitStatus
 
 if TYPE_CHECKING:
+    from aweigh_runtime.formats.layout import Quantization
     from aweigh_runtime.model.config import ModelConfig
 
+_OF_QUANTIZATION = {"quantization_config", "compression_config"}
 FETCHING_NEEDS = ("httpx", "huggingface_hub", "obstore")
 
 
-def model_config(uri: str, revision: str | None) -> "ModelConfig":
-    """The shape of the model at a URI.
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a config.json says."""
+
+    config: "ModelConfig"
+    quantization: "Quantization | None"  # of its matrices; None: they are dense
+
+
+def described(uri: str, revision: str | None, wanted: SchemeName) -> Described:
+    """The model at a URI, as it would be served.
+
+    Args:
+        uri: of the model.
+        revision: of an hf:// one.
+        wanted: scheme of its matrices, as in `aweigh serve --quantization`.
 
     Raises:
-        CommandFailure: it cannot be read from this machine, or is no model that can be served.
+        CommandFailure: it cannot be read from this machine, or is no model that can be served so.
     """
     from aweigh_runtime.failures import StartFailure
-    from aweigh_runtime.model.architectures import read_config
     from aweigh_runtime.sources import local
 
-    scheme, _, rest = uri.partition("://")
+    source, _, rest = uri.partition("://")
     try:
-        if scheme == "builtin":
-            return read_config(local.builtin(rest))
-        if scheme == "file":
-            return read_config(local.directory(rest))
+        if source == "builtin":
+            return _described(local.builtin(rest), wanted)
+        if source == "file":
+            return _described(local.directory(rest), wanted)
         with tempfile.TemporaryDirectory(prefix="aweigh-plan-") as folder:
             (Path(folder) / "config.json").write_bytes(_fetched(uri, revision))
-            return read_config(Path(folder))
+            return _described(Path(folder), wanted)
     except StartFailure as failure:
         raise CommandFailure(str(failure), failure.exit_code) from failure
+
+
+def _described(directory: Path, scheme: SchemeName) -> Described:
+    from aweigh_runtime.model.architectures import read_config
+    from aweigh_runtime.model.fields import read_object
+
+    config = read_config(directory)
+    says = read_object(directory / "config.json").keys() & _OF_QUANTIZATION
+    if not says and scheme in ("auto", "none"):
+        return Described(config, None)  # known without torch, whose import takes seconds
+    from aweigh_runtime.formats.choice import choose
+
+    return Described(config, choose(directory, scheme))
 
 
 def _fetched(uri: str, revision: str | None) -> bytes:

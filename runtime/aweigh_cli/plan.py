@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from aweigh_api.quantity import NotAQuantity, to_bytes
+from aweigh_api.quantization import KvCacheDTypeName, Quantization, SchemeName
 from aweigh_cli.failures import CommandFailure, ExitStatus
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ def plan(  # noqa: PLR0913 - what decides about memory
     dtype: Annotated[
         Literal["auto", "bf16", "fp16", "fp32"] | None, typer.Option(help="As in `aweigh serve`.")
     ] = None,
+    quantization: Annotated[SchemeName | None, typer.Option(help="As in `aweigh serve`.")] = None,
+    kv_cache_dtype: Annotated[
+        KvCacheDTypeName | None, typer.Option(help="As in `aweigh serve`.")
+    ] = None,
     max_model_len: Annotated[int | None, typer.Option(min=1, help="As in `aweigh serve`.")] = None,
     max_running: Annotated[int, typer.Option(min=1, help="As in `aweigh serve`.")] = 256,
     request_tokens: Annotated[
@@ -58,15 +63,23 @@ def plan(  # noqa: PLR0913 - what decides about memory
     Exit code 1: it does not fit.
     """
     from aweigh_cli.capacity import LENGTHS, Wish
-    from aweigh_cli.model_config import model_config
+    from aweigh_cli.model_config import described
     from aweigh_runtime.failures import StartFailure
     from aweigh_runtime.model.footprint import model_len
 
     service = None if "://" in target else _service(target, name)
     model = None if service is None else service.spec.model
-    config = model_config(target if model is None else model.uri, revision or _revision(service))
+    asked = Quantization() if service is None else service.spec.quantization
+    found = described(
+        target if model is None else model.uri,
+        revision or _revision(service),
+        quantization or asked.scheme,
+    )
+    config = found.config
     wish = Wish(
         dtype=dtype or ("auto" if model is None else model.dtype),
+        kv_cache_dtype=kv_cache_dtype or asked.kv_cache_dtype,
+        quantization=found.quantization,
         max_model_len=max_model_len or (None if model is None else model.max_model_len),
         max_running=max_running,
         block_tokens=16 if service is None else service.spec.prefix_cache.block_tokens or 16,
@@ -147,6 +160,8 @@ def _heading(target: str, config: "ModelConfig", found: "Plan", wish: "Wish") ->
     format_ = "16 bits" if found.dtype_bytes == 2 else "32 bits"
     if not found.device.is_gpu and wish.dtype == "auto":
         format_ += " (16 where the processor computes in them itself)"
+    if wish.quantization is not None:
+        format_ += f", weights {wish.quantization.description}"
     return (
         f"{target}: {config.architecture}, numbers of {format_}, weights {_gib(found.weights)}, "
         f"{found.kv_per_token / KIBI:.1f} KiB of keys and values per token"
