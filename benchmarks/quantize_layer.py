@@ -45,8 +45,8 @@ METHODS: dict[str, Method] = {
     "GPTQ 3 bit g128": lambda weight, inputs: gptq.quantize(weight, inputs, Grid(bits=3)),
     "AWQ 4 bit g128": lambda weight, inputs: _awq(weight, inputs),
     "int8": lambda weight, inputs: smooth.quantize(weight),
-    "fp8": lambda weight, inputs: fp8.quantize(weight),
-    "nvfp4": lambda weight, inputs: fp4.quantize(weight),
+    "fp8": lambda weight, inputs: fp8.quantize(weight, inputs=inputs),
+    "nvfp4": lambda weight, inputs: fp4.quantize(weight, inputs=inputs),
     "2:4 int4 g128": lambda weight, inputs: sparse.quantize(weight, inputs, Grid(bits=4)),
 }
 

@@ -43,13 +43,16 @@ def quantized(recipe: Recipe, bits: int, weight: torch.Tensor, inputs: Inputs) -
     Raises:
         ValueError: weights are not finite, or static activations have too few inputs.
     """
+    enough = inputs if inputs.num_tokens >= FEWEST_TOKENS else None
     match recipe.scheme:
         case "int8":
             return _int8(recipe, weight, inputs)
         case "fp8":
-            return fp8.quantize(weight, recipe.granularity, _fp8_activation(recipe, inputs), "mse")
+            activation = _fp8_activation(recipe, inputs)
+            return fp8.quantize(weight, recipe.granularity, activation, "mse", inputs=enough)
         case "nvfp4":
-            return fp4.quantize(weight, None if recipe.rounding == "none" else inputs)
+            scale = None if recipe.rounding == "none" else fp4.activation_scale(inputs)
+            return fp4.quantize(weight, scale, inputs=enough)
         case _:
             return _integers(recipe, weight, inputs, grid_of(recipe, bits))
 

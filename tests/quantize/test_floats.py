@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aweigh_kernels.fp4_weight import values
-from aweigh_kernels.fp8_weight import Fp8Activation
+from aweigh_kernels.fp4_weight import Fp4Weight, values
+from aweigh_kernels.fp8_weight import Fp8Activation, Fp8Weight
 from aweigh_quantize.methods import fp4, fp8
+from aweigh_quantize.methods.hessian import loss
 from aweigh_quantize.methods.inputs import Inputs
 from tests.quantize.matrices import correlated, weight
 
@@ -91,7 +92,7 @@ def test_zeros_stay_zeros() -> None:
 
 def test_activations_of_4_bits_have_a_scale_for_the_largest_input() -> None:
     inputs = correlated()
-    found = fp4.quantize(weight(), inputs)
+    found = fp4.quantize(weight(), fp4.activation_scale(inputs))
     assert found.activation_scale is not None
     assert found.activation_scale * 6 * 448 >= inputs.max_abs.max()
     seen = found.rounded(inputs.rows)
@@ -105,3 +106,25 @@ def test_what_cannot_be_quantized_is_refused() -> None:
         fp8.quantize(torch.full((4, 4), torch.nan))
     with pytest.raises(ValueError, match="calibration saw 0 tokens"):
         fp8.activation(Inputs(4))
+
+
+@pytest.mark.parametrize("granularity", SHAPES)
+def test_later_columns_make_up_for_the_errors_of_earlier_ones(
+    granularity: fp8.Granularity,
+) -> None:
+    dense, inputs = weight(200, 256), correlated()
+    nearest = fp8.quantize(dense, granularity, clip="mse")
+    made_up = fp8.quantize(dense, granularity, clip="mse", inputs=inputs)
+    assert torch.equal(nearest.scale, made_up.scale)
+    assert _loss(made_up, dense, inputs) < 0.7 * _loss(nearest, dense, inputs)
+
+
+def test_so_they_do_in_4_bits() -> None:
+    dense, inputs = weight(), correlated()
+    nearest, made_up = fp4.quantize(dense), fp4.quantize(dense, inputs=inputs)
+    assert torch.equal(nearest.scale.float(), made_up.scale.float())
+    assert _loss(made_up, dense, inputs) < 0.7 * _loss(nearest, dense, inputs)
+
+
+def _loss(found: Fp8Weight | Fp4Weight, dense: torch.Tensor, inputs: Inputs) -> float:
+    return float(loss(found.dense() - dense, inputs.hessian))

@@ -7,7 +7,9 @@ the same to the last bit.
 import torch
 
 from aweigh_kernels.fp4_weight import GROUP, LARGEST, Fp4Weight, nearest, values
+from aweigh_quantize.methods.gptq import Options, prepared
 from aweigh_quantize.methods.grid import Clip, expect_weight
+from aweigh_quantize.methods.hessian import by_importance, compensate
 from aweigh_quantize.methods.inputs import Inputs
 
 _LARGEST_SCALE = torch.finfo(torch.float8_e4m3fn).max
@@ -16,14 +18,22 @@ _SHARES = [1.5 - step / 16 for step in range(15)]  # of a group's range, that a 
 # at 1.5 the largest weight becomes 4, below which numbers lie twice as near as below 6
 
 
-def quantize(weight: torch.Tensor, inputs: Inputs | None = None, clip: Clip = "mse") -> Fp4Weight:
+def quantize(
+    weight: torch.Tensor,
+    activation: torch.Tensor | None = None,
+    clip: Clip = "mse",
+    *,
+    inputs: Inputs | None = None,
+) -> Fp4Weight:
     """A matrix of 4-bit floating point numbers.
 
     Args:
         weight: [N, K], floating point, K a multiple of 16.
-        inputs: of x, for activations of 4 bits as well; None: they stay in 16 bits.
+        activation: what `activation_scale` gives, for 4-bit activations; None: they keep 16 bits.
         clip: `none`: the largest weight of a group becomes 6. `mse`: whatever scale lowers the
             group's squared error.
+        inputs: what calibration knows of x, [K]: later columns make up for the errors of earlier
+            ones, as in GPTQ; None: each weight is rounded to the nearest.
 
     Raises:
         ValueError: K is no multiple of 16, weights are not finite, or tokens too few.
@@ -35,12 +45,29 @@ def quantize(weight: torch.Tensor, inputs: Inputs | None = None, clip: Clip = "m
     global_scale = _global_scale(weight.abs().amax())
     scale = _scales(groups, global_scale, clip)
     wide = (scale.double() * global_scale).float()[..., None]
+    q = nearest(groups / wide).flatten(1)
+    if inputs is not None:
+        q = _compensated(weight, wide.expand_as(groups).flatten(1), inputs)
     return Fp4Weight(
-        q=nearest(groups / wide).flatten(1),
+        q=q,
         scale=scale,
         global_scale=global_scale.view(1, 1),
-        activation_scale=None if inputs is None else activation_scale(inputs),
+        activation_scale=activation,
     )
+
+
+def _compensated(weight: torch.Tensor, scale: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+    """Codes [N, K] by scales [N, K]."""
+    weight, hessian = prepared(weight, inputs, Options().damping)
+    columns, scales = weight.t().contiguous(), scale.t().contiguous()
+    codes = torch.empty(columns.shape, dtype=torch.uint8, device=columns.device)
+
+    def round(column: int, wanted: torch.Tensor) -> torch.Tensor:
+        codes[column] = nearest(wanted / scales[column])
+        return values(codes[column]).mul_(scales[column])
+
+    compensate(columns, hessian, by_importance(hessian), round)
+    return codes.t().contiguous()
 
 
 def activation_scale(inputs: Inputs) -> torch.Tensor:

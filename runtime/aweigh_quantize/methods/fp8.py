@@ -5,7 +5,9 @@ from typing import Literal
 import torch
 
 from aweigh_kernels.fp8_weight import BLOCK, LARGEST, Fp8Activation, Fp8Weight
+from aweigh_quantize.methods.gptq import Options, prepared
 from aweigh_quantize.methods.grid import Clip, expect_weight
+from aweigh_quantize.methods.hessian import by_importance, compensate
 from aweigh_quantize.methods.inputs import Inputs
 
 Granularity = Literal["tensor", "channel", "block"]
@@ -17,6 +19,8 @@ def quantize(
     granularity: Granularity = "channel",
     activation: Fp8Activation | None = None,
     clip: Clip = "none",
+    *,
+    inputs: Inputs | None = None,
     dtype: torch.dtype = torch.float8_e4m3fn,
 ) -> Fp8Weight:
     """A matrix of 8-bit floating point numbers.
@@ -27,15 +31,21 @@ def quantize(
         activation: how x is rounded; None: it is not.
         clip: `none`: the largest magnitude becomes the largest number. `mse`: a smaller one where
             that lowers the squared error; it also moves where between powers of two weights lie.
+        inputs: what calibration knows of x, [K]: later columns make up for the errors of earlier
+            ones, as in GPTQ; None: each weight is rounded to the nearest.
         dtype: float8_e4m3fn or float8_e5m2.
 
     Raises:
-        ValueError: weights are not finite.
+        ValueError: weights are not finite, or tokens too few.
     """
     expect_weight(weight)
     parts = _parts(weight.float(), granularity)
     scale = _scales(parts, clip, dtype)
-    q = _whole(_rounded(parts, scale, dtype).float(), granularity, weight.shape).to(dtype)
+    if inputs is None:
+        q = _whole(_rounded(parts, scale, dtype).float(), granularity, weight.shape).to(dtype)
+    else:
+        spread_out = _whole(scale.expand_as(parts), granularity, weight.shape)
+        q = _compensated(weight, spread_out, inputs, dtype)
     return Fp8Weight(
         q=q,
         scale=scale[:, 0, :, 0],
@@ -55,6 +65,22 @@ def activation(inputs: Inputs) -> Fp8Activation:
     return Fp8Activation(
         rounding="static", scale=inputs.max_abs.amax().div(LARGEST).clamp_(min=tiny)
     )
+
+
+def _compensated(
+    weight: torch.Tensor, scale: torch.Tensor, inputs: Inputs, dtype: torch.dtype
+) -> torch.Tensor:
+    """[N, K] by scales [N, K]."""
+    weight, hessian = prepared(weight, inputs, Options().damping)
+    columns, scales = weight.t().contiguous(), scale.t().contiguous()
+    q = torch.empty_like(columns)
+
+    def round(column: int, values: torch.Tensor) -> torch.Tensor:
+        q[column] = _rounded(values, scales[column], dtype).float()
+        return q[column] * scales[column]
+
+    compensate(columns, hessian, by_importance(hessian), round)
+    return q.t().contiguous().to(dtype)
 
 
 def _parts(weight: torch.Tensor, granularity: Granularity) -> torch.Tensor:

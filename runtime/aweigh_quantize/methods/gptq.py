@@ -10,7 +10,15 @@ import torch
 
 from aweigh_kernels.int_weight import IntWeight
 from aweigh_quantize.methods.grid import WHOLE_ROW, Clip, Grid, expect_weight, scales
-from aweigh_quantize.methods.hessian import compensated, damped, factor
+from aweigh_quantize.methods.hessian import (
+    BLOCK,
+    by_importance,
+    compensate,
+    compensated,
+    damped,
+    factor,
+    spread,
+)
 from aweigh_quantize.methods.inputs import Inputs
 from aweigh_quantize.methods.refinement import refine
 from aweigh_quantize.methods.rounding import Rounding
@@ -31,7 +39,7 @@ class Options:
     # get their scales when the first is reached.
     clip: Clip = "mse"
     sweeps: int = 2  # of refinement; many fit the calibration's tokens more than the model's
-    block: int = 128  # columns whose errors reach the later ones together
+    block: int = BLOCK  # columns whose errors reach the later ones together
 
     def __post_init__(self) -> None:
         if not 0 < self.damping <= 1:
@@ -65,14 +73,14 @@ def quantize(
     static = options.static_groups or width == weight.shape[1]
     order = torch.arange(len(hessian), device=weight.device)
     if options.act_order:
-        order = hessian.diagonal().argsort(descending=True, stable=True)
+        order = by_importance(hessian)
     perm = order if options.act_order and not static else None
     if perm is not None:
         weight, hessian = weight[:, perm], hessian[perm][:, perm]
     importance = hessian.diagonal().contiguous()
     rounding = Rounding(weight, *scales(weight, grid, options.clip, importance), grid)
     if static:
-        _round(rounding, hessian, order, options.block)
+        compensate(rounding.columns, hessian, order, rounding.round, options.block)
     else:
         _round_with_scales(rounding, hessian, grid, options)
     refine(rounding, hessian, options.sweeps)
@@ -95,19 +103,6 @@ def prepared(
     return weight.float(), damped(inputs.hessian, damping)
 
 
-def _round(rounding: Rounding, hessian: torch.Tensor, order: torch.Tensor, block: int) -> None:
-    """All columns, in an order [K]."""
-    upper = factor(hessian[order][:, order])
-    columns = rounding.columns[order]
-    errors = torch.zeros_like(columns)
-    for first in range(0, len(columns), block):
-        part = slice(first, min(first + block, len(columns)))
-        values, inverse = compensated(columns, errors, upper, part)
-        for place, column in enumerate(order[part].tolist()):
-            spread(values, inverse, place, rounding.round(column, values[place]))
-        errors[part] = rounding.errors[order[part]]
-
-
 def _round_with_scales(
     rounding: Rounding, hessian: torch.Tensor, grid: Grid, options: Options
 ) -> None:
@@ -121,9 +116,3 @@ def _round_with_scales(
         rounding.rescale(first // width, found[:, 0], None if zero is None else zero[:, 0])
         for place in range(width):
             spread(values, inverse, place, rounding.round(first + place, values[place]))
-
-
-def spread(values: torch.Tensor, inverse: torch.Tensor, place: int, rounded: torch.Tensor) -> None:
-    """Let the later columns of a block [b, N] make up for what rounding one of them [N] took."""
-    error = (values[place] - rounded).div_(inverse[place, place])
-    values[place + 1 :].addr_(inverse[place, place + 1 :], error, alpha=-1)

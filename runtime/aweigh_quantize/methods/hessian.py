@@ -9,8 +9,13 @@ without loss: Babai's nearest plane (Chen et al. 2025). In exact arithmetic that
 al. 2022), which factors the inverse of H; R needs no inverse and a quarter of the work.
 """
 
+from collections.abc import Callable
+
 import torch
 
+Round = Callable[[int, torch.Tensor], torch.Tensor]
+
+BLOCK = 128  # columns whose errors reach the later ones together
 _TRIES = 8  # each with ten times the damping of the one before
 _FIRST_TRY = 1e-4  # of the mean diagonal
 
@@ -65,6 +70,46 @@ def compensated(
     inverse = torch.linalg.solve_triangular(corner, one, upper=True)
     carried = upper[: part.start, part].t() @ errors[: part.start]  # [b, N]
     return torch.addmm(columns[part], inverse.t(), carried), inverse
+
+
+def compensate(
+    columns: torch.Tensor,
+    hessian: torch.Tensor,
+    order: torch.Tensor,
+    round: Round,
+    block: int = BLOCK,
+) -> None:
+    """Round all columns, each from what it should be given the errors of those before it.
+
+    Args:
+        columns: [K, N], fp32: the weight, transposed.
+        hessian: [K, K], damped.
+        order: [K], int64: of the columns.
+        round: given a column's number and the values [N] that it should have, keeps the nearest
+            ones that there are and returns them.
+        block: columns whose errors reach the later ones together.
+    """
+    upper = factor(hessian[order][:, order])
+    columns = columns[order]
+    errors = torch.zeros_like(columns)
+    for first in range(0, len(columns), block):
+        part = slice(first, min(first + block, len(columns)))
+        values, inverse = compensated(columns, errors, upper, part)
+        for place, column in enumerate(order[part].tolist()):
+            rounded = round(column, values[place])
+            torch.sub(columns[first + place], rounded, out=errors[first + place])
+            spread(values, inverse, place, rounded)
+
+
+def spread(values: torch.Tensor, inverse: torch.Tensor, place: int, rounded: torch.Tensor) -> None:
+    """Let the later columns of a block [b, N] make up for what rounding one of them [N] took."""
+    error = (values[place] - rounded).div_(inverse[place, place])
+    values[place + 1 :].addr_(inverse[place, place + 1 :], error, alpha=-1)
+
+
+def by_importance(hessian: torch.Tensor) -> torch.Tensor:
+    """The columns that matter most first, [K]: those after them can make up for their errors."""
+    return hessian.diagonal().argsort(descending=True, stable=True)
 
 
 def loss(errors: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:

@@ -7,9 +7,9 @@ what is left out as well as for what is rounded.
 import torch
 
 from aweigh_kernels.sparse_int_weight import WIDTHS, SparseIntWeight
-from aweigh_quantize.methods.gptq import Options, prepared, spread
+from aweigh_quantize.methods.gptq import Options, prepared
 from aweigh_quantize.methods.grid import Clip, Grid, expect_weight, integers, scales
-from aweigh_quantize.methods.hessian import compensated, factor
+from aweigh_quantize.methods.hessian import compensated, factor, spread
 from aweigh_quantize.methods.inputs import Inputs
 from aweigh_quantize.methods.refinement import refine
 from aweigh_quantize.methods.rounding import Rounding
