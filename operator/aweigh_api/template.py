@@ -17,6 +17,8 @@ _OURS = tuple(
         "--revision",
         "--max-model-len",
         "--dtype",
+        "--quantization",
+        "--kv-cache-dtype",
         "--prefix-cache-enabled",
         "--prefix-cache-size",
         "--prefix-cache-host-memory",

@@ -170,6 +170,16 @@ REFUSALS = (
 OUT_OF_RANGE = (
     ("replicas below zero", spec(replicas=-1), "spec.replicas"),
     ("replicas without end", spec(replicas=100_000), "spec.replicas"),
+    (
+        "a scheme of quantization that does not exist",
+        spec(quantization={"scheme": "int3"}),
+        "spec.quantization.scheme",
+    ),
+    (
+        "a number format of the cache that does not exist",
+        spec(quantization={"kvCacheDtype": "fp4"}),
+        "spec.quantization.kvCacheDtype",
+    ),
     ("a dtype that does not exist", spec(model={**HF, "dtype": "int3"}), "spec.model.dtype"),
     ("a context of no tokens", spec(model={**HF, "maxModelLen": 0}), "spec.model.maxModelLen"),
     ("a fraction of a second", spec(drain={"settleSeconds": 0.5}), "spec.drain.settleSeconds"),

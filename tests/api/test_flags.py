@@ -48,6 +48,14 @@ def test_every_field_of_the_prefix_cache_reaches_the_command_line() -> None:
     assert [each for each in off if "prefix" in each] == ["--no-prefix-cache-enabled"]
 
 
+def test_every_field_of_quantization_reaches_the_command_line() -> None:
+    quantization = {"scheme": "gptq", "kvCacheDtype": "fp8"}
+    given = flags.serve_arguments(service(quantization=quantization))
+    assert {"--quantization=gptq", "--kv-cache-dtype=fp8"} <= set(given)
+    usual = flags.serve_arguments(service(quantization={"scheme": "auto"}))
+    assert not [each for each in usual if "quantization" in each or "kv-cache" in each]
+
+
 def test_a_pod_listens_where_the_kubelet_and_other_pods_reach_it() -> None:
     arguments = flags.pod_arguments(service())
     assert {"--host=0.0.0.0", "--port=8000", "--admin-port=9090"} <= set(arguments)
@@ -77,7 +85,9 @@ def test_only_a_pod_with_a_secret_is_told_where_it_is(part: str, argument: str) 
 def test_the_environment_cannot_set_what_a_pod_is_given_as_a_flag() -> None:
     model = {**HF, "name": "a", "revision": "b", "maxModelLen": 1, "dtype": "fp16"}
     cache = {"size": 1, "hostMemory": 1, "blockTokens": 16, "scope": "Service"}
-    everything = service(**SECRETS | {"model": {**SECRETS["model"], **model}, "prefixCache": cache})
+    quantization = {"scheme": "gptq", "kvCacheDtype": "fp8"}
+    parts = {"model": {**SECRETS["model"], **model}, "prefixCache": cache}
+    everything = service(**SECRETS | parts | {"quantization": quantization})
     given = [each.split("=")[0] for each in flags.pod_arguments(everything) if "=" in each]
     given.append("--prefix-cache-enabled")
     for flag in given:

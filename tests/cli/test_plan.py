@@ -62,6 +62,27 @@ def planned(*given: str, env: dict[str, str] | None = None) -> dict[str, Any]:
     return found
 
 
+def test_quantized_weights_and_a_cache_of_8_bits_take_what_they_will(llama: Path) -> None:
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
+    dense = planned(f"file://{llama}", "--gpu=h100")
+    (llama / "config.json").write_text(json.dumps({**LLAMA_8B, "quantization_config": gptq}))
+    found = planned(f"file://{llama}", "--gpu=h100", "--kv-cache-dtype=fp8")
+    matrices = 32 * (4096 * (6144 + 4096) + 3 * 4096 * 14_336)
+    bits = 4 + (16 + 4) / 128  # and of each group a scale and a zero point
+    assert found["weights"] == dense["weights"] - 2 * matrices + matrices * bits / 8
+    assert found["kv_per_token"] * 2 == dense["kv_per_token"]
+    code, _, stderr = plan(f"file://{llama}", "--gpu=h100", "--quantization=awq")
+    assert code == 78
+    assert "--quantization is awq" in stderr
+    assert "expected auto or gptq" in stderr
+
+
+def test_a_dense_model_can_be_planned_in_8_bits(llama: Path) -> None:
+    dense = planned(f"file://{llama}", "--gpu=h100")
+    found = planned(f"file://{llama}", "--gpu=h100", "--quantization=fp8")
+    assert dense["weights"] - found["weights"] == 32 * (4096 * 10_240 + 3 * 4096 * 14_336)
+
+
 def test_the_figures_of_a_known_model(llama: Path) -> None:
     found = planned(f"file://{llama}", "--gpu=h100")
     assert found["weights"] == 8_030_261_248 * 2

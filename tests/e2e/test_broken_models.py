@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import Cluster
+from tests.e2e.claims import claim
 from tests.e2e.services import Service
 
 pytestmark = pytest.mark.cluster
@@ -67,14 +68,12 @@ def models(
     if not cluster.on_this_machine:
         pytest.skip("the claim is a folder of this machine; the nodes are elsewhere")
     folder = tmp_path_factory.mktemp("models")
-    for each in (folder, *folder.parents[:2]):
-        each.chmod(0o755)
     shutil.copytree(HELMSMAN, folder / "sound")
     for name, (spoil, *_) in SPOILT.items():
         shutil.copytree(HELMSMAN, folder / name)
         spoil(folder / name)
     with cluster.namespace() as namespace:
-        volume = _claim(cluster, namespace, folder)
+        volume = claim(cluster, namespace, folder)
         for name in (*SPOILT, "sound"):  # at once: each takes a while to start
             Service(cluster, namespace, name).apply(
                 model={"uri": f"pvc://models/{name}", "dtype": "fp32"},
@@ -82,40 +81,6 @@ def models(
             )
         yield namespace
     cluster.kubectl("delete", "pv", volume, "--wait=false")
-
-
-def _claim(cluster: Cluster, namespace: str, folder: Path) -> str:
-    """Make the folder a claim; returns the volume's name."""
-    volume = f"models-{namespace}"
-    cluster.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": volume},
-            "spec": {
-                "capacity": {"storage": "1Gi"},
-                "accessModes": ["ReadOnlyMany"],
-                "storageClassName": "",
-                "claimRef": {"name": "models", "namespace": namespace},
-                "hostPath": {"path": str(folder)},
-            },
-        }
-    )
-    cluster.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "models"},
-            "spec": {
-                "accessModes": ["ReadOnlyMany"],
-                "storageClassName": "",
-                "resources": {"requests": {"storage": "1Gi"}},
-                "volumeName": volume,
-            },
-        },
-        namespace,
-    )
-    return volume
 
 
 @pytest.mark.parametrize("name", SPOILT)

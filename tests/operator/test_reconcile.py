@@ -340,12 +340,15 @@ async def test_a_pod_whose_deletion_no_watch_told_is_buried_by_a_resync() -> Non
 async def test_the_status_tells_the_model_as_the_pods_resolved_it() -> None:
     operator = Operator(cluster_with())
     operator.cluster.put(fakes.pod(ready=True))
-    served = ServedModel(name="chat", max_model_len=512, dtype="fp32")
+    served = ServedModel(
+        name="chat", max_model_len=512, dtype="fp32", quantization="gptq", kv_cache_dtype="fp8"
+    )
     operator.reports.states["uid-of-chat-1"] = State(
         boot_id="b", uptime_s=1, phase="ready", model=served
     )
     await operator.settle()
     assert operator.status()["model"] == {"name": "chat", "maxModelLen": 512, "dtype": "fp32"}
+    assert operator.status()["quantization"] == {"scheme": "gptq", "kvCacheDtype": "fp8"}
     assert operator.status()["runtimeImage"] == fakes.IMAGE
 
 
