@@ -14,8 +14,8 @@ from aweigh_quantize.recipe import Recipe
 
 def needs_inputs(recipe: Recipe) -> bool:
     """Whether the inputs of a matrix decide about it."""
-    measured = recipe.scheme in ("gptq", "awq") or recipe.rounding == "static" or recipe.sparse
-    return measured or (recipe.scheme == "nvfp4" and recipe.rounding != "none")
+    made_up_for = recipe.scheme in ("gptq", "awq", "fp8", "nvfp4")
+    return made_up_for or recipe.rounding == "static" or recipe.sparse
 
 
 def searches(recipe: Recipe) -> bool:
