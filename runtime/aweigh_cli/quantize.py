@@ -56,6 +56,13 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
     smoothing: Annotated[
         float, typer.Option(help="int8: how much range moves from activations to weights, 0 to 1.")
     ] = 0.5,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="gptq, awq, rtn: average bits, scales included; each matrix its own."),
+    ] = None,
+    recover: Annotated[
+        bool, typer.Option("--recover", help="gptq, awq, rtn: train what was quantized a little.")
+    ] = False,
     keep: Annotated[
         list[str] | None,
         typer.Option(help="Module that stays dense: down_proj, model.layers.0.*; repeatable."),
@@ -110,6 +117,8 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
             smoothing=smoothing,
             keep=tuple(keep or ()),
             kv_cache=kv_cache,
+            budget=budget,
+            recover=recover,
         )
         with display() as shown:
             job = Job(

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from aweigh_quantize.budget import budgeted
 from aweigh_quantize.calibration import Amount, from_files, from_model
 from aweigh_quantize.card import card
 from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
@@ -68,11 +69,15 @@ def run(job: Job, display: Display) -> Outcome:
     checkpoint = read_checkpoint(job.directory)
     use_threads(job.device, weight_bytes(checkpoint.config, _WIDE_BYTES))
     bits = bits_of(checkpoint, job.recipe)
-    declared = declare(job.recipe, bits)
-    _expect_storable(checkpoint, job.recipe, declared)
+    _expect_storable(checkpoint, job.recipe, declare(job.recipe, bits))
     state = State(job.out)
     with state.claimed(job.recipe, _subject(job, checkpoint)):
         calibration = _calibration(job, checkpoint, display)
+        if job.recipe.budget is not None:
+            bits = state.remembered(
+                "bits", lambda: _budgeted(job, checkpoint, bits, calibration, display)
+            )
+        declared = declare(job.recipe, bits)
         held_out = _held_out(job, checkpoint, display)
         work = Work(
             checkpoint=checkpoint,
@@ -118,6 +123,18 @@ def bits_of(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, int | None]:
             f"{modules[-1]}, or its end: {modules[-1].rpartition('.')[2]}"
         )
     return {module: None if recipe.keeps(module) else recipe.bits for module in modules}
+
+
+def _budgeted(
+    job: Job,
+    checkpoint: Checkpoint,
+    bits: Mapping[str, int | None],
+    texts: Sequence[Text],
+    display: Display,
+) -> dict[str, int | None]:
+    kept = frozenset(module for module, count in bits.items() if count is None)
+    display.begin("bits of matrices", len(bits) - len(kept))
+    return budgeted(checkpoint, job.recipe, kept, texts, job.device, display.advance)
 
 
 def _expect_storable(checkpoint: Checkpoint, recipe: Recipe, declared: Declared) -> None:

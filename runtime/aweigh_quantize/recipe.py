@@ -86,6 +86,21 @@ class Recipe:
             "--scheme gptq, awq or rtn without --sparse: other schemes have one size",
         )
         _expect(
+            not self.recover or weights_only,
+            f"--recover with --scheme {self.scheme}",
+            "gptq, awq or rtn, whose rounding can be trained",
+        )
+        _expect(
+            self.kv_cache == "auto" or not weights_only,
+            f"--kv-cache fp8 with --scheme {self.scheme}",
+            "int8, fp8 or nvfp4, whose formats have a place for its scales",
+        )
+        _expect(
+            not (self.sparse and self.keep),
+            "--sparse 2:4 with --keep",
+            "one of them: the format stores every matrix in the same way",
+        )
+        _expect(
             self.granularity != "block" or self.rounding != "static",
             "--granularity block with --activations static",
             "dynamic activations: blocks have no static scales",
@@ -122,7 +137,7 @@ class Recipe:
         """For people: `gptq 4 bit g128`."""
         if self.scheme not in WEIGHTS_ONLY:
             return self.scheme
-        size = "budget" if self.budget else f"{self.bits} bit"
+        size = f"{self.budget:g} bits on average" if self.budget else f"{self.bits} bit"
         group = "channel" if self.group_size == WHOLE_ROW else f"g{self.group_size}"
         marks = [
             mark

@@ -58,7 +58,9 @@ def recover(
     for step, texts in enumerate(_draws(passage, training)):
         chosen = passage.chosen(texts)
         found = passage.trained(layer, hidden, chosen)
-        loss = (found - wanted[chosen.rows]).square().mean()
+        expected = wanted[chosen.rows]
+        lost = (found - expected).square().sum(-1)
+        loss = (lost / expected.square().sum(-1)).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         falling.step()

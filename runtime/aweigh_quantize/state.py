@@ -13,11 +13,11 @@ A layer is finished when its file is there: the stream behind it is written befo
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import torch
 
@@ -26,6 +26,8 @@ from aweigh_quantize.tensor_file import CannotWrite, entry, read_tensors, write_
 from aweigh_runtime.model.fields import read_object
 
 _SUFFIX = ".partial"
+
+Found = TypeVar("Found")
 
 
 class Occupied(ValueError):
@@ -99,6 +101,14 @@ class State:
     def layers(self) -> list[Path]:
         """The files of all finished layers."""
         return [self._layer(index) for index in range(self.num_finished())]
+
+    def remembered(self, name: str, find_out: Callable[[], Found]) -> Found:
+        """What took long to find out, in JSON: once only, however often the run is killed."""
+        path = self.folder / f"{name}.json"
+        if not path.is_file():
+            write_text(path, json.dumps(find_out()))
+        found: Found = json.loads(path.read_text())
+        return found
 
     def complete(self) -> None:
         """Make the written model appear at OUT, and remove everything else."""

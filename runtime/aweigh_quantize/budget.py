@@ -1,0 +1,163 @@
+"""Mixed precision: how many bits each matrix gets, for an average size.
+
+Each matrix alone is rounded to 3 bits in the dense model, and what that loses is measured: nats per
+token over some texts. For other widths the loss is taken to grow as the squared error of the
+weights does. The losses of all matrices are taken to add up.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from aweigh_quantize.checkpoint import Checkpoint
+from aweigh_quantize.declaration import declare
+from aweigh_quantize.evaluation import document
+from aweigh_quantize.methods import rtn, sensitivity
+from aweigh_quantize.one_layer import layer_matrices
+from aweigh_quantize.recipe import BITS, Recipe, RecipeError
+from aweigh_quantize.schemes import grid_of
+from aweigh_quantize.texts import Text
+from aweigh_runtime.failures import ModelDoesNotFit
+from aweigh_runtime.model.cache import CacheFormat, KVCache
+from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.decoder import Decoder
+from aweigh_runtime.model.load import Wish, load
+from aweigh_runtime.model.mapped import rows_of
+from aweigh_runtime.model.placement import Place
+
+MEASURED_BITS = 3
+DENSE = "dense"
+_MOST_TOKENS = 2048  # to measure with
+_BLOCK_TOKENS = 16
+
+Advance = Callable[[], None]
+
+
+def budgeted(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    kept: frozenset[str],
+    texts: Sequence[Text],
+    device: torch.device,
+    advance: Advance,
+) -> dict[str, int | None]:
+    """Bits of each matrix that fit the recipe's budget and lose least; None: dense.
+
+    Args:
+        checkpoint: the dense model, which must fit into memory.
+        recipe: with a budget.
+        kept: modules that stay dense whatever it costs, and do not count.
+        texts: to measure with.
+        device: where.
+        advance: called for each matrix.
+
+    Raises:
+        ModelDoesNotFit: the dense model exceeds the memory.
+        RecipeError: not even the fewest bits fit the budget.
+    """
+    assert recipe.budget is not None
+    places = {
+        checkpoint.own_name(place).removesuffix(".weight"): place
+        for place in layer_matrices(checkpoint.config)
+    }
+    free = {module: place for module, place in places.items() if module not in kept}
+    losses = measured(checkpoint, recipe, free, texts, device, advance)
+    chosen = assigned(checkpoint, recipe, free, losses)
+    return {module: chosen.get(module) for module in places}
+
+
+def assigned(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    places: Mapping[str, Place],
+    losses: Mapping[str, Mapping[str, float]],
+) -> dict[str, int | None]:
+    """The bits that fit the budget, for given losses by module and number of bits.
+
+    Raises:
+        RecipeError: not even the fewest bits fit.
+    """
+    assert recipe.budget is not None
+    sizes = {module: option_sizes(checkpoint, recipe, place) for module, place in places.items()}
+    weights = sum(math.prod(place.shape) for place in places.values())
+    try:
+        chosen = sensitivity.assign(losses, sizes, int(recipe.budget * weights))
+    except ValueError as error:
+        least = sum(min(options.values()) for options in sizes.values()) / weights
+        raise RecipeError(
+            f"--budget is {recipe.budget:g} bits; expected at least {least:.2f}, which 2 bits and "
+            f"their scales take in groups of {recipe.group_size}"
+        ) from error
+    return {module: None if each == DENSE else int(each) for module, each in chosen.items()}
+
+
+def option_sizes(checkpoint: Checkpoint, recipe: Recipe, place: Place) -> dict[str, int]:
+    """Bits that a matrix takes with each number of bits, scales and all."""
+    stored = checkpoint.stored[place.name]
+    module = stored.name.removesuffix(".weight")
+    found = {DENSE: 8 * stored.num_bytes}
+    for bits in BITS:
+        layout = declare(replace(recipe, bits=bits), {module: bits}).quantization.layout_of(module)
+        assert layout is not None
+        parts = layout.parts(place.shape[0], place.shape[1])
+        found[str(bits)] = 8 * sum(part.num_bytes for part in parts.values())
+    return found
+
+
+def measured(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    places: Mapping[str, Place],
+    texts: Sequence[Text],
+    device: torch.device,
+    advance: Advance,
+) -> dict[str, dict[str, float]]:
+    """What each matrix loses with each number of bits, alone: nats per token."""
+    try:
+        decoder = load(checkpoint.directory, Wish(dtype="fp32"), device, lambda done, total: None)
+    except ModelDoesNotFit as failure:
+        raise ModelDoesNotFit(f"{failure}; a --budget is divided with it in memory") from failure
+    some = _some(texts)
+    dense = [_logits(decoder, text) for text in some]
+    found = {}
+    for module, place in places.items():
+        rows = rows_of(decoder.weights[place.weight], place)
+        before = rows.clone()
+        errors = {}
+        for bits in BITS:
+            rounded = rtn.quantize(before.contiguous(), grid_of(recipe, bits), "mse").dense()
+            errors[bits] = (rounded - before).square().sum().item()
+            if bits == MEASURED_BITS:
+                rows.copy_(rounded)
+        loss = _loss(decoder, some, dense)
+        rows.copy_(before)
+        unit = max(loss, 0.0) / max(errors[MEASURED_BITS], 1e-30)
+        found[module] = {str(bits): unit * error for bits, error in errors.items()} | {DENSE: 0.0}
+        advance()
+    return found
+
+
+def _loss(decoder: Decoder, texts: Sequence[Text], dense: Sequence[torch.Tensor]) -> float:
+    documents = [
+        document(text, expected, _logits(decoder, text))
+        for text, expected in zip(texts, dense, strict=True)
+    ]
+    return sum(each.kl for each in documents) / sum(each.num_tokens for each in documents)
+
+
+def _logits(decoder: Decoder, text: Text) -> torch.Tensor:
+    """Behind each token, [T, V]."""
+    count = -(-len(text.tokens) // _BLOCK_TOKENS)
+    kept = CacheFormat(decoder.dtype, decoder.dtype)
+    cache = KVCache(decoder.config, count, _BLOCK_TOKENS, kept, decoder.device)
+    chunk = Chunk(0, len(text.tokens), range(count), len(text.tokens))
+    return decoder.forward(torch.tensor(text.tokens, device=decoder.device), [chunk], cache)
+
+
+def _some(texts: Sequence[Text]) -> list[Text]:
+    """Every so many of them: kinds of texts stand together."""
+    mean = sum(len(text.tokens) for text in texts) / len(texts)
+    step = max(1, int(len(texts) * mean / _MOST_TOKENS))
+    return list(texts[::step])
