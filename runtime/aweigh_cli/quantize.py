@@ -67,9 +67,6 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
         list[str] | None,
         typer.Option(help="Module that stays dense: down_proj, model.layers.0.*; repeatable."),
     ] = None,
-    kv_cache: Annotated[
-        Literal["auto", "fp8"], typer.Option(help="int8, fp8, nvfp4: scales for an fp8 cache.")
-    ] = "auto",
     calibration: Annotated[
         list[Path] | None,
         typer.Option(help="File of text to calibrate on; repeatable. (default: the model's own)"),
@@ -116,7 +113,6 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
             activations=activations,
             smoothing=smoothing,
             keep=tuple(keep or ()),
-            kv_cache=kv_cache,
             budget=budget,
             recover=recover,
         )

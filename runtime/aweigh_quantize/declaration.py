@@ -114,8 +114,6 @@ def _fp8(recipe: Recipe, dense: Sequence[str]) -> dict[str, Any]:
     }
     if recipe.granularity == "block":
         found["weight_block_size"] = [BLOCK, BLOCK]
-    if recipe.kv_cache == "fp8":
-        found["kv_cache_scheme"] = _KV_CACHE
     return found
 
 
@@ -128,7 +126,7 @@ def _compressed_tensors(recipe: Recipe, dense: Sequence[str]) -> dict[str, Any]:
         "quantization_status": "compressed",
         "config_groups": {"group_0": {"targets": ["Linear"], **numbers}},
         "ignore": [_HEAD, *dense],
-        "kv_cache_scheme": _KV_CACHE if recipe.kv_cache == "fp8" else None,
+        "kv_cache_scheme": None,
     }
 
 
@@ -175,6 +173,3 @@ def _rounded(num_bits: int, kind: str, strategy: str) -> dict[str, Any]:
         "strategy": strategy,
         "dynamic": False,
     }
-
-
-_KV_CACHE = _rounded(8, "float", "tensor")

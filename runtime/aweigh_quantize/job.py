@@ -17,6 +17,7 @@ from aweigh_quantize.one_layer import layer_matrices
 from aweigh_quantize.outcome import Outcome
 from aweigh_quantize.quantizer import STAGES, Quantizer, Work
 from aweigh_quantize.recipe import Recipe, RecipeError, unmatched
+from aweigh_quantize.recovery import expect_enough
 from aweigh_quantize.result import write_result
 from aweigh_quantize.state import State
 from aweigh_quantize.tensor_file import write_text
@@ -73,6 +74,8 @@ def run(job: Job, display: Display) -> Outcome:
     state = State(job.out)
     with state.claimed(job.recipe, _subject(job, checkpoint)):
         calibration = _calibration(job, checkpoint, display)
+        if job.recipe.recover:
+            expect_enough(calibration)
         if job.recipe.budget is not None:
             bits = state.remembered(
                 "bits", lambda: _budgeted(job, checkpoint, bits, calibration, display)

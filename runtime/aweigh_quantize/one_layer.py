@@ -67,7 +67,9 @@ class OneLayer:
         stages = [{each.product for each in stage} for stage in self.stages()]
         last = max(i for i, stage in enumerate(stages) if not stage.isdisjoint(observers))
         self.watch.observers.update(observers)
-        self.watch.beyond = frozenset().union(*stages[last + 1 :])
+        experts = any(each.place.expert is not None for each in self.stages()[last])
+        # One expert is computed to its end before the next one begins.
+        self.watch.beyond = frozenset() if experts else frozenset().union(*stages[last + 1 :])
         yield
         self.watch.observers.clear()
         self.watch.beyond = frozenset()

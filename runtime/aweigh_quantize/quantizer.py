@@ -1,7 +1,7 @@
 """Quantizes a model layer by layer: each is calibrated behind the quantized ones before it.
 
-So is each matrix within a layer. Texts that were
-held out go through the dense and the quantized layers side by side, to measure what is lost.
+So is each matrix within a layer. Texts that were held out go through the dense and the quantized
+layers side by side, to measure what is lost.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -125,6 +125,8 @@ class Quantizer:
             for each in junctions(self._work.checkpoint.config, layer)
             if dense.isdisjoint(matrix.module for matrix in each.touched)
         ]
+        if not found:
+            return
         inputs = self._observed(layer, [each.matrices[0] for each in found], hidden)
         for junction in found:
             seen = inputs[junction.product]

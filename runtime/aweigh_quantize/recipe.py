@@ -40,7 +40,6 @@ class Recipe:
     activations: Activations | None = None  # None: token in int8 and fp8, none in nvfp4
     smoothing: float = 0.5  # int8: how much of the activations' range moves into the weights
     keep: tuple[str, ...] = ()  # modules that stay dense
-    kv_cache: Literal["auto", "fp8"] = "auto"
     budget: float | None = None  # average bits of a weight, scales included
     recover: bool = False
     seed: int = 0
@@ -89,11 +88,6 @@ class Recipe:
             not self.recover or weights_only,
             f"--recover with --scheme {self.scheme}",
             "gptq, awq or rtn, whose rounding can be trained",
-        )
-        _expect(
-            self.kv_cache == "auto" or not weights_only,
-            f"--kv-cache fp8 with --scheme {self.scheme}",
-            "int8, fp8 or nvfp4, whose formats have a place for its scales",
         )
         _expect(
             not (self.sparse and self.keep),

@@ -12,9 +12,27 @@ from dataclasses import dataclass
 
 import torch
 
+from aweigh_quantize.calibration import TooShort
 from aweigh_quantize.latent import Latent
 from aweigh_quantize.one_layer import OneLayer
 from aweigh_quantize.passage import Passage
+from aweigh_quantize.texts import Text
+
+FEWEST_TOKENS = 16_384  # with fewer, a layer learns the texts by heart and gets worse
+
+
+def expect_enough(texts: Sequence[Text]) -> None:
+    """Refuse what a layer would learn by heart.
+
+    Raises:
+        TooShort: says how many tokens there are.
+    """
+    num_tokens = sum(len(text.tokens) for text in texts)
+    if num_tokens < FEWEST_TOKENS:
+        raise TooShort(
+            f"--recover has {num_tokens:,} tokens to train on; expected at least "
+            f"{FEWEST_TOKENS:,}: raise --num-texts or --text-tokens, or give more --calibration"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

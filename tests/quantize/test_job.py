@@ -114,3 +114,11 @@ def test_the_config_says_how_the_weights_are_stored(cut: Path, tmp_path: Path) -
     said = config["quantization_config"]
     assert (said["quant_method"], said["bits"], said["group_size"]) == ("gptq", 3, 64)
     assert config["hidden_size"] == 256
+
+
+@pytest.mark.parametrize("scheme", ["awq", "int8"])
+def test_a_layer_of_which_all_is_kept_is_passed_over(
+    cut: Path, tmp_path: Path, scheme: str
+) -> None:
+    run(job(cut, tmp_path / "out", scheme=scheme, keep=("model.layers.0.*",)), Silent())
+    assert len(weights(tmp_path / "out", cut)) == MATRICES

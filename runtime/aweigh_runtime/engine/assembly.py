@@ -48,7 +48,7 @@ def build(
     )
     decoder = load(directory, wish, device, progress)
     kept = _cache_format(start, decoder)
-    use_threads(device, sum(weight.nbytes for weight in decoder.weights.values()))
+    use_threads(device, decoder.weight_bytes)
     limits = Limits(
         max_running=start.max_running,
         step_tokens=start.step_tokens or max(STEP_TOKENS[device.type], start.max_running),

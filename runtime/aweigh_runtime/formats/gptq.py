@@ -1,11 +1,10 @@
 """What a GPTQ checkpoint says of its weights, in the spellings of AutoGPTQ and GPTQModel."""
 
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aweigh_kernels import bits as stream
-from aweigh_runtime.failures import ModelUnreadable
-from aweigh_runtime.formats import marlin24
+from aweigh_runtime.formats import marlin24, selection
 from aweigh_runtime.formats.gptq_layout import VERSIONS, GptqLayout
 from aweigh_runtime.formats.groups import read_group
 from aweigh_runtime.formats.layout import Quantization
@@ -40,7 +39,7 @@ def quantization(fields: Fields) -> Quantization:
 class _Rule:
     """What differs for the modules whose names begin with a pattern."""
 
-    pattern: re.Pattern[str]
+    matches: Callable[[str], bool]
     layout: GptqLayout | None  # None: they are dense
 
 
@@ -55,7 +54,7 @@ class _Modules:
         if not self._is_quantized(module):
             return None
         for rule in self.rules:
-            if rule.pattern.match(module):
+            if rule.matches(module):
                 return rule.layout
         return self.layout
 
@@ -101,17 +100,8 @@ def _rules(dynamic: Fields, outer: GptqLayout) -> tuple[_Rule, ...]:
     """GPTQModel's `dynamic`: `-:pattern` leaves modules dense, `+:pattern` or a bare one alters."""
     return tuple(
         _Rule(
-            _pattern(name.removeprefix("-:").removeprefix("+:"), dynamic),
+            selection.regex(dynamic, name.removeprefix("-:").removeprefix("+:")),
             None if name.startswith("-:") else _layout(dynamic.object(name), outer),
         )
         for name in dynamic.names
     )
-
-
-def _pattern(text: str, dynamic: Fields) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ModelUnreadable(
-            f"{dynamic.path}: dynamic has {text[:80]!r}, which is no regular expression: {error}"
-        ) from error

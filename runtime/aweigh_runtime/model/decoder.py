@@ -37,6 +37,7 @@ class Decoder:
         self.device = storage.device
         self.weights = storage.weights  # by name
         self.matrices = storage.matrices  # those that are quantized, by name
+        self.weight_bytes = 0  # of all, as computed when they were loaded
         self.quantization: Quantization | None = None  # of its matrices
         self.kv_scales: KvScales | None = None  # that the checkpoint was made with
         self.settle = storage.settle  # once they are loaded

@@ -13,6 +13,7 @@ from aweigh_runtime.failures import ModelUnreadable, UnsupportedModel
 from aweigh_runtime.formats.choice import kept_bytes
 from aweigh_runtime.formats.kv_scales import Cached, kv_scale_names
 from aweigh_runtime.formats.layout import Layout, LayoutError, Part, Quantization
+from aweigh_runtime.formats.modules import is_router
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.header import StoredTensor
 from aweigh_runtime.model.number_format import STORED
@@ -124,7 +125,19 @@ class _Search:
     def _layout(self, place: Place) -> Layout | None:
         if self._quantization is None or not place.matrix:
             return None
-        return self._quantization.layout_of(self._original(place.module))
+        layout = self._quantization.layout_of(self._original(place.module))
+        return None if layout is None or self._dense_router(place, layout) else layout
+
+    def _dense_router(self, place: Place, layout: Layout) -> bool:
+        """Packers leave routers dense, and many do not say so."""
+        if not is_router(place.module) or place.name not in self._stored:
+            return False
+        try:
+            parts = layout.parts(*place.shape)
+        except LayoutError:
+            return True
+        required = (suffix for suffix, part in parts.items() if not part.optional)
+        return any(f"{place.module}.{suffix}" not in self._stored for suffix in required)
 
     def _original(self, module: str) -> str:
         """The module's name in the checkpoint, by which it says what is quantized."""

@@ -81,6 +81,7 @@ def load(directory: Path, wish: Wish, device: torch.device, progress: Progress) 
     arithmetic = Exact() if wish.exact else Fast()
     decoder = Decoder(config, length, Storage(chosen, device, arithmetic, quantized=homes.names))
     decoder.quantization = quantization
+    decoder.weight_bytes = needed
     _fill(decoder, homes, stored, progress)
     decoder.settle()
     return decoder
@@ -118,7 +119,7 @@ def _fill(decoder: Decoder, homes: Homes, stored: Stored, progress: Progress) ->
 
 def _read(shard: Shard, device: torch.device) -> torch.Tensor | Weight:
     parts = {
-        suffix: values.to(device)
+        suffix: values.to(device, copy=True)  # a file may change, and what is mapped with it
         for suffix, tensor in shard.tensors.items()
         for _, values in mapped([tensor])
     }

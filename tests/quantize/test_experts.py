@@ -1,0 +1,56 @@
+"""A model with experts: all are calibrated, the router stays dense, and the result is served."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from aweigh_quantize import quantizer, schemes
+from aweigh_quantize.job import run
+from aweigh_quantize.methods.inputs import Inputs
+from aweigh_runtime.model.load import Wish, load
+from tests.quantize.jobs import CPU, Silent, job
+from tests.runtime.model.checkpoints import SHIPPED, write_family
+
+EXPERTS = {
+    "hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128,
+    "num_hidden_layers": 2, "num_experts": 4, "num_experts_per_tok": 2, "vocab_size": 8192,
+}  # fmt: skip
+
+
+@pytest.fixture
+def experts(tmp_path: Path) -> Path:
+    model = write_family(tmp_path / "experts", "qwen3_moe", **EXPERTS)
+    for path in (SHIPPED / "helmsman-8m").glob("*token*.json"):
+        shutil.copy(path, model / path.name)
+    said = {"eos_token_id": 0}
+    (model / "generation_config.json").write_text(json.dumps(said))
+    return model
+
+
+@pytest.mark.parametrize("scheme", ["gptq", "awq", "fp8", "int8"])
+def test_a_quantized_model_with_experts_is_loaded(
+    experts: Path, tmp_path: Path, scheme: str
+) -> None:
+    run(job(experts, tmp_path / "out", scheme=scheme), Silent())
+    decoder = load(tmp_path / "out", Wish(dtype="fp32"), CPU, lambda done, total: None)
+    assert len(decoder.matrices["layers.0.mlp.gate_up"]) == 4
+    assert "layers.0.mlp.router.weight" in decoder.weights
+
+
+def test_every_expert_is_calibrated(
+    experts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    before = schemes.quantized
+
+    def counting(recipe: object, bits: int, weight: torch.Tensor, inputs: Inputs) -> object:
+        seen.append(inputs.num_tokens)
+        return before(recipe, bits, weight, inputs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(quantizer, "quantized", counting)
+    run(job(experts, tmp_path / "out", scheme="gptq"), Silent())
+    assert min(seen) > 0
+    assert len(seen) == 2 * (4 + 3 * 4)
