@@ -1,13 +1,9 @@
 """In which numbers pods keep weights, keys and values: the part `quantization`."""
 
-from typing import Literal
-
 from pydantic import Field
 
+from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_api.schema import Schema
-
-SchemeName = Literal["auto", "none", "gptq", "awq", "fp8", "int8", "int4", "nvfp4", "marlin24"]
-KvCacheDTypeName = Literal["auto", "bf16", "fp8"]
 
 
 class Quantization(Schema):

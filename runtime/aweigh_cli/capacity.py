@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aweigh_api.quantization import KvCacheDTypeName
+from aweigh_api.number_formats import KvCacheDTypeName
 from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine import sizing
 from aweigh_runtime.model import footprint

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aweigh_api.quantization import SchemeName
+from aweigh_api.number_formats import SchemeName
 from aweigh_cli.failures import CommandFailure, ExitStatus
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_api.quantity import NotAQuantity, to_bytes
-from aweigh_api.quantization import KvCacheDTypeName, Quantization, SchemeName
 from aweigh_cli.failures import CommandFailure, ExitStatus
 
 if TYPE_CHECKING:
@@ -69,16 +69,16 @@ def plan(  # noqa: PLR0913 - what decides about memory
 
     service = None if "://" in target else _service(target, name)
     model = None if service is None else service.spec.model
-    asked = Quantization() if service is None else service.spec.quantization
+    asked = None if service is None else service.spec.quantization
     found = described(
         target if model is None else model.uri,
         revision or _revision(service),
-        quantization or asked.scheme,
+        quantization or ("auto" if asked is None else asked.scheme),
     )
     config = found.config
     wish = Wish(
         dtype=dtype or ("auto" if model is None else model.dtype),
-        kv_cache_dtype=kv_cache_dtype or asked.kv_cache_dtype,
+        kv_cache_dtype=kv_cache_dtype or ("auto" if asked is None else asked.kv_cache_dtype),
         quantization=found.quantization,
         max_model_len=max_model_len or (None if model is None else model.max_model_len),
         max_running=max_running,

@@ -10,8 +10,8 @@ import typer
 from typer.core import TyperCommand
 
 from aweigh_api import flags, names
+from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_api.quantity import NotAQuantity, to_bytes
-from aweigh_api.quantization import KvCacheDTypeName, SchemeName
 
 
 class ServeCommand(TyperCommand):

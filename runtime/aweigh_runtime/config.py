@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from aweigh_api import names
-from aweigh_api.quantization import KvCacheDTypeName, SchemeName
+from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_api.spec import DTypeName
 from aweigh_runtime.failures import InvalidConfiguration
 

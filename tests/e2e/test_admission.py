@@ -48,6 +48,7 @@ def test_defaults_are_filled_in_where_users_see_them(
     )  # fmt: skip
     assert stored["spec"] == {
         "model": {"uri": "builtin://helmsman-8m", "dtype": "auto"},
+        "quantization": {"scheme": "auto", "kvCacheDtype": "auto"},
         "prefixCache": {"enabled": True, "scope": "Key"},
         "rollout": {"progressDeadlineSeconds": 1800, "allowDowntime": False},
         "drain": {"settleSeconds": 5, "timeoutSeconds": 120},

@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 
-from aweigh_api.quantization import KvCacheDTypeName, SchemeName
+from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine.grammars import Grammars
 from aweigh_runtime.engine.loop import Engine, Forward

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from aweigh_api.quantization import SchemeName
+from aweigh_api.number_formats import SchemeName
 from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.formats import online
 from aweigh_runtime.formats.checkpoint import read_quantization

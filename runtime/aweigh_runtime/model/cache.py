@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from aweigh_api.quantization import KvCacheDTypeName
+from aweigh_api.number_formats import KvCacheDTypeName
 from aweigh_runtime.model.config import ModelConfig
 
 Index = slice | torch.Tensor  # a slice where the indices are consecutive: then nothing is copied

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from aweigh_api.quantization import SchemeName
+from aweigh_api.number_formats import SchemeName
 from aweigh_api.spec import DTypeName
 from aweigh_kernels.weight import Weight
 from aweigh_runtime.failures import ModelDoesNotFit, ModelUnreadable
