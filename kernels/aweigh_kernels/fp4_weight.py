@@ -57,11 +57,16 @@ class Fp4Weight:
         return _scaled(self.q, self.scale, self.global_scale).to(dtype)
 
     def rounded(self, x: torch.Tensor) -> torch.Tensor:
-        """[T, K] as the product sees it: quantized, and made fp32 again."""
-        if self.activation_scale is None:
-            return x.float()
-        q, scale = quantize(x, self.activation_scale)
-        return _scaled(q, scale, self.activation_scale)
+        """[T, K] as the product sees it."""
+        return rounded(x, self.activation_scale)
+
+
+def rounded(x: torch.Tensor, activation_scale: torch.Tensor | None) -> torch.Tensor:
+    """Activations [T, K], quantized and made fp32 again."""
+    if activation_scale is None:
+        return x.float()
+    q, scale = quantize(x, activation_scale)
+    return _scaled(q, scale, activation_scale)
 
 
 def values(codes: torch.Tensor) -> torch.Tensor:
@@ -145,7 +150,7 @@ def prepare(weight: Fp4Weight, dtype: torch.dtype) -> Product:
     def product(x: torch.Tensor) -> torch.Tensor:
         expect_input(x, columns)
         if activation_scale is not None:
-            x = _scaled(*quantize(x, activation_scale), activation_scale).to(dtype)
+            x = rounded(x, activation_scale).to(dtype)
         starts = range(0, rows, step)
         parts = [linear(x, dense(slice(first, first + step))) for first in starts]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

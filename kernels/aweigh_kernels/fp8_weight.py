@@ -73,11 +73,16 @@ class Fp8Weight:
         return _scaled(self.q, self.scale, self.blocks).to(dtype)
 
     def rounded(self, x: torch.Tensor) -> torch.Tensor:
-        """[T, K] as the product sees it: quantized, and made fp32 again."""
-        if self.activation is None:
-            return x.float()
-        xq, scale = quantize(x, self.activation)
-        return _spread(xq, scale, x.shape[1])
+        """[T, K] as the product sees it."""
+        return rounded(x, self.activation)
+
+
+def rounded(x: torch.Tensor, activation: Fp8Activation | None) -> torch.Tensor:
+    """Activations [T, K], quantized and made fp32 again."""
+    if activation is None:
+        return x.float()
+    xq, scale = quantize(x, activation)
+    return _spread(xq, scale, x.shape[1])
 
 
 def quantize(x: torch.Tensor, activation: Fp8Activation) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,12 +141,13 @@ def prepare(weight: Fp8Weight, dtype: torch.dtype) -> Product:
     It is made dense in parts, in each call.
     """
     rows, columns = weight.shape
+    activation = weight.activation
     step = max(_AT_ONCE // columns // BLOCK, 1) * BLOCK
     starts = range(0, rows, step)
 
     def product(x: torch.Tensor) -> torch.Tensor:
         expect_input(x, columns)
-        seen = x if weight.activation is None else weight.rounded(x).to(dtype)
+        seen = x if activation is None else rounded(x, activation).to(dtype)
         parts = [
             linear(seen, _part(weight, slice(first, min(first + step, rows))).to(dtype))
             for first in starts

@@ -65,9 +65,14 @@ class Int8Weight:
         return (self.q.float() * self.scale).to(dtype)
 
     def rounded(self, x: torch.Tensor) -> torch.Tensor:
-        """[T, K] as the product sees it: quantized, and made fp32 again."""
-        xq, scale, zero = quantize(x, self.activation)
-        return (xq.float() - zero) * scale
+        """[T, K] as the product sees it."""
+        return rounded(x, self.activation)
+
+
+def rounded(x: torch.Tensor, activation: Int8Activation) -> torch.Tensor:
+    """Activations [T, K], quantized and made fp32 again."""
+    xq, scale, zero = quantize(x, activation)
+    return (xq.float() - zero) * scale
 
 
 def quantize(

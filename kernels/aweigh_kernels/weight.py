@@ -1,6 +1,7 @@
 """Any quantized weight: what all kinds have in common. It knows no checkpoint format."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -46,11 +47,25 @@ def prepare(weight: Weight, dtype: torch.dtype) -> Product:
             return sparse_int_weight.prepare(weight, dtype)
 
 
+def rounding(weight: Weight) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What the product with a weight makes of activations [T, K]: quantized if it wants them so.
+
+    In fp32. The weight itself is not kept.
+    """
+    match weight:
+        case Int8Weight():
+            return partial(int8_weight.rounded, activation=weight.activation)
+        case Fp8Weight():
+            return partial(fp8_weight.rounded, activation=weight.activation)
+        case Fp4Weight():
+            return partial(fp4_weight.rounded, activation_scale=weight.activation_scale)
+        case _:
+            return torch.Tensor.float
+
+
 def rounded(x: torch.Tensor, weight: Weight) -> torch.Tensor:
-    """Activations [T, K] as the product with a weight sees them: quantized if it wants them so."""
-    if isinstance(weight, Int8Weight | Fp8Weight | Fp4Weight):
-        return weight.rounded(x)
-    return x.float()
+    """Activations [T, K] as the product with a weight sees them, in fp32."""
+    return rounding(weight)(x)
 
 
 def stack(weights: Sequence[Weight]) -> list[Weight]:

@@ -309,7 +309,7 @@ def quantization(  # noqa: PLR0913 - see `serve`
     *,
     schemes: Annotated[
         str,
-        typer.Option(help="Words such as gptq-3-g64, int8, fp8-block, gptq-4-2:4; see the guide."),
+        typer.Option(help="Words as gptq-3-g64, fp8-block, gptq-4-2:4: benchmarks/README.md."),
     ] = DEFAULT_SCHEMES,
     num_texts: Annotated[int, typer.Option(min=1, help="As in `aweigh quantize`.")] = 128,
     text_tokens: Annotated[int, typer.Option(min=2, help="As in `aweigh quantize`.")] = 256,

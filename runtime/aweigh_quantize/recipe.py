@@ -1,6 +1,5 @@
 """What a model is quantized to: everything that decides about the result, as one value."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -153,10 +152,6 @@ class Recipe:
                 flag = field.name.replace("_", "-")
                 return f"--{flag} is {mine}, and was {other.get(field.name)}"
         return None
-
-    def digest(self) -> str:
-        """Differs for recipes that differ."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 def matches(module: str, pattern: str) -> bool:

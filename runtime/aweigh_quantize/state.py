@@ -38,6 +38,8 @@ class State:
     """The folder of one run."""
 
     def __init__(self, out: Path) -> None:
+        if not out.name:
+            raise Occupied(f"--output is {str(out)!r}; expected the name of a new folder")
         self.out = out
         self.folder = out.with_name(out.name + _SUFFIX)
         self.model = self.folder / "model"

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import linear
 
 from aweigh_kernels.int8_weight import Int8Activation, reference
-from aweigh_quantize.methods import awq, gptq, rtn, smooth
+from aweigh_quantize.methods import awq, rtn, smooth
 from aweigh_quantize.methods.grid import Grid
 from aweigh_quantize.methods.hessian import loss
 from aweigh_quantize.methods.inputs import Inputs
@@ -75,14 +75,6 @@ def test_bytes_are_the_nearest(granularity: str) -> None:
     found = smooth.quantize(dense, granularity)  # type: ignore[arg-type]
     assert found.scale.shape == ((48, 1) if granularity == "channel" else (1, 1))
     assert ((found.dense() - dense).abs() <= found.scale * 0.5001).all()
-
-
-def test_what_gptq_found_in_8_bits_serves_8_bit_activations() -> None:
-    dense, inputs = weight(), correlated()
-    found = gptq.quantize(dense, inputs, smooth.GRID)
-    assert torch.equal(smooth.from_integers(found).dense(), found.dense())
-    with pytest.raises(ValueError, match="the weight has 4 bits in groups of 128; expected"):
-        smooth.from_integers(rtn.quantize(dense, Grid(bits=4)))
 
 
 def test_an_alpha_out_of_range_is_refused() -> None:

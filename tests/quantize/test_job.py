@@ -122,3 +122,8 @@ def test_a_layer_of_which_all_is_kept_is_passed_over(
 ) -> None:
     run(job(cut, tmp_path / "out", scheme=scheme, keep=("model.layers.0.*",)), Silent())
     assert len(weights(tmp_path / "out", cut)) == MATRICES
+
+
+def test_an_output_without_a_name_is_refused(cut: Path) -> None:
+    with pytest.raises(Occupied, match=r"--output is '/'; expected the name of a new folder"):
+        run(job(cut, Path("/")), Silent())

@@ -6,12 +6,11 @@ from typing import Literal
 import torch
 
 from aweigh_kernels.int8_weight import Int8Activation, Int8Weight
-from aweigh_kernels.int_weight import IntWeight
 from aweigh_quantize.methods.grid import WHOLE_ROW, Clip, Grid, expect_weight
 from aweigh_quantize.methods.inputs import Inputs
 from aweigh_quantize.methods.rtn import quantize as nearest
 
-GRID = Grid(bits=8, group=WHOLE_ROW, dtype=torch.float32)
+_GRID = Grid(bits=8, group=WHOLE_ROW, dtype=torch.float32)
 _LOWEST, _HIGHEST = -128, 127
 _SMALLEST = 1e-5  # of magnitudes: a column that is nearly 0 is not scaled without bound
 
@@ -75,22 +74,6 @@ def quantize(
     """
     expect_weight(weight)
     wide = weight.float()
-    found = nearest(wide if granularity == "channel" else wide.reshape(1, -1), GRID, clip)
+    found = nearest(wide if granularity == "channel" else wide.reshape(1, -1), _GRID, clip)
     q = found.q.view(torch.int8).bitwise_xor(_LOWEST).view(weight.shape)  # q - 128
     return Int8Weight(q=q, scale=found.scale, activation=activation or Int8Activation())
-
-
-def from_integers(weight: IntWeight, activation: Int8Activation | None = None) -> Int8Weight:
-    """The same numbers for 8-bit activations: what GPTQ found on `GRID`.
-
-    Raises:
-        ValueError: it has fewer bits, groups, zero points or a permutation.
-    """
-    rows_alone = weight.group == weight.shape[1] and weight.zero is None and weight.perm is None
-    if weight.bits != GRID.bits or not rows_alone:
-        raise ValueError(
-            f"the weight has {weight.bits} bits in groups of {weight.group}; expected symmetric "
-            "ones of 8 bits with a scale for each row"
-        )
-    q = weight.q.view(torch.int8).bitwise_xor(_LOWEST)
-    return Int8Weight(q=q, scale=weight.scale, activation=activation or Int8Activation())

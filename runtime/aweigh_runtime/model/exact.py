@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from aweigh_kernels.int8_weight import Int8Weight
 from aweigh_kernels.product import Product
-from aweigh_kernels.weight import Weight, prepare, rounded
+from aweigh_kernels.weight import Weight, prepare, rounding
 from aweigh_runtime.model.agreement import agreeing, random
 from aweigh_runtime.model.arithmetic import RowOperation
 from aweigh_runtime.model.attention import AttentionShape
@@ -61,10 +61,10 @@ class Exact:
         """Sums of integers are exact in any order; all others are products with dense numbers."""
         if isinstance(weight, Int8Weight):
             return prepare(weight, dtype)
-        dense = weight.dense(dtype)
+        dense, rounded = weight.dense(dtype), rounding(weight)
 
         def product(x: torch.Tensor) -> torch.Tensor:
-            return self.project(rounded(x, weight).to(dtype), dense)
+            return self.project(rounded(x).to(dtype), dense)
 
         return product
 

@@ -1,9 +1,10 @@
 """Models that are already on this machine: shipped with the runtime, in a directory or a volume."""
 
+import os
 from importlib import resources
 from pathlib import Path
 
-from aweigh_runtime.failures import InvalidConfiguration, ModelNotFound
+from aweigh_runtime.failures import InvalidConfiguration, ModelNotFound, ModelUnreadable
 
 
 def builtin(name: str) -> Path:
@@ -36,8 +37,19 @@ def claim(rest: str, mount: Path) -> Path:
 
 
 def _existing(path: Path, uri: str) -> Path:
-    if path.is_file():
-        raise ModelNotFound(f"{uri} is a file; expected the directory that holds config.json")
-    if not path.is_dir():
-        raise ModelNotFound(f"{uri}: there is no directory {path}; check model.uri")
+    try:
+        if path.is_file():
+            raise ModelNotFound(f"{uri} is a file; expected the directory that holds config.json")
+        if not path.is_dir():
+            raise ModelNotFound(f"{uri}: there is no directory {path}; check model.uri")
+    except PermissionError as error:
+        raise _closed(path) from error
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise _closed(path)
     return path
+
+
+def _closed(path: Path) -> ModelUnreadable:
+    return ModelUnreadable(
+        f"{path} cannot be read: permission denied; let the user that runs this into it"
+    )

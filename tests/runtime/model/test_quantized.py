@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ from aweigh_runtime.formats.int_groups import IntGroups
 from aweigh_runtime.formats.layout import Layout
 from aweigh_runtime.formats.packed_int_layout import PackedIntLayout
 from aweigh_runtime.model.decoder import Decoder
-from aweigh_runtime.model.footprint import weight_bytes
 from aweigh_runtime.model.load import Wish, load
 from tests.runtime.model.checkpoints import (
     load_decoder,
@@ -28,6 +28,7 @@ from tests.runtime.model.quantized import Quantize, Twins, change, quantized_twi
 
 WIDE = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True}
+MATRICES = 2 * [(256, 128), (128, 128), (512, 128), (128, 256)]  # of both layers
 PROMPT = random_tokens(1, 70)
 QUERY = "model.layers.0.self_attn.q_proj"
 
@@ -144,12 +145,44 @@ def test_an_answer_of_a_quantized_model_does_not_depend_on_the_batch(gptq: Twins
     assert torch.equal(among[0], alone)
 
 
-def test_the_weights_take_the_bytes_that_were_computed(gptq: Twins) -> None:
-    config = load_decoder(gptq.dense).config
-    stored = (gptq.quantized / "model.safetensors").stat().st_size
-    dense = (gptq.dense / "model.safetensors").stat().st_size
-    assert stored < dense / 3
-    assert weight_bytes(config, 4) == pytest.approx(dense, rel=0.02)
+def test_matrices_stay_packed_in_memory(gptq: Twins) -> None:
+    """In two layouts of 4 bits on a CPU, ours and torch's, each with its scales; nothing else."""
+    decoder = load_decoder(gptq.quantized)
+    num_weights = sum(rows * columns for rows, columns in MATRICES)
+    ours, torchs = 0.5 + 2 / 32, 0.5 + 2 * 4 / 32  # torch's: a scale and a zero point in fp32
+    assert held_bytes(decoder.matrices) == num_weights * (ours + torchs)
+
+
+def held_bytes(root: object) -> int:
+    """Of all tensors that an object leads to, closures included; each memory once."""
+    waiting, seen, storages = [root], set(), {}
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen or isinstance(each, type | ModuleType):
+            continue
+        seen.add(id(each))
+        if isinstance(each, torch.Tensor):
+            storage = each.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        else:
+            waiting += parts_of(each)
+    return sum(storages.values())
+
+
+def parts_of(each: object) -> list[object]:
+    if isinstance(each, dict):
+        return list(each.values())
+    if isinstance(each, list | tuple):
+        return list(each)
+    found = list(getattr(each, "__dict__", {}).values())
+    found += [cell.cell_contents for cell in getattr(each, "__closure__", None) or ()]
+    return [*found, getattr(each, "__self__", None)]
+
+
+def test_exact_products_keep_dense_numbers_alone(gptq: Twins) -> None:
+    exact = load_decoder(gptq.quantized, exact=True)
+    shapes = sum(4 * rows * columns for rows, columns in MATRICES)
+    assert held_bytes(exact.matrices) == pytest.approx(shapes, rel=0.02)
 
 
 @pytest.mark.parametrize("scheme", online.SCHEMES)

@@ -1,9 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from aweigh_api import names
-from aweigh_runtime.failures import InvalidConfiguration, ModelNotFound
+from aweigh_runtime.failures import InvalidConfiguration, ModelNotFound, ModelUnreadable
 from aweigh_runtime.sources import fetch, local
 
 
@@ -45,6 +46,22 @@ def test_a_file_uri_is_its_path(model: Path) -> None:
 def test_a_relative_file_uri_is_refused() -> None:
     with pytest.raises(InvalidConfiguration, match="three slashes"):
         _fetch("file://models/llama")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("closed", ["itself", "its parent"])
+def test_a_directory_that_may_not_be_read_is_named(model: Path, closed: str) -> None:
+    """As a user who is not let in, in a process of its own."""
+    (model if closed == "itself" else model.parent).chmod(0o700)
+    child = os.fork()
+    if child == 0:
+        os.setuid(65534)
+        try:
+            _fetch(f"file://{model}")
+        except ModelUnreadable as failure:
+            os._exit(0 if f"{model} cannot be read: permission denied" in str(failure) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_file_uri_must_lead_to_a_directory(model: Path) -> None:
