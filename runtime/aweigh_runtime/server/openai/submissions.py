@@ -175,6 +175,7 @@ def _sampling(asked: Parameters, model: Model, seed: int) -> Sampling:
         top_k=defaults.top_k if asked.top_k is None else max(asked.top_k, 0),
         min_p=_given(asked.min_p, defaults.min_p),
         seed=seed,
+        seeded=asked.seed is not None,
         repetition_penalty=_given(asked.repetition_penalty, defaults.repetition_penalty),
         presence_penalty=asked.presence_penalty or 0.0,
         frequency_penalty=asked.frequency_penalty or 0.0,
