@@ -63,6 +63,13 @@ class DraftModel:
             self._draft(logits, reading, stays, proposals)
         return proposals
 
+    def warm_up(self, num_blocks: int) -> None:
+        """Run the largest step once, so that no request pays for what comes first."""
+        count = min(self._step_tokens, num_blocks * self._block_tokens)
+        tokens = torch.zeros(count, dtype=torch.int64, device=self._device)
+        logits = self._forward(tokens, [Chunk(0, count, range(num_blocks), 1)])
+        self._forward(logits.argmax(-1), [Chunk(0, 1, range(1))])
+
     def release(self) -> None:
         """Let go of the model and its cache."""
         self._forward = _released

@@ -37,16 +37,22 @@ class Speculator:
     """Drafts for the answers of a step. It never fails a request: without drafts they go on."""
 
     def __init__(
-        self, proposers: Sequence[Proposer], longest: int, least_acceptance: float | None = None
+        self,
+        proposers: Sequence[Proposer],
+        longest: int,
+        least_acceptance: float | None = None,
+        failure: Speculation | None = None,
     ) -> None:
         """Begin with proposers that are ready.
 
         Args:
-            proposers: at least one; none of them is known to be any good.
+            proposers: none of them is known to be any good.
             longest: most tokens of a draft.
             least_acceptance: see `Pace`.
+            failure: why another one is missing.
         """
         self._lines = [_Line(each, Pace(longest, least_acceptance)) for each in proposers]
+        self._failure = failure
         self._rows = 1  # answers in a step
         self._probed = 0  # answers in the step to come
         self._rooms: dict[int, int] = {}  # tokens to be drafted in the step under way, by proposer
@@ -62,7 +68,7 @@ class Speculator:
             rows: answers, as far as is known.
             now_s: on any clock that never goes back.
         """
-        if not rows:
+        if not rows or not self._lines:
             return None
         self._rows, self._now_s, self._probed = rows, now_s, 0
         wanted = False
@@ -150,18 +156,22 @@ class Speculator:
         """What the pod reports."""
         left = [line for line in self._lines if not line.gone]
         if not left:
-            names = ", ".join(line.proposer.name for line in self._lines)
-            return Speculation(
-                "failed",
-                "OutOfMemory",
-                f"there was no memory left to draft with {names}; the model serves on without it. "
-                "Lower --kv-cache-memory or give more memory",
-            )
+            return self._failure or self._no_memory()
+        missing = "" if self._failure is None else self._failure.message
         if self._losing_s is None or self._now_s - self._losing_s < _PAUSED_S:
-            return Speculation("active")
+            return Speculation("active", message=missing)
         best = max(left, key=lambda line: line.pace.rate)
         why = f"drafting with {best.proposer.name} does not pay: {best.pace.verdict(self._rows)}"
         return Speculation("paused", "LowAcceptance", why)
+
+    def _no_memory(self) -> Speculation:
+        names = ", ".join(line.proposer.name for line in self._lines)
+        return Speculation(
+            "failed",
+            "OutOfMemory",
+            f"there was no memory left to draft with {names}; the model serves on without it. "
+            "Lower --kv-cache-memory or give more memory",
+        )
 
     def _wanted(self, request: Request) -> int:
         if not request.row.foreseeable:
