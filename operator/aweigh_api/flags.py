@@ -40,8 +40,36 @@ def serve_arguments(service: "InferenceService") -> list[str]:
         "--drain-timeout-seconds": drain.timeout_seconds,
     }
     given = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
+    given += _speculation(service)
     switched_off = [] if cache.enabled else ["--no-prefix-cache-enabled"]
     return ["serve", model.uri, *given, *switched_off]
+
+
+def _speculation(service: "InferenceService") -> list[str]:
+    part = service.spec.speculative_decoding
+    if part is None or part.wanted_method == "none":
+        return []
+    drafts = [draft_argument(each.uri, each.revision) for each in service.spec.draft_models]
+    least = part.min_acceptance_percent
+    return [
+        f"--speculation={part.wanted_method}",
+        *(f"--draft-model={draft}" for draft in drafts),
+        f"--max-draft-tokens={part.max_draft_tokens}",
+        *([] if least is None else [f"--min-acceptance-percent={least}"]),
+    ]
+
+
+def draft_argument(uri: str, revision: str | None) -> str:
+    """A draft model as a flag's value: URI, or URI@REVISION of an hf:// repository."""
+    return uri if revision is None else f"{uri}@{revision}"
+
+
+def draft_of(argument: str) -> tuple[str, str | None]:
+    """URI and revision of such a value. Only hf:// URIs have revisions, and none has an @."""
+    if not argument.startswith("hf://"):
+        return argument, None
+    uri, _, revision = argument.partition("@")
+    return uri, revision or None
 
 
 def pod_arguments(service: "InferenceService") -> list[str]:

@@ -35,7 +35,7 @@ ADMIN_PORT = 9090  # /livez, /readyz, /metrics, /state; reading only
 OPERATOR_PROBE_PORT = 8080
 OPERATOR_METRICS_PORT = 8081
 
-MODEL_MOUNT = "/mnt/models"  # where a pod finds the claim of a pvc:// URI, read-only
+MODEL_MOUNT = "/mnt/models"  # where a pod finds the claims of pvc:// URIs by name, read-only
 SECRET_MOUNT = "/etc/aweigh/model-secret"  # where a pod finds the Secret of model.secretRef
 API_KEYS_MOUNT = "/etc/aweigh/api-keys"  # where a pod finds the Secret of auth.apiKeys.secretRef
 TLS_MOUNT = "/etc/aweigh/tls"  # where a pod finds the Secret of tls.secretRef

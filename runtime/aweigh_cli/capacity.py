@@ -5,7 +5,7 @@ libraries take for themselves.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aweigh_api.number_formats import KvCacheDTypeName
@@ -53,6 +53,15 @@ class Device:
         return "cuda" if self.is_gpu else "cpu"
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A model that guesses what the large one will say."""
+
+    uri: str
+    config: ModelConfig
+    quantization: "Quantization | None"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """What an InferenceService, or the command line, says about memory."""
@@ -64,6 +73,7 @@ class Wish:
     max_running: int = 256
     block_tokens: int = 16
     host: int = 0  # bytes of host memory for what leaves the cache
+    drafts: Sequence[Draft] = ()
     lengths: Sequence[int] = LENGTHS
 
 
@@ -74,12 +84,14 @@ class Plan:
     device: Device
     dtype_bytes: int
     weights: int
+    drafts: dict[str, int]  # URI of a draft model → its weights
     step: int  # activations and logits of the largest step
     graphs: int  # recorded steps
     reserve: int  # libraries, and what stays free
     host: int  # for what leaves the cache: a pod's own memory, but not a GPU's
     kv: int  # for keys and values; 0 when not even the weights fit
-    kv_per_token: int
+    kv_per_token: int  # of the model and all drafts
+    draft_kv_per_token: dict[str, int]  # URI of a draft model → its part of it
     max_model_len: int
     tokens: int  # that the KV memory holds
     requests: dict[int, int]  # length in tokens → so many fit at once
@@ -94,16 +106,21 @@ class Plan:
 def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     """Divide a device's memory as a server does."""
     dtype_bytes = _dtype_bytes(config, device, wish)
-    weights = footprint.weight_bytes(config, dtype_bytes, _kept_bytes(wish))
+    weights = footprint.weight_bytes(config, dtype_bytes, _kept_bytes(wish.quantization))
+    drafts = {each.uri: _draft_bytes(each, device, wish) for each in wish.drafts}
+    draft_kv = {each.uri: _draft_kv_bytes(each, device, wish) for each in wish.drafts}
+    # A block of the pool has the keys and values of its tokens in each of the models.
     per_token = footprint.bytes_per_token(config, _cached_bytes(dtype_bytes, wish))
-    step = step_bytes(config, dtype_bytes, device, wish)
+    per_token += sum(draft_kv.values())
+    configs = [config, *(each.config for each in wish.drafts)]
+    step = max(step_bytes(each, _dtype_bytes(each, device, wish), device, wish) for each in configs)
     reserve = sizing.spare_bytes(device.kind, device.num_bytes) + (
         GPU_LIBRARIES_BYTES if device.is_gpu else CPU_PROCESSES_BYTES
     )
     longest_len = footprint.model_len(config, wish.max_model_len)
     block = per_token * wish.block_tokens
     longest = -(-longest_len // wish.block_tokens) * block
-    room = device.num_bytes - weights - step - GRAPH_BYTES - reserve
+    room = device.num_bytes - weights - sum(drafts.values()) - step - GRAPH_BYTES - reserve
     room -= 0 if device.is_gpu else wish.host
     kv = sizing.kv_bytes(device.kind, max(room, 0), longest)
     blocks = kv // block
@@ -112,12 +129,14 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
         device=device,
         dtype_bytes=dtype_bytes,
         weights=weights,
+        drafts=drafts,
         step=step,
         graphs=GRAPH_BYTES,
         reserve=reserve,
         host=wish.host,
         kv=kv,
         kv_per_token=per_token,
+        draft_kv_per_token=draft_kv,
         max_model_len=longest_len,
         tokens=blocks * wish.block_tokens,
         requests={
@@ -127,8 +146,19 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     )
 
 
-def _kept_bytes(wish: Wish) -> footprint.KeptBytes | None:
-    quantization = wish.quantization
+def _draft_bytes(draft: Draft, device: Device, wish: Wish) -> int:
+    dtype_bytes = _dtype_bytes(draft.config, device, wish)
+    return footprint.weight_bytes(draft.config, dtype_bytes, _kept_bytes(draft.quantization))
+
+
+def _draft_kv_bytes(draft: Draft, device: Device, wish: Wish) -> int:
+    """Of one token."""
+    own = replace(wish, quantization=draft.quantization)
+    item_bytes = _cached_bytes(_dtype_bytes(draft.config, device, wish), own)
+    return footprint.bytes_per_token(draft.config, item_bytes)
+
+
+def _kept_bytes(quantization: "Quantization | None") -> footprint.KeptBytes | None:
     if quantization is None:
         return None
     from aweigh_runtime.formats.choice import kept_bytes
@@ -160,6 +190,8 @@ def advice(config: ModelConfig, found: Plan, wish: Wish) -> list[str]:
     changes: list[str] = []
     if found.tokens:
         changes.append(f"lower maxModelLen to at most {found.tokens}")
+    if found.drafts and found.missing <= sum(found.drafts.values()):
+        changes.append("leave out the draft models")
     if found.dtype_bytes > 2 and found.device.is_gpu:
         changes.append("set dtype to bf16")
     needed = found.device.num_bytes + found.missing

@@ -14,7 +14,7 @@ from aweigh_cli.failures import CommandFailure, ExitStatus
 
 if TYPE_CHECKING:
     from aweigh_api.spec import InferenceService
-    from aweigh_cli.capacity import Device, Plan, Wish
+    from aweigh_cli.capacity import Device, Draft, Plan, Wish
     from aweigh_runtime.model.config import ModelConfig
 
 GIBI, KIBI = 1 << 30, 1 << 10
@@ -47,6 +47,9 @@ def plan(  # noqa: PLR0913 - what decides about memory
     quantization: Annotated[SchemeName | None, typer.Option(help="As in `aweigh serve`.")] = None,
     kv_cache_dtype: Annotated[
         KvCacheDTypeName | None, typer.Option(help="As in `aweigh serve`.")
+    ] = None,
+    draft_model: Annotated[
+        list[str] | None, typer.Option(help="As in `aweigh serve`; repeatable.")
     ] = None,
     max_model_len: Annotated[int | None, typer.Option(min=1, help="As in `aweigh serve`.")] = None,
     max_running: Annotated[int, typer.Option(min=1, help="As in `aweigh serve`.")] = 256,
@@ -84,6 +87,7 @@ def plan(  # noqa: PLR0913 - what decides about memory
         max_running=max_running,
         block_tokens=16 if service is None else service.spec.prefix_cache.block_tokens or 16,
         lengths=request_tokens or LENGTHS,
+        drafts=_drafts(service, draft_model),
         host=to_bytes(0 if service is None else service.spec.prefix_cache.host_memory or 0),
     )
     try:
@@ -95,6 +99,19 @@ def plan(  # noqa: PLR0913 - what decides about memory
         _overview(target, config, wish, output)
         return
     _one(target, config, device, wish, output)
+
+
+def _drafts(service: "InferenceService | None", given: list[str] | None) -> "list[Draft]":
+    """The draft models: those that were named, else those of the InferenceService."""
+    from aweigh_api.flags import draft_of
+    from aweigh_cli.capacity import Draft
+    from aweigh_cli.model_config import described
+
+    named = [draft_of(each) for each in given or []]
+    if service is not None and not named:
+        named = [(each.uri, each.revision) for each in service.spec.draft_models]
+    found = ((uri, described(uri, revision, "auto")) for uri, revision in named)
+    return [Draft(uri, each.config, each.quantization) for uri, each in found]
 
 
 def _one(target: str, config: "ModelConfig", device: "Device", wish: "Wish", output: str) -> None:
@@ -139,6 +156,7 @@ def _text(target: str, config: "ModelConfig", found: "Plan", wish: "Wish") -> st
     parts = {
         f"{found.device.name}": found.device.num_bytes,
         "- weights": found.weights,
+        **{f"- weights of the draft {uri}": size for uri, size in found.drafts.items()},
         "- largest step: activations, logits (estimated)": found.step,
         "- CUDA graphs (none in this version)": found.graphs,
         "- head room: libraries, spare (estimated)": found.reserve,
@@ -162,9 +180,14 @@ def _heading(target: str, config: "ModelConfig", found: "Plan", wish: "Wish") ->
         format_ += " (16 where the processor computes in them itself)"
     if wish.quantization is not None:
         format_ += f", weights {wish.quantization.description}"
+    drafts = "".join(
+        f", {size / KIBI:.1f} KiB of them for the draft {uri}"
+        for uri, size in found.draft_kv_per_token.items()
+    )
     return (
         f"{target}: {config.architecture}, numbers of {format_}, weights {_gib(found.weights)}, "
         f"{found.kv_per_token / KIBI:.1f} KiB of keys and values per token"
+        f"{drafts}"
     )
 
 

@@ -160,6 +160,31 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
             "--kv-cache-memory", "Memory for keys and values, as 40Gi. (default: measured)", _bytes
         ),
     ] = None,
+    speculation: Annotated[
+        Literal["none", "draft", "ngram"] | None,
+        _flag(
+            "--speculation",
+            "Who guesses the next tokens. (default: draft with --draft-model, else none)",
+        ),
+    ] = None,
+    draft_model: Annotated[
+        list[str],
+        _flag(
+            "--draft-model",
+            "Small model that guesses: URI, or hf://ORGANISATION/MODEL@REVISION; repeatable.",
+        ),
+    ] = (),  # type: ignore[assignment]
+    max_draft_tokens: Annotated[
+        int, _flag("--max-draft-tokens", "Most tokens that are guessed at once, 1 to 16.", _integer)
+    ] = 8,
+    min_acceptance_percent: Annotated[
+        int | None,
+        _flag(
+            "--min-acceptance-percent",
+            "Guess no more while fewer are right. (default: as measured)",
+            _integer,
+        ),
+    ] = None,
     prefix_cache_enabled: Annotated[
         bool,
         _flag(
@@ -207,7 +232,8 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
 ) -> None:
     """Serve one model over the OpenAI API on this machine.
 
-    Each flag can also be given in the environment: --admin-port is AWEIGH_ADMIN_PORT.
+    Each flag can also be given in the environment: --admin-port is AWEIGH_ADMIN_PORT. Where a
+    flag is repeatable, spaces separate its values there.
     """
     from aweigh_cli.launch import launch
     from aweigh_runtime.config import Config
@@ -233,6 +259,10 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
         step_tokens=step_tokens,
         exact=exact,
         kv_cache_memory=kv_cache_memory,
+        speculation=speculation,
+        draft_model=tuple(draft_model),
+        max_draft_tokens=max_draft_tokens,
+        min_acceptance_percent=min_acceptance_percent,
         prefix_cache_enabled=prefix_cache_enabled,
         prefix_cache_size=prefix_cache_size,
         prefix_cache_host_memory=prefix_cache_host_memory,

@@ -95,6 +95,36 @@ def test_the_figures_of_a_known_model(llama: Path) -> None:
     assert found["requests"]["131072"] == found["tokens"] // 131072
 
 
+def test_a_draft_takes_its_weights_and_its_part_of_every_block(tmp_path: Path) -> None:
+    plain = planned("builtin://helmsman-8m", "--gpu=l4")
+    draft = planned("builtin://helmsman-1m-draft", "--gpu=l4")
+    uri = "builtin://helmsman-1m-draft"
+    both = planned("builtin://helmsman-8m", f"--draft-model={uri}", "--gpu=l4")
+    assert both["weights"] == plain["weights"]
+    assert both["drafts"] == {uri: draft["weights"]}
+    assert both["draft_kv_per_token"] == {uri: draft["kv_per_token"]}
+    assert both["kv_per_token"] == plain["kv_per_token"] + draft["kv_per_token"]
+    assert both["kv"] == plain["kv"] - draft["weights"]
+    assert both["tokens"] == both["kv"] // (16 * both["kv_per_token"]) * 16
+
+    file = tmp_path / "service.yaml"
+    speculation = f"  speculativeDecoding: {{draftModels: [{{uri: {uri}}}]}}\n"
+    service = SERVICE.format(directory="", limits="nvidia.com/gpu: 1").replace("8192", "512")
+    file.write_text(service.replace("file://", "builtin://helmsman-8m") + speculation)
+    code, stdout, _ = plan(str(file), "--gpu=l4")
+    assert code == 0
+    assert f"- weights of the draft {uri}" in stdout
+    kept = draft["kv_per_token"] / 1024
+    assert f"{kept:.1f} KiB of them for the draft {uri}" in stdout
+    assert planned(str(file), "--gpu=l4")["kv"] == both["kv"]
+
+
+def test_a_draft_that_is_too_much_is_what_to_leave_out(llama: Path) -> None:
+    code, _, stderr = plan("builtin://helmsman-8m", f"--draft-model=file://{llama}", "--memory=8Gi")
+    assert code == 1
+    assert "leave out the draft models" in stderr
+
+
 def test_the_weights_of_the_shipped_model_are_its_file() -> None:
     found = planned("builtin://helmsman-8m", "--gpu=l4")
     files = builtin("helmsman-8m").glob("*.safetensors")

@@ -13,7 +13,8 @@ from aweigh_api.termination import Termination
 from aweigh_cli import launch
 from aweigh_cli.commands import app
 from aweigh_runtime.config import Config
-from tests.api.refusals import HF, manifest, spec
+from aweigh_runtime.failures import InvalidConfiguration
+from tests.api.refusals import DRAFT, HF, manifest, spec
 from tests.cli.command import aweigh, environment
 
 FILLED_IN_LATER = {"uri", "model_name", "cache_dir"}  # by the user, from the URI, from XDG
@@ -68,6 +69,11 @@ def test_the_arguments_of_a_pod_give_the_config_that_the_spec_says(
             "blockTokens": 64,
             "scope": "Service",
         },
+        speculativeDecoding={
+            "draftModels": [DRAFT, {**HF, "revision": "v1"}],
+            "maxDraftTokens": 5,
+            "minAcceptancePercent": 40,
+        },
         auth={"apiKeys": {"secretRef": {"name": "keys"}}},
         tls={"secretRef": {"name": "certificate"}},
     )
@@ -86,6 +92,10 @@ def test_the_arguments_of_a_pod_give_the_config_that_the_spec_says(
         prefix_cache_host_memory=2 * 2**30,
         prefix_cache_block_tokens=64,
         prefix_cache_scope="Service",
+        speculation="draft",
+        draft_model=(DRAFT["uri"], f"{HF['uri']}@v1"),
+        max_draft_tokens=5,
+        min_acceptance_percent=40,
         api_keys_dir=Path("/etc/aweigh/api-keys"),
         tls_dir=Path("/etc/aweigh/tls"),
         drain_settle_seconds=7,
@@ -104,6 +114,56 @@ def test_the_arguments_of_a_plain_pod_leave_the_defaults(monkeypatch: pytest.Mon
     config = parsed(monkeypatch, *flags.pod_arguments(service))
     assert (config.dtype, config.max_model_len, config.secret_dir) == ("auto", None, None)
     assert (config.drain_settle_seconds, config.drain_timeout_seconds) == (5, 120)
+
+
+@pytest.mark.parametrize(
+    ("given", "method"),
+    [
+        ([], "none"),
+        (["--draft-model=builtin://a", "--draft-model=builtin://b"], "draft"),
+        (["--speculation=draft", "--draft-model=builtin://a"], "draft"),
+        (["--speculation=ngram", "--min-acceptance-percent=30"], "ngram"),
+        (["--speculation=none"], "none"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_who_guesses_follows_from_the_flags(
+    given: list[str], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parsed(monkeypatch, "serve", "builtin://x", *given)
+    assert config.speculation_method == method
+    assert len(config.draft_model) == sum("--draft-model" in each for each in given)
+
+
+def test_draft_models_of_the_environment_stand_apart_by_spaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWEIGH_DRAFT_MODEL", "builtin://a hf://org/b@v1")
+    config = parsed(monkeypatch, "serve", "builtin://x")
+    assert config.draft_model == ("builtin://a", "hf://org/b@v1")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"speculation": "draft"}, "--speculation is draft, but no model guesses"),
+        (
+            {"speculation": "ngram", "draft_model": ("builtin://a",)},
+            "has no effect with --speculation=ngram",
+        ),
+        ({"draft_model": ("builtin://a", "builtin://a")}, "expected at most 4, each once"),
+        ({"draft_model": tuple("abcde")}, "expected at most 4, each once"),
+        ({"speculation": "ngram", "max_draft_tokens": 17}, "--max-draft-tokens is 17"),
+        ({"speculation": "ngram", "min_acceptance_percent": 0}, "--min-acceptance-percent is 0"),
+        ({"min_acceptance_percent": 50}, "have no effect where nothing guesses"),
+        ({"speculation": "none", "max_draft_tokens": 4}, "have no effect where nothing guesses"),
+    ],
+)
+def test_flags_of_speculation_that_contradict_each_other_are_refused(
+    given: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InvalidConfiguration, match=sentence):
+        Config(uri="builtin://x", model_name="x", cache_dir=Path("/c"), **given)
 
 
 @pytest.mark.parametrize(
