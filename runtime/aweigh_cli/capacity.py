@@ -107,13 +107,16 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     """Divide a device's memory as a server does."""
     dtype_bytes = _dtype_bytes(config, device, wish)
     weights = footprint.weight_bytes(config, dtype_bytes, _kept_bytes(wish.quantization))
-    drafts = {each.uri: _draft_bytes(each, device, wish) for each in wish.drafts}
-    draft_kv = {each.uri: _draft_kv_bytes(each, device, wish) for each in wish.drafts}
+    drafts, draft_kv, steps = {}, {}, [step_bytes(config, dtype_bytes, device, wish)]
+    for each in wish.drafts:
+        own_bytes, kept = _draft_dtype_bytes(each, device, wish), _kept_bytes(each.quantization)
+        drafts[each.uri] = footprint.weight_bytes(each.config, own_bytes, kept)
+        draft_kv[each.uri] = footprint.bytes_per_token(each.config, own_bytes)
+        steps.append(step_bytes(each.config, own_bytes, device, wish))
+    step = max(steps)
     # A block of the pool has the keys and values of its tokens in each of the models.
     per_token = footprint.bytes_per_token(config, _cached_bytes(dtype_bytes, wish))
     per_token += sum(draft_kv.values())
-    configs = [config, *(each.config for each in wish.drafts)]
-    step = max(step_bytes(each, _dtype_bytes(each, device, wish), device, wish) for each in configs)
     reserve = sizing.spare_bytes(device.kind, device.num_bytes) + (
         GPU_LIBRARIES_BYTES if device.is_gpu else CPU_PROCESSES_BYTES
     )
@@ -146,16 +149,9 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     )
 
 
-def _draft_bytes(draft: Draft, device: Device, wish: Wish) -> int:
-    dtype_bytes = _dtype_bytes(draft.config, device, wish)
-    return footprint.weight_bytes(draft.config, dtype_bytes, _kept_bytes(draft.quantization))
-
-
-def _draft_kv_bytes(draft: Draft, device: Device, wish: Wish) -> int:
-    """Of one token."""
-    own = replace(wish, quantization=draft.quantization)
-    item_bytes = _cached_bytes(_dtype_bytes(draft.config, device, wish), own)
-    return footprint.bytes_per_token(draft.config, item_bytes)
+def _draft_dtype_bytes(draft: Draft, device: Device, wish: Wish) -> int:
+    """A draft computes in its checkpoint's own format, and caches in it."""
+    return _dtype_bytes(draft.config, device, replace(wish, dtype="auto"))
 
 
 def _kept_bytes(quantization: "Quantization | None") -> footprint.KeptBytes | None:

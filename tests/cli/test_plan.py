@@ -119,6 +119,14 @@ def test_a_draft_takes_its_weights_and_its_part_of_every_block(tmp_path: Path) -
     assert planned(str(file), "--gpu=l4")["kv"] == both["kv"]
 
 
+def test_a_draft_keeps_its_own_numbers_whatever_the_models_are() -> None:
+    draft = planned("builtin://helmsman-1m-draft", "--gpu=l4")
+    given = ("--draft-model=builtin://helmsman-1m-draft", "--kv-cache-dtype=fp8", "--dtype=fp32")
+    found = planned("builtin://helmsman-8m", *given, "--gpu=l4")
+    assert list(found["drafts"].values()) == [draft["weights"]]
+    assert list(found["draft_kv_per_token"].values()) == [draft["kv_per_token"]]
+
+
 def test_a_draft_that_is_too_much_is_what_to_leave_out(llama: Path) -> None:
     code, _, stderr = plan("builtin://helmsman-8m", f"--draft-model=file://{llama}", "--memory=8Gi")
     assert code == 1
