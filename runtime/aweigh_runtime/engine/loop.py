@@ -24,6 +24,7 @@ from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Lookahead, Part, RequestTooLong, Scheduler
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.engine.speed import PromptSpeed
+from aweigh_runtime.engine.step_fit import Load, StepFitter
 from aweigh_runtime.model.chunks import Chunk
 
 Forward = Callable[[list[int], Sequence[Chunk]], torch.Tensor]
@@ -76,6 +77,7 @@ class Engine:
         self._compiling: dict[int, Submission] = {}
         self._failures: list[Failure] = []  # since the last report
         self._prompt_speed = PromptSpeed()
+        self._step_fitter = StepFitter()
 
     @property
     def patience_s(self) -> float:
@@ -127,6 +129,7 @@ class Engine:
             unshared_tokens_per_request=scheduler.unshared_tokens_per_request(),
             duration_s=now_s - started_s if num_tokens else None,
             num_tokens=num_tokens,
+            step_fit=self._step_fitter.fit,
             speculation=None if self._speculator is None else self._speculator.state,
         )
 
@@ -219,7 +222,7 @@ class Engine:
                 rows.extend(range(num_rows - 1 - len(behind[-1].tokens), num_rows))
         wanted = found if len(rows) == num_rows else found[rows]
         outputs = self._continue(parts, complete, behind, wanted)
-        self._observe(parts, len(complete), time.monotonic() - started_s)
+        self._observe(parts, behind, time.monotonic() - started_s)
         return outputs
 
     def _drafted(self, parts: list[Part]) -> dict[int, Drafted]:
@@ -243,7 +246,7 @@ class Engine:
         stayed: dict[int, int] = {}
         for index, part in enumerate(complete):
             request = part.request
-            output = self._record(part, continued, index)
+            output = self._record(part, continued, index, len(behind[index].tokens))
             if output is not None:
                 outputs.append(output)
             failure = None if request.gone else continued.failures.get(index)
@@ -256,7 +259,6 @@ class Engine:
                 self._scheduler.finish(request)
             self._failures.append(Failure(request.id, failure.kind, failure.message))
         if self._speculator is not None:
-            self._count_drafted(behind, continued)
             self._speculator.verified(stayed)
         return outputs
 
@@ -293,29 +295,34 @@ class Engine:
         counters.recomputed_tokens += part.num_tokens - len(new)
         if request.answering and part.num_tokens == 1:
             counters.decoded_rows += 1
-            counters.decode_tokens += 1 + kept
             counters.kv_tokens_read += part.end
         elif new and new.start < request.num_prompt_tokens:
             counters.computed_prompt_tokens += min(new.stop, request.num_prompt_tokens) - new.start
         if not kept:  # else when its tokens are known
             self._scheduler.advance(part, 0)
 
-    def _count_drafted(self, behind: list[Drafted], continued: Continued) -> None:
-        counters = self._scheduler.counters
-        for each, kept in zip(behind, continued.kept, strict=True):
-            length = len(each.tokens)
-            if not length:
-                continue
-            counters.drafted_tokens += length
-            counters.accepted_tokens += kept
-            missing = length - len(counters.drafted_at)
-            counters.drafted_at.extend([0] * missing)
-            counters.accepted_at.extend([0] * missing)
-            for place in range(length):
-                counters.drafted_at[place] += 1
-                counters.accepted_at[place] += place < kept
+    def _count_new(self, part: Part, new: int, drafted: int, kept: int) -> None:
+        """An answer has got so many new tokens, of which `kept` were drafted.
 
-    def _record(self, part: Part, continued: Continued, index: int) -> Output | None:
+        What was drafted behind the end of an answer is nobody's fault.
+        """
+        request, counters = part.request, self._scheduler.counters
+        counters.generated_tokens += new
+        if request.num_prompt_tokens + new < len(request.tokens) and part.num_tokens == 1:
+            counters.decode_tokens += new
+        if not drafted:
+            return
+        drafted = drafted if new > kept else new
+        counters.drafted_tokens += drafted
+        counters.accepted_tokens += kept
+        missing = drafted - len(counters.drafted_at)
+        counters.drafted_at.extend([0] * missing)
+        counters.accepted_at.extend([0] * missing)
+        for place in range(drafted):
+            counters.drafted_at[place] += 1
+            counters.accepted_at[place] += place < kept
+
+    def _record(self, part: Part, continued: Continued, index: int, drafted: int) -> Output | None:
         """Add new tokens to an answer, up to the one that ends it."""
         request = part.request
         if request.max_tokens == request.num_prompt_tokens:  # only the prompt was to be read
@@ -325,8 +332,9 @@ class Engine:
             return self._first_output(request, [], "length", None)
         first = not request.answering
         tokens, finish = _append(request, continued.tokens[index])
-        self._scheduler.counters.generated_tokens += len(tokens)
-        if kept := min(continued.kept[index], len(tokens)):
+        kept = min(continued.kept[index], len(tokens))
+        self._count_new(part, len(tokens), drafted, kept)
+        if kept:
             self._scheduler.advance(part, kept)
         if finish is not None:
             self._scheduler.finish(request)
@@ -364,13 +372,16 @@ class Engine:
             counters.looked_up_prompt_tokens += request.num_prompt_tokens
         counters.saved_prefill_seconds += request.cached * (self._prompt_speed.token_s or 0.0)
 
-    def _observe(self, parts: list[Part], rows: int, seconds: float) -> None:
+    def _observe(self, parts: list[Part], behind: list[Drafted], seconds: float) -> None:
         answers = sum(part.num_tokens == 1 for part in parts)
         others = sum(part.num_tokens for part in parts) - answers
         self._prompt_speed.observe(others, answers, seconds)
+        kv_tokens = sum(part.end for part in parts if part.num_tokens == 1)
+        drafted = sum(len(each.tokens) for each in behind)
+        self._step_fitter.observe(Load(others, answers, kv_tokens, drafted), seconds)
         self._scheduler.prefixes.judge_loading(self._prompt_speed.token_s)
         if self._speculator is not None:
-            self._speculator.took(rows, seconds, others)
+            self._speculator.took(len(behind), seconds, others)
 
 
 _NOTHING = Drafted()

@@ -10,8 +10,8 @@ from aweigh_runtime.engine.messages import Sampling, TokenLogprobs
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.noise import exponential
 from aweigh_runtime.engine.sampling.race import draw_filtered
-from aweigh_runtime.engine.sampling.verification import NO_TOKEN
 from aweigh_runtime.engine.sampling.row import Row
+from aweigh_runtime.engine.sampling.verification import NO_TOKEN
 
 SIZE = 1000
 GREEDY = Sampling(temperature=0)

@@ -218,7 +218,7 @@ def test_without_memory_for_drafts_answers_go_on() -> None:
 
 
 def test_logprobs_come_for_each_token_and_are_the_same() -> None:
-    def of(proposers: list[Proposer]) -> list[tuple[int, float]]:
+    def of(proposers: list[Proposer]) -> list[tuple[int, object]]:
         reports = run(
             engine(proposers, num_blocks=64), [Work([submission(1, [0, 1, 2], 24, logprobs=2)], [])]
         )

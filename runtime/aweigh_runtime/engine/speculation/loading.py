@@ -149,7 +149,7 @@ def _vocabulary(directory: Path) -> dict[str, int] | None:
 
 
 def _failed(reason: SpeculationReason, draft: Draft, why: str) -> Speculation:
-    return Speculation("failed", reason, f"the draft model {draft.uri} is not used: {why}")
+    return Speculation("failed", reason, f"the draft model is not used: {why} ({draft.uri})")
 
 
 def _cache(decoder: Decoder, num_blocks: int, block_tokens: int) -> KVCache:

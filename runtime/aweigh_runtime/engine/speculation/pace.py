@@ -4,8 +4,9 @@
     P(j) = how often the j-th place of a draft is filled and stays
     k is the length with most (tokens a row gains) ÷ (time of a step with k ÷ time of one without)
 
-Nothing is drafted unless that beats a plain step by a margin; then a few answers try again later,
-each time after twice as many steps, until drafting pays again.
+Nothing is drafted unless that beats a plain step by a margin; otherwise a few answers try again
+later, each time after twice as many steps, until drafting pays again. If it was for the time that
+it did not pay, and not for bad drafts, all answers try again, so that the time is measured anew.
 """
 
 import math
@@ -164,6 +165,7 @@ class Pace:
         self._patience = _PATIENCE[0]
         self._idle_steps = 0
         self._tries_left = 0
+        self._timing = False  # all answers try, and the time is measured
         self._drafted = self._stayed = 0.0
         self._chosen: dict[int, tuple[int, float]] = {}  # by bin of rows
         self._age = 0  # steps since it was chosen
@@ -175,8 +177,8 @@ class Pace:
 
     @property
     def probing(self) -> bool:
-        """A few answers try whether drafting pays again."""
-        return self._tries_left > 0
+        """A few answers try whether drafts are any good again."""
+        return self._tries_left > 0 and not self._timing
 
     def gain(self, rows: int, length: int) -> float:
         """Tokens per second with drafts of a length ÷ without."""
@@ -212,14 +214,22 @@ class Pace:
             self._idle_steps = self._tries_left = 0
             self._patience = _PATIENCE[0]
             return 0 if self.times.plain_is_stale(rows) else best
-        if not self.probing:
+        if self._tries_left == 0:
             self._idle_steps += 1
             if self._idle_steps < self._patience:
                 return 0
             self._idle_steps = 0
             self._patience = min(2 * self._patience, _PATIENCE[1])
-            self._tries_left = _TRIES
-        return min(_TRY, self._longest)
+            self._timing = self._promising
+            self._tries_left = _TRIES * rows if self._timing else _TRIES
+        return min(_FIRST if self._timing else _TRY, self._longest)
+
+    @property
+    def _promising(self) -> bool:
+        """Drafts are good enough to pay on a machine of which nothing is known."""
+        if self._least is not None and self.rate < self._least:
+            return False
+        return 1.0 + self.expected(_TRY) >= _MARGIN * (1.0 + _GUESSED_COST * _TRY)
 
     def verdict(self, rows: int) -> str:
         """Why drafting does not pay, in numbers."""
