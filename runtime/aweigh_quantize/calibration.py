@@ -1,4 +1,8 @@
-"""Which texts a model is calibrated on and measured with: its own, or those in files."""
+"""Which texts a model is calibrated on and measured with: its own, or those in files.
+
+Only to write its own texts must the dense model be in memory as a whole: a model that is larger
+than memory needs files.
+"""
 
 import asyncio
 import hashlib
@@ -23,6 +27,7 @@ from aweigh_runtime.text.template import find_template
 from aweigh_runtime.text.tokenizer import Tokenizer
 
 MIN_TOKENS = 512  # with fewer, what is measured of the activations means nothing
+_HELD_OUT_SHARE = 4  # of files that are calibrated on a fourth is held out, at most
 _HELD_OUT = 1_000_003  # added to a seed: texts for measuring, never those for calibrating
 _VERSION = 1  # of the way in which texts are made
 _ASKS = "helmsman"  # models that were trained on questions about Kubernetes
@@ -73,6 +78,39 @@ def from_files(paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount) ->
         TooShort: fewer than MIN_TOKENS tokens.
         OSError, UnicodeDecodeError: a file cannot be read.
     """
+    pieces = _pieces(paths, checkpoint, amount)
+    _expect_enough(num_tokens(pieces), _described(paths))
+    if len(pieces) > amount.num_texts:
+        pieces = random.Random(amount.seed).sample(pieces, amount.num_texts)
+    return pieces
+
+
+def divided(
+    paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount
+) -> tuple[list[Text], list[Text]]:
+    """Pieces of files to calibrate on, and others that are held out to measure with.
+
+    By chance: as many of either as wanted, if the files have so many. No piece is among both.
+
+    Raises:
+        TooShort: fewer than MIN_TOKENS tokens are left to calibrate on.
+        OSError, UnicodeDecodeError: a file cannot be read.
+    """
+    pieces = _pieces(paths, checkpoint, amount)
+    _expect_enough(num_tokens(pieces), _described(paths))
+    random.Random(amount.seed).shuffle(pieces)
+    num_held_out = max(1, min(amount.num_texts, len(pieces) // _HELD_OUT_SHARE))
+    held_out = pieces[:num_held_out]
+    calibration = pieces[num_held_out:][: amount.num_texts]
+    _expect_enough(
+        num_tokens(calibration),
+        f"{_described(paths)}, beside {num_tokens(held_out)} tokens held out to measure with,",
+    )
+    return calibration, held_out
+
+
+def _pieces(paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount) -> list[Text]:
+    """In the order of the files."""
     tokenizer = Tokenizer.load(checkpoint.directory)
     size = min(amount.num_tokens, checkpoint.config.max_positions)
     pieces: list[Text] = []
@@ -83,10 +121,11 @@ def from_files(paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount) ->
             pieces += [Text(tuple(piece)) for piece in cuts if len(piece) > 1]
     finally:
         tokenizer.close()
-    _expect_enough(num_tokens(pieces), f"the text in {', '.join(map(str, paths))}")
-    if len(pieces) > amount.num_texts:
-        pieces = random.Random(amount.seed).sample(pieces, amount.num_texts)
     return pieces
+
+
+def _described(paths: Sequence[Path]) -> str:
+    return f"the text in {', '.join(map(str, paths))}"
 
 
 def as_json(texts: Sequence[Text]) -> dict[str, object]:
@@ -108,7 +147,8 @@ def _write(
         decoder = load(checkpoint.directory, wish, device, lambda done, total: None)
     except ModelDoesNotFit as failure:
         raise ModelDoesNotFit(
-            f"{failure}; to quantize it with less memory give texts: --calibration FILE"
+            f"{failure}; or give --calibration FILE: without texts of its own making it is "
+            "quantized with one layer in memory at a time"
         ) from failure
     tokenizer = Tokenizer.load(checkpoint.directory)
     try:

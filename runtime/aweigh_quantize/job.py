@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from aweigh_quantize.budget import budgeted
-from aweigh_quantize.calibration import Amount, from_files, from_model
+from aweigh_quantize.calibration import Amount, divided, from_files, from_model
 from aweigh_quantize.card import card
 from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
 from aweigh_quantize.declaration import Declared, declare
@@ -27,6 +27,7 @@ from aweigh_runtime.formats.layout import LayoutError
 from aweigh_runtime.model.footprint import weight_bytes
 
 OWN_TEXTS = "the model's own texts"
+HELD_OUT = "held-out parts of the calibration files"
 _WIDE_BYTES = 4  # of a weight in fp32
 
 
@@ -51,7 +52,9 @@ class Job:
     recipe: Recipe
     out: Path
     amount: Amount  # of text to calibrate on; as much is held out to measure with
-    calibration: Sequence[Path] = ()  # files; none: the model's own texts
+    # Files, a part of which is held out; none: the model's own texts, for which all of it must be
+    # in memory.
+    calibration: Sequence[Path] = ()
     perplexity: Sequence[Path] = ()  # files to measure with, too
     device: torch.device
     cache_dir: Path
@@ -63,7 +66,7 @@ def run(job: Job, display: Display) -> Outcome:
 
     Raises:
         RecipeError, TooShort, Occupied: what was asked for is impossible.
-        StartFailure: the dense model cannot be read.
+        StartFailure: the dense model cannot be read, or must be in memory and does not fit.
         CannotWrite: the disk is full; the same job goes on where this one has stopped.
     """
     started = time.monotonic()
@@ -73,7 +76,7 @@ def run(job: Job, display: Display) -> Outcome:
     _expect_storable(checkpoint, job.recipe, declare(job.recipe, bits))
     state = State(job.out)
     with state.claimed(job.recipe, _subject(job, checkpoint)):
-        calibration = _calibration(job, checkpoint, display)
+        calibration, held_out = _texts(job, checkpoint, display)
         if job.recipe.recover:
             expect_enough(calibration)
         if job.recipe.budget is not None:
@@ -81,7 +84,6 @@ def run(job: Job, display: Display) -> Outcome:
                 "bits", lambda: _budgeted(job, checkpoint, bits, calibration, display)
             )
         declared = declare(job.recipe, bits)
-        held_out = _held_out(job, checkpoint, display)
         work = Work(
             checkpoint=checkpoint,
             recipe=job.recipe,
@@ -176,18 +178,20 @@ def _stamp(path: Path) -> list[Any]:
     return [str(path.resolve()), found.st_size, found.st_mtime_ns]
 
 
-def _calibration(job: Job, checkpoint: Checkpoint, display: Display) -> list[Text]:
+def _texts(
+    job: Job, checkpoint: Checkpoint, display: Display
+) -> tuple[list[Text], dict[str, list[Text]]]:
+    """To calibrate on, and by name to measure with."""
     if job.calibration:
-        return from_files(job.calibration, checkpoint, job.amount)
-    return _own(job, checkpoint, job.amount, "texts to calibrate on", display)
-
-
-def _held_out(job: Job, checkpoint: Checkpoint, display: Display) -> Mapping[str, list[Text]]:
-    amount = job.amount.held_out()
-    found = {OWN_TEXTS: _own(job, checkpoint, amount, "texts to measure with", display)}
+        calibration, measured = divided(job.calibration, checkpoint, job.amount)
+        held_out = {HELD_OUT: measured}
+    else:
+        calibration = _own(job, checkpoint, job.amount, "texts to calibrate on", display)
+        amount = job.amount.held_out()
+        held_out = {OWN_TEXTS: _own(job, checkpoint, amount, "texts to measure with", display)}
     for path in job.perplexity:
-        found[str(path)] = from_files([path], checkpoint, job.amount)
-    return found
+        held_out[str(path)] = from_files([path], checkpoint, job.amount)
+    return calibration, held_out
 
 
 def _own(

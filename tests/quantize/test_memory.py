@@ -1,0 +1,120 @@
+"""What quantizing takes of memory: a layer, not the model."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aweigh_quantize.calibration import divided
+from aweigh_quantize.checkpoint import read_checkpoint
+from aweigh_quantize.evaluation import evaluate
+from aweigh_quantize.job import run
+from aweigh_quantize.tensor_file import stored_entry, write_tensors
+from aweigh_runtime.failures import ModelDoesNotFit
+from aweigh_runtime.model.architectures import read_config
+from aweigh_runtime.model.fields import read_object
+from aweigh_runtime.model.footprint import weight_bytes
+from aweigh_runtime.model.placement import places
+from tests.cli.command import environment
+from tests.quantize.conftest import COPIED, LAYERS
+from tests.quantize.jobs import AMOUNT, Silent, job
+from tests.quantize.whole import loaded, logits
+
+DEEP = 48  # layers
+QUANTIZE = """
+import json, resource, sys
+from pathlib import Path
+import torch
+from aweigh_quantize.job import run
+from tests.quantize.jobs import Silent, job
+torch.set_num_threads(1)
+model, out, text = map(Path, sys.argv[1:])
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+loss = run(job(model, out, [text]), Silent()).loss
+print(json.dumps([peak() - before, loss.kl.value, loss.dense_perplexity]))
+"""
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    lines = [f"Pod {number} runs {number % 7} containers on node {number}." for number in range(99)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def deep(cut: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The layers of a small model again and again: larger than all that quantizing may take."""
+    folder = tmp_path_factory.mktemp("deep") / "deep"
+    folder.mkdir()
+    for name in COPIED:
+        (folder / name).write_bytes((cut / name).read_bytes())
+    config = read_object(cut / "config.json") | {"num_hidden_layers": DEEP}
+    (folder / "config.json").write_text(json.dumps(config))
+    entries = []
+    for name, tensor in read_checkpoint(cut).stored.items():
+        if not name.startswith("model.layers."):
+            entries.append(stored_entry(tensor))
+            continue
+        _, _, index, rest = name.split(".", 3)
+        copies = range(int(index), DEEP, LAYERS)
+        entries += [stored_entry(tensor, f"model.layers.{copy}.{rest}") for copy in copies]
+    write_tensors(folder / "model.safetensors", entries)
+    return folder
+
+
+def test_with_texts_a_model_is_never_in_memory_and_its_loss_is_that_of_the_whole(
+    deep: Path, text: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    finished = subprocess.run(
+        [sys.executable, "-c", QUANTIZE, str(deep), str(out), str(text)],
+        env=environment(OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
+    taken, kl, perplexity = json.loads(finished.stdout)
+    checkpoint = read_checkpoint(deep)
+    assert taken < weight_bytes(checkpoint.config, 4) / 2
+
+    _, held_out = divided([text], checkpoint, AMOUNT)
+    dense, quantized = loaded(deep), loaded(out)
+    again = evaluate(
+        held_out, [(logits(dense, t.tokens), logits(quantized, t.tokens)) for t in held_out]
+    )
+    assert perplexity == pytest.approx(again.dense_perplexity, rel=1e-3)
+    assert kl == pytest.approx(again.kl.value, rel=0.02)
+
+
+def test_texts_to_measure_with_are_none_to_calibrate_on(cut: Path, text: Path) -> None:
+    calibration, held_out = divided([text], read_checkpoint(cut), AMOUNT)
+    assert held_out
+    assert {each.tokens for each in calibration}.isdisjoint(each.tokens for each in held_out)
+
+
+def test_a_model_that_does_not_fit_asks_for_texts(cut: Path, tmp_path: Path) -> None:
+    """Terabytes of weights, all of them a hole in a file."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for name in COPIED:
+        (folder / name).write_bytes((cut / name).read_bytes())
+    wide = {"intermediate_size": 1 << 22, "num_hidden_layers": 512}
+    (folder / "config.json").write_text(json.dumps(read_object(cut / "config.json") | wide))
+    config = read_config(folder)
+    header, end = {}, 0
+    for place in places(config):
+        begin, end = end, end + 2 * place.num_values
+        header[place.name] = {"dtype": "BF16", "shape": place.shape, "data_offsets": [begin, end]}
+    data = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(data).to_bytes(8, "little") + data)
+        file.truncate(8 + len(data) + end)
+    with pytest.raises(ModelDoesNotFit, match=r"give --calibration FILE"):
+        run(job(folder, tmp_path / "out"), Silent())
