@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from aweigh_runtime.formats.layout import Layout
 from aweigh_runtime.formats.packed_int_layout import PackedIntLayout
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.load import Wish, load
+from tests.kernels.held import held_bytes
 from tests.runtime.model.checkpoints import (
     load_decoder,
     new_cache,
@@ -146,37 +146,11 @@ def test_an_answer_of_a_quantized_model_does_not_depend_on_the_batch(gptq: Twins
 
 
 def test_matrices_stay_packed_in_memory(gptq: Twins) -> None:
-    """In two layouts of 4 bits on a CPU, ours and torch's, each with its scales; nothing else."""
+    """In the layout of 4 bits that torch multiplies on a CPU, with its scales; nothing else."""
     decoder = load_decoder(gptq.quantized)
     num_weights = sum(rows * columns for rows, columns in MATRICES)
-    ours, torchs = 0.5 + 2 / 32, 0.5 + 2 * 4 / 32  # torch's: a scale and a zero point in fp32
-    assert held_bytes(decoder.matrices) == num_weights * (ours + torchs)
-
-
-def held_bytes(root: object) -> int:
-    """Of all tensors that an object leads to, closures included; each memory once."""
-    waiting, seen, storages = [root], set(), {}
-    while waiting:
-        each = waiting.pop()
-        if id(each) in seen or isinstance(each, type | ModuleType):
-            continue
-        seen.add(id(each))
-        if isinstance(each, torch.Tensor):
-            storage = each.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-        else:
-            waiting += parts_of(each)
-    return sum(storages.values())
-
-
-def parts_of(each: object) -> list[object]:
-    if isinstance(each, dict):
-        return list(each.values())
-    if isinstance(each, list | tuple):
-        return list(each)
-    found = list(getattr(each, "__dict__", {}).values())
-    found += [cell.cell_contents for cell in getattr(each, "__closure__", None) or ()]
-    return [*found, getattr(each, "__self__", None)]
+    # Of 32 weights a scale and what is added, in fp32.
+    assert held_bytes(decoder.matrices) == num_weights * (0.5 + 2 * 4 / 32)
 
 
 def test_exact_products_keep_dense_numbers_alone(gptq: Twins) -> None:
