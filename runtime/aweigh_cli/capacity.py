@@ -13,7 +13,6 @@ from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine import sizing
 from aweigh_runtime.model import footprint
 from aweigh_runtime.model.config import LayerConfig, ModelConfig
-from aweigh_runtime.model.placement import Place
 
 if TYPE_CHECKING:  # it needs torch, whose import takes seconds
     from aweigh_runtime.formats.layout import Quantization
@@ -60,6 +59,7 @@ class Wish:
     dtype: DTypeName = "auto"
     kv_cache_dtype: KvCacheDTypeName = "auto"
     quantization: "Quantization | None" = None  # of the model's matrices
+    kept_bytes: footprint.KeptBytes | None = None  # of each
     max_model_len: int | None = None
     max_running: int = 256
     block_tokens: int = 16
@@ -94,7 +94,7 @@ class Plan:
 def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     """Divide a device's memory as a server does."""
     dtype_bytes = _dtype_bytes(config, device, wish)
-    weights = footprint.weight_bytes(config, dtype_bytes, _kept_bytes(wish))
+    weights = footprint.weight_bytes(config, dtype_bytes, wish.kept_bytes)
     per_token = footprint.bytes_per_token(config, _cached_bytes(dtype_bytes, wish))
     step = step_bytes(config, dtype_bytes, device, wish)
     reserve = sizing.spare_bytes(device.kind, device.num_bytes) + (
@@ -125,19 +125,6 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
         },
         missing=max(longest - room, 0),
     )
-
-
-def _kept_bytes(wish: Wish) -> footprint.KeptBytes | None:
-    quantization = wish.quantization
-    if quantization is None:
-        return None
-    from aweigh_runtime.formats.choice import kept_bytes
-
-    def of(place: Place) -> int | None:
-        layout = quantization.layout_of(place.module)
-        return None if layout is None else kept_bytes(layout, *place.shape)
-
-    return of
 
 
 def _cached_bytes(dtype_bytes: int, wish: Wish) -> int:

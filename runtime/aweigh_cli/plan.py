@@ -80,6 +80,7 @@ def plan(  # noqa: PLR0913 - what decides about memory
         dtype=dtype or ("auto" if model is None else model.dtype),
         kv_cache_dtype=kv_cache_dtype or ("auto" if asked is None else asked.kv_cache_dtype),
         quantization=found.quantization,
+        kept_bytes=found.kept_bytes,
         max_model_len=max_model_len or (None if model is None else model.max_model_len),
         max_running=max_running,
         block_tokens=16 if service is None else service.spec.prefix_cache.block_tokens or 16,

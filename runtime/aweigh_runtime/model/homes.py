@@ -65,6 +65,27 @@ class Homes:
         return None
 
 
+def announced(
+    directory: Path, config: ModelConfig, quantization: Quantization | None
+) -> dict[Place, int]:
+    """Memory of each quantized matrix of a checkpoint whose tensors are not at hand.
+
+    Routers are taken to be dense, and so is what is dense by any name that it may have there.
+
+    Raises:
+        UnsupportedModel: a matrix has a shape that cannot be stored as the checkpoint says.
+    """
+    found = {}
+    for place in places(config):
+        if quantization is None or not place.matrix or is_router(place.module):
+            continue
+        layouts = [quantization.layout_of(name) for name in _spellings(place.module, config)]
+        if layouts[0] is not None and None not in layouts:
+            _parts(directory, place, layouts[0])
+            found[place] = kept_bytes(layouts[0], *place.shape)
+    return found
+
+
 def homes_of(
     directory: Path, config: ModelConfig, stored: Stored, quantization: Quantization | None
 ) -> Homes:
@@ -119,13 +140,15 @@ class _Search:
             if layout is None:
                 parts = {place.name.rpartition(".")[2]: Part((place.shape,), tuple(STORED))}
             else:
-                parts = self._parts(place, layout)
+                parts = _parts(self._directory, place, layout)
             yield Shard(place, layout, dict(self._found(place, parts)))
 
     def _layout(self, place: Place) -> Layout | None:
         if self._quantization is None or not place.matrix:
             return None
-        layout = self._quantization.layout_of(self._original(place.module))
+        spellings = _spellings(place.module, self._config)
+        own = next((name for name in spellings if name in self._modules), place.module)
+        layout = self._quantization.layout_of(own)
         return None if layout is None or self._dense_router(place, layout) else layout
 
     def _dense_router(self, place: Place, layout: Layout) -> bool:
@@ -139,24 +162,6 @@ class _Search:
         required = (suffix for suffix, part in parts.items() if not part.optional)
         return any(f"{place.module}.{suffix}" not in self._stored for suffix in required)
 
-    def _original(self, module: str) -> str:
-        """The module's name in the checkpoint, by which it says what is quantized."""
-        for prefix, replacement in self._config.names.prefixes:
-            name = prefix + module.removeprefix(replacement)
-            if module.startswith(replacement) and name in self._modules:
-                return name
-        return module
-
-    def _parts(self, place: Place, layout: Layout) -> dict[str, Part]:
-        rows, columns = place.shape
-        try:
-            return layout.parts(rows, columns)
-        except LayoutError as error:
-            raise UnsupportedModel(
-                f"{self._directory}: {place.module} [{rows}, {columns}] cannot be stored as "
-                f"{layout.name}: {error}"
-            ) from error
-
     def _found(self, place: Place, parts: Mapping[str, Part]) -> Iterator[tuple[str, StoredTensor]]:
         for suffix, part in parts.items():
             name = f"{place.module}.{suffix}"
@@ -166,6 +171,27 @@ class _Search:
                 yield suffix, tensor
             elif not part.optional:
                 self.missing.append(name)
+
+
+def _spellings(module: str, config: ModelConfig) -> list[str]:
+    """What a checkpoint may call a module, by which name it says what is quantized."""
+    found = [
+        prefix + module.removeprefix(replacement)
+        for prefix, replacement in config.names.prefixes
+        if module.startswith(replacement)
+    ]
+    return [*found, module]
+
+
+def _parts(directory: Path, place: Place, layout: Layout) -> dict[str, Part]:
+    rows, columns = place.shape
+    try:
+        return layout.parts(rows, columns)
+    except LayoutError as error:
+        raise UnsupportedModel(
+            f"{directory}: {place.module} [{rows}, {columns}] cannot be stored as "
+            f"{layout.name}: {error}"
+        ) from error
 
 
 def _check(found: StoredTensor, name: str, part: Part) -> None:

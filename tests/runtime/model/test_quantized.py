@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from aweigh_cli.model_config import described
 from aweigh_kernels.weight import Weight
 from aweigh_runtime.failures import InvalidConfiguration, ModelUnreadable
 from aweigh_runtime.formats import online
@@ -14,6 +15,7 @@ from aweigh_runtime.formats.int_groups import IntGroups
 from aweigh_runtime.formats.layout import Layout
 from aweigh_runtime.formats.packed_int_layout import PackedIntLayout
 from aweigh_runtime.model.decoder import Decoder
+from aweigh_runtime.model.footprint import weight_bytes
 from aweigh_runtime.model.load import Wish, load
 from tests.kernels.held import held_bytes
 from tests.runtime.model.checkpoints import (
@@ -143,6 +145,16 @@ def test_an_answer_of_a_quantized_model_does_not_depend_on_the_batch(gptq: Twins
     step(decoder, cache, [*parts, (2, 0, PROMPT[:40])])
     among = step(decoder, cache, [(2, 40, PROMPT[40:]), (0, 30, [7])])
     assert torch.equal(among[0], alone)
+
+
+def test_a_plan_announces_what_loading_does(gptq: Twins) -> None:
+    found = described(f"file://{gptq.quantized}", None, "auto")
+    planned = weight_bytes(found.config, 4, found.kept_bytes)
+    decoder = load_decoder(gptq.quantized)
+    assert planned == decoder.weight_bytes
+    (gptq.quantized / "model.safetensors").unlink()
+    alone = described(f"file://{gptq.quantized}", None, "auto")
+    assert weight_bytes(alone.config, 4, alone.kept_bytes) == planned
 
 
 def test_matrices_stay_packed_in_memory(gptq: Twins) -> None:
