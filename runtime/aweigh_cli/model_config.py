@@ -74,8 +74,8 @@ def _described(directory: Path, scheme: SchemeName) -> Described:
 
 def _says(directory: Path) -> bool:
     """Whether anything says how the weights are quantized."""
+    from aweigh_runtime.fields import read_object
     from aweigh_runtime.formats.files import CONFIG, CONFIG_FIELDS, SIDE_FILES
-    from aweigh_runtime.model.fields import read_object
 
     beside = any((directory / name).is_file() for name in SIDE_FILES)
     return beside or not read_object(directory / CONFIG).keys().isdisjoint(CONFIG_FIELDS)

@@ -20,7 +20,7 @@ from aweigh_quantize.generation import Advance, generate
 from aweigh_quantize.tensor_file import write_text
 from aweigh_quantize.texts import Text, num_tokens
 from aweigh_runtime.failures import ModelDoesNotFit
-from aweigh_runtime.model.fields import read_object
+from aweigh_runtime.fields import read_object
 from aweigh_runtime.model.load import Wish, load
 from aweigh_runtime.text.defaults import read_defaults
 from aweigh_runtime.text.template import find_template

@@ -12,9 +12,9 @@ from typing import Any
 
 from aweigh_kernels.fp8_weight import BLOCK
 from aweigh_quantize.recipe import Recipe
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats.checkpoint import quantization
 from aweigh_runtime.formats.layout import Quantization
-from aweigh_runtime.model.fields import Fields
 
 _HEAD = "lm_head"
 _FP4_GROUP = 16

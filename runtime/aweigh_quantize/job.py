@@ -105,7 +105,7 @@ def run(job: Job, display: Display) -> Outcome:
             sizes=sizes,
             seconds=time.monotonic() - started,
         )
-        write_text(state.model / "README.md", card(job, found))
+        write_text(state.model / "README.md", card(job.out.name, job.model, job.command, found))
         state.complete()
     display.advance()
     return found

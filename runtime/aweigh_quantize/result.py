@@ -18,7 +18,7 @@ from aweigh_quantize.tensor_file import (
     write_tensors,
     write_text,
 )
-from aweigh_runtime.model.fields import read_object
+from aweigh_runtime.fields import read_object
 from aweigh_runtime.model.header import StoredTensor, read_header
 from aweigh_runtime.model.shards import INDEX, OTHER_FORMATS, SINGLE
 

@@ -30,7 +30,7 @@ from aweigh_quantize.tensor_file import (
     write_tensors,
     write_text,
 )
-from aweigh_runtime.model.fields import read_object
+from aweigh_runtime.fields import read_object
 
 _SUFFIX = ".partial"
 

@@ -7,7 +7,7 @@ import torch
 
 from aweigh_quantize.checkpoint import read_checkpoint
 from aweigh_quantize.tensor_file import stored_entry, write_tensors
-from aweigh_runtime.model.fields import read_object
+from aweigh_runtime.fields import read_object
 from tests.runtime.model.checkpoints import SHIPPED
 
 LAYERS = 2

@@ -14,8 +14,8 @@ from aweigh_quantize.evaluation import evaluate
 from aweigh_quantize.job import run
 from aweigh_quantize.tensor_file import stored_entry, write_tensors
 from aweigh_runtime.failures import ModelDoesNotFit
+from aweigh_runtime.fields import read_object
 from aweigh_runtime.model.architectures import read_config
-from aweigh_runtime.model.fields import read_object
 from aweigh_runtime.model.footprint import weight_bytes
 from aweigh_runtime.model.placement import places
 from tests.cli.command import environment
