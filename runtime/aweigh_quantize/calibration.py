@@ -144,7 +144,7 @@ def _write(
     size = min(amount.num_tokens, checkpoint.config.max_positions)
     try:
         wish = Wish(max_model_len=size)
-        decoder = load(checkpoint.directory, wish, device, lambda done, total: None)
+        loaded = load(checkpoint.directory, wish, device, lambda done, total: None)
     except ModelDoesNotFit as failure:
         raise ModelDoesNotFit(
             f"{failure}; or give --calibration FILE: without texts of its own making it is "
@@ -156,7 +156,7 @@ def _write(
         prompts = asyncio.run(_prompts(checkpoint, tokenizer, stop_tokens, amount))
     finally:
         tokenizer.close()
-    return generate(decoder, prompts, size, amount.seed, advance)
+    return generate(loaded.decoder, prompts, size, amount.seed, advance)
 
 
 async def _prompts(

@@ -35,7 +35,7 @@ def test_a_quantized_model_with_experts_is_loaded(
     experts: Path, tmp_path: Path, scheme: str
 ) -> None:
     run(job(experts, tmp_path / "out", scheme=scheme), Silent())
-    decoder = load(tmp_path / "out", Wish(dtype="fp32"), CPU, lambda done, total: None)
+    decoder = load(tmp_path / "out", Wish(dtype="fp32"), CPU, lambda done, total: None).decoder
     assert len(decoder.matrices["layers.0.mlp.gate_up"]) == 4
     assert "layers.0.mlp.router.weight" in decoder.weights
 

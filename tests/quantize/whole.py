@@ -14,7 +14,7 @@ BLOCK_TOKENS = 16
 
 
 def loaded(folder: Path) -> Decoder:
-    return load(folder, Wish(dtype="fp32"), CPU, lambda done, total: None)
+    return load(folder, Wish(dtype="fp32"), CPU, lambda done, total: None).decoder
 
 
 def logits(decoder: Decoder, tokens: tuple[int, ...]) -> torch.Tensor:

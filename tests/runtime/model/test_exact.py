@@ -87,7 +87,7 @@ def _decoder(kind: Kind, folder: Path) -> Decoder:
     if kind.fp4:
         directory = _in_fp4(directory, folder)
     wish = Wish(dtype="fp32", scheme=kind.scheme, exact=True)
-    return load(directory, wish, torch.device("cpu"), lambda done, total: None)
+    return load(directory, wish, torch.device("cpu"), lambda done, total: None).decoder
 
 
 def _in_fp4(directory: Path, folder: Path) -> Path:

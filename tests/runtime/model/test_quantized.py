@@ -150,8 +150,9 @@ def test_an_answer_of_a_quantized_model_does_not_depend_on_the_batch(gptq: Twins
 def test_a_plan_announces_what_loading_does(gptq: Twins) -> None:
     found = described(f"file://{gptq.quantized}", None, "auto")
     planned = weight_bytes(found.config, 4, found.kept_bytes)
-    decoder = load_decoder(gptq.quantized)
-    assert planned == decoder.weight_bytes
+    wish = Wish(dtype="fp32")
+    loaded = load(gptq.quantized, wish, torch.device("cpu"), lambda done, total: None)
+    assert planned == loaded.weight_bytes
     (gptq.quantized / "model.safetensors").unlink()
     alone = described(f"file://{gptq.quantized}", None, "auto")
     assert weight_bytes(alone.config, 4, alone.kept_bytes) == planned
@@ -179,7 +180,7 @@ def test_a_dense_checkpoint_can_be_quantized_while_it_is_loaded(
     expected = logits(load_decoder(source))
     for exact in (False, True):
         wish = Wish(dtype="fp32", scheme=scheme, exact=exact)
-        decoder = load(source, wish, torch.device("cpu"), lambda done, total: None)
+        decoder = load(source, wish, torch.device("cpu"), lambda done, total: None).decoder
         assert len(decoder.matrices) == 2 * 4  # qkv, out, gate and up, down of both layers
         difference = (logits(decoder) - expected).norm() / expected.norm()
         assert 1e-4 < difference < 0.5
@@ -236,6 +237,6 @@ def test_scales_of_keys_and_values_are_found(gptq: Twins) -> None:
         gptq.quantized,
         **{name.replace(".", "__"): torch.tensor([scale]) for name, scale in scales.items()},
     )
-    found = load_decoder(gptq.quantized).kv_scales
+    found = load(gptq.quantized, Wish(), torch.device("cpu"), lambda done, total: None).kv_scales
     assert found is not None
     assert found.tolist() == [[1.0, 1.0], [0.5, 0.25]]
