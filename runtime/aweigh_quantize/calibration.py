@@ -10,7 +10,6 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -30,7 +29,7 @@ MIN_TOKENS = 512  # with fewer, what is measured of the activations means nothin
 _HELD_OUT_SHARE = 4  # of files that are calibrated on a fourth is held out, at most
 _HELD_OUT = 1_000_003  # added to a seed: texts for measuring, never those for calibrating
 _VERSION = 1  # of the way in which texts are made
-_ASKS = "helmsman"  # models that were trained on questions about Kubernetes
+_SUBJECTS = "subjects.txt"  # of models that were taught to answer: types, and their fields
 
 
 class TooShort(ValueError):
@@ -175,23 +174,26 @@ async def _prompts(
 async def _questions(
     directory: Path, tokenizer: Tokenizer, amount: Amount, chance: random.Random
 ) -> list[list[int]]:
-    """As chats, for half of the texts; none if the model has not learned to answer them."""
-    template = find_template(directory) if directory.name.startswith(_ASKS) else None
+    """As chats, for half of the texts; none if the model does not say what it can answer."""
+    subjects = directory / _SUBJECTS
+    template = find_template(directory) if subjects.is_file() else None
     if template is None:
         return []
     await template.compile()
     try:
-        asked = _about_kubernetes(amount.num_texts // 2, chance)
+        asked = _questions_about(subjects, amount.num_texts // 2, chance)
         chats = [await template.render([{"role": "user", "content": each}]) for each in asked]
         return [await tokenizer.encode(chat, add_special=False) for chat in chats]
     finally:
         await template.close()
 
 
-def _about_kubernetes(count: int, chance: random.Random) -> list[str]:
-    """One in four asks for a type, the others for one of its fields."""
-    source = resources.files("aweigh_quantize") / "kubernetes.txt"
-    kinds = dict(line.split(":") for line in source.read_text().splitlines())
+def _questions_about(subjects: Path, count: int, chance: random.Random) -> list[str]:
+    """One in four asks for a type, the others for one of its fields.
+
+    A line of the file is `TYPE: FIELD FIELD`.
+    """
+    kinds = dict(line.split(":") for line in subjects.read_text().splitlines())
     asked = []
     for _ in range(count):
         kind = chance.choice(list(kinds))

@@ -28,15 +28,19 @@ class Declared:
     quantization: Quantization
 
 
-def declare(recipe: Recipe, bits: Mapping[str, int | None]) -> Declared:
+def declare(
+    recipe: Recipe, bits: Mapping[str, int | None], routers: Sequence[str] = ()
+) -> Declared:
     """Say how each module is stored.
 
     Args:
         recipe: of the model.
         bits: by module, of those that could be quantized; None: dense.
+        routers: modules that never are. Not every reader knows that of itself.
     """
-    dense = [module for module, count in bits.items() if count is None]
-    config = _config(recipe, bits, dense)
+    all_bits = {**bits, **dict.fromkeys(routers)}
+    dense = [module for module, count in all_bits.items() if count is None]
+    config = _config(recipe, all_bits, dense)
     return Declared(config, quantization(Fields(Path("config.json"), config)))
 
 

@@ -13,7 +13,7 @@ from aweigh_quantize.calibration import Amount, divided, from_files, from_model
 from aweigh_quantize.card import card
 from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
 from aweigh_quantize.declaration import Declared, declare
-from aweigh_quantize.one_layer import layer_matrices
+from aweigh_quantize.one_layer import layer_matrices, routers
 from aweigh_quantize.outcome import Outcome
 from aweigh_quantize.quantizer import STAGES, Quantizer, Work
 from aweigh_quantize.recipe import Recipe, RecipeError, unmatched
@@ -25,6 +25,7 @@ from aweigh_quantize.texts import Text
 from aweigh_runtime.engine.threads import use_threads
 from aweigh_runtime.formats.layout import LayoutError
 from aweigh_runtime.model.footprint import weight_bytes
+from aweigh_runtime.model.placement import Place
 
 OWN_TEXTS = "the model's own texts"
 HELD_OUT = "held-out parts of the calibration files"
@@ -73,7 +74,8 @@ def run(job: Job, display: Display) -> Outcome:
     checkpoint = read_checkpoint(job.directory)
     use_threads(job.device, weight_bytes(checkpoint.config, _WIDE_BYTES))
     bits = bits_of(checkpoint, job.recipe)
-    _expect_storable(checkpoint, job.recipe, declare(job.recipe, bits))
+    dense = [_module(checkpoint, place) for place in routers(checkpoint.config)]
+    _expect_storable(checkpoint, job.recipe, declare(job.recipe, bits, dense))
     state = State(job.out)
     with state.claimed(job.recipe, _subject(job, checkpoint)):
         calibration, held_out = _texts(job, checkpoint, display)
@@ -83,7 +85,7 @@ def run(job: Job, display: Display) -> Outcome:
             bits = state.remembered(
                 "bits", lambda: _budgeted(job, checkpoint, bits, calibration, display)
             )
-        declared = declare(job.recipe, bits)
+        declared = declare(job.recipe, bits, dense)
         work = Work(
             checkpoint=checkpoint,
             recipe=job.recipe,
@@ -117,10 +119,7 @@ def bits_of(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, int | None]:
     Raises:
         RecipeError: a module to keep does not exist.
     """
-    modules = [
-        checkpoint.own_name(place).removesuffix(".weight")
-        for place in layer_matrices(checkpoint.config)
-    ]
+    modules = [_module(checkpoint, place) for place in layer_matrices(checkpoint.config)]
     unknown = unmatched(recipe.keep, modules)
     if unknown is not None:
         raise RecipeError(
@@ -128,6 +127,10 @@ def bits_of(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, int | None]:
             f"{modules[-1]}, or its end: {modules[-1].rpartition('.')[2]}"
         )
     return {module: None if recipe.keeps(module) else recipe.bits for module in modules}
+
+
+def _module(checkpoint: Checkpoint, place: Place) -> str:
+    return checkpoint.own_name(place).removesuffix(".weight")
 
 
 def _budgeted(
@@ -145,7 +148,7 @@ def _budgeted(
 def _expect_storable(checkpoint: Checkpoint, recipe: Recipe, declared: Declared) -> None:
     """Refuse before hours of work what could not be written afterwards."""
     for place in layer_matrices(checkpoint.config):
-        module = checkpoint.own_name(place).removesuffix(".weight")
+        module = _module(checkpoint, place)
         layout, (rows, columns) = declared.quantization.layout_of(module), place.shape
         if layout is None:
             continue

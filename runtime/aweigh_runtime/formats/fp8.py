@@ -39,8 +39,16 @@ def quantization(fields: Fields) -> Quantization:
         scheme="fp8",
         description=f"{method}: {layout.name}",
         layout_of=layout_of,
-        kv_cache_scheme="fp8" if "kv_cache_scheme" in fields else None,
+        kv_cache_scheme=_kv_cache_scheme(fields),
     )
+
+
+def _kv_cache_scheme(fields: Fields) -> str | None:
+    """AutoFP8 writes `static`: a scale for keys and one for values in each layer."""
+    if "kv_cache_scheme" not in fields:
+        return None
+    fields.choice("kv_cache_scheme", fields.text("kv_cache_scheme"), ("static",))
+    return "fp8"
 
 
 def _channels() -> Fp8Layout:
