@@ -61,7 +61,8 @@ def _described(directory: Path, scheme: SchemeName) -> Described:
     if scheme in ("auto", "none") and not _says(directory):
         return Described(config)  # known without torch, whose import takes seconds
     from aweigh_runtime.formats.choice import choose
-    from aweigh_runtime.model.homes import announced, by_canonical_name, homes_of
+    from aweigh_runtime.model.announcement import announced
+    from aweigh_runtime.model.homes import by_canonical_name, homes_of
     from aweigh_runtime.model.shards import stored_tensors
 
     quantization = choose(directory, scheme)

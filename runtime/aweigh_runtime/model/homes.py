@@ -65,27 +65,6 @@ class Homes:
         return None
 
 
-def announced(
-    directory: Path, config: ModelConfig, quantization: Quantization | None
-) -> dict[Place, int]:
-    """Memory of each quantized matrix of a checkpoint whose tensors are not at hand.
-
-    Routers are taken to be dense, and so is what is dense by any name that it may have there.
-
-    Raises:
-        UnsupportedModel: a matrix has a shape that cannot be stored as the checkpoint says.
-    """
-    found = {}
-    for place in places(config):
-        if quantization is None or not place.matrix or is_router(place.module):
-            continue
-        layouts = [quantization.layout_of(name) for name in _spellings(place.module, config)]
-        if layouts[0] is not None and None not in layouts:
-            _parts(directory, place, layouts[0])
-            found[place] = kept_bytes(layouts[0], *place.shape)
-    return found
-
-
 def homes_of(
     directory: Path, config: ModelConfig, stored: Stored, quantization: Quantization | None
 ) -> Homes:
@@ -140,14 +119,14 @@ class _Search:
             if layout is None:
                 parts = {place.name.rpartition(".")[2]: Part((place.shape,), tuple(STORED))}
             else:
-                parts = _parts(self._directory, place, layout)
+                parts = expected_parts(self._directory, place, layout)
             yield Shard(place, layout, dict(self._found(place, parts)))
 
     def _layout(self, place: Place) -> Layout | None:
         if self._quantization is None or not place.matrix:
             return None
-        spellings = _spellings(place.module, self._config)
-        own = next((name for name in spellings if name in self._modules), place.module)
+        names = spellings(place.module, self._config)
+        own = next((name for name in names if name in self._modules), place.module)
         layout = self._quantization.layout_of(own)
         return None if layout is None or self._dense_router(place, layout) else layout
 
@@ -173,7 +152,7 @@ class _Search:
                 self.missing.append(name)
 
 
-def _spellings(module: str, config: ModelConfig) -> list[str]:
+def spellings(module: str, config: ModelConfig) -> list[str]:
     """What a checkpoint may call a module, by which name it says what is quantized."""
     found = [
         prefix + module.removeprefix(replacement)
@@ -183,7 +162,12 @@ def _spellings(module: str, config: ModelConfig) -> list[str]:
     return [*found, module]
 
 
-def _parts(directory: Path, place: Place, layout: Layout) -> dict[str, Part]:
+def expected_parts(directory: Path, place: Place, layout: Layout) -> dict[str, Part]:
+    """The tensors of a quantized matrix.
+
+    Raises:
+        UnsupportedModel: its shape cannot be stored so.
+    """
     rows, columns = place.shape
     try:
         return layout.parts(rows, columns)
