@@ -23,32 +23,29 @@ from tests.quantize.conftest import COPIED, LAYERS
 from tests.quantize.jobs import AMOUNT, Silent, job
 from tests.quantize.whole import loaded, logits
 
-DEEP = 48  # layers
-QUANTIZE = """
-import json, resource, sys
+DEEP = 72  # layers
+PEAK = """
+import json, sys
 from pathlib import Path
 import torch
+torch.set_num_threads(1)
+def peak():  # of this program alone: what rusage says begins with its parent's
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+"""
+QUANTIZE = """
 from aweigh_quantize.job import run
 from tests.quantize.jobs import Silent, job
-torch.set_num_threads(1)
 model, out, text = map(Path, sys.argv[1:])
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
 loss = run(job(model, out, [text]), Silent()).loss
 print(json.dumps([peak() - before, loss.kl.value, loss.dense_perplexity]))
 """
 WIDE = 4096  # inputs of a matrix
 ROUND = """
-import json, sys
-from pathlib import Path
-import torch
 from aweigh_quantize.methods import fp4, fp8, gptq, sparse
 from aweigh_quantize.methods.grid import Grid
 from aweigh_quantize.methods.inputs import Inputs
-torch.set_num_threads(1)
-def peak():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 wide, grid = int(sys.argv[1]), Grid(bits=4)
 small = torch.randn(16, wide)
 gptq.quantize(small[:, :256], (seen := Inputs(256)).add(torch.randn(256, 256)) or seen, grid)
@@ -102,7 +99,7 @@ def deep(cut: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(program: str, *given: object) -> Any:
     """What a program prints in a process whose memory is its own."""
     finished = subprocess.run(
-        [sys.executable, "-c", program, *map(str, given)],
+        [sys.executable, "-c", PEAK + program, *map(str, given)],
         env=environment(OMP_NUM_THREADS="1"),
         capture_output=True,
         text=True,
