@@ -1,25 +1,13 @@
 """The runtime's command line for an InferenceService: the one way from a spec to flags.
 
-`desired` puts it into pods and `aweigh local` runs it here. A flag is the kebab-case of its field,
-and AWEIGH_ with the flag in capitals gives the same setting from the environment.
+`desired` puts it into pods and `aweigh local` runs it here. A flag is the kebab-case of its field.
 """
 
-from typing import TYPE_CHECKING
-
 from aweigh_api import names
-
-if TYPE_CHECKING:  # the command line names its variables with this module: `--help` stays quick
-    from aweigh_api.spec import InferenceService
-
-ENV_PREFIX = "AWEIGH_"
+from aweigh_api.spec import InferenceService
 
 
-def environment_variable(flag: str) -> str:
-    """The variable that sets `--flag`: `--admin-port` is AWEIGH_ADMIN_PORT."""
-    return ENV_PREFIX + flag.removeprefix("--").replace("-", "_").upper()
-
-
-def serve_arguments(service: "InferenceService") -> list[str]:
+def serve_arguments(service: InferenceService) -> list[str]:
     """What follows `aweigh` on the command line to serve this InferenceService."""
     model, drain, cache = service.spec.model, service.spec.drain, service.spec.prefix_cache
     quantized = service.spec.quantization
@@ -45,7 +33,7 @@ def serve_arguments(service: "InferenceService") -> list[str]:
     return ["serve", model.uri, *given, *switched_off]
 
 
-def _speculation(service: "InferenceService") -> list[str]:
+def _speculation(service: InferenceService) -> list[str]:
     part = service.spec.speculative_decoding
     if part is None or part.wanted_method == "none":
         return []
@@ -72,7 +60,7 @@ def draft_of(argument: str) -> tuple[str, str | None]:
     return uri, revision or None
 
 
-def pod_arguments(service: "InferenceService") -> list[str]:
+def pod_arguments(service: InferenceService) -> list[str]:
     """The same inside a pod, where the kubelet and other pods must reach the server."""
     spec = service.spec
     mounts = {

@@ -70,3 +70,8 @@ def url(name: str, namespace: str, tls: bool) -> str:
 def host(name: str, namespace: str) -> str:
     """The name in the cluster's DNS, which a certificate must be for."""
     return f"{name}.{namespace}.svc"
+
+
+def environment_variable(flag: str) -> str:
+    """What gives the setting of `--flag` from the environment: `--port` is AWEIGH_PORT."""
+    return "AWEIGH_" + flag.removeprefix("--").replace("-", "_").upper()

@@ -129,9 +129,9 @@ def measure_speed(directory: Path, device: "torch.device", steps: int) -> Speed:
     from aweigh_runtime.engine.threads import use_threads
     from aweigh_runtime.model.load import Wish, load
 
-    decoder = load(directory, Wish(max_model_len=None), device, lambda done, total: None)
-    use_threads(device, decoder.weight_bytes)
-    return Speed(decoder.weight_bytes, BATCH / _step_s(decoder, steps))
+    loaded = load(directory, Wish(max_model_len=None), device, lambda done, total: None)
+    use_threads(device, loaded.weight_bytes)
+    return Speed(loaded.weight_bytes, BATCH / _step_s(loaded.decoder, steps))
 
 
 class _Quiet:

@@ -13,7 +13,6 @@ from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine import sizing
 from aweigh_runtime.model import footprint
 from aweigh_runtime.model.config import LayerConfig, ModelConfig
-from aweigh_runtime.model.placement import Place
 
 if TYPE_CHECKING:  # it needs torch, whose import takes seconds
     from aweigh_runtime.formats.layout import Quantization
@@ -59,7 +58,7 @@ class Draft:
 
     uri: str
     config: ModelConfig
-    quantization: "Quantization | None"
+    kept_bytes: footprint.KeptBytes | None = None  # of each matrix; None: all are dense
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +68,7 @@ class Wish:
     dtype: DTypeName = "auto"
     kv_cache_dtype: KvCacheDTypeName = "auto"
     quantization: "Quantization | None" = None  # of the model's matrices
+    kept_bytes: footprint.KeptBytes | None = None  # of each
     max_model_len: int | None = None
     max_running: int = 256
     block_tokens: int = 16
@@ -106,11 +106,11 @@ class Plan:
 def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     """Divide a device's memory as a server does."""
     dtype_bytes = _dtype_bytes(config, device, wish)
-    weights = footprint.weight_bytes(config, dtype_bytes, _kept_bytes(wish.quantization))
+    weights = footprint.weight_bytes(config, dtype_bytes, wish.kept_bytes)
     drafts, draft_kv, steps = {}, {}, [step_bytes(config, dtype_bytes, device, wish)]
     for each in wish.drafts:
-        own_bytes, kept = _draft_dtype_bytes(each, device, wish), _kept_bytes(each.quantization)
-        drafts[each.uri] = footprint.weight_bytes(each.config, own_bytes, kept)
+        own_bytes = _draft_dtype_bytes(each, device, wish)
+        drafts[each.uri] = footprint.weight_bytes(each.config, own_bytes, each.kept_bytes)
         draft_kv[each.uri] = footprint.bytes_per_token(each.config, own_bytes)
         steps.append(step_bytes(each.config, own_bytes, device, wish))
     step = max(steps)
@@ -152,18 +152,6 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
 def _draft_dtype_bytes(draft: Draft, device: Device, wish: Wish) -> int:
     """A draft computes in its checkpoint's own format, and caches in it."""
     return _dtype_bytes(draft.config, device, replace(wish, dtype="auto"))
-
-
-def _kept_bytes(quantization: "Quantization | None") -> footprint.KeptBytes | None:
-    if quantization is None:
-        return None
-    from aweigh_runtime.formats.choice import kept_bytes
-
-    def of(place: Place) -> int | None:
-        layout = quantization.layout_of(place.module)
-        return None if layout is None else kept_bytes(layout, *place.shape)
-
-    return of
 
 
 def _cached_bytes(dtype_bytes: int, wish: Wish) -> int:

@@ -83,6 +83,7 @@ def plan(  # noqa: PLR0913 - what decides about memory
         dtype=dtype or ("auto" if model is None else model.dtype),
         kv_cache_dtype=kv_cache_dtype or ("auto" if asked is None else asked.kv_cache_dtype),
         quantization=found.quantization,
+        kept_bytes=found.kept_bytes,
         max_model_len=max_model_len or (None if model is None else model.max_model_len),
         max_running=max_running,
         block_tokens=16 if service is None else service.spec.prefix_cache.block_tokens or 16,
@@ -111,7 +112,7 @@ def _drafts(service: "InferenceService | None", given: list[str] | None) -> "lis
     if service is not None and not named:
         named = [(each.uri, each.revision) for each in service.spec.draft_models]
     found = ((uri, described(uri, revision, "auto")) for uri, revision in named)
-    return [Draft(uri, each.config, each.quantization) for uri, each in found]
+    return [Draft(uri, each.config, each.kept_bytes) for uri, each in found]
 
 
 def _one(target: str, config: "ModelConfig", device: "Device", wish: "Wish", output: str) -> None:

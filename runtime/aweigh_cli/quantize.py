@@ -69,7 +69,10 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
     ] = None,
     calibration: Annotated[
         list[Path] | None,
-        typer.Option(help="File of text to calibrate on; repeatable. (default: the model's own)"),
+        typer.Option(
+            help="File of text to calibrate on and, in part, to measure with; repeatable. "
+            "(default: texts that the model writes, for which it must fit into memory)"
+        ),
     ] = None,
     perplexity: Annotated[
         list[Path] | None,
@@ -88,8 +91,9 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
 ) -> None:
     """Quantize a dense model, and measure what it has lost.
 
-    Holds one layer in memory at a time. A command that was killed goes on where it was when it is
-    given again. Writes GPTQ, AWQ, FP8 or compressed-tensors files, and a model card.
+    With --calibration it holds one layer in memory at a time. A command that was killed goes on
+    where it was when it is given again. Writes GPTQ, AWQ, FP8 or compressed-tensors files, and a
+    model card.
     """
     from aweigh_cli.quantize_progress import display
     from aweigh_quantize.calibration import Amount

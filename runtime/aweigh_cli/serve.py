@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from aweigh_api import flags, names
+from aweigh_api import names
 from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_api.quantity import NotAQuantity, to_bytes
 
@@ -56,7 +56,7 @@ def _flag(
 ) -> Any:
     return typer.Option(
         flag,
-        envvar=flags.environment_variable(flag.split("/")[0]),  # of --on/--no-on, the first
+        envvar=names.environment_variable(flag.split("/")[0]),  # of --on/--no-on, the first
         show_envvar=False,
         help=description,
         parser=parser,

@@ -1,4 +1,8 @@
-"""Which texts a model is calibrated on and measured with: its own, or those in files."""
+"""Which texts a model is calibrated on and measured with: its own, or those in files.
+
+Only to write its own texts must the dense model be in memory as a whole: a model that is larger
+than memory needs files.
+"""
 
 import asyncio
 import hashlib
@@ -6,7 +10,6 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -16,16 +19,17 @@ from aweigh_quantize.generation import Advance, generate
 from aweigh_quantize.tensor_file import write_text
 from aweigh_quantize.texts import Text, num_tokens
 from aweigh_runtime.failures import ModelDoesNotFit
-from aweigh_runtime.model.fields import read_object
+from aweigh_runtime.fields import read_object
 from aweigh_runtime.model.load import Wish, load
 from aweigh_runtime.text.defaults import read_defaults
 from aweigh_runtime.text.template import find_template
 from aweigh_runtime.text.tokenizer import Tokenizer
 
 MIN_TOKENS = 512  # with fewer, what is measured of the activations means nothing
+_HELD_OUT_SHARE = 4  # of files that are calibrated on a fourth is held out, at most
 _HELD_OUT = 1_000_003  # added to a seed: texts for measuring, never those for calibrating
 _VERSION = 1  # of the way in which texts are made
-_ASKS = "helmsman"  # models that were trained on questions about Kubernetes
+_SUBJECTS = "subjects.txt"  # of models that were taught to answer: types, and their fields
 
 
 class TooShort(ValueError):
@@ -73,6 +77,39 @@ def from_files(paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount) ->
         TooShort: fewer than MIN_TOKENS tokens.
         OSError, UnicodeDecodeError: a file cannot be read.
     """
+    pieces = _pieces(paths, checkpoint, amount)
+    _expect_enough(num_tokens(pieces), _described(paths))
+    if len(pieces) > amount.num_texts:
+        pieces = random.Random(amount.seed).sample(pieces, amount.num_texts)
+    return pieces
+
+
+def divided(
+    paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount
+) -> tuple[list[Text], list[Text]]:
+    """Pieces of files to calibrate on, and others that are held out to measure with.
+
+    By chance: as many of either as wanted, if the files have so many. No piece is among both.
+
+    Raises:
+        TooShort: fewer than MIN_TOKENS tokens are left to calibrate on.
+        OSError, UnicodeDecodeError: a file cannot be read.
+    """
+    pieces = _pieces(paths, checkpoint, amount)
+    _expect_enough(num_tokens(pieces), _described(paths))
+    random.Random(amount.seed).shuffle(pieces)
+    num_held_out = max(1, min(amount.num_texts, len(pieces) // _HELD_OUT_SHARE))
+    held_out = pieces[:num_held_out]
+    calibration = pieces[num_held_out:][: amount.num_texts]
+    _expect_enough(
+        num_tokens(calibration),
+        f"{_described(paths)}, beside {num_tokens(held_out)} tokens held out to measure with,",
+    )
+    return calibration, held_out
+
+
+def _pieces(paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount) -> list[Text]:
+    """In the order of the files."""
     tokenizer = Tokenizer.load(checkpoint.directory)
     size = min(amount.num_tokens, checkpoint.config.max_positions)
     pieces: list[Text] = []
@@ -83,10 +120,11 @@ def from_files(paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount) ->
             pieces += [Text(tuple(piece)) for piece in cuts if len(piece) > 1]
     finally:
         tokenizer.close()
-    _expect_enough(num_tokens(pieces), f"the text in {', '.join(map(str, paths))}")
-    if len(pieces) > amount.num_texts:
-        pieces = random.Random(amount.seed).sample(pieces, amount.num_texts)
     return pieces
+
+
+def _described(paths: Sequence[Path]) -> str:
+    return f"the text in {', '.join(map(str, paths))}"
 
 
 def as_json(texts: Sequence[Text]) -> dict[str, object]:
@@ -105,10 +143,11 @@ def _write(
     size = min(amount.num_tokens, checkpoint.config.max_positions)
     try:
         wish = Wish(max_model_len=size)
-        decoder = load(checkpoint.directory, wish, device, lambda done, total: None)
+        loaded = load(checkpoint.directory, wish, device, lambda done, total: None)
     except ModelDoesNotFit as failure:
         raise ModelDoesNotFit(
-            f"{failure}; to quantize it with less memory give texts: --calibration FILE"
+            f"{failure}; or give --calibration FILE: without texts of its own making it is "
+            "quantized with one layer in memory at a time"
         ) from failure
     tokenizer = Tokenizer.load(checkpoint.directory)
     try:
@@ -116,7 +155,7 @@ def _write(
         prompts = asyncio.run(_prompts(checkpoint, tokenizer, stop_tokens, amount))
     finally:
         tokenizer.close()
-    return generate(decoder, prompts, size, amount.seed, advance)
+    return generate(loaded.decoder, prompts, size, amount.seed, advance)
 
 
 async def _prompts(
@@ -135,23 +174,26 @@ async def _prompts(
 async def _questions(
     directory: Path, tokenizer: Tokenizer, amount: Amount, chance: random.Random
 ) -> list[list[int]]:
-    """As chats, for half of the texts; none if the model has not learned to answer them."""
-    template = find_template(directory) if directory.name.startswith(_ASKS) else None
+    """As chats, for half of the texts; none if the model does not say what it can answer."""
+    subjects = directory / _SUBJECTS
+    template = find_template(directory) if subjects.is_file() else None
     if template is None:
         return []
     await template.compile()
     try:
-        asked = _about_kubernetes(amount.num_texts // 2, chance)
+        asked = _questions_about(subjects, amount.num_texts // 2, chance)
         chats = [await template.render([{"role": "user", "content": each}]) for each in asked]
         return [await tokenizer.encode(chat, add_special=False) for chat in chats]
     finally:
         await template.close()
 
 
-def _about_kubernetes(count: int, chance: random.Random) -> list[str]:
-    """One in four asks for a type, the others for one of its fields."""
-    source = resources.files("aweigh_quantize") / "kubernetes.txt"
-    kinds = dict(line.split(":") for line in source.read_text().splitlines())
+def _questions_about(subjects: Path, count: int, chance: random.Random) -> list[str]:
+    """One in four asks for a type, the others for one of its fields.
+
+    A line of the file is `TYPE: FIELD FIELD`.
+    """
+    kinds = dict(line.split(":") for line in subjects.read_text().splitlines())
     asked = []
     for _ in range(count):
         kind = chance.choice(list(kinds))

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import torch
 
 from aweigh_quantize.budget import budgeted
-from aweigh_quantize.calibration import Amount, from_files, from_model
+from aweigh_quantize.calibration import Amount, divided, from_files, from_model
 from aweigh_quantize.card import card
 from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
 from aweigh_quantize.declaration import Declared, declare
-from aweigh_quantize.one_layer import layer_matrices
+from aweigh_quantize.one_layer import layer_matrices, routers
 from aweigh_quantize.outcome import Outcome
 from aweigh_quantize.quantizer import STAGES, Quantizer, Work
 from aweigh_quantize.recipe import Recipe, RecipeError, unmatched
@@ -25,8 +25,10 @@ from aweigh_quantize.texts import Text
 from aweigh_runtime.engine.threads import use_threads
 from aweigh_runtime.formats.layout import LayoutError
 from aweigh_runtime.model.footprint import weight_bytes
+from aweigh_runtime.model.placement import Place
 
 OWN_TEXTS = "the model's own texts"
+HELD_OUT = "held-out parts of the calibration files"
 _WIDE_BYTES = 4  # of a weight in fp32
 
 
@@ -51,7 +53,9 @@ class Job:
     recipe: Recipe
     out: Path
     amount: Amount  # of text to calibrate on; as much is held out to measure with
-    calibration: Sequence[Path] = ()  # files; none: the model's own texts
+    # Files, a part of which is held out; none: the model's own texts, for which all of it must be
+    # in memory.
+    calibration: Sequence[Path] = ()
     perplexity: Sequence[Path] = ()  # files to measure with, too
     device: torch.device
     cache_dir: Path
@@ -63,25 +67,25 @@ def run(job: Job, display: Display) -> Outcome:
 
     Raises:
         RecipeError, TooShort, Occupied: what was asked for is impossible.
-        StartFailure: the dense model cannot be read.
+        StartFailure: the dense model cannot be read, or must be in memory and does not fit.
         CannotWrite: the disk is full; the same job goes on where this one has stopped.
     """
     started = time.monotonic()
     checkpoint = read_checkpoint(job.directory)
     use_threads(job.device, weight_bytes(checkpoint.config, _WIDE_BYTES))
     bits = bits_of(checkpoint, job.recipe)
-    _expect_storable(checkpoint, job.recipe, declare(job.recipe, bits))
+    dense = [_module(checkpoint, place) for place in routers(checkpoint.config)]
+    _expect_storable(checkpoint, job.recipe, declare(job.recipe, bits, dense))
     state = State(job.out)
     with state.claimed(job.recipe, _subject(job, checkpoint)):
-        calibration = _calibration(job, checkpoint, display)
+        calibration, held_out = _texts(job, checkpoint, display)
         if job.recipe.recover:
             expect_enough(calibration)
         if job.recipe.budget is not None:
             bits = state.remembered(
                 "bits", lambda: _budgeted(job, checkpoint, bits, calibration, display)
             )
-        declared = declare(job.recipe, bits)
-        held_out = _held_out(job, checkpoint, display)
+        declared = declare(job.recipe, bits, dense)
         work = Work(
             checkpoint=checkpoint,
             recipe=job.recipe,
@@ -103,7 +107,7 @@ def run(job: Job, display: Display) -> Outcome:
             sizes=sizes,
             seconds=time.monotonic() - started,
         )
-        write_text(state.model / "README.md", card(job, found))
+        write_text(state.model / "README.md", card(job.out.name, job.model, job.command, found))
         state.complete()
     display.advance()
     return found
@@ -115,10 +119,7 @@ def bits_of(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, int | None]:
     Raises:
         RecipeError: a module to keep does not exist.
     """
-    modules = [
-        checkpoint.own_name(place).removesuffix(".weight")
-        for place in layer_matrices(checkpoint.config)
-    ]
+    modules = [_module(checkpoint, place) for place in layer_matrices(checkpoint.config)]
     unknown = unmatched(recipe.keep, modules)
     if unknown is not None:
         raise RecipeError(
@@ -126,6 +127,10 @@ def bits_of(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, int | None]:
             f"{modules[-1]}, or its end: {modules[-1].rpartition('.')[2]}"
         )
     return {module: None if recipe.keeps(module) else recipe.bits for module in modules}
+
+
+def _module(checkpoint: Checkpoint, place: Place) -> str:
+    return checkpoint.own_name(place).removesuffix(".weight")
 
 
 def _budgeted(
@@ -143,7 +148,7 @@ def _budgeted(
 def _expect_storable(checkpoint: Checkpoint, recipe: Recipe, declared: Declared) -> None:
     """Refuse before hours of work what could not be written afterwards."""
     for place in layer_matrices(checkpoint.config):
-        module = checkpoint.own_name(place).removesuffix(".weight")
+        module = _module(checkpoint, place)
         layout, (rows, columns) = declared.quantization.layout_of(module), place.shape
         if layout is None:
             continue
@@ -176,18 +181,20 @@ def _stamp(path: Path) -> list[Any]:
     return [str(path.resolve()), found.st_size, found.st_mtime_ns]
 
 
-def _calibration(job: Job, checkpoint: Checkpoint, display: Display) -> list[Text]:
+def _texts(
+    job: Job, checkpoint: Checkpoint, display: Display
+) -> tuple[list[Text], dict[str, list[Text]]]:
+    """To calibrate on, and by name to measure with."""
     if job.calibration:
-        return from_files(job.calibration, checkpoint, job.amount)
-    return _own(job, checkpoint, job.amount, "texts to calibrate on", display)
-
-
-def _held_out(job: Job, checkpoint: Checkpoint, display: Display) -> Mapping[str, list[Text]]:
-    amount = job.amount.held_out()
-    found = {OWN_TEXTS: _own(job, checkpoint, amount, "texts to measure with", display)}
+        calibration, measured = divided(job.calibration, checkpoint, job.amount)
+        held_out = {HELD_OUT: measured}
+    else:
+        calibration = _own(job, checkpoint, job.amount, "texts to calibrate on", display)
+        amount = job.amount.held_out()
+        held_out = {OWN_TEXTS: _own(job, checkpoint, amount, "texts to measure with", display)}
     for path in job.perplexity:
-        found[str(path)] = from_files([path], checkpoint, job.amount)
-    return found
+        held_out[str(path)] = from_files([path], checkpoint, job.amount)
+    return calibration, held_out
 
 
 def _own(

@@ -88,6 +88,8 @@ class Passage:
         config = self._checkpoint.config
         embed = embedding(config, storage.within("embedding"))
         finish, project = norm(config, storage), head(config, embed, storage)
+        if not config.tie_word_embeddings:  # then nothing is multiplied with it: not read
+            del embed, storage.weights["embedding.weight"]
         self._fill(storage)
         for first, length in zip(self._offsets, self._lengths, strict=False):
             yield [project(finish(hidden[first : first + length])) for hidden in streams]

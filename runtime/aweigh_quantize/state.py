@@ -22,8 +22,15 @@ from typing import IO, Any, TypeVar
 import torch
 
 from aweigh_quantize.recipe import Recipe
-from aweigh_quantize.tensor_file import CannotWrite, entry, read_tensors, write_tensors, write_text
-from aweigh_runtime.model.fields import read_object
+from aweigh_quantize.tensor_file import (
+    CannotWrite,
+    entry,
+    read_tensors,
+    settle,
+    write_tensors,
+    write_text,
+)
+from aweigh_runtime.fields import read_object
 
 _SUFFIX = ".partial"
 
@@ -113,9 +120,17 @@ class State:
         return found
 
     def complete(self) -> None:
-        """Make the written model appear at OUT, and remove everything else."""
-        self.model.rename(self.out)
-        shutil.rmtree(self.folder)
+        """Make the written model appear at OUT, and then remove everything else.
+
+        Raises:
+            CannotWrite: the disk refuses.
+        """
+        try:
+            self.model.rename(self.out)
+            settle(self.out.parent)
+            shutil.rmtree(self.folder)
+        except OSError as error:
+            raise CannotWrite(f"cannot write {self.out}: {error.strerror or error}") from error
 
     def _expect_same(self, job: dict[str, Any], recipe: Recipe, subject: dict[str, Any]) -> None:
         found = recipe.difference(job.get("recipe", {}))

@@ -1,7 +1,11 @@
-"""Writes safetensors files. A file has its name only once all of it is on the disk."""
+"""Writes the files of a model. A file has its name only once all of it is on the disk.
+
+So has a folder whose files are all written here, once `settle` was called for it.
+"""
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +77,32 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def copy_file(source: Path, path: Path) -> None:
+    """Write a file that holds what another does.
+
+    Raises:
+        CannotWrite: there is no room, no permission, or the other cannot be read.
+    """
+    with written(path) as target, target.open("wb") as file:
+        with source.open("rb") as content:
+            shutil.copyfileobj(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def settle(folder: Path) -> None:
+    """Bring a folder's list of names to the disk: else a power cut may undo what became of them.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a file that was written here: views of it.
 
@@ -84,7 +114,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A place to write to that becomes `path` in one step, unless writing fails.
+    """A place to write to that becomes `path` in one step, also on the disk, unless writing fails.
 
     Raises:
         CannotWrite: it failed.
@@ -93,6 +123,7 @@ def written(path: Path) -> Iterator[Path]:
     try:
         yield target
         target.replace(path)
+        settle(path.parent)
     except OSError as error:
         target.unlink(missing_ok=True)
         raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from aweigh_api import flags
+from aweigh_api import flags, names
 from aweigh_api.spec import InferenceService
 from tests.api.refusals import DRAFT, HF, manifest, spec
 
@@ -127,10 +127,10 @@ def test_the_environment_cannot_set_what_a_pod_is_given_as_a_flag() -> None:
     given = [each.split("=")[0] for each in flags.pod_arguments(everything) if "=" in each]
     given.append("--prefix-cache-enabled")
     for flag in given:
-        env = [{"name": flags.environment_variable(flag), "value": "1"}]
+        env = [{"name": names.environment_variable(flag), "value": "1"}]
         with pytest.raises(ValidationError, match="a field of its own"):
             service(template={"env": env})
 
 
 def test_a_flag_has_one_variable() -> None:
-    assert flags.environment_variable("--admin-port") == "AWEIGH_ADMIN_PORT"
+    assert names.environment_variable("--admin-port") == "AWEIGH_ADMIN_PORT"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from aweigh_api import flags
+from aweigh_api import flags, names
 from aweigh_api.spec import InferenceService
 from aweigh_api.termination import Termination
 from aweigh_cli import launch
@@ -53,7 +53,7 @@ def test_a_flag_has_the_fields_default(field: "dataclasses.Field[Any]") -> None:
 def test_a_flag_is_its_field_in_kebab_case_and_has_a_variable(name: str) -> None:
     flag = "--" + name.replace("_", "-")
     assert parameters()[name].opts == [flag]
-    assert parameters()[name].envvar == flags.environment_variable(flag)
+    assert parameters()[name].envvar == names.environment_variable(flag)
 
 
 def test_the_arguments_of_a_pod_give_the_config_that_the_spec_says(

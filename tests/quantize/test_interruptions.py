@@ -1,7 +1,9 @@
 """Killed, out of disk space, or given twice: no half a model is ever taken for a whole one."""
 
+import os
 import resource
 import signal
+import stat
 import subprocess
 import time
 from pathlib import Path
@@ -68,6 +70,25 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(cut: Path, tmp_path: P
     assert not out.exists()
     run(job(cut, out, scheme="gptq"), Silent())
     assert (out / "model.safetensors").is_file()
+
+
+def test_what_has_its_name_outlives_a_power_cut(
+    cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of each file, and the lists of names that lead to it, were brought to the disk."""
+    brought, really = set(), os.fsync
+
+    def watched(descriptor: int) -> None:
+        really(descriptor)
+        found = os.fstat(descriptor)
+        brought.add((found.st_ino, found.st_size if stat.S_ISREG(found.st_mode) else None))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    run(job(cut, tmp_path / "out"), Silent())
+    files = [path.stat() for path in (tmp_path / "out").iterdir()]
+    assert {(each.st_ino, each.st_size) for each in files} <= brought
+    folders = (tmp_path, tmp_path / "out")
+    assert {(folder.stat().st_ino, None) for folder in folders} <= brought
 
 
 def test_another_command_is_refused_by_what_differs(cut: Path, tmp_path: Path) -> None:

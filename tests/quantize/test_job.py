@@ -46,6 +46,7 @@ def test_what_is_no_weight_comes_along(cut: Path, tmp_path: Path) -> None:
     card = (tmp_path / "out" / "README.md").read_text()
     assert "KL" in card
     assert f"file://{cut}" in card
+    assert "base_model" not in card  # it is no hub's
 
 
 def test_gptq_loses_less_than_rounding_to_the_nearest(cut: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
 from aweigh_runtime.model.host_copy import HostCopies
-from aweigh_runtime.model.load import Wish, load
+from aweigh_runtime.model.load import Loaded, Wish, load
 from aweigh_runtime.text.defaults import read_defaults
 from aweigh_runtime.text.tokenizer import Tokenizer
 
@@ -57,9 +57,10 @@ def build(
         max_model_len=start.max_model_len,
         exact=start.exact,
     )
-    decoder = load(directory, wish, device, progress)
-    kept = _cache_format(start, decoder)
-    use_threads(device, decoder.weight_bytes)
+    loaded = load(directory, wish, device, progress)
+    decoder, quantization = loaded.decoder, loaded.quantization
+    kept = _cache_format(start, loaded)
+    use_threads(device, loaded.weight_bytes)
     limits = Limits(
         max_running=start.max_running,
         step_tokens=start.step_tokens or max(STEP_TOKENS[device.type], start.max_running),
@@ -94,7 +95,7 @@ def build(
         max_model_len=limits.max_model_len,
         vocab_size=decoder.config.vocab_size,
         dtype=_DTYPE_NAMES[decoder.dtype],
-        quantization="none" if decoder.quantization is None else decoder.quantization.scheme,
+        quantization="none" if quantization is None else quantization.scheme,
         kv_cache_dtype=_DTYPE_NAMES[kept.kept],
         max_running=limits.max_running,
         block_tokens=start.block_tokens,
@@ -116,13 +117,13 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _cache_format(start: Start, decoder: Decoder) -> CacheFormat:
+def _cache_format(start: Start, loaded: Loaded) -> CacheFormat:
     """What was asked for, else what the checkpoint was made for."""
     wanted = cast(KvCacheDTypeName, start.kv_cache_dtype)
-    quantization = decoder.quantization
+    quantization = loaded.quantization
     if wanted == "auto" and quantization is not None and quantization.kv_cache_scheme == "fp8":
         wanted = "fp8"
-    return CacheFormat.of(decoder.dtype, wanted, decoder.kv_scales)
+    return CacheFormat.of(loaded.decoder.dtype, wanted, loaded.kv_scales)
 
 
 def _forward(decoder: Decoder, cache: KVCache) -> Forward:

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def exact_decoder(directory: Path) -> Decoder:
-    return load(directory, Wish(dtype="fp32", exact=True), CPU, lambda done, total: None)
+    return load(directory, Wish(dtype="fp32", exact=True), CPU, lambda done, total: None).decoder
 
 
 def real_engine(

@@ -110,7 +110,7 @@ def _load(
                 f"{target.max_model_len}; lower maxModelLen or use another draft",
             )
         wish = Wish(max_model_len=target.max_model_len)
-        decoder = load(found, wish, target.device, lambda done, total: None)
+        decoder = load(found, wish, target.device, lambda done, total: None).decoder
     except ModelDoesNotFit as error:
         return _failed("OutOfMemory", draft, str(error))
     except StartFailure as error:

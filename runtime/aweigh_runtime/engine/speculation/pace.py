@@ -125,6 +125,12 @@ class StepTimes:
             plain = median(times.plain)
             times.verifying.append((seconds - plain) / length / plain)
 
+    def forget_drafts(self) -> None:
+        """What drafting takes shall be measured anew."""
+        for times in self._times.values():
+            times.drafting = None
+            times.verifying.clear()
+
     def plain_is_stale(self, rows: int) -> bool:
         """A plain step of so many rows has not been measured for a while."""
         times = self._of(rows)
@@ -221,7 +227,10 @@ class Pace:
             self._idle_steps = 0
             self._patience = min(2 * self._patience, _PATIENCE[1])
             self._timing = self._promising
-            self._tries_left = _TRIES * rows if self._timing else _TRIES
+            self._tries_left = _TRIES
+            if self._timing:
+                self._tries_left *= rows
+                self.times.forget_drafts()
         return min(_FIRST if self._timing else _TRY, self._longest)
 
     @property
