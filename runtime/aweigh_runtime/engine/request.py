@@ -5,10 +5,10 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from aweigh_runtime.engine.history import History
 from aweigh_runtime.engine.messages import Submission, TokenLogprobs
 from aweigh_runtime.engine.naming import Name
 from aweigh_runtime.engine.sampling.row import Row
-from aweigh_runtime.engine.speculation.history import History
 
 if TYPE_CHECKING:  # scheduling needs no grammar library
     from aweigh_runtime.engine.matcher import Matcher

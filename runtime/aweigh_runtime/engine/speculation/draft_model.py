@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
+from aweigh_runtime.engine.history import Followed
 from aweigh_runtime.engine.naming import Name
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.drafting import DraftSampler
 from aweigh_runtime.engine.sampling.verification import Drafted
-from aweigh_runtime.engine.speculation.history import Followed
 from aweigh_runtime.engine.speculation.pace import CONFIDENCES
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
 from aweigh_runtime.model.chunks import Chunk

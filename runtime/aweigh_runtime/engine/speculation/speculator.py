@@ -7,12 +7,12 @@ and in this answer. New answers try the others now and then.
 import time
 from collections.abc import Sequence
 
+from aweigh_runtime.engine.history import History
 from aweigh_runtime.engine.messages import Speculation
 from aweigh_runtime.engine.out_of_memory import out_of_memory
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Lookahead, Part
-from aweigh_runtime.engine.speculation.history import History
 from aweigh_runtime.engine.speculation.pace import Pace
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal, Proposer
 
