@@ -28,8 +28,15 @@ class Address:
     certified_name: str | None = None  # what its certificate is for, where the URL leads elsewhere
 
 
+class _NobodyListens(CommandFailure):
+    """The connection was refused: a server may still come."""
+
+
 class Endpoint:
-    """A connection to one endpoint. While it answers 503, calls wait."""
+    """A connection to one endpoint. While it answers 503, calls wait.
+
+    With `refused_too` they also wait while nothing listens there yet.
+    """
 
     def __init__(
         self,
@@ -38,6 +45,7 @@ class Endpoint:
         api_key: str | None,
         ca_file: Path | None,
         wait_s: float,
+        refused_too: bool,
         note: Callable[[str], None],
     ) -> None:
         url, name = address.url, address.certified_name
@@ -52,6 +60,7 @@ class Endpoint:
         self._extensions = {} if name is None else {"sni_hostname": name}
         self._url = url
         self._wait_s = wait_s
+        self._refused_too = refused_too
         self._note = note
 
     def __enter__(self) -> Self:
@@ -106,15 +115,21 @@ class Endpoint:
         deadline = time.monotonic() + self._wait_s
         said = ""
         while True:
-            response = self._attempt(method, path, body)
-            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                break
-            reason = _message(response)
-            if time.monotonic() >= deadline:
-                raise CommandFailure(
-                    f"{self._url} still cannot serve after {self._wait_s:.0f} s: {reason}",
-                    ExitStatus.UNREACHABLE,
-                )
+            try:
+                response = self._attempt(method, path, body)
+            except _NobodyListens as error:
+                if not self._refused_too or time.monotonic() >= deadline:
+                    raise
+                reason = str(error)
+            else:
+                if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    break
+                reason = _message(response)
+                if time.monotonic() >= deadline:
+                    raise CommandFailure(
+                        f"{self._url} still cannot serve after {self._wait_s:.0f} s: {reason}",
+                        ExitStatus.UNREACHABLE,
+                    )
             if reason != said:
                 self._note(f"{reason}; waiting")
                 said = reason
@@ -136,7 +151,8 @@ class Endpoint:
                     "with --cacert",
                     ExitStatus.UNREACHABLE,
                 ) from error
-            raise CommandFailure(
+            failure = _NobodyListens if _is_refused(error) else CommandFailure
+            raise failure(
                 f"cannot reach {self._url}: {_cause(error)}. Start a server with `aweigh serve "
                 "builtin://helmsman-8m`, or give the URL of another endpoint",
                 ExitStatus.UNREACHABLE,
@@ -164,6 +180,14 @@ def _trusting(ca_file: Path) -> ssl.SSLContext:
             "as PEM",
             ExitStatus.BAD_INPUT,
         ) from error
+
+
+def _is_refused(error: BaseException) -> bool:
+    """httpx has one class for whatever happens while connecting; the cause tells."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConnectionRefusedError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _on_this_machine(url: str) -> bool:

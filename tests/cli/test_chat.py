@@ -4,6 +4,7 @@ import asyncio
 import os
 import pty
 import signal
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -211,6 +212,26 @@ async def test_nobody_listening_is_said_with_what_to_do() -> None:
     assert f"cannot reach {UNUSED}" in done.stderr
     assert "refused" in done.stderr
     assert "aweigh serve builtin://helmsman-8m" in done.stderr
+
+
+async def test_waiting_includes_a_server_that_does_not_listen_yet() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as once_free:
+        port = once_free.getsockname()[1]
+    asked = asyncio.create_task(
+        chat(f"http://127.0.0.1:{port}/v1", "--wait", "30", "--once", "hi")
+    )
+    await asyncio.sleep(2)
+    async with OpenAIServer().running(port=port):
+        done = await asked
+    assert (done.code, done.stdout) == (0, "A Pod is a group.\n")
+    assert "refused" in done.stderr
+    assert done.stderr.endswith("; waiting\n")
+
+
+async def test_waiting_for_nobody_ends() -> None:
+    done = await chat(UNUSED, "--wait", "1", "--once", "hi")
+    assert done.code == 69
+    assert done.stderr.count("cannot reach") == 2  # while waiting, and at the end
 
 
 async def test_an_unknown_model_is_the_servers_sentence(server: OpenAIServer) -> None:
