@@ -12,6 +12,10 @@ from typer.core import TyperCommand
 from aweigh_api import names
 from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_api.quantity import NotAQuantity, to_bytes
+from aweigh_cli.variables import without_effect
+
+# Variables without a flag: what the source of an oci:// model reads, and what `aweigh chat` does.
+_READ_ELSEWHERE = ("AWEIGH_OCI_PLAIN_HTTP", "AWEIGH_API_KEY")
 
 
 class ServeCommand(TyperCommand):
@@ -24,7 +28,7 @@ class ServeCommand(TyperCommand):
             CommandFailure: a value is of the wrong kind.
         """
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
         except typer.BadParameter as error:
             subject = _given(ctx, error.param)
             if subject is None:
@@ -32,9 +36,12 @@ class ServeCommand(TyperCommand):
             from aweigh_cli.launch import refused
             from aweigh_runtime.failures import InvalidConfiguration
 
-            why = error.message.removeprefix("Value error, ").rstrip(".")
-            failure = InvalidConfiguration(f"{subject} is not valid: {why}")
+            failure = InvalidConfiguration(f"{subject} is not valid: {_why(error)}")
             raise refused(failure, ctx.params["termination_log"]) from error
+        known = [str(parameter.envvar) for parameter in self.params if parameter.envvar]
+        for warning in without_effect(os.environ, [*known, *_READ_ELSEWHERE]):
+            typer.echo(f"warning: {warning}", err=True)
+        return rest
 
 
 def _given(ctx: Any, parameter: Any) -> str | None:
@@ -45,6 +52,14 @@ def _given(ctx: Any, parameter: Any) -> str | None:
         case "ENVIRONMENT":
             return str(parameter.envvar)
     return None
+
+
+def _why(error: Any) -> str:
+    if getattr(error.param, "is_flag", False):  # only a variable can say anything else
+        value = os.environ[error.param.envvar]
+        return f"{value!r} is neither true nor false; set it to one of them, or unset it"
+    message: str = error.message
+    return message.removeprefix("Value error, ").rstrip(".")
 
 
 def _flag(
