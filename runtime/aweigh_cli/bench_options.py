@@ -261,7 +261,7 @@ def _carry_out(job: Job, output: Format, save: list[Path], plot: Path | None) ->
 
     try:
         for path in save:
-            report.expect_suffix(path)
+            report.expect_writable("--save", path)
         if plot is not None:
             plots.expect_possible(plot)
         found = asyncio.run(job.run(job.options))
