@@ -28,8 +28,8 @@ class Address:
     certified_name: str | None = None  # what its certificate is for, where the URL leads elsewhere
 
 
-class _NobodyListens(CommandFailure):
-    """The connection was refused: a server may still come."""
+class _NotYet(CommandFailure):
+    """It may answer later; the message says why not now."""
 
 
 class Endpoint:
@@ -117,22 +117,16 @@ class Endpoint:
         while True:
             try:
                 response = self._attempt(method, path, body)
-            except _NobodyListens as error:
-                if not self._refused_too or time.monotonic() >= deadline:
-                    raise
-                reason = str(error)
-            else:
-                if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                    break
-                reason = _message(response)
+                break
+            except _NotYet as reason:
                 if time.monotonic() >= deadline:
                     raise CommandFailure(
                         f"{self._url} still cannot serve after {self._wait_s:.0f} s: {reason}",
                         ExitStatus.UNREACHABLE,
-                    )
-            if reason != said:
-                self._note(f"{reason}; waiting")
-                said = reason
+                    ) from reason
+                if str(reason) != said:
+                    said = str(reason)
+                    self._note(f"{said}; waiting")
             time.sleep(RETRY_S)
         if response.is_error:
             raise self._refused(response)
@@ -143,7 +137,7 @@ class Endpoint:
             request = self._client.build_request(
                 method, path, json=body, extensions=self._extensions
             )
-            return self._client.send(request, stream=True)
+            response = self._client.send(request, stream=True)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise CommandFailure(
@@ -151,12 +145,15 @@ class Endpoint:
                     "with --cacert",
                     ExitStatus.UNREACHABLE,
                 ) from error
-            failure = _NobodyListens if _is_refused(error) else CommandFailure
+            failure = _NotYet if self._refused_too and _is_refused(error) else CommandFailure
             raise failure(
                 f"cannot reach {self._url}: {_cause(error)}. Start a server with `aweigh serve "
                 "builtin://helmsman-8m`, or give the URL of another endpoint",
                 ExitStatus.UNREACHABLE,
             ) from error
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            raise _NotYet(_message(response))
+        return response
 
     def _refused(self, response: httpx.Response) -> CommandFailure:
         said = f"{self._url} answered {response.status_code}: {_message(response).rstrip('.')}"
