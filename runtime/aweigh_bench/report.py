@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aweigh_bench.failures import BenchFailure
+from aweigh_bench.failures import BenchFailure, Impossible
 
 Cell = str | int | float | None
 SUFFIXES = (".json", ".md")
@@ -104,17 +104,17 @@ def expect_writable(option: str, path: Path, suffixes: Sequence[str] = SUFFIXES)
         suffixes: that it may have.
 
     Raises:
-        BenchFailure: the name says nothing about its format, or there is no such folder.
+        Impossible: the name says nothing about its format, or there is no such folder.
     """
     if path.suffix not in suffixes:
-        raise BenchFailure(f"{option} is {path}; expected a name ending in {' or '.join(suffixes)}")
+        raise Impossible(f"{option} is {path}; expected a name ending in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
-        raise BenchFailure(
+        raise Impossible(
             f"{option} is {path}, and there is no folder {path.parent}; expected one that exists: "
             "make it first"
         )
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise BenchFailure(f"{option} is {path}, which cannot be written; name another file")
+        raise Impossible(f"{option} is {path}, which cannot be written; name another file")
 
 
 def _heading(report: Report) -> str:
