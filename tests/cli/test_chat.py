@@ -217,13 +217,19 @@ async def test_nobody_listening_is_said_with_what_to_do() -> None:
 async def test_waiting_includes_a_server_that_does_not_listen_yet() -> None:
     with socket.create_server(("127.0.0.1", 0)) as once_free:
         port = once_free.getsockname()[1]
-    asked = asyncio.create_task(chat(f"http://127.0.0.1:{port}/v1", "--wait", "30", "--once", "hi"))
-    await asyncio.sleep(2)
+    process = await asyncio.create_subprocess_exec(
+        *arguments("chat", f"http://127.0.0.1:{port}/v1", "--wait", "60", "--once", "hi"),
+        env=environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    note = await asyncio.wait_for(process.stderr.readline(), 60)
+    assert b"refused" in note
+    assert note.endswith(b"; waiting\n")
     async with OpenAIServer().running(port=port):
-        done = await asked
-    assert (done.code, done.stdout) == (0, "A Pod is a group.\n")
-    assert "refused" in done.stderr
-    assert done.stderr.endswith("; waiting\n")
+        stdout, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, stdout) == (0, b"A Pod is a group.\n")
 
 
 async def test_waiting_for_nobody_ends() -> None:
