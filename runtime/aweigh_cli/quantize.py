@@ -95,8 +95,8 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
     """Quantize a dense model, and measure what it has lost.
 
     With --calibration it holds one layer in memory at a time. A command that was killed goes on
-    where it was when it is given again. Writes GPTQ, AWQ, Marlin-24 (2:4), FP8 or compressed-tensors
-    files, and a model card.
+    where it was when it is given again. Writes GPTQ, AWQ, Marlin-24 (2:4), FP8 or
+    compressed-tensors files, and a model card.
     """
     from aweigh_cli.quantize_progress import display
     from aweigh_quantize.calibration import Amount

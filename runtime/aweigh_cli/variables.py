@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from aweigh_api.flags import ENV_PREFIX
+from aweigh_api.names import ENV_PREFIX
 
 
 def without_effect(present: Iterable[str], known: Iterable[str]) -> list[str]:
