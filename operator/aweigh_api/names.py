@@ -72,6 +72,9 @@ def host(name: str, namespace: str) -> str:
     return f"{name}.{namespace}.svc"
 
 
+ENV_PREFIX = "AWEIGH_"  # of variables that are settings
+
+
 def environment_variable(flag: str) -> str:
     """What gives the setting of `--flag` from the environment: `--port` is AWEIGH_PORT."""
-    return "AWEIGH_" + flag.removeprefix("--").replace("-", "_").upper()
+    return ENV_PREFIX + flag.removeprefix("--").replace("-", "_").upper()

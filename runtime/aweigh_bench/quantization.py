@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from aweigh_bench import machine
-from aweigh_bench.failures import BenchFailure
+from aweigh_bench.failures import BenchFailure, Impossible
 from aweigh_bench.progress import progress
 from aweigh_bench.report import Bar, Cell, Curves, Report, Table
 
@@ -83,7 +83,7 @@ def _run(options: Options) -> Report:
     try:
         recipes = {word: recipe_of(word) for word in options.schemes}
     except RecipeError as error:
-        raise BenchFailure(f"--schemes: {error}") from error
+        raise Impossible(f"--schemes: {error}") from error
     dense = measure_speed(options.directory, options.device, options.steps)
     made = []
     with progress("schemes", len(recipes)) as advance:
@@ -101,6 +101,8 @@ def make(options: Options, word: str, recipe: "Recipe") -> Made:
     """
     from aweigh_quantize.job import Job
     from aweigh_quantize.job import run as quantize
+    from aweigh_quantize.tensor_file import CannotWrite
+    from aweigh_runtime.failures import StartFailure
 
     with tempfile.TemporaryDirectory(prefix="aweigh-bench-") as folder:
         out = Path(folder) / word.replace(":", "")
@@ -118,7 +120,9 @@ def make(options: Options, word: str, recipe: "Recipe") -> Made:
         try:
             outcome = quantize(job, _Quiet())
         except ValueError as error:
-            raise BenchFailure(f"{word}: {error}") from error
+            raise Impossible(f"{word}: {error}") from error
+        except (StartFailure, CannotWrite) as failure:
+            raise BenchFailure(f"{word}: {failure}") from failure
         speed = measure_speed(out, options.device, options.steps)
         shutil.rmtree(out)
     return Made(word, recipe, outcome, speed)

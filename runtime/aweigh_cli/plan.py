@@ -24,8 +24,8 @@ def plan(  # noqa: PLR0913 - what decides about memory
     target: Annotated[
         str,
         typer.Argument(
-            metavar="FILE|URI",
-            help="YAML with an InferenceService (- is stdin), or the URI of a model.",
+            metavar="FILE|FOLDER|URI",
+            help="YAML with an InferenceService (- is stdin), or a model: a folder or a URI.",
         ),
     ],
     *,
@@ -70,11 +70,13 @@ def plan(  # noqa: PLR0913 - what decides about memory
     from aweigh_runtime.failures import StartFailure
     from aweigh_runtime.model.footprint import model_len
 
-    service = None if "://" in target else _service(target, name)
+    is_folder = "://" not in target and Path(target).is_dir()
+    uri = f"file://{Path(target).absolute()}" if is_folder else target
+    service = None if "://" in uri else _service(target, name)
     model = None if service is None else service.spec.model
     asked = None if service is None else service.spec.quantization
     found = described(
-        target if model is None else model.uri,
+        uri if model is None else model.uri,
         revision or _revision(service),
         quantization or ("auto" if asked is None else asked.scheme),
     )
@@ -246,7 +248,7 @@ def _service(file: str, name: str | None) -> "InferenceService":
         text = sys.stdin.read() if file == "-" else Path(file).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise _refusal(
-            f"cannot read {file}: {error}; expected a YAML file, or the URI of a model"
+            f"cannot read {file}: {error}; expected a YAML file, or a model's folder or URI"
         ) from error
     return read_service(text, file, name)
 

@@ -7,44 +7,35 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
 
 from aweigh_api import names
 from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_api.quantity import NotAQuantity, to_bytes
+from aweigh_cli.arguments import Command
+from aweigh_cli.failures import CommandFailure
+from aweigh_cli.variables import without_effect
+
+# Variables without a flag: what the source of an oci:// model reads, and what `aweigh chat` does.
+_READ_ELSEWHERE = ("AWEIGH_OCI_PLAIN_HTTP", "AWEIGH_API_KEY")
 
 
-class ServeCommand(TyperCommand):
+class ServeCommand(Command):
     """A value that is wrong ends a pod with a last word, not with how the command is used."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the flags and their variables.
+        """Read the flags and their variables, and say which variables mean nothing."""
+        rest = super().parse_args(ctx, args)
+        known = [str(parameter.envvar) for parameter in self.params if parameter.envvar]
+        for warning in without_effect(os.environ, [*known, *_READ_ELSEWHERE]):
+            typer.echo(f"warning: {warning}", err=True)
+        return rest
 
-        Raises:
-            CommandFailure: a value is of the wrong kind.
-        """
-        try:
-            return super().parse_args(ctx, args)
-        except typer.BadParameter as error:
-            subject = _given(ctx, error.param)
-            if subject is None:
-                raise
-            from aweigh_cli.launch import refused
-            from aweigh_runtime.failures import InvalidConfiguration
+    def refusal(self, ctx: Any, message: str) -> CommandFailure:
+        """As any start that fails."""
+        from aweigh_cli.launch import refused
+        from aweigh_runtime.failures import InvalidConfiguration
 
-            why = error.message.removeprefix("Value error, ").rstrip(".")
-            failure = InvalidConfiguration(f"{subject} is not valid: {why}")
-            raise refused(failure, ctx.params["termination_log"]) from error
-
-
-def _given(ctx: Any, parameter: Any) -> str | None:
-    """The flag, or its variable, that has a value; None: neither has."""
-    match ctx.get_parameter_source(parameter.name).name:
-        case "COMMANDLINE":
-            return str(parameter.opts[0])
-        case "ENVIRONMENT":
-            return str(parameter.envvar)
-    return None
+        return refused(InvalidConfiguration(message), ctx.params["termination_log"])
 
 
 def _flag(

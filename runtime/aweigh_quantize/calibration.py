@@ -16,7 +16,7 @@ import torch
 
 from aweigh_quantize.checkpoint import Checkpoint
 from aweigh_quantize.generation import Advance, generate
-from aweigh_quantize.tensor_file import write_text
+from aweigh_quantize.tensor_file import make_folder, write_text
 from aweigh_quantize.texts import Text, num_tokens
 from aweigh_runtime.failures import ModelDoesNotFit
 from aweigh_runtime.fields import read_object
@@ -59,13 +59,18 @@ def from_model(
     Raises:
         ModelDoesNotFit: to write texts, the whole model must be in memory.
         TooShort: it has written next to nothing.
+        CannotWrite: the texts cannot be kept.
     """
     path = cache_dir / "texts" / f"{_key(checkpoint, amount)}.json"
     if path.is_file():
         return texts_of(read_object(path))
     texts = _write(checkpoint, amount, device, advance)
-    _expect_enough(num_tokens(texts), f"what {checkpoint.directory} writes itself")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _expect_enough(
+        num_tokens(texts),
+        f"what {checkpoint.directory} writes itself",
+        "raise --num-texts or --text-tokens",
+    )
+    make_folder(path.parent)
     write_text(path, json.dumps(as_json(texts)))
     return texts
 
@@ -216,9 +221,11 @@ def _key(checkpoint: Checkpoint, amount: Amount) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _expect_enough(count: int, what: str) -> None:
+def _expect_enough(
+    count: int, what: str, remedy: str = "give longer texts, or more of them"
+) -> None:
     if count < MIN_TOKENS:
         raise TooShort(
-            f"{what} has {count} tokens; expected at least {MIN_TOKENS}, and better 50,000: give "
-            "longer texts, or more of them"
+            f"{what} has {count} tokens; expected at least {MIN_TOKENS}, and better 50,000: "
+            f"{remedy}"
         )

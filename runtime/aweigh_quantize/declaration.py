@@ -1,7 +1,7 @@
 """What config.json says of a quantized model. Data; what it means is what the runtime reads of it.
 
-Integers without rounded activations are written as GPTQ or AWQ files, everything else as
-compressed-tensors or, where it has scales that only this method knows, as fp8.
+Integers without rounded activations are written as GPTQ or AWQ files, 2:4 ones as Marlin-24,
+everything else as compressed-tensors or, where it has scales that only this method knows, as fp8.
 """
 
 import re

@@ -15,7 +15,7 @@ from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
 from aweigh_quantize.declaration import Declared, declare
 from aweigh_quantize.one_layer import layer_matrices, routers
 from aweigh_quantize.outcome import Outcome
-from aweigh_quantize.quantizer import STAGES, Quantizer, Work
+from aweigh_quantize.quantizer import Quantizer, Work
 from aweigh_quantize.recipe import Recipe, RecipeError, unmatched
 from aweigh_quantize.recovery import expect_enough
 from aweigh_quantize.result import write_result
@@ -68,7 +68,7 @@ def run(job: Job, display: Display) -> Outcome:
     Raises:
         RecipeError, TooShort, Occupied: what was asked for is impossible.
         StartFailure: the dense model cannot be read, or must be in memory and does not fit.
-        CannotWrite: the disk is full; the same job goes on where this one has stopped.
+        CannotWrite: the disk is full or refuses; the same job goes on where this one has stopped.
     """
     started = time.monotonic()
     checkpoint = read_checkpoint(job.directory)
@@ -80,7 +80,7 @@ def run(job: Job, display: Display) -> Outcome:
     with state.claimed(job.recipe, _subject(job, checkpoint)):
         calibration, held_out = _texts(job, checkpoint, display)
         if job.recipe.recover:
-            expect_enough(calibration)
+            expect_enough(calibration, from_files=bool(job.calibration))
         if job.recipe.budget is not None:
             bits = state.remembered(
                 "bits", lambda: _budgeted(job, checkpoint, bits, calibration, display)
@@ -95,11 +95,13 @@ def run(job: Job, display: Display) -> Outcome:
             calibration=calibration,
             held_out=held_out,
         )
-        finished = state.num_finished()
-        display.begin("layers", checkpoint.config.num_layers * STAGES, finished * STAGES)
-        losses = Quantizer(work, state, display.advance).run()
+        resumption = state.resumption()
+        display.begin("layers", checkpoint.config.num_layers, resumption.num_valid)
+        losses = Quantizer(work, state, display.advance).run(resumption)
         display.begin("writing", 1)
-        sizes = write_result(state.model, checkpoint, state.layers(), declared.config)
+        sizes = write_result(
+            state.model, checkpoint, state.layers(checkpoint.config.num_layers), declared.config
+        )
         found = Outcome(
             recipe=job.recipe,
             layout=declared.quantization.description,
@@ -117,7 +119,7 @@ def bits_of(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, int | None]:
     """By module, of those that can be quantized; None: it stays dense.
 
     Raises:
-        RecipeError: a module to keep does not exist.
+        RecipeError: a module to keep does not exist, or all are to be kept.
     """
     modules = [_module(checkpoint, place) for place in layer_matrices(checkpoint.config)]
     unknown = unmatched(recipe.keep, modules)
@@ -125,6 +127,11 @@ def bits_of(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, int | None]:
         raise RecipeError(
             f"--keep is {unknown}, which is no module of this model; expected one such as "
             f"{modules[-1]}, or its end: {modules[-1].rpartition('.')[2]}"
+        )
+    if all(map(recipe.keeps, modules)):
+        raise RecipeError(
+            f"--keep is {', '.join(recipe.keep)}, which leaves nothing to quantize; expected to "
+            f"keep some of the {len(modules)} matrices only"
         )
     return {module: None if recipe.keeps(module) else recipe.bits for module in modules}
 

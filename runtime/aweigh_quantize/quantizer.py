@@ -22,13 +22,12 @@ from aweigh_quantize.passage import Passage
 from aweigh_quantize.recipe import Recipe
 from aweigh_quantize.recovery import Training, recover
 from aweigh_quantize.schemes import needs_inputs, quantized, scales, searches
-from aweigh_quantize.state import State
+from aweigh_quantize.state import Resumption, State
 from aweigh_quantize.texts import Text
 
 Advance = Callable[[], None]
-"""Called as each stage of a layer is finished."""
+"""Called as each layer is finished."""
 
-STAGES = 4  # of a layer: queries, keys and values; output; gate and up; down
 CALIBRATION = "calibration"  # names of streams
 TARGET = "target"  # the same texts through the dense layers
 DENSE, QUANTIZED = "dense", "quantized"  # before the name of texts that were held out
@@ -60,18 +59,17 @@ class Quantizer:
             for name, texts in work.held_out.items()
         }
 
-    def run(self) -> dict[str, Evaluation]:
+    def run(self, resumption: Resumption) -> dict[str, Evaluation]:
         """Quantize all layers; what was lost, by the name of the texts it was measured on.
 
         Raises:
             CannotWrite: the disk is full.
         """
-        first = self._state.num_finished()
-        streams = self._state.streams(first - 1) if first else self._embedded()
-        streams = {name: found.to(self._work.device) for name, found in streams.items()}
-        for index in range(first, self._work.checkpoint.config.num_layers):
+        streams = self._resumed(resumption)
+        for index in range(resumption.finished, self._work.checkpoint.config.num_layers):
             layer = self._layer(index, streams)
             self._state.finish(index, self._tensors(layer), streams)
+            self._advance()
         return {
             name: evaluate(
                 passage.texts,
@@ -84,6 +82,20 @@ class Quantizer:
             )
             for name, passage in self._held_out.items()
         }
+
+    def _resumed(self, resumption: Resumption) -> dict[str, torch.Tensor]:
+        """The hidden states behind the finished layers, of which damaged ones are made again."""
+        streams: dict[str, torch.Tensor] = {}
+        if resumption.recomputed or not resumption.finished:
+            streams = self._embedded()
+            for index in range(resumption.recomputed):
+                layer = self._layer(index, streams)
+                if index in resumption.damaged:
+                    self._state.replace(index, self._tensors(layer))
+                self._advance()
+        if resumption.recomputed < resumption.finished:
+            streams = self._state.streams(resumption.finished - 1)
+        return {name: found.to(self._work.device) for name, found in streams.items()}
 
     def _embedded(self) -> dict[str, torch.Tensor]:
         streams = {CALIBRATION: self._passage.embedded()}
@@ -109,7 +121,6 @@ class Quantizer:
             chosen = [each for each in stage if self._work.bits[each.module] is not None]
             if chosen:
                 self._stage(layer, chosen, streams[CALIBRATION])
-            self._advance()
         if recovers:
             self._recover(layer, dense, streams)
         self._passage.advance(layer, streams[CALIBRATION])

@@ -21,17 +21,22 @@ from aweigh_quantize.texts import Text
 FEWEST_TOKENS = 16_384  # with fewer, a layer learns the texts by heart and gets worse
 
 
-def expect_enough(texts: Sequence[Text]) -> None:
+def expect_enough(texts: Sequence[Text], *, from_files: bool) -> None:
     """Refuse what a layer would learn by heart.
+
+    Args:
+        texts: to train on.
+        from_files: somebody has given them; else the model has written them.
 
     Raises:
         TooShort: says how many tokens there are.
     """
     num_tokens = sum(len(text.tokens) for text in texts)
     if num_tokens < FEWEST_TOKENS:
+        files = ", or give more --calibration" if from_files else ""
         raise TooShort(
             f"--recover has {num_tokens:,} tokens to train on; expected at least "
-            f"{FEWEST_TOKENS:,}: raise --num-texts or --text-tokens, or give more --calibration"
+            f"{FEWEST_TOKENS:,}: raise --num-texts or --text-tokens{files}"
         )
 
 

@@ -51,7 +51,7 @@ def write_result(
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise CannotWrite(f"cannot write {folder}: {error.strerror or error}") from error
+        raise CannotWrite(folder, error) from error
     _copy_others(checkpoint.directory, folder)
     config = read_object(checkpoint.directory / "config.json")
     config["quantization_config"] = declared

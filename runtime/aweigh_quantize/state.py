@@ -15,7 +15,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -30,7 +30,9 @@ from aweigh_quantize.tensor_file import (
     write_tensors,
     write_text,
 )
+from aweigh_runtime.failures import StartFailure
 from aweigh_runtime.fields import read_object
+from aweigh_runtime.model.header import read_header
 
 _SUFFIX = ".partial"
 
@@ -39,6 +41,30 @@ Found = TypeVar("Found")
 
 class Occupied(ValueError):
     """There is something at OUT, or another run's work beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """Where a run goes on."""
+
+    finished: int  # layers whose files are there
+    damaged: frozenset[int]  # those of them that cannot be read
+    continues: bool  # the hidden states behind the last of them are there
+
+    @property
+    def recomputed(self) -> int:
+        """The first layers that must be computed once more: to replace the damaged ones.
+
+        Each layer is made behind those before it, and only the last one's hidden states are kept.
+        """
+        if not self.continues:
+            return self.finished
+        return max(self.damaged, default=-1) + 1
+
+    @property
+    def num_valid(self) -> int:
+        """Layers that need not be computed."""
+        return self.finished - self.recomputed
 
 
 class State:
@@ -69,7 +95,7 @@ class State:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / "lock").open("w")
         except OSError as error:
-            raise CannotWrite(f"cannot write {self.folder}: {error.strerror}") from error
+            raise CannotWrite(self.folder, error) from error
         with lock:
             _expect_alone(lock, self.folder)
             self._begin(recipe, subject)
@@ -83,12 +109,14 @@ class State:
         text = json.dumps({"recipe": asdict(recipe), "subject": subject}, indent=2)
         write_text(job, text + "\n")
 
-    def num_finished(self) -> int:
-        """Layers that need not be computed again."""
-        count = 0
-        while self._layer(count).is_file():
-            count += 1
-        return count
+    def resumption(self) -> Resumption:
+        """What is there already, and what of it is damaged."""
+        finished = 0
+        while self._layer(finished).is_file():
+            finished += 1
+        damaged = frozenset(i for i in range(finished) if not _is_whole(self._layer(i)))
+        continues = finished > 0 and _is_whole(self._stream(finished - 1))
+        return Resumption(finished, damaged, continues=continues)
 
     def finish(
         self, index: int, tensors: dict[str, torch.Tensor], streams: dict[str, torch.Tensor]
@@ -99,17 +127,25 @@ class State:
             CannotWrite: there is no room.
         """
         write_tensors(self._stream(index), [entry(*each) for each in streams.items()])
-        write_tensors(self._layer(index), [entry(*each) for each in tensors.items()])
+        self.replace(index, tensors)
         if index:
             self._stream(index - 1).unlink(missing_ok=True)
+
+    def replace(self, index: int, tensors: dict[str, torch.Tensor]) -> None:
+        """Keep a layer's tensors in place of damaged ones.
+
+        Raises:
+            CannotWrite: there is no room.
+        """
+        write_tensors(self._layer(index), [entry(*each) for each in tensors.items()])
 
     def streams(self, index: int) -> dict[str, torch.Tensor]:
         """The hidden states behind a layer, by name; copies that may be changed."""
         return {name: found.clone() for name, found in read_tensors(self._stream(index)).items()}
 
-    def layers(self) -> list[Path]:
-        """The files of all finished layers."""
-        return [self._layer(index) for index in range(self.num_finished())]
+    def layers(self, count: int) -> list[Path]:
+        """The files of the first layers."""
+        return [self._layer(index) for index in range(count)]
 
     def remembered(self, name: str, find_out: Callable[[], Found]) -> Found:
         """What took long to find out, in JSON: once only, however often the run is killed."""
@@ -130,7 +166,7 @@ class State:
             settle(self.out.parent)
             shutil.rmtree(self.folder)
         except OSError as error:
-            raise CannotWrite(f"cannot write {self.out}: {error.strerror or error}") from error
+            raise CannotWrite(self.out, error) from error
 
     def _expect_same(self, job: dict[str, Any], recipe: Recipe, subject: dict[str, Any]) -> None:
         found = recipe.difference(job.get("recipe", {}))
@@ -149,6 +185,15 @@ class State:
 
     def _stream(self, index: int) -> Path:
         return self.folder / f"stream-{index:04}.safetensors"
+
+
+def _is_whole(path: Path) -> bool:
+    """A file has its name once it is written; what happens to it later, its header shows."""
+    try:
+        read_header(path)
+    except (OSError, StartFailure):
+        return False
+    return True
 
 
 def _expect_alone(lock: IO[str], folder: Path) -> None:

@@ -3,11 +3,12 @@
 So has a folder whose files are all written here, once `settle` was called for it.
 """
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +22,39 @@ _ALIGNMENT = 8  # of the data, as the format's own library writes it
 _UNFINISHED = ".unfinished"
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
 class CannotWrite(Exception):
-    """The disk is full or refuses; the message says what was being written."""
+    """The disk is full or refuses; the message says what was being written, and what to do."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"cannot write {path}: {error.strerror or error}; {_remedy(error)}")
+        self.refused = error.errno in _REFUSED
+
+
+def _remedy(error: OSError) -> str:
+    again = "give the same command again: it goes on where it stopped"
+    if error.errno in _FULL:
+        return f"make room and {again}"
+    if error.errno == errno.EFBIG:
+        return f"raise the limit on the size of files (ulimit -f) and {again}"
+    if error.errno in _REFUSED:
+        return "expected a folder that this user may write to: allow it, or name another"
+    return f"mend that and {again}"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, unless it is there.
+
+    Raises:
+        CannotWrite: there is no permission, or a file in its place.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(path, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +157,9 @@ def written(path: Path) -> Iterator[Path]:
         target.replace(path)
         settle(path.parent)
     except OSError as error:
-        target.unlink(missing_ok=True)
-        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            target.unlink(missing_ok=True)
+        raise CannotWrite(path, error) from error
 
 
 def _header(entries: list[Entry]) -> bytes:

@@ -56,6 +56,12 @@ def plan(*given: str, env: dict[str, str] | None = None) -> tuple[int, str, str]
     return result.exit_code, result.stdout, result.stderr
 
 
+def test_a_folder_is_planned_as_its_uri_is(llama: Path) -> None:
+    by_folder, by_uri = plan(str(llama), "--gpu=h100"), plan(f"file://{llama}", "--gpu=h100")
+    assert by_folder[0] == 0
+    assert by_folder[1] == by_uri[1].replace("file://", "")
+
+
 def planned(*given: str, env: dict[str, str] | None = None) -> dict[str, Any]:
     code, stdout, stderr = plan(*given, "--output=json", env=env)
     assert code == 0, stderr

@@ -209,7 +209,7 @@ def test_a_contradiction_ends_with_78_and_the_pods_last_word(tmp_path: Path) -> 
         ("AWEIGH_MAX_RUNNING", "abc", "'abc' is not an integer"),
         ("AWEIGH_DEVICE", "tpu", "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
         ("AWEIGH_PREFIX_CACHE_SIZE", "lots", "'lots' is not an amount of memory"),
-        ("AWEIGH_PREFIX_CACHE_ENABLED", "maybe", "valid boolean"),
+        ("AWEIGH_PREFIX_CACHE_ENABLED", "maybe", "'maybe' is neither true nor false; set it to"),
     ],
 )
 @pytest.mark.parametrize("by_variable", [True, False], ids=["log by variable", "log by flag"])
@@ -237,3 +237,14 @@ def test_a_flag_of_the_wrong_kind_ends_with_78_whatever_comes_first(tmp_path: Pa
     assert word is not None
     expected = "--dtype is not valid: 'int3' is not one of 'auto', 'bf16', 'fp16', 'fp32'"
     assert word.message == expected
+
+
+def test_a_variable_that_sets_nothing_is_named_with_the_nearest_that_does() -> None:
+    misspelt = environment(
+        AWEIGH_MAX_RUNING="4", AWEIGH_COLOUR="red", AWEIGH_OCI_PLAIN_HTTP="r", AWEIGH_PORT="0"
+    )
+    done = aweigh("serve", "nowhere://x", env=misspelt)
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert [line.split()[1] for line in warnings] == ["AWEIGH_COLOUR", "AWEIGH_MAX_RUNING"]
+    assert warnings[0].endswith("`aweigh serve --help` lists the flags")
+    assert warnings[1].endswith("did you mean AWEIGH_MAX_RUNNING?")

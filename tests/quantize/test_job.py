@@ -75,6 +75,12 @@ def test_an_unknown_module_to_keep_is_refused(cut: Path, tmp_path: Path) -> None
         run(job(cut, tmp_path / "out", keep=("dwon_proj",)), Silent())
 
 
+def test_keeping_everything_is_refused(cut: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"--keep is \*, which leaves nothing to quantize"):
+        run(job(cut, tmp_path / "out", keep=("*",)), Silent())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_groups_that_do_not_divide_a_matrix_are_refused_at_once(cut: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="--group-size is 96; expected a divisor of the 256"):
         run(job(cut, tmp_path / "out", group_size=96), Silent())

@@ -12,7 +12,7 @@ from aweigh_runtime.engine.grammars import Grammars
 from aweigh_runtime.engine.loop import Engine, Forward
 from aweigh_runtime.engine.messages import Ready, Sampling, Start
 from aweigh_runtime.engine.prefixes import Copies, Memory
-from aweigh_runtime.engine.room import expect_host_room, kv_bytes, peak_bytes
+from aweigh_runtime.engine.room import LongestRequest, expect_host_room, kv_bytes, peak_bytes
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.row import Row
 from aweigh_runtime.engine.scheduler import PROMPT_LOGPROBS_TOKENS, Limits, Scheduler
@@ -151,14 +151,13 @@ def _num_blocks(
         cache = KVCache(decoder.config, *size)
         _warm_up(_forward(decoder, cache), sampler, limits, cache)
 
-    longest = -(-limits.max_model_len // start.block_tokens) * block_bytes
     reserved = peak_bytes(decoder.device, largest_step)
     host_bytes = start.host_memory_bytes if start.prefix_caching else 0
     expect_host_room(host_bytes)
     if decoder.device.type == "cpu":  # there it is the same memory
         reserved += host_bytes
-    wanted = start.kv_cache_bytes
-    return kv_bytes(decoder.device, reserved, wanted, longest, limits.max_model_len) // block_bytes
+    longest = LongestRequest(limits.max_model_len, start.block_tokens, block_bytes)
+    return kv_bytes(decoder.device, reserved, start.kv_cache_bytes, longest) // block_bytes
 
 
 def _memory(

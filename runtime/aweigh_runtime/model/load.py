@@ -34,7 +34,7 @@ from aweigh_runtime.model.homes import (
     checkpoint_format,
     homes_of,
 )
-from aweigh_runtime.model.mapped import fill, mapped
+from aweigh_runtime.model.mapped import expect_finite, fill, mapped, rows_of
 from aweigh_runtime.model.memory import available_bytes
 from aweigh_runtime.model.number_format import STORED, compute_dtype
 from aweigh_runtime.model.placement import canonical
@@ -120,24 +120,27 @@ def _fill(decoder: Decoder, homes: Homes, stored: Stored, progress: Progress) ->
     progress(done, total)
     for tensor, values in mapped(dense):
         place = homes.dense[canonical(tensor.name, decoder.config)]
-        fill(decoder.weights[place.weight], place, values)
+        weight = decoder.weights[place.weight]
+        fill(weight, place, values)
+        expect_finite(tensor, values, rows_of(weight, place))
         done += tensor.num_bytes
         progress(done, total)
     for (name, expert), of_one in homes.quantized.items():
-        decoder.matrices[name][expert].fill([_read(shard, decoder.device) for shard in of_one])
+        decoder.matrices[name][expert].fill([_read(shard, decoder) for shard in of_one])
         done += sum(tensor.num_bytes for shard in of_one for tensor in shard.tensors.values())
         progress(done, total)
     _expect_zeros(homes)
 
 
-def _read(shard: Shard, device: torch.device) -> torch.Tensor | Weight:
+def _read(shard: Shard, decoder: Decoder) -> torch.Tensor | Weight:
+    if shard.layout is None:
+        return _read_dense(shard.tensors["weight"], decoder)
     parts = {
-        suffix: values.to(device, copy=True)  # a file may change, and what is mapped with it
+        # A copy: a file may change, and what is mapped with it.
+        suffix: values.to(decoder.device, copy=True)
         for suffix, tensor in shard.tensors.items()
         for _, values in mapped([tensor])
     }
-    if shard.layout is None:
-        return parts["weight"]
     rows, columns = shard.place.shape
     try:
         return shard.layout.read(parts, rows, columns)
@@ -146,6 +149,14 @@ def _read(shard: Shard, device: torch.device) -> torch.Tensor | Weight:
         raise ModelUnreadable(
             f"{path}: {shard.place.module} is no {shard.layout.name}: {error}"
         ) from error
+
+
+def _read_dense(tensor: StoredTensor, decoder: Decoder) -> torch.Tensor:
+    """Of a matrix that has quantized rows too."""
+    ((_, stored),) = mapped([tensor])
+    converted = stored.to(decoder.device, decoder.dtype, copy=True)
+    expect_finite(tensor, stored, converted)
+    return converted
 
 
 def _expect_zeros(homes: Homes) -> None:

@@ -99,6 +99,20 @@ def test_shards_of_one_matrix_may_be_quantized_differently(tmp_path: Path) -> No
     expect_the_same(twins(tmp_path, rules, {**GPTQ, "dynamic": dynamic}))
 
 
+def test_dense_rows_beside_quantized_ones_must_be_finite(tmp_path: Path) -> None:
+    value = "model.layers.0.self_attn.v_proj"
+    rules = {
+        word: (GptqLayout(bits=4, group=32), round_to(4, 32))
+        for word in ("q_proj", "k_proj", "o_proj", "mlp")
+    }
+    pair = twins(tmp_path, rules, {**GPTQ, "dynamic": {r"-:.*v_proj": {}}})
+    expect_the_same(pair)
+    broken = torch.full((64, 128), torch.nan)
+    change(pair.quantized, **{f"{value}.weight".replace(".", "__"): broken})
+    with pytest.raises(ModelUnreadable, match=rf"tensor {value}.weight holds NaN or infinity"):
+        load_decoder(pair.quantized)
+
+
 def test_act_order_may_differ_between_shards(tmp_path: Path) -> None:
     layout = GptqLayout(bits=4, group=32, act_order=True)
     orders = iter(range(100))
