@@ -282,6 +282,50 @@ def prefix_caching(  # noqa: PLR0913 - see `serve`
 
 
 @app.command(cls=Command)
+@measuring(draws=True)
+@serving(anywhere=False)
+def speculation(  # noqa: PLR0913 - see `serve`
+    setting: "Setting",
+    *,
+    draft_model: Annotated[
+        list[str] | None, typer.Option(help="As in `aweigh serve`; repeatable.")
+    ] = None,
+    method: Annotated[
+        Literal["draft", "ngram"], typer.Option("--speculation", help="As in `aweigh serve`.")
+    ] = "draft",
+    wrong: Annotated[
+        bool, typer.Option("--wrong", help="Give the draft random weights: what is it to cost?")
+    ] = False,
+    max_draft_tokens: Annotated[str, typer.Option(help="Most tokens of a draft.")] = "8",
+    batches: Annotated[str, typer.Option(help="Requests at once.")] = "1,4,16,64",
+    output_tokens: Annotated[int, typer.Option(min=2, help="Most of an answer.")] = 64,
+    pairs: Annotated[int, typer.Option(min=1, max=1000, help="Of each size.")] = 12,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="One in each line. (default: a built-in model's)"
+        ),
+    ] = None,
+) -> Job:
+    """Measure what drafts gain, by requests at once, beside a server without them."""
+    from aweigh_bench import speculation as drafts
+
+    options = drafts.Options(
+        setting=setting,
+        draft_models=draft_model or [],
+        lookup=method == "ngram",
+        wrong=wrong,
+        max_draft_tokens=sizes_of(max_draft_tokens),
+        batches=sizes_of(batches),
+        output_tokens=output_tokens,
+        pairs=pairs,
+        questions=questions,
+        command=as_typed(),
+    )
+    return Job(drafts.run, options)
+
+
+@app.command(cls=Command)
 @measuring(draws=False)
 @serving(anywhere=False)
 def memory(

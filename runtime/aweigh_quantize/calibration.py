@@ -22,6 +22,7 @@ from aweigh_runtime.failures import ModelDoesNotFit
 from aweigh_runtime.fields import read_object
 from aweigh_runtime.model.load import Wish, load
 from aweigh_runtime.text.defaults import read_defaults
+from aweigh_runtime.text.questions import questions
 from aweigh_runtime.text.template import find_template
 from aweigh_runtime.text.tokenizer import Tokenizer
 
@@ -29,7 +30,6 @@ MIN_TOKENS = 512  # with fewer, what is measured of the activations means nothin
 _HELD_OUT_SHARE = 4  # of files that are calibrated on a fourth is held out, at most
 _HELD_OUT = 1_000_003  # added to a seed: texts for measuring, never those for calibrating
 _VERSION = 1  # of the way in which texts are made
-_SUBJECTS = "subjects.txt"  # of models that were taught to answer: types, and their fields
 
 
 class TooShort(ValueError):
@@ -180,34 +180,16 @@ async def _questions(
     directory: Path, tokenizer: Tokenizer, amount: Amount, chance: random.Random
 ) -> list[list[int]]:
     """As chats, for half of the texts; none if the model does not say what it can answer."""
-    subjects = directory / _SUBJECTS
-    template = find_template(directory) if subjects.is_file() else None
+    asked = questions(directory, amount.num_texts // 2, chance)
+    template = find_template(directory) if asked else None
     if template is None:
         return []
     await template.compile()
     try:
-        asked = _questions_about(subjects, amount.num_texts // 2, chance)
         chats = [await template.render([{"role": "user", "content": each}]) for each in asked]
         return [await tokenizer.encode(chat, add_special=False) for chat in chats]
     finally:
         await template.close()
-
-
-def _questions_about(subjects: Path, count: int, chance: random.Random) -> list[str]:
-    """One in four asks for a type, the others for one of its fields.
-
-    A line of the file is `TYPE: FIELD FIELD`.
-    """
-    kinds = dict(line.split(":") for line in subjects.read_text().splitlines())
-    asked = []
-    for _ in range(count):
-        kind = chance.choice(list(kinds))
-        fields = kinds[kind].split()
-        if fields and chance.random() < 0.75:
-            asked.append(f"What does {chance.choice(fields)} do in {kind}?")
-        else:
-            asked.append(f"What is a {kind}?")
-    return asked
 
 
 def _first_token(directory: Path, stop_tokens: frozenset[int]) -> int | None:
