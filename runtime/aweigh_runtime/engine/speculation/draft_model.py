@@ -48,6 +48,7 @@ class DraftModel:
     def __init__(self, name: str, forward: DraftForward, frame: Frame) -> None:
         """Take a model whose cache has the pool's blocks; no other proposer has this name."""
         self.name = name
+        self.stops_early = frame.device.type == "cpu"  # another device is not asked on the way
         self._forward = forward
         self._vocab_size = frame.vocab_size
         self._block_tokens = frame.block_tokens
@@ -119,7 +120,7 @@ class DraftModel:
             going_on = worth >= floors[: len(drawn)]
             found.append((drawn, going_on, confidence))
             wide = sum(room > length for room in rooms)
-            if wide == 0 or (device.type == "cpu" and not going_on[:wide].any()):
+            if wide == 0 or (self.stops_early and not going_on[:wide].any()):
                 break
             chunks = [self._next_chunk(each, length) for each in reading[:wide]]
             logits = self._forward(drawn[:wide], chunks)

@@ -77,7 +77,7 @@ class Speculator:
             if line.length:
                 wanted = True
                 line.probing = line.pace.probing
-                line.floor = line.pace.floor(rows, line.length) if line.pace.warm else 0.0
+                line.floor = self._floor(line)
         if any(line.pace.pays is not False and not line.gone for line in self._lines):
             self._losing_s = None
         elif self._losing_s is None:
@@ -172,6 +172,12 @@ class Speculator:
             f"there was no memory left to draft with {names}; the model serves on without it. "
             "Lower --kv-cache-memory or give more memory",
         )
+
+    def _floor(self, line: _Line) -> float:
+        if not line.pace.warm:
+            return 0.0
+        ends_early = self._rows == 1 and line.proposer.stops_early
+        return line.pace.floor(self._rows, line.length, ends_early=ends_early)
 
     def _wanted(self, request: Request) -> int:
         if not request.row.foreseeable:
