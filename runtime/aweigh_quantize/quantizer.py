@@ -11,6 +11,7 @@ import torch
 
 from aweigh_kernels.int_weight import IntWeight
 from aweigh_kernels.sparse_int_weight import SparseIntWeight
+from aweigh_quantize.cache_scales import CacheScales
 from aweigh_quantize.checkpoint import Checkpoint
 from aweigh_quantize.declaration import Declared
 from aweigh_quantize.evaluation import Evaluation, evaluate
@@ -19,7 +20,7 @@ from aweigh_quantize.latent import Latent
 from aweigh_quantize.methods.inputs import FEWEST_TOKENS, Inputs
 from aweigh_quantize.one_layer import Matrix, OneLayer
 from aweigh_quantize.passage import Passage
-from aweigh_quantize.recipe import Recipe
+from aweigh_quantize.recipe import Precision, Recipe
 from aweigh_quantize.recovery import Training, recover
 from aweigh_quantize.schemes import needs_inputs, quantized, scales, searches
 from aweigh_quantize.state import Resumption, State
@@ -39,7 +40,7 @@ class Work:
 
     checkpoint: Checkpoint
     recipe: Recipe
-    bits: Mapping[str, int | None]  # by module; None: it stays dense
+    precisions: Mapping[str, Precision | None]  # by module; None: it stays dense
     declared: Declared
     device: torch.device
     calibration: Sequence[Text]
@@ -68,7 +69,8 @@ class Quantizer:
         streams = self._resumed(resumption)
         for index in range(resumption.finished, self._work.checkpoint.config.num_layers):
             layer = self._layer(index, streams)
-            self._state.finish(index, self._tensors(layer), streams)
+            tensors = layer.tensors(self._work.declared.quantization)
+            self._state.finish(index, tensors, streams)
             self._advance()
         return {
             name: evaluate(
@@ -91,7 +93,7 @@ class Quantizer:
             for index in range(resumption.recomputed):
                 layer = self._layer(index, streams)
                 if index in resumption.damaged:
-                    self._state.replace(index, self._tensors(layer))
+                    self._state.replace(index, layer.tensors(self._work.declared.quantization))
                 self._advance()
         if resumption.recomputed < resumption.finished:
             streams = self._state.streams(resumption.finished - 1)
@@ -118,19 +120,27 @@ class Quantizer:
             self._fold(layer, streams[CALIBRATION])
         dense = layer.values() if recovers else {}
         for stage in layer.stages():
-            chosen = [each for each in stage if self._work.bits[each.module] is not None]
+            chosen = [each for each in stage if self._work.precisions[each.module] is not None]
             if chosen:
                 self._stage(layer, chosen, streams[CALIBRATION])
         if recovers:
             self._recover(layer, dense, streams)
+        self._scale_cache(layer, streams[CALIBRATION])
         self._passage.advance(layer, streams[CALIBRATION])
         for name, passage in self._held_out.items():
             passage.advance(layer, streams[f"{QUANTIZED} {name}"])
         return layer
 
+    def _scale_cache(self, layer: OneLayer, hidden: torch.Tensor) -> None:
+        """From now on keep a layer's keys and values as a server will."""
+        if self._work.recipe.kv_cache is not None:
+            found = CacheScales(self._work.device)
+            self._passage.show_cached(layer, hidden, found.add)
+            layer.cache_scales = found.scales()
+
     def _fold(self, layer: OneLayer, hidden: torch.Tensor) -> None:
         """Move what is hard to round to where it is easier, between matrices that are quantized."""
-        dense = {module for module, bits in self._work.bits.items() if bits is None}
+        dense = {module for module, found in self._work.precisions.items() if found is None}
         found = [
             each
             for each in junctions(self._work.checkpoint.config, layer)
@@ -164,9 +174,9 @@ class Quantizer:
             layer, matrices, hidden if needs_inputs(self._work.recipe) else None
         )
         for matrix in matrices:
-            bits = self._work.bits[matrix.module]
-            assert bits is not None
-            found = quantized(self._work.recipe, bits, matrix.values, inputs[matrix.product])
+            precision = self._work.precisions[matrix.module]
+            assert precision is not None
+            found = quantized(self._work.recipe, precision, matrix.values, inputs[matrix.product])
             layer.put(matrix, found)
 
     def _observed(
@@ -178,15 +188,3 @@ class Quantizer:
             with layer.observed({product: each.add for product, each in inputs.items()}):
                 self._passage.show(layer, hidden)
         return inputs
-
-    def _tensors(self, layer: OneLayer) -> dict[str, torch.Tensor]:
-        """What the layer's files will hold in place of what the dense ones do."""
-        layout_of = self._work.declared.quantization.layout_of
-        found: dict[str, torch.Tensor] = {}
-        for module, weight in layer.quantized.items():
-            layout = layout_of(module)
-            assert layout is not None, f"{module} is declared dense"
-            parts = layout.write(weight)
-            found |= {f"{module}.{part}": values for part, values in parts.items()}
-        stored = self._work.checkpoint.stored
-        return found | {stored[name].name: values for name, values in layer.changed().items()}

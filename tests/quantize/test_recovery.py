@@ -51,6 +51,19 @@ def test_matrices_share_a_budget_by_what_they_lose(cut: Path, tmp_path: Path) ->
     assert len(widths) > 1
 
 
+def test_a_budget_loses_less_than_the_same_size_spent_evenly(cut: Path, tmp_path: Path) -> None:
+    even = run(job(cut, tmp_path / "even", scheme="rtn", group_size=32), Silent())
+    found = run(job(cut, tmp_path / "out", scheme="rtn", budget=even.sizes.bits), Silent())
+    assert found.sizes.matrices <= even.sizes.matrices
+    assert found.loss.excess(even.loss).value > 0
+    kinds = {
+        (weight.bits, weight.group)
+        for weight in weights(tmp_path / "out", cut).values()
+        if isinstance(weight, IntWeight)
+    }
+    assert len({group for _, group in kinds}) > 1
+
+
 def test_a_budget_that_nothing_fits_is_refused_with_the_least(cut: Path, tmp_path: Path) -> None:
     said = r"--budget is 2 bits; expected at least 2\.\d\d, which 2 bits and their scales take"
     with pytest.raises(RecipeError, match=said):
