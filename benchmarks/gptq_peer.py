@@ -82,8 +82,8 @@ def main() -> None:
             f"damping {DAMPING:g}; medians of {given.pairs} interleaved runs. "
             f"{'Processor seconds' if device.type == 'cpu' else 'Seconds'}, "
             f"{torch.get_num_threads()} thread of torch.",
-            "Error: sqrt of tr(E H Eᵀ) of the quantized weights, of what rounding to the nearest "
-            "has with the same scales. Scales alone differ: Aweigh's reach half a step further.",
+            "Error: sqrt of tr(E H Eᵀ) of the quantized weights, divided by that of rounding "
+            "to the nearest.",
         ],
     )
     print(report.text())
