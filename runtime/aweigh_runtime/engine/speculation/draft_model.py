@@ -15,7 +15,7 @@ from aweigh_runtime.engine.naming import Name
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.drafting import DraftSampler
 from aweigh_runtime.engine.sampling.verification import Drafted
-from aweigh_runtime.engine.speculation.pace import CONFIDENCES
+from aweigh_runtime.engine.speculation.pace import CONFIDENCES, LEAST_DOUBT
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
 from aweigh_runtime.model.chunks import Chunk
 
@@ -114,7 +114,8 @@ class DraftModel:
         found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for length in range(1, rooms[0] + 1):
             drawn, confidence = sampler.draw(self._fitting(logits))
-            bins = (confidence * CONFIDENCES).long().clamp_(max=CONFIDENCES - 1)
+            doubt = (1.0 - confidence).clamp_(min=LEAST_DOUBT)
+            bins = doubt.log2_().mul_(-2.0).long().clamp_(max=CONFIDENCES - 1)
             worth = worth[: len(drawn)] * calibrated[bins]
             # The choice to go on must not look at what was drawn: it looks at what might be.
             going_on = worth >= floors[: len(drawn)]

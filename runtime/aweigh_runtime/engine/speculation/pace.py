@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Sequence
 from statistics import median
 
-CONFIDENCES = 10  # bins of `Calibration`
+CONFIDENCES = 20  # bins of `Calibration`
+LEAST_DOUBT = 2.0 ** (-CONFIDENCES / 2)
 
 _MARGIN = 1.1  # by which drafting must beat a plain step to begin,
 _KEPT = 1.03  # and to go on
@@ -65,17 +66,20 @@ class Acceptance:
 class Calibration:
     """How often a drafted token stays, by how likely the draft held its likeliest token.
 
-    Bins are equally wide between 0 and 1. Until something is known a draft is believed.
+    Each bin has half of the doubt of the one two before it: bin = -2 · log2(1 - confidence), so
+    that a draft of many tokens, all of them nearly sure, is told from one that is not. Until
+    something is known a draft is believed.
     """
 
     def __init__(self) -> None:
         self._tried = [_DOUBT] * CONFIDENCES
-        self._kept = [_DOUBT * (each + 0.5) / CONFIDENCES for each in range(CONFIDENCES)]
+        self._kept = [_DOUBT * (1.0 - 2.0 ** (-(each + 0.5) / 2)) for each in range(CONFIDENCES)]
 
     def observe(self, confidences: Sequence[float], kept: int) -> None:
         """A draft was verified; tokens after the first that did not stay tell nothing."""
         for place, confidence in enumerate(confidences[: kept + 1]):
-            each = min(int(confidence * CONFIDENCES), CONFIDENCES - 1)
+            doubt = max(1.0 - confidence, LEAST_DOUBT)
+            each = min(int(-2.0 * math.log2(doubt)), CONFIDENCES - 1)
             self._tried[each] = _MEMORY * self._tried[each] + 1.0
             self._kept[each] = _MEMORY * self._kept[each] + (place < kept)
 
