@@ -1,15 +1,13 @@
 """Mixed precision: how fine the integers of each matrix are, for an average size.
 
-Bits and groups are chosen together: a finer group costs bits, too. Each matrix alone is quantized
-to 3 bits in the dense model, and what that loses is measured: nats per token over some texts. It is
-quantized by the method that will be used: GPTQ saves some kinds of matrices twice as much as
-others. For other precisions the loss is taken to grow as the squared error of weights that are
-rounded to the nearest. The losses of all matrices are taken to add up.
+Bits and groups are chosen together: a finer group costs bits, too. Each matrix alone is rounded to
+3 bits in the dense model, and what that loses is measured: nats per token over some texts. For
+other precisions the loss is taken to grow as the squared error of the weights does. The losses of
+all matrices are taken to add up.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -17,11 +15,9 @@ from aweigh_quantize.checkpoint import Checkpoint
 from aweigh_quantize.declaration import declare
 from aweigh_quantize.evaluation import document
 from aweigh_quantize.methods import rtn, sensitivity
-from aweigh_quantize.methods.inputs import Inputs
-from aweigh_quantize.one_layer import OneLayer, layer_matrices
-from aweigh_quantize.passage import Passage
+from aweigh_quantize.one_layer import layer_matrices
 from aweigh_quantize.recipe import BITS, Precision, Recipe, RecipeError
-from aweigh_quantize.schemes import grid_of, quantized
+from aweigh_quantize.schemes import grid_of
 from aweigh_quantize.texts import Text
 from aweigh_runtime.failures import ModelDoesNotFit
 from aweigh_runtime.model.cache import CacheFormat, KVCache
@@ -34,9 +30,8 @@ from aweigh_runtime.model.placement import Place
 MEASURED_BITS = 3
 SMALLEST_GROUP = 32
 DENSE = "dense"
-_MOST_TOKENS = 4096  # to measure with
+_MOST_TOKENS = 2048  # to measure with
 _BLOCK_TOKENS = 16
-_SMALLEST_ERROR = 1e-30
 
 Advance = Callable[[], None]
 
@@ -139,60 +134,23 @@ def measured(
         raise ModelDoesNotFit(f"{failure}; a --budget is divided with it in memory") from failure
     decoder, some = loaded.decoder, _some(texts)
     dense = [_logits(decoder, text) for text in some]
+    tried = Precision(MEASURED_BITS, recipe.group_size)
     found = {}
-    for module, tried in _tried(checkpoint, recipe, places, texts, device):
-        rows = rows_of(decoder.weights[places[module].weight], places[module])
+    for module, place in places.items():
+        rows = rows_of(decoder.weights[place.weight], place)
         before = rows.clone()
-        rows.copy_(tried)
-        loss = max(_loss(decoder, some, dense), 0.0)
+        errors = {}
+        for precision in precisions(recipe):
+            rounded = rtn.quantize(before.contiguous(), grid_of(recipe, precision), "mse").dense()
+            errors[precision] = (rounded - before).square().sum().item()
+            if precision == tried:
+                rows.copy_(rounded)
+        loss = _loss(decoder, some, dense)
         rows.copy_(before)
-        errors = _errors(recipe, before)
-        unit = loss / max(errors[_measured_precision(recipe)], _SMALLEST_ERROR)
+        unit = max(loss, 0.0) / max(errors[tried], 1e-30)
         found[module] = {str(each): unit * error for each, error in errors.items()} | {DENSE: 0.0}
         advance()
     return found
-
-
-def _tried(
-    checkpoint: Checkpoint,
-    recipe: Recipe,
-    places: Mapping[str, Place],
-    texts: Sequence[Text],
-    device: torch.device,
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each matrix rounded by the recipe's own method, from the inputs that the dense model has.
-
-    AWQ moves scales into other matrices: what is rounded to the nearest stands for it.
-    """
-    precision, sees_inputs = _measured_precision(recipe), recipe.scheme == "gptq"
-    own = recipe if sees_inputs else replace(recipe, scheme="rtn", symmetric=recipe.is_symmetric)
-    passage = Passage(checkpoint, texts, device)
-    hidden = passage.embedded()
-    for index in range(checkpoint.config.num_layers):
-        layer = OneLayer(checkpoint, index, device)
-        inputs = {each.product: Inputs(each.shape[1], device) for each in layer.matrices}
-        if sees_inputs:
-            with layer.observed({product: each.add for product, each in inputs.items()}):
-                passage.show(layer, hidden)
-            passage.advance(layer, hidden)
-        for matrix in layer.matrices:
-            if matrix.module in places:
-                weight = quantized(own, precision, matrix.values, inputs[matrix.product])
-                yield matrix.module, weight.dense()
-
-
-def _errors(recipe: Recipe, weight: torch.Tensor) -> dict[Precision, float]:
-    """Squared errors of a matrix [N, K] that is rounded to the nearest."""
-    wide = weight.contiguous()
-    found = {}
-    for precision in precisions(recipe):
-        rounded = rtn.quantize(wide, grid_of(recipe, precision), "mse").dense()
-        found[precision] = rounded.sub_(wide).square_().sum().item()
-    return found
-
-
-def _measured_precision(recipe: Recipe) -> Precision:
-    return Precision(MEASURED_BITS, recipe.group_size)
 
 
 def _loss(decoder: Decoder, texts: Sequence[Text], dense: Sequence[torch.Tensor]) -> float:
