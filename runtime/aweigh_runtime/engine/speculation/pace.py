@@ -195,15 +195,10 @@ class Pace:
         """A few answers try whether drafts are any good again."""
         return self._tries_left > 0 and not self._timing
 
-    def gain(self, rows: int, length: int) -> float:
-        """Tokens per second with drafts of a length ÷ without."""
-        tokens = 1.0 + sum(self.acceptance.chances[:length])
-        return tokens / self.times.slowdown(rows, length)
-
     def best(self, rows: int) -> tuple[int, float]:
         """The length that pays most, 0 if none does, and what it gains."""
         self._age += 1
-        if self._age > _CHOSEN_FOR or not self.warm:
+        if self._age > _CHOSEN_FOR * (1 if self.pays else 4) or not self.warm:
             self._age = 0
             self._chosen.clear()
         chosen = self._chosen.get(_bin(rows))
@@ -214,9 +209,19 @@ class Pace:
     def _choose(self, rows: int) -> tuple[int, float]:
         if self._least is not None and self.warm and self.rate < self._least:
             return 0, 1.0
-        length = max(range(1, self._longest + 1), key=lambda each: self.gain(rows, each))
-        gain = self.gain(rows, length)
+        length, gain = self._most(rows)
         return (length, gain) if gain >= (_KEPT if self.pays else _MARGIN) else (0, 1.0)
+
+    def _most(self, rows: int) -> tuple[int, float]:
+        """The length with the largest gain, though it may be a loss."""
+        cost, tokens = sum(self.times.costs(rows)), 1.0
+        best = (1, 0.0)
+        for length, chance in enumerate(self.acceptance.chances, 1):
+            tokens += chance
+            gain = tokens / (1.0 + cost * length)
+            if gain > best[1]:
+                best = (length, gain)
+        return best
 
     def length(self, rows: int) -> int:
         """Tokens to draft for each answer of the next step; while probing for a few of them."""
@@ -255,7 +260,7 @@ class Pace:
         """Why drafting does not pay, in numbers."""
         if self._least is not None and self.rate < self._least:
             return f"{self.rate:.0%} of drafted tokens stay; expected at least {self._least:.0%}"
-        length = max(range(1, self._longest + 1), key=lambda each: self.gain(rows, each))
+        length, _ = self._most(rows)
         return (
             f"{self.rate:.0%} of drafted tokens stay: with {length} drafted, a step of {rows} "
             f"answers gives {1.0 + self.expected(length):.2f} times as many tokens and takes "
