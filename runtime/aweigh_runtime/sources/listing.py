@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 from aweigh_runtime.failures import ModelUnreadable
 from aweigh_runtime.formats.files import SIDE_FILES
+from aweigh_runtime.text.questions import SUBJECTS
 
 WEIGHTS = "*.safetensors"
 # Never *.py: no code of a model is run. Never *.bin: such files are pickles.
@@ -17,6 +18,7 @@ DESCRIPTIONS = (
     "chat_template*",
     "model.safetensors.index.json",
     *SIDE_FILES,
+    SUBJECTS,
 )
 
 
