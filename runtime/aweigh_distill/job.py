@@ -107,11 +107,12 @@ def run(job: Job, display: Display) -> Outcome:
     checkpoint = _draft_checkpoint(job.draft_directory)
     expect_same(job.target_directory, job.draft_directory)
     job = _as_short_as_models(job, checkpoint)
+    prompts = _prompts(job)
     state = State(job.out)
     with state.claimed(asdict(job.recipe), _subject(job, checkpoint)):
         target = _target(job)
         use_threads(job.device, target.weight_bytes)
-        texts = _texts(job, target, state, display)
+        texts = _texts(job, target, prompts, state, display)
         display.begin("measuring", 2)
         before = state.remembered(
             "before", lambda: _as_lists(_worth(job, target, job.draft_directory, texts))
@@ -166,9 +167,33 @@ def _subject(job: Job, draft: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _texts(job: Job, target: Decoder, state: State, display: Display) -> Texts:
+def _prompts(job: Job) -> list[Prompt]:
+    """Those of the files, or the questions that the target comes with: enough of them."""
+    directory, recipe = job.target_directory, job.recipe
+    asked = read_files(job.prompts) if job.prompts else built_in(directory, recipe.seed)
+    tokenizer = Tokenizer.load(directory)
+    try:
+        prompts = encoded(asked, directory, tokenizer)
+    finally:
+        tokenizer.close()
+    usable = [each for each in prompts if 0 < len(each.tokens) <= longest(recipe.text_tokens)]
+    expect_enough(usable, len(asked), recipe.text_tokens)
+    return usable
+
+
+def _stop_tokens(directory: Path) -> frozenset[int]:
+    tokenizer = Tokenizer.load(directory)
+    try:
+        return frozenset(read_defaults(directory, tokenizer).stop_tokens)
+    finally:
+        tokenizer.close()
+
+
+def _texts(
+    job: Job, target: Decoder, prompts: list[Prompt], state: State, display: Display
+) -> Texts:
     def ask() -> dict[str, Any]:
-        found = _asked(job, target, display)
+        found = _asked(job, target, prompts, display)
         lists = {"training": found.training, "drawn": found.drawn, "greedy": found.greedy}
         return {"kinds": found.kinds} | {name: as_json(texts) for name, texts in lists.items()}
 
@@ -177,20 +202,12 @@ def _texts(job: Job, target: Decoder, state: State, display: Display) -> Texts:
     return Texts(training, found["kinds"], drawn, greedy)
 
 
-def _asked(job: Job, target: Decoder, display: Display) -> Texts:
+def _asked(job: Job, target: Decoder, prompts: list[Prompt], display: Display) -> Texts:
     directory, recipe = job.target_directory, job.recipe
-    tokenizer = Tokenizer.load(directory)
-    try:
-        stop_tokens = frozenset(read_defaults(directory, tokenizer).stop_tokens)
-        asked = read_files(job.prompts) if job.prompts else built_in(directory, recipe.seed)
-        prompts = encoded(asked, directory, tokenizer)
-    finally:
-        tokenizer.close()
+    stop_tokens = _stop_tokens(directory)
     if not job.prompts:
-        prompts += begun(target, directory, stop_tokens, recipe.seed)
-    usable = [each for each in prompts if 0 < len(each.tokens) <= longest(recipe.text_tokens)]
-    expect_enough(usable, len(asked), recipe.text_tokens)
-    chosen = split(usable, recipe.seed)
+        prompts = prompts + begun(target, directory, stop_tokens, recipe.seed)
+    chosen = split(prompts, recipe.seed)
     total = len(chosen.training) * recipe.answers + 2 * len(chosen.held_out)
     display.begin("answers of the target", total)
 

@@ -24,6 +24,7 @@ _LARGEST_NORM = 1.0  # of all gradients together
 _WARM_UP = 0.05  # of the steps, in which the rate rises
 _LEAST_RATE = 0.02  # of the highest, at the end
 _DIVERGENCE = (0.3, 0.6)  # of the steps: until the first KL alone, from the second TV alone
+_AT_ONCE = 1 << 19  # logits that a gradient is computed of
 _SPAN = 0.128  # rate times hidden size, where nobody names a rate
 
 
@@ -125,10 +126,11 @@ class Training:
 def gradient(target: torch.Tensor, draft: torch.Tensor, share: float) -> torch.Tensor:
     """How the loss of each row changes with the draft's logits.
 
-    By hand, because rows are as long as the vocabulary, and autograd would keep several of each:
+    By hand and a few rows at a time, because a row is as long as the vocabulary: autograd would
+    keep several of each, and all of them would leave the processor's caches.
 
         d KL / d logits = q - p
-        d TV / d logits = -q (m - Σ m q),   m = 1 where q < p, else 0
+        d TV / d logits = q (Σ m q - m),   m = 1 where q < p, else 0
 
     Args:
         target: logits [R, V of the target].
@@ -138,19 +140,27 @@ def gradient(target: torch.Tensor, draft: torch.Tensor, share: float) -> torch.T
     Returns:
         [R, V of the draft], fp32.
     """
+    found = torch.zeros_like(draft, dtype=torch.float32)
+    step = max(1, _AT_ONCE // target.shape[-1])
+    for first in range(0, len(target), step):
+        rows = slice(first, first + step)
+        _pull(target[rows], draft[rows], share, found[rows])
+    return found
+
+
+def _pull(target: torch.Tensor, draft: torch.Tensor, share: float, found: torch.Tensor) -> None:
     size = min(target.shape[-1], draft.shape[-1])
     p = target.float().softmax(-1)[:, :size]
-    found = torch.zeros_like(draft, dtype=torch.float32)
     q = draft[:, : target.shape[-1]].float().softmax(-1)
-    pulled = found[:, : target.shape[-1]]
+    pull = found[:, : target.shape[-1]]
     if share < 1:
-        pulled.add_(q, alpha=1 - share)
-        pulled[:, :size].sub_(p, alpha=1 - share)
+        pull.add_(q, alpha=1 - share)
+        pull[:, :size].sub_(p, alpha=1 - share)
     if share > 0:
-        short = torch.zeros_like(q)  # m q
-        short[:, :size] = q[:, :size] * (q[:, :size] < p)
-        pulled.add_(q.mul_(short.sum(-1, keepdim=True)).sub_(short), alpha=share)
-    return found
+        short = q.clone()  # m q
+        short[:, :size] *= q[:, :size] < p
+        short[:, size:] = 0  # no token of the target
+        pull.add_(q.mul_(short.sum(-1, keepdim=True)).sub_(short), alpha=share)
 
 
 def _draws(texts: Sequence[Text], schedule: Schedule, done: int) -> Iterator[Sequence[Text]]:

@@ -23,6 +23,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+def differs(found: Any, expected: Any) -> float:
+    """How much, relative to what is expected."""
+    return float((found - expected).norm() / expected.norm())
+
+
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("sizes", [(50, 50), (50, 60), (60, 50)])
 def test_the_gradient_is_that_of_the_divergences(share: float, sizes: tuple[int, int]) -> None:
@@ -46,7 +51,9 @@ def test_acceptance_is_one_for_the_same_model_and_nothing_for_a_disjoint_one() -
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_has_the_gradients_that_transformers_finds(family: str, tmp_path: Path) -> None:
     folder = write_family(tmp_path / family, family, **FAMILIES[family])
-    texts = [Text(tuple(random_tokens(seed, 12 + seed)), 1 + seed) for seed in range(3)]
+    # Not token 0: transformers gives the embedding of a padding token no gradient.
+    lists = [[token or 1 for token in random_tokens(seed, 12 + seed)] for seed in range(3)]
+    texts = [Text(tuple(tokens), 1 + seed) for seed, tokens in enumerate(lists)]
     batch = batch_of(texts, CPU)
     checkpoint = read_checkpoint(folder)
     student = Student(checkpoint, texts, checkpoint.config.vocab_size, CPU)
@@ -68,14 +75,13 @@ def test_a_step_has_the_gradients_that_transformers_finds(family: str, tmp_path:
         "model.layers.0.self_attn.o_proj.weight": weights["layers.0.attention.out.weight"],
         "model.layers.3.input_layernorm.weight": weights["layers.3.attention.norm.weight"],
     }.items():
-        assert weight.grad is not None
-        torch.testing.assert_close(weight.grad, theirs[name].grad, atol=1e-4, rtol=1e-3)
+        assert differs(weight.grad, theirs[name].grad) < 1e-3
     if family == "qwen3":
         own = weights["layers.1.attention.qkv.norm.weight"].grad
         assert own is not None
         norm = theirs["model.layers.1.self_attn.q_norm.weight"].grad
         for row in own[:4]:
-            torch.testing.assert_close(row, norm, atol=1e-4, rtol=1e-3)
+            assert differs(row, norm) < 1e-3
 
 
 def test_large_vocabularies_make_small_parts() -> None:
