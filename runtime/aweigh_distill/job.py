@@ -206,7 +206,8 @@ def _asked(job: Job, target: Decoder, prompts: list[Prompt], display: Display) -
     directory, recipe = job.target_directory, job.recipe
     stop_tokens = _stop_tokens(directory)
     if not job.prompts:
-        prompts = prompts + begun(target, directory, stop_tokens, recipe.seed)
+        size = longest(recipe.text_tokens)
+        prompts = prompts + begun(target, directory, stop_tokens, size, recipe.seed)
     chosen = split(prompts, recipe.seed)
     total = len(chosen.training) * recipe.answers + 2 * len(chosen.held_out)
     display.begin("answers of the target", total)

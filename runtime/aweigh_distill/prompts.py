@@ -22,7 +22,8 @@ CHAT, PROSE = "chat", "prose"
 FEWEST = 64  # with fewer, a draft learns the answers by heart
 _HELD_OUT_SHARE = 8  # one prompt of eight
 _MOST_HELD_OUT = 128  # of a kind: more would only take time
-_BUILT_IN = 384  # of each kind
+_QUESTIONS = 8192  # drawn; those that differ are asked
+_BEGUN = 768  # prose prompts
 _BEGUN_TOKENS = 24  # of a prose prompt
 _JSON_LINES = ".jsonl"
 
@@ -81,8 +82,7 @@ def built_in(directory: Path, seed: int) -> list[Asked]:
             f"{directory.name} comes with no prompts; expected some of what it will be asked: "
             "--prompts FILE"
         )
-    drawn = about_kubernetes(4 * _BUILT_IN, random.Random(seed))
-    distinct = list(dict.fromkeys(drawn))[:_BUILT_IN]
+    distinct = dict.fromkeys(about_kubernetes(_QUESTIONS, random.Random(seed)))
     return [Asked(messages=[{"role": "user", "content": question}]) for question in distinct]
 
 
@@ -96,12 +96,12 @@ def encoded(asked: Sequence[Asked], directory: Path, tokenizer: Tokenizer) -> li
 
 
 def begun(
-    decoder: Decoder, directory: Path, stop_tokens: frozenset[int], seed: int
+    decoder: Decoder, directory: Path, stop_tokens: frozenset[int], num_tokens: int, seed: int
 ) -> list[Prompt]:
-    """Beginnings of prose, written by the model itself."""
+    """Beginnings of prose, at most `num_tokens` long, written by the model itself."""
     start = first_token(directory, stop_tokens)
-    manner = Manner(_BEGUN_TOKENS, seed)
-    texts = generate(decoder, [[start or 0]] * _BUILT_IN, manner, lambda: None)
+    manner = Manner(min(_BEGUN_TOKENS, num_tokens), seed)
+    texts = generate(decoder, [[start or 0]] * _BEGUN, manner, lambda: None)
     return list(dict.fromkeys(Prompt(PROSE, text.tokens) for text in texts))
 
 
