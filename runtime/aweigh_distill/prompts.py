@@ -23,7 +23,7 @@ FEWEST = 64  # with fewer, a draft learns the answers by heart
 _HELD_OUT_SHARE = 8  # one prompt of eight
 _MOST_HELD_OUT = 128  # of a kind: more would only take time
 _QUESTIONS = 8192  # drawn; those that differ are asked
-_BEGUN = 768  # prose prompts
+_BEGUN = 1536  # prose prompts
 _BEGUN_TOKENS = 24  # of a prose prompt
 _JSON_LINES = ".jsonl"
 
