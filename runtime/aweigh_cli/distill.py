@@ -36,8 +36,8 @@ def distill(  # noqa: PLR0913 - one parameter for each field of Recipe, and the 
     text_tokens: Annotated[
         int, typer.Option(min=16, help="Of a prompt and its answer, at most.")
     ] = 160,
-    steps: Annotated[int, typer.Option(min=1, help="Of training.")] = 400,
-    step_tokens: Annotated[int, typer.Option(min=1, help="Of a step, about.")] = 2048,
+    steps: Annotated[int, typer.Option(min=1, help="Of training.")] = 800,
+    step_tokens: Annotated[int, typer.Option(min=1, help="Of a step, about.")] = 1024,
     learning_rate: Annotated[
         float | None,
         typer.Option(help="The highest. (default: by the draft's width)", show_default=False),

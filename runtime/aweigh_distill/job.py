@@ -63,8 +63,8 @@ class Recipe:
 
     answers: int = 4  # to each prompt: a greedy one, then others drawn at temperature 1
     text_tokens: int = 160  # of a prompt and its answer, at most
-    steps: int = 400
-    step_tokens: int = 2048  # about
+    steps: int = 800
+    step_tokens: int = 1024  # about
     learning_rate: float | None = None  # None: by the draft's width
     seed: int = 0
 
@@ -111,7 +111,6 @@ def run(job: Job, display: Display) -> Outcome:
     state = State(job.out)
     with state.claimed(asdict(job.recipe), _subject(job, checkpoint)):
         target = _target(job)
-        use_threads(job.device, target.weight_bytes)
         texts = _texts(job, target, prompts, state, display)
         display.begin("measuring", 2)
         before = state.remembered(
@@ -151,7 +150,9 @@ def _as_short_as_models(job: Job, draft: Checkpoint) -> Job:
 
 def _target(job: Job) -> Decoder:
     wish = Wish(max_model_len=job.recipe.text_tokens)
-    return load(job.target_directory, wish, job.device, lambda done, total: None)
+    loaded = load(job.target_directory, wish, job.device, lambda done, total: None)
+    use_threads(job.device, loaded.weight_bytes)
+    return loaded.decoder
 
 
 def _subject(job: Job, draft: Checkpoint) -> dict[str, Any]:
@@ -233,7 +234,7 @@ def _worth(
 ) -> tuple[list[Document], list[Document]]:
     """A draft as it is served: acceptance, and agreement of greedy choices."""
     wish = Wish(max_model_len=job.recipe.text_tokens)
-    draft = load(directory, wish, job.device, lambda done, total: None)
+    draft = load(directory, wish, job.device, lambda done, total: None).decoder
     return (
         measure(target, draft, texts.kinds, texts.drawn, greedy=False),
         measure(target, draft, texts.kinds, texts.greedy, greedy=True),

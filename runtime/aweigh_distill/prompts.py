@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aweigh_quantize.calibration import about_kubernetes, first_token, knows_kubernetes
+from aweigh_quantize.calibration import first_token
 from aweigh_quantize.generation import Manner, generate
 from aweigh_runtime.model.decoder import Decoder
+from aweigh_runtime.text.questions import SUBJECTS, questions
 from aweigh_runtime.text.template import CannotRender, ChatTemplate, find_template
 from aweigh_runtime.text.tokenizer import Tokenizer
 
@@ -72,17 +73,17 @@ def read_files(paths: Sequence[Path]) -> list[Asked]:
 
 
 def built_in(directory: Path, seed: int) -> list[Asked]:
-    """Questions that the shipped models were made to answer.
+    """Questions that a model was made to answer, as those that ship with Aweigh.
 
     Raises:
-        BadPrompts: this is no such model.
+        BadPrompts: it does not say what it can answer.
     """
-    if not knows_kubernetes(directory):
+    distinct = dict.fromkeys(questions(directory, _QUESTIONS, random.Random(seed)))
+    if not distinct:
         raise BadPrompts(
-            f"{directory.name} comes with no prompts; expected some of what it will be asked: "
-            "--prompts FILE"
+            f"{directory.name} has no {SUBJECTS} that says what it can be asked; expected some of "
+            "what it will be asked: --prompts FILE"
         )
-    distinct = dict.fromkeys(about_kubernetes(_QUESTIONS, random.Random(seed)))
     return [Asked(messages=[{"role": "user", "content": question}]) for question in distinct]
 
 

@@ -18,7 +18,7 @@ import torch
 from aweigh_quantize.tensor_file import entry, read_tensors, write_tensors, write_text
 from aweigh_quantize.unfinished import Unfinished
 from aweigh_runtime.failures import ModelUnreadable
-from aweigh_runtime.model.fields import read_object
+from aweigh_runtime.fields import read_object
 
 
 class State(Unfinished):

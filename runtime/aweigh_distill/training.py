@@ -25,7 +25,7 @@ _WARM_UP = 0.05  # of the steps, in which the rate rises
 _LEAST_RATE = 0.02  # of the highest, at the end
 _DIVERGENCE = (0.3, 0.6)  # of the steps: until the first KL alone, from the second TV alone
 _AT_ONCE = 1 << 19  # logits that a gradient is computed of
-_SPAN = 0.128  # rate times hidden size, where nobody names a rate
+_SPAN = 0.0384  # rate times hidden size, where nobody names a rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,13 @@ from tests.quantize.jobs import Silent
 CPU = torch.device("cpu")
 SPECIAL = ("<end>", "<pad>", "<user>", "<assistant>")
 SHARP = 60  # random logits say next to nothing; times this, they say what comes
-RECIPE = {"answers": 2, "text_tokens": 40, "steps": 60, "step_tokens": 512, "learning_rate": 1e-2}
+RECIPE: dict[str, Any] = {
+    "answers": 2,
+    "text_tokens": 40,
+    "steps": 60,
+    "step_tokens": 512,
+    "learning_rate": 1e-2,
+}
 
 
 def write_tokenizer(folder: Path) -> int:
@@ -65,7 +71,7 @@ def write_prompts(path: Path, count: int = 80) -> Path:
 def job(models: Path, out: Path, **changes: Any) -> Job:
     """From `models/draft` to `models/target`."""
     recipe = RECIPE | {name: changes.pop(name) for name in RECIPE.keys() & changes}
-    given = {
+    given: dict[str, Any] = {
         "target": f"file://{models / 'target'}",
         "target_directory": models / "target",
         "draft": f"file://{models / 'draft'}",

@@ -147,7 +147,7 @@ def test_too_few_prompts_are_refused(models: Path, tmp_path: Path) -> None:
     with pytest.raises(BadPrompts, match=r"has 63 prompts, of which 63 .* at least 64"):
         run(job(models, tmp_path / "out", prompts=[few]), Silent())
     assert not (tmp_path / "out.partial").exists()
-    with pytest.raises(BadPrompts, match="target comes with no prompts"):
+    with pytest.raises(BadPrompts, match=r"target has no subjects\.txt"):
         run(job(models, tmp_path / "out", prompts=[]), Silent())
 
 
