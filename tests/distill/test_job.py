@@ -161,7 +161,7 @@ def test_a_line_that_is_no_prompt_is_named(tmp_path: Path, line: str) -> None:
 
 def test_a_quantized_draft_cannot_be_trained(models: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
-    text.write_text("what a model is calibrated on " * 100)
+    text.write_text("what a model is calibrated on " * 500)
     quantize(quantizing(models / "draft", tmp_path / "int8", [text], scheme="int8"), Silent())
     with pytest.raises(UnsupportedModel, match="cannot be trained"):
         run(job(models, tmp_path / "out", draft_directory=tmp_path / "int8"), Silent())
