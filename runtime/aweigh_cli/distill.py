@@ -32,7 +32,7 @@ def distill(  # noqa: PLR0913 - one parameter for each field of Recipe, and the 
     ] = None,
     answers: Annotated[
         int, typer.Option(min=1, help="To each prompt: a greedy one, then drawn ones.")
-    ] = 4,
+    ] = 8,
     text_tokens: Annotated[
         int, typer.Option(min=16, help="Of a prompt and its answer, at most.")
     ] = 160,

@@ -12,7 +12,9 @@ from aweigh_distill.acceptance import Document, compare, measure
 from aweigh_distill.card import card
 from aweigh_distill.outcome import Outcome
 from aweigh_distill.prompts import (
+    BEGUN,
     Prompt,
+    Split,
     begun,
     built_in,
     encoded,
@@ -25,7 +27,7 @@ from aweigh_distill.state import State
 from aweigh_distill.student import Student
 from aweigh_distill.training import Schedule, Training, default_rate
 from aweigh_distill.vocabularies import expect_same
-from aweigh_quantize.calibration import as_json, texts_of
+from aweigh_quantize.calibration import as_json, first_token, texts_of
 from aweigh_quantize.checkpoint import Checkpoint, fingerprint, read_checkpoint
 from aweigh_quantize.generation import Manner, generate
 from aweigh_quantize.result import write_model
@@ -61,7 +63,7 @@ class Display(Protocol):
 class Recipe:
     """How a draft is trained; each field is a flag."""
 
-    answers: int = 4  # to each prompt: a greedy one, then others drawn at temperature 1
+    answers: int = 8  # to each prompt: a greedy one, then others drawn at temperature 1
     text_tokens: int = 160  # of a prompt and its answer, at most
     steps: int = 800
     step_tokens: int = 1024  # about
@@ -206,11 +208,13 @@ def _texts(
 def _asked(job: Job, target: Decoder, prompts: list[Prompt], display: Display) -> Texts:
     directory, recipe = job.target_directory, job.recipe
     stop_tokens = _stop_tokens(directory)
+    asked, free = split(prompts, recipe.seed), Split([], [])
     if not job.prompts:
-        size = longest(recipe.text_tokens)
-        prompts = prompts + begun(target, directory, stop_tokens, size, recipe.seed)
-    chosen = split(prompts, recipe.seed)
-    total = len(chosen.training) * recipe.answers + 2 * len(chosen.held_out)
+        start, size = first_token(directory, stop_tokens) or 0, longest(recipe.text_tokens)
+        display.begin("beginnings of prose", BEGUN)
+        free = split(begun(target, start, size, recipe.seed, display.advance), recipe.seed)
+    held_out = asked.held_out + free.held_out
+    total = len(asked.training) * recipe.answers + len(free.training) + 2 * len(held_out)
     display.begin("answers of the target", total)
 
     def answers(prompts: Sequence[Prompt], manner: Manner) -> list[Text]:
@@ -218,14 +222,15 @@ def _asked(job: Job, target: Decoder, prompts: list[Prompt], display: Display) -
 
     drawn = Manner(recipe.text_tokens, recipe.seed, stop_tokens=stop_tokens)
     greedy = replace(drawn, greedy=True)
-    training = answers(chosen.training, greedy)
+    training = answers(asked.training, greedy)
     for turn in range(1, recipe.answers):
-        training += answers(chosen.training, replace(drawn, seed=recipe.seed + turn))
+        training += answers(asked.training, replace(drawn, seed=recipe.seed + turn))
+    training += answers(free.training, replace(drawn, seed=recipe.seed + recipe.answers))
     return Texts(
         training,
-        [prompt.kind for prompt in chosen.held_out],
-        answers(chosen.held_out, replace(drawn, seed=recipe.seed + _HELD_OUT_SEED)),
-        answers(chosen.held_out, greedy),
+        [prompt.kind for prompt in held_out],
+        answers(held_out, replace(drawn, seed=recipe.seed + _HELD_OUT_SEED)),
+        answers(held_out, greedy),
     )
 
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aweigh_quantize.calibration import first_token
-from aweigh_quantize.generation import Manner, generate
+from aweigh_quantize.generation import Advance, Manner, generate
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.text.questions import SUBJECTS, questions
 from aweigh_runtime.text.template import CannotRender, ChatTemplate, find_template
@@ -24,7 +23,7 @@ FEWEST = 64  # with fewer, a draft learns the answers by heart
 _HELD_OUT_SHARE = 8  # one prompt of eight
 _MOST_HELD_OUT = 128  # of a kind: more would only take time
 _QUESTIONS = 8192  # drawn; those that differ are asked
-_BEGUN = 1536  # prose prompts
+BEGUN = 6144  # prose prompts: one fresh text teaches more than a second answer
 _BEGUN_TOKENS = 24  # of a prose prompt
 _JSON_LINES = ".jsonl"
 
@@ -97,12 +96,19 @@ def encoded(asked: Sequence[Asked], directory: Path, tokenizer: Tokenizer) -> li
 
 
 def begun(
-    decoder: Decoder, directory: Path, stop_tokens: frozenset[int], num_tokens: int, seed: int
+    decoder: Decoder, start: int, num_tokens: int, seed: int, advance: Advance
 ) -> list[Prompt]:
-    """Beginnings of prose, at most `num_tokens` long, written by the model itself."""
-    start = first_token(directory, stop_tokens)
+    """Beginnings of prose, written by the model itself.
+
+    Args:
+        decoder: the model.
+        start: the token before a text.
+        num_tokens: of each, at most.
+        seed: gives the same ones again.
+        advance: called after each of BEGUN.
+    """
     manner = Manner(min(_BEGUN_TOKENS, num_tokens), seed)
-    texts = generate(decoder, [[start or 0]] * _BEGUN, manner, lambda: None)
+    texts = generate(decoder, [[start]] * BEGUN, manner, advance)
     return list(dict.fromkeys(Prompt(PROSE, text.tokens) for text in texts))
 
 
