@@ -1,6 +1,6 @@
 """How much of a draft's acceptance distilling wins back after noise has ruined its weights.
 
-    python benchmarks/distill_noisy.py [--noise 0.18] [--steps 800] [--save FILE.md]
+    python benchmarks/distill_noisy.py [--noise 0.2] [--steps 800] [--save FILE.md]
 
 Adds normal noise to every matrix of builtin://helmsman-1m-draft, as many times the matrix's own
 standard deviation as --noise says, and gives the copy to `aweigh distill`; then the shipped draft
@@ -45,7 +45,7 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--noise", type=float, default=0.18)
+    parser.add_argument("--noise", type=float, default=0.2)
     parser.add_argument("--steps", type=int, default=Recipe().steps)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--save", type=Path)
