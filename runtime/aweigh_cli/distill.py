@@ -100,6 +100,11 @@ def _text(job: "Job", found: "Outcome") -> str:
                 f"{measure}, {kind}: {each.before} before, {each.after} after; gain {each.gain}, "
                 f"{each.num_tokens:,} tokens"
             )
+    overall = list(found.acceptance.values())[-1]
+    if overall.gain.low <= 0:
+        lines.append(
+            "it is not sure to be accepted more often: keep the old draft, or give more prompts"
+        )
     folder = job.out.absolute()
     lines.append(
         f"took {found.seconds:,.0f} s; serve it: aweigh serve {job.target} --draft-model "
