@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from aweigh_cli import bench, chat, local, plan, quantize, serve, upgrade, version
+from aweigh_cli import bench, chat, distill, local, plan, quantize, serve, upgrade, version
 from aweigh_cli.arguments import Command
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ for command in (
     chat.chat,
     plan.plan,
     quantize.quantize,
+    distill.distill,
     upgrade.upgrade,
     version.version,
 ):

@@ -137,11 +137,11 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
     }
     if compare or output is None:
         _expect_comparison(context)
-        with _explained():
+        with explained():
             directory = fetched(model, revision, cache)
             typer.echo(_compared(model, directory, amount, texts, loss, chosen(device), cache))
         return
-    with _explained():
+    with explained():
         expect_taken(scheme, given(context))
         recipe = Recipe(
             scheme=scheme,
@@ -216,7 +216,7 @@ def _compared(  # noqa: PLR0913 - what a comparison needs
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """What goes wrong becomes the command's own failure."""
     from aweigh_bench.failures import BenchFailure
     from aweigh_quantize.tensor_file import CannotWrite

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from aweigh_quantize.checkpoint import Checkpoint
-from aweigh_quantize.generation import Advance, generate
+from aweigh_quantize.generation import Advance, Manner, generate
 from aweigh_quantize.tensor_file import make_folder, write_text
 from aweigh_quantize.texts import Text, num_tokens
 from aweigh_runtime.failures import ModelDoesNotFit
@@ -160,14 +160,14 @@ def _write(
         prompts = asyncio.run(_prompts(checkpoint, tokenizer, stop_tokens, amount))
     finally:
         tokenizer.close()
-    return generate(loaded.decoder, prompts, size, amount.seed, advance)
+    return generate(loaded.decoder, prompts, Manner(size, amount.seed), advance)
 
 
 async def _prompts(
     checkpoint: Checkpoint, tokenizer: Tokenizer, stop_tokens: frozenset[int], amount: Amount
 ) -> list[list[int]]:
     chance = random.Random(amount.seed)
-    first = _first_token(checkpoint.directory, stop_tokens)
+    first = first_token(checkpoint.directory, stop_tokens)
     asked = await _questions(checkpoint.directory, tokenizer, amount, chance)
     free = [
         [chance.randrange(checkpoint.config.vocab_size) if first is None else first]
@@ -192,7 +192,7 @@ async def _questions(
         await template.close()
 
 
-def _first_token(directory: Path, stop_tokens: frozenset[int]) -> int | None:
+def first_token(directory: Path, stop_tokens: frozenset[int]) -> int | None:
     """What stands before a text; None: this model has no such token."""
     begin = read_object(directory / "config.json").get("bos_token_id")
     return begin if isinstance(begin, int) else min(stop_tokens, default=None)

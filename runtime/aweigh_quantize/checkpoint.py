@@ -11,6 +11,7 @@ from aweigh_runtime.failures import UnsupportedModel
 from aweigh_runtime.formats.checkpoint import read_quantization
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.config import ModelConfig
+from aweigh_runtime.model.header import StoredTensor
 from aweigh_runtime.model.homes import Stored, by_canonical_name, homes_of
 from aweigh_runtime.model.mapped import expect_finite, fill, mapped, rows_of
 from aweigh_runtime.model.placement import Place
@@ -46,15 +47,20 @@ class Checkpoint:
         return self.stored[place.name].name
 
     def fingerprint(self) -> str:
-        """Differs for models that differ: of config, tokenizer, headers and samples of weights."""
-        digest = hashlib.sha256()
-        for name in ("config.json", "tokenizer.json"):
-            path = self.directory / name
-            digest.update(path.read_bytes() if path.is_file() else b"")
-        for path in sorted({tensor.path for tensor in self.stored.values()}):
-            digest.update(path.name.encode())
-            _sample(path, digest)
-        return digest.hexdigest()
+        """As of its folder."""
+        return fingerprint(self.directory, self.stored.values())
+
+
+def fingerprint(directory: Path, tensors: Iterable[StoredTensor]) -> str:
+    """Differs for models that differ: of config, tokenizer, headers and samples of weights."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "tokenizer.json"):
+        path = directory / name
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    for path in sorted({tensor.path for tensor in tensors}):
+        digest.update(path.name.encode())
+        _sample(path, digest)
+    return digest.hexdigest()
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:

@@ -1,6 +1,6 @@
-"""Texts that a dense model writes itself, at temperature 1. The same seed gives the same texts."""
+"""Texts that a model writes itself, at temperature 1 or 0. The same seed gives the same texts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +21,18 @@ _SEEDS = 1 << 32  # texts that two seeds have between them
 Advance = Callable[[], None]  # one text is finished
 
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How texts are written."""
+
+    num_tokens: int  # of each, what is given included, at most
+    seed: int = 0
+    greedy: bool = False  # the likeliest token each time
+    # They end a text. Without any, the model goes on with the next, as it has learned from packed
+    # documents.
+    stop_tokens: Collection[int] = ()
+
+
 @dataclass(slots=True)
 class _Draft:
     seed: int
@@ -31,21 +43,14 @@ class _Draft:
 
 
 def generate(
-    decoder: Decoder,
-    prompts: Sequence[Sequence[int]],
-    num_tokens: int,
-    seed: int,
-    advance: Advance,
+    decoder: Decoder, prompts: Sequence[Sequence[int]], manner: Manner, advance: Advance
 ) -> list[Text]:
-    """Continue every prompt up to `num_tokens` tokens.
-
-    Where the model ends a text it goes on with the next, as it has learned from packed documents.
-    """
+    """Continue every prompt, by at least one token."""
     drafts = [
-        _Draft(seed * _SEEDS + index, list(prompt), len(prompt))
+        _Draft(manner.seed * _SEEDS + index, list(prompt), len(prompt))
         for index, prompt in enumerate(prompts)
     ]
-    blocks_each = -(-num_tokens // _BLOCK_TOKENS)
+    blocks_each = -(-manner.num_tokens // _BLOCK_TOKENS)
     size = _at_once(decoder, blocks_each * _BLOCK_TOKENS, len(drafts))
     kept = CacheFormat(decoder.dtype, decoder.dtype)
     cache = KVCache(decoder.config, size * blocks_each, _BLOCK_TOKENS, kept, decoder.device)
@@ -56,8 +61,8 @@ def generate(
             place, draft = free.pop(), waiting.pop()
             draft.blocks = range(place * blocks_each, (place + 1) * blocks_each)
             running.append((place, draft))
-        _step(decoder, cache, [draft for _, draft in running])
-        finished = [each for each in running if len(each[1].tokens) >= num_tokens]
+        _step(decoder, cache, [draft for _, draft in running], manner.greedy)
+        finished = [each for each in running if _is_finished(each[1], manner)]
         for each in finished:
             running.remove(each)
             free.append(each[0])
@@ -65,7 +70,11 @@ def generate(
     return [Text(tuple(draft.tokens), draft.num_given) for draft in drafts]
 
 
-def _step(decoder: Decoder, cache: KVCache, drafts: Sequence[_Draft]) -> None:
+def _is_finished(draft: _Draft, manner: Manner) -> bool:
+    return len(draft.tokens) >= manner.num_tokens or draft.tokens[-1] in manner.stop_tokens
+
+
+def _step(decoder: Decoder, cache: KVCache, drafts: Sequence[_Draft], greedy: bool) -> None:
     """One more token for each."""
     new = [draft.tokens[draft.num_cached :] for draft in drafts]
     chunks = [
@@ -73,7 +82,8 @@ def _step(decoder: Decoder, cache: KVCache, drafts: Sequence[_Draft]) -> None:
         for draft, tokens in zip(drafts, new, strict=True)
     ]
     packed = torch.tensor([token for tokens in new for token in tokens], device=decoder.device)
-    chosen = _draw(decoder.forward(packed, chunks, cache), drafts)
+    logits = decoder.forward(packed, chunks, cache)
+    chosen: list[int] = logits.argmax(-1).tolist() if greedy else _draw(logits, drafts)
     for draft, token in zip(drafts, chosen, strict=True):
         draft.num_cached = len(draft.tokens)
         draft.tokens.append(token)

@@ -77,7 +77,7 @@ def run(job: Job, display: Display) -> Outcome:
     dense = [_module(checkpoint, place) for place in routers(checkpoint.config)]
     _expect_storable(checkpoint, job.recipe, declare(job.recipe, precisions, dense))
     state = State(job.out)
-    with state.claimed(job.recipe, _subject(job, checkpoint)):
+    with state.claimed(asdict(job.recipe), _subject(job, checkpoint)):
         calibration, held_out = _texts(job, checkpoint, display)
         if job.recipe.recover:
             expect_enough(calibration, from_files=bool(job.calibration))

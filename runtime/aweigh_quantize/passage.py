@@ -34,10 +34,11 @@ class Step:
     turns: Sequence[CosSin]
 
 
-class _Unshared(LayerCache):
+class Unshared(LayerCache):
     """Keys and values of one call alone, through which gradients flow."""
 
     def store(self, new: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+        """[T, 2K, D], as it comes."""
         self.kv = torch.zeros_like(self._rows).index_copy(0, slots, new).view(self.kv.shape)
         return new
 
@@ -125,7 +126,7 @@ class Passage:
 
     def trained(self, layer: OneLayer, hidden: torch.Tensor, step: Step) -> torch.Tensor:
         """What a layer puts out for some texts; gradients flow through it."""
-        kv = _Unshared(self._cache.layers[0])
+        kv = Unshared(self._cache.layers[0])
         return layer.run(hidden[step.rows], step.turns, kv, step.plan)
 
     def _fill(self, storage: Storage) -> None:

@@ -1,8 +1,7 @@
 """What a model is quantized to: everything that decides about the result, as one value."""
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
@@ -173,15 +172,6 @@ class Recipe:
             if holds
         ]
         return " ".join([self.scheme, size, group, *marks])
-
-    def difference(self, other: "dict[str, object]") -> str | None:
-        """The first option in which another recipe, as JSON holds it, differs; None: in none."""
-        for field in fields(self):
-            mine = json.loads(json.dumps(asdict(self)[field.name]))
-            if mine != other.get(field.name):
-                flag = field.name.replace("_", "-")
-                return f"--{flag} is {mine}, and was {other.get(field.name)}"
-        return None
 
 
 def expect_taken(scheme: Scheme, given: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a quantized model: the finished layers and what stayed dense, in few files."""
+"""The folder of a model made of another one: new tensors and those that stayed, in few files."""
 
 import json
 import math
@@ -47,22 +47,47 @@ def write_result(
     Raises:
         CannotWrite: there is no room.
     """
+    added = {"quantization_config": declared}
+    return _sizes(checkpoint, write_model(folder, checkpoint, layers, added, shard_bytes))
+
+
+def write_model(
+    folder: Path,
+    checkpoint: Checkpoint,
+    files: Sequence[Path],
+    added: dict[str, Any],
+    shard_bytes: int = SHARD_BYTES,
+) -> list[Entry]:
+    """Write a checkpoint again with other tensors.
+
+    Args:
+        folder: as of `write_result`.
+        checkpoint: of which everything else is taken.
+        files: the other tensors, by the checkpoint's names, or in the place of such.
+        added: to config.json.
+        shard_bytes: as of `write_result`.
+
+    Returns:
+        The tensors as written.
+
+    Raises:
+        CannotWrite: there is no room.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)
     except OSError as error:
         raise CannotWrite(folder, error) from error
     _copy_others(checkpoint.directory, folder)
-    config = read_object(checkpoint.directory / "config.json")
-    config["quantization_config"] = declared
+    config = read_object(checkpoint.directory / "config.json") | added
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    shards = list(_shards(list(_entries(checkpoint, layers)), shard_bytes))
+    shards = list(_shards(list(_entries(checkpoint, files)), shard_bytes))
     names = _names(len(shards))
     for name, entries in zip(names, shards, strict=True):
         write_tensors(folder / name, entries)
     if len(shards) > 1:
         write_text(folder / INDEX, _index(names, shards))
-    return _sizes(checkpoint, [each for shard in shards for each in shard])
+    return [each for shard in shards for each in shard]
 
 
 def _sizes(checkpoint: Checkpoint, entries: Sequence[Entry]) -> Sizes:
@@ -88,12 +113,12 @@ def _is_same(each: Entry, dense: Mapping[str, StoredTensor]) -> bool:
     return found is not None and found.dtype == each.dtype
 
 
-def _entries(checkpoint: Checkpoint, layers: Sequence[Path]) -> Iterator[Entry]:
+def _entries(checkpoint: Checkpoint, files: Sequence[Path]) -> Iterator[Entry]:
     """In the order of the dense model's files; new tensors stand where the old one stood."""
     dense = sorted(checkpoint.stored.values(), key=lambda tensor: (tensor.path, tensor.start))
     names = {tensor.name for tensor in dense}
     replaced: dict[str, list[StoredTensor]] = {}
-    for path in layers:
+    for path in files:
         for tensor in read_header(path):
             replaced.setdefault(_owner(tensor.name, names), []).append(tensor)
     for tensor in dense:

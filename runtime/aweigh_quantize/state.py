@@ -1,46 +1,21 @@
 """What a run has finished, in a folder beside the result, so that a killed run can go on.
 
     OUT.partial/
-      job.json                   what is being made, of which model, on which texts
       layer-0003.safetensors     tensors of a finished layer, as the result will have them
       stream-0003.safetensors    hidden states behind the last finished layer
-      model/                     the result, while it is being written
 
-A layer is finished when its file is there: the stream behind it is written before. The folder
-`model` becomes OUT in one step once all of it is on the disk.
+A layer is finished when its file is there: the stream behind it is written before.
 """
 
-import fcntl
-import json
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
 
 import torch
 
-from aweigh_quantize.recipe import Recipe
-from aweigh_quantize.tensor_file import (
-    CannotWrite,
-    entry,
-    read_tensors,
-    settle,
-    write_tensors,
-    write_text,
-)
+from aweigh_quantize.tensor_file import entry, read_tensors, write_tensors
+from aweigh_quantize.unfinished import Unfinished
 from aweigh_runtime.failures import StartFailure
-from aweigh_runtime.fields import read_object
 from aweigh_runtime.model.header import read_header
-
-_SUFFIX = ".partial"
-
-Found = TypeVar("Found")
-
-
-class Occupied(ValueError):
-    """There is something at OUT, or another run's work beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,47 +42,8 @@ class Resumption:
         return self.finished - self.recomputed
 
 
-class State:
+class State(Unfinished):
     """The folder of one run."""
-
-    def __init__(self, out: Path) -> None:
-        if not out.name:
-            raise Occupied(f"--output is {str(out)!r}; expected the name of a new folder")
-        self.out = out
-        self.folder = out.with_name(out.name + _SUFFIX)
-        self.model = self.folder / "model"
-
-    @contextmanager
-    def claimed(self, recipe: Recipe, subject: dict[str, Any]) -> Iterator[None]:
-        """Begin, or go on with what the same command began; nobody else does meanwhile.
-
-        Args:
-            recipe: what is being made.
-            subject: of which model and texts, in JSON.
-
-        Raises:
-            Occupied: OUT exists, or another command's work lies beside it, or is being done.
-            CannotWrite: the folder cannot be made.
-        """
-        if self.out.exists():
-            raise Occupied(f"--output is {self.out}, which exists already; expected a new name")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("w")
-        except OSError as error:
-            raise CannotWrite(self.folder, error) from error
-        with lock:
-            _expect_alone(lock, self.folder)
-            self._begin(recipe, subject)
-            yield
-
-    def _begin(self, recipe: Recipe, subject: dict[str, Any]) -> None:
-        job = self.folder / "job.json"
-        if job.is_file():
-            self._expect_same(read_object(job), recipe, subject)
-            return
-        text = json.dumps({"recipe": asdict(recipe), "subject": subject}, indent=2)
-        write_text(job, text + "\n")
 
     def resumption(self) -> Resumption:
         """What is there already, and what of it is damaged."""
@@ -147,39 +83,6 @@ class State:
         """The files of the first layers."""
         return [self._layer(index) for index in range(count)]
 
-    def remembered(self, name: str, find_out: Callable[[], Found]) -> Found:
-        """What took long to find out, in JSON: once only, however often the run is killed."""
-        path = self.folder / f"{name}.json"
-        if not path.is_file():
-            write_text(path, json.dumps(find_out()))
-        found: Found = json.loads(path.read_text())
-        return found
-
-    def complete(self) -> None:
-        """Make the written model appear at OUT, and then remove everything else.
-
-        Raises:
-            CannotWrite: the disk refuses.
-        """
-        try:
-            self.model.rename(self.out)
-            settle(self.out.parent)
-            shutil.rmtree(self.folder)
-        except OSError as error:
-            raise CannotWrite(self.out, error) from error
-
-    def _expect_same(self, job: dict[str, Any], recipe: Recipe, subject: dict[str, Any]) -> None:
-        found = recipe.difference(job.get("recipe", {}))
-        if found is None:
-            before = job.get("subject", {})
-            changed = [name for name in subject if subject[name] != before.get(name)]
-            found = f"the {changed[0]} is another one" if changed else None
-        if found is not None:
-            raise Occupied(
-                f"{self.folder} holds the work of another command: {found}; expected the same "
-                f"command, to go on, or another --output: else remove {self.folder}"
-            )
-
     def _layer(self, index: int) -> Path:
         return self.folder / f"layer-{index:04}.safetensors"
 
@@ -194,14 +97,3 @@ def _is_whole(path: Path) -> bool:
     except (OSError, StartFailure):
         return False
     return True
-
-
-def _expect_alone(lock: IO[str], folder: Path) -> None:
-    """A killed process holds no lock."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise Occupied(
-            f"another aweigh quantize is at work in {folder}; expected to be alone: wait for it, "
-            "or choose another --output"
-        ) from error

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from aweigh_quantize.job import run
-from aweigh_quantize.state import Occupied
 from aweigh_quantize.tensor_file import CannotWrite, written
+from aweigh_quantize.unfinished import Occupied
 from tests.cli.command import arguments, environment
 from tests.quantize.jobs import AMOUNT, Silent, job
 

@@ -13,7 +13,7 @@ from aweigh_quantize.methods import rtn
 from aweigh_quantize.methods.grid import Grid
 from aweigh_quantize.recipe import RecipeError
 from aweigh_quantize.result import write_result
-from aweigh_quantize.state import Occupied
+from aweigh_quantize.unfinished import Occupied
 from aweigh_runtime.failures import UnsupportedModel
 from tests.quantize.jobs import Silent, job, tensors, weights
 

@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from aweigh_runtime.model.cache import LayerCache
+from aweigh_runtime.model.capping import capped_
 from aweigh_runtime.model.reads import Decodes, Prompt, reads
 from aweigh_runtime.model.step_plan import Plan
 
@@ -117,7 +118,7 @@ def _capped(
     for first in range(0, num_rows, step):
         rows = slice(first, min(first + step, num_rows))
         scores = query[:, :, rows] @ keys.transpose(2, 3)
-        scores = scores.mul_(shape.scale / shape.soft_cap).tanh_().mul_(shape.soft_cap)
+        scores = capped_(scores.mul_(shape.scale), shape.soft_cap)
         if mask is None:
             positions = torch.arange(seen, device=query.device)
             scores.masked_fill_(positions > positions[rows, None], float("-inf"))

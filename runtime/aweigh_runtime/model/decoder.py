@@ -65,9 +65,24 @@ class Decoder:
         """
         step = plan(chunks, cache)
         cache.clear(step.begun)
+        return self.compute(tokens, cache.by_layer, step)
+
+    def compute(
+        self, tokens: torch.Tensor, layers: Sequence[LayerCache], step: Plan
+    ) -> torch.Tensor:
+        """The same for a step that is planned already; gradients flow through it.
+
+        Args:
+            tokens: [T], int64.
+            layers: each one's keys and values.
+            step: `forward`'s chunks as they lie in the cache.
+
+        Returns:
+            As `forward`.
+        """
         turns = [angles.at(step.positions, self.dtype) for angles in self._angles]
         hidden = self._embedding(tokens)  # [T, N]
-        for layer, kv in zip(self._layers, cache.by_layer, strict=True):
+        for layer, kv in zip(self._layers, layers, strict=True):
             hidden = layer(hidden, turns, kv, step)
         return self._head(self._norm(hidden[step.logit_rows]))
 

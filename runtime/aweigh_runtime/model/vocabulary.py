@@ -2,6 +2,7 @@
 
 import torch
 
+from aweigh_runtime.model.capping import capped_
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.matrix import Dense, Matrix
 from aweigh_runtime.model.storage import Storage
@@ -51,7 +52,7 @@ class CappedHead(Head):
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, N] to [rows, V], fp32."""
-        return super().__call__(hidden).div_(self._cap).tanh_().mul_(self._cap)
+        return capped_(super().__call__(hidden), self._cap)
 
 
 def embedding(config: ModelConfig, storage: Storage) -> Embedding:

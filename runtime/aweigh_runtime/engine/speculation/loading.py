@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
 from aweigh_runtime.engine.messages import Draft, Speculation, SpeculationReason, Start
 from aweigh_runtime.engine.out_of_memory import out_of_memory
@@ -14,13 +13,14 @@ from aweigh_runtime.engine.speculation.draft_model import DraftForward, DraftMod
 from aweigh_runtime.engine.speculation.ngram import NGram
 from aweigh_runtime.engine.speculation.proposer import Proposer
 from aweigh_runtime.engine.speculation.speculator import Speculator
-from aweigh_runtime.failures import ModelDoesNotFit, ModelUnreadable, StartFailure
+from aweigh_runtime.failures import ModelDoesNotFit, StartFailure
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
 from aweigh_runtime.model.load import Wish, load
+from aweigh_runtime.text.vocabularies import num_different, vocabulary
 
 _log = logging.getLogger("aweigh.engine")
 
@@ -126,12 +126,12 @@ def _load(
 
 def _different_tokens(draft: Draft, found: Path, directory: Path) -> Speculation | None:
     """A draft must mean the same by each token; that it has room for more is no harm."""
-    own, others = _vocabulary(directory), _vocabulary(found)
+    own, others = vocabulary(directory), vocabulary(found)
     if own is None or own == others:
         return None
     if others is None:
         return _failed("DraftUnavailable", draft, f"{found} has no tokenizer.json")
-    different = sum(others.get(text) != token for text, token in own.items())
+    different = num_different(own, others)
     if different == 0:
         return None
     return _failed(
@@ -140,16 +140,6 @@ def _different_tokens(draft: Draft, found: Path, directory: Path) -> Speculation
         f"its vocabulary has {len(others)} tokens and the model's {len(own)}, of which "
         f"{different} are not the same; use a draft that was made for this model's tokenizer",
     )
-
-
-def _vocabulary(directory: Path) -> dict[str, int] | None:
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        return None
-    try:
-        return dict(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True))
-    except Exception as error:  # the library raises nothing more special
-        raise ModelUnreadable(f"{path} is no fast tokenizer: {error}") from error
 
 
 def _failed(reason: SpeculationReason, draft: Draft, why: str) -> Speculation:

@@ -1,0 +1,1 @@
+"""`aweigh distill`: tunes a draft model to a target, for speculative decoding."""

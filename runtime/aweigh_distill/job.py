@@ -1,0 +1,291 @@
+"""One `aweigh distill`: from a draft and its target to a folder with a better draft."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from aweigh_distill.acceptance import Document, compare, measure
+from aweigh_distill.card import card
+from aweigh_distill.outcome import Outcome
+from aweigh_distill.prompts import (
+    BEGUN,
+    Prompt,
+    Split,
+    begun,
+    built_in,
+    encoded,
+    expect_enough,
+    longest,
+    read_files,
+    split,
+)
+from aweigh_distill.state import State
+from aweigh_distill.student import Student
+from aweigh_distill.training import Schedule, Training, default_rate
+from aweigh_distill.vocabularies import expect_same
+from aweigh_quantize.calibration import as_json, first_token, texts_of
+from aweigh_quantize.checkpoint import Checkpoint, fingerprint, read_checkpoint
+from aweigh_quantize.generation import Manner, generate
+from aweigh_quantize.result import write_model
+from aweigh_quantize.tensor_file import entry, write_tensors, write_text
+from aweigh_quantize.texts import Text
+from aweigh_runtime.engine.threads import use_threads
+from aweigh_runtime.failures import UnsupportedModel
+from aweigh_runtime.formats.checkpoint import read_quantization
+from aweigh_runtime.model.architectures import read_config
+from aweigh_runtime.model.decoder import Decoder
+from aweigh_runtime.model.load import Wish, load
+from aweigh_runtime.model.shards import stored_tensors
+from aweigh_runtime.text.defaults import read_defaults
+from aweigh_runtime.text.tokenizer import Tokenizer
+
+SAVE_EVERY_S = 60.0
+_HELD_OUT_SEED = 1_000_003  # added: held-out answers are drawn with other numbers
+
+
+class Display(Protocol):
+    """Shows how far a job is."""
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """Another part of it: so many steps, of which some are done already."""
+        ...
+
+    def advance(self) -> None:
+        """One more step is done."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a draft is trained; each field is a flag."""
+
+    answers: int = 8  # to each prompt: a greedy one, then others drawn at temperature 1
+    text_tokens: int = 160  # of a prompt and its answer, at most
+    steps: int = 800
+    step_tokens: int = 1024  # about
+    learning_rate: float | None = None  # None: by the draft's width
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What was asked for."""
+
+    target: str  # as the user names it
+    target_directory: Path
+    draft: str
+    draft_directory: Path
+    recipe: Recipe
+    out: Path
+    prompts: Sequence[Path] = ()  # files; none: what comes with the shipped models
+    device: torch.device
+    command: str = "aweigh distill"
+    save_every_s: float = SAVE_EVERY_S
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Answers of the target."""
+
+    training: list[Text]
+    kinds: list[str]  # of the held-out prompts
+    drawn: list[Text]  # held-out answers at temperature 1
+    greedy: list[Text]  # the likeliest ones to the same prompts
+
+
+def run(job: Job, display: Display) -> Outcome:
+    """Ask, measure, train, write and measure again; or go on with what the same job has begun.
+
+    Raises:
+        BadPrompts, OtherVocabulary, Occupied: what was asked for is impossible.
+        StartFailure: a model cannot be read or trained, or does not fit.
+        CannotWrite: the disk is full; the same job goes on where this one has stopped.
+    """
+    started = time.monotonic()
+    checkpoint = _draft_checkpoint(job.draft_directory)
+    expect_same(job.target_directory, job.draft_directory)
+    job = _as_short_as_models(job, checkpoint)
+    prompts = _prompts(job)
+    state = State(job.out)
+    with state.claimed(asdict(job.recipe), _subject(job, checkpoint)):
+        target = _target(job)
+        texts = _texts(job, target, prompts, state, display)
+        display.begin("measuring", 2)
+        before = state.remembered(
+            "before", lambda: _as_lists(_worth(job, target, job.draft_directory, texts))
+        )
+        display.advance()
+        _train(job, target, checkpoint, texts.training, state, display)
+        display.begin("measuring", 2, 1)
+        after = _worth(job, target, state.model, texts)
+        found = Outcome(
+            acceptance=compare(_documents(before[0]), after[0]),
+            agreement=compare(_documents(before[1]), after[1]),
+            num_training=len(texts.training),
+            num_held_out=len(texts.kinds),
+            seconds=time.monotonic() - started,
+        )
+        write_text(state.model / "README.md", card(job, found))
+        state.complete()
+    display.advance()
+    return found
+
+
+def _draft_checkpoint(directory: Path) -> Checkpoint:
+    if quantization := read_quantization(directory):
+        raise UnsupportedModel(
+            f"the draft {directory} is quantized: {quantization.description}; its integers cannot "
+            "be trained: distill the dense model that it was made of, and quantize the result"
+        )
+    return read_checkpoint(directory)
+
+
+def _as_short_as_models(job: Job, draft: Checkpoint) -> Job:
+    target = read_config(job.target_directory)
+    size = min(job.recipe.text_tokens, target.max_positions, draft.config.max_positions)
+    return replace(job, recipe=replace(job.recipe, text_tokens=size))
+
+
+def _target(job: Job) -> Decoder:
+    wish = Wish(max_model_len=job.recipe.text_tokens)
+    loaded = load(job.target_directory, wish, job.device, lambda done, total: None)
+    use_threads(job.device, loaded.weight_bytes)
+    return loaded.decoder
+
+
+def _subject(job: Job, draft: Checkpoint) -> dict[str, Any]:
+    """What else the result depends on."""
+    target = job.target_directory
+    stamps = [(path, path.stat()) for path in job.prompts]
+    return {
+        "target": fingerprint(target, stored_tensors(target).values()),
+        "draft": draft.fingerprint(),
+        "prompts": [
+            [str(path.resolve()), found.st_size, found.st_mtime_ns] for path, found in stamps
+        ],
+    }
+
+
+def _prompts(job: Job) -> list[Prompt]:
+    """Those of the files, or the questions that the target comes with: enough of them."""
+    directory, recipe = job.target_directory, job.recipe
+    asked = read_files(job.prompts) if job.prompts else built_in(directory, recipe.seed)
+    tokenizer = Tokenizer.load(directory)
+    try:
+        prompts = encoded(asked, directory, tokenizer)
+    finally:
+        tokenizer.close()
+    usable = [each for each in prompts if 0 < len(each.tokens) <= longest(recipe.text_tokens)]
+    expect_enough(usable, len(asked), recipe.text_tokens)
+    return usable
+
+
+def _stop_tokens(directory: Path) -> frozenset[int]:
+    tokenizer = Tokenizer.load(directory)
+    try:
+        return frozenset(read_defaults(directory, tokenizer).stop_tokens)
+    finally:
+        tokenizer.close()
+
+
+def _texts(
+    job: Job, target: Decoder, prompts: list[Prompt], state: State, display: Display
+) -> Texts:
+    def ask() -> dict[str, Any]:
+        found = _asked(job, target, prompts, display)
+        lists = {"training": found.training, "drawn": found.drawn, "greedy": found.greedy}
+        return {"kinds": found.kinds} | {name: as_json(texts) for name, texts in lists.items()}
+
+    found = state.remembered("texts", ask)
+    training, drawn, greedy = (texts_of(found[name]) for name in ("training", "drawn", "greedy"))
+    return Texts(training, found["kinds"], drawn, greedy)
+
+
+def _asked(job: Job, target: Decoder, prompts: list[Prompt], display: Display) -> Texts:
+    directory, recipe = job.target_directory, job.recipe
+    stop_tokens = _stop_tokens(directory)
+    asked, free = split(prompts, recipe.seed), Split([], [])
+    if not job.prompts:
+        start, size = first_token(directory, stop_tokens) or 0, longest(recipe.text_tokens)
+        display.begin("beginnings of prose", BEGUN)
+        free = split(begun(target, start, size, recipe.seed, display.advance), recipe.seed)
+    held_out = asked.held_out + free.held_out
+    total = len(asked.training) * recipe.answers + len(free.training) + 2 * len(held_out)
+    display.begin("answers of the target", total)
+
+    def answers(prompts: Sequence[Prompt], manner: Manner) -> list[Text]:
+        return generate(target, [prompt.tokens for prompt in prompts], manner, display.advance)
+
+    drawn = Manner(recipe.text_tokens, recipe.seed, stop_tokens=stop_tokens)
+    greedy = replace(drawn, greedy=True)
+    training = answers(asked.training, greedy)
+    for turn in range(1, recipe.answers):
+        training += answers(asked.training, replace(drawn, seed=recipe.seed + turn))
+    training += answers(free.training, replace(drawn, seed=recipe.seed + recipe.answers))
+    return Texts(
+        training,
+        [prompt.kind for prompt in held_out],
+        answers(held_out, replace(drawn, seed=recipe.seed + _HELD_OUT_SEED)),
+        answers(held_out, greedy),
+    )
+
+
+def _worth(
+    job: Job, target: Decoder, directory: Path, texts: Texts
+) -> tuple[list[Document], list[Document]]:
+    """A draft as it is served: acceptance, and agreement of greedy choices."""
+    wish = Wish(max_model_len=job.recipe.text_tokens)
+    draft = load(directory, wish, job.device, lambda done, total: None).decoder
+    return (
+        measure(target, draft, texts.kinds, texts.drawn, greedy=False),
+        measure(target, draft, texts.kinds, texts.greedy, greedy=True),
+    )
+
+
+def _as_lists(worth: tuple[list[Document], list[Document]]) -> list[list[dict[str, Any]]]:
+    return [[asdict(document) for document in documents] for documents in worth]
+
+
+def _documents(found: list[dict[str, Any]]) -> list[Document]:
+    return [Document(**each) for each in found]
+
+
+def _train(
+    job: Job,
+    target: Decoder,
+    checkpoint: Checkpoint,
+    texts: Sequence[Text],
+    state: State,
+    display: Display,
+) -> None:
+    """Leaves the draft in `state.model`, but for its card."""
+    recipe = job.recipe
+    student = Student(checkpoint, texts, target.config.vocab_size, job.device)
+    schedule = Schedule(
+        steps=recipe.steps,
+        step_tokens=recipe.step_tokens,
+        learning_rate=recipe.learning_rate or default_rate(checkpoint.config.hidden_size),
+        seed=recipe.seed,
+    )
+    training = Training(target, student, texts, schedule)
+    if saved := state.saved():
+        training.restore(*saved)
+    display.begin("training", recipe.steps, training.step)
+    last_s = time.monotonic()
+
+    def finished() -> None:
+        nonlocal last_s
+        display.advance()
+        now_s = time.monotonic()
+        if now_s - last_s >= job.save_every_s or training.step == recipe.steps:
+            state.save(training.step, training.tensors())
+            last_s = now_s
+
+    training.run(finished)
+    learned = state.folder / "learned.safetensors"
+    write_tensors(learned, [entry(each.name, each.values) for each in student.stored()])
+    write_model(state.model, checkpoint, [learned], {})

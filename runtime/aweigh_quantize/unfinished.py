@@ -1,0 +1,118 @@
+"""A folder beside a result, in which it is made; it becomes the result in one step.
+
+OUT.partial/
+  lock        held by whoever is at work
+  job.json    what is being made, and of what
+  model/      the result, while it is being written
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from aweigh_quantize.tensor_file import CannotWrite, settle, write_text
+from aweigh_runtime.fields import read_object
+
+_SUFFIX = ".partial"
+
+Found = TypeVar("Found")
+
+
+class Occupied(ValueError):
+    """There is something at OUT, or another run's work beside it."""
+
+
+class Unfinished:
+    """The folder of one run; a killed run can go on in it."""
+
+    def __init__(self, out: Path) -> None:
+        if not out.name:
+            raise Occupied(f"--output is {str(out)!r}; expected the name of a new folder")
+        self.out = out
+        self.folder = out.with_name(out.name + _SUFFIX)
+        self.model = self.folder / "model"
+
+    @contextmanager
+    def claimed(self, recipe: Mapping[str, Any], subject: Mapping[str, Any]) -> Iterator[None]:
+        """Begin, or go on with what the same command began; nobody else does meanwhile.
+
+        Args:
+            recipe: what is being made: flags, with `_` for `-`, and their values.
+            subject: of which model and texts.
+
+        Raises:
+            Occupied: OUT exists, or another command's work lies beside it, or is being done.
+            CannotWrite: the folder cannot be made.
+        """
+        if self.out.exists():
+            raise Occupied(f"--output is {self.out}, which exists already; expected a new name")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise CannotWrite(self.folder, error) from error
+        with lock:
+            _expect_alone(lock, self.folder)
+            self._begin({"recipe": recipe, "subject": subject})
+            yield
+
+    def remembered(self, name: str, find_out: Callable[[], Found]) -> Found:
+        """What took long to find out, in JSON: once only, however often the run is killed."""
+        path = self.folder / f"{name}.json"
+        if not path.is_file():
+            write_text(path, json.dumps(find_out()))
+        found: Found = json.loads(path.read_text())
+        return found
+
+    def complete(self) -> None:
+        """Make the written model appear at OUT, and then remove everything else.
+
+        Raises:
+            CannotWrite: the disk refuses.
+        """
+        try:
+            self.model.rename(self.out)
+            settle(self.out.parent)
+            shutil.rmtree(self.folder)
+        except OSError as error:
+            raise CannotWrite(self.out, error) from error
+
+    def _begin(self, job: dict[str, Mapping[str, Any]]) -> None:
+        path, text = self.folder / "job.json", json.dumps(job, indent=2)
+        if not path.is_file():
+            write_text(path, text + "\n")
+            return
+        found = _difference(json.loads(text), read_object(path))
+        if found is not None:
+            raise Occupied(
+                f"{self.folder} holds the work of another command: {found}; expected the same "
+                f"command, to go on, or another --output: else remove {self.folder}"
+            )
+
+
+def _difference(job: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """The first in which another job differs; None: in nothing."""
+    before = other.get("recipe", {})
+    for name, value in job["recipe"].items():
+        if value != before.get(name):
+            return f"--{name.replace('_', '-')} is {value}, and was {before.get(name)}"
+    before = other.get("subject", {})
+    for name, value in job["subject"].items():
+        if value != before.get(name):
+            return f"the {name} is another one"
+    return None
+
+
+def _expect_alone(lock: IO[str], folder: Path) -> None:
+    """A killed process holds no lock."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise Occupied(
+            f"another aweigh command is at work in {folder}; expected to be alone: wait for it, "
+            "or choose another --output"
+        ) from error
