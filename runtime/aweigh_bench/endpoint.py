@@ -33,6 +33,7 @@ class Asking:
     ignore_eos: bool = False
     seed: int | None = None
     continuous_usage: bool = True  # the server counts tokens in every event
+    stream: bool = True
 
     def body(self, query: Query) -> bytes:
         """The request as JSON."""
@@ -43,9 +44,9 @@ class Asking:
             "model": self.model,
             "max_tokens": query.max_tokens,
             "temperature": self.temperature,
-            "stream": True,
-            "stream_options": options,
         }
+        if self.stream:
+            fields |= {"stream": True, "stream_options": options}
         if self.ignore_eos:
             fields["ignore_eos"] = True
         if self.seed is not None:
@@ -153,6 +154,23 @@ class Endpoint:
         if answer.error is None and not answer.arrivals_s:
             answer.error = "the answer ended without a token"
         return answer
+
+    async def text(self, asking: Asking, query: Query) -> str:
+        """The whole text of one answer.
+
+        Raises:
+            BenchFailure: there is none.
+        """
+        body = replace(asking, stream=False).body(query)
+        try:
+            async with self._session.post(self.url + PATHS[asking.route], data=body) as response:
+                answered = await response.text(errors="replace")
+            choice = msgspec.json.decode(answered)["choices"][0]
+            return str(choice["message"]["content"] if asking.route == "chat" else choice["text"])
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise BenchFailure(f"{self.url} gave no answer: {_cause(error)}") from error
+        except (msgspec.MsgspecError, KeyError, TypeError, IndexError) as error:
+            raise BenchFailure(f"{self.url} gave no answer: {_message(answered)}") from error
 
 
 async def _read(response: aiohttp.ClientResponse, answer: Answer) -> None:

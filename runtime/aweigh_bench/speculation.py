@@ -1,5 +1,6 @@
 """`aweigh bench speculation`: the same questions to two servers, of which one drafts, in pairs."""
 
+import asyncio
 import random
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from aweigh_bench import machine
+from aweigh_bench.endpoint import Asking
 from aweigh_bench.failures import Impossible
 from aweigh_bench.load import together
 from aweigh_bench.measures import measure
@@ -14,7 +16,7 @@ from aweigh_bench.paired import Comparison, compare, verdict
 from aweigh_bench.progress import progress
 from aweigh_bench.report import Bar, Cell, Curves, Report, Table
 from aweigh_bench.subject import Setting, Subject, model_files, subject
-from aweigh_bench.traffic import Query
+from aweigh_bench.traffic import Ids, Length, Query, random_lengths
 from aweigh_bench.wrong_draft import wrong_draft
 
 BAR_ONE = 1.5  # times the tokens/s of one request at a time
@@ -33,6 +35,7 @@ class Options:
     wrong: bool = False  # the draft's weights are replaced by random ones
     max_draft_tokens: list[int] = field(default_factory=lambda: [8])
     batches: list[int] = field(default_factory=lambda: [1, 4, 16, 64])
+    input_tokens: Length = (64, 64)  # of random prompts
     output_tokens: int = 64
     pairs: int = 12
     questions: Path | None = None  # one in each line
@@ -51,6 +54,7 @@ class Found:
     acceptance: float | None  # share of drafted tokens; None: none were drafted
     per_step: float | None  # tokens that an answer grew by
     state: str
+    alike: tuple[int, int] = (0, 0)  # answers of the same text from both, of so many
 
 
 async def run(options: Options) -> Report:
@@ -71,8 +75,10 @@ async def run(options: Options) -> Report:
                         pairs.append(await _pair(options, (drafting, plain), asked, size, number))
                         advance(f"{size} at once, up to {longest} drafted")
                     after = await drafting.own.state()
-                    found.append(_found(longest, size, pairs[_WARM_ROUNDS:], before, after))
-    return _report(options, found)
+                    alike = await _alike(options, (drafting, plain), asked, size)
+                    one = _found(longest, size, pairs[_WARM_ROUNDS:], before, after)
+                    found.append(replace(one, alike=alike))
+    return _report(options, found, chats=asked.chats)
 
 
 class _Questions:
@@ -87,14 +93,23 @@ class _Questions:
             from aweigh_runtime.text.questions import questions
 
             self._known = questions(model_files(options.setting), 1000, self._chance)
-        if not self._known:
-            raise Impossible(
-                f"nobody knows what to ask {options.setting.model}; give --questions FILE with a "
-                "question in each line"
-            )
+        self._prompt = options.input_tokens
+        self._ids = Ids(options.setting.seed, options.setting.vocabulary)
+
+    @property
+    def chats(self) -> bool:
+        """False: nobody knows what to ask this model, and prompts are random."""
+        return bool(self._known)
 
     def draw(self, count: int, output_tokens: int) -> list[Query]:
+        if not self._known:
+            return list(random_lengths(self._ids, count, self._prompt, (output_tokens,) * 2))
         return [Query(self._chance.choice(self._known), output_tokens) for _ in range(count)]
+
+    def asking(self, served: Subject) -> Asking:
+        if not self._known:
+            return served.asking  # completions that go on past every end
+        return replace(served.asking, route="chat", ignore_eos=False)
 
 
 def _check(options: Options) -> None:
@@ -128,12 +143,26 @@ async def _pair(
     order = (0, 1) if number % 2 else (1, 0)
     rates = [0.0, 0.0]
     for each in order:
-        rates[each] = await _rate(servers[each], queries, size)
+        served = servers[each]
+        rates[each] = await _rate(served, asked.asking(served), queries, size)
     return rates[0], rates[1]
 
 
-async def _rate(served: Subject, queries: list[Query], size: int) -> float:
-    asking = replace(served.asking, route="chat", ignore_eos=False)
+async def _alike(
+    options: Options, servers: tuple[Subject, Subject], asked: _Questions, size: int
+) -> tuple[int, int]:
+    """How many of some answers are the same text from both servers, and of how many."""
+    queries = asked.draw(max(size, _LEAST_REQUESTS), options.output_tokens)
+    texts = [
+        await asyncio.gather(
+            *(served.endpoint.text(asked.asking(served), query) for query in queries)
+        )
+        for served in servers
+    ]
+    return sum(one == other for one, other in zip(*texts, strict=True)), len(queries)
+
+
+async def _rate(served: Subject, asking: Asking, queries: list[Query], size: int) -> float:
     measures = measure((await together(served.endpoint, asking, queries, size)).answers)
     if measures.failed:
         raise Impossible(f"a question was refused: {next(iter(measures.errors))}")
@@ -163,10 +192,10 @@ def _found(
     )
 
 
-def _report(options: Options, found: list[Found]) -> Report:
+def _report(options: Options, found: list[Found], *, chats: bool) -> Report:
     columns = (
         *("up to", "at once", "without tok/s", "with tok/s", "ratio", "low", "high"),
-        *("accepted %", "tokens a step", "state"),
+        *("accepted %", "tokens a step", "state", "same text"),
     )
     rows: list[tuple[Cell, ...]] = [
         (
@@ -175,6 +204,7 @@ def _report(options: Options, found: list[Found]) -> Report:
             None if each.acceptance is None else 100 * each.acceptance,
             None if each.per_step is None else f"{each.per_step:.2f}",
             each.state,
+            f"{each.alike[0]} of {each.alike[1]}",
         )
         for each in found
     ]
@@ -191,17 +221,20 @@ def _report(options: Options, found: list[Found]) -> Report:
         machine=machine.describe(),
         tables=[
             Table(
-                f"Chats, answers of at most {options.output_tokens} tokens, greedy, drafts from "
+                f"{'Chats' if chats else 'Random prompts'}, answers of at most "
+                f"{options.output_tokens} tokens, greedy, drafts from "
                 f"{with_what}: median of {options.pairs} interleaved pairs",
                 columns,
                 rows,
             )
         ],
-        bars=_bars(options, found),
+        bars=[*_bars(options, found), *_exact_bars(options, found)],
         notes=[
             "Both servers run at the same time and get the same questions in turn. The first "
             f"{_WARM_ROUNDS} rounds of each size are not counted: there the server learns what "
             "drafting is worth.",
+            "After them both are asked once more, and the texts of their answers compared. Only "
+            "--serve-flag=--exact promises that they are the same: else rounding may differ.",
             f"Threads of torch: {options.setting.threads or 'as the server chooses'}.",
         ],
         figures={"found": [asdict(each) for each in found]},
@@ -230,3 +263,11 @@ def _bars(options: Options, found: list[Found]) -> list[Bar]:
         for each in found
         if each.size == 1 and not options.lookup
     ]
+
+
+def _exact_bars(options: Options, found: list[Found]) -> list[Bar]:
+    if "--exact" not in options.setting.flags:
+        return []
+    same, count = (sum(each.alike[place] for each in found) for place in (0, 1))
+    what = "answers with drafts that are the same text as without"
+    return [Bar(what, "all", f"{same} of {count}", same == count)]

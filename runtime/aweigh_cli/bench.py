@@ -25,6 +25,7 @@ from aweigh_cli.bench_options import (
     measuring,
     percents_of,
     serving,
+    shares_of,
     sizes_of,
 )
 from aweigh_cli.failures import CommandFailure
@@ -293,7 +294,16 @@ def speculation(  # noqa: PLR0913 - see `serve`
     wrong: Annotated[
         bool, typer.Option("--wrong", help="Give the draft random weights: what is it to cost?")
     ] = False,
+    replay_acceptance: Annotated[
+        str | None,
+        typer.Option(
+            help="Percents, as 0,60,80: draft recorded answers of which so many tokens are right."
+        ),
+    ] = None,
     max_draft_tokens: Annotated[str, typer.Option(help="Most tokens of a draft.")] = "8",
+    input_tokens: Annotated[
+        str, typer.Option(help="Of random prompts, for models without questions.")
+    ] = "64",
     batches: Annotated[str, typer.Option(help="Requests at once.")] = "1,4,16,64",
     output_tokens: Annotated[int, typer.Option(min=2, help="Most of an answer.")] = 64,
     pairs: Annotated[int, typer.Option(min=1, max=1000, help="Of each size.")] = 12,
@@ -305,8 +315,29 @@ def speculation(  # noqa: PLR0913 - see `serve`
     ] = None,
 ) -> Job:
     """Measure what drafts gain, by requests at once, beside a server without them."""
+    from aweigh_bench import replay
     from aweigh_bench import speculation as drafts
 
+    if replay_acceptance is not None:
+        if method == "ngram" or wrong or questions is not None:
+            raise typer.BadParameter(
+                "--replay-acceptance drafts recorded answers to random prompts; expected no "
+                "--speculation ngram, --wrong or --questions beside it"
+            )
+        return Job(
+            replay.run,
+            replay.Options(
+                setting=setting,
+                acceptance_percents=shares_of(replay_acceptance),
+                draft_models=draft_model or [],
+                max_draft_tokens=sizes_of(max_draft_tokens),
+                batches=sizes_of(batches),
+                input_tokens=lengths_of(input_tokens),
+                output_tokens=output_tokens,
+                pairs=pairs,
+                command=as_typed(),
+            ),
+        )
     options = drafts.Options(
         setting=setting,
         draft_models=draft_model or [],
@@ -314,6 +345,7 @@ def speculation(  # noqa: PLR0913 - see `serve`
         wrong=wrong,
         max_draft_tokens=sizes_of(max_draft_tokens),
         batches=sizes_of(batches),
+        input_tokens=lengths_of(input_tokens),
         output_tokens=output_tokens,
         pairs=pairs,
         questions=questions,

@@ -104,6 +104,11 @@ def percents_of(text: str) -> list[int]:
     return _numbers(text, 0, 99)
 
 
+def shares_of(text: str) -> list[int]:
+    """`0,60,100`, in rising order."""
+    return _numbers(text, 0, 100)
+
+
 def _numbers(text: str, low: int, high: int) -> list[int]:
     try:
         numbers = sorted({int(number) for number in text.split(",")})

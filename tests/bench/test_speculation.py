@@ -39,6 +39,38 @@ async def test_questions_may_come_from_a_file(tmp_path: Path) -> None:
     assert done.rows()[0]["without tok/s"] > 0
 
 
+async def test_exact_answers_with_drafts_are_the_same_text() -> None:
+    exact = ("--serve-flag=--exact", "--serve-flag=--dtype=fp32")
+    done = await bench("speculation", MODEL, f"--draft-model={DRAFT}", *exact, *SMALL)
+    assert done.rows()[0]["same text"] == "8 of 8"
+    assert done.bars()["answers with drafts that are the same text as without"]
+
+
+async def test_recorded_answers_are_right_as_often_as_is_stated() -> None:
+    done = await bench("speculation", MODEL, "--replay-acceptance=0,100", *SMALL)
+    never, always = done.rows()
+    assert never["accepted %"] in (None, 0)
+    assert float(never["tokens a step"]) == 1.0
+    assert always["accepted %"] == 100
+    assert float(always["tokens a step"]) > 4
+    (bar,) = done.bars()
+    assert "none right" in bar
+
+
+async def test_recorded_answers_may_take_the_time_of_a_draft_model() -> None:
+    draft = f"--draft-model={DRAFT}"
+    done = await bench("speculation", MODEL, draft, "--replay-acceptance=100", *SMALL)
+    (row,) = done.rows()
+    assert row["accepted %"] is None or row["accepted %"] == 100
+
+
+async def test_flags_that_only_a_server_knows_are_refused_with_recorded_answers() -> None:
+    flag = "--serve-flag=--max-waiting=3"
+    done = await bench("speculation", MODEL, "--replay-acceptance=50", flag, *SMALL)
+    assert done.code == 78
+    assert "starts no server" in done.stderr
+
+
 async def test_what_cannot_be_compared_is_refused_before_anything_starts() -> None:
     done = await bench("speculation", MODEL, "--pairs=1")
     assert done.code == 78

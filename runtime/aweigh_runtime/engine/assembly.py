@@ -1,6 +1,7 @@
 """Puts model and cache on the device and joins them to the step loop."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,7 @@ from aweigh_runtime.engine.loop import Engine, Forward
 from aweigh_runtime.engine.messages import Ready, Sampling, Start
 from aweigh_runtime.engine.out_of_memory import return_unused_memory
 from aweigh_runtime.engine.prefixes import Copies, Memory
+from aweigh_runtime.engine.replayed import ReplayedEngine
 from aweigh_runtime.engine.room import LongestRequest, expect_host_room, kv_bytes, peak_bytes
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.row import Row
@@ -20,6 +22,7 @@ from aweigh_runtime.engine.scheduler import PROMPT_LOGPROBS_TOKENS, Limits, Sche
 from aweigh_runtime.engine.sizing import STEP_TOKENS
 from aweigh_runtime.engine.speculation.draft_model import Frame
 from aweigh_runtime.engine.speculation.loading import Drafts, Fetched, load_drafts, speculator
+from aweigh_runtime.engine.speculation.replay import Recorded
 from aweigh_runtime.engine.threads import use_threads
 from aweigh_runtime.failures import InvalidConfiguration, ModelDoesNotFit
 from aweigh_runtime.model.cache import FP8, CacheFormat, KVCache
@@ -39,6 +42,7 @@ def build(
     directory: Path,
     progress: Callable[[int, int | None], None],
     fetched: Sequence[Fetched] = (),
+    recorded: Recorded | None = None,
 ) -> tuple[Engine, Ready]:
     """Load the model and make the engine around it.
 
@@ -47,6 +51,7 @@ def build(
         directory: of the model.
         progress: called while it is loaded.
         fetched: what became of each draft model.
+        recorded: what is answered and drafted whatever the models say, for a benchmark.
 
     Raises:
         StartFailure: as `load` does, or because keys and values do not fit.
@@ -95,8 +100,9 @@ def build(
         step_tokens=limits.step_tokens,
         device=device,
     )
-    drafting = speculator(start, drafts, frame, num_blocks)
-    engine = Engine(Scheduler(limits, memory), forward, sampler, compiler, copy, drafting)
+    drafting = speculator(start, drafts, frame, num_blocks, recorded)
+    kind = Engine if recorded is None else partial(ReplayedEngine, recorded)
+    engine = kind(Scheduler(limits, memory), forward, sampler, compiler, copy, drafting)
     ready = Ready(
         max_model_len=limits.max_model_len,
         vocab_size=decoder.config.vocab_size,

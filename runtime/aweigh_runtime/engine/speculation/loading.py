@@ -12,6 +12,7 @@ from aweigh_runtime.engine.out_of_memory import out_of_memory
 from aweigh_runtime.engine.speculation.draft_model import DraftForward, DraftModel, Frame
 from aweigh_runtime.engine.speculation.ngram import NGram
 from aweigh_runtime.engine.speculation.proposer import Proposer
+from aweigh_runtime.engine.speculation.replay import Recorded, Replay
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.failures import ModelDoesNotFit, StartFailure
 from aweigh_runtime.model.architectures import read_config
@@ -79,8 +80,22 @@ def load_drafts(
     return Drafts(loaded, failures[0] if failures else None)
 
 
-def speculator(start: Start, drafts: Drafts, frame: Frame, num_blocks: int) -> Speculator | None:
-    """What drafts for the answers of a server; None: nobody has asked for that."""
+def speculator(
+    start: Start,
+    drafts: Drafts,
+    frame: Frame,
+    num_blocks: int,
+    recorded: Recorded | None = None,
+) -> Speculator | None:
+    """What drafts for the answers of a server; None: nobody has asked for that.
+
+    Args:
+        start: says who drafts.
+        drafts: loaded.
+        frame: what they fit into.
+        num_blocks: of the pool.
+        recorded: drafted instead of what they would draft.
+    """
     proposers: list[Proposer] = []
     if start.speculation == "none":
         return None
@@ -92,6 +107,8 @@ def speculator(start: Start, drafts: Drafts, frame: Frame, num_blocks: int) -> S
             proposers.append(_warm(each, frame, num_blocks))
         except Exception as error:
             failure = _broken(each.name, error)
+    if recorded is not None:
+        proposers = [Replay(recorded, *proposers)]
     percent = start.min_acceptance_percent
     least = None if percent is None else percent / 100
     return Speculator(proposers, start.max_draft_tokens, least, failure=failure)

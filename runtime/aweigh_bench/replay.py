@@ -1,0 +1,369 @@
+"""`aweigh bench speculation --replay-acceptance`: two engines here, one drafting from a record."""
+
+import asyncio
+import gc
+import itertools
+import random
+import time
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from aweigh_bench import machine
+from aweigh_bench.failures import BenchFailure, Impossible
+from aweigh_bench.paired import Comparison, compare, verdict
+from aweigh_bench.progress import Advance, progress
+from aweigh_bench.report import Bar, Cell, Curves, Report, Table
+from aweigh_bench.subject import Setting, model_files
+from aweigh_bench.traffic import Ids, Length
+
+if TYPE_CHECKING:
+    from aweigh_runtime.engine.loop import Engine
+    from aweigh_runtime.engine.messages import Start, Stepped
+    from aweigh_runtime.engine.speculation.replay import Recorded
+
+BAR_WRONG = 0.98  # of the tokens/s without drafts, where no drafted token is right
+_LEAST_REQUESTS = 8  # of each engine in a pair
+_WARM_ROUNDS = 3  # in which the engine learns what drafting is worth; of each size
+_FLAGS = ("dtype", "device", "quantization", "kv-cache-dtype", "exact")  # of `aweigh serve`
+_BLOCK_TOKENS = 16
+_WIDEST_BYTES = 4  # of one value in the cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was asked for on the command line."""
+
+    setting: Setting
+    acceptance_percents: list[int]
+    draft_models: list[str] = field(default_factory=list)
+    max_draft_tokens: list[int] = field(default_factory=lambda: [8])
+    batches: list[int] = field(default_factory=lambda: [1, 4, 16, 64])
+    input_tokens: Length = (64, 64)
+    output_tokens: int = 64
+    pairs: int = 12
+    command: str = "aweigh bench speculation"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one batch size gave at one acceptance and length."""
+
+    stated_percent: int
+    longest: int
+    size: int
+    gain: Comparison
+    with_drafts: float  # tokens/s
+    without: float
+    acceptance: float | None  # share of drafted tokens; None: none were drafted
+    per_step: float | None  # tokens that an answer grew by
+    corrected: float  # share of tokens for which the model itself would have said another one
+    state: str
+
+
+async def run(options: Options) -> Report:
+    """Every pair computes the same answers in both engines; who goes first alternates."""
+    if len(options.draft_models) > 1:
+        raise Impossible("--replay-acceptance takes the time of one --draft-model at most")
+    start = _start(options)
+    return _report(options, await asyncio.to_thread(_run, options, start))
+
+
+def _run(options: Options, start: "Start") -> list[Found]:
+    """In one thread: that is how an engine runs."""
+    directory = model_files(options.setting)
+    drafts = [model_files(replace(options.setting, model=uri)) for uri in options.draft_models]
+    cases = list(itertools.product(options.acceptance_percents, options.max_draft_tokens))
+    rounds = len(cases) * len(options.batches) * (options.pairs + _WARM_ROUNDS)
+    found: list[Found] = []
+    with progress("pairs", rounds) as advance:
+        for percent, longest in cases:
+            found += _case(options, start, (directory, drafts), (percent, longest), advance)
+            gc.collect()
+    return found
+
+
+def _case(
+    options: Options,
+    start: "Start",
+    files: tuple[Path, list[Path]],
+    case: tuple[int, int],
+    advance: Advance,
+) -> Iterator[Found]:
+    import torch
+
+    from aweigh_runtime.engine.assembly import build
+    from aweigh_runtime.engine.messages import Draft
+    from aweigh_runtime.engine.replayed import ReplayedEngine
+    from aweigh_runtime.engine.speculation.replay import Recorded
+    from aweigh_runtime.failures import StartFailure
+    from aweigh_runtime.model.architectures import read_config
+
+    directory, drafts = files
+    percent, longest = case
+    chance = random.Random(options.setting.seed)
+    recorded = Recorded(percent / 100, read_config(directory).vocab_size, chance)
+    drafting = msgspec.structs.replace(
+        start,
+        speculation="draft",
+        max_draft_tokens=longest,
+        drafts=[Draft(uri) for uri in options.draft_models],
+    )
+    try:
+        plain, _ = build(start, directory, _silent)
+        replayed, _ = build(drafting, directory, _silent, drafts, recorded)
+    except StartFailure as failure:
+        raise BenchFailure(str(failure)) from failure
+    assert isinstance(replayed, ReplayedEngine)
+    if options.setting.threads is not None:
+        torch.set_num_threads(options.setting.threads)
+    computing = _Computing(options, plain, replayed, recorded)
+    for size in options.batches:
+        ratios: list[tuple[float, float]] = []
+        prompts = computing.record(size)
+        for number in range(-_WARM_ROUNDS, options.pairs):
+            if number == 0:
+                computing.forget()
+            ratios.append(computing.pair(prompts, size, number))
+            advance(f"{size} at once, {percent} % right, up to {longest} drafted")
+        yield computing.found(case, size, ratios[_WARM_ROUNDS:])
+
+
+class _Computing:
+    """The two engines and what they are asked."""
+
+    def __init__(
+        self, options: Options, plain: "Engine", replayed: "Engine", recorded: "Recorded"
+    ) -> None:
+        self._options = options
+        self._plain = plain
+        self._replayed = replayed
+        self._recorded = recorded
+        self._ids = itertools.count(1)
+        self._draw = Ids(options.setting.seed, options.setting.vocabulary)
+        self._last: Stepped | None = None  # of the engine that drafts
+        self._before: tuple[Stepped, int] | None = None
+
+    def record(self, size: int) -> "list[tuple[list[int], list[int]]]":
+        """New prompts, and what the model answers without drafts."""
+        low, high = self._options.input_tokens
+        count = max(size, _LEAST_REQUESTS)
+        prompts = [self._draw.draw(self._draw.random.randint(low, high)) for _ in range(count)]
+        answers: dict[int, list[int]] = {}
+        ids = self._compute(self._plain, prompts, size, answers)
+        return [(prompt, answers[id]) for prompt, id in zip(prompts, ids, strict=True)]
+
+    def pair(
+        self, known: "list[tuple[list[int], list[int]]]", size: int, number: int
+    ) -> tuple[float, float]:
+        """Tokens per second with drafts, and without."""
+        order = (True, False) if number % 2 else (False, True)
+        rates = {drafting: self._rate(known, size, drafting=drafting) for drafting in order}
+        return rates[True], rates[False]
+
+    def forget(self) -> None:
+        """What counts begins now."""
+        assert self._last is not None
+        self._before = self._last, self._corrected
+
+    def found(self, case: tuple[int, int], size: int, rates: list[tuple[float, float]]) -> Found:
+        """All that there is to tell of one size."""
+        assert self._last is not None
+        assert self._before is not None
+        (before, corrected), after = self._before, self._last
+
+        def grown(name: str) -> int:
+            return int(getattr(after.counters, name) - getattr(before.counters, name))
+
+        drafted, rows = grown("drafted_tokens"), grown("decoded_rows")
+        return Found(
+            stated_percent=case[0],
+            longest=case[1],
+            size=size,
+            gain=compare([on / off for on, off in rates]),
+            with_drafts=median(on for on, _ in rates),
+            without=median(off for _, off in rates),
+            acceptance=grown("accepted_tokens") / drafted if drafted else None,
+            per_step=grown("decode_tokens") / rows if rows else None,
+            corrected=(self._corrected - corrected) / max(grown("generated_tokens"), 1),
+            state="unknown" if after.speculation is None else after.speculation.state,
+        )
+
+    @property
+    def _corrected(self) -> int:
+        return int(getattr(self._replayed, "corrected", 0))
+
+    def _rate(
+        self, known: "list[tuple[list[int], list[int]]]", size: int, *, drafting: bool
+    ) -> float:
+        prompts = [prompt for prompt, _ in known]
+        started_s = time.perf_counter()
+        if drafting:
+            self._compute(self._replayed, prompts, size, told=[answer for _, answer in known])
+        else:
+            self._compute(self._plain, prompts, size)
+        seconds = time.perf_counter() - started_s
+        return len(prompts) * self._options.output_tokens / seconds
+
+    def _compute(
+        self,
+        engine: "Engine",
+        prompts: list[list[int]],
+        size: int,
+        answers: dict[int, list[int]] | None = None,
+        told: list[list[int]] | None = None,
+    ) -> list[int]:
+        """Keep `size` of them running until all are answered; the ids they were given."""
+        from aweigh_runtime.engine.messages import Sampling, Submission, Work
+
+        ids = [next(self._ids) for _ in prompts]
+        if told is not None:
+            self._recorded.answers = dict(zip(ids, told, strict=True))
+        greedy = Sampling(temperature=0.0)
+        # The engine goes on writing in a prompt that it was given.
+        waiting = iter(
+            Submission(id, list(prompt), self._options.output_tokens, [], greedy)
+            for id, prompt in zip(ids, prompts, strict=True)
+        )
+        engine.take(Work(list(itertools.islice(waiting, size)), []))
+        left = len(ids)
+        while left:
+            stepped = engine.step()
+            if stepped.failures:
+                raise BenchFailure(f"an answer failed: {stepped.failures[0].message}")
+            ended = sum(output.finish is not None for output in stepped.outputs)
+            if answers is not None:
+                for output in stepped.outputs:
+                    answers.setdefault(output.id, []).extend(output.tokens)
+            if ended:
+                left -= ended
+                engine.take(Work(list(itertools.islice(waiting, ended)), []))
+            if told is not None:
+                self._last = _frozen(stepped)
+        return ids
+
+
+def _frozen(stepped: "Stepped") -> "Stepped":
+    """The engine counts on in the same object."""
+    return msgspec.structs.replace(stepped, counters=copy(stepped.counters))
+
+
+def _start(options: Options) -> "Start":
+    """What the engine process would be told, with memory for this measurement alone."""
+    from aweigh_runtime.engine.messages import Start
+    from aweigh_runtime.model.architectures import read_config
+    from aweigh_runtime.model.footprint import bytes_per_token
+
+    given = _given(options.setting.flags)
+    longest = options.input_tokens[1] + options.output_tokens
+    blocks = -(-longest // _BLOCK_TOKENS) + 1
+    directories = [
+        model_files(replace(options.setting, model=uri))
+        for uri in (options.setting.model, *options.draft_models)
+    ]
+    per_token = sum(bytes_per_token(read_config(each), _WIDEST_BYTES) for each in directories)
+    return Start(
+        uri=str(options.setting.model),
+        revision=None,
+        secret_dir=None,
+        cache_dir=str(options.setting.cache_dir),
+        max_model_len=longest,
+        dtype=given.get("dtype", "auto"),
+        quantization=given.get("quantization", "auto"),
+        kv_cache_dtype=given.get("kv-cache-dtype", "auto"),
+        device=given.get("device", "auto"),
+        exact="exact" in given,
+        max_running=max(options.batches),
+        step_tokens=None,
+        block_tokens=_BLOCK_TOKENS,
+        kv_cache_bytes=max(options.batches) * blocks * _BLOCK_TOKENS * per_token,
+        prefix_caching=False,  # the same prompts come again and again
+        prefix_cache_bytes=None,
+        host_memory_bytes=0,
+    )
+
+
+def _given(flags: tuple[str, ...]) -> dict[str, str]:
+    given = {}
+    for flag in flags:
+        name, _, value = flag.removeprefix("--").partition("=")
+        if name not in _FLAGS:
+            raise Impossible(
+                f"--serve-flag is {flag}, and --replay-acceptance starts no server; expected one "
+                f"of {', '.join(f'--{each}' for each in _FLAGS)}"
+            )
+        given[name] = value
+    return given
+
+
+def _silent(done: int, total: int | None) -> None:
+    """Nobody watches."""
+
+
+def _report(options: Options, found: list[Found]) -> Report:
+    columns = (
+        *("right %", "up to", "at once", "without tok/s", "with tok/s", "ratio", "low", "high"),
+        *("accepted %", "tokens a step", "corrected %", "state"),
+    )
+    rows: list[tuple[Cell, ...]] = [
+        (
+            *(str(each.stated_percent), str(each.longest), str(each.size)),
+            *(each.without, each.with_drafts),
+            *(f"{value:.3f}" for value in (each.gain.ratio, each.gain.low, each.gain.high)),
+            None if each.acceptance is None else 100 * each.acceptance,
+            None if each.per_step is None else f"{each.per_step:.2f}",
+            f"{100 * each.corrected:.2f}",
+            each.state,
+        )
+        for each in found
+    ]
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for each in found:
+        name = f"{each.stated_percent} % right, up to {each.longest}"
+        lines.setdefault(name, []).append((each.size, each.gain.ratio))
+    model = options.draft_models[0] if options.draft_models else None
+    cost = f"in the time of {model}" if model else "in no time"
+    low, high = options.input_tokens
+    prompts = f"{low}" if low == high else f"{low} to {high}"
+    return Report(
+        title="Drafts of a stated acceptance beside plain decoding",
+        command=options.command,
+        model=str(options.setting.model),
+        machine=machine.describe(),
+        tables=[
+            Table(
+                f"Prompts of {prompts} random tokens, answers of {options.output_tokens}, greedy, "
+                f"drafted {cost}: median of {options.pairs} interleaved pairs",
+                columns,
+                rows,
+            )
+        ],
+        bars=[
+            Bar(
+                f"tokens/s at {each.size} at once, up to {each.longest} drafted and none right, "
+                "times those without",
+                f">= {BAR_WRONG:g}",
+                str(each.gain),
+                verdict(each.gain, BAR_WRONG),
+            )
+            for each in found
+            if each.stated_percent == 0
+        ],
+        notes=[
+            "Both engines run in this process, without HTTP. The one drafts what the other has "
+            "answered before, each token right with the stated chance by itself and wrong "
+            "otherwise; a token is accepted only if all before it are, so that fewer are accepted "
+            "than are right.",
+            "Where rounding made the model choose another token than it had before, the recorded "
+            "one was kept: `corrected %` of all tokens. All that is computed is timed.",
+            f"The first {_WARM_ROUNDS} rounds of each size are not counted.",
+            f"Threads of torch: {options.setting.threads or 'as the engine chooses'}.",
+        ],
+        figures={"found": [asdict(each) for each in found]},
+        curves=[Curves("Tokens/s with drafts ÷ without", "requests at once", "ratio", lines)],
+    )

@@ -1,0 +1,41 @@
+"""An engine whose answers are those of a record: all is computed, and the record is told instead.
+
+Without that an answer leaves its record where two tokens are about as likely and a step of another
+size rounds otherwise, and the drafts that follow are wrong more often than was stated.
+"""
+
+from itertools import takewhile
+from typing import Any
+
+import torch
+
+from aweigh_runtime.engine.loop import Engine
+from aweigh_runtime.engine.sampling.choice import Continued
+from aweigh_runtime.engine.sampling.verification import Drafted
+from aweigh_runtime.engine.scheduler import Part
+from aweigh_runtime.engine.speculation.replay import Recorded
+
+
+class ReplayedEngine(Engine):
+    """Takes only requests whose answers are recorded. Only a benchmark makes one."""
+
+    def __init__(self, recorded: Recorded, *parts: Any) -> None:
+        """Take the record, and what every engine is made of."""
+        super().__init__(*parts)
+        self._recorded = recorded
+        self.corrected = 0  # tokens that the model itself would have chosen otherwise
+
+    def _continued(
+        self, complete: list[Part], behind: list[Drafted], logits: torch.Tensor
+    ) -> Continued:
+        own = super()._continued(complete, behind, logits)
+        told = Continued([], [], own.logprobs, own.failures)
+        for part, each, chosen in zip(complete, behind, own.tokens, strict=True):
+            following = self._recorded.following(part.request, len(each.tokens) + 1)
+            pairs = zip(each.tokens, following, strict=False)
+            kept = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+            tokens = following[: kept + 1]
+            self.corrected += sum(a != b for a, b in zip(chosen, tokens, strict=False))
+            told.tokens.append(tokens)
+            told.kept.append(kept)
+        return told
