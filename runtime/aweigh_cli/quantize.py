@@ -61,7 +61,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
         typer.Option(help="gptq, awq, rtn: average bits, scales included; each matrix its own."),
     ] = None,
     recover: Annotated[
-        bool, typer.Option("--recover", help="gptq, awq, rtn: train what was quantized a little.")
+        bool, typer.Option("--recover", help="gptq, awq, rtn: train all layers on what was lost.")
     ] = False,
     keep: Annotated[
         list[str] | None,

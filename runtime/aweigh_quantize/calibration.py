@@ -24,6 +24,8 @@ from aweigh_runtime.text.tokenizer import Tokenizer
 
 MIN_TOKENS = 512  # with fewer, what is measured of the activations means nothing
 _HELD_OUT = 1_000_003  # added to a seed: texts for measuring, never those for calibrating
+_TRAINING = 2_000_003
+_TIMES = 32  # as many texts as to calibrate on
 _VERSION = 1  # of the way in which texts are made
 _ASKS = "helmsman"  # models that were trained on questions about Kubernetes
 
@@ -39,6 +41,10 @@ class Amount:
     num_texts: int = 128
     num_tokens: int = 256  # of each, at most
     seed: int = 0
+
+    def for_training(self) -> "Amount":
+        """Several times as much."""
+        return replace(self, num_texts=_TIMES * self.num_texts, seed=self.seed + _TRAINING)
 
     def held_out(self) -> "Amount":
         """As much, of texts that nothing is calibrated on."""

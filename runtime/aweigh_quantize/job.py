@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -13,11 +13,12 @@ from aweigh_quantize.calibration import Amount, from_files, from_model
 from aweigh_quantize.card import card
 from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
 from aweigh_quantize.declaration import Declared, declare
+from aweigh_quantize.display import Display
 from aweigh_quantize.one_layer import layer_matrices
 from aweigh_quantize.outcome import Outcome
-from aweigh_quantize.quantizer import STAGES, Quantizer, Work
+from aweigh_quantize.quantizer import Quantizer, Work
 from aweigh_quantize.recipe import Recipe, RecipeError, unmatched
-from aweigh_quantize.recovery import expect_enough
+from aweigh_quantize.recovery import Training, expect_enough
 from aweigh_quantize.result import write_result
 from aweigh_quantize.state import State
 from aweigh_quantize.tensor_file import write_text
@@ -28,18 +29,6 @@ from aweigh_runtime.model.footprint import weight_bytes
 
 OWN_TEXTS = "the model's own texts"
 _WIDE_BYTES = 4  # of a weight in fp32
-
-
-class Display(Protocol):
-    """Shows how far a job is."""
-
-    def begin(self, what: str, total: int, done: int = 0) -> None:
-        """Another part of it: so many steps, of which some are done already."""
-        ...
-
-    def advance(self) -> None:
-        """One more step is done."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +42,7 @@ class Job:
     amount: Amount  # of text to calibrate on; as much is held out to measure with
     calibration: Sequence[Path] = ()  # files; none: the model's own texts
     perplexity: Sequence[Path] = ()  # files to measure with, too
+    training: Training = field(default_factory=Training)  # where the recipe recovers
     device: torch.device
     cache_dir: Path
     command: str = "aweigh quantize"
@@ -74,8 +64,7 @@ def run(job: Job, display: Display) -> Outcome:
     state = State(job.out)
     with state.claimed(job.recipe, _subject(job, checkpoint)):
         calibration = _calibration(job, checkpoint, display)
-        if job.recipe.recover:
-            expect_enough(calibration)
+        to_train_on = _to_train_on(job, checkpoint, display)
         if job.recipe.budget is not None:
             bits = state.remembered(
                 "bits", lambda: _budgeted(job, checkpoint, bits, calibration, display)
@@ -89,13 +78,14 @@ def run(job: Job, display: Display) -> Outcome:
             declared=declared,
             device=job.device,
             calibration=calibration,
+            to_train_on=to_train_on,
+            training=job.training.within(to_train_on),
             held_out=held_out,
         )
-        finished = state.num_finished()
-        display.begin("layers", checkpoint.config.num_layers * STAGES, finished * STAGES)
-        losses = Quantizer(work, state, display.advance).run()
+        quantizer = Quantizer(work, state, display)
+        losses = quantizer.run()
         display.begin("writing", 1)
-        sizes = write_result(state.model, checkpoint, state.layers(), declared.config)
+        sizes = write_result(state.model, checkpoint, quantizer.files(), declared.config)
         found = Outcome(
             recipe=job.recipe,
             layout=declared.quantization.description,
@@ -166,6 +156,7 @@ def _subject(job: Job, checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "model": checkpoint.fingerprint(),
         "text": asdict(job.amount),
+        "training": asdict(job.training),
         "calibration": [_stamp(path) for path in job.calibration],
         "perplexity": [_stamp(path) for path in job.perplexity],
     }
@@ -180,6 +171,19 @@ def _calibration(job: Job, checkpoint: Checkpoint, display: Display) -> list[Tex
     if job.calibration:
         return from_files(job.calibration, checkpoint, job.amount)
     return _own(job, checkpoint, job.amount, "texts to calibrate on", display)
+
+
+def _to_train_on(job: Job, checkpoint: Checkpoint, display: Display) -> list[Text]:
+    """More than to calibrate on: each says something new."""
+    if not job.recipe.recover:
+        return []
+    amount = job.amount.for_training()
+    if job.calibration:
+        texts = from_files(job.calibration, checkpoint, amount)
+    else:
+        texts = _own(job, checkpoint, amount, "texts to train on", display)
+    expect_enough(texts)
+    return texts
 
 
 def _held_out(job: Job, checkpoint: Checkpoint, display: Display) -> Mapping[str, list[Text]]:

@@ -1,6 +1,6 @@
 """Hidden states of all texts, on their way through a model, one layer at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -30,7 +30,6 @@ _BLOCK_TOKENS = 16
 class Step:
     """Texts that a layer gets in one call."""
 
-    rows: slice | torch.Tensor  # of the hidden states
     plan: Plan
     turns: Sequence[CosSin]
 
@@ -41,6 +40,21 @@ class _Unshared(LayerCache):
     def store(self, new: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
         self.kv = torch.zeros_like(self._rows).index_copy(0, slots, new).view(self.kv.shape)
         return new
+
+
+class Ends:
+    """What stands before the first layer, and behind the last."""
+
+    def __init__(self, checkpoint: Checkpoint, storage: Storage) -> None:
+        storage = replace(storage, weights={}, dense=[])
+        config = checkpoint.config
+        self.embed = embedding(config, storage.within("embedding"))
+        self._norm, self._head = norm(config, storage), head(config, self.embed, storage)
+        checkpoint.fill(storage.weights, outer_places(config))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[T, N] behind the last layer to [T, V]."""
+        return self._head(self._norm(hidden))
 
 
 class Passage:
@@ -61,61 +75,57 @@ class Passage:
     @torch.no_grad()
     def embedded(self) -> torch.Tensor:
         """What the first layer gets."""
-        storage = replace(self._storage, weights={}, dense=[])
-        embed = embedding(self._checkpoint.config, storage.within("embedding"))
-        self._fill(storage)
-        tokens = [token for text in self.texts for token in text.tokens]
-        return embed(torch.tensor(tokens, device=storage.device))
+        return self.ends().embed(self.tokens(range(len(self.texts))))
 
     @torch.no_grad()
     def show(self, layer: OneLayer, hidden: torch.Tensor) -> None:
         """Let a layer compute as far as somebody observes it."""
-        for step in self._planned():
+        for rows, step in self._planned():
             with suppress(Seen):
-                layer.run(hidden[step.rows], step.turns, self._cache.by_layer[0], step.plan)
+                layer.run(hidden[rows], step.turns, self._cache.by_layer[0], step.plan)
 
     @torch.no_grad()
     def advance(self, layer: OneLayer, hidden: torch.Tensor) -> None:
         """Put hidden states through a layer, in place."""
-        for step in self._planned():
-            found = layer.run(hidden[step.rows], step.turns, self._cache.by_layer[0], step.plan)
-            hidden[step.rows] = found
+        for rows, step in self._planned():
+            found = layer.run(hidden[rows], step.turns, self._cache.by_layer[0], step.plan)
+            hidden[rows] = found
 
     @torch.no_grad()
     def logits(self, *streams: torch.Tensor) -> Iterator[list[torch.Tensor]]:
         """For each text the logits [T, V] behind the last layer, of each of some hidden states."""
-        storage = replace(self._storage, weights={}, dense=[])
-        config = self._checkpoint.config
-        embed = embedding(config, storage.within("embedding"))
-        finish, project = norm(config, storage), head(config, embed, storage)
-        self._fill(storage)
+        ends = self.ends()
         for first, length in zip(self._offsets, self._lengths, strict=False):
-            yield [project(finish(hidden[first : first + length])) for hidden in streams]
+            yield [ends.logits(hidden[first : first + length]) for hidden in streams]
+
+    def ends(self) -> Ends:
+        """Of the dense model: they stay as they are."""
+        return Ends(self._checkpoint, self._storage)
 
     def chosen(self, texts: Sequence[int]) -> Step:
         """Some of the texts, by number, for `trained`."""
         step = plan(list(_chunks([self._lengths[index] for index in texts])), self._cache)
-        bounds = [range(self._offsets[index], self._offsets[index + 1]) for index in texts]
-        rows = torch.tensor([row for each in bounds for row in each], device=self._storage.device)
         turns = [angles.at(step.positions, torch.float32) for angles in self._angles]
-        return Step(rows, step, turns)
+        return Step(step, turns)
 
     def trained(self, layer: OneLayer, hidden: torch.Tensor, step: Step) -> torch.Tensor:
-        """What a layer puts out for some texts; gradients flow through it."""
+        """What a layer puts out for some texts, [T, N]; gradients flow through it."""
         kv = _Unshared(self._cache.layers[0])
-        return layer.run(hidden[step.rows], step.turns, kv, step.plan)
+        return layer.run(hidden, step.turns, kv, step.plan)
 
-    def _fill(self, storage: Storage) -> None:
-        places = outer_places(self._checkpoint.config)
-        self._checkpoint.fill(storage.weights, (p for p in places if p.weight in storage.weights))
+    def tokens(self, texts: Iterable[int]) -> torch.Tensor:
+        """Of some texts, by number, [T]."""
+        found = [token for index in texts for token in self.texts[index].tokens]
+        return torch.tensor(found, device=self._storage.device)
 
-    def _planned(self) -> Iterator[Step]:
+    def _planned(self) -> Iterator[tuple[slice, Step]]:
+        """With the rows of the hidden states."""
         for run in self._steps:
             step = plan(list(_chunks(self._lengths[run.start : run.stop])), self._cache)
             rows = slice(self._offsets[run.start], self._offsets[run.stop])
             turns = [angles.at(step.positions, torch.float32) for angles in self._angles]
             self._cache.clear(step.begun)
-            yield Step(rows, step, turns)
+            yield rows, Step(step, turns)
 
     def _num_blocks(self) -> int:
         return max(

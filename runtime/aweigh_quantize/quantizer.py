@@ -1,11 +1,14 @@
 """Quantizes a model layer by layer: each is calibrated behind the quantized ones before it.
 
-So is each matrix within a layer. Texts that were held out go through the dense and the quantized
-layers side by side, to measure what is lost.
+So is each matrix within a layer. Then all layers may be trained together. Texts that were held out
+go through the dense and the finished layers side by side, to measure what is lost.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -13,25 +16,32 @@ from aweigh_kernels.int_weight import IntWeight
 from aweigh_kernels.sparse_int_weight import SparseIntWeight
 from aweigh_quantize.checkpoint import Checkpoint
 from aweigh_quantize.declaration import Declared
+from aweigh_quantize.display import Display
 from aweigh_quantize.evaluation import Evaluation, evaluate
 from aweigh_quantize.folding import fold, junctions
-from aweigh_quantize.latent import Latent
+from aweigh_quantize.latent import Latent, Trainable, start
 from aweigh_quantize.methods.inputs import FEWEST_TOKENS, Inputs
-from aweigh_quantize.one_layer import Matrix, OneLayer
+from aweigh_quantize.one_layer import Matrix, OneLayer, layer_matrices
 from aweigh_quantize.passage import Passage
 from aweigh_quantize.recipe import Recipe
-from aweigh_quantize.recovery import Training, recover
+from aweigh_quantize.recovery import Recovery, Training
 from aweigh_quantize.schemes import needs_inputs, quantized, scales, searches
-from aweigh_quantize.state import State
+from aweigh_quantize.state import Layers, State, Steps
 from aweigh_quantize.texts import Text
+from aweigh_quantize.trained_layer import BYTES_PER_WEIGHT, Rates, TrainedLayer
+from aweigh_runtime.model.memory import available_bytes
 
-Advance = Callable[[], None]
-"""Called as each stage of a layer is finished."""
+Streams = dict[str, torch.Tensor]
+"""Hidden states of texts, by name."""
+Tensors = dict[str, torch.Tensor]
+"""Of a layer, by their names in files."""
+Do = Callable[[int, Streams], Tensors]
+"""With a layer, by number: it moves the streams behind it, and gives what is kept."""
 
 STAGES = 4  # of a layer: queries, keys and values; output; gate and up; down
 CALIBRATION = "calibration"  # names of streams
-TARGET = "target"  # the same texts through the dense layers
 DENSE, QUANTIZED = "dense", "quantized"  # before the name of texts that were held out
+_NUMBERS = "numbers"  # of a matrix that will be trained, beside its parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +54,20 @@ class Work:
     declared: Declared
     device: torch.device
     calibration: Sequence[Text]
+    to_train_on: Sequence[Text]  # none: nothing is trained
+    training: Training
     held_out: Mapping[str, Sequence[Text]]  # by name
 
 
 class Quantizer:
     """One run, which may go on where another was killed."""
 
-    def __init__(self, work: Work, state: State, advance: Advance) -> None:
+    def __init__(self, work: Work, state: State, display: Display) -> None:
         self._work = work
-        self._state = state
-        self._advance = advance
+        self._display = display
+        self._finished = Layers(state, "layer")
+        self._rounded = Layers(state, "rounded")  # to be trained
+        self._steps = Steps(state)
         self._passage = Passage(work.checkpoint, work.calibration, work.device)
         self._held_out = {
             name: Passage(work.checkpoint, texts, work.device)
@@ -66,12 +80,15 @@ class Quantizer:
         Raises:
             CannotWrite: the disk is full.
         """
-        first = self._state.num_finished()
-        streams = self._state.streams(first - 1) if first else self._embedded()
-        streams = {name: found.to(self._work.device) for name, found in streams.items()}
-        for index in range(first, self._work.checkpoint.config.num_layers):
-            layer = self._layer(index, streams)
-            self._state.finish(index, self._tensors(layer), streams)
+        if self._work.recipe.recover:
+            self._all("layers", STAGES, self._rounded, self._calibrated(), self._rounded_layer)
+            recovery = self._recovery()
+            self._train(recovery)
+            finish = partial(self._recovered_layer, recovery)
+            streams = self._all("trained layers", 1, self._finished, self._measured(), finish)
+        else:
+            begin = self._calibrated() | self._measured()
+            streams = self._all("layers", STAGES, self._finished, begin, self._layer)
         return {
             name: evaluate(
                 passage.texts,
@@ -85,40 +102,121 @@ class Quantizer:
             for name, passage in self._held_out.items()
         }
 
-    def _embedded(self) -> dict[str, torch.Tensor]:
-        streams = {CALIBRATION: self._passage.embedded()}
-        if self._work.recipe.recover:
-            streams[TARGET] = streams[CALIBRATION].clone()
+    def files(self) -> list[Path]:
+        """Of the finished layers."""
+        return self._finished.paths()
+
+    def _all(self, what: str, num_stages: int, kept: Layers, begin: Streams, do: Do) -> Streams:
+        """Do something with each layer that is not finished; the streams behind the last."""
+        first, count = kept.num_finished(), self._work.checkpoint.config.num_layers
+        self._display.begin(what, count * num_stages, first * num_stages)
+        streams = kept.streams(first - 1) if first else begin
+        streams = {name: found.to(self._work.device) for name, found in streams.items()}
+        for index in range(first, count):
+            kept.finish(index, do(index, streams), streams)
+        return streams
+
+    def _calibrated(self) -> Streams:
+        return {CALIBRATION: self._passage.embedded()}
+
+    def _measured(self) -> Streams:
+        streams = {}
         for name, passage in self._held_out.items():
             streams[f"{DENSE} {name}"] = passage.embedded()
             streams[f"{QUANTIZED} {name}"] = streams[f"{DENSE} {name}"].clone()
         return streams
 
-    def _layer(self, index: int, streams: dict[str, torch.Tensor]) -> OneLayer:
+    def _layer(self, index: int, streams: Streams) -> Tensors:
         """Quantize one layer, and put all texts through it."""
         layer = OneLayer(self._work.checkpoint, index, self._work.device)
+        self._measure(layer, DENSE, streams)
+        self._fold(layer, streams[CALIBRATION])
+        self._quantize(layer, streams[CALIBRATION])
+        self._measure(layer, QUANTIZED, streams)
+        return self._tensors(layer)
+
+    def _rounded_layer(self, index: int, streams: Streams) -> Tensors:
+        """Quantize one layer that will be trained."""
+        layer = OneLayer(self._work.checkpoint, index, self._work.device)
+        self._fold(layer, streams[CALIBRATION])
+        dense = layer.values()
+        self._quantize(layer, streams[CALIBRATION])
+        found = self._tensors(layer)
+        for module, values in dense.items():
+            if (weight := self._read(module, values, found)) is not None:
+                found[f"{module}.{_NUMBERS}"] = start(weight, values)
+        return found
+
+    def _recovered_layer(self, recovery: Recovery, index: int, streams: Streams) -> Tensors:
+        """Put texts through a layer whose training is over."""
+        trained = recovery.layer(index)
+        self._measure(trained.dense, DENSE, streams)
+        layer = trained.finish()
+        self._measure(layer, QUANTIZED, streams)
+        self._display.advance()
+        return self._tensors(layer)
+
+    def _recovery(self) -> Recovery:
+        work = self._work
+        num_weights = sum(math.prod(p.shape) for p in layer_matrices(work.checkpoint.config))
+        needed = num_weights * BYTES_PER_WEIGHT
+        return Recovery(
+            Passage(work.checkpoint, work.to_train_on, work.device),
+            self._to_train,
+            work.checkpoint.config.num_layers,
+            self._steps,
+            fits=needed <= available_bytes(work.device) // 2,
+        )
+
+    def _train(self, recovery: Recovery) -> None:
+        done, training = self._steps.num_finished(), self._work.training
+        self._display.begin("steps of training", training.num_steps, done)
+        recovery.run(training, self._display.advance)
+
+    def _to_train(self, index: int) -> TrainedLayer:
+        """A layer as `_rounded_layer` has left it."""
+        dense, layer = (OneLayer(self._work.checkpoint, index, self._work.device) for _ in "ab")
+        kept = self._rounded.tensors(index)
+        tensors = {name: values.to(self._work.device) for name, values in kept.items()}
+        layer.change(tensors)
+        latents = {}
+        for matrix in layer.matrices:
+            weight = self._read(matrix.module, matrix.values, tensors)
+            if weight is not None:
+                layer.put(matrix, weight)
+                numbers = tensors[f"{matrix.module}.{_NUMBERS}"].clone()
+                latents[matrix.module] = Latent(weight, numbers)
+        return TrainedLayer(dense, layer, latents, Rates())
+
+    def _read(self, module: str, dense: torch.Tensor, tensors: Tensors) -> Trainable | None:
+        """A matrix that is written in `tensors`; None: it stays dense."""
+        layout = self._work.declared.quantization.layout_of(module)
+        if layout is None:
+            return None
+        rows, columns = dense.shape
+        names = [name for name in layout.parts(rows, columns) if f"{module}.{name}" in tensors]
+        parts = {name: tensors[f"{module}.{name}"] for name in names}
+        weight = layout.read(parts, rows, columns)
+        assert isinstance(weight, IntWeight | SparseIntWeight), f"{module} is no integers"
+        return weight
+
+    def _measure(self, layer: OneLayer, kind: str, streams: Streams) -> None:
         for name, passage in self._held_out.items():
-            passage.advance(layer, streams[f"{DENSE} {name}"])
-        recovers = self._work.recipe.recover
-        if recovers:
-            self._passage.advance(layer, streams[TARGET])
-        if searches(self._work.recipe):
-            self._fold(layer, streams[CALIBRATION])
-        dense = layer.values() if recovers else {}
+            passage.advance(layer, streams[f"{kind} {name}"])
+
+    def _quantize(self, layer: OneLayer, hidden: torch.Tensor) -> None:
+        """Quantize a layer, and put the calibration's texts through it."""
         for stage in layer.stages():
             chosen = [each for each in stage if self._work.bits[each.module] is not None]
             if chosen:
-                self._stage(layer, chosen, streams[CALIBRATION])
-            self._advance()
-        if recovers:
-            self._recover(layer, dense, streams)
-        self._passage.advance(layer, streams[CALIBRATION])
-        for name, passage in self._held_out.items():
-            passage.advance(layer, streams[f"{QUANTIZED} {name}"])
-        return layer
+                self._stage(layer, chosen, hidden)
+            self._display.advance()
+        self._passage.advance(layer, hidden)
 
     def _fold(self, layer: OneLayer, hidden: torch.Tensor) -> None:
         """Move what is hard to round to where it is easier, between matrices that are quantized."""
+        if not searches(self._work.recipe):
+            return
         dense = {module for module, bits in self._work.bits.items() if bits is None}
         found = [
             each
@@ -133,20 +231,6 @@ class Quantizer:
             if seen.num_tokens >= FEWEST_TOKENS:
                 weights = [matrix.values for matrix in junction.matrices]
                 fold(layer, junction, scales(self._work.recipe, weights, seen))
-
-    def _recover(
-        self,
-        layer: OneLayer,
-        dense: Mapping[str, torch.Tensor],
-        streams: Mapping[str, torch.Tensor],
-    ) -> None:
-        latents = {
-            module: Latent(weight, dense[module])
-            for module, weight in layer.quantized.items()
-            if isinstance(weight, IntWeight | SparseIntWeight)
-        }
-        training = Training(seed=self._work.recipe.seed)
-        recover(layer, latents, self._passage, (streams[CALIBRATION], streams[TARGET]), training)
 
     def _stage(self, layer: OneLayer, matrices: Sequence[Matrix], hidden: torch.Tensor) -> None:
         inputs = self._observed(
@@ -168,10 +252,10 @@ class Quantizer:
                 self._passage.show(layer, hidden)
         return inputs
 
-    def _tensors(self, layer: OneLayer) -> dict[str, torch.Tensor]:
+    def _tensors(self, layer: OneLayer) -> Tensors:
         """What the layer's files will hold in place of what the dense ones do."""
         layout_of = self._work.declared.quantization.layout_of
-        found: dict[str, torch.Tensor] = {}
+        found: Tensors = {}
         for module, weight in layer.quantized.items():
             layout = layout_of(module)
             assert layout is not None, f"{module} is declared dense"

@@ -41,7 +41,6 @@ class Recipe:
     keep: tuple[str, ...] = ()  # modules that stay dense
     budget: float | None = None  # average bits of a weight, scales included
     recover: bool = False
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:

@@ -2,12 +2,14 @@
 
     OUT.partial/
       job.json                   what is being made, of which model, on which texts
+      rounded-0003.safetensors   a layer that is going to be trained
+      steps-000120/              what is trained, after so many steps of training
       layer-0003.safetensors     tensors of a finished layer, as the result will have them
-      stream-0003.safetensors    hidden states behind the last finished layer
+      layer-0003.streams         hidden states behind the last finished layer
       model/                     the result, while it is being written
 
-A layer is finished when its file is there: the stream behind it is written before. The folder
-`model` becomes OUT in one step once all of it is on the disk.
+A layer is finished when its file is there: the streams behind it are written before. A folder of
+steps has its name, and `model` becomes OUT, in one step once all of it is on the disk.
 """
 
 import fcntl
@@ -26,6 +28,7 @@ from aweigh_quantize.tensor_file import CannotWrite, entry, read_tensors, write_
 from aweigh_runtime.model.fields import read_object
 
 _SUFFIX = ".partial"
+_UNFINISHED = ".unfinished"
 
 Found = TypeVar("Found")
 
@@ -76,34 +79,6 @@ class State:
         text = json.dumps({"recipe": asdict(recipe), "subject": subject}, indent=2)
         write_text(job, text + "\n")
 
-    def num_finished(self) -> int:
-        """Layers that need not be computed again."""
-        count = 0
-        while self._layer(count).is_file():
-            count += 1
-        return count
-
-    def finish(
-        self, index: int, tensors: dict[str, torch.Tensor], streams: dict[str, torch.Tensor]
-    ) -> None:
-        """Keep a layer's tensors, and the hidden states behind it.
-
-        Raises:
-            CannotWrite: there is no room.
-        """
-        write_tensors(self._stream(index), [entry(*each) for each in streams.items()])
-        write_tensors(self._layer(index), [entry(*each) for each in tensors.items()])
-        if index:
-            self._stream(index - 1).unlink(missing_ok=True)
-
-    def streams(self, index: int) -> dict[str, torch.Tensor]:
-        """The hidden states behind a layer, by name; copies that may be changed."""
-        return {name: found.clone() for name, found in read_tensors(self._stream(index)).items()}
-
-    def layers(self) -> list[Path]:
-        """The files of all finished layers."""
-        return [self._layer(index) for index in range(self.num_finished())]
-
     def remembered(self, name: str, find_out: Callable[[], Found]) -> Found:
         """What took long to find out, in JSON: once only, however often the run is killed."""
         path = self.folder / f"{name}.json"
@@ -129,11 +104,98 @@ class State:
                 f"command, to go on, or another --output: else remove {self.folder}"
             )
 
-    def _layer(self, index: int) -> Path:
-        return self.folder / f"layer-{index:04}.safetensors"
 
-    def _stream(self, index: int) -> Path:
-        return self.folder / f"stream-{index:04}.safetensors"
+class Layers:
+    """Those that are finished, of one kind."""
+
+    def __init__(self, state: State, kind: str) -> None:
+        self._folder = state.folder
+        self._kind = kind
+
+    def num_finished(self) -> int:
+        """Layers that need not be computed again."""
+        count = 0
+        while self._path(count).is_file():
+            count += 1
+        return count
+
+    def finish(
+        self, index: int, tensors: dict[str, torch.Tensor], streams: dict[str, torch.Tensor]
+    ) -> None:
+        """Keep a layer's tensors, and the hidden states behind it.
+
+        Raises:
+            CannotWrite: there is no room.
+        """
+        write_tensors(self._streams(index), [entry(*each) for each in streams.items()])
+        write_tensors(self._path(index), [entry(*each) for each in tensors.items()])
+        if index:
+            self._streams(index - 1).unlink(missing_ok=True)
+
+    def streams(self, index: int) -> dict[str, torch.Tensor]:
+        """The hidden states behind a layer, by name; copies that may be changed."""
+        return {name: found.clone() for name, found in read_tensors(self._streams(index)).items()}
+
+    def tensors(self, index: int) -> dict[str, torch.Tensor]:
+        """Of a finished layer: views of its file."""
+        return read_tensors(self._path(index))
+
+    def paths(self) -> list[Path]:
+        """The files of all finished layers."""
+        return [self._path(index) for index in range(self.num_finished())]
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"{self._kind}-{index:04}.safetensors"
+
+    def _streams(self, index: int) -> Path:
+        return self._folder / f"{self._kind}-{index:04}.streams"
+
+
+class Steps:
+    """What is trained, as it was after some step."""
+
+    def __init__(self, state: State) -> None:
+        self._folder = state.folder
+
+    def num_finished(self) -> int:
+        """Steps that need not be done again."""
+        return max((int(path.name.partition("-")[2]) for path in self._finished()), default=0)
+
+    def tensors(self, index: int) -> dict[str, torch.Tensor]:
+        """Of a layer, after the last finished step: views of its file; none before the first."""
+        step = self.num_finished()
+        return read_tensors(self._folder / _steps(step) / _numbered(index)) if step else {}
+
+    def write(self, step: int, index: int, tensors: dict[str, torch.Tensor]) -> None:
+        """Keep a layer's tensors.
+
+        Raises:
+            CannotWrite: there is no room.
+        """
+        folder = self._folder / (_steps(step) + _UNFINISHED)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise CannotWrite(f"cannot write {folder}: {error.strerror}") from error
+        write_tensors(folder / _numbered(index), [entry(*each) for each in tensors.items()])
+
+    def finish(self, step: int) -> None:
+        """All layers are written: what was kept before is not needed any more."""
+        before = self._finished()
+        (self._folder / (_steps(step) + _UNFINISHED)).rename(self._folder / _steps(step))
+        for path in before:
+            shutil.rmtree(path)
+
+    def _finished(self) -> list[Path]:
+        return [path for path in self._folder.glob("steps-*") if not path.suffix]
+
+
+def _steps(count: int) -> str:
+    return f"steps-{count:06}"
+
+
+def _numbered(index: int) -> str:
+    return f"{index:04}.safetensors"
 
 
 def _expect_alone(lock: IO[str], folder: Path) -> None:
