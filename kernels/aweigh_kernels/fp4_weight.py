@@ -14,14 +14,14 @@ import torch
 from torch.nn.functional import linear
 
 from aweigh_kernels.checks import expect, expect_input
-from aweigh_kernels.product import Product
+from aweigh_kernels.equality import same
+from aweigh_kernels.product import Product, in_parts
 
 GROUP = 16  # columns that share a scale
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 LARGEST = MAGNITUDES[-1]
 _LARGEST_SCALE = torch.finfo(torch.float8_e4m3fn).max
 _BETWEEN = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)  # halfway from one magnitude to the next
-_AT_ONCE = 1 << 24  # weights that are made dense at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ def stack(weights: Sequence[Fp4Weight]) -> Fp4Weight | None:
     """One weight with the rows of all; None: they are of different kinds."""
     first = weights[0]
     if not all(
-        each.shape[1] == first.shape[1] and _same(each.activation_scale, first.activation_scale)
+        each.shape[1] == first.shape[1] and same(each.activation_scale, first.activation_scale)
         for each in weights
     ):
         return None
@@ -141,19 +141,18 @@ def prepare(weight: Fp4Weight, dtype: torch.dtype) -> Product:
     packed = weight.q[:, ::2] | (weight.q[:, 1::2] << 4)
     scale, global_scale = weight.scale, weight.global_scale.expand(rows, 1)
     activation_scale = weight.activation_scale
-    step = max(_AT_ONCE // columns, 1)
 
     def dense(part: slice) -> torch.Tensor:
         codes = torch.stack((packed[part] & 15, packed[part] >> 4), -1).flatten(1)
         return _scaled(codes, scale[part], global_scale[part]).to(dtype)
 
+    multiply = in_parts(dense, weight.shape)
+
     def product(x: torch.Tensor) -> torch.Tensor:
         expect_input(x, columns)
         if activation_scale is not None:
             x = rounded(x, activation_scale).to(dtype)
-        starts = range(0, rows, step)
-        parts = [linear(x, dense(slice(first, first + step))) for first in starts]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return multiply(x)
 
     return product
 
@@ -166,9 +165,3 @@ def _scaled(q: torch.Tensor, scale: torch.Tensor, global_scale: torch.Tensor) ->
 
 def _both(scale: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
     return (scale.double() * global_scale).float()
-
-
-def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return torch.equal(one, other)

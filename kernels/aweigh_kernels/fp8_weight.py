@@ -15,13 +15,13 @@ import torch
 from torch.nn.functional import linear, pad
 
 from aweigh_kernels.checks import FLOATS, expect, expect_input
-from aweigh_kernels.product import Product
+from aweigh_kernels.equality import same
+from aweigh_kernels.product import Product, in_parts
 
 BLOCK = 128
 FORMATS = (torch.float8_e4m3fn, torch.float8_e5m2)
 LARGEST = torch.finfo(torch.float8_e4m3fn).max  # 448
 Rounding = Literal["static", "token", "group"]
-_AT_ONCE = 1 << 24  # weights that are made dense at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ def stack(weights: Sequence[Fp8Weight]) -> Fp8Weight | None:
     first = weights[0]
     alike = all(
         (each.blocks, each.q.dtype, each.shape[1]) == (first.blocks, first.q.dtype, first.shape[1])
-        and _same(each.activation, first.activation)
+        and same(each.activation, first.activation)
         for each in weights
     )
     if not alike or (first.blocks and any(each.shape[0] % BLOCK for each in weights[:-1])):
@@ -140,19 +140,16 @@ def prepare(weight: Fp8Weight, dtype: torch.dtype) -> Product:
 
     It is made dense in parts, in each call.
     """
-    rows, columns = weight.shape
-    activation = weight.activation
-    step = max(_AT_ONCE // columns // BLOCK, 1) * BLOCK
-    starts = range(0, rows, step)
+    columns, activation = weight.shape[1], weight.activation
+
+    def dense(rows: slice) -> torch.Tensor:
+        return _part(weight, rows).to(dtype)
+
+    multiply = in_parts(dense, weight.shape, BLOCK)
 
     def product(x: torch.Tensor) -> torch.Tensor:
         expect_input(x, columns)
-        seen = x if activation is None else rounded(x, activation).to(dtype)
-        parts = [
-            linear(seen, _part(weight, slice(first, min(first + step, rows))).to(dtype))
-            for first in starts
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return multiply(x if activation is None else rounded(x, activation).to(dtype))
 
     return product
 
@@ -188,11 +185,3 @@ def _scale_of(largest: torch.Tensor) -> torch.Tensor:
 
 def _rounded(values: torch.Tensor) -> torch.Tensor:
     return values.clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
-
-
-def _same(one: Fp8Activation | None, other: Fp8Activation | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    if one.scale is None or other.scale is None:
-        return one.rounding == other.rounding and one.scale is other.scale
-    return torch.equal(one.scale, other.scale)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from aweigh_kernels.checks import FLOATS, expect, expect_input
+from aweigh_kernels.equality import same
 from aweigh_kernels.product import Product
 
 _LOW, _HIGH = -128, 127
@@ -122,7 +123,7 @@ def stack(weights: Sequence[Int8Weight]) -> Int8Weight | None:
     """One weight with the rows of all; None: they are of different kinds."""
     first = weights[0]
     if not all(
-        _same(each.activation, first.activation) and each.shape[1] == first.shape[1]
+        same(each.activation, first.activation) and each.shape[1] == first.shape[1]
         for each in weights
     ):
         return None
@@ -161,12 +162,3 @@ def _multiply(xq: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     if spare[1] or spare[2]:
         columns = torch.nn.functional.pad(columns, (0, spare[2], 0, spare[1]))
     return torch._int_mm(padded, columns)[:num_rows, :num_columns]
-
-
-def _same(one: Int8Activation, other: Int8Activation) -> bool:
-    if one.symmetric != other.symmetric:
-        return False
-    return all(
-        (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
-        for a, b in ((one.scale, other.scale), (one.zero, other.zero))
-    )

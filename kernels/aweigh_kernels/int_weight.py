@@ -8,18 +8,19 @@ this. The permutation is GPTQ's act order: columns that were quantized together 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch.nn.functional import linear, pad
 
 from aweigh_kernels import bits
 from aweigh_kernels.checks import FLOATS, expect, expect_input
-from aweigh_kernels.product import Product
+from aweigh_kernels.equality import same
+from aweigh_kernels.product import Product, in_parts
 
 _FEW_ROWS = 8  # up to which torch's product with packed integers is quicker on a CPU
 _PACKED_GROUPS = (32, 64, 128, 256)  # that it takes
-_PACKED_ROWS = 16  # of the weight, of which it takes multiples
-_AT_ONCE = 1 << 24  # weights that are made dense at once
+_PACKED_ROWS = (64, 32)  # of the weight, that it may keep side by side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,7 @@ def stack(weights: Sequence[IntWeight]) -> IntWeight | None:
         (each.bits, each.group, each.scale.dtype) == (first.bits, first.group, first.scale.dtype)
         and each.q.shape[1] == first.q.shape[1]
         and (each.zero is None) == (first.zero is None)
-        and _same(each.perm, first.perm)
+        and same(each.perm, first.perm)
         for each in weights
     )
     if not alike:
@@ -97,88 +98,122 @@ def stack(weights: Sequence[IntWeight]) -> IntWeight | None:
 
 
 def prepare(weight: IntWeight, dtype: torch.dtype) -> Product:
-    """The product for many calls: [T, K] of `dtype` to [T, N]. It keeps the weight packed.
+    """The product for many calls: [T, K] of `dtype` to [T, N]. It keeps the weight packed, once.
 
-    On a CPU torch multiplies a few rows with packed integers; everything else is made dense in
-    parts, which costs the more per row the fewer rows x has.
+    On a CPU torch multiplies a few rows with packed integers of 4 or 8 bits; everything else is
+    made dense in parts, which costs the more per row the fewer rows x has. torch takes scales of
+    x's number format: fp16 ones are rounded to bf16 for x in bf16, by at most 2^-9 of themselves,
+    as each dense weight is. Few rows and many see the same ones.
     """
-    many: Product = _Packed(weight, dtype)
-    few = _FewRows(weight, dtype) if _torch_takes(weight, dtype) else many
+    multiply = _stored(weight, dtype)
     perm, num_columns = weight.perm, weight.shape[1]
 
     def product(x: torch.Tensor) -> torch.Tensor:
         expect_input(x, num_columns)
-        if perm is not None:
-            x = x[:, perm]
-        return few(x) if len(x) <= _FEW_ROWS else many(x)
+        return multiply(x if perm is None else x[:, perm])
 
     return product
 
 
-class _Packed:
-    """Rows of the weight are unpacked, scaled and multiplied some at a time."""
-
-    def __init__(self, weight: IntWeight, dtype: torch.dtype) -> None:
-        self._packed = bits.pack(weight.q, weight.bits)
-        self._scale, self._zero = weight.scale, weight.zero
-        self._bits, self._group, self._columns = weight.bits, weight.group, weight.shape[1]
-        self._dtype = dtype
-        self._step = max(_AT_ONCE // self._columns, 1)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        rows = range(0, len(self._packed), self._step)
-        parts = [linear(x, self._dense(slice(first, first + self._step))) for first in rows]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-    def _dense(self, rows: slice) -> torch.Tensor:
-        q = bits.unpack(self._packed[rows], self._bits, self._columns)
-        scale, zero = self._scale, self._zero
-        if len(scale) > 1:
-            scale = scale[rows]
-            zero = None if zero is None else zero[rows]
-        return _scaled(q, scale, zero, self._bits, self._group).to(self._dtype)
+def _stored(weight: IntWeight, dtype: torch.dtype) -> Product:
+    """As torch multiplies it, where that is possible."""
+    if not _torch_takes(weight, dtype):
+        return _packed(weight, dtype)
+    if weight.bits == 8:
+        return _bytes(weight, dtype)
+    order = _row_order()
+    if order is None or weight.shape[0] % len(order):
+        return _packed(weight, dtype)
+    return _halves(weight, dtype, order)
 
 
-class _FewRows:
-    """torch's product with integers of 4 or 8 bits, on a CPU."""
+def _packed(weight: IntWeight, dtype: torch.dtype) -> Product:
+    """A dense stream of bits."""
+    packed, (_, columns) = bits.pack(weight.q, weight.bits), weight.shape
+    scale, zero, width, group = weight.scale, weight.zero, weight.bits, weight.group
 
-    def __init__(self, weight: IntWeight, dtype: torch.dtype) -> None:
-        rows = weight.shape[0]
-        scale = weight.scale.expand(rows, -1).to(dtype)
-        if weight.bits == 8:
-            self._q = weight.q.view(torch.int8) ^ -128  # q - 128
-            self._scale = scale[:, 0].contiguous()
-            self._multiply = self._by_bytes
-            return
-        self._q = torch.ops.aten._convert_weight_to_int4pack_for_cpu(weight.q.to(torch.int32), 1)
-        self._scale = torch.stack((scale.t(), torch.zeros_like(scale.t())), -1).contiguous()
-        self._group = weight.group
-        self._multiply = self._by_halves
+    def dense(rows: slice) -> torch.Tensor:
+        q = bits.unpack(packed[rows], width, columns)
+        each = rows if len(scale) > 1 else slice(None)
+        zeros = None if zero is None else zero[each]
+        return _scaled(q, scale[each], zeros, width, group).to(dtype)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._multiply(x.contiguous())
+    return in_parts(dense, weight.shape)
 
-    def _by_bytes(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x, self._q, self._scale)
+
+def _bytes(weight: IntWeight, dtype: torch.dtype) -> Product:
+    """Signed bytes, each row with one scale."""
+    q = weight.q.view(torch.int8) ^ -128  # q - 128
+    scale = weight.scale[:, 0].expand(len(q)).to(dtype).contiguous()
+
+    def dense(rows: slice) -> torch.Tensor:
+        return q[rows].float().mul_(scale[rows, None]).to(dtype)
+
+    def few(x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x.contiguous(), q, scale)
         return found
 
-    def _by_halves(self, x: torch.Tensor) -> torch.Tensor:
+    return _by_count(few, in_parts(dense, weight.shape))
+
+
+def _halves(weight: IntWeight, dtype: torch.dtype, order: torch.Tensor) -> Product:
+    """Halves of bytes as torch packs them: [N / rows side by side, K, those rows / 2]."""
+    (rows, columns), side, group = weight.shape, len(order), weight.group
+    q = torch.ops.aten._convert_weight_to_int4pack_for_cpu(weight.q.to(torch.int32), 1)
+    blocks = q.view(rows // side, columns, side // 2)
+    places = None if torch.equal(order, torch.arange(side)) else order.argsort()
+    scale = torch.zeros(columns // group, rows, 2, dtype=dtype)  # and what is added: nothing
+    scale[..., 0] = weight.scale.expand(rows, -1).t()
+
+    def dense(run: slice) -> torch.Tensor:
+        pairs = blocks[run.start // side : run.stop // side].transpose(0, 1)
+        found = torch.cat((pairs & 15, pairs >> 4), -1)  # [K, blocks, side]
+        found = found if places is None else found[..., places]
+        groups = found.view(columns // group, group, -1).float().sub_(8)
+        return groups.mul_(scale[:, None, run, 0]).to(dtype).flatten(0, 1).t()
+
+    def few(x: torch.Tensor) -> torch.Tensor:
         multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
-        found: torch.Tensor = multiply(x, self._q, self._group, self._scale)
+        found: torch.Tensor = multiply(x.contiguous(), q, group, scale)
         return found
+
+    return _by_count(few, in_parts(dense, weight.shape, side))
+
+
+def _by_count(few: Product, many: Product) -> Product:
+    return lambda x: few(x) if len(x) <= _FEW_ROWS else many(x)
+
+
+@cache
+def _row_order() -> torch.Tensor | None:
+    """The rows that torch's halves of bytes hold side by side: all low halves, then the high ones.
+
+    That depends on the processor; it is found out by packing the rows' numbers. None: in no way
+    that is known here.
+    """
+    pack, numbers, columns = torch.ops.aten._convert_weight_to_int4pack_for_cpu, 256, 32
+    rows = torch.arange(numbers, dtype=torch.int32)[:, None].expand(-1, columns)
+    low, high = (pack(part.contiguous(), 1).flatten() for part in (rows & 15, rows >> 4))
+    for side in _PACKED_ROWS:
+        digits = [each.view(numbers // side, columns, side // 2) for each in (low, high)]
+        ones, tens = (torch.cat((each & 15, each >> 4), -1).long() for each in digits)
+        found = ones + 16 * tens - torch.arange(0, numbers, side)[:, None, None]
+        order = found[0, 0]
+        if (found == order).all() and torch.equal(order.sort().values, torch.arange(side)):
+            return order
+    return None
 
 
 def _torch_takes(weight: IntWeight, dtype: torch.dtype) -> bool:
     """Symmetric ones only: torch adds zero points in x's number format, rounded."""
     if weight.q.device.type != "cpu" or weight.zero is not None:
         return False
-    rows, columns = weight.shape
+    columns = weight.shape[1]
     if weight.scale.dtype not in (dtype, torch.float16) and dtype != torch.float32:
         return False
     if weight.bits == 8:
         return weight.group == columns
-    whole = columns % weight.group == 0 and rows % _PACKED_ROWS == 0
-    return weight.bits == 4 and whole and weight.group in _PACKED_GROUPS
+    return weight.bits == 4 and columns % weight.group == 0 and weight.group in _PACKED_GROUPS
 
 
 def _scaled(
@@ -200,9 +235,3 @@ def _stacked_zeros(weights: Sequence[IntWeight]) -> torch.Tensor | None:
 
 def _by_rows(values: torch.Tensor, weight: IntWeight) -> torch.Tensor:
     return values.expand(weight.shape[0], -1)
-
-
-def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return torch.equal(one, other)

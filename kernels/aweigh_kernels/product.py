@@ -1,8 +1,12 @@
-"""What a prepared weight is to its caller."""
+"""What a prepared weight is to its caller, and the one way to multiply where no kernel does."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
+from torch.nn.functional import linear
+
+_AT_ONCE = 1 << 24  # weights that are made dense at once
 
 
 class Product(Protocol):
@@ -15,3 +19,24 @@ class Product(Protocol):
             ValueError: x has another width.
         """
         ...
+
+
+def in_parts(
+    dense: Callable[[slice], torch.Tensor], shape: tuple[int, int], unit: int = 1
+) -> Product:
+    """The product with a matrix of which some rows at a time are made dense, in each call.
+
+    Args:
+        dense: given a run of rows, those [rows, K], of x's number format.
+        shape: N, K.
+        unit: runs begin at multiples of it.
+    """
+    rows, columns = shape
+    step = max(_AT_ONCE // columns // unit, 1) * unit
+    runs = [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        parts = [linear(x, dense(run)) for run in runs]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    return product

@@ -14,10 +14,9 @@ from torch.nn.functional import linear
 
 from aweigh_kernels import bits
 from aweigh_kernels.checks import FLOATS, expect, expect_input
-from aweigh_kernels.product import Product
+from aweigh_kernels.product import Product, in_parts
 
 WIDTHS = (4, 8)
-_AT_ONCE = 1 << 24  # weights that are made dense at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,22 +84,21 @@ def prepare(weight: SparseIntWeight, dtype: torch.dtype) -> Product:
 
     It is made dense in parts, in each call.
     """
-    rows, columns = weight.shape
+    columns = weight.shape[1]
     packed = bits.pack(weight.q, weight.bits)
     places = bits.pack(weight.index, 2)
     scale, width = weight.scale, weight.bits
-    step = max(_AT_ONCE // columns, 1)
 
     def dense(part: slice) -> torch.Tensor:
         q = bits.unpack(packed[part], width, columns // 2)
         index = bits.unpack(places[part], 2, columns // 2)
         return _scattered(q, index, scale[part], width).to(dtype)
 
+    multiply = in_parts(dense, weight.shape)
+
     def product(x: torch.Tensor) -> torch.Tensor:
         expect_input(x, columns)
-        starts = range(0, rows, step)
-        parts = [linear(x, dense(slice(first, first + step))) for first in starts]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return multiply(x)
 
     return product
 

@@ -28,10 +28,12 @@ _COLUMNS = (
     ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', 0),
     ("Replicas", "integer", ".status.replicas", 0),
     ("Hit%", "integer", ".status.prefixCache.hitRatePercent", 0),
+    ("Accept%", "integer", ".status.speculation.acceptancePercent", 0),
     ("URL", "string", ".status.url", 0),
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Model", "string", ".spec.model.uri", 1),
     ("Quant", "string", ".status.quantization.scheme", 1),
+    ("Draft", "string", ".status.speculation.state", 1),
     ("Image", "string", ".status.runtimeImage", 1),
 )  # name, type, path, priority; 1 shows with -o wide
 

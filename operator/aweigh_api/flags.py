@@ -1,25 +1,13 @@
 """The runtime's command line for an InferenceService: the one way from a spec to flags.
 
-`desired` puts it into pods and `aweigh local` runs it here. A flag is the kebab-case of its field,
-and AWEIGH_ with the flag in capitals gives the same setting from the environment.
+`desired` puts it into pods and `aweigh local` runs it here. A flag is the kebab-case of its field.
 """
 
-from typing import TYPE_CHECKING
-
 from aweigh_api import names
-
-if TYPE_CHECKING:  # the command line names its variables with this module: `--help` stays quick
-    from aweigh_api.spec import InferenceService
-
-ENV_PREFIX = "AWEIGH_"
+from aweigh_api.spec import InferenceService
 
 
-def environment_variable(flag: str) -> str:
-    """The variable that sets `--flag`: `--admin-port` is AWEIGH_ADMIN_PORT."""
-    return ENV_PREFIX + flag.removeprefix("--").replace("-", "_").upper()
-
-
-def serve_arguments(service: "InferenceService") -> list[str]:
+def serve_arguments(service: InferenceService) -> list[str]:
     """What follows `aweigh` on the command line to serve this InferenceService."""
     model, drain, cache = service.spec.model, service.spec.drain, service.spec.prefix_cache
     quantized = service.spec.quantization
@@ -40,11 +28,39 @@ def serve_arguments(service: "InferenceService") -> list[str]:
         "--drain-timeout-seconds": drain.timeout_seconds,
     }
     given = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
+    given += _speculation(service)
     switched_off = [] if cache.enabled else ["--no-prefix-cache-enabled"]
     return ["serve", model.uri, *given, *switched_off]
 
 
-def pod_arguments(service: "InferenceService") -> list[str]:
+def _speculation(service: InferenceService) -> list[str]:
+    part = service.spec.speculative_decoding
+    if part is None or part.wanted_method == "none":
+        return []
+    drafts = [draft_argument(each.uri, each.revision) for each in service.spec.draft_models]
+    least = part.min_acceptance_percent
+    return [
+        f"--speculation={part.wanted_method}",
+        *(f"--draft-model={draft}" for draft in drafts),
+        f"--max-draft-tokens={part.max_draft_tokens}",
+        *([] if least is None else [f"--min-acceptance-percent={least}"]),
+    ]
+
+
+def draft_argument(uri: str, revision: str | None) -> str:
+    """A draft model as a flag's value: URI, or URI@REVISION of an hf:// repository."""
+    return uri if revision is None else f"{uri}@{revision}"
+
+
+def draft_of(argument: str) -> tuple[str, str | None]:
+    """URI and revision of such a value. Only hf:// URIs have revisions, and none has an @."""
+    if not argument.startswith("hf://"):
+        return argument, None
+    uri, _, revision = argument.partition("@")
+    return uri, revision or None
+
+
+def pod_arguments(service: InferenceService) -> list[str]:
     """The same inside a pod, where the kubelet and other pods must reach the server."""
     spec = service.spec
     mounts = {

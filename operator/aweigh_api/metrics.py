@@ -24,6 +24,13 @@ HOST_LOADED_BLOCKS = "aweigh_prefix_cache_host_loaded_blocks_total"
 CACHED_PROMPT_TOKENS = "aweigh_cached_prompt_tokens_total"
 PREEMPTIONS = "aweigh_preemptions_total"
 
+DRAFTS = "aweigh_drafts_total"
+DRAFTED_TOKENS = "aweigh_drafted_tokens_total"
+DRAFTED_TOKENS_AT = "aweigh_drafted_tokens_per_position_total"  # label position, from 0
+ACCEPTED_TOKENS = "aweigh_accepted_tokens_total"
+ACCEPTED_TOKENS_AT = "aweigh_accepted_tokens_per_position_total"  # likewise
+SPECULATION = "aweigh_speculation_state"  # label state: 1 for the one that it is in
+
 QUEUE_TIME = "aweigh_request_queue_time_seconds"  # from arrival to the first step
 PREFILL_TIME = "aweigh_request_prefill_time_seconds"  # from there to the first token
 DECODE_TIME = "aweigh_request_decode_time_seconds"  # from there to the last token
@@ -47,6 +54,10 @@ VLLM_ALIASES = {
     PREFIX_CACHE_HITS: "vllm:prefix_cache_hits_total",
     CACHED_PROMPT_TOKENS: "vllm:prompt_tokens_cached_total",
     PREEMPTIONS: "vllm:num_preemptions_total",
+    DRAFTS: "vllm:spec_decode_num_drafts_total",
+    DRAFTED_TOKENS: "vllm:spec_decode_num_draft_tokens_total",
+    ACCEPTED_TOKENS: "vllm:spec_decode_num_accepted_tokens_total",
+    ACCEPTED_TOKENS_AT: "vllm:spec_decode_num_accepted_tokens_per_pos_total",
     QUEUE_TIME: "vllm:request_queue_time_seconds",
     PREFILL_TIME: "vllm:request_prefill_time_seconds",
     DECODE_TIME: "vllm:request_decode_time_seconds",

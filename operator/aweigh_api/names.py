@@ -35,7 +35,7 @@ ADMIN_PORT = 9090  # /livez, /readyz, /metrics, /state; reading only
 OPERATOR_PROBE_PORT = 8080
 OPERATOR_METRICS_PORT = 8081
 
-MODEL_MOUNT = "/mnt/models"  # where a pod finds the claim of a pvc:// URI, read-only
+MODEL_MOUNT = "/mnt/models"  # where a pod finds the claims of pvc:// URIs by name, read-only
 SECRET_MOUNT = "/etc/aweigh/model-secret"  # where a pod finds the Secret of model.secretRef
 API_KEYS_MOUNT = "/etc/aweigh/api-keys"  # where a pod finds the Secret of auth.apiKeys.secretRef
 TLS_MOUNT = "/etc/aweigh/tls"  # where a pod finds the Secret of tls.secretRef
@@ -70,3 +70,11 @@ def url(name: str, namespace: str, tls: bool) -> str:
 def host(name: str, namespace: str) -> str:
     """The name in the cluster's DNS, which a certificate must be for."""
     return f"{name}.{namespace}.svc"
+
+
+ENV_PREFIX = "AWEIGH_"  # of variables that are settings
+
+
+def environment_variable(flag: str) -> str:
+    """What gives the setting of `--flag` from the environment: `--port` is AWEIGH_PORT."""
+    return ENV_PREFIX + flag.removeprefix("--").replace("-", "_").upper()

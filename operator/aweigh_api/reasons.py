@@ -11,6 +11,7 @@ class ConditionType(StrEnum):
     MODEL_READY = "ModelReady"
     WORKLOAD_READY = "WorkloadReady"
     PREFIX_CACHE_WARM = "PrefixCacheWarm"
+    SPECULATION_EFFECTIVE = "SpeculationEffective"  # only where drafts are asked for
 
 
 class Reason(StrEnum):
@@ -56,3 +57,10 @@ class Reason(StrEnum):
     NO_PROMPTS = "NoPrompts"  # none came lately, or the pods do not tell
     DISABLED = "Disabled"
     PREFIX_CACHE_SIZE_CLAMPED = "PrefixCacheSizeClamped"  # of an event: size exceeds the memory
+
+    # SpeculationEffective; OutOfMemory, too
+    ACTIVE = "Active"
+    VOCABULARY_MISMATCH = "VocabularyMismatch"  # the draft has other tokens than the model
+    CONTEXT_TOO_SHORT = "ContextTooShort"  # of the draft
+    DRAFT_UNAVAILABLE = "DraftUnavailable"  # not found, not readable, or it failed
+    LOW_ACCEPTANCE = "LowAcceptance"  # drafts are not worth their time

@@ -5,26 +5,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from aweigh_api import names
+from aweigh_api import model_uri, names
 from aweigh_api.access import Auth, SecretRef, Tls
 from aweigh_api.fields import Quantity
 from aweigh_api.network import NetworkPolicy
 from aweigh_api.prefix_cache import PrefixCache
 from aweigh_api.quantization import Quantization
 from aweigh_api.schema import Rule, Schema
+from aweigh_api.speculation import DraftModel, SpeculativeDecoding
 from aweigh_api.template import Template
 
-URI_SCHEMES = ("builtin", "file", "pvc", "hf", "s3", "oci")
 DTypeName = Literal["auto", "bf16", "fp16", "fp32"]
 GPU = "nvidia.com/gpu"
-_URI = (
-    r"^(builtin://[a-z0-9][a-z0-9.-]*|file:///.+|pvc://[a-z0-9][a-z0-9.-]*(/.*)?"
-    r"|hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
-    r"|s3://[a-z0-9][a-z0-9.-]*[a-z0-9]/.+"
-    r"|oci://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)+"
-    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|@sha256:[0-9a-f]{64})?)$"
-)
-_WITH_SECRET = ("hf://", "s3://", "oci://")
 _NAME = rf"^[a-z]([-a-z0-9]{{0,{names.MAX_NAME_LENGTH - 2}}}[a-z0-9])?$"
 
 
@@ -34,12 +26,7 @@ class Model(Schema):
     uri: str = Field(
         min_length=1,
         max_length=1024,
-        description=(
-            "Where the weights are: builtin://NAME (shipped with the runtime), file:///PATH (in "
-            "the runtime's container), pvc://CLAIM/PATH (a PersistentVolumeClaim of this "
-            "namespace), hf://ORGANISATION/MODEL (a Hugging Face repository), s3://BUCKET/PREFIX "
-            "(an object store) or oci://REGISTRY/REPOSITORY[:TAG|@DIGEST] (a registry)."
-        ),
+        description=f"Where the weights are: {model_uri.FORMS}.",
     )
     name: str | None = Field(
         default=None,
@@ -52,15 +39,15 @@ class Model(Schema):
         default=None,
         min_length=1,
         max_length=256,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
+        pattern=model_uri.REVISION,
         description="Branch, tag or commit of an hf:// repository. A commit pins the weights.",
     )
     secret_ref: SecretRef | None = Field(
         default=None,
-        description="Secret that opens the source. Its keys for hf://: token; for s3://: "
-        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where needed, AWS_SESSION_TOKEN, AWS_REGION "
-        "and AWS_ENDPOINT_URL; for oci://: username and password, or .dockerconfigjson. It is "
-        "mounted into the pod; the operator never reads it.",
+        description="Secret that opens the source, and those of draft models. Its keys for hf://: "
+        "token; for s3://: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where needed, "
+        "AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL; for oci://: username and password, or "
+        ".dockerconfigjson. It is mounted into the pod; the operator never reads it.",
     )
     max_model_len: int | None = Field(
         default=None,
@@ -75,32 +62,7 @@ class Model(Schema):
         "on a CPU that only emulates it.",
     )
 
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel=f"self.uri.matches(r'{_URI}')",
-            message="model.uri must be builtin://NAME, file:///PATH, pvc://CLAIM/PATH, "
-            "hf://ORGANISATION/MODEL, s3://BUCKET/PREFIX or "
-            "oci://REGISTRY/REPOSITORY[:TAG|@DIGEST]",
-            holds=lambda model: re.fullmatch(_URI, model.uri) is not None,
-        ),
-        Rule(
-            cel="!self.uri.split('/').exists(part, part == '..')",
-            message="model.uri must not contain '..': give the path itself",
-            holds=lambda model: ".." not in model.uri.split("/"),
-        ),
-        Rule(
-            cel="!has(self.revision) || self.uri.startsWith('hf://')",
-            message="model.revision is only for hf:// models: remove it, or give an hf:// uri",
-            holds=lambda model: model.revision is None or model.uri.startswith("hf://"),
-        ),
-        Rule(
-            cel="!has(self.secretRef) || "
-            + " || ".join(f"self.uri.startsWith('{each}')" for each in _WITH_SECRET),
-            message="model.secretRef is only for hf://, s3:// and oci:// models: remove it, or "
-            "give such a uri",
-            holds=lambda model: model.secret_ref is None or model.uri.startswith(_WITH_SECRET),
-        ),
-    )
+    RULES: ClassVar[tuple[Rule, ...]] = model_uri.rules("model", "models")
 
 
 def _one_gpu(part: str) -> Rule:
@@ -178,12 +140,20 @@ def _part(model: type[Schema], description: str) -> Any:
     return Field(default_factory=model, description=description, json_schema_extra={"default": {}})
 
 
+def _any_starts(uri: str) -> str:
+    return " || ".join(f"{uri}.startsWith('{each}')" for each in model_uri.WITH_SECRET)
+
+
 class Spec(Schema):
     """What is served, by how many pods, and how they come and go."""
 
     model: Model = Field(description="The model to serve.")
     quantization: Quantization = _part(
         Quantization, "In which numbers weights, keys and values are kept."
+    )
+    speculative_decoding: SpeculativeDecoding | None = Field(
+        default=None,
+        description="How answers are guessed ahead, so that they come sooner. Default: not at all.",
     )
     prefix_cache: PrefixCache = _part(PrefixCache, "What pods keep of prompts and answers.")
     replicas: int | None = Field(
@@ -214,6 +184,18 @@ class Spec(Schema):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
+            cel="!has(self.model.secretRef) || "
+            + _any_starts("self.model.uri")
+            + " || (has(self.speculativeDecoding) && has(self.speculativeDecoding.draftModels) && "
+            f"self.speculativeDecoding.draftModels.exists(each, {_any_starts('each.uri')}))",
+            message="model.secretRef is only for hf://, s3:// and oci:// models and drafts: remove "
+            "it, or give such a uri",
+            holds=lambda spec: (
+                spec.model.secret_ref is None
+                or any(uri.startswith(model_uri.WITH_SECRET) for uri in spec.uris)
+            ),
+        ),
+        Rule(
             cel="!has(self.replicas) || self.replicas < 2 || !has(self.disruption) || "
             "!has(self.disruption.minAvailable) || self.disruption.minAvailable < self.replicas",
             message="disruption.minAvailable must be less than replicas, or no node could ever be "
@@ -225,6 +207,23 @@ class Spec(Schema):
             ),
         ),
     )
+
+    @property
+    def draft_models(self) -> list[DraftModel]:
+        """The models that guess."""
+        part = self.speculative_decoding
+        return [] if part is None else part.draft_models or []
+
+    @property
+    def uris(self) -> list[str]:
+        """Where everything is that a pod loads, the model first."""
+        return [self.model.uri, *(draft.uri for draft in self.draft_models)]
+
+    @property
+    def speculates(self) -> bool:
+        """Whether answers shall be guessed ahead."""
+        part = self.speculative_decoding
+        return part is not None and part.wanted_method != "none"
 
     @property
     def wanted_replicas(self) -> int:

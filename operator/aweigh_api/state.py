@@ -4,11 +4,13 @@ A field that is absent is unknown, never zero: a newer operator reads an older p
 way round. Counters start at 0 with every `boot_id`.
 """
 
+import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 MAX_STATE_BYTES = 2048
+MAX_WHY_BYTES = 256  # of JSON, for the sentence why nothing is drafted
 
 Phase = Literal["loading", "ready", "draining"]
 
@@ -46,6 +48,40 @@ class KvTokens(BaseModel):
     hot: int | None = None  # of distinct prompt blocks that were looked up twice in 300 s
 
 
+class Speculation(BaseModel):
+    """Whether tokens are guessed, and if not, why."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    state: str  # active, paused or failed
+    reason: str | None = None  # of the condition SpeculationEffective
+    message: str | None = None  # its end is cut off, so that the report stays small
+
+    @field_validator("message")
+    @classmethod
+    def _short(cls, message: str | None) -> str | None:
+        if message is None:
+            return None
+        short = " ".join(message.split())[:MAX_WHY_BYTES]
+        while len(json.dumps(short, ensure_ascii=False).encode(errors="replace")) > MAX_WHY_BYTES:
+            short = short[:-1]
+        return short
+
+
+class StepFit(BaseModel):
+    """Seconds of a step as a sum over what it computes, fitted to recent steps."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    base: float
+    prompt_token: float
+    row: float  # a request that answers
+    kv_token: float  # read by such a row
+    drafted_token: float
+    samples: int
+    error: float  # median of |fitted - measured| ÷ measured
+
+
 class State(BaseModel):
     """One pod's report."""
 
@@ -70,6 +106,8 @@ class State(BaseModel):
     generated_tokens: int | None = None
     decode_tokens: int | None = None  # emitted by decode rows
     decoded_rows: int | None = None  # one row = one request in one decode step
+    drafted_tokens: int | None = None
+    accepted_tokens: int | None = None  # of those that were drafted
     kv_tokens_read: int | None = None
     saved_prefill_seconds: float | None = None  # what the cached tokens would have taken
 
@@ -77,6 +115,8 @@ class State(BaseModel):
     kv_tokens: KvTokens | None = None
     unshared_tokens_per_request: float | None = None
     prefix_cache_bytes: int | None = None  # most that the cache may keep; absent: it is off
+    step_fit: StepFit | None = None  # absent: too few steps
+    speculation: Speculation | None = None  # absent: none is asked for, or it loads
 
     def to_json(self) -> str:
         """The report without what is unknown."""

@@ -64,6 +64,30 @@ class PrefixCacheStatus(Schema):
     )
 
 
+class SpeculationStatus(Schema):
+    """What guessing ahead is worth."""
+
+    state: str | None = Field(
+        default=None,
+        max_length=16,
+        description="active: tokens are guessed; paused: they were not worth their time, and are "
+        "tried again later; failed: they cannot be. Of several pods, the worst.",
+    )
+    acceptance_percent: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Share of the guessed tokens of the last minutes that were accepted, over all "
+        "pods that serve; absent while there were none.",
+    )
+    mean_accepted_length: str | None = Field(
+        default=None,
+        max_length=16,
+        description="Tokens that an answer grew by in one step of the last minutes, as a decimal "
+        "number such as 2.41; without guesses it is 1.00.",
+    )
+
+
 class Status(Schema):
     """What is there."""
 
@@ -87,6 +111,9 @@ class Status(Schema):
     )
     prefix_cache: PrefixCacheStatus | None = Field(
         default=None, description="What the prefix cache does."
+    )
+    speculation: SpeculationStatus | None = Field(
+        default=None, description="What guessing ahead is worth; absent where nothing is guessed."
     )
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
         default_factory=list,

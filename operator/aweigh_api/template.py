@@ -4,13 +4,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from aweigh_api import flags, names
+from aweigh_api import names
 from aweigh_api.fields import Labels, Name, Text
 from aweigh_api.schema import Rule, Schema
 
 # Flags that every pod is given, so that their variables would have no effect.
 _OURS = tuple(
-    flags.environment_variable(flag)
+    names.environment_variable(flag)
     for flag in (
         "--uri",
         "--model-name",
@@ -19,6 +19,10 @@ _OURS = tuple(
         "--dtype",
         "--quantization",
         "--kv-cache-dtype",
+        "--speculation",
+        "--draft-model",
+        "--max-draft-tokens",
+        "--min-acceptance-percent",
         "--prefix-cache-enabled",
         "--prefix-cache-size",
         "--prefix-cache-host-memory",

@@ -13,29 +13,19 @@ PrefixCacheWarm tells how well the caches do; Ready does not depend on it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
 from aweigh_api.prefix_cache import PrefixCache
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.state import Loading
 from aweigh_api.status import Condition
-from aweigh_operator import troubles
+from aweigh_operator import speculation, troubles
 from aweigh_operator.observe import Observed
 from aweigh_operator.troubles import Trouble
+from aweigh_operator.verdict import Verdict
 
-Truth = Literal["True", "False", "Unknown"]
 MAX_MESSAGE = 2048
 WARM_PERCENT = 1
 _PARTS = (ConditionType.SPEC_VALID, ConditionType.MODEL_READY, ConditionType.WORKLOAD_READY)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a condition holds, and why."""
-
-    status: Truth
-    reason: Reason
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +36,7 @@ class Wanted:
     suspended: bool
     template_hash: str | None  # None when the spec cannot be read
     prefix_cache: PrefixCache | None = None  # likewise
+    speculates: bool = False
 
 
 def verdicts(
@@ -60,7 +51,9 @@ def verdicts(
         ConditionType.WORKLOAD_READY: _workload(observed, serving, wanted, trouble),
     }
     cache = {ConditionType.PREFIX_CACHE_WARM: _prefix_cache(observed, wanted)}
-    return {ConditionType.READY: _ready(parts), **parts, **cache}
+    drafts = speculation.verdict(observed, wanted.speculates)
+    more = {} if drafts is None else {ConditionType.SPECULATION_EFFECTIVE: drafts}
+    return {ConditionType.READY: _ready(parts), **parts, **cache, **more}
 
 
 def conditions(
@@ -158,10 +151,10 @@ def _rolling(observed: Observed, template_hash: str | None) -> bool:
 def _prefix_cache(observed: Observed, wanted: Wanted) -> Verdict:
     if wanted.prefix_cache is not None and not wanted.prefix_cache.enabled:
         return Verdict("False", Reason.DISABLED, "prefixCache.enabled is false")
-    tokens = observed.prompt_tokens
-    if tokens is None:
+    counts = observed.counts
+    total, percent = counts.cached + counts.computed, counts.hit_rate_percent
+    if percent is None:
         return Verdict("Unknown", Reason.NO_PROMPTS, "no prompt was reported in the last minutes")
-    total, percent = tokens.cached + tokens.computed, tokens.hit_rate_percent
     sentence = f"{percent} % of the {total} prompt tokens of the last minutes came from the cache"
     if percent < WARM_PERCENT:
         return Verdict("False", Reason.COLD, sentence)

@@ -30,6 +30,7 @@ _NORMAL = (
     Reason.DOWNLOADING,
     Reason.PROGRESSING,
     Reason.SUSPENDED,
+    Reason.ACTIVE,
 )
 logger = logging.getLogger(__name__)
 

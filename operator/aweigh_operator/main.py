@@ -17,7 +17,7 @@ import aiohttp
 import kopf
 
 from aweigh_api import names
-from aweigh_api.flags import environment_variable
+from aweigh_api.names import environment_variable
 from aweigh_operator import handlers, logs
 from aweigh_operator.cluster import RESOURCES, ApiError, ApiServer, load_configuration
 from aweigh_operator.events import Recorder

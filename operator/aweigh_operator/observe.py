@@ -80,17 +80,34 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptTokens:
-    """Where the tokens of recent prompts came from."""
+class Counts:
+    """What pods counted in some time."""
 
-    cached: int
-    computed: int
+    cached: int = 0  # prompt tokens that came from the prefix cache
+    computed: int = 0  # prompt tokens that did not
+    drafted: int = 0  # tokens that were guessed
+    accepted: int = 0  # of those
+    decoded: int = 0  # tokens that answers grew by
+    rows: int = 0  # steps in which an answer grew
 
     @property
-    def hit_rate_percent(self) -> int:
-        """The share that was cached, rounded; of no tokens there is none."""
-        total = self.cached + self.computed
-        return (200 * self.cached + total) // (2 * total)
+    def hit_rate_percent(self) -> int | None:
+        """The share of prompt tokens that was cached; of none there is none."""
+        return _percent(self.cached, self.cached + self.computed)
+
+    @property
+    def acceptance_percent(self) -> int | None:
+        """The share of guessed tokens that was accepted; of none there is none."""
+        return _percent(self.accepted, self.drafted)
+
+    @property
+    def mean_accepted_length(self) -> str | None:
+        """Tokens that an answer grew by in one step."""
+        return f"{self.decoded / self.rows:.2f}" if self.rows else None
+
+
+def _percent(part: int, total: int) -> int | None:
+    return min(100, (200 * part + total) // (2 * total)) if total else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +118,7 @@ class Observed:
     children: Mapping[str, Manifest] = field(default_factory=dict)  # by kind; all bear its name
     pods: tuple[Pod, ...] = ()
     states: Mapping[str, State] = field(default_factory=dict)  # by the pod's uid
-    prompt_tokens: PromptTokens | None = None  # of the last minutes
+    counts: Counts = Counts()  # of the last minutes
     mount_failures: Mapping[str, str] = field(default_factory=dict)  # by the pod's uid
     refusals: Mapping[str, Refusal] = field(default_factory=dict)  # by kind
 

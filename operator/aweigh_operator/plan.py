@@ -21,12 +21,14 @@ from aweigh_api.status import (
     ModelStatus,
     PrefixCacheStatus,
     QuantizationStatus,
+    SpeculationStatus,
     Status,
 )
-from aweigh_operator import compare, conditions, desired, troubles
-from aweigh_operator.conditions import Verdict, Wanted
+from aweigh_operator import compare, conditions, desired, speculation, troubles
+from aweigh_operator.conditions import Wanted
 from aweigh_operator.desired import template
 from aweigh_operator.observe import Manifest, Observed, Pod, Refusal
+from aweigh_operator.verdict import Verdict
 
 POLL_LOADING_S = 2.0  # pods that start: progress, and failures that only time tells
 POLL_SERVING_S = 60.0
@@ -103,7 +105,7 @@ def plan(observed: Observed, runtime_image: str, now: datetime) -> Plan:
     seen = replace(observed, refusals={**conflicts, **observed.refusals})
     spec = service.spec
     made_from = template.template_hash(service)
-    aim = Wanted(spec.wanted_replicas, spec.suspend, made_from, spec.prefix_cache)
+    aim = Wanted(spec.wanted_replicas, spec.suspend, made_from, spec.prefix_cache, spec.speculates)
     report = _report(seen, aim, None, now)
     actions = () if conflicts else tuple(_actions(observed, wanted))
     return replace(report, actions=actions)
@@ -191,6 +193,7 @@ def _report(observed: Observed, wanted: Wanted, invalid: str | None, now: dateti
         model=_model_status(observed),
         quantization=_quantization_status(observed),
         prefix_cache=_prefix_cache_status(observed),
+        speculation=_speculation_status(observed),
         conditions=conditions.conditions(found, before, generation, now),
     ).manifest()
     return Plan(
@@ -271,15 +274,24 @@ def _url(body: Manifest) -> str:
 
 def _prefix_cache_status(observed: Observed) -> PrefixCacheStatus | None:
     """The hit rate of the last minutes, and the smallest bound of the pods that serve."""
-    tokens = observed.prompt_tokens
+    percent = observed.counts.hit_rate_percent
     reports = [observed.states.get(pod.uid) for pod in observed.live_pods if pod.ready]
     bounds = [state.prefix_cache_bytes for state in reports if state is not None]
     known = [bound for bound in bounds if bound is not None]
-    if tokens is None and not known:
+    if percent is None and not known:
         return None
-    return PrefixCacheStatus(
-        hit_rate_percent=None if tokens is None else tokens.hit_rate_percent,
-        effective_bytes=min(known, default=None),
+    return PrefixCacheStatus(hit_rate_percent=percent, effective_bytes=min(known, default=None))
+
+
+def _speculation_status(observed: Observed) -> SpeculationStatus | None:
+    """The worst state of the pods that serve, and what guessing was worth in the last minutes."""
+    told = speculation.worst(observed)
+    if told is None:
+        return None
+    return SpeculationStatus(
+        state=told.state[:MAX_DTYPE],
+        acceptance_percent=observed.counts.acceptance_percent,
+        mean_accepted_length=observed.counts.mean_accepted_length,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from aweigh_api import names
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.state import State
-from aweigh_operator import desired, events, hits
+from aweigh_operator import desired, events, recent
 from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key, Manifest, Observed, Pod, Refusal, Store
@@ -55,7 +55,7 @@ class _Memory:
     resync_at: float
     refused: dict[str, _Refused]  # by kind
     written: Manifest | None = None  # the InferenceService as our last status write left it
-    window: hits.Window = field(default_factory=dict)  # what its pods have told of late
+    window: recent.Window = field(default_factory=dict)  # what its pods have told of late
 
 
 class Reconciler:
@@ -126,9 +126,9 @@ class Reconciler:
             self._reports.read(pods), self._mount_failures(pods)
         )
         now_s = time.monotonic()
-        memory.window = hits.remembered(memory.window, pods, states, now_s)
-        tokens = hits.prompt_tokens(memory.window, pods, now_s)
-        return replace(observed, states=states, prompt_tokens=tokens, mount_failures=failures)
+        memory.window = recent.remembered(memory.window, pods, states, now_s)
+        counts = recent.counts(memory.window, pods, now_s)
+        return replace(observed, states=states, counts=counts, mount_failures=failures)
 
     async def _mount_failures(self, pods: Iterable[Pod]) -> dict[str, str]:
         now = datetime.now(UTC)

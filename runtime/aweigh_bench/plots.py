@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aweigh_bench.failures import BenchFailure
-from aweigh_bench.report import Curves, Report
+from aweigh_bench.report import Curves, Report, expect_writable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,8 +16,7 @@ MANY_POINTS = 40  # from here on markers would hide the line
 
 def expect_possible(path: Path) -> None:
     """Refuse before anything is measured what could not be drawn afterwards."""
-    if path.suffix != ".png":
-        raise BenchFailure(f"--plot is {path}; expected a name ending in .png")
+    expect_writable("--plot", path, (".png",))
     if find_spec("matplotlib") is None:
         raise BenchFailure(
             "--plot needs matplotlib, not installed here; expected the extra `bench`: install "

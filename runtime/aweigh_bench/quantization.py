@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from aweigh_bench import machine
-from aweigh_bench.failures import BenchFailure
+from aweigh_bench.failures import BenchFailure, Impossible
 from aweigh_bench.progress import progress
 from aweigh_bench.report import Bar, Cell, Curves, Report, Table
 
@@ -85,7 +85,7 @@ def _run(options: Options) -> Report:
     try:
         recipes = {word: recipe_of(word) for word in options.schemes}
     except RecipeError as error:
-        raise BenchFailure(f"--schemes: {error}") from error
+        raise Impossible(f"--schemes: {error}") from error
     dense = measure_speed(options.directory, options.device, options.steps)
     made = []
     with progress("schemes", len(recipes)) as advance:
@@ -103,6 +103,8 @@ def make(options: Options, word: str, recipe: "Recipe") -> Made:
     """
     from aweigh_quantize.job import Job
     from aweigh_quantize.job import run as quantize
+    from aweigh_quantize.tensor_file import CannotWrite
+    from aweigh_runtime.failures import StartFailure
 
     with tempfile.TemporaryDirectory(prefix="aweigh-bench-") as folder:
         out = Path(folder) / word.replace(":", "")
@@ -120,7 +122,9 @@ def make(options: Options, word: str, recipe: "Recipe") -> Made:
         try:
             outcome = quantize(job, _Quiet())
         except ValueError as error:
-            raise BenchFailure(f"{word}: {error}") from error
+            raise Impossible(f"{word}: {error}") from error
+        except (StartFailure, CannotWrite) as failure:
+            raise BenchFailure(f"{word}: {failure}") from failure
         speed = measure_speed(out, options.device, options.steps)
         shutil.rmtree(out)
     return Made(word, recipe, outcome, speed)
@@ -131,9 +135,9 @@ def measure_speed(directory: Path, device: "torch.device", steps: int) -> Speed:
     from aweigh_runtime.engine.threads import use_threads
     from aweigh_runtime.model.load import Wish, load
 
-    decoder = load(directory, Wish(max_model_len=None), device, lambda done, total: None)
-    use_threads(device, decoder.weight_bytes)
-    return Speed(decoder.weight_bytes, BATCH / _step_s(decoder, steps))
+    loaded = load(directory, Wish(max_model_len=None), device, lambda done, total: None)
+    use_threads(device, loaded.weight_bytes)
+    return Speed(loaded.weight_bytes, BATCH / _step_s(loaded.decoder, steps))
 
 
 class _Quiet:

@@ -1,12 +1,13 @@
 """What a command has found, as text, Markdown or JSON. It formats; it measures nothing."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aweigh_bench.failures import BenchFailure
+from aweigh_bench.failures import BenchFailure, Impossible
 
 Cell = str | int | float | None
 SUFFIXES = (".json", ".md")
@@ -87,19 +88,33 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Write it, as the file's suffix says."""
-        expect_suffix(path)
         content = self.json() if path.suffix == ".json" else self.markdown()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content + "\n")
         except OSError as error:
             raise BenchFailure(f"cannot write {path}: {error.strerror}") from error
 
 
-def expect_suffix(path: Path) -> None:
-    """Refuse a name that says nothing about its format."""
-    if path.suffix not in SUFFIXES:
-        raise BenchFailure(f"--save is {path}; expected a name ending in {' or '.join(SUFFIXES)}")
+def expect_writable(option: str, path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
+    """Refuse, before anything is measured, a file that could not be written afterwards.
+
+    Args:
+        option: that names the file.
+        path: of the file.
+        suffixes: that it may have.
+
+    Raises:
+        Impossible: the name says nothing about its format, or there is no such folder.
+    """
+    if path.suffix not in suffixes:
+        raise Impossible(f"{option} is {path}; expected a name ending in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise Impossible(
+            f"{option} is {path}, and there is no folder {path.parent}; expected one that exists: "
+            "make it first"
+        )
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise Impossible(f"{option} is {path}, which cannot be written; name another file")
 
 
 def _heading(report: Report) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from aweigh_bench import machine, traffic
 from aweigh_bench.endpoint import PROBE_WORDS, Asking, Endpoint, Route
-from aweigh_bench.failures import BenchFailure
+from aweigh_bench.failures import BenchFailure, Impossible
 from aweigh_bench.load import Load, at_arrivals
 from aweigh_bench.measures import Answer, Measures, Spread, measure
 from aweigh_bench.progress import progress
@@ -163,9 +163,9 @@ def _arrivals(options: Options, count: int) -> Iterator[float]:
 
 def _expect_sendable(target: Target, asked: Traffic) -> None:
     if target.route == "chat" and not asked.as_text:
-        raise BenchFailure("--prompts is ids, but a chat takes text only; use --prompts text")
+        raise Impossible("--prompts is ids, but a chat takes text only; use --prompts text")
     if asked.file is not None and asked.kind != "sharegpt":
-        raise BenchFailure(
+        raise Impossible(
             f"--sharegpt-file is {asked.file}, but --traffic is {asked.kind}; use --traffic "
             "sharegpt"
         )

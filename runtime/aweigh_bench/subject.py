@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aweigh_bench.endpoint import PROBE_WORDS, Asking, Endpoint
-from aweigh_bench.failures import BenchFailure
+from aweigh_bench.failures import BenchFailure, Impossible
 from aweigh_bench.load import together
 from aweigh_bench.measures import Measures, measure
 from aweigh_bench.own_server import OwnServer, own_server
@@ -41,7 +41,7 @@ class Subject:
     def own(self) -> OwnServer:
         """The server that was started here."""
         if self.server is None:
-            raise BenchFailure("this needs a server of its own; give a MODEL, not --base-url")
+            raise Impossible("this needs a server of its own; give a MODEL, not --base-url")
         return self.server
 
     async def random(self, count: int, prompt: Length, answer: int, concurrency: int) -> Measures:
@@ -64,7 +64,7 @@ class Subject:
     def expect_fitting(self, tokens: int) -> None:
         """Refuse lengths that the model does not take."""
         if self.max_model_len is not None and tokens > self.max_model_len:
-            raise BenchFailure(
+            raise Impossible(
                 f"prompt and answer have up to {tokens} tokens; expected at most "
                 f"{self.max_model_len}, which {self.asking.model} takes: choose shorter ones"
             )
@@ -75,12 +75,12 @@ async def subject(setting: Setting) -> AsyncIterator[Subject]:
     """The model under test, ready and asked once."""
     if setting.model is None:
         if setting.base_url is None:
-            raise BenchFailure("nothing to measure: give a MODEL or --base-url")
+            raise Impossible("nothing to measure: give a MODEL or --base-url")
         async with _asked(setting, setting.base_url, None) as found:
             yield found
         return
     if setting.base_url is not None:
-        raise BenchFailure(
+        raise Impossible(
             f"MODEL ({setting.model}) and --base-url ({setting.base_url}) are both given; "
             "expected one of them"
         )
@@ -112,7 +112,7 @@ def model_files(setting: Setting) -> Path:
     from aweigh_runtime.sources import fetch
 
     if setting.model is None or setting.cache_dir is None:
-        raise BenchFailure("this reads the model's own files; give a MODEL, not --base-url")
+        raise Impossible("this reads the model's own files; give a MODEL, not --base-url")
     try:
         return fetch(
             setting.model,

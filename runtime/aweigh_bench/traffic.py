@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aweigh_bench.failures import BenchFailure
+from aweigh_bench.failures import Impossible
 
 FIRST_ID = 256  # below, many vocabularies keep bytes and special tokens
 CHARACTERS_PER_TOKEN = 4.0  # of English, for answers of a ShareGPT file
@@ -37,7 +37,7 @@ class Ids:
 
     def __init__(self, seed: int, vocabulary: int) -> None:
         if vocabulary <= FIRST_ID:
-            raise BenchFailure(
+            raise Impossible(
                 f"--vocabulary is {vocabulary}; expected more than {FIRST_ID}, the first id used"
             )
         self.random = random.Random(seed)
@@ -88,11 +88,11 @@ def sharegpt(path: Path, seed: int, count: int) -> list[Query]:
     """First question and length of the first answer of conversations in a ShareGPT file.
 
     Raises:
-        BenchFailure: the file is not such a file, or holds no conversation of a usable length.
+        Impossible: the file is not such a file, or holds no conversation of a usable length.
     """
     usable = list(_conversations(path))
     if not usable:
-        raise BenchFailure(
+        raise Impossible(
             f"{path} holds no conversation of {SHORTEST} to {LONGEST} tokens; expected a list of "
             'objects with "conversations", each with "from" and "value"'
         )
@@ -139,9 +139,9 @@ def _entries(path: Path) -> list[Any]:
     try:
         entries = json.loads(path.read_bytes())
     except OSError as error:
-        raise BenchFailure(f"cannot read {path}: {error.strerror}; expected a JSON file") from error
+        raise Impossible(f"cannot read {path}: {error.strerror}; expected a JSON file") from error
     except (ValueError, RecursionError) as error:
-        raise BenchFailure(f"{path} is not JSON ({error}); expected a ShareGPT file") from error
+        raise Impossible(f"{path} is not JSON ({error}); expected a ShareGPT file") from error
     return entries if isinstance(entries, list) else []
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from aweigh_api import names
+from aweigh_cli.arguments import Command
 from aweigh_cli.bench_options import (
     CacheOption,
     Job,
@@ -25,6 +26,7 @@ from aweigh_cli.bench_options import (
     serving,
     sizes_of,
 )
+from aweigh_cli.failures import CommandFailure
 from aweigh_cli.serve import default_cache_dir
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Command)
 @measuring(draws=True)
 def serve(  # noqa: PLR0913 - the options of a load client
     base_url: Annotated[
@@ -159,7 +161,7 @@ def serve(  # noqa: PLR0913 - the options of a load client
     return Job(load.run, options)
 
 
-@app.command()
+@app.command(cls=Command)
 @measuring(draws=True)
 @serving(anywhere=True)
 def throughput(  # noqa: PLR0913 - see `serve`
@@ -212,7 +214,7 @@ def throughput(  # noqa: PLR0913 - see `serve`
     return Job(comparison.run, compared)
 
 
-@app.command()
+@app.command(cls=Command)
 @measuring(draws=True)
 @serving(anywhere=True)
 def latency(
@@ -238,7 +240,7 @@ def latency(
     return Job(single.run, options)
 
 
-@app.command("prefix-caching")
+@app.command("prefix-caching", cls=Command)
 @measuring(draws=True)
 @serving(anywhere=False)
 def prefix_caching(  # noqa: PLR0913 - see `serve`
@@ -279,7 +281,51 @@ def prefix_caching(  # noqa: PLR0913 - see `serve`
     return Job(prefixes.run, options)
 
 
-@app.command()
+@app.command(cls=Command)
+@measuring(draws=True)
+@serving(anywhere=False)
+def speculation(  # noqa: PLR0913 - see `serve`
+    setting: "Setting",
+    *,
+    draft_model: Annotated[
+        list[str] | None, typer.Option(help="As in `aweigh serve`; repeatable.")
+    ] = None,
+    method: Annotated[
+        Literal["draft", "ngram"], typer.Option("--speculation", help="As in `aweigh serve`.")
+    ] = "draft",
+    wrong: Annotated[
+        bool, typer.Option("--wrong", help="Give the draft random weights: what is it to cost?")
+    ] = False,
+    max_draft_tokens: Annotated[str, typer.Option(help="Most tokens of a draft.")] = "8",
+    batches: Annotated[str, typer.Option(help="Requests at once.")] = "1,4,16,64",
+    output_tokens: Annotated[int, typer.Option(min=2, help="Most of an answer.")] = 64,
+    pairs: Annotated[int, typer.Option(min=1, max=1000, help="Of each size.")] = 12,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="One in each line. (default: a built-in model's)"
+        ),
+    ] = None,
+) -> Job:
+    """Measure what drafts gain, by requests at once, beside a server without them."""
+    from aweigh_bench import speculation as drafts
+
+    options = drafts.Options(
+        setting=setting,
+        draft_models=draft_model or [],
+        lookup=method == "ngram",
+        wrong=wrong,
+        max_draft_tokens=sizes_of(max_draft_tokens),
+        batches=sizes_of(batches),
+        output_tokens=output_tokens,
+        pairs=pairs,
+        questions=questions,
+        command=as_typed(),
+    )
+    return Job(drafts.run, options)
+
+
+@app.command(cls=Command)
 @measuring(draws=False)
 @serving(anywhere=False)
 def memory(
@@ -302,7 +348,7 @@ def memory(
     return Job(taken.run, options)
 
 
-@app.command()
+@app.command(cls=Command)
 @measuring(draws=True)
 def quantization(  # noqa: PLR0913 - see `serve`
     model: ModelArgument,
@@ -327,12 +373,17 @@ def quantization(  # noqa: PLR0913 - see `serve`
     from aweigh_bench import quantization as made
     from aweigh_cli.quantize import chosen, fetched, readable
     from aweigh_quantize.calibration import Amount
+    from aweigh_runtime.failures import StartFailure
 
     expect_runtime()
     cache = cache_dir or default_cache_dir()
+    try:
+        directory = fetched(model, None, cache)
+    except StartFailure as failure:
+        raise CommandFailure(str(failure), failure.exit_code) from failure
     options = made.Options(
         model=model,
-        directory=fetched(model, None, cache),
+        directory=directory,
         schemes=schemes.split(","),
         amount=Amount(num_texts, text_tokens, seed),
         perplexity=readable(perplexity, "--perplexity"),
@@ -344,7 +395,7 @@ def quantization(  # noqa: PLR0913 - see `serve`
     return Job(made.run, options)
 
 
-@app.command()
+@app.command(cls=Command)
 @measuring(draws=False)
 def scheduler(
     running: Annotated[int, typer.Option(min=1, help="Requests in a step.")] = 256,
@@ -360,7 +411,7 @@ def scheduler(
     return Job(deciding.run, options)
 
 
-@app.command()
+@app.command(cls=Command)
 @measuring(draws=False)
 def client(
     streams: Annotated[int, typer.Option(min=1, help="Answers at once.")] = 64,

@@ -257,11 +257,11 @@ def _with_parameters(
 def _carry_out(job: Job, output: Format, save: list[Path], plot: Path | None) -> None:
     """Run a measurement and hand out its report; what cannot be handed out is not measured."""
     from aweigh_bench import plots, report
-    from aweigh_bench.failures import BenchFailure, Unreachable
+    from aweigh_bench.failures import BenchFailure, Impossible, Unreachable
 
     try:
         for path in save:
-            report.expect_suffix(path)
+            report.expect_writable("--save", path)
         if plot is not None:
             plots.expect_possible(plot)
         found = asyncio.run(job.run(job.options))
@@ -272,5 +272,7 @@ def _carry_out(job: Job, output: Format, save: list[Path], plot: Path | None) ->
             plots.save(found, plot)
     except Unreachable as failure:
         raise CommandFailure(str(failure), ExitStatus.UNREACHABLE) from failure
+    except Impossible as failure:
+        raise CommandFailure(str(failure), ExitStatus.BAD_INPUT) from failure
     except BenchFailure as failure:
         raise CommandFailure(str(failure)) from failure

@@ -5,7 +5,7 @@ libraries take for themselves.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aweigh_api.number_formats import KvCacheDTypeName
@@ -13,7 +13,6 @@ from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine import sizing
 from aweigh_runtime.model import footprint
 from aweigh_runtime.model.config import LayerConfig, ModelConfig
-from aweigh_runtime.model.placement import Place
 
 if TYPE_CHECKING:  # it needs torch, whose import takes seconds
     from aweigh_runtime.formats.layout import Quantization
@@ -53,6 +52,15 @@ class Device:
         return "cuda" if self.is_gpu else "cpu"
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A model that guesses what the large one will say."""
+
+    uri: str
+    config: ModelConfig
+    kept_bytes: footprint.KeptBytes | None = None  # of each matrix; None: all are dense
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """What an InferenceService, or the command line, says about memory."""
@@ -60,10 +68,12 @@ class Wish:
     dtype: DTypeName = "auto"
     kv_cache_dtype: KvCacheDTypeName = "auto"
     quantization: "Quantization | None" = None  # of the model's matrices
+    kept_bytes: footprint.KeptBytes | None = None  # of each
     max_model_len: int | None = None
     max_running: int = 256
     block_tokens: int = 16
     host: int = 0  # bytes of host memory for what leaves the cache
+    drafts: Sequence[Draft] = ()
     lengths: Sequence[int] = LENGTHS
 
 
@@ -74,12 +84,14 @@ class Plan:
     device: Device
     dtype_bytes: int
     weights: int
+    drafts: dict[str, int]  # URI of a draft model → its weights
     step: int  # activations and logits of the largest step
     graphs: int  # recorded steps
     reserve: int  # libraries, and what stays free
     host: int  # for what leaves the cache: a pod's own memory, but not a GPU's
     kv: int  # for keys and values; 0 when not even the weights fit
-    kv_per_token: int
+    kv_per_token: int  # of the model and all drafts
+    draft_kv_per_token: dict[str, int]  # URI of a draft model → its part of it
     max_model_len: int
     tokens: int  # that the KV memory holds
     requests: dict[int, int]  # length in tokens → so many fit at once
@@ -94,16 +106,24 @@ class Plan:
 def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     """Divide a device's memory as a server does."""
     dtype_bytes = _dtype_bytes(config, device, wish)
-    weights = footprint.weight_bytes(config, dtype_bytes, _kept_bytes(wish))
+    weights = footprint.weight_bytes(config, dtype_bytes, wish.kept_bytes)
+    drafts, draft_kv, steps = {}, {}, [step_bytes(config, dtype_bytes, device, wish)]
+    for each in wish.drafts:
+        own_bytes = _draft_dtype_bytes(each, device, wish)
+        drafts[each.uri] = footprint.weight_bytes(each.config, own_bytes, each.kept_bytes)
+        draft_kv[each.uri] = footprint.bytes_per_token(each.config, own_bytes)
+        steps.append(step_bytes(each.config, own_bytes, device, wish))
+    step = max(steps)
+    # A block of the pool has the keys and values of its tokens in each of the models.
     per_token = footprint.bytes_per_token(config, _cached_bytes(dtype_bytes, wish))
-    step = step_bytes(config, dtype_bytes, device, wish)
+    per_token += sum(draft_kv.values())
     reserve = sizing.spare_bytes(device.kind, device.num_bytes) + (
         GPU_LIBRARIES_BYTES if device.is_gpu else CPU_PROCESSES_BYTES
     )
     longest_len = footprint.model_len(config, wish.max_model_len)
     block = per_token * wish.block_tokens
     longest = -(-longest_len // wish.block_tokens) * block
-    room = device.num_bytes - weights - step - GRAPH_BYTES - reserve
+    room = device.num_bytes - weights - sum(drafts.values()) - step - GRAPH_BYTES - reserve
     room -= 0 if device.is_gpu else wish.host
     kv = sizing.kv_bytes(device.kind, max(room, 0), longest)
     blocks = kv // block
@@ -112,12 +132,14 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
         device=device,
         dtype_bytes=dtype_bytes,
         weights=weights,
+        drafts=drafts,
         step=step,
         graphs=GRAPH_BYTES,
         reserve=reserve,
         host=wish.host,
         kv=kv,
         kv_per_token=per_token,
+        draft_kv_per_token=draft_kv,
         max_model_len=longest_len,
         tokens=blocks * wish.block_tokens,
         requests={
@@ -127,17 +149,9 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     )
 
 
-def _kept_bytes(wish: Wish) -> footprint.KeptBytes | None:
-    quantization = wish.quantization
-    if quantization is None:
-        return None
-    from aweigh_runtime.formats.choice import kept_bytes
-
-    def of(place: Place) -> int | None:
-        layout = quantization.layout_of(place.module)
-        return None if layout is None else kept_bytes(layout, *place.shape)
-
-    return of
+def _draft_dtype_bytes(draft: Draft, device: Device, wish: Wish) -> int:
+    """A draft computes in its checkpoint's own format, and caches in it."""
+    return _dtype_bytes(draft.config, device, replace(wish, dtype="auto"))
 
 
 def _cached_bytes(dtype_bytes: int, wish: Wish) -> int:
@@ -160,6 +174,8 @@ def advice(config: ModelConfig, found: Plan, wish: Wish) -> list[str]:
     changes: list[str] = []
     if found.tokens:
         changes.append(f"lower maxModelLen to at most {found.tokens}")
+    if found.drafts and found.missing <= sum(found.drafts.values()):
+        changes.append("leave out the draft models")
     if found.dtype_bytes > 2 and found.device.is_gpu:
         changes.append("set dtype to bf16")
     needed = found.device.num_bytes + found.missing

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = f"http://127.0.0.1:{names.HTTP_PORT}/v1"
 PROMPT = "> "
+LOADING_S = 600  # longer than any model takes that a person waits for
 
 
 def chat(  # noqa: PLR0913 - one parameter for each option
@@ -56,8 +57,13 @@ def chat(  # noqa: PLR0913 - one parameter for each option
         ),
     ] = None,
     wait: Annotated[
-        int, typer.Option(min=0, help="Seconds to wait for an endpoint that still loads.")
-    ] = 600,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Seconds to wait for an endpoint that does not listen yet or still loads. "
+            f"(default: {LOADING_S} if it loads, 0 if it does not listen)",
+        ),
+    ] = None,
 ) -> None:
     """Chat with an OpenAI-compatible endpoint.
 
@@ -65,9 +71,17 @@ def chat(  # noqa: PLR0913 - one parameter for each option
     """
     from aweigh_cli.endpoint import Endpoint
 
+    wait_s = LOADING_S if wait is None else wait
     with (
-        _address(target, namespace, wait) as address,
-        Endpoint(address, api_key=api_key, ca_file=ca_file, wait_s=wait, note=_note) as endpoint,
+        _address(target, namespace, wait_s) as address,
+        Endpoint(
+            address,
+            api_key=api_key,
+            ca_file=ca_file,
+            wait_s=wait_s,
+            refused_too=wait is not None,
+            note=_note,
+        ) as endpoint,
     ):
         conversation = Conversation(endpoint, model or _first_model(endpoint, address.url), system)
         if once is not None:

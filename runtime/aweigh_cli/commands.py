@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from aweigh_cli import bench, chat, local, plan, quantize, serve, upgrade, version
+from aweigh_cli.arguments import Command
 
 app = typer.Typer(
     help="Serve large language models, on this machine and on Kubernetes.",
@@ -26,7 +27,7 @@ for command in (
     upgrade.upgrade,
     version.version,
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(bench.app, name="bench")
 
 

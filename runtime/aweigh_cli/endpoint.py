@@ -28,8 +28,15 @@ class Address:
     certified_name: str | None = None  # what its certificate is for, where the URL leads elsewhere
 
 
+class _NotYet(CommandFailure):
+    """It may answer later; the message says why not now."""
+
+
 class Endpoint:
-    """A connection to one endpoint. While it answers 503, calls wait."""
+    """A connection to one endpoint. While it answers 503, calls wait.
+
+    With `refused_too` they also wait while nothing listens there yet.
+    """
 
     def __init__(
         self,
@@ -38,6 +45,7 @@ class Endpoint:
         api_key: str | None,
         ca_file: Path | None,
         wait_s: float,
+        refused_too: bool,
         note: Callable[[str], None],
     ) -> None:
         url, name = address.url, address.certified_name
@@ -52,6 +60,7 @@ class Endpoint:
         self._extensions = {} if name is None else {"sni_hostname": name}
         self._url = url
         self._wait_s = wait_s
+        self._refused_too = refused_too
         self._note = note
 
     def __enter__(self) -> Self:
@@ -106,18 +115,18 @@ class Endpoint:
         deadline = time.monotonic() + self._wait_s
         said = ""
         while True:
-            response = self._attempt(method, path, body)
-            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            try:
+                response = self._attempt(method, path, body)
                 break
-            reason = _message(response)
-            if time.monotonic() >= deadline:
-                raise CommandFailure(
-                    f"{self._url} still cannot serve after {self._wait_s:.0f} s: {reason}",
-                    ExitStatus.UNREACHABLE,
-                )
-            if reason != said:
-                self._note(f"{reason}; waiting")
-                said = reason
+            except _NotYet as reason:
+                if time.monotonic() >= deadline:
+                    raise CommandFailure(
+                        f"{self._url} still cannot serve after {self._wait_s:.0f} s: {reason}",
+                        ExitStatus.UNREACHABLE,
+                    ) from reason
+                if str(reason) != said:
+                    said = str(reason)
+                    self._note(f"{said}; waiting")
             time.sleep(RETRY_S)
         if response.is_error:
             raise self._refused(response)
@@ -128,7 +137,7 @@ class Endpoint:
             request = self._client.build_request(
                 method, path, json=body, extensions=self._extensions
             )
-            return self._client.send(request, stream=True)
+            response = self._client.send(request, stream=True)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise CommandFailure(
@@ -136,11 +145,15 @@ class Endpoint:
                     "with --cacert",
                     ExitStatus.UNREACHABLE,
                 ) from error
-            raise CommandFailure(
+            failure = _NotYet if self._refused_too and _is_refused(error) else CommandFailure
+            raise failure(
                 f"cannot reach {self._url}: {_cause(error)}. Start a server with `aweigh serve "
                 "builtin://helmsman-8m`, or give the URL of another endpoint",
                 ExitStatus.UNREACHABLE,
             ) from error
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            raise _NotYet(_message(response))
+        return response
 
     def _refused(self, response: httpx.Response) -> CommandFailure:
         said = f"{self._url} answered {response.status_code}: {_message(response).rstrip('.')}"
@@ -164,6 +177,14 @@ def _trusting(ca_file: Path) -> ssl.SSLContext:
             "as PEM",
             ExitStatus.BAD_INPUT,
         ) from error
+
+
+def _is_refused(error: BaseException) -> bool:
+    """httpx has one class for whatever happens while connecting; the cause tells."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConnectionRefusedError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _on_this_machine(url: str) -> bool:

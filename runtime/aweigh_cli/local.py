@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aweigh_api.spec import InferenceService
 
 STANDARD_INPUT = Path("-")
+_BY_FILES = ("s3://", "oci://")  # sources that one variable does not open
 
 
 def local(
@@ -75,13 +76,14 @@ def without_effect(service: "InferenceService") -> list[str]:
 
 
 def _refuse_what_needs_a_cluster(service: "InferenceService") -> None:
-    model = service.spec.model
-    if model.uri.startswith("pvc://"):
-        raise CommandFailure(
-            f"spec.model.uri is {model.uri}, a volume of a cluster; expected a model that this "
-            "machine can reach: give file:///PATH of a copy",
-            ExitStatus.BAD_INPUT,
-        )
+    drafts = [f"speculativeDecoding.draftModels[{i}]" for i in range(len(service.spec.uris) - 1)]
+    for field, uri in zip(["model", *drafts], service.spec.uris, strict=True):
+        if uri.startswith("pvc://"):
+            raise CommandFailure(
+                f"spec.{field}.uri is {uri}, a volume of a cluster; expected a model that this "
+                "machine can reach: give file:///PATH of a copy",
+                ExitStatus.BAD_INPUT,
+            )
     for field, secret, variable, where in _secrets(service):
         if not os.environ.get(variable):
             raise CommandFailure(
@@ -94,7 +96,7 @@ def _refuse_what_needs_a_cluster(service: "InferenceService") -> None:
 def _secrets(service: "InferenceService") -> "Iterator[tuple[str, SecretRef, str, str]]":
     """Each Secret that the spec names: its field, and the variable that stands for it here."""
     spec, folder = service.spec, " to a directory with its entries as files"
-    if spec.model.secret_ref and spec.model.uri.startswith("hf://"):
+    if spec.model.secret_ref and not any(uri.startswith(_BY_FILES) for uri in spec.uris):
         yield "model.secretRef", spec.model.secret_ref, "HF_TOKEN", ""
     elif spec.model.secret_ref:
         yield "model.secretRef", spec.model.secret_ref, "AWEIGH_SECRET_DIR", folder

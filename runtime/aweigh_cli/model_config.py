@@ -1,4 +1,4 @@
-"""A model's config.json, wherever the model is. Nothing but this one small file is fetched."""
+"""What a model says of its shape and its quantization, wherever it is. No weights are fetched."""
 
 import tempfile
 from dataclasses import dataclass
@@ -12,17 +12,18 @@ from aweigh_cli.failures import CommandFailure, ExitStatus
 if TYPE_CHECKING:
     from aweigh_runtime.formats.layout import Quantization
     from aweigh_runtime.model.config import ModelConfig
+    from aweigh_runtime.model.footprint import KeptBytes
 
-_OF_QUANTIZATION = {"quantization_config", "compression_config"}
 FETCHING_NEEDS = ("httpx", "huggingface_hub", "obstore")
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a config.json says."""
+    """What a model says of itself."""
 
     config: "ModelConfig"
-    quantization: "Quantization | None"  # of its matrices; None: they are dense
+    quantization: "Quantization | None" = None  # of its matrices; None: they are dense
+    kept_bytes: "KeptBytes | None" = None  # of them, as loading computes it
 
 
 def described(uri: str, revision: str | None, wanted: SchemeName) -> Described:
@@ -46,7 +47,8 @@ def described(uri: str, revision: str | None, wanted: SchemeName) -> Described:
         if source == "file":
             return _described(local.directory(rest), wanted)
         with tempfile.TemporaryDirectory(prefix="aweigh-plan-") as folder:
-            (Path(folder) / "config.json").write_bytes(_fetched(uri, revision))
+            for name, content in _fetched(uri, revision).items():
+                (Path(folder) / name).write_bytes(content)
             return _described(Path(folder), wanted)
     except StartFailure as failure:
         raise CommandFailure(str(failure), failure.exit_code) from failure
@@ -54,18 +56,33 @@ def described(uri: str, revision: str | None, wanted: SchemeName) -> Described:
 
 def _described(directory: Path, scheme: SchemeName) -> Described:
     from aweigh_runtime.model.architectures import read_config
-    from aweigh_runtime.model.fields import read_object
 
     config = read_config(directory)
-    says = read_object(directory / "config.json").keys() & _OF_QUANTIZATION
-    if not says and scheme in ("auto", "none"):
-        return Described(config, None)  # known without torch, whose import takes seconds
+    if scheme in ("auto", "none") and not _says(directory):
+        return Described(config)  # known without torch, whose import takes seconds
     from aweigh_runtime.formats.choice import choose
+    from aweigh_runtime.model.announcement import announced
+    from aweigh_runtime.model.homes import by_canonical_name, homes_of
+    from aweigh_runtime.model.shards import stored_tensors
 
-    return Described(config, choose(directory, scheme))
+    quantization = choose(directory, scheme)
+    if any(directory.glob("*.safetensors")):
+        stored = by_canonical_name(stored_tensors(directory), config)
+        homes = homes_of(directory, config, stored, quantization)
+        return Described(config, quantization, homes.kept_bytes)
+    return Described(config, quantization, announced(directory, config, quantization).get)
 
 
-def _fetched(uri: str, revision: str | None) -> bytes:
+def _says(directory: Path) -> bool:
+    """Whether anything says how the weights are quantized."""
+    from aweigh_runtime.fields import read_object
+    from aweigh_runtime.formats.files import CONFIG, CONFIG_FIELDS, SIDE_FILES
+
+    beside = any((directory / name).is_file() for name in SIDE_FILES)
+    return beside or not read_object(directory / CONFIG).keys().isdisjoint(CONFIG_FIELDS)
+
+
+def _fetched(uri: str, revision: str | None) -> dict[str, bytes]:
     scheme, _, rest = uri.partition("://")
     if scheme not in ("hf", "s3", "oci"):
         raise _unreachable(uri)

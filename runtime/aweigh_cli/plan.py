@@ -14,7 +14,7 @@ from aweigh_cli.failures import CommandFailure, ExitStatus
 
 if TYPE_CHECKING:
     from aweigh_api.spec import InferenceService
-    from aweigh_cli.capacity import Device, Plan, Wish
+    from aweigh_cli.capacity import Device, Draft, Plan, Wish
     from aweigh_runtime.model.config import ModelConfig
 
 GIBI, KIBI = 1 << 30, 1 << 10
@@ -24,8 +24,8 @@ def plan(  # noqa: PLR0913 - what decides about memory
     target: Annotated[
         str,
         typer.Argument(
-            metavar="FILE|URI",
-            help="YAML with an InferenceService (- is stdin), or the URI of a model.",
+            metavar="FILE|FOLDER|URI",
+            help="YAML with an InferenceService (- is stdin), or a model: a folder or a URI.",
         ),
     ],
     *,
@@ -48,6 +48,9 @@ def plan(  # noqa: PLR0913 - what decides about memory
     kv_cache_dtype: Annotated[
         KvCacheDTypeName | None, typer.Option(help="As in `aweigh serve`.")
     ] = None,
+    draft_model: Annotated[
+        list[str] | None, typer.Option(help="As in `aweigh serve`; repeatable.")
+    ] = None,
     max_model_len: Annotated[int | None, typer.Option(min=1, help="As in `aweigh serve`.")] = None,
     max_running: Annotated[int, typer.Option(min=1, help="As in `aweigh serve`.")] = 256,
     request_tokens: Annotated[
@@ -67,11 +70,13 @@ def plan(  # noqa: PLR0913 - what decides about memory
     from aweigh_runtime.failures import StartFailure
     from aweigh_runtime.model.footprint import model_len
 
-    service = None if "://" in target else _service(target, name)
+    is_folder = "://" not in target and Path(target).is_dir()
+    uri = f"file://{Path(target).absolute()}" if is_folder else target
+    service = None if "://" in uri else _service(target, name)
     model = None if service is None else service.spec.model
     asked = None if service is None else service.spec.quantization
     found = described(
-        target if model is None else model.uri,
+        uri if model is None else model.uri,
         revision or _revision(service),
         quantization or ("auto" if asked is None else asked.scheme),
     )
@@ -80,10 +85,12 @@ def plan(  # noqa: PLR0913 - what decides about memory
         dtype=dtype or ("auto" if model is None else model.dtype),
         kv_cache_dtype=kv_cache_dtype or ("auto" if asked is None else asked.kv_cache_dtype),
         quantization=found.quantization,
+        kept_bytes=found.kept_bytes,
         max_model_len=max_model_len or (None if model is None else model.max_model_len),
         max_running=max_running,
         block_tokens=16 if service is None else service.spec.prefix_cache.block_tokens or 16,
         lengths=request_tokens or LENGTHS,
+        drafts=_drafts(service, draft_model),
         host=to_bytes(0 if service is None else service.spec.prefix_cache.host_memory or 0),
     )
     try:
@@ -95,6 +102,19 @@ def plan(  # noqa: PLR0913 - what decides about memory
         _overview(target, config, wish, output)
         return
     _one(target, config, device, wish, output)
+
+
+def _drafts(service: "InferenceService | None", given: list[str] | None) -> "list[Draft]":
+    """The draft models: those that were named, else those of the InferenceService."""
+    from aweigh_api.flags import draft_of
+    from aweigh_cli.capacity import Draft
+    from aweigh_cli.model_config import described
+
+    named = [draft_of(each) for each in given or []]
+    if service is not None and not named:
+        named = [(each.uri, each.revision) for each in service.spec.draft_models]
+    found = ((uri, described(uri, revision, "auto")) for uri, revision in named)
+    return [Draft(uri, each.config, each.kept_bytes) for uri, each in found]
 
 
 def _one(target: str, config: "ModelConfig", device: "Device", wish: "Wish", output: str) -> None:
@@ -139,6 +159,7 @@ def _text(target: str, config: "ModelConfig", found: "Plan", wish: "Wish") -> st
     parts = {
         f"{found.device.name}": found.device.num_bytes,
         "- weights": found.weights,
+        **{f"- weights of the draft {uri}": size for uri, size in found.drafts.items()},
         "- largest step: activations, logits (estimated)": found.step,
         "- CUDA graphs (none in this version)": found.graphs,
         "- head room: libraries, spare (estimated)": found.reserve,
@@ -162,9 +183,14 @@ def _heading(target: str, config: "ModelConfig", found: "Plan", wish: "Wish") ->
         format_ += " (16 where the processor computes in them itself)"
     if wish.quantization is not None:
         format_ += f", weights {wish.quantization.description}"
+    drafts = "".join(
+        f", {size / KIBI:.1f} KiB of them for the draft {uri}"
+        for uri, size in found.draft_kv_per_token.items()
+    )
     return (
         f"{target}: {config.architecture}, numbers of {format_}, weights {_gib(found.weights)}, "
         f"{found.kv_per_token / KIBI:.1f} KiB of keys and values per token"
+        f"{drafts}"
     )
 
 
@@ -222,7 +248,7 @@ def _service(file: str, name: str | None) -> "InferenceService":
         text = sys.stdin.read() if file == "-" else Path(file).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise _refusal(
-            f"cannot read {file}: {error}; expected a YAML file, or the URI of a model"
+            f"cannot read {file}: {error}; expected a YAML file, or a model's folder or URI"
         ) from error
     return read_service(text, file, name)
 

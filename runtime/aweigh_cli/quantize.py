@@ -1,10 +1,12 @@
 """`aweigh quantize`: a dense model becomes a quantized one, in a format that others read, too."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from aweigh_cli.arguments import given
 from aweigh_cli.bench_options import as_typed
 from aweigh_cli.failures import CommandFailure, ExitStatus
 from aweigh_cli.serve import default_cache_dir
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the texts
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(metavar="MODEL", help="A folder, or a URI as for `aweigh serve`."),
@@ -69,7 +72,10 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
     ] = None,
     calibration: Annotated[
         list[Path] | None,
-        typer.Option(help="File of text to calibrate on; repeatable. (default: the model's own)"),
+        typer.Option(
+            help="File of text to calibrate on and, in part, to measure with; repeatable. "
+            "(default: texts that the model writes, for which it must fit into memory)"
+        ),
     ] = None,
     perplexity: Annotated[
         list[Path] | None,
@@ -88,18 +94,20 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
 ) -> None:
     """Quantize a dense model, and measure what it has lost.
 
-    Holds one layer in memory at a time. A command that was killed goes on where it was when it is
-    given again. Writes GPTQ, AWQ, FP8 or compressed-tensors files, and a model card.
+    With --calibration it holds one layer in memory at a time. A command that was killed goes on
+    where it was when it is given again. Writes GPTQ, AWQ, Marlin-24 (2:4), FP8 or
+    compressed-tensors files, and a model card.
     """
     from aweigh_cli.quantize_progress import display
     from aweigh_quantize.calibration import Amount
     from aweigh_quantize.job import Job, run
-    from aweigh_quantize.recipe import Recipe
+    from aweigh_quantize.recipe import Recipe, expect_taken
     from aweigh_quantize.tensor_file import CannotWrite
     from aweigh_runtime.failures import StartFailure
 
     cache = cache_dir or default_cache_dir()
     try:
+        expect_taken(scheme, given(context))
         recipe = Recipe(
             scheme=scheme,
             bits=bits,
@@ -131,9 +139,8 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
             )
             found = run(job, shown)
     except CannotWrite as failure:
-        raise CommandFailure(
-            f"{failure}; make room and give the same command again: it goes on where it stopped"
-        ) from failure
+        refused = ExitStatus.BAD_INPUT if failure.refused else ExitStatus.FAILED
+        raise CommandFailure(str(failure), refused) from failure
     except StartFailure as failure:
         raise CommandFailure(str(failure), failure.exit_code) from failure
     except ValueError as failure:  # of recipe, texts and state: each has a sentence to say
@@ -198,5 +205,6 @@ def _text(output: Path, found: "Outcome") -> str:
             f"{name}: KL {loss.kl} nats per token, same likeliest token {loss.agreement}, "
             f"perplexity {loss.perplexity:.4g} (dense {loss.dense_perplexity:.4g})"
         )
-    lines.append(f"took {found.seconds:,.0f} s; serve it: aweigh serve file://{output.absolute()}")
+    serve = shlex.join(["aweigh", "serve", f"file://{output.absolute()}"])
+    lines.append(f"took {found.seconds:,.0f} s; serve it: {serve}")
     return "\n".join(lines)

@@ -7,44 +7,35 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
 
-from aweigh_api import flags, names
+from aweigh_api import names
 from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_api.quantity import NotAQuantity, to_bytes
+from aweigh_cli.arguments import Command
+from aweigh_cli.failures import CommandFailure
+from aweigh_cli.variables import without_effect
+
+# Variables without a flag: what the source of an oci:// model reads, and what `aweigh chat` does.
+_READ_ELSEWHERE = ("AWEIGH_OCI_PLAIN_HTTP", "AWEIGH_API_KEY")
 
 
-class ServeCommand(TyperCommand):
+class ServeCommand(Command):
     """A value that is wrong ends a pod with a last word, not with how the command is used."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the flags and their variables.
+        """Read the flags and their variables, and say which variables mean nothing."""
+        rest = super().parse_args(ctx, args)
+        known = [str(parameter.envvar) for parameter in self.params if parameter.envvar]
+        for warning in without_effect(os.environ, [*known, *_READ_ELSEWHERE]):
+            typer.echo(f"warning: {warning}", err=True)
+        return rest
 
-        Raises:
-            CommandFailure: a value is of the wrong kind.
-        """
-        try:
-            return super().parse_args(ctx, args)
-        except typer.BadParameter as error:
-            subject = _given(ctx, error.param)
-            if subject is None:
-                raise
-            from aweigh_cli.launch import refused
-            from aweigh_runtime.failures import InvalidConfiguration
+    def refusal(self, ctx: Any, message: str) -> CommandFailure:
+        """As any start that fails."""
+        from aweigh_cli.launch import refused
+        from aweigh_runtime.failures import InvalidConfiguration
 
-            why = error.message.removeprefix("Value error, ").rstrip(".")
-            failure = InvalidConfiguration(f"{subject} is not valid: {why}")
-            raise refused(failure, ctx.params["termination_log"]) from error
-
-
-def _given(ctx: Any, parameter: Any) -> str | None:
-    """The flag, or its variable, that has a value; None: neither has."""
-    match ctx.get_parameter_source(parameter.name).name:
-        case "COMMANDLINE":
-            return str(parameter.opts[0])
-        case "ENVIRONMENT":
-            return str(parameter.envvar)
-    return None
+        return refused(InvalidConfiguration(message), ctx.params["termination_log"])
 
 
 def _flag(
@@ -56,7 +47,7 @@ def _flag(
 ) -> Any:
     return typer.Option(
         flag,
-        envvar=flags.environment_variable(flag.split("/")[0]),  # of --on/--no-on, the first
+        envvar=names.environment_variable(flag.split("/")[0]),  # of --on/--no-on, the first
         show_envvar=False,
         help=description,
         parser=parser,
@@ -160,6 +151,31 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
             "--kv-cache-memory", "Memory for keys and values, as 40Gi. (default: measured)", _bytes
         ),
     ] = None,
+    speculation: Annotated[
+        Literal["none", "draft", "ngram"] | None,
+        _flag(
+            "--speculation",
+            "Who guesses the next tokens. (default: draft with --draft-model, else none)",
+        ),
+    ] = None,
+    draft_model: Annotated[
+        list[str],
+        _flag(
+            "--draft-model",
+            "Small model that guesses: URI, or hf://ORGANISATION/MODEL@REVISION; repeatable.",
+        ),
+    ] = (),  # type: ignore[assignment]
+    max_draft_tokens: Annotated[
+        int, _flag("--max-draft-tokens", "Most tokens that are guessed at once, 1 to 16.", _integer)
+    ] = 8,
+    min_acceptance_percent: Annotated[
+        int | None,
+        _flag(
+            "--min-acceptance-percent",
+            "Guess no more while fewer are right. (default: as measured)",
+            _integer,
+        ),
+    ] = None,
     prefix_cache_enabled: Annotated[
         bool,
         _flag(
@@ -207,7 +223,8 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
 ) -> None:
     """Serve one model over the OpenAI API on this machine.
 
-    Each flag can also be given in the environment: --admin-port is AWEIGH_ADMIN_PORT.
+    Each flag can also be given in the environment: --admin-port is AWEIGH_ADMIN_PORT. Where a
+    flag is repeatable, spaces separate its values there.
     """
     from aweigh_cli.launch import launch
     from aweigh_runtime.config import Config
@@ -233,6 +250,10 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
         step_tokens=step_tokens,
         exact=exact,
         kv_cache_memory=kv_cache_memory,
+        speculation=speculation,
+        draft_model=tuple(draft_model),
+        max_draft_tokens=max_draft_tokens,
+        min_acceptance_percent=min_acceptance_percent,
         prefix_cache_enabled=prefix_cache_enabled,
         prefix_cache_size=prefix_cache_size,
         prefix_cache_host_memory=prefix_cache_host_memory,

@@ -116,10 +116,10 @@ def measured(
 ) -> dict[str, dict[str, float]]:
     """What each matrix loses with each number of bits, alone: nats per token."""
     try:
-        decoder = load(checkpoint.directory, Wish(dtype="fp32"), device, lambda done, total: None)
+        loaded = load(checkpoint.directory, Wish(dtype="fp32"), device, lambda done, total: None)
     except ModelDoesNotFit as failure:
         raise ModelDoesNotFit(f"{failure}; a --budget is divided with it in memory") from failure
-    some = _some(texts)
+    decoder, some = loaded.decoder, _some(texts)
     dense = [_logits(decoder, text) for text in some]
     found = {}
     for module, place in places.items():

@@ -1,4 +1,8 @@
-"""Which texts a model is calibrated on and measured with: its own, or those in files."""
+"""Which texts a model is calibrated on and measured with: its own, or those in files.
+
+Only to write its own texts must the dense model be in memory as a whole: a model that is larger
+than memory needs files.
+"""
 
 import asyncio
 import hashlib
@@ -6,28 +10,28 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import resources
 from pathlib import Path
 
 import torch
 
 from aweigh_quantize.checkpoint import Checkpoint
 from aweigh_quantize.generation import Advance, generate
-from aweigh_quantize.tensor_file import write_text
+from aweigh_quantize.tensor_file import make_folder, write_text
 from aweigh_quantize.texts import Text, num_tokens
 from aweigh_runtime.failures import ModelDoesNotFit
-from aweigh_runtime.model.fields import read_object
+from aweigh_runtime.fields import read_object
 from aweigh_runtime.model.load import Wish, load
 from aweigh_runtime.text.defaults import read_defaults
+from aweigh_runtime.text.questions import questions
 from aweigh_runtime.text.template import find_template
 from aweigh_runtime.text.tokenizer import Tokenizer
 
 MIN_TOKENS = 512  # with fewer, what is measured of the activations means nothing
+_HELD_OUT_SHARE = 4  # of files that are calibrated on a fourth is held out, at most
 _HELD_OUT = 1_000_003  # added to a seed: texts for measuring, never those for calibrating
 _TRAINING = 2_000_003
 _TIMES = 32  # as many texts as to calibrate on
 _VERSION = 1  # of the way in which texts are made
-_ASKS = "helmsman"  # models that were trained on questions about Kubernetes
 
 
 class TooShort(ValueError):
@@ -61,13 +65,18 @@ def from_model(
     Raises:
         ModelDoesNotFit: to write texts, the whole model must be in memory.
         TooShort: it has written next to nothing.
+        CannotWrite: the texts cannot be kept.
     """
     path = cache_dir / "texts" / f"{_key(checkpoint, amount)}.json"
     if path.is_file():
         return texts_of(read_object(path))
     texts = _write(checkpoint, amount, device, advance)
-    _expect_enough(num_tokens(texts), f"what {checkpoint.directory} writes itself")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _expect_enough(
+        num_tokens(texts),
+        f"what {checkpoint.directory} writes itself",
+        "raise --num-texts or --text-tokens",
+    )
+    make_folder(path.parent)
     write_text(path, json.dumps(as_json(texts)))
     return texts
 
@@ -79,6 +88,57 @@ def from_files(paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount) ->
         TooShort: fewer than MIN_TOKENS tokens.
         OSError, UnicodeDecodeError: a file cannot be read.
     """
+    pieces = _pieces(paths, checkpoint, amount)
+    _expect_enough(num_tokens(pieces), _described(paths))
+    if len(pieces) > amount.num_texts:
+        pieces = random.Random(amount.seed).sample(pieces, amount.num_texts)
+    return pieces
+
+
+def divided(
+    paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount
+) -> tuple[list[Text], list[Text]]:
+    """Pieces of files to calibrate on, and others that are held out to measure with.
+
+    By chance: as many of either as wanted, if the files have so many. No piece is among both.
+
+    Raises:
+        TooShort: fewer than MIN_TOKENS tokens are left to calibrate on.
+        OSError, UnicodeDecodeError: a file cannot be read.
+    """
+    left, held_out = _split(paths, checkpoint, amount)
+    calibration = left[: amount.num_texts]
+    _expect_enough(
+        num_tokens(calibration),
+        f"{_described(paths)}, beside {num_tokens(held_out)} tokens held out to measure with,",
+    )
+    return calibration, held_out
+
+
+def not_held_out(paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount) -> list[Text]:
+    """Pieces of files to train on: those to calibrate on, and more; none that `divided` holds out.
+
+    Raises:
+        TooShort: fewer than MIN_TOKENS tokens.
+        OSError, UnicodeDecodeError: a file cannot be read.
+    """
+    left, _ = _split(paths, checkpoint, amount)
+    return left[: amount.for_training().num_texts]
+
+
+def _split(
+    paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount
+) -> tuple[list[Text], list[Text]]:
+    """All pieces of files, by chance: what is left, and what is held out."""
+    pieces = _pieces(paths, checkpoint, amount)
+    _expect_enough(num_tokens(pieces), _described(paths))
+    random.Random(amount.seed).shuffle(pieces)
+    num_held_out = max(1, min(amount.num_texts, len(pieces) // _HELD_OUT_SHARE))
+    return pieces[num_held_out:], pieces[:num_held_out]
+
+
+def _pieces(paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount) -> list[Text]:
+    """In the order of the files."""
     tokenizer = Tokenizer.load(checkpoint.directory)
     size = min(amount.num_tokens, checkpoint.config.max_positions)
     pieces: list[Text] = []
@@ -89,10 +149,11 @@ def from_files(paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount) ->
             pieces += [Text(tuple(piece)) for piece in cuts if len(piece) > 1]
     finally:
         tokenizer.close()
-    _expect_enough(num_tokens(pieces), f"the text in {', '.join(map(str, paths))}")
-    if len(pieces) > amount.num_texts:
-        pieces = random.Random(amount.seed).sample(pieces, amount.num_texts)
     return pieces
+
+
+def _described(paths: Sequence[Path]) -> str:
+    return f"the text in {', '.join(map(str, paths))}"
 
 
 def as_json(texts: Sequence[Text]) -> dict[str, object]:
@@ -111,10 +172,11 @@ def _write(
     size = min(amount.num_tokens, checkpoint.config.max_positions)
     try:
         wish = Wish(max_model_len=size)
-        decoder = load(checkpoint.directory, wish, device, lambda done, total: None)
+        loaded = load(checkpoint.directory, wish, device, lambda done, total: None)
     except ModelDoesNotFit as failure:
         raise ModelDoesNotFit(
-            f"{failure}; to quantize it with less memory give texts: --calibration FILE"
+            f"{failure}; or give --calibration FILE: without texts of its own making it is "
+            "quantized with one layer in memory at a time"
         ) from failure
     tokenizer = Tokenizer.load(checkpoint.directory)
     try:
@@ -122,7 +184,7 @@ def _write(
         prompts = asyncio.run(_prompts(checkpoint, tokenizer, stop_tokens, amount))
     finally:
         tokenizer.close()
-    return generate(decoder, prompts, size, amount.seed, advance)
+    return generate(loaded.decoder, prompts, size, amount.seed, advance)
 
 
 async def _prompts(
@@ -141,32 +203,17 @@ async def _prompts(
 async def _questions(
     directory: Path, tokenizer: Tokenizer, amount: Amount, chance: random.Random
 ) -> list[list[int]]:
-    """As chats, for half of the texts; none if the model has not learned to answer them."""
-    template = find_template(directory) if directory.name.startswith(_ASKS) else None
+    """As chats, for half of the texts; none if the model does not say what it can answer."""
+    asked = questions(directory, amount.num_texts // 2, chance)
+    template = find_template(directory) if asked else None
     if template is None:
         return []
     await template.compile()
     try:
-        asked = _about_kubernetes(amount.num_texts // 2, chance)
         chats = [await template.render([{"role": "user", "content": each}]) for each in asked]
         return [await tokenizer.encode(chat, add_special=False) for chat in chats]
     finally:
         await template.close()
-
-
-def _about_kubernetes(count: int, chance: random.Random) -> list[str]:
-    """One in four asks for a type, the others for one of its fields."""
-    source = resources.files("aweigh_quantize") / "kubernetes.txt"
-    kinds = dict(line.split(":") for line in source.read_text().splitlines())
-    asked = []
-    for _ in range(count):
-        kind = chance.choice(list(kinds))
-        fields = kinds[kind].split()
-        if fields and chance.random() < 0.75:
-            asked.append(f"What does {chance.choice(fields)} do in {kind}?")
-        else:
-            asked.append(f"What is a {kind}?")
-    return asked
 
 
 def _first_token(directory: Path, stop_tokens: frozenset[int]) -> int | None:
@@ -180,9 +227,11 @@ def _key(checkpoint: Checkpoint, amount: Amount) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _expect_enough(count: int, what: str) -> None:
+def _expect_enough(
+    count: int, what: str, remedy: str = "give longer texts, or more of them"
+) -> None:
     if count < MIN_TOKENS:
         raise TooShort(
-            f"{what} has {count} tokens; expected at least {MIN_TOKENS}, and better 50,000: give "
-            "longer texts, or more of them"
+            f"{what} has {count} tokens; expected at least {MIN_TOKENS}, and better 50,000: "
+            f"{remedy}"
         )

@@ -1,29 +1,32 @@
 """The README.md of a quantized model: what it is, what was measured, how to have it again."""
 
-from typing import TYPE_CHECKING
-
 from aweigh_quantize.outcome import Outcome
 
-if TYPE_CHECKING:
-    from aweigh_quantize.job import Job
-
 _MEGA = 1e6
+_HUB = "hf://"
 
 
-def card(job: "Job", found: Outcome) -> str:
-    """Markdown, with the header that model hubs read."""
-    name = job.out.name
+def card(name: str, model: str, command: str, found: Outcome) -> str:
+    """Markdown, with the header that model hubs read.
+
+    Args:
+        name: of the quantized model.
+        model: URI of the dense one. The header names it if it is a hub's.
+        command: that has made it.
+        found: what came of it.
+    """
+    base = [f"base_model: {model.removeprefix(_HUB)}"] if model.startswith(_HUB) else []
     return "\n".join(
         [
             "---",
-            f"base_model: {job.model.partition('://')[2]}",
+            *base,
             "tags: [aweigh, quantized]",
             "---",
             f"# {name}",
             "",
-            f"{job.model}, quantized to {found.layout}.",
+            f"{model}, quantized to {found.layout}.",
             "",
-            f"    {job.command}",
+            f"    {command}",
             "",
             f"    aweigh serve file://{{path of this folder}} --model-name {name}",
             "",

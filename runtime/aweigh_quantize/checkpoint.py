@@ -12,7 +12,7 @@ from aweigh_runtime.formats.checkpoint import read_quantization
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.homes import Stored, by_canonical_name, homes_of
-from aweigh_runtime.model.mapped import fill, mapped
+from aweigh_runtime.model.mapped import expect_finite, fill, mapped, rows_of
 from aweigh_runtime.model.placement import Place
 from aweigh_runtime.model.shards import stored_tensors
 
@@ -29,11 +29,17 @@ class Checkpoint:
     stored: Stored  # by canonical name; its own name is in it
 
     def fill(self, weights: Mapping[str, torch.Tensor], places: Iterable[Place]) -> None:
-        """Copy tensors into weights of the decoder."""
+        """Copy tensors into weights of the decoder.
+
+        Raises:
+            ModelUnreadable: some of their numbers are not finite.
+        """
         wanted = {self.stored[place.name].name: place for place in places}
         for tensor, values in mapped(self.stored[place.name] for place in wanted.values()):
             place = wanted[tensor.name]
-            fill(weights[place.weight], place, values)
+            weight = weights[place.weight]
+            fill(weight, place, values)
+            expect_finite(tensor, values, rows_of(weight, place))
 
     def own_name(self, place: Place) -> str:
         """What this checkpoint calls a tensor."""

@@ -1,7 +1,7 @@
 """What config.json says of a quantized model. Data; what it means is what the runtime reads of it.
 
-Integers without rounded activations are written as GPTQ or AWQ files, everything else as
-compressed-tensors or, where it has scales that only this method knows, as fp8.
+Integers without rounded activations are written as GPTQ or AWQ files, 2:4 ones as Marlin-24,
+everything else as compressed-tensors or, where it has scales that only this method knows, as fp8.
 """
 
 import re
@@ -12,9 +12,9 @@ from typing import Any
 
 from aweigh_kernels.fp8_weight import BLOCK
 from aweigh_quantize.recipe import Recipe
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats.checkpoint import quantization
 from aweigh_runtime.formats.layout import Quantization
-from aweigh_runtime.model.fields import Fields
 
 _HEAD = "lm_head"
 _FP4_GROUP = 16
@@ -28,15 +28,19 @@ class Declared:
     quantization: Quantization
 
 
-def declare(recipe: Recipe, bits: Mapping[str, int | None]) -> Declared:
+def declare(
+    recipe: Recipe, bits: Mapping[str, int | None], routers: Sequence[str] = ()
+) -> Declared:
     """Say how each module is stored.
 
     Args:
         recipe: of the model.
         bits: by module, of those that could be quantized; None: dense.
+        routers: modules that never are. Not every reader knows that of itself.
     """
-    dense = [module for module, count in bits.items() if count is None]
-    config = _config(recipe, bits, dense)
+    all_bits = {**bits, **dict.fromkeys(routers)}
+    dense = [module for module, count in all_bits.items() if count is None]
+    config = _config(recipe, all_bits, dense)
     return Declared(config, quantization(Fields(Path("config.json"), config)))
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from aweigh_quantize.budget import budgeted
-from aweigh_quantize.calibration import Amount, from_files, from_model
+from aweigh_quantize.calibration import Amount, divided, from_files, from_model, not_held_out
 from aweigh_quantize.card import card
 from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
 from aweigh_quantize.declaration import Declared, declare
 from aweigh_quantize.display import Display
-from aweigh_quantize.one_layer import layer_matrices
+from aweigh_quantize.one_layer import layer_matrices, routers
 from aweigh_quantize.outcome import Outcome
 from aweigh_quantize.quantizer import Quantizer, Work
 from aweigh_quantize.recipe import Recipe, RecipeError, unmatched
@@ -26,8 +26,10 @@ from aweigh_quantize.texts import Text
 from aweigh_runtime.engine.threads import use_threads
 from aweigh_runtime.formats.layout import LayoutError
 from aweigh_runtime.model.footprint import weight_bytes
+from aweigh_runtime.model.placement import Place
 
 OWN_TEXTS = "the model's own texts"
+HELD_OUT = "held-out parts of the calibration files"
 _WIDE_BYTES = 4  # of a weight in fp32
 
 
@@ -40,7 +42,9 @@ class Job:
     recipe: Recipe
     out: Path
     amount: Amount  # of text to calibrate on; as much is held out to measure with
-    calibration: Sequence[Path] = ()  # files; none: the model's own texts
+    # Files, a part of which is held out; none: the model's own texts, for which all of it must be
+    # in memory.
+    calibration: Sequence[Path] = ()
     perplexity: Sequence[Path] = ()  # files to measure with, too
     training: Training = field(default_factory=Training)  # where the recipe recovers
     device: torch.device
@@ -53,24 +57,24 @@ def run(job: Job, display: Display) -> Outcome:
 
     Raises:
         RecipeError, TooShort, Occupied: what was asked for is impossible.
-        StartFailure: the dense model cannot be read.
-        CannotWrite: the disk is full; the same job goes on where this one has stopped.
+        StartFailure: the dense model cannot be read, or must be in memory and does not fit.
+        CannotWrite: the disk is full or refuses; the same job goes on where this one has stopped.
     """
     started = time.monotonic()
     checkpoint = read_checkpoint(job.directory)
     use_threads(job.device, weight_bytes(checkpoint.config, _WIDE_BYTES))
     bits = bits_of(checkpoint, job.recipe)
-    _expect_storable(checkpoint, job.recipe, declare(job.recipe, bits))
+    dense = [_module(checkpoint, place) for place in routers(checkpoint.config)]
+    _expect_storable(checkpoint, job.recipe, declare(job.recipe, bits, dense))
     state = State(job.out)
     with state.claimed(job.recipe, _subject(job, checkpoint)):
-        calibration = _calibration(job, checkpoint, display)
+        calibration, held_out = _texts(job, checkpoint, display)
         to_train_on = _to_train_on(job, checkpoint, display)
         if job.recipe.budget is not None:
             bits = state.remembered(
                 "bits", lambda: _budgeted(job, checkpoint, bits, calibration, display)
             )
-        declared = declare(job.recipe, bits)
-        held_out = _held_out(job, checkpoint, display)
+        declared = declare(job.recipe, bits, dense)
         work = Work(
             checkpoint=checkpoint,
             recipe=job.recipe,
@@ -93,7 +97,7 @@ def run(job: Job, display: Display) -> Outcome:
             sizes=sizes,
             seconds=time.monotonic() - started,
         )
-        write_text(state.model / "README.md", card(job, found))
+        write_text(state.model / "README.md", card(job.out.name, job.model, job.command, found))
         state.complete()
     display.advance()
     return found
@@ -103,19 +107,25 @@ def bits_of(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, int | None]:
     """By module, of those that can be quantized; None: it stays dense.
 
     Raises:
-        RecipeError: a module to keep does not exist.
+        RecipeError: a module to keep does not exist, or all are to be kept.
     """
-    modules = [
-        checkpoint.own_name(place).removesuffix(".weight")
-        for place in layer_matrices(checkpoint.config)
-    ]
+    modules = [_module(checkpoint, place) for place in layer_matrices(checkpoint.config)]
     unknown = unmatched(recipe.keep, modules)
     if unknown is not None:
         raise RecipeError(
             f"--keep is {unknown}, which is no module of this model; expected one such as "
             f"{modules[-1]}, or its end: {modules[-1].rpartition('.')[2]}"
         )
+    if all(map(recipe.keeps, modules)):
+        raise RecipeError(
+            f"--keep is {', '.join(recipe.keep)}, which leaves nothing to quantize; expected to "
+            f"keep some of the {len(modules)} matrices only"
+        )
     return {module: None if recipe.keeps(module) else recipe.bits for module in modules}
+
+
+def _module(checkpoint: Checkpoint, place: Place) -> str:
+    return checkpoint.own_name(place).removesuffix(".weight")
 
 
 def _budgeted(
@@ -133,7 +143,7 @@ def _budgeted(
 def _expect_storable(checkpoint: Checkpoint, recipe: Recipe, declared: Declared) -> None:
     """Refuse before hours of work what could not be written afterwards."""
     for place in layer_matrices(checkpoint.config):
-        module = checkpoint.own_name(place).removesuffix(".weight")
+        module = _module(checkpoint, place)
         layout, (rows, columns) = declared.quantization.layout_of(module), place.shape
         if layout is None:
             continue
@@ -167,31 +177,32 @@ def _stamp(path: Path) -> list[Any]:
     return [str(path.resolve()), found.st_size, found.st_mtime_ns]
 
 
-def _calibration(job: Job, checkpoint: Checkpoint, display: Display) -> list[Text]:
+def _texts(
+    job: Job, checkpoint: Checkpoint, display: Display
+) -> tuple[list[Text], dict[str, list[Text]]]:
+    """To calibrate on, and by name to measure with."""
     if job.calibration:
-        return from_files(job.calibration, checkpoint, job.amount)
-    return _own(job, checkpoint, job.amount, "texts to calibrate on", display)
+        calibration, measured = divided(job.calibration, checkpoint, job.amount)
+        held_out = {HELD_OUT: measured}
+    else:
+        calibration = _own(job, checkpoint, job.amount, "texts to calibrate on", display)
+        amount = job.amount.held_out()
+        held_out = {OWN_TEXTS: _own(job, checkpoint, amount, "texts to measure with", display)}
+    for path in job.perplexity:
+        held_out[str(path)] = from_files([path], checkpoint, job.amount)
+    return calibration, held_out
 
 
 def _to_train_on(job: Job, checkpoint: Checkpoint, display: Display) -> list[Text]:
     """More than to calibrate on: each says something new."""
     if not job.recipe.recover:
         return []
-    amount = job.amount.for_training()
     if job.calibration:
-        texts = from_files(job.calibration, checkpoint, amount)
+        texts = not_held_out(job.calibration, checkpoint, job.amount)
     else:
-        texts = _own(job, checkpoint, amount, "texts to train on", display)
-    expect_enough(texts)
+        texts = _own(job, checkpoint, job.amount.for_training(), "texts to train on", display)
+    expect_enough(texts, from_files=bool(job.calibration))
     return texts
-
-
-def _held_out(job: Job, checkpoint: Checkpoint, display: Display) -> Mapping[str, list[Text]]:
-    amount = job.amount.held_out()
-    found = {OWN_TEXTS: _own(job, checkpoint, amount, "texts to measure with", display)}
-    for path in job.perplexity:
-        found[str(path)] = from_files([path], checkpoint, job.amount)
-    return found
 
 
 def _own(

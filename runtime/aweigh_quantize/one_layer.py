@@ -180,6 +180,14 @@ def layer_matrices(config: ModelConfig) -> Iterator[Place]:
         yield from filter(is_matrix, layer_places(config, layer, index))
 
 
+def routers(config: ModelConfig) -> Iterator[Place]:
+    """Every tensor that decides which experts get a token."""
+    for index, layer in enumerate(config.layers):
+        for place in layer_places(config, layer, index):
+            if place.weight.endswith(_ROUTER):
+                yield place
+
+
 def ropes(config: ModelConfig) -> list[object]:
     """The rotary embeddings of a model, each once, as the decoder orders them."""
     return list(dict.fromkeys(layer.rope for layer in config.layers))

@@ -34,11 +34,11 @@ class Outcome:
 
     recipe: Recipe
     layout: str  # how the weights are stored, in words
-    losses: Mapping[str, Evaluation]  # by the name of the texts; the model's own come first
+    losses: Mapping[str, Evaluation]  # by the name of the texts; those held out come first
     sizes: Sizes
     seconds: float
 
     @property
     def loss(self) -> Evaluation:
-        """On the model's own texts."""
+        """On the texts that were held out."""
         return next(iter(self.losses.values()))

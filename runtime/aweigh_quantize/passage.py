@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -15,12 +16,12 @@ from aweigh_runtime.model.cache import CacheFormat, KVCache, LayerCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.decoder import CosSin
-from aweigh_runtime.model.norm import norm
+from aweigh_runtime.model.norm import Norm, norm
 from aweigh_runtime.model.placement import outer_places
 from aweigh_runtime.model.rope import angles_of
 from aweigh_runtime.model.step_plan import Plan, plan
 from aweigh_runtime.model.storage import Storage
-from aweigh_runtime.model.vocabulary import embedding, head
+from aweigh_runtime.model.vocabulary import Embedding, Head, embedding, head
 
 _STEP_TOKENS = 8192  # that one call of a layer gets
 _BLOCK_TOKENS = 16
@@ -43,18 +44,42 @@ class _Unshared(LayerCache):
 
 
 class Ends:
-    """What stands before the first layer, and behind the last."""
+    """What stands before the first layer, and behind the last: either is read when it is used."""
 
     def __init__(self, checkpoint: Checkpoint, storage: Storage) -> None:
-        storage = replace(storage, weights={}, dense=[])
-        config = checkpoint.config
-        self.embed = embedding(config, storage.within("embedding"))
-        self._norm, self._head = norm(config, storage), head(config, self.embed, storage)
-        checkpoint.fill(storage.weights, outer_places(config))
+        self._checkpoint = checkpoint
+        self._storage = storage
+
+    @cached_property
+    def embed(self) -> Embedding:
+        """[T] to [T, N] before the first layer."""
+        storage = self._empty()
+        found = embedding(self._checkpoint.config, storage.within("embedding"))
+        self._fill(storage)
+        return found
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[T, N] behind the last layer to [T, V]."""
-        return self._head(self._norm(hidden))
+        finish, project = self._behind
+        return project(finish(hidden))
+
+    @cached_property
+    def _behind(self) -> tuple[Norm, Head]:
+        storage, config = self._empty(), self._checkpoint.config
+        if config.tie_word_embeddings:
+            embed = self.embed
+        else:  # then nothing is multiplied with it: not read
+            embed = embedding(config, self._empty().within("embedding"))
+        found = norm(config, storage), head(config, embed, storage)
+        self._fill(storage)
+        return found
+
+    def _empty(self) -> Storage:
+        return replace(self._storage, weights={}, dense=[])
+
+    def _fill(self, storage: Storage) -> None:
+        places = outer_places(self._checkpoint.config)
+        self._checkpoint.fill(storage.weights, (p for p in places if p.weight in storage.weights))
 
 
 class Passage:

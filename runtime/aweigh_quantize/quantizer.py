@@ -38,7 +38,6 @@ Tensors = dict[str, torch.Tensor]
 Do = Callable[[int, Streams], Tensors]
 """With a layer, by number: it moves the streams behind it, and gives what is kept."""
 
-STAGES = 4  # of a layer: queries, keys and values; output; gate and up; down
 CALIBRATION = "calibration"  # names of streams
 DENSE, QUANTIZED = "dense", "quantized"  # before the name of texts that were held out
 _NUMBERS = "numbers"  # of a matrix that will be trained, beside its parts
@@ -81,14 +80,13 @@ class Quantizer:
             CannotWrite: the disk is full.
         """
         if self._work.recipe.recover:
-            self._all("layers", STAGES, self._rounded, self._calibrated(), self._rounded_layer)
+            self._all("layers", self._rounded, self._calibrated, self._rounded_layer)
             recovery = self._recovery()
             self._train(recovery)
             finish = partial(self._recovered_layer, recovery)
-            streams = self._all("trained layers", 1, self._finished, self._measured(), finish)
+            streams = self._all("trained layers", self._finished, self._measured, finish)
         else:
-            begin = self._calibrated() | self._measured()
-            streams = self._all("layers", STAGES, self._finished, begin, self._layer)
+            streams = self._all("layers", self._finished, self._embedded, self._layer)
         return {
             name: evaluate(
                 passage.texts,
@@ -104,17 +102,30 @@ class Quantizer:
 
     def files(self) -> list[Path]:
         """Of the finished layers."""
-        return self._finished.paths()
+        return self._finished.paths(self._work.checkpoint.config.num_layers)
 
-    def _all(self, what: str, num_stages: int, kept: Layers, begin: Streams, do: Do) -> Streams:
-        """Do something with each layer that is not finished; the streams behind the last."""
-        first, count = kept.num_finished(), self._work.checkpoint.config.num_layers
-        self._display.begin(what, count * num_stages, first * num_stages)
-        streams = kept.streams(first - 1) if first else begin
-        streams = {name: found.to(self._work.device) for name, found in streams.items()}
-        for index in range(first, count):
+    def _all(self, what: str, kept: Layers, begin: Callable[[], Streams], do: Do) -> Streams:
+        """Do something with each layer that is not finished, or damaged; the streams behind all."""
+        resumption, count = kept.resumption(), self._work.checkpoint.config.num_layers
+        self._display.begin(what, count, resumption.num_valid)
+        streams: Streams = {}
+        if resumption.recomputed or not resumption.finished:
+            streams = begin()
+            for index in range(resumption.recomputed):
+                tensors = do(index, streams)
+                if index in resumption.damaged:
+                    kept.replace(index, tensors)
+                self._display.advance()
+        if resumption.recomputed < resumption.finished:
+            found = kept.streams(resumption.finished - 1)
+            streams = {name: values.to(self._work.device) for name, values in found.items()}
+        for index in range(resumption.finished, count):
             kept.finish(index, do(index, streams), streams)
+            self._display.advance()
         return streams
+
+    def _embedded(self) -> Streams:
+        return self._calibrated() | self._measured()
 
     def _calibrated(self) -> Streams:
         return {CALIBRATION: self._passage.embedded()}
@@ -153,7 +164,6 @@ class Quantizer:
         self._measure(trained.dense, DENSE, streams)
         layer = trained.finish()
         self._measure(layer, QUANTIZED, streams)
-        self._display.advance()
         return self._tensors(layer)
 
     def _recovery(self) -> Recovery:
@@ -210,7 +220,6 @@ class Quantizer:
             chosen = [each for each in stage if self._work.bits[each.module] is not None]
             if chosen:
                 self._stage(layer, chosen, hidden)
-            self._display.advance()
         self._passage.advance(layer, hidden)
 
     def _fold(self, layer: OneLayer, hidden: torch.Tensor) -> None:

@@ -1,7 +1,7 @@
 """What a model is quantized to: everything that decides about the result, as one value."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
@@ -13,6 +13,18 @@ SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 WEIGHTS_ONLY: tuple[Scheme, ...] = ("rtn", "gptq", "awq")
 WHOLE_ROW = -1  # as a size of groups
 BITS = (2, 3, 4, 8)
+TAKEN_BY: dict[str, tuple[Scheme, ...]] = {
+    "bits": WEIGHTS_ONLY,
+    "group_size": WEIGHTS_ONLY,
+    "symmetric": WEIGHTS_ONLY,
+    "act_order": ("gptq",),
+    "static_groups": ("gptq",),
+    "damping": ("gptq",),
+    "granularity": ("fp8",),
+    "activations": ("int8", "fp8", "nvfp4"),
+    "smoothing": ("int8",),
+}
+"""Schemes in which a field of a recipe means something; `Recipe` itself refuses the others."""
 
 
 class RecipeError(ValueError):
@@ -151,6 +163,30 @@ class Recipe:
                 flag = field.name.replace("_", "-")
                 return f"--{flag} is {mine}, and was {other.get(field.name)}"
         return None
+
+
+def expect_taken(scheme: Scheme, given: Iterable[str]) -> None:
+    """Refuse what somebody has asked for and would not get.
+
+    Args:
+        scheme: of the recipe.
+        given: fields that were set, be it to their defaults.
+
+    Raises:
+        RecipeError: a field means nothing in this scheme; names those in which it does.
+    """
+    for name in given:
+        takers = TAKEN_BY.get(name, SCHEMES)
+        if scheme not in takers:
+            flag = f"--{name.replace('_', '-')}"
+            raise RecipeError(
+                f"{flag} has no effect with --scheme {scheme}; expected it with --scheme "
+                f"{_one_of(takers)}: remove it, or choose another scheme"
+            )
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def matches(module: str, pattern: str) -> bool:

@@ -26,17 +26,22 @@ FEWEST_TOKENS = 32_768  # with fewer, a model learns the texts by heart and gets
 _KEPT_EVERY_S = 60.0  # what is in memory
 
 
-def expect_enough(texts: Sequence[Text]) -> None:
+def expect_enough(texts: Sequence[Text], *, from_files: bool) -> None:
     """Refuse what a model would learn by heart.
+
+    Args:
+        texts: to train on.
+        from_files: somebody has given them; else the model has written them.
 
     Raises:
         TooShort: says how many tokens there are.
     """
     count = num_tokens(texts)
     if count < FEWEST_TOKENS:
+        files = ", or give more --calibration" if from_files else ""
         raise TooShort(
             f"--recover has {count:,} tokens to train on; expected at least {FEWEST_TOKENS:,}: "
-            "raise --num-texts or --text-tokens, or give more --calibration"
+            f"raise --num-texts or --text-tokens{files}"
         )
 
 

@@ -10,8 +10,15 @@ from typing import Any
 from aweigh_quantize.checkpoint import Checkpoint
 from aweigh_quantize.one_layer import layer_matrices
 from aweigh_quantize.outcome import Sizes
-from aweigh_quantize.tensor_file import CannotWrite, Entry, stored_entry, write_tensors, write_text
-from aweigh_runtime.model.fields import read_object
+from aweigh_quantize.tensor_file import (
+    CannotWrite,
+    Entry,
+    copy_file,
+    stored_entry,
+    write_tensors,
+    write_text,
+)
+from aweigh_runtime.fields import read_object
 from aweigh_runtime.model.header import StoredTensor, read_header
 from aweigh_runtime.model.shards import INDEX, OTHER_FORMATS, SINGLE
 
@@ -43,9 +50,9 @@ def write_result(
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)
-        _copy_others(checkpoint.directory, folder)
     except OSError as error:
-        raise CannotWrite(f"cannot write {folder}: {error.strerror or error}") from error
+        raise CannotWrite(folder, error) from error
+    _copy_others(checkpoint.directory, folder)
     config = read_object(checkpoint.directory / "config.json")
     config["quantization_config"] = declared
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
@@ -132,7 +139,7 @@ def _copy_others(source: Path, target: Path) -> None:
     """Tokenizer, chat template, generation settings, license: what is neither weights nor ours."""
     for path in sorted(source.iterdir()):
         if path.is_file() and _is_copied(path):
-            shutil.copyfile(path, target / path.name)
+            copy_file(path, target / path.name)
 
 
 def _is_copied(path: Path) -> bool:

@@ -6,7 +6,7 @@ The scheme comes first; what follows in any order says what differs from its def
 import re
 from typing import Any
 
-from aweigh_quantize.recipe import SCHEMES, Recipe, RecipeError, Scheme
+from aweigh_quantize.recipe import SCHEMES, Recipe, RecipeError, Scheme, expect_taken
 
 _WORDS: dict[str, dict[str, Any]] = {
     "channel": {"group_size": -1},
@@ -30,7 +30,8 @@ def recipe_of(text: str) -> Recipe:
     """What a word means.
 
     Raises:
-        RecipeError: a part of it means nothing, or parts contradict each other.
+        RecipeError: a part of it means nothing, to this scheme either, or parts contradict each
+            other.
     """
     name, *words = text.split("-")
     scheme: Scheme | None = next((known for known in SCHEMES if known == name), None)
@@ -41,6 +42,7 @@ def recipe_of(text: str) -> Recipe:
     given: dict[str, Any] = {}
     for word in words:
         given |= _meaning(word, text)
+    expect_taken(scheme, given)
     return Recipe(scheme=scheme, **given)
 
 

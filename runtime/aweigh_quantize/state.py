@@ -17,15 +17,25 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import torch
 
 from aweigh_quantize.recipe import Recipe
-from aweigh_quantize.tensor_file import CannotWrite, entry, read_tensors, write_tensors, write_text
-from aweigh_runtime.model.fields import read_object
+from aweigh_quantize.tensor_file import (
+    CannotWrite,
+    entry,
+    make_folder,
+    read_tensors,
+    settle,
+    write_tensors,
+    write_text,
+)
+from aweigh_runtime.failures import StartFailure
+from aweigh_runtime.fields import read_object
+from aweigh_runtime.model.header import read_header
 
 _SUFFIX = ".partial"
 _UNFINISHED = ".unfinished"
@@ -35,6 +45,30 @@ Found = TypeVar("Found")
 
 class Occupied(ValueError):
     """There is something at OUT, or another run's work beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """Where a run goes on."""
+
+    finished: int  # layers whose files are there
+    damaged: frozenset[int]  # those of them that cannot be read
+    continues: bool  # the hidden states behind the last of them are there
+
+    @property
+    def recomputed(self) -> int:
+        """The first layers that must be computed once more: to replace the damaged ones.
+
+        Each layer is made behind those before it, and only the last one's hidden states are kept.
+        """
+        if not self.continues:
+            return self.finished
+        return max(self.damaged, default=-1) + 1
+
+    @property
+    def num_valid(self) -> int:
+        """Layers that need not be computed."""
+        return self.finished - self.recomputed
 
 
 class State:
@@ -65,7 +99,7 @@ class State:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / "lock").open("w")
         except OSError as error:
-            raise CannotWrite(f"cannot write {self.folder}: {error.strerror}") from error
+            raise CannotWrite(self.folder, error) from error
         with lock:
             _expect_alone(lock, self.folder)
             self._begin(recipe, subject)
@@ -88,9 +122,17 @@ class State:
         return found
 
     def complete(self) -> None:
-        """Make the written model appear at OUT, and remove everything else."""
-        self.model.rename(self.out)
-        shutil.rmtree(self.folder)
+        """Make the written model appear at OUT, and then remove everything else.
+
+        Raises:
+            CannotWrite: the disk refuses.
+        """
+        try:
+            self.model.rename(self.out)
+            settle(self.out.parent)
+            shutil.rmtree(self.folder)
+        except OSError as error:
+            raise CannotWrite(self.out, error) from error
 
     def _expect_same(self, job: dict[str, Any], recipe: Recipe, subject: dict[str, Any]) -> None:
         found = recipe.difference(job.get("recipe", {}))
@@ -112,12 +154,14 @@ class Layers:
         self._folder = state.folder
         self._kind = kind
 
-    def num_finished(self) -> int:
-        """Layers that need not be computed again."""
-        count = 0
-        while self._path(count).is_file():
-            count += 1
-        return count
+    def resumption(self) -> Resumption:
+        """What is there already, and what of it is damaged."""
+        finished = 0
+        while self._path(finished).is_file():
+            finished += 1
+        damaged = frozenset(i for i in range(finished) if not _is_whole(self._path(i)))
+        continues = finished > 0 and _is_whole(self._streams(finished - 1))
+        return Resumption(finished, damaged, continues=continues)
 
     def finish(
         self, index: int, tensors: dict[str, torch.Tensor], streams: dict[str, torch.Tensor]
@@ -128,9 +172,17 @@ class Layers:
             CannotWrite: there is no room.
         """
         write_tensors(self._streams(index), [entry(*each) for each in streams.items()])
-        write_tensors(self._path(index), [entry(*each) for each in tensors.items()])
+        self.replace(index, tensors)
         if index:
             self._streams(index - 1).unlink(missing_ok=True)
+
+    def replace(self, index: int, tensors: dict[str, torch.Tensor]) -> None:
+        """Keep a layer's tensors in place of damaged ones.
+
+        Raises:
+            CannotWrite: there is no room.
+        """
+        write_tensors(self._path(index), [entry(*each) for each in tensors.items()])
 
     def streams(self, index: int) -> dict[str, torch.Tensor]:
         """The hidden states behind a layer, by name; copies that may be changed."""
@@ -140,9 +192,9 @@ class Layers:
         """Of a finished layer: views of its file."""
         return read_tensors(self._path(index))
 
-    def paths(self) -> list[Path]:
-        """The files of all finished layers."""
-        return [self._path(index) for index in range(self.num_finished())]
+    def paths(self, count: int) -> list[Path]:
+        """The files of the first layers."""
+        return [self._path(index) for index in range(count)]
 
     def _path(self, index: int) -> Path:
         return self._folder / f"{self._kind}-{index:04}.safetensors"
@@ -156,15 +208,18 @@ class Steps:
 
     def __init__(self, state: State) -> None:
         self._folder = state.folder
+        whole = [path for path in self._folders() if all(map(_is_whole, path.iterdir()))]
+        self._finished = max((int(path.name.partition("-")[2]) for path in whole), default=0)
 
     def num_finished(self) -> int:
         """Steps that need not be done again."""
-        return max((int(path.name.partition("-")[2]) for path in self._finished()), default=0)
+        return self._finished
 
     def tensors(self, index: int) -> dict[str, torch.Tensor]:
         """Of a layer, after the last finished step: views of its file; none before the first."""
-        step = self.num_finished()
-        return read_tensors(self._folder / _steps(step) / _numbered(index)) if step else {}
+        if not self._finished:
+            return {}
+        return read_tensors(self._folder / _steps(self._finished) / _numbered(index))
 
     def write(self, step: int, index: int, tensors: dict[str, torch.Tensor]) -> None:
         """Keep a layer's tensors.
@@ -173,20 +228,29 @@ class Steps:
             CannotWrite: there is no room.
         """
         folder = self._folder / (_steps(step) + _UNFINISHED)
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise CannotWrite(f"cannot write {folder}: {error.strerror}") from error
+        make_folder(folder)
         write_tensors(folder / _numbered(index), [entry(*each) for each in tensors.items()])
 
     def finish(self, step: int) -> None:
-        """All layers are written: what was kept before is not needed any more."""
-        before = self._finished()
-        (self._folder / (_steps(step) + _UNFINISHED)).rename(self._folder / _steps(step))
-        for path in before:
-            shutil.rmtree(path)
+        """All layers are written: what was kept before is not needed any more.
 
-    def _finished(self) -> list[Path]:
+        Raises:
+            CannotWrite: the disk refuses.
+        """
+        path = self._folder / _steps(step)
+        before = [each for each in self._folders() if each != path]
+        try:
+            if path.exists():  # damaged: else the step would not have been done again
+                shutil.rmtree(path)
+            path.with_name(path.name + _UNFINISHED).rename(path)
+            settle(self._folder)
+            for each in before:
+                shutil.rmtree(each)
+        except OSError as error:
+            raise CannotWrite(path, error) from error
+        self._finished = step
+
+    def _folders(self) -> list[Path]:
         return [path for path in self._folder.glob("steps-*") if not path.suffix]
 
 
@@ -196,6 +260,15 @@ def _steps(count: int) -> str:
 
 def _numbered(index: int) -> str:
     return f"{index:04}.safetensors"
+
+
+def _is_whole(path: Path) -> bool:
+    """A file has its name once it is written; what happens to it later, its header shows."""
+    try:
+        read_header(path)
+    except (OSError, StartFailure):
+        return False
+    return True
 
 
 def _expect_alone(lock: IO[str], folder: Path) -> None:

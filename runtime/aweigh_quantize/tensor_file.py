@@ -1,9 +1,14 @@
-"""Writes safetensors files. A file has its name only once all of it is on the disk."""
+"""Writes the files of a model. A file has its name only once all of it is on the disk.
 
+So has a folder whose files are all written here, once `settle` was called for it.
+"""
+
+import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +22,39 @@ _ALIGNMENT = 8  # of the data, as the format's own library writes it
 _UNFINISHED = ".unfinished"
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
 class CannotWrite(Exception):
-    """The disk is full or refuses; the message says what was being written."""
+    """The disk is full or refuses; the message says what was being written, and what to do."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"cannot write {path}: {error.strerror or error}; {_remedy(error)}")
+        self.refused = error.errno in _REFUSED
+
+
+def _remedy(error: OSError) -> str:
+    again = "give the same command again: it goes on where it stopped"
+    if error.errno in _FULL:
+        return f"make room and {again}"
+    if error.errno == errno.EFBIG:
+        return f"raise the limit on the size of files (ulimit -f) and {again}"
+    if error.errno in _REFUSED:
+        return "expected a folder that this user may write to: allow it, or name another"
+    return f"mend that and {again}"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, unless it is there.
+
+    Raises:
+        CannotWrite: there is no permission, or a file in its place.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(path, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +109,32 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def copy_file(source: Path, path: Path) -> None:
+    """Write a file that holds what another does.
+
+    Raises:
+        CannotWrite: there is no room, no permission, or the other cannot be read.
+    """
+    with written(path) as target, target.open("wb") as file:
+        with source.open("rb") as content:
+            shutil.copyfileobj(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def settle(folder: Path) -> None:
+    """Bring a folder's list of names to the disk: else a power cut may undo what became of them.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a file that was written here: views of it.
 
@@ -84,7 +146,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A place to write to that becomes `path` in one step, unless writing fails.
+    """A place to write to that becomes `path` in one step, also on the disk, unless writing fails.
 
     Raises:
         CannotWrite: it failed.
@@ -93,9 +155,11 @@ def written(path: Path) -> Iterator[Path]:
     try:
         yield target
         target.replace(path)
+        settle(path.parent)
     except OSError as error:
-        target.unlink(missing_ok=True)
-        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            target.unlink(missing_ok=True)
+        raise CannotWrite(path, error) from error
 
 
 def _header(entries: list[Entry]) -> bytes:

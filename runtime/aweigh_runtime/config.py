@@ -7,6 +7,12 @@ from typing import Literal
 from aweigh_api import names
 from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_api.spec import DTypeName
+from aweigh_api.speculation import (
+    DEFAULT_DRAFT_TOKENS,
+    MAX_DRAFT_MODELS,
+    MAX_DRAFT_TOKENS,
+    SpeculationMethod,
+)
 from aweigh_runtime.failures import InvalidConfiguration
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -43,6 +49,11 @@ class Config:
     step_tokens: int | None = None  # most tokens one forward pass may carry; None: by the device
     exact: bool = False  # an answer never depends on what else runs; slower
     kv_cache_memory: int | None = None  # bytes for keys and values; None: what is left, measured
+
+    speculation: SpeculationMethod | None = None  # who guesses; None: the draft models, if any
+    draft_model: tuple[str, ...] = ()  # URI, or URI@REVISION of an hf:// repository
+    max_draft_tokens: int = DEFAULT_DRAFT_TOKENS  # guessed at once, at most
+    min_acceptance_percent: int | None = None  # None: what is measured decides
 
     prefix_cache_enabled: bool = True
     prefix_cache_size: int | None = None  # bytes of blocks that no request holds; None: no bound
@@ -83,10 +94,43 @@ class Config:
                 f"{', '.join(map(str, BLOCK_TOKENS))}"
             )
         self._expect_cache_if_bounded()
+        self._expect_sound_speculation()
         if self.step_tokens is not None and self.step_tokens < self.max_running:
             raise InvalidConfiguration(
                 f"--step-tokens ({self.step_tokens}) must be at least --max-running "
                 f"({self.max_running}): every running request decodes one token per step"
+            )
+
+    @property
+    def speculation_method(self) -> SpeculationMethod:
+        """Who guesses ahead."""
+        return self.speculation or ("draft" if self.draft_model else "none")
+
+    def _expect_sound_speculation(self) -> None:
+        method, drafts = self.speculation_method, self.draft_model
+        _between("--max-draft-tokens", self.max_draft_tokens, 1, MAX_DRAFT_TOKENS)
+        if self.min_acceptance_percent is not None:
+            _between("--min-acceptance-percent", self.min_acceptance_percent, 1, 100)
+        if len(set(drafts)) < len(drafts) or len(drafts) > MAX_DRAFT_MODELS:
+            raise InvalidConfiguration(
+                f"--draft-model is given as {', '.join(drafts)}; expected at most "
+                f"{MAX_DRAFT_MODELS}, each once"
+            )
+        if drafts and method != "draft":
+            raise InvalidConfiguration(
+                f"--draft-model ({', '.join(drafts)}) has no effect with --speculation={method}; "
+                "leave one of them out"
+            )
+        if method == "draft" and not drafts:
+            raise InvalidConfiguration(
+                "--speculation is draft, but no model guesses; give --draft-model, or "
+                "--speculation=ngram"
+            )
+        shaped = (self.max_draft_tokens, self.min_acceptance_percent)
+        if method == "none" and shaped != (DEFAULT_DRAFT_TOKENS, None):
+            raise InvalidConfiguration(
+                "--max-draft-tokens and --min-acceptance-percent have no effect where nothing "
+                "guesses; leave them out, or give --draft-model or --speculation=ngram"
             )
 
     def _expect_cache_if_bounded(self) -> None:

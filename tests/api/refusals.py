@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from aweigh_api.schema import Rule, Schema
 
 HF = {"uri": "hf://meta-llama/Llama-3.1-8B-Instruct"}
+DRAFT = {"uri": "builtin://helmsman-1m-draft"}
 
 
 class Refusal(NamedTuple):
@@ -48,7 +49,7 @@ REFUSALS = (
     Refusal(
         "a Secret for a source that needs none",
         spec(model={"uri": "pvc://models/llama", "secretRef": {"name": "token"}}),
-        "model.secretRef is only for hf://, s3:// and oci:// models",
+        "model.secretRef is only for hf://, s3:// and oci:// models and drafts",
     ),
     Refusal(
         "a bucket without a model",
@@ -59,6 +60,64 @@ REFUSALS = (
         "a repository with a tag and a digest",
         spec(model={"uri": f"oci://ghcr.io/acme/llama:1@sha256:{'0' * 64}"}),
         "oci://REGISTRY/REPOSITORY[:TAG|@DIGEST]",
+    ),
+    Refusal(
+        "guessing by nobody",
+        spec(speculativeDecoding={"maxDraftTokens": 4}),
+        "speculativeDecoding needs draftModels or a method",
+    ),
+    Refusal(
+        "drafts without a draft model",
+        spec(speculativeDecoding={"method": "draft"}),
+        "speculativeDecoding.method draft needs draftModels",
+    ),
+    Refusal(
+        "a draft model for n-grams",
+        spec(speculativeDecoding={"method": "ngram", "draftModels": [DRAFT]}),
+        "speculativeDecoding.draftModels have no effect with method ngram or none",
+    ),
+    Refusal(
+        "a draft model for nothing",
+        spec(speculativeDecoding={"method": "none", "draftModels": [DRAFT]}),
+        "speculativeDecoding.draftModels have no effect with method ngram or none",
+    ),
+    Refusal(
+        "the same draft model twice",
+        spec(speculativeDecoding={"draftModels": [HF, DRAFT, DRAFT]}),
+        "speculativeDecoding.draftModels has a model twice",
+    ),
+    Refusal(
+        "a number of guesses where nobody guesses",
+        spec(speculativeDecoding={"method": "none", "maxDraftTokens": 4}),
+        "have no effect with method none",
+    ),
+    Refusal(
+        "an acceptance where nobody guesses",
+        spec(speculativeDecoding={"method": "none", "minAcceptancePercent": 50}),
+        "have no effect with method none",
+    ),
+    Refusal(
+        "a draft model from nowhere",
+        spec(speculativeDecoding={"draftModels": [{"uri": "helmsman-1m-draft"}]}),
+        "speculativeDecoding.draftModels[].uri must be builtin://NAME",
+    ),
+    Refusal(
+        "a draft model whose path climbs",
+        spec(speculativeDecoding={"draftModels": [{"uri": "pvc://models/../draft"}]}),
+        "speculativeDecoding.draftModels[].uri must not contain '..'",
+    ),
+    Refusal(
+        "a revision of a draft model that has none",
+        spec(speculativeDecoding={"draftModels": [{**DRAFT, "revision": "main"}]}),
+        "speculativeDecoding.draftModels[].revision is only for hf:// drafts",
+    ),
+    Refusal(
+        "a Secret for a model and a draft that need none",
+        spec(
+            model={"uri": "pvc://models/llama", "secretRef": {"name": "token"}},
+            speculativeDecoding={"draftModels": [DRAFT]},
+        ),
+        "model.secretRef is only for hf://, s3:// and oci:// models and drafts",
     ),
     Refusal(
         "a size of a prefix cache that is off",
@@ -179,6 +238,36 @@ OUT_OF_RANGE = (
         "a number format of the cache that does not exist",
         spec(quantization={"kvCacheDtype": "fp4"}),
         "spec.quantization.kvCacheDtype",
+    ),
+    (
+        "a way to guess that does not exist",
+        spec(speculativeDecoding={"method": "eagle"}),
+        "spec.speculativeDecoding.method",
+    ),
+    (
+        "guesses of no tokens",
+        spec(speculativeDecoding={"method": "ngram", "maxDraftTokens": 0}),
+        "spec.speculativeDecoding.maxDraftTokens",
+    ),
+    (
+        "guesses of 17 tokens",
+        spec(speculativeDecoding={"method": "ngram", "maxDraftTokens": 17}),
+        "spec.speculativeDecoding.maxDraftTokens",
+    ),
+    (
+        "an acceptance of nothing",
+        spec(speculativeDecoding={"method": "ngram", "minAcceptancePercent": 0}),
+        "spec.speculativeDecoding.minAcceptancePercent",
+    ),
+    (
+        "no draft model at all",
+        spec(speculativeDecoding={"draftModels": []}),
+        "spec.speculativeDecoding.draftModels",
+    ),
+    (
+        "five draft models",
+        spec(speculativeDecoding={"draftModels": [{"uri": f"builtin://d{i}"} for i in range(5)]}),
+        "spec.speculativeDecoding.draftModels",
     ),
     ("a dtype that does not exist", spec(model={**HF, "dtype": "int3"}), "spec.model.dtype"),
     ("a context of no tokens", spec(model={**HF, "maxModelLen": 0}), "spec.model.maxModelLen"),

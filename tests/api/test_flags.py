@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from aweigh_api import flags
+from aweigh_api import flags, names
 from aweigh_api.spec import InferenceService
-from tests.api.refusals import HF, manifest, spec
+from tests.api.refusals import DRAFT, HF, manifest, spec
 
 
 def service(**parts: Any) -> InferenceService:
@@ -56,6 +56,37 @@ def test_every_field_of_quantization_reaches_the_command_line() -> None:
     assert not [each for each in usual if "quantization" in each or "kv-cache" in each]
 
 
+def test_every_field_of_speculative_decoding_reaches_the_command_line() -> None:
+    drafts = [DRAFT, {**HF, "revision": "v2"}]
+    part = {"draftModels": drafts, "maxDraftTokens": 5, "minAcceptancePercent": 40}
+    given = flags.serve_arguments(service(speculativeDecoding=part))
+    assert [each for each in given if "draft" in each or "acceptance" in each] == [
+        "--speculation=draft",
+        "--draft-model=builtin://helmsman-1m-draft",
+        f"--draft-model={HF['uri']}@v2",
+        "--max-draft-tokens=5",
+        "--min-acceptance-percent=40",
+    ]
+    by_words = flags.serve_arguments(service(speculativeDecoding={"method": "ngram"}))
+    assert {"--speculation=ngram", "--max-draft-tokens=8"} <= set(by_words)
+    assert flags.serve_arguments(service(speculativeDecoding={"method": "none"})) == (
+        flags.serve_arguments(service())
+    )
+
+
+@pytest.mark.parametrize(
+    ("uri", "revision"),
+    [
+        (HF["uri"], None),
+        (HF["uri"], "refs/pr/1"),
+        (f"oci://ghcr.io/acme/draft@sha256:{'0a' * 32}", None),
+        ("file:///models/a@b", None),
+    ],
+)
+def test_a_draft_model_is_one_value(uri: str, revision: str | None) -> None:
+    assert flags.draft_of(flags.draft_argument(uri, revision)) == (uri, revision)
+
+
 def test_a_pod_listens_where_the_kubelet_and_other_pods_reach_it() -> None:
     arguments = flags.pod_arguments(service())
     assert {"--host=0.0.0.0", "--port=8000", "--admin-port=9090"} <= set(arguments)
@@ -86,15 +117,20 @@ def test_the_environment_cannot_set_what_a_pod_is_given_as_a_flag() -> None:
     model = {**HF, "name": "a", "revision": "b", "maxModelLen": 1, "dtype": "fp16"}
     cache = {"size": 1, "hostMemory": 1, "blockTokens": 16, "scope": "Service"}
     quantization = {"scheme": "gptq", "kvCacheDtype": "fp8"}
-    parts = {"model": {**SECRETS["model"], **model}, "prefixCache": cache}
+    speculation = {"draftModels": [DRAFT], "minAcceptancePercent": 1}
+    parts = {
+        "model": {**SECRETS["model"], **model},
+        "prefixCache": cache,
+        "speculativeDecoding": speculation,
+    }
     everything = service(**SECRETS | parts | {"quantization": quantization})
     given = [each.split("=")[0] for each in flags.pod_arguments(everything) if "=" in each]
     given.append("--prefix-cache-enabled")
     for flag in given:
-        env = [{"name": flags.environment_variable(flag), "value": "1"}]
+        env = [{"name": names.environment_variable(flag), "value": "1"}]
         with pytest.raises(ValidationError, match="a field of its own"):
             service(template={"env": env})
 
 
 def test_a_flag_has_one_variable() -> None:
-    assert flags.environment_variable("--admin-port") == "AWEIGH_ADMIN_PORT"
+    assert names.environment_variable("--admin-port") == "AWEIGH_ADMIN_PORT"

@@ -2,18 +2,30 @@
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aweigh_api.reasons import ConditionType, Reason
-from aweigh_api.state import MAX_STATE_BYTES, KvTokens, Loading, ServedModel, State
+from aweigh_api.state import (
+    MAX_STATE_BYTES,
+    KvTokens,
+    Loading,
+    ServedModel,
+    Speculation,
+    State,
+    StepFit,
+)
 from aweigh_api.termination import MAX_TERMINATION_BYTES, Termination
 
 COUNTER = 2**62
 SECONDS = -1.2345678901234567e-100
 
 
-def test_a_full_report_fits_into_two_kilobytes() -> None:
+@given(message=st.text(max_size=2000))
+@example(message="x" * 2000)
+@example(message="\0" * 300)
+@example(message="\U0001f40b" * 300)
+def test_a_full_report_fits_into_two_kilobytes(message: str) -> None:
     numbers: dict[Any, float] = {int | None: COUNTER, float | None: SECONDS}
     figures = {
         name: numbers[field.annotation]
@@ -26,11 +38,29 @@ def test_a_full_report_fits_into_two_kilobytes() -> None:
         phase="loading",
         loading=Loading(stage="downloading", done_bytes=COUNTER, total_bytes=COUNTER),
         model=ServedModel(name="m" * 256, max_model_len=10_000_000, dtype="bf16"),
+        step_fit=StepFit(
+            base=SECONDS,
+            prompt_token=SECONDS,
+            row=SECONDS,
+            kv_token=SECONDS,
+            drafted_token=SECONDS,
+            samples=COUNTER,
+            error=SECONDS,
+        ),
+        speculation=Speculation(state="failed", reason="VocabularyMismatch", message=message),
         kv_tokens=KvTokens(capacity=COUNTER, held=COUNTER, cached=COUNTER, hot=COUNTER),
         **figures,
     )
     assert state.model_fields_set == set(State.model_fields)
     assert len(state.to_json().encode()) <= MAX_STATE_BYTES
+
+
+def test_the_sentence_of_a_report_keeps_its_beginning() -> None:
+    sentence = "the draft has 4096 tokens; " + "x" * 1000
+    told = Speculation(state="failed", message=sentence).message
+    assert told is not None
+    assert sentence.startswith(told)
+    assert len(told) > 200
 
 
 def test_what_is_unknown_is_absent_and_not_zero() -> None:

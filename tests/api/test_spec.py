@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from aweigh_api.spec import InferenceService
-from tests.api.refusals import OUT_OF_RANGE, REFUSALS, Refusal, manifest, rules, spec
+from tests.api.refusals import DRAFT, HF, OUT_OF_RANGE, REFUSALS, Refusal, manifest, rules, spec
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.title)
@@ -54,6 +54,32 @@ def test_buckets_and_registries_may_have_a_secret(uri: str) -> None:
     model = {"uri": uri, "secretRef": {"name": "keys"}}
     assert (
         InferenceService.model_validate(manifest("chat", spec(model=model))).spec.model.uri == uri
+    )
+
+
+def test_the_models_secret_may_be_for_its_draft_alone() -> None:
+    parts = spec(
+        model={"uri": "pvc://models/llama", "secretRef": {"name": "token"}},
+        speculativeDecoding={"draftModels": [HF]},
+    )
+    found = InferenceService.model_validate(manifest("chat", parts)).spec
+    assert found.uris == ["pvc://models/llama", HF["uri"]]
+
+
+@pytest.mark.parametrize(
+    ("part", "speculates"),
+    [
+        ({"speculativeDecoding": {"draftModels": [DRAFT]}}, True),
+        ({"speculativeDecoding": {"method": "ngram"}}, True),
+        ({"speculativeDecoding": {"method": "none"}}, False),
+        ({}, False),
+    ],
+)
+def test_answers_are_guessed_ahead_where_somebody_guesses(
+    part: dict[str, object], speculates: bool
+) -> None:
+    assert InferenceService.model_validate(manifest("chat", spec(**part))).spec.speculates is (
+        speculates
     )
 
 

@@ -26,14 +26,16 @@ class OpenAIServer:
         self.api_key: str | None = None  # that every request needs
 
     @asynccontextmanager
-    async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator["OpenAIServer"]:
-        """Listen on a free port of the loopback interface."""
+    async def running(
+        self, tls: ssl.SSLContext | None = None, port: int = 0
+    ) -> AsyncIterator["OpenAIServer"]:
+        """Listen on a port of the loopback interface; 0 takes a free one."""
         app = web.Application()
         app.router.add_get("/v1/models", self._guarded(self._models))
         app.router.add_post("/v1/chat/completions", self._guarded(self._chat))
         runner = web.AppRunner(app, shutdown_timeout=1.0)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
+        site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls)
         await site.start()
         host, port = runner.addresses[0]
         self.url = f"{'https' if tls else 'http'}://{host}:{port}/v1"

@@ -4,6 +4,7 @@ import asyncio
 import os
 import pty
 import signal
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -211,6 +212,30 @@ async def test_nobody_listening_is_said_with_what_to_do() -> None:
     assert f"cannot reach {UNUSED}" in done.stderr
     assert "refused" in done.stderr
     assert "aweigh serve builtin://helmsman-8m" in done.stderr
+
+
+async def test_waiting_includes_a_server_that_does_not_listen_yet() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as once_free:
+        port = once_free.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        *arguments("chat", f"http://127.0.0.1:{port}/v1", "--wait", "60", "--once", "hi"),
+        env=environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    note = await asyncio.wait_for(process.stderr.readline(), 60)
+    assert b"refused" in note
+    assert note.endswith(b"; waiting\n")
+    async with OpenAIServer().running(port=port):
+        stdout, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, stdout) == (0, b"A Pod is a group.\n")
+
+
+async def test_waiting_for_nobody_ends() -> None:
+    done = await chat(UNUSED, "--wait", "1", "--once", "hi")
+    assert done.code == 69
+    assert "still cannot serve after 1 s: cannot reach" in done.stderr
 
 
 async def test_an_unknown_model_is_the_servers_sentence(server: OpenAIServer) -> None:

@@ -131,9 +131,25 @@ def test_a_volume_of_a_cluster_is_refused_with_what_to_give_instead() -> None:
     assert "give file:///PATH of a copy" in done.stderr
 
 
+def test_a_draft_on_a_volume_of_a_cluster_is_refused_too() -> None:
+    drafts = [{"uri": "builtin://helmsman-1m-draft"}, {"uri": "pvc://models/draft"}]
+    parts = spec(speculativeDecoding={"draftModels": drafts})
+    done = aweigh("local", "-f", "-", stdin=document(manifest("chat", parts)))
+    assert done.returncode == 78
+    assert "spec.speculativeDecoding.draftModels[1].uri is pvc://models/draft" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("parts", "sentence", "remedy"),
     [
+        (
+            {
+                "model": {"uri": "builtin://helmsman-8m", "secretRef": {"name": "token"}},
+                "speculativeDecoding": {"draftModels": [HF]},
+            },
+            "spec.model.secretRef is token, a Secret of a cluster",
+            "set HF_TOKEN",
+        ),
         (
             {"model": {**HF, "secretRef": {"name": "token"}}},
             "spec.model.secretRef is token, a Secret of a cluster",

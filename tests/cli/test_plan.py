@@ -18,6 +18,7 @@ from aweigh_cli.capacity import GIBI, GPUS, Device, Wish
 from aweigh_cli.commands import app
 from aweigh_cli.failures import CommandFailure
 from aweigh_runtime.engine import sizing
+from aweigh_runtime.formats.files import SIDE_FILES
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.sources.local import builtin
@@ -55,6 +56,12 @@ def plan(*given: str, env: dict[str, str] | None = None) -> tuple[int, str, str]
     return result.exit_code, result.stdout, result.stderr
 
 
+def test_a_folder_is_planned_as_its_uri_is(llama: Path) -> None:
+    by_folder, by_uri = plan(str(llama), "--gpu=h100"), plan(f"file://{llama}", "--gpu=h100")
+    assert by_folder[0] == 0
+    assert by_folder[1] == by_uri[1].replace("file://", "")
+
+
 def planned(*given: str, env: dict[str, str] | None = None) -> dict[str, Any]:
     code, stdout, stderr = plan(*given, "--output=json", env=env)
     assert code == 0, stderr
@@ -77,6 +84,47 @@ def test_quantized_weights_and_a_cache_of_8_bits_take_what_they_will(llama: Path
     assert "expected auto or gptq" in stderr
 
 
+def test_what_packers_wrote_beside_the_config_counts_too(llama: Path) -> None:
+    gptq = {"bits": 4, "group_size": 128, "desc_act": False, "sym": True}
+    dense = planned(f"file://{llama}", "--gpu=h100")
+    (llama / "quantize_config.json").write_text(json.dumps(gptq))
+    found = planned(f"file://{llama}", "--gpu=h100")
+    assert found["weights"] < dense["weights"] / 2
+    with Hub() as hub:
+        hub.add("meta/llama", llama)
+        env = {"HF_ENDPOINT": hub.url}
+        assert planned("hf://meta/llama", "--gpu=h100", env=env)["weights"] == found["weights"]
+
+
+def test_a_matrix_that_does_not_fit_its_format_is_said_as_loading_says_it(llama: Path) -> None:
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 96, "zero_point": True}
+    (llama / "config.json").write_text(json.dumps({**LLAMA_8B, "quantization_config": awq}))
+    code, _, stderr = plan(f"file://{llama}", "--gpu=h100")
+    assert code == 78
+    assert "model.layers.0.self_attn.q_proj [4096, 4096] cannot be stored as awq 4 bit" in stderr
+
+
+def test_modules_are_known_by_the_names_that_a_checkpoint_has(llama: Path) -> None:
+    text = {
+        "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
+        "num_hidden_layers": 34, "num_attention_heads": 8, "num_key_value_heads": 4,
+    }  # fmt: skip
+    gemma = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text}
+    kept = [
+        f"language_model.model.layers.{layer}.mlp.{name}_proj"
+        for layer in range(34)
+        for name in ("gate", "up", "down")
+    ]
+    fp8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
+    weights = []
+    for dense in ([], kept):
+        said = {**gemma, "quantization_config": {**fp8, "ignored_layers": dense}}
+        (llama / "config.json").write_text(json.dumps(said))
+        weights.append(planned(f"file://{llama}", "--gpu=h100", "--dtype=bf16")["weights"])
+    matrices = 34 * 3 * 2560 * 10240
+    assert weights[1] - weights[0] == pytest.approx(matrices, rel=0.01)
+
+
 def test_a_dense_model_can_be_planned_in_8_bits(llama: Path) -> None:
     dense = planned(f"file://{llama}", "--gpu=h100")
     found = planned(f"file://{llama}", "--gpu=h100", "--quantization=fp8")
@@ -93,6 +141,44 @@ def test_the_figures_of_a_known_model(llama: Path) -> None:
     assert spent == found["device"]["num_bytes"]
     assert found["tokens"] == found["kv"] // (16 * found["kv_per_token"]) * 16
     assert found["requests"]["131072"] == found["tokens"] // 131072
+
+
+def test_a_draft_takes_its_weights_and_its_part_of_every_block(tmp_path: Path) -> None:
+    plain = planned("builtin://helmsman-8m", "--gpu=l4")
+    draft = planned("builtin://helmsman-1m-draft", "--gpu=l4")
+    uri = "builtin://helmsman-1m-draft"
+    both = planned("builtin://helmsman-8m", f"--draft-model={uri}", "--gpu=l4")
+    assert both["weights"] == plain["weights"]
+    assert both["drafts"] == {uri: draft["weights"]}
+    assert both["draft_kv_per_token"] == {uri: draft["kv_per_token"]}
+    assert both["kv_per_token"] == plain["kv_per_token"] + draft["kv_per_token"]
+    assert both["kv"] == plain["kv"] - draft["weights"]
+    assert both["tokens"] == both["kv"] // (16 * both["kv_per_token"]) * 16
+
+    file = tmp_path / "service.yaml"
+    speculation = f"  speculativeDecoding: {{draftModels: [{{uri: {uri}}}]}}\n"
+    service = SERVICE.format(directory="", limits="nvidia.com/gpu: 1").replace("8192", "512")
+    file.write_text(service.replace("file://", "builtin://helmsman-8m") + speculation)
+    code, stdout, _ = plan(str(file), "--gpu=l4")
+    assert code == 0
+    assert f"- weights of the draft {uri}" in stdout
+    kept = draft["kv_per_token"] / 1024
+    assert f"{kept:.1f} KiB of them for the draft {uri}" in stdout
+    assert planned(str(file), "--gpu=l4")["kv"] == both["kv"]
+
+
+def test_a_draft_keeps_its_own_numbers_whatever_the_models_are() -> None:
+    draft = planned("builtin://helmsman-1m-draft", "--gpu=l4")
+    given = ("--draft-model=builtin://helmsman-1m-draft", "--kv-cache-dtype=fp8", "--dtype=fp32")
+    found = planned("builtin://helmsman-8m", *given, "--gpu=l4")
+    assert list(found["drafts"].values()) == [draft["weights"]]
+    assert list(found["draft_kv_per_token"].values()) == [draft["kv_per_token"]]
+
+
+def test_a_draft_that_is_too_much_is_what_to_leave_out(llama: Path) -> None:
+    code, _, stderr = plan("builtin://helmsman-8m", f"--draft-model=file://{llama}", "--memory=8Gi")
+    assert code == 1
+    assert "leave out the draft models" in stderr
 
 
 def test_the_weights_of_the_shipped_model_are_its_file() -> None:
@@ -204,7 +290,7 @@ def test_a_model_of_the_hub_is_known_by_its_config_alone(llama: Path) -> None:
         code, stdout, stderr = plan("hf://meta/llama", "--gpu=h200", env={"HF_ENDPOINT": hub.url})
         assert code == 0, stderr
         assert "LlamaForCausalLM" in stdout
-        assert [path for path in hub.paths() if not path.endswith("/config.json")] == []
+        assert {path.rpartition("/")[2] for path in hub.paths()} == {"config.json", *SIDE_FILES}
 
 
 def test_a_model_of_a_bucket_is_known_by_its_config_alone(

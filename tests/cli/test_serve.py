@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import typer.main
 
-from aweigh_api import flags
+from aweigh_api import flags, names
 from aweigh_api.spec import InferenceService
 from aweigh_api.termination import Termination
 from aweigh_cli import launch
 from aweigh_cli.commands import app
 from aweigh_runtime.config import Config
-from tests.api.refusals import HF, manifest, spec
+from aweigh_runtime.failures import InvalidConfiguration
+from tests.api.refusals import DRAFT, HF, manifest, spec
 from tests.cli.command import aweigh, environment
 
 FILLED_IN_LATER = {"uri", "model_name", "cache_dir"}  # by the user, from the URI, from XDG
@@ -52,7 +53,7 @@ def test_a_flag_has_the_fields_default(field: "dataclasses.Field[Any]") -> None:
 def test_a_flag_is_its_field_in_kebab_case_and_has_a_variable(name: str) -> None:
     flag = "--" + name.replace("_", "-")
     assert parameters()[name].opts == [flag]
-    assert parameters()[name].envvar == flags.environment_variable(flag)
+    assert parameters()[name].envvar == names.environment_variable(flag)
 
 
 def test_the_arguments_of_a_pod_give_the_config_that_the_spec_says(
@@ -67,6 +68,11 @@ def test_the_arguments_of_a_pod_give_the_config_that_the_spec_says(
             "hostMemory": "2Gi",
             "blockTokens": 64,
             "scope": "Service",
+        },
+        speculativeDecoding={
+            "draftModels": [DRAFT, {**HF, "revision": "v1"}],
+            "maxDraftTokens": 5,
+            "minAcceptancePercent": 40,
         },
         auth={"apiKeys": {"secretRef": {"name": "keys"}}},
         tls={"secretRef": {"name": "certificate"}},
@@ -86,6 +92,10 @@ def test_the_arguments_of_a_pod_give_the_config_that_the_spec_says(
         prefix_cache_host_memory=2 * 2**30,
         prefix_cache_block_tokens=64,
         prefix_cache_scope="Service",
+        speculation="draft",
+        draft_model=(DRAFT["uri"], f"{HF['uri']}@v1"),
+        max_draft_tokens=5,
+        min_acceptance_percent=40,
         api_keys_dir=Path("/etc/aweigh/api-keys"),
         tls_dir=Path("/etc/aweigh/tls"),
         drain_settle_seconds=7,
@@ -104,6 +114,56 @@ def test_the_arguments_of_a_plain_pod_leave_the_defaults(monkeypatch: pytest.Mon
     config = parsed(monkeypatch, *flags.pod_arguments(service))
     assert (config.dtype, config.max_model_len, config.secret_dir) == ("auto", None, None)
     assert (config.drain_settle_seconds, config.drain_timeout_seconds) == (5, 120)
+
+
+@pytest.mark.parametrize(
+    ("given", "method"),
+    [
+        ([], "none"),
+        (["--draft-model=builtin://a", "--draft-model=builtin://b"], "draft"),
+        (["--speculation=draft", "--draft-model=builtin://a"], "draft"),
+        (["--speculation=ngram", "--min-acceptance-percent=30"], "ngram"),
+        (["--speculation=none"], "none"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_who_guesses_follows_from_the_flags(
+    given: list[str], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parsed(monkeypatch, "serve", "builtin://x", *given)
+    assert config.speculation_method == method
+    assert len(config.draft_model) == sum("--draft-model" in each for each in given)
+
+
+def test_draft_models_of_the_environment_stand_apart_by_spaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWEIGH_DRAFT_MODEL", "builtin://a hf://org/b@v1")
+    config = parsed(monkeypatch, "serve", "builtin://x")
+    assert config.draft_model == ("builtin://a", "hf://org/b@v1")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"speculation": "draft"}, "--speculation is draft, but no model guesses"),
+        (
+            {"speculation": "ngram", "draft_model": ("builtin://a",)},
+            "has no effect with --speculation=ngram",
+        ),
+        ({"draft_model": ("builtin://a", "builtin://a")}, "expected at most 4, each once"),
+        ({"draft_model": tuple("abcde")}, "expected at most 4, each once"),
+        ({"speculation": "ngram", "max_draft_tokens": 17}, "--max-draft-tokens is 17"),
+        ({"speculation": "ngram", "min_acceptance_percent": 0}, "--min-acceptance-percent is 0"),
+        ({"min_acceptance_percent": 50}, "have no effect where nothing guesses"),
+        ({"speculation": "none", "max_draft_tokens": 4}, "have no effect where nothing guesses"),
+    ],
+)
+def test_flags_of_speculation_that_contradict_each_other_are_refused(
+    given: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InvalidConfiguration, match=sentence):
+        Config(uri="builtin://x", model_name="x", cache_dir=Path("/c"), **given)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +209,7 @@ def test_a_contradiction_ends_with_78_and_the_pods_last_word(tmp_path: Path) -> 
         ("AWEIGH_MAX_RUNNING", "abc", "'abc' is not an integer"),
         ("AWEIGH_DEVICE", "tpu", "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
         ("AWEIGH_PREFIX_CACHE_SIZE", "lots", "'lots' is not an amount of memory"),
-        ("AWEIGH_PREFIX_CACHE_ENABLED", "maybe", "valid boolean"),
+        ("AWEIGH_PREFIX_CACHE_ENABLED", "maybe", "'maybe' is neither true nor false; set it to"),
     ],
 )
 @pytest.mark.parametrize("by_variable", [True, False], ids=["log by variable", "log by flag"])
@@ -177,3 +237,14 @@ def test_a_flag_of_the_wrong_kind_ends_with_78_whatever_comes_first(tmp_path: Pa
     assert word is not None
     expected = "--dtype is not valid: 'int3' is not one of 'auto', 'bf16', 'fp16', 'fp32'"
     assert word.message == expected
+
+
+def test_a_variable_that_sets_nothing_is_named_with_the_nearest_that_does() -> None:
+    misspelt = environment(
+        AWEIGH_MAX_RUNING="4", AWEIGH_COLOUR="red", AWEIGH_OCI_PLAIN_HTTP="r", AWEIGH_PORT="0"
+    )
+    done = aweigh("serve", "nowhere://x", env=misspelt)
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert [line.split()[1] for line in warnings] == ["AWEIGH_COLOUR", "AWEIGH_MAX_RUNING"]
+    assert warnings[0].endswith("`aweigh serve --help` lists the flags")
+    assert warnings[1].endswith("did you mean AWEIGH_MAX_RUNNING?")

@@ -23,6 +23,7 @@ ALL_IS_WELL = {
     Reason.AVAILABLE,
     Reason.SUSPENDED,
     Reason.WARM,
+    Reason.ACTIVE,
     Reason.NO_PROMPTS,
     Reason.DISABLED,
 }

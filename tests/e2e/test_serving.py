@@ -60,7 +60,7 @@ def test_an_applied_service_streams_to_the_openai_client(endpoint: str) -> None:
 
 def test_kubectl_get_shows_what_matters(service: Service, endpoint: str) -> None:
     head, row = service.cluster.kubectl("get", "infs", "-n", service.namespace).splitlines()
-    assert head.split() == ["NAME", "READY", "REASON", "REPLICAS", "HIT%", "URL", "AGE"]
+    assert head.split() == ["NAME", "READY", "REASON", "REPLICAS", "HIT%", "ACCEPT%", "URL", "AGE"]
     url = f"http://chat.{service.namespace}.svc:8000/v1"
     assert row.split()[:5] == ["chat", "True", "Ready", "1", url]
 

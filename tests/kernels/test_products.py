@@ -81,6 +81,19 @@ def test_the_product_is_that_of_the_reference(kind: str, num_rows: int, dtype: t
     )
 
 
+@pytest.mark.parametrize("dtype", RELATIVE, ids=str)
+@pytest.mark.parametrize("group", [32, 64, 128, 256])
+def test_rows_that_a_processor_keeps_side_by_side_are_read_in_their_order(
+    group: int, dtype: torch.dtype
+) -> None:
+    """With 192 rows 4 bits lie as the processor's own product wants them, for many rows, too."""
+    weight = Draw(group).ints(192, 256, 4, group)
+    product, hot = prepare(weight, dtype), torch.eye(256, dtype=dtype)
+    few = torch.cat([product(part) for part in torch.split(hot, 2)])
+    torch.testing.assert_close(product(hot), few, rtol=RELATIVE[dtype], atol=0)
+    torch.testing.assert_close(product(hot).t(), weight.dense(dtype), rtol=RELATIVE[dtype], atol=0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_token_is_computed_by_itself(kind: str) -> None:
     """What else is in a step does not change how a token's activations are rounded."""

@@ -5,16 +5,17 @@ import pytest
 
 from aweigh_api.prefix_cache import PrefixCache
 from aweigh_api.reasons import ConditionType, Reason
-from aweigh_api.state import Loading, State
+from aweigh_api.state import Loading, Speculation, State
 from aweigh_api.termination import Termination
 from aweigh_operator import conditions
 from aweigh_operator.conditions import Wanted
-from aweigh_operator.observe import Manifest, Observed, PromptTokens, Refusal, pod_of
+from aweigh_operator.observe import Counts, Manifest, Observed, Refusal, pod_of
+from aweigh_operator.verdict import Verdict
 from tests.operator import fakes
 
 READY, SPEC = ConditionType.READY, ConditionType.SPEC_VALID
 MODEL, WORKLOAD = ConditionType.MODEL_READY, ConditionType.WORKLOAD_READY
-CACHE = ConditionType.PREFIX_CACHE_WARM
+CACHE, DRAFTS = ConditionType.PREFIX_CACHE_WARM, ConditionType.SPECULATION_EFFECTIVE
 
 
 def verdicts(
@@ -23,10 +24,17 @@ def verdicts(
     invalid: str | None = None,
     later_s: float = 0,
     cache: PrefixCache | None = None,
+    speculates: bool = False,
     **observed: Any,
-) -> dict[ConditionType, conditions.Verdict]:
+) -> dict[ConditionType, Verdict]:
     seen = Observed(body=fakes.service(), pods=tuple(map(pod_of, pods)), **observed)
-    wanted = Wanted(replicas, suspended=False, template_hash="new", prefix_cache=cache)
+    wanted = Wanted(
+        replicas,
+        suspended=False,
+        template_hash="new",
+        prefix_cache=cache,
+        speculates=speculates,
+    )
     return conditions.verdicts(seen, wanted, invalid, fakes.NOW + timedelta(seconds=later_s))
 
 
@@ -239,7 +247,7 @@ def test_pods_that_leave_or_failed_for_good_do_not_count() -> None:
 def test_the_prefix_cache_is_warm_when_prompts_find_something_in_it(
     cached: int, computed: int, status: str, reason: Reason, sentence: str
 ) -> None:
-    found = verdicts(fakes.pod(ready=True), prompt_tokens=PromptTokens(cached, computed))
+    found = verdicts(fakes.pod(ready=True), counts=Counts(cached, computed))
     assert (found[CACHE].status, found[CACHE].reason) == (status, reason)
     assert sentence in found[CACHE].message
     assert found[READY].status == "True"
@@ -248,6 +256,79 @@ def test_the_prefix_cache_is_warm_when_prompts_find_something_in_it(
 def test_a_prefix_cache_that_is_off_is_not_warm() -> None:
     found = verdicts(fakes.pod(ready=True), cache=PrefixCache(enabled=False))
     assert (found[CACHE].status, found[CACHE].reason) == ("False", Reason.DISABLED)
+
+
+def drafting(state: str, reason: str | None = None, message: str | None = None) -> State:
+    told = Speculation(state=state, reason=reason, message=message)
+    return State(boot_id="b", uptime_s=1, phase="ready", speculation=told)
+
+
+def test_drafts_that_nobody_asked_for_are_no_condition() -> None:
+    assert DRAFTS not in verdicts(fakes.pod(ready=True))
+
+
+def test_before_a_pod_serves_nothing_is_known_of_drafts() -> None:
+    loading = {"uid-of-chat-1": drafting("failed", "OutOfMemory")}
+    found = verdicts(fakes.pod(running=True), speculates=True, states=loading)
+    assert (found[DRAFTS].status, found[DRAFTS].reason) == ("Unknown", Reason.WAITING_FOR_PODS)
+
+
+def test_drafts_that_are_used_are_told_with_what_they_are_worth() -> None:
+    found = verdicts(
+        fakes.pod(ready=True),
+        speculates=True,
+        states={"uid-of-chat-1": drafting("active")},
+        counts=Counts(drafted=400, accepted=284, decoded=384, rows=150),
+    )
+    assert (found[DRAFTS].status, found[DRAFTS].reason) == ("True", Reason.ACTIVE)
+    assert "71 % of the 400 drafted tokens of the last minutes" in found[DRAFTS].message
+    assert "2.56 tokens in a step" in found[DRAFTS].message
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ("failed", Reason.VOCABULARY_MISMATCH),
+        ("failed", Reason.CONTEXT_TOO_SHORT),
+        ("failed", Reason.DRAFT_UNAVAILABLE),
+        ("failed", Reason.OUT_OF_MEMORY),
+        ("paused", Reason.LOW_ACCEPTANCE),
+    ],
+)
+def test_a_draft_that_is_not_used_says_why_and_the_service_stays_ready(
+    state: str, reason: Reason
+) -> None:
+    told = {"uid-of-chat-1": drafting(state, reason, "the draft has 4096 tokens, the model 2048")}
+    found = verdicts(fakes.pod(ready=True, hash="new"), speculates=True, states=told)
+    assert (found[DRAFTS].status, found[DRAFTS].reason) == ("False", reason)
+    assert "pod chat-1 does not use drafts" in found[DRAFTS].message
+    assert "the draft has 4096 tokens, the model 2048" in found[DRAFTS].message
+    assert (found[READY].status, found[READY].reason) == ("True", Reason.READY)
+
+
+def test_of_pods_that_differ_the_worst_is_told() -> None:
+    names = ("good", "slow", "broken", "broken-too")
+    states = [
+        drafting("active"),
+        drafting("paused", "LowAcceptance"),
+        drafting("failed", "OutOfMemory", "there is no room"),
+        drafting("failed", "OutOfMemory", "there is no room"),
+    ]
+    found = verdicts(
+        *(fakes.pod(name, ready=True) for name in names),
+        replicas=4,
+        speculates=True,
+        states={f"uid-of-{name}": state for name, state in zip(names, states, strict=True)},
+    )
+    assert found[DRAFTS].reason is Reason.OUT_OF_MEMORY
+    assert "pod broken does not" in found[DRAFTS].message
+    assert "(2 of 4 pods): there is no room" in found[DRAFTS].message
+
+
+def test_a_reason_that_only_a_newer_runtime_knows_is_understood_by_its_state() -> None:
+    told = {"uid-of-chat-1": drafting("paused", "TooHot")}
+    found = verdicts(fakes.pod(ready=True), speculates=True, states=told)
+    assert (found[DRAFTS].status, found[DRAFTS].reason) == ("False", Reason.LOW_ACCEPTANCE)
 
 
 def test_the_transition_time_moves_only_when_the_status_flips() -> None:

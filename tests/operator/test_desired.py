@@ -83,9 +83,26 @@ def test_a_claim_is_mounted_read_only() -> None:
     spec = {"model": {"uri": "pvc://weights/llama/8b"}}
     volume = pod_spec(spec)["volumes"][-1]
     assert volume["persistentVolumeClaim"] == {"claimName": "weights", "readOnly": True}
-    assert {"name": "model", "mountPath": names.MODEL_MOUNT, "readOnly": True} in container(spec)[
-        "volumeMounts"
-    ]
+    assert {
+        "name": "model",
+        "mountPath": f"{names.MODEL_MOUNT}/weights",
+        "readOnly": True,
+    } in container(spec)["volumeMounts"]
+
+
+def test_every_claim_of_model_and_drafts_is_mounted_once() -> None:
+    drafts = ["pvc://weights/small", "hf://org/draft", "pvc://drafts/a", "pvc://drafts/b"]
+    spec = {
+        "model": {"uri": "pvc://weights/llama"},
+        "speculativeDecoding": {"draftModels": [{"uri": uri} for uri in drafts]},
+    }
+    volumes = {each["name"]: each for each in pod_spec(spec)["volumes"]}
+    mounted = {
+        volumes[mount["name"]]["persistentVolumeClaim"]["claimName"]: mount["mountPath"]
+        for mount in container(spec)["volumeMounts"]
+        if mount["mountPath"].startswith(names.MODEL_MOUNT)
+    }
+    assert mounted == {"weights": "/mnt/models/weights", "drafts": "/mnt/models/drafts"}
 
 
 def test_a_secret_is_mounted_and_named_to_the_runtime() -> None:
@@ -147,6 +164,7 @@ def test_without_host_memory_the_resources_stay_as_they_are_written() -> None:
     "spec",
     [
         {"prefixCache": {"size": "1Gi"}},
+        {"speculativeDecoding": {"method": "ngram"}},
         {"auth": {"apiKeys": {"secretRef": {"name": "keys"}}}},
         {"tls": {"secretRef": {"name": "certificate"}}},
     ],
@@ -252,6 +270,11 @@ def test_pods_are_let_out_to_the_ports_of_buckets_registries_and_collectors(
 ) -> None:
     env = [{"name": variable[0], "value": variable[1]}] if variable else []
     assert egress_ports({"model": {"uri": uri}, "template": {"env": env}}) == ports
+
+
+def test_a_draft_that_is_fetched_needs_a_way_out_too() -> None:
+    drafts = [{"uri": "oci://registry:5000/acme/draft"}]
+    assert egress_ports({"speculativeDecoding": {"draftModels": drafts}}) == [53, 53, 443, 5000]
 
 
 def test_ingress_is_limited_to_the_given_peers_and_the_admin_port_to_the_cluster() -> None:

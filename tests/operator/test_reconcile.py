@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from aweigh_api import names
-from aweigh_api.state import Loading, ServedModel, State
+from aweigh_api.state import Loading, ServedModel, Speculation, State
 from aweigh_operator.cluster import ApiError
 from aweigh_operator.desired import KINDS
 from aweigh_operator.observe import Key, Manifest
@@ -380,6 +380,58 @@ async def test_the_status_tells_the_hit_rate_of_the_pods_that_serve() -> None:
     operator.cluster.remove("Pod", Key("team", "chat-1"))
     await operator.settle()
     assert "prefixCache" not in operator.status()
+
+
+DRAFTS = {"speculativeDecoding": {"draftModels": [{"uri": "builtin://helmsman-1m-draft"}]}}
+
+
+async def test_the_status_tells_what_drafts_are_worth() -> None:
+    operator = Operator(cluster_with(DRAFTS))
+    operator.cluster.put(fakes.pod(ready=True))
+    operator.reports.states["uid-of-chat-1"] = report(
+        drafted_tokens=400,
+        accepted_tokens=284,
+        decode_tokens=384,
+        decoded_rows=150,
+        speculation=Speculation(state="active"),
+    )
+    await operator.settle()
+    assert operator.status()["speculation"] == {
+        "state": "active",
+        "acceptancePercent": 71,
+        "meanAcceptedLength": "2.56",
+    }
+    assert operator.condition("SpeculationEffective")[:2] == ("True", "Active")
+
+
+async def test_a_draft_that_fails_is_an_event_and_changes_no_child() -> None:
+    operator = Operator(cluster_with(DRAFTS))
+    operator.cluster.put(fakes.pod(ready=True))
+    operator.reports.states["uid-of-chat-1"] = report(speculation=Speculation(state="active"))
+    await operator.settle()
+    before = operator.children()
+    why = Speculation(state="failed", reason="OutOfMemory", message="there is no room")
+    operator.reports.states["uid-of-chat-1"] = report(speculation=why)
+    await operator.settle()
+    assert operator.children() == before
+    assert operator.condition("SpeculationEffective")[:2] == ("False", "OutOfMemory")
+    assert operator.status()["readyReplicas"] == 1
+    told = [
+        (each["type"], each["reason"])
+        for each in operator.cluster.events
+        if each["reason"] in ("Active", "OutOfMemory")
+    ]
+    assert told == [("Normal", "Active"), ("Warning", "OutOfMemory")]
+
+
+async def test_a_service_that_wants_no_drafts_any_more_has_no_condition_of_them() -> None:
+    operator = Operator(cluster_with(DRAFTS))
+    await operator.settle()
+    assert operator.condition("SpeculationEffective")[0] == "Unknown"
+    body = operator.cluster.objects[names.KIND, KEY]
+    operator.cluster.put({**body, "spec": {"model": body["spec"]["model"]}})
+    await operator.settle()
+    assert "SpeculationEffective" not in [each["type"] for each in operator.status()["conditions"]]
 
 
 async def test_the_reports_of_a_service_that_is_gone_are_not_kept() -> None:

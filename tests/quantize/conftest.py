@@ -7,11 +7,11 @@ import torch
 
 from aweigh_quantize.checkpoint import read_checkpoint
 from aweigh_quantize.tensor_file import stored_entry, write_tensors
-from aweigh_runtime.model.fields import read_object
+from aweigh_runtime.fields import read_object
 from tests.runtime.model.checkpoints import SHIPPED
 
 LAYERS = 2
-COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "subjects.txt")
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first layers of helmsman-8m: real weights, and a quarter of the time."""
-    source, target = SHIPPED / "helmsman-8m", tmp_path_factory.mktemp("models") / "helmsman-cut"
+    source, target = SHIPPED / "helmsman-8m", tmp_path_factory.mktemp("models") / "cut"
     target.mkdir()
     for name in COPIED:
         (target / name).write_bytes((source / name).read_bytes())

@@ -3,20 +3,15 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from aweigh_quantize.calibration import from_model
 from aweigh_quantize.checkpoint import read_checkpoint
 from aweigh_quantize.evaluation import evaluate
 from aweigh_quantize.job import run
 from aweigh_quantize.spelling import recipe_of
-from aweigh_runtime.model.cache import CacheFormat, KVCache
-from aweigh_runtime.model.chunks import Chunk
-from aweigh_runtime.model.decoder import Decoder
-from aweigh_runtime.model.load import Wish, load
 from tests.quantize.jobs import AMOUNT, CPU, Silent, job_of
+from tests.quantize.whole import loaded, logits
 
-BLOCK_TOKENS = 16
 WORDS = [
     "rtn-8-channel",
     "rtn-3-asym",
@@ -39,19 +34,6 @@ WORDS = [
 ]
 
 
-def loaded(folder: Path) -> Decoder:
-    return load(folder, Wish(dtype="fp32"), CPU, lambda done, total: None)
-
-
-def logits(decoder: Decoder, tokens: tuple[int, ...]) -> torch.Tensor:
-    """Behind each token of a text, [T, V]."""
-    blocks = range(-(-len(tokens) // BLOCK_TOKENS))
-    kept = CacheFormat(torch.float32, torch.float32)
-    cache = KVCache(decoder.config, len(blocks), BLOCK_TOKENS, kept, CPU)
-    chunks = [Chunk(0, len(tokens), blocks, len(tokens))]
-    return decoder.forward(torch.tensor(tokens), chunks, cache)
-
-
 @pytest.mark.parametrize("word", WORDS)
 def test_a_loaded_model_loses_what_was_measured(word: str, cut: Path, tmp_path: Path) -> None:
     found = run(job_of(cut, tmp_path / "out", recipe_of(word)), Silent())
@@ -60,7 +42,7 @@ def test_a_loaded_model_loses_what_was_measured(word: str, cut: Path, tmp_path: 
     )
     dense, quantized = loaded(cut), loaded(tmp_path / "out")
     again = evaluate(texts, [(logits(dense, t.tokens), logits(quantized, t.tokens)) for t in texts])
-    assert quantized.quantization is not None
+    assert quantized.matrices
     # Activations that are rounded fall to the other side here and there, in the last bits.
     assert again.kl.value == pytest.approx(found.loss.kl.value, rel=0.02)
     assert found.loss.kl.value > 0

@@ -180,14 +180,14 @@ def test_inputs_that_are_always_zero_leave_their_columns_rounded_to_nearest() ->
 
 def test_the_factor_times_itself_is_the_hessian() -> None:
     hessian = damped(correlated().hessian, 0.01)
-    upper = factor(hessian)
+    upper = factor(correlated().hessian, 0.01)
     assert torch.equal(upper, upper.triu())
     torch.testing.assert_close(upper @ upper.t(), hessian, rtol=1e-3, atol=1e-2)
 
 
 def test_what_is_no_matrix_of_second_moments_is_refused() -> None:
     with pytest.raises(ValueError, match="not positive definite"):
-        factor(-1e9 * torch.eye(4) + torch.eye(4).flip(0) * torch.nan)
+        factor(-1e9 * torch.eye(4) + torch.eye(4).flip(0) * torch.nan, 0.01)
 
 
 @pytest.mark.parametrize(

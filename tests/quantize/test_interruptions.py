@@ -1,7 +1,10 @@
 """Killed, out of disk space, or given twice: no half a model is ever taken for a whole one."""
 
+import errno
+import os
 import resource
 import signal
+import stat
 import subprocess
 import time
 from pathlib import Path
@@ -10,6 +13,7 @@ import pytest
 
 from aweigh_quantize.job import run
 from aweigh_quantize.state import Occupied
+from aweigh_quantize.tensor_file import CannotWrite, written
 from tests.cli.command import arguments, environment
 from tests.quantize.jobs import AMOUNT, Silent, job
 
@@ -41,10 +45,59 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(cut: Path, tmp_path: Path
 
     shown = Silent()
     run(job(cut, out, scheme="gptq"), shown)
-    assert ("layers", 8, 4) in shown.parts or ("layers", 8, 8) in shown.parts
+    assert ("layers", 2, 1) in shown.parts or ("layers", 2, 2) in shown.parts
     for name in ("model.safetensors", "config.json"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "lost", ["layer-0000.safetensors", "layer-0001.safetensors", "layer-0001.streams"]
+)
+def test_a_damaged_file_is_made_again_when_the_work_goes_on(
+    cut: Path, tmp_path: Path, lost: str
+) -> None:
+    class Stopped(Exception):
+        pass
+
+    class Impatient(Silent):
+        def begin(self, what: str, total: int, done: int = 0) -> None:
+            super().begin(what, total, done)
+            if what == "writing":
+                raise Stopped
+
+    run(job(cut, tmp_path / "whole", scheme="gptq"), Silent())
+    out = tmp_path / "out"
+    with pytest.raises(Stopped):
+        run(job(cut, out, scheme="gptq"), Impatient())
+    damaged = tmp_path / "out.partial" / lost
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+
+    shown = Silent()
+    run(job(cut, out, scheme="gptq"), shown)
+    assert ("layers", 2, 1 if lost.startswith("layer-0000") else 0) in shown.parts
+    assert (out / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.ENOSPC, "make room and give the same command again"),
+        (errno.EDQUOT, "make room and give the same command again"),
+        (errno.EACCES, "expected a folder that this user may write to"),
+        (errno.EROFS, "expected a folder that this user may write to"),
+    ],
+)
+def test_what_keeps_a_file_from_being_written_has_its_own_remedy(
+    tmp_path: Path, code: int, remedy: str
+) -> None:
+    with (
+        pytest.raises(CannotWrite, match=rf"cannot write .*model: {os.strerror(code)}; {remedy}"),
+        written(tmp_path / "model"),
+    ):
+        raise OSError(code, os.strerror(code))
 
 
 def test_a_full_disk_is_said_and_the_same_command_goes_on(cut: Path, tmp_path: Path) -> None:
@@ -70,6 +123,25 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(cut: Path, tmp_path: P
     assert (out / "model.safetensors").is_file()
 
 
+def test_what_has_its_name_outlives_a_power_cut(
+    cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of each file, and the lists of names that lead to it, were brought to the disk."""
+    brought, really = set(), os.fsync
+
+    def watched(descriptor: int) -> None:
+        really(descriptor)
+        found = os.fstat(descriptor)
+        brought.add((found.st_ino, found.st_size if stat.S_ISREG(found.st_mode) else None))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    run(job(cut, tmp_path / "out"), Silent())
+    files = [path.stat() for path in (tmp_path / "out").iterdir()]
+    assert {(each.st_ino, each.st_size) for each in files} <= brought
+    folders = (tmp_path, tmp_path / "out")
+    assert {(folder.stat().st_ino, None) for folder in folders} <= brought
+
+
 def test_another_command_is_refused_by_what_differs(cut: Path, tmp_path: Path) -> None:
     class Stopped(Exception):
         pass
@@ -77,7 +149,7 @@ def test_another_command_is_refused_by_what_differs(cut: Path, tmp_path: Path) -
     class Impatient(Silent):
         def advance(self) -> None:
             super().advance()
-            if self.parts[-1][0] == "layers" and self.steps % 4 == 3:
+            if self.parts[-1][0] == "layers":
                 raise Stopped
 
     with pytest.raises(Stopped):

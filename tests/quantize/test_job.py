@@ -46,6 +46,7 @@ def test_what_is_no_weight_comes_along(cut: Path, tmp_path: Path) -> None:
     card = (tmp_path / "out" / "README.md").read_text()
     assert "KL" in card
     assert f"file://{cut}" in card
+    assert "base_model" not in card  # it is no hub's
 
 
 def test_gptq_loses_less_than_rounding_to_the_nearest(cut: Path, tmp_path: Path) -> None:
@@ -72,6 +73,12 @@ def test_weights_are_spread_over_shards_that_an_index_lists(cut: Path, tmp_path:
 def test_an_unknown_module_to_keep_is_refused(cut: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="--keep is dwon_proj, which is no module"):
         run(job(cut, tmp_path / "out", keep=("dwon_proj",)), Silent())
+
+
+def test_keeping_everything_is_refused(cut: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"--keep is \*, which leaves nothing to quantize"):
+        run(job(cut, tmp_path / "out", keep=("*",)), Silent())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_groups_that_do_not_divide_a_matrix_are_refused_at_once(cut: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from aweigh_kernels.int_weight import IntWeight
 from aweigh_quantize import quantizer
 from aweigh_quantize.calibration import Amount, TooShort
 from aweigh_quantize.job import run
+from aweigh_quantize.quantizer import Work
 from aweigh_quantize.recipe import Recipe, RecipeError, Scheme
 from aweigh_quantize.recovery import Training
 from tests.quantize.jobs import Silent, job, job_of, tensors, weights
@@ -64,10 +65,69 @@ def test_training_ends_in_the_same_bytes_killed_or_not_in_memory_or_not(
     assert (tmp_path / "out.partial" / "steps-000002").is_dir()
     shown = Silent()
     run(out, shown)
-    assert ("layers", 8, 8) in shown.parts
+    assert ("layers", 2, 2) in shown.parts
     assert ("steps of training", 3, 2) in shown.parts
     for name in ("model.safetensors", "config.json"):
         assert (out.out / name).read_bytes() == (whole.out / name).read_bytes()
+
+
+def test_what_is_damaged_of_rounding_training_and_layers_is_made_again(
+    cut: Path, tmp_path: Path
+) -> None:
+    class Stopped(Exception):
+        pass
+
+    class Impatient(Silent):
+        def begin(self, what: str, total: int, done: int = 0) -> None:
+            super().begin(what, total, done)
+            if what == "writing":
+                raise Stopped
+
+    recipe, training = Recipe(bits=3, recover=True), Training(num_steps=2, num_tokens=512)
+    whole = replace(job_of(cut, tmp_path / "whole", recipe), amount=LITTLE, training=training)
+    run(whole, Silent())
+    out = replace(whole, out=tmp_path / "out")
+    with pytest.raises(Stopped):
+        run(out, Impatient())
+    for lost in ("rounded-0000", "steps-000002/0001", "layer-0001"):
+        damaged = tmp_path / "out.partial" / f"{lost}.safetensors"
+        damaged.write_bytes(damaged.read_bytes()[:-1])
+
+    shown = Silent()
+    run(out, shown)
+    assert ("layers", 2, 1) in shown.parts
+    assert ("steps of training", 2, 0) in shown.parts
+    assert ("trained layers", 2, 0) in shown.parts
+    name = "model.safetensors"
+    assert (out.out / name).read_bytes() == (whole.out / name).read_bytes()
+
+
+def test_of_files_only_what_is_not_held_out_is_trained_on(
+    cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(Exception):
+        pass
+
+    given: list[Work] = []
+
+    def stop(work: Work, *others: object) -> None:
+        given.append(work)
+        raise Stopped
+
+    monkeypatch.setattr("aweigh_quantize.job.Quantizer", stop)
+    text = tmp_path / "text.txt"
+    lines = (
+        f"Pod {number} runs {number % 7} containers on node {number}." for number in range(4000)
+    )
+    text.write_text("\n".join(lines))
+    wanted = job(cut, tmp_path / "out", [text], bits=3, recover=True)
+    with pytest.raises(Stopped):
+        run(replace(wanted, amount=LITTLE), Silent())
+    trained = {each.tokens for each in given[0].to_train_on}
+    assert trained > {each.tokens for each in given[0].calibration}
+    held_out = [each for texts in given[0].held_out.values() for each in texts]
+    assert held_out
+    assert trained.isdisjoint(each.tokens for each in held_out)
 
 
 @pytest.mark.parametrize("scheme", ["awq", "gptq"])

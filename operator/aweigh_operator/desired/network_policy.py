@@ -59,10 +59,13 @@ def _egress(owner: InferenceService) -> list[Manifest]:
 
 
 def _ports_out(owner: InferenceService) -> set[int]:
-    uri = owner.spec.model.uri
-    if not uri.startswith(_FETCHED):
+    fetched = [uri for uri in owner.spec.uris if uri.startswith(_FETCHED)]
+    if not fetched:
         return _ports_of(_values(owner, _COLLECTORS))
-    urls = [uri, *_values(owner, _ENDPOINTS + _COLLECTORS)]  # a registry has its port in the URI
+    urls = [
+        *fetched,
+        *_values(owner, _ENDPOINTS + _COLLECTORS),
+    ]  # a registry has its port in the URI
     return {HTTPS_PORT, *_ports_of(urls)}
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from aweigh_api import flags, names
 from aweigh_api.access import SecretRef
+from aweigh_api.model_uri import claim_of
 from aweigh_api.quantity import NotAQuantity, to_bytes
-from aweigh_api.spec import InferenceService
+from aweigh_api.spec import InferenceService, Spec
 from aweigh_api.template import Template
 from aweigh_operator.desired import record
 from aweigh_operator.desired.metadata import Manifest, fingerprint
@@ -43,6 +44,7 @@ def template_hash(owner: InferenceService) -> str:
         for part in (
             "model",
             "quantization",
+            "speculativeDecoding",
             "prefixCache",
             "resources",
             "drain",
@@ -189,11 +191,7 @@ def _volumes(owner: InferenceService) -> list[tuple[Manifest, Manifest]]:
         ({"name": "cache", "emptyDir": {}}, _mount("cache", names.CACHE_MOUNT)),
         ({"name": "tmp", "emptyDir": {}}, _mount("tmp", "/tmp")),
     ]
-    if model.uri.startswith("pvc://"):
-        claim = model.uri.removeprefix("pvc://").split("/")[0]
-        source = {"claimName": claim, "readOnly": True}
-        mount = _mount("model", names.MODEL_MOUNT, read_only=True)
-        volumes.append(({"name": "model", "persistentVolumeClaim": source}, mount))
+    volumes += _claims(owner.spec)
     auth, tls = owner.spec.auth, owner.spec.tls
     if model.secret_ref:
         volumes.append(_secret("model-secret", model.secret_ref, names.SECRET_MOUNT))
@@ -202,6 +200,20 @@ def _volumes(owner: InferenceService) -> list[tuple[Manifest, Manifest]]:
     if tls:
         volumes.append(_secret("tls", tls.secret_ref, names.TLS_MOUNT))
     return volumes
+
+
+def _claims(spec: Spec) -> list[tuple[Manifest, Manifest]]:
+    """Every claim once, wherever in it the models are."""
+    claims = dict.fromkeys(filter(None, map(claim_of, spec.uris)))
+    # The claim of the model bears the name that it has in templates of older operators, too.
+    of_model = claim_of(spec.model.uri)
+    found = []
+    for number, claim in enumerate(claims):
+        volume = "model" if claim == of_model else f"draft-{number}"
+        source = {"claimName": claim, "readOnly": True}
+        mount = _mount(volume, f"{names.MODEL_MOUNT}/{claim}", read_only=True)
+        found.append(({"name": volume, "persistentVolumeClaim": source}, mount))
+    return found
 
 
 def _secret(volume: str, ref: SecretRef, path: str) -> tuple[Manifest, Manifest]:

@@ -58,7 +58,7 @@ def quantize(
 
 def _compensated(weight: torch.Tensor, scale: torch.Tensor, inputs: Inputs) -> torch.Tensor:
     """Codes [N, K] by scales [N, K]."""
-    weight, hessian = prepared(weight, inputs, Options().damping)
+    weight, hessian = prepared(weight, inputs), inputs.hessian
     columns, scales = weight.t().contiguous(), scale.t().contiguous()
     codes = torch.empty(columns.shape, dtype=torch.uint8, device=columns.device)
 
@@ -66,7 +66,7 @@ def _compensated(weight: torch.Tensor, scale: torch.Tensor, inputs: Inputs) -> t
         codes[column] = nearest(wanted / scales[column])
         return values(codes[column]).mul_(scales[column])
 
-    compensate(columns, hessian, by_importance(hessian), round)
+    compensate(columns, hessian, Options().damping, by_importance(hessian), round)
     return codes.t().contiguous()
 
 

@@ -71,7 +71,7 @@ def _compensated(
     weight: torch.Tensor, scale: torch.Tensor, inputs: Inputs, dtype: torch.dtype
 ) -> torch.Tensor:
     """[N, K] by scales [N, K]."""
-    weight, hessian = prepared(weight, inputs, Options().damping)
+    weight, hessian = prepared(weight, inputs), inputs.hessian
     columns, scales = weight.t().contiguous(), scale.t().contiguous()
     q = torch.empty_like(columns)
 
@@ -79,7 +79,7 @@ def _compensated(
         q[column] = _rounded(values, scales[column], dtype).float()
         return q[column] * scales[column]
 
-    compensate(columns, hessian, by_importance(hessian), round)
+    compensate(columns, hessian, Options().damping, by_importance(hessian), round)
     return q.t().contiguous().to(dtype)
 
 

@@ -16,6 +16,7 @@ from aweigh_quantize.methods.hessian import (
     compensate,
     compensated,
     damped,
+    damped_diagonal,
     factor,
     spread,
 )
@@ -55,6 +56,8 @@ def quantize(
 ) -> IntWeight:
     """A matrix on a grid, its outputs near those it had.
 
+    Memory: one matrix [K, K] in fp32 beside the inputs' Hessian, and a few of the weight's size.
+
     Args:
         weight: [N, K], floating point.
         inputs: what calibration knows of x, [K].
@@ -68,30 +71,29 @@ def quantize(
         ValueError: the group does not divide K, numbers are not finite, or tokens too few.
     """
     options = options or Options()
-    weight, hessian = prepared(weight, inputs, options.damping)
+    weight, hessian, damping = prepared(weight, inputs), inputs.hessian, options.damping
     width = grid.width(weight.shape[1])
     static = options.static_groups or width == weight.shape[1]
     order = torch.arange(len(hessian), device=weight.device)
     if options.act_order:
         order = by_importance(hessian)
     perm = order if options.act_order and not static else None
+    importance = damped_diagonal(hessian, damping)
     if perm is not None:
-        weight, hessian = weight[:, perm], hessian[perm][:, perm]
-    importance = hessian.diagonal().contiguous()
+        weight, importance = weight[:, perm], importance[perm]
     rounding = Rounding(weight, *scales(weight, grid, options.clip, importance), grid)
     if static:
-        compensate(rounding.columns, hessian, order, rounding.round, options.block)
+        compensate(rounding.columns, hessian, damping, order, rounding.round, options.block)
     else:
-        _round_with_scales(rounding, hessian, grid, options)
-    refine(rounding, hessian, options.sweeps)
+        _round_with_scales(rounding, factor(hessian, damping, perm), importance, grid, options)
+    if options.sweeps:
+        refine(rounding, damped(hessian, damping, perm), options.sweeps)
     q, scale, zero = rounding.tensors()
     return IntWeight(q=q, scale=scale, zero=zero, bits=grid.bits, group=width, perm=perm)
 
 
-def prepared(
-    weight: torch.Tensor, inputs: Inputs, damping: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weight in fp32 and its inputs' damped Hessian.
+def prepared(weight: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+    """The weight in fp32, once it is known to fit its inputs.
 
     Raises:
         ValueError: they do not fit together, numbers are not finite, or tokens too few.
@@ -100,19 +102,23 @@ def prepared(
     inputs.expect_enough()
     if weight.shape[1] != len(inputs.hessian):
         raise ValueError(f"the weight is {list(weight.shape)}; expected [N, {len(inputs.hessian)}]")
-    return weight.float(), damped(inputs.hessian, damping)
+    return weight.float()
 
 
 def _round_with_scales(
-    rounding: Rounding, hessian: torch.Tensor, grid: Grid, options: Options
+    rounding: Rounding,
+    upper: torch.Tensor,
+    importance: torch.Tensor,
+    grid: Grid,
+    options: Options,
 ) -> None:
     """All columns as they lie; a group gets its scales from what its columns should be by then."""
-    width, diagonal, upper = rounding.width, hessian.diagonal().contiguous(), factor(hessian)
+    width = rounding.width
     one_group = replace(grid, group=WHOLE_ROW)
-    for first in range(0, len(hessian), width):
+    for first in range(0, len(upper), width):
         part = slice(first, first + width)
         values, inverse = compensated(rounding.columns, rounding.errors, upper, part)
-        found, zero = scales(values.t(), one_group, options.clip, diagonal[part])
+        found, zero = scales(values.t(), one_group, options.clip, importance[part])
         rounding.rescale(first // width, found[:, 0], None if zero is None else zero[:, 0])
         for place in range(width):
             spread(values, inverse, place, rounding.round(first + place, values[place]))

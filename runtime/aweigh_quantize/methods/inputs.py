@@ -75,7 +75,7 @@ class Inputs:
         """The figures of the same tokens if x is divided by scales [K], above 0, first."""
         inverse = scales.float().reciprocal()
         tensors = self.tensors()
-        tensors["hessian"] = self.hessian * inverse * inverse[:, None]
+        tensors["hessian"] = (self.hessian * inverse).mul_(inverse[:, None])
         tensors |= {name: tensors[name] * inverse for name in ("mean_abs", "low", "high")}
         tensors["rows"] = (self.rows.float() * inverse).to(self.rows.dtype)
         return Inputs.restored(tensors)

@@ -9,7 +9,7 @@ import torch
 from aweigh_kernels.sparse_int_weight import WIDTHS, SparseIntWeight
 from aweigh_quantize.methods.gptq import Options, prepared
 from aweigh_quantize.methods.grid import Clip, Grid, expect_weight, integers, scales
-from aweigh_quantize.methods.hessian import compensated, factor, spread
+from aweigh_quantize.methods.hessian import compensated, damped, damped_diagonal, factor, spread
 from aweigh_quantize.methods.inputs import Inputs
 from aweigh_quantize.methods.refinement import refine
 from aweigh_quantize.methods.rounding import Rounding
@@ -43,6 +43,8 @@ def quantize(
 ) -> SparseIntWeight:
     """The two of four and their integers that leave outputs near what they were.
 
+    Memory: as `gptq.quantize`.
+
     Args:
         weight: [N, K], floating point.
         inputs: what calibration knows of x, [K].
@@ -54,15 +56,16 @@ def quantize(
     """
     options = options or Options()
     _expect(weight, grid)
-    weight, hessian = prepared(weight, inputs, options.damping)
-    diagonal = hessian.diagonal().contiguous()
+    weight, hessian, damping = prepared(weight, inputs), inputs.hessian, options.damping
+    diagonal = damped_diagonal(hessian, damping)
     # Which are kept is not known yet; those that cost most by themselves are likely to be.
     likely = _largest_two(torch.unflatten((weight.square() * diagonal), 1, (-1, FOUR))).flatten(1)
     scale, zero = scales(weight * likely, grid, options.clip, diagonal * likely)
     rounding = Rounding(weight, scale, zero, grid)
     rounding.kept = torch.ones_like(rounding.columns)
-    _round(rounding, rounding.kept, factor(hessian), options.block)
-    refine(rounding, hessian, options.sweeps)
+    _round(rounding, rounding.kept, factor(hessian, damping), options.block)
+    if options.sweeps:
+        refine(rounding, damped(hessian, damping), options.sweeps)
     q, scale, _ = rounding.tensors()
     return _gathered(q, rounding.kept.t(), scale, grid)
 

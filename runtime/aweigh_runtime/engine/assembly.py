@@ -12,19 +12,21 @@ from aweigh_runtime.engine.grammars import Grammars
 from aweigh_runtime.engine.loop import Engine, Forward
 from aweigh_runtime.engine.messages import Ready, Sampling, Start
 from aweigh_runtime.engine.prefixes import Copies, Memory
-from aweigh_runtime.engine.room import expect_host_room, kv_bytes, peak_bytes
+from aweigh_runtime.engine.room import LongestRequest, expect_host_room, kv_bytes, peak_bytes
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.row import Row
 from aweigh_runtime.engine.scheduler import PROMPT_LOGPROBS_TOKENS, Limits, Scheduler
 from aweigh_runtime.engine.sizing import STEP_TOKENS
+from aweigh_runtime.engine.speculation.draft_model import Frame
+from aweigh_runtime.engine.speculation.loading import Drafts, Fetched, load_drafts, speculator
 from aweigh_runtime.engine.threads import use_threads
-from aweigh_runtime.failures import InvalidConfiguration
+from aweigh_runtime.failures import InvalidConfiguration, ModelDoesNotFit
 from aweigh_runtime.model.cache import FP8, CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
 from aweigh_runtime.model.host_copy import HostCopies
-from aweigh_runtime.model.load import Wish, load
+from aweigh_runtime.model.load import Loaded, Wish, load
 from aweigh_runtime.text.defaults import read_defaults
 from aweigh_runtime.text.tokenizer import Tokenizer
 
@@ -32,9 +34,18 @@ _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "f
 
 
 def build(
-    start: Start, directory: Path, progress: Callable[[int, int | None], None]
+    start: Start,
+    directory: Path,
+    progress: Callable[[int, int | None], None],
+    fetched: Sequence[Fetched] = (),
 ) -> tuple[Engine, Ready]:
     """Load the model and make the engine around it.
+
+    Args:
+        start: how it shall run.
+        directory: of the model.
+        progress: called while it is loaded.
+        fetched: what became of each draft model.
 
     Raises:
         StartFailure: as `load` does, or because keys and values do not fit.
@@ -46,29 +57,45 @@ def build(
         max_model_len=start.max_model_len,
         exact=start.exact,
     )
-    decoder = load(directory, wish, device, progress)
-    kept = _cache_format(start, decoder)
-    use_threads(device, decoder.weight_bytes)
+    loaded = load(directory, wish, device, progress)
+    decoder, quantization = loaded.decoder, loaded.quantization
+    kept = _cache_format(start, loaded)
+    use_threads(device, loaded.weight_bytes)
     limits = Limits(
         max_running=start.max_running,
         step_tokens=start.step_tokens or max(STEP_TOKENS[device.type], start.max_running),
         max_model_len=decoder.max_model_len,
     )
     sampler = Sampler(decoder.config.vocab_size)
-    block_bytes = start.block_tokens * bytes_per_token(decoder.config, kept.kept.itemsize)
-    num_blocks = _num_blocks(start, decoder, limits, sampler, kept)
+    drafts = load_drafts(start, fetched, directory, decoder)
+    try:
+        num_blocks = _num_blocks(start, decoder, limits, sampler, kept, drafts)
+    except ModelDoesNotFit as error:
+        if not drafts.loaded:
+            raise
+        drafts = drafts.without_memory(f"with its draft models {error}; served without them")
+        num_blocks = _num_blocks(start, decoder, limits, sampler, kept, drafts)
+    own_bytes = bytes_per_token(decoder.config, kept.kept.itemsize)
+    block_bytes = start.block_tokens * (own_bytes + drafts.bytes_per_token)
     cache = KVCache(decoder.config, num_blocks, start.block_tokens, kept, device)
     memory, copy = _memory(start, cache, block_bytes)
     forward = _forward(decoder, cache)
     _warm_up(forward, sampler, limits, cache)
 
     compiler = Grammars(directory, decoder.config.vocab_size, _stop_tokens(directory))
-    engine = Engine(Scheduler(limits, memory), forward, sampler, compiler, copy)
+    frame = Frame(
+        vocab_size=decoder.config.vocab_size,
+        block_tokens=start.block_tokens,
+        step_tokens=limits.step_tokens,
+        device=device,
+    )
+    drafting = speculator(start, drafts, frame, num_blocks)
+    engine = Engine(Scheduler(limits, memory), forward, sampler, compiler, copy, drafting)
     ready = Ready(
         max_model_len=limits.max_model_len,
         vocab_size=decoder.config.vocab_size,
         dtype=_DTYPE_NAMES[decoder.dtype],
-        quantization="none" if decoder.quantization is None else decoder.quantization.scheme,
+        quantization="none" if quantization is None else quantization.scheme,
         kv_cache_dtype=_DTYPE_NAMES[kept.kept],
         max_running=limits.max_running,
         block_tokens=start.block_tokens,
@@ -90,13 +117,13 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _cache_format(start: Start, decoder: Decoder) -> CacheFormat:
+def _cache_format(start: Start, loaded: Loaded) -> CacheFormat:
     """What was asked for, else what the checkpoint was made for."""
     wanted = cast(KvCacheDTypeName, start.kv_cache_dtype)
-    quantization = decoder.quantization
+    quantization = loaded.quantization
     if wanted == "auto" and quantization is not None and quantization.kv_cache_scheme == "fp8":
         wanted = "fp8"
-    return CacheFormat.of(decoder.dtype, wanted, decoder.kv_scales)
+    return CacheFormat.of(loaded.decoder.dtype, wanted, loaded.kv_scales)
 
 
 def _forward(decoder: Decoder, cache: KVCache) -> Forward:
@@ -107,10 +134,16 @@ def _forward(decoder: Decoder, cache: KVCache) -> Forward:
 
 
 def _num_blocks(
-    start: Start, decoder: Decoder, limits: Limits, sampler: Sampler, kept: CacheFormat
+    start: Start,
+    decoder: Decoder,
+    limits: Limits,
+    sampler: Sampler,
+    kept: CacheFormat,
+    drafts: Drafts,
 ) -> int:
     """Blocks for which there is room beside weights and the largest step."""
-    block_bytes = start.block_tokens * bytes_per_token(decoder.config, kept.kept.itemsize)
+    own_bytes = bytes_per_token(decoder.config, kept.kept.itemsize)
+    block_bytes = start.block_tokens * (own_bytes + drafts.bytes_per_token)
 
     def largest_step() -> None:
         num_blocks = -(-limits.step_tokens // start.block_tokens) + 1
@@ -118,21 +151,21 @@ def _num_blocks(
         cache = KVCache(decoder.config, *size)
         _warm_up(_forward(decoder, cache), sampler, limits, cache)
 
-    longest = -(-limits.max_model_len // start.block_tokens) * block_bytes
     reserved = peak_bytes(decoder.device, largest_step)
     host_bytes = start.host_memory_bytes if start.prefix_caching else 0
     expect_host_room(host_bytes)
     if decoder.device.type == "cpu":  # there it is the same memory
         reserved += host_bytes
-    wanted = start.kv_cache_bytes
-    return kv_bytes(decoder.device, reserved, wanted, longest, limits.max_model_len) // block_bytes
+    longest = LongestRequest(limits.max_model_len, start.block_tokens, block_bytes)
+    return kv_bytes(decoder.device, reserved, start.kv_cache_bytes, longest) // block_bytes
 
 
 def _memory(
     start: Start, cache: KVCache, block_bytes: int
 ) -> tuple[Memory, Callable[[Copies], None]]:
     """What the scheduler may use, and what carries out its copies to host memory and back."""
-    num_host_blocks = start.host_memory_bytes // block_bytes if start.prefix_caching else 0
+    host_bytes = cache.layers[:, 0].nbytes  # of a block: draft models read again
+    num_host_blocks = start.host_memory_bytes // host_bytes if start.prefix_caching else 0
     copies = HostCopies(cache, num_host_blocks)
     bound = start.prefix_cache_bytes
     memory = Memory(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from aweigh_api.flags import draft_of
 from aweigh_api.state import Loading
 from aweigh_api.termination import ExitCode, Termination
 from aweigh_runtime import wire
@@ -17,6 +18,7 @@ from aweigh_runtime.config import Config
 from aweigh_runtime.engine.heartbeat import Heartbeat
 from aweigh_runtime.engine.messages import (
     Counters,
+    Draft,
     Failed,
     Failure,
     Fetched,
@@ -244,4 +246,8 @@ def _start(config: Config) -> Start:
         prefix_caching=config.prefix_cache_enabled,
         prefix_cache_bytes=config.prefix_cache_size,
         host_memory_bytes=config.prefix_cache_host_memory,
+        speculation=config.speculation_method,
+        drafts=[Draft(*draft_of(each)) for each in config.draft_model],
+        max_draft_tokens=config.max_draft_tokens,
+        min_acceptance_percent=config.min_acceptance_percent,
     )

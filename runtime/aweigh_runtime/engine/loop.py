@@ -16,11 +16,15 @@ from aweigh_runtime.engine.messages import (
     TokenLogprobs,
     Work,
 )
+from aweigh_runtime.engine.out_of_memory import out_of_memory, return_unused_memory
 from aweigh_runtime.engine.prefixes import Copies
 from aweigh_runtime.engine.request import Request
-from aweigh_runtime.engine.sampling.choice import Sampler
-from aweigh_runtime.engine.scheduler import Part, RequestTooLong, Scheduler
+from aweigh_runtime.engine.sampling.choice import Continued, Sampler
+from aweigh_runtime.engine.sampling.verification import Drafted
+from aweigh_runtime.engine.scheduler import Lookahead, Part, RequestTooLong, Scheduler
+from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.engine.speed import PromptSpeed
+from aweigh_runtime.engine.step_fit import Load, StepFitter
 from aweigh_runtime.model.chunks import Chunk
 
 Forward = Callable[[list[int], Sequence[Chunk]], torch.Tensor]
@@ -62,15 +66,18 @@ class Engine:
         sampler: Sampler,
         compiler: Compiler,
         copy: Callable[[Copies], None],
+        speculator: Speculator | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._forward = forward
         self._sampler = sampler
         self._compiler = compiler
         self._copy = copy
+        self._speculator = speculator
         self._compiling: dict[int, Submission] = {}
         self._failures: list[Failure] = []  # since the last report
         self._prompt_speed = PromptSpeed()
+        self._step_fitter = StepFitter()
 
     @property
     def patience_s(self) -> float:
@@ -97,11 +104,16 @@ class Engine:
         """Run one forward pass, if there is anything to compute."""
         started_s = time.monotonic()
         self._add_compiled()
-        step = self._scheduler.step(started_s)
+        step = self._scheduler.step(started_s, self._lookahead(started_s))
         outputs: list[Output] = []
         if self._copied(step.copies) and step.parts:
             outputs = self._computed(step.parts, started_s)
         return self._report(outputs, started_s, sum(part.num_tokens for part in step.parts))
+
+    def _lookahead(self, now_s: float) -> Lookahead | None:
+        if self._speculator is None:
+            return None
+        return self._speculator.lookahead(self._scheduler.num_running, now_s)
 
     def _report(self, outputs: list[Output], started_s: float, num_tokens: int) -> Stepped:
         scheduler, now_s = self._scheduler, time.monotonic()
@@ -117,6 +129,8 @@ class Engine:
             unshared_tokens_per_request=scheduler.unshared_tokens_per_request(),
             duration_s=now_s - started_s if num_tokens else None,
             num_tokens=num_tokens,
+            step_fit=self._step_fitter.fit,
+            speculation=None if self._speculator is None else self._speculator.state,
         )
 
     def _add(self, request: Request) -> None:
@@ -149,76 +163,121 @@ class Engine:
             if copies:
                 self._copy(copies)
         except Exception as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
         else:
             return True
         self._scheduler.undo(lost=copies.stored)
-        _return_unused_memory()
+        return_unused_memory()
         return False
 
     def _computed(self, parts: list[Part], started_s: float) -> list[Output]:
         try:
             return self._compute(parts, started_s)
         except Exception as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
         self._give_up_the_largest(parts)
         return []
 
     def _give_up_the_largest(self, parts: list[Part]) -> None:
-        """There was no memory for this step: it is repeated without the request that needs most."""
+        """There was no memory for this step: it is repeated without the request that needs most.
+
+        A draft model that is of no use at present goes first.
+        """
         self._scheduler.undo()
-        largest = max(parts, key=lambda part: part.num_tokens + _LOGITS_WEIGHT * _num_logits(part))
-        self._scheduler.abort(largest.request.id)
-        message = f"there is no memory left to compute {largest.num_tokens} tokens of this request"
-        self._failures.append(Failure(largest.request.id, "out_of_memory", message))
-        _return_unused_memory()
+        if self._speculator is None or not self._speculator.release_idle():
+            largest = max(parts, key=_memory)
+            self._scheduler.abort(largest.request.id)
+            message = (
+                f"there is no memory left to compute {largest.num_tokens} tokens of this request"
+            )
+            self._failures.append(Failure(largest.request.id, "out_of_memory", message))
+        return_unused_memory()
 
     def _compute(self, parts: list[Part], started_s: float) -> list[Output]:
+        drafted = self._drafted(parts)
         tokens: list[int] = []
         chunks: list[Chunk] = []
-        for part in parts:
-            tokens += part.request.tokens[part.start : part.end]
-            chunks.append(
-                Chunk(part.start, part.num_tokens, part.request.blocks, _num_logits(part))
-            )
-        logits = self._forward(tokens, chunks)
+        for index, part in enumerate(parts):
+            request, ahead = part.request, drafted[index].tokens if index in drafted else ()
+            tokens += request.tokens[part.start : part.end]
+            tokens += ahead
+            count = part.num_tokens + len(ahead)
+            logits = _num_logits(part) + len(ahead)
+            chunks.append(Chunk(part.start, count, request.blocks, logits))
+        found = self._forward(tokens, chunks)
 
-        complete: list[Request] = []
-        rows: list[int] = []  # of the logits that predict a new token
+        complete: list[Part] = []
+        behind: list[Drafted] = []  # each of them
+        rows: list[int] = []  # of the logits that predict new tokens
         num_rows = 0
-        for part, chunk in zip(parts, chunks, strict=True):
+        for index, (part, chunk) in enumerate(zip(parts, chunks, strict=True)):
             num_rows += chunk.num_logits
             if _scores_prompt(part):
-                self._score_prompt(part, logits[num_rows - chunk.num_logits : num_rows])
+                self._score_prompt(part, found[num_rows - chunk.num_logits : num_rows])
             if part.end == len(part.request.tokens):
-                complete.append(part.request)
-                rows.append(num_rows - 1)
-        wanted = logits if len(rows) == num_rows else logits[rows]
-        outputs = self._sample(complete, wanted, parts)
-        self._observe(parts, time.monotonic() - started_s)
+                complete.append(part)
+                behind.append(drafted.get(index, _NOTHING))
+                rows.extend(range(num_rows - 1 - len(behind[-1].tokens), num_rows))
+        wanted = found if len(rows) == num_rows else found[rows]
+        outputs = self._continue(parts, complete, behind, wanted)
+        self._observe(parts, behind, time.monotonic() - started_s)
         return outputs
 
-    def _sample(
-        self, requests: list[Request], logits: torch.Tensor, parts: list[Part]
+    def _drafted(self, parts: list[Part]) -> dict[int, Drafted]:
+        if self._speculator is None or not any(part.room for part in parts):
+            return {}
+        return self._speculator.propose(parts)
+
+    def _continue(
+        self,
+        parts: list[Part],
+        complete: list[Part],
+        behind: list[Drafted],
+        logits: torch.Tensor,
     ) -> list[Output]:
-        """The next token of every request whose tokens have all been read."""
-        chosen = self._sampler.choose(logits, [request.row for request in requests])
+        """The next tokens of every request whose tokens have all been read."""
+        continued = self._continued(complete, behind, logits)
+        kept = dict(zip(map(id, complete), continued.kept, strict=True))
         for part in parts:
-            self._count(part)
+            self._count(part, kept.get(id(part), 0))
         outputs = []
-        for index, (request, token) in enumerate(zip(requests, chosen.tokens, strict=True)):
-            failure = chosen.failures.get(index)
+        stayed: dict[int, int] = {}
+        for index, part in enumerate(complete):
+            request = part.request
+            output = self._record(part, continued, index, len(behind[index].tokens))
+            if output is not None:
+                outputs.append(output)
+            failure = None if request.gone else continued.failures.get(index)
             if failure is None:
-                outputs.append(self._record(request, token, chosen.logprobs.get(index)))
+                stayed[request.id] = continued.kept[index]
                 continue
             if failure.kind == "internal":
                 self._scheduler.distrust(request)
             else:
                 self._scheduler.finish(request)
             self._failures.append(Failure(request.id, failure.kind, failure.message))
+        if self._speculator is not None:
+            self._speculator.verified(stayed)
         return outputs
+
+    def _continued(
+        self, complete: list[Part], behind: list[Drafted], logits: torch.Tensor
+    ) -> Continued:
+        rows = [part.request.row for part in complete]
+        if any(each.tokens for each in behind):
+            return self._sampler.verify(logits, rows, behind)
+        chosen = self._sampler.choose(logits, rows)
+        return Continued(
+            tokens=[
+                [] if index in chosen.failures else [token]
+                for index, token in enumerate(chosen.tokens)
+            ],
+            kept=[0] * len(rows),
+            logprobs={index: [one] for index, one in chosen.logprobs.items()},
+            failures=chosen.failures,
+        )
 
     def _score_prompt(self, part: Part, logits: torch.Tensor) -> None:
         """How likely the prompt's tokens were, each after those before it: [tokens, V]."""
@@ -229,39 +288,63 @@ class Engine:
             rows = logits[first - 1 - part.start :][: len(targets)]
             scores += self._sampler.prompt_logprobs(rows, targets, request.prompt_logprobs or 0)
 
-    def _count(self, part: Part) -> None:
+    def _count(self, part: Part, kept: int) -> None:
         """The part is computed: keys and values of its tokens are in the cache."""
         request, counters = part.request, self._scheduler.counters
         new = range(max(request.reached, part.start), part.end)
         counters.recomputed_tokens += part.num_tokens - len(new)
         if request.answering and part.num_tokens == 1:
             counters.decoded_rows += 1
-            counters.decode_tokens += 1
             counters.kv_tokens_read += part.end
         elif new and new.start < request.num_prompt_tokens:
             counters.computed_prompt_tokens += min(new.stop, request.num_prompt_tokens) - new.start
-        request.computed = part.end
-        request.reached = max(request.reached, part.end)
+        if not kept:  # else when its tokens are known
+            self._scheduler.advance(part, 0)
 
-    def _record(self, request: Request, token: int, logprobs: TokenLogprobs | None) -> Output:
+    def _count_new(self, part: Part, new: int, drafted: int, kept: int) -> None:
+        """An answer has got so many new tokens, of which `kept` were drafted.
+
+        What was drafted behind the end of an answer is nobody's fault.
+        """
+        request, counters = part.request, self._scheduler.counters
+        counters.generated_tokens += new
+        if request.num_prompt_tokens + new < len(request.tokens) and part.num_tokens == 1:
+            counters.decode_tokens += new
+        if not drafted:
+            return
+        drafted = drafted if new > kept else new
+        counters.drafted_tokens += drafted
+        counters.accepted_tokens += kept
+        missing = drafted - len(counters.drafted_at)
+        counters.drafted_at.extend([0] * missing)
+        counters.accepted_at.extend([0] * missing)
+        for place in range(drafted):
+            counters.drafted_at[place] += 1
+            counters.accepted_at[place] += place < kept
+
+    def _record(self, part: Part, continued: Continued, index: int, drafted: int) -> Output | None:
+        """Add new tokens to an answer, up to the one that ends it."""
+        request = part.request
         if request.max_tokens == request.num_prompt_tokens:  # only the prompt was to be read
+            if index in continued.failures:
+                return None
             self._scheduler.finish(request)
             return self._first_output(request, [], "length", None)
         first = not request.answering
-        request.tokens.append(token)
-        request.row.append(token)
-        self._scheduler.counters.generated_tokens += 1
-        finish: FinishReason | None = None
-        if token in request.stop_tokens:
-            finish = "stop"
-        elif len(request.tokens) >= request.max_tokens:
-            finish = "length"
+        tokens, finish = _append(request, continued.tokens[index])
+        kept = min(continued.kept[index], len(tokens))
+        self._count_new(part, len(tokens), drafted, kept)
+        if kept:
+            self._scheduler.advance(part, kept)
         if finish is not None:
             self._scheduler.finish(request)
-        scores = None if logprobs is None else [logprobs]
+        if not tokens:
+            return None
+        scores = continued.logprobs.get(index)
+        scores = None if scores is None else scores[: len(tokens)]
         if not first:
-            return Output(request.id, [token], finish, scores)
-        return self._first_output(request, [token], finish, scores)
+            return Output(request.id, tokens, finish, scores)
+        return self._first_output(request, tokens, finish, scores)
 
     def _first_output(
         self,
@@ -289,10 +372,38 @@ class Engine:
             counters.looked_up_prompt_tokens += request.num_prompt_tokens
         counters.saved_prefill_seconds += request.cached * (self._prompt_speed.token_s or 0.0)
 
-    def _observe(self, parts: list[Part], seconds: float) -> None:
+    def _observe(self, parts: list[Part], behind: list[Drafted], seconds: float) -> None:
         answers = sum(part.num_tokens == 1 for part in parts)
-        self._prompt_speed.observe(sum(p.num_tokens for p in parts) - answers, answers, seconds)
+        others = sum(part.num_tokens for part in parts) - answers
+        self._prompt_speed.observe(others, answers, seconds)
+        kv_tokens = sum(part.end for part in parts if part.num_tokens == 1)
+        drafted = sum(len(each.tokens) for each in behind)
+        self._step_fitter.observe(Load(others, answers, kv_tokens, drafted), seconds)
         self._scheduler.prefixes.judge_loading(self._prompt_speed.token_s)
+        if self._speculator is not None:
+            self._speculator.took(len(behind), seconds, others)
+
+
+_NOTHING = Drafted()
+
+
+def _memory(part: Part) -> int:
+    """What a part needs in a step, in tokens."""
+    return part.num_tokens + _LOGITS_WEIGHT * _num_logits(part)
+
+
+def _append(request: Request, tokens: list[int]) -> tuple[list[int], FinishReason | None]:
+    """Those that join the answer: after the one that ends it there are none."""
+    joined: list[int] = []
+    for token in tokens:
+        joined.append(token)
+        request.tokens.append(token)
+        request.row.append(token)
+        if token in request.stop_tokens:
+            return joined, "stop"
+        if len(request.tokens) >= request.max_tokens:
+            return joined, "length"
+    return joined, None
 
 
 def _num_logits(part: Part) -> int:
@@ -304,16 +415,3 @@ def _num_logits(part: Part) -> int:
 
 def _scores_prompt(part: Part) -> bool:
     return part.request.prompt_logprobs is not None and not part.request.answering
-
-
-def _return_unused_memory() -> None:
-    """Pieces that torch keeps may be too small for what is wanted next."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Allocators on a GPU have an exception of their own; torch's on a CPU raises RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -19,6 +19,10 @@ _USUAL_S = 20e-6
 _SLOW_S = 0.002
 
 
+Place = tuple[Matcher, Sequence[int]]
+"""Where an answer stands, and what may follow: each of these tokens needs a mask of its own."""
+
+
 class Masks:
     """Computes masks for one vocabulary."""
 
@@ -27,35 +31,52 @@ class Masks:
         self._executor: LLExecutor | None = None
         self._watched = False
 
-    def of(self, matchers: Sequence[Matcher]) -> NDArray[np.int32]:
-        """One bit for each token, the lowest first: [G, V ÷ 32]. Failed rows are arbitrary."""
-        masks = np.zeros((len(matchers), self._words), np.int32)
+    def of(self, places: Sequence[Place]) -> NDArray[np.int32]:
+        """One bit for each token, the lowest first: [G, V ÷ 32].
+
+        A place with n tokens to follow has n + 1 rows: before each of them and after the last.
+        After a token that the grammar does not allow, or that ends it, its rows allow nothing.
+        Failed rows are arbitrary.
+        """
+        rows = sum(1 + len(tokens) for _, tokens in places)
+        masks = np.zeros((rows, self._words), np.int32)
         if self._watched:
-            self._watched = _fill_one_by_one(matchers, masks)
+            self._watched = _fill_one_by_one(places, masks)
         else:
             started = time.perf_counter()
-            self._fill_together(matchers, masks)
-            usual_s = _SLOW_S + _USUAL_S * len(matchers)
+            self._fill_together(places, masks)
+            usual_s = _SLOW_S + _USUAL_S * rows
             self._watched = time.perf_counter() - started > usual_s
         return masks
 
-    def _fill_together(self, matchers: Sequence[Matcher], masks: NDArray[np.int32]) -> None:
+    def _fill_together(self, places: Sequence[Place], masks: NDArray[np.int32]) -> None:
         if self._executor is None:  # its threads are for those who use grammars
             self._executor = LLExecutor(max(1, usable_cpus() // 2))
-        entries = [(matcher.backend, line) for line, matcher in enumerate(matchers)]
-        self._executor.unsafe_compute_mask_ptr(
-            entries, masks.ctypes.data, masks.strides[0], len(masks)
-        )
+        at = (masks.ctypes.data, masks.strides[0], len(masks))
+        if any(tokens for _, tokens in places):
+            lines, line = [], 0
+            for matcher, tokens in places:
+                lines.append((matcher.backend, line, list(tokens)))
+                line += 1 + len(tokens)
+            self._executor.unsafe_compute_mask_ptr_with_draft_token(lines, *at)
+        else:
+            entries = [(matcher.backend, line) for line, (matcher, _) in enumerate(places)]
+            self._executor.unsafe_compute_mask_ptr(entries, *at)
 
 
-def _fill_one_by_one(matchers: Sequence[Matcher], masks: NDArray[np.int32]) -> bool:
+def _fill_one_by_one(places: Sequence[Place], masks: NDArray[np.int32]) -> bool:
     """True: one of them was slow. What other processes take is not counted."""
     slow = False
-    for matcher, row in zip(matchers, masks, strict=True):
+    line = 0
+    for matcher, tokens in places:
+        rows = masks[line : line + 1 + len(tokens)]
+        line += len(rows)
         started = time.thread_time()
-        matcher.backend.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+        matcher.backend.unsafe_compute_mask_ptr_with_draft_token(  # type: ignore[attr-defined]
+            rows.ctypes.data, rows.strides[0], list(tokens)
+        )
         computing_s = time.thread_time() - started
-        if computing_s > _SLOW_S:
+        if computing_s > _SLOW_S * len(rows):
             matcher.charge(computing_s)
             slow = True
     return slow

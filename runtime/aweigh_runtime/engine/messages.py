@@ -6,6 +6,17 @@ import msgspec
 
 FinishReason = Literal["stop", "length"]
 FailureKind = Literal["too_long", "out_of_memory", "grammar", "internal"]
+SpeculationState = Literal["active", "paused", "failed"]
+SpeculationReason = Literal[
+    "VocabularyMismatch", "ContextTooShort", "DraftUnavailable", "OutOfMemory", "LowAcceptance"
+]
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """Where a draft model comes from."""
+
+    uri: str
+    revision: str | None = None
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +39,10 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     prefix_caching: bool
     prefix_cache_bytes: int | None  # of named blocks that no request holds; None: no bound
     host_memory_bytes: int
+    speculation: Literal["none", "draft", "ngram"] = "none"
+    drafts: list[Draft] = []
+    max_draft_tokens: int = 0
+    min_acceptance_percent: int | None = None  # None: what has been measured decides
 
 
 class Sampling(msgspec.Struct, frozen=True, array_like=True):
@@ -38,6 +53,7 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
     top_k: int = 0  # 0: all
     min_p: float = 0.0
     seed: int = 0  # the same seed gives the same text
+    seeded: bool = False  # the caller chose it: the text is the same however much is drafted
     repetition_penalty: float = 1.0  # divides or multiplies logits of tokens in prompt or answer
     presence_penalty: float = 0.0  # taken off logits of tokens in the answer
     frequency_penalty: float = 0.0  # the same, times how often each occurs
@@ -145,8 +161,12 @@ class Counters(msgspec.Struct):
     host_stored_blocks: int = 0
     host_loaded_blocks: int = 0
     generated_tokens: int = 0
-    decode_tokens: int = 0  # emitted by decode rows
+    decode_tokens: int = 0  # emitted by decode rows, drafted ones among them
     decoded_rows: int = 0  # one row = one request in one decode step
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0  # of those that were drafted
+    drafted_at: list[int] = []  # the same by place in a draft, the first one first
+    accepted_at: list[int] = []
     kv_tokens_read: int = 0  # by decode rows
     saved_prefill_seconds: float = 0.0  # what cached tokens would have taken to compute
 
@@ -158,6 +178,26 @@ class KvTokens(msgspec.Struct, frozen=True, array_like=True):
     held: int = 0  # by running requests
     cached: int = 0  # named and held by nobody: evicted when room is needed
     hot: int = 0  # of distinct prompt blocks that were looked up twice in the last minutes
+
+
+class StepFit(msgspec.Struct, frozen=True, array_like=True):
+    """Seconds of a step as a sum over what it computes, fitted to recent steps."""
+
+    base: float
+    prompt_token: float
+    row: float  # a request that answers
+    kv_token: float  # read by such a row
+    drafted_token: float
+    samples: int
+    error: float  # median of |fitted - measured| ÷ measured
+
+
+class Speculation(msgspec.Struct, frozen=True, array_like=True):
+    """Whether drafting goes on, and if not, why."""
+
+    state: SpeculationState
+    reason: SpeculationReason | None = None
+    message: str = ""
 
 
 class Stepped(msgspec.Struct, frozen=True, tag=True):
@@ -173,6 +213,8 @@ class Stepped(msgspec.Struct, frozen=True, tag=True):
     unshared_tokens_per_request: float | None  # KV tokens that a running request shares with nobody
     duration_s: float | None  # None: nothing was computed
     num_tokens: int = 0  # that the step computed
+    speculation: Speculation | None = None  # None: none was asked for
+    step_fit: StepFit | None = None  # None: too few steps
 
 
 FromEngine = Progress | Fetched | Ready | Failed | Stepped

@@ -16,7 +16,7 @@ import msgspec
 from aweigh_api.termination import ExitCode
 from aweigh_runtime.child import channel_to_parent
 from aweigh_runtime.engine.assembly import build
-from aweigh_runtime.engine.messages import Failed, Fetched, Progress, Start, Work
+from aweigh_runtime.engine.messages import Draft, Failed, Fetched, Progress, Start, Work
 from aweigh_runtime.failures import StartFailure, internal_error
 from aweigh_runtime.sources import fetch
 from aweigh_runtime.wire import Channel
@@ -50,7 +50,8 @@ def _serve(channel: Channel) -> None:
         progress=_reporter(channel, "downloading"),
     )
     channel.send(Fetched(str(directory)))
-    engine, ready = build(start, directory, _reporter(channel, "loading"))
+    drafts = [_fetched(start, draft, channel) for draft in start.drafts]
+    engine, ready = build(start, directory, _reporter(channel, "loading"), drafts)
     gc.collect()
     gc.freeze()  # what was loaded stays: nobody needs to look at it again
     channel.send(ready)
@@ -58,6 +59,20 @@ def _serve(channel: Channel) -> None:
         for body in channel.poll(engine.patience_s):
             engine.take(msgspec.msgpack.decode(body, type=Work))
         channel.send(engine.step())
+
+
+def _fetched(start: Start, draft: Draft, channel: Channel) -> Path | StartFailure:
+    """A draft model's directory, or why it is not here: the target is served in any case."""
+    try:
+        return fetch(
+            draft.uri,
+            revision=draft.revision,
+            secret_dir=None if start.secret_dir is None else Path(start.secret_dir),
+            cache_dir=Path(start.cache_dir),
+            progress=_reporter(channel, "downloading"),
+        )
+    except StartFailure as failure:
+        return failure
 
 
 def _reporter(

@@ -5,6 +5,7 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from aweigh_runtime.engine.history import History
 from aweigh_runtime.engine.messages import Submission, TokenLogprobs
 from aweigh_runtime.engine.naming import Name
 from aweigh_runtime.engine.sampling.row import Row
@@ -44,6 +45,8 @@ class Request:
     settled: int = 0  # blocks whose names are beyond doubt
     cached: int = 0  # prompt tokens that came from the cache, while the prompt was first read
     reached: int = 0  # most tokens that were ever computed; less now after a preemption
+    life: int = 0  # times that it has lost its blocks
+    history: History | None = None  # of drafts for it; None: there were none
     prompt_scores: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
 
     @classmethod

@@ -4,13 +4,13 @@
        ▲                                │                            │
        └──────────── preempted ─────────┴────────────────────────────┘
 
-Every answering request gets its token in every step; prompts share what is left of the step's
-budget, in order of arrival. When blocks run out, the last in that order gives its own back and
-computes them again later.
+Every answering request gets its token in every step; tokens that are drafted behind it and prompts
+share what is left of the step's budget, in order of arrival. When blocks run out, the last in that
+order gives its own back and computes them again later; nobody has to for what is only drafted.
 """
 
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from aweigh_runtime.engine.blocks import BlockPool
@@ -19,6 +19,9 @@ from aweigh_runtime.engine.naming import Name
 from aweigh_runtime.engine.prefixes import Copies, Found, Memory, Prefixes
 from aweigh_runtime.engine.request import Request, no_blocks
 from aweigh_runtime.engine.waiting import WaitingLine
+
+Lookahead = Callable[[Request], int]
+"""How many tokens shall be drafted behind the last one of an answering request."""
 
 LONG_WAIT_S = 5.0  # after that a request may push out what others ask for again and again
 PROMPT_LOGPROBS_TOKENS = 256  # in one step: each of them needs a row of logits
@@ -40,10 +43,11 @@ class Part:
     request: Request
     start: int  # position of the first token
     end: int  # tokens of the request in the cache once the step is done
+    room: int = 0  # for tokens that may be drafted behind them: blocks are there
 
     @property
     def num_tokens(self) -> int:
-        """Tokens to compute."""
+        """Tokens to compute, without those that are drafted."""
         return self.end - self.start
 
 
@@ -177,13 +181,28 @@ class Scheduler:
         request.gone = True
         del self._requests[request.id]
 
-    def step(self, now_s: float) -> Step:
-        """Choose the next forward pass: O(running requests, blocks that change hands)."""
+    def advance(self, part: Part, kept: int) -> None:
+        """A part is computed, and so many of the tokens drafted behind it have stayed."""
+        request, end = part.request, part.end + kept
+        if kept:  # they may have filled a block that nobody could name before
+            self.prefixes.announce(request, end)
+        request.computed = end
+        request.reached = max(request.reached, end)
+
+    def step(self, now_s: float, lookahead: Lookahead | None = None) -> Step:
+        """Choose the next forward pass: O(running requests, blocks that change hands).
+
+        Args:
+            now_s: on any clock that never goes back.
+            lookahead: None: nothing is drafted.
+        """
         self.prefixes.begin_step()
         parts: list[Part] = []
         preempted = self.counters.preemptions
         reading = self._continue_answers(parts)
         budget = _Budget(self._limits.step_tokens - len(parts))
+        if lookahead is not None and self.counters.preemptions == preempted:
+            self._look_ahead(parts, lookahead, budget)
         self._continue_prompts(reading, parts, budget)
         if self.counters.preemptions == preempted:  # blocks ran out: let nobody new in this time
             self._admit(reading, parts, budget, now_s)
@@ -220,6 +239,22 @@ class Scheduler:
             if past_block == block_tokens - 1:
                 self.prefixes.announce(request, computed + 1)
         return reading
+
+    def _look_ahead(self, parts: list[Part], lookahead: Lookahead, budget: _Budget) -> None:
+        """Give answers room for drafts, as far as blocks are left and the step's budget goes."""
+        for part in parts:
+            request = part.request
+            wanted = min(
+                lookahead(request), request.max_tokens - len(request.tokens) - 1, budget.tokens
+            )
+            if wanted <= 0:
+                continue
+            missing = self._missing(request, part.end + wanted)
+            if missing > self._pool.available_cold:
+                continue
+            request.blocks.extend(self._pool.take(missing))
+            part.room = wanted
+            budget.tokens -= wanted
 
     def _continue_prompts(self, reading: list[Request], parts: list[Part], budget: _Budget) -> None:
         for request in reading:
@@ -346,6 +381,8 @@ class Scheduler:
         request.blocks = no_blocks()
         request.computed = request.settled = 0
         request.running = False
+        request.life += 1
+        request.life += 1
 
 
 class RequestTooLong(ValueError):

@@ -14,11 +14,11 @@ import torch
 from aweigh_kernels import bits
 from aweigh_kernels.int_weight import IntWeight
 from aweigh_kernels.weight import Weight
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats.groups import described, read_group
 from aweigh_runtime.formats.layout import FLOATS, LayoutError, Part, Quantization
 from aweigh_runtime.formats.modules import in_layer
 from aweigh_runtime.formats.scales import expect_scales
-from aweigh_runtime.model.fields import Fields
 
 _BITS = 4
 _HALF = 1 << (_BITS - 1)  # the zero point of a symmetric file

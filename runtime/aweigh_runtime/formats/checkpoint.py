@@ -3,18 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from aweigh_runtime.fields import Fields, read_object
 from aweigh_runtime.formats import awq, compressed_tensors, fp8, gptq, marlin24, modelopt
+from aweigh_runtime.formats.files import CONFIG, CONFIG_FIELDS, SIDE_FILES
 from aweigh_runtime.formats.layout import Quantization
-from aweigh_runtime.model.fields import Fields, read_object
-
-CONFIG = "config.json"
-CONFIG_FIELDS = ("quantization_config", "compression_config")
-SIDE_FILES = {
-    "quantize_config.json": "gptq",  # AutoGPTQ, GPTQModel
-    "quant_config.json": "awq",  # AutoAWQ, long ago
-    "hf_quant_config.json": "modelopt",
-}
-"""Where packers wrote what config.json lacks, with the method of those that name none."""
 
 _READERS: Mapping[str, Callable[[Fields], Quantization]] = {
     "gptq": gptq.quantization,

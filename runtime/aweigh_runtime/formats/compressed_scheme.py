@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from aweigh_kernels.fp4_weight import GROUP
 from aweigh_kernels.fp8_weight import BLOCK, Rounding
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats.fp4_layout import COMPRESSED_TENSORS, Fp4Layout
 from aweigh_runtime.formats.fp8_layout import Fp8Layout, Granularity
 from aweigh_runtime.formats.int8_layout import Int8Layout
@@ -13,7 +14,6 @@ from aweigh_runtime.formats.layout import Layout
 from aweigh_runtime.formats.marlin24 import COMPRESSED_TENSORS_NAMES, Marlin24Layout
 from aweigh_runtime.formats.packed_int_layout import PackedIntLayout
 from aweigh_runtime.formats.plain_int_layout import PlainIntLayout
-from aweigh_runtime.model.fields import Fields
 
 KINDS = ("int", "float")
 STRATEGIES = ("tensor", "channel", "group", "block", "token", "tensor_group")

@@ -5,6 +5,7 @@ The library of that name writes them (compressed-tensors 0.20; llm-compressor us
 
 from collections.abc import Callable, Mapping
 
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats import selection
 from aweigh_runtime.formats.compressed_scheme import MIXED, layout, rounded
 from aweigh_runtime.formats.fp4_layout import Fp4Layout
@@ -14,7 +15,6 @@ from aweigh_runtime.formats.layout import Layout, Quantization
 from aweigh_runtime.formats.marlin24 import Marlin24Layout
 from aweigh_runtime.formats.packed_int_layout import PackedIntLayout
 from aweigh_runtime.formats.plain_int_layout import PlainIntLayout
-from aweigh_runtime.model.fields import Fields
 
 _Match = Callable[[str], bool]
 _KV_CACHES = ("float8 by tensor", "dynamic float8 by tensor")

@@ -6,10 +6,10 @@ they bring along is quantized, except the embedding and the head, which these wr
 
 from aweigh_kernels.fp8_weight import BLOCK, Rounding
 from aweigh_runtime.failures import UnsupportedModel
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats import selection
 from aweigh_runtime.formats.fp8_layout import E4M3, E5M2, Fp8Layout
 from aweigh_runtime.formats.layout import Layout, Quantization
-from aweigh_runtime.model.fields import Fields
 
 METHODS = ("fp8", "fbgemm_fp8")
 _FORMATS = {"e4m3": (E4M3,), "e5m2": (E5M2,)}
@@ -39,8 +39,16 @@ def quantization(fields: Fields) -> Quantization:
         scheme="fp8",
         description=f"{method}: {layout.name}",
         layout_of=layout_of,
-        kv_cache_scheme="fp8" if "kv_cache_scheme" in fields else None,
+        kv_cache_scheme=_kv_cache_scheme(fields),
     )
+
+
+def _kv_cache_scheme(fields: Fields) -> str | None:
+    """AutoFP8 writes `static`: a scale for keys and one for values in each layer."""
+    if "kv_cache_scheme" not in fields:
+        return None
+    fields.choice("kv_cache_scheme", fields.text("kv_cache_scheme"), ("static",))
+    return "fp8"
 
 
 def _channels() -> Fp8Layout:

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aweigh_kernels import bits as stream
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats import marlin24, selection
 from aweigh_runtime.formats.gptq_layout import VERSIONS, GptqLayout
 from aweigh_runtime.formats.groups import read_group
 from aweigh_runtime.formats.layout import Quantization
 from aweigh_runtime.formats.modules import in_layer, is_head
-from aweigh_runtime.model.fields import Fields
 
 
 def quantization(fields: Fields) -> Quantization:

@@ -1,7 +1,7 @@
 """Groups of inputs that share a scale, as configs write them and as people read them."""
 
 from aweigh_runtime.failures import ModelUnreadable
-from aweigh_runtime.model.fields import Fields
+from aweigh_runtime.fields import Fields
 
 MAX_GROUP = 1 << 20
 

@@ -14,11 +14,11 @@ import torch
 from aweigh_kernels import bits as stream
 from aweigh_kernels.sparse_int_weight import WIDTHS, SparseIntWeight
 from aweigh_kernels.weight import Weight
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats.groups import MAX_GROUP, described
 from aweigh_runtime.formats.layout import LayoutError, Part, Quantization
 from aweigh_runtime.formats.modules import in_layer
 from aweigh_runtime.formats.scales import expect_scales
-from aweigh_runtime.model.fields import Fields
 
 GROUPS = (-1, 128)  # that the kernels of this format take
 _TILE = 32  # columns of the matrix, of which 16 are kept

@@ -7,12 +7,12 @@ words.
 from collections.abc import Callable
 
 from aweigh_runtime.failures import UnsupportedModel
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats import selection
 from aweigh_runtime.formats.compressed_scheme import rounded
 from aweigh_runtime.formats.fp4_layout import MODELOPT, Fp4Layout
 from aweigh_runtime.formats.fp8_layout import Fp8Layout
 from aweigh_runtime.formats.layout import Layout, Quantization
-from aweigh_runtime.model.fields import Fields
 
 METHODS = ("modelopt", "modelopt_fp4")
 MIXED = "MIXED_PRECISION"

@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
 
 from aweigh_runtime.failures import UnsupportedModel
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats.pattern import Pattern, PatternError
-from aweigh_runtime.model.fields import Fields
 
 REGEX = "re:"
 _MAX_ENTRIES = 65_536

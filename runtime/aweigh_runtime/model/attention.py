@@ -55,18 +55,24 @@ def attend(heads: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShap
 def _attend_decodes(
     query: torch.Tensor, kv: LayerCache, decodes: Decodes, shape: AttentionShape
 ) -> torch.Tensor:
-    rows = query[decodes.rows]  # [S, H, D]
-    num_kv_heads = kv.num_kv_heads
+    rows = query[decodes.rows]  # [S·n, H, D], n new tokens of each request
+    num_kv_heads, count = kv.num_kv_heads, decodes.num_tokens
     seen = kv.read(decodes.blocks)
-    seen = seen.view(len(rows), -1, *seen.shape[2:]).transpose(1, 2)
+    seen = seen.view(len(rows) // count, -1, *seen.shape[2:]).transpose(1, 2)
+    keys, values = seen[:, :num_kv_heads], seen[:, num_kv_heads:]  # [S, K, blocks·P, D]
     # The queries that share a key head become the query positions of one head: no key is repeated.
-    grouped = rows.view(len(rows), num_kv_heads, -1, rows.shape[-1])  # [S, K, H/K, D]
-    keys, values = seen[:, :num_kv_heads], seen[:, num_kv_heads:]  # [S, K, n·P, D]
+    heads = rows.view(len(keys), count, num_kv_heads, -1, rows.shape[-1]).permute(0, 2, 3, 1, 4)
+    sharing = heads.shape[2]  # H/K
+    grouped = heads.flatten(2, 3)  # [S, K, H/K·n, D]
+    mask = decodes.mask if count == 1 else decodes.mask.repeat(1, 1, sharing, 1)
     if shape.soft_cap is not None:
-        return _capped(grouped, keys, values, decodes.mask, shape).flatten(1, 2)
-    return scaled_dot_product_attention(
-        grouped, keys, values, attn_mask=decodes.mask, scale=shape.scale
-    ).flatten(1, 2)
+        found = _capped(grouped, keys, values, mask, shape)
+    else:
+        found = scaled_dot_product_attention(
+            grouped, keys, values, attn_mask=mask, scale=shape.scale
+        )
+    by_token = found.view(*found.shape[:2], sharing, count, -1).permute(0, 3, 1, 2, 4)
+    return by_token.reshape(rows.shape)
 
 
 def _attend_prompt(

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from aweigh_runtime.formats.layout import Quantization
 from aweigh_runtime.model.attention import AttentionShape
-from aweigh_runtime.model.cache import KVCache, KvScales, LayerCache
+from aweigh_runtime.model.cache import KVCache, LayerCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.config import LayerConfig, ModelConfig
 from aweigh_runtime.model.mlp import mlp
@@ -37,9 +36,6 @@ class Decoder:
         self.device = storage.device
         self.weights = storage.weights  # by name
         self.matrices = storage.matrices  # those that are quantized, by name
-        self.weight_bytes = 0  # of all, as computed when they were loaded
-        self.quantization: Quantization | None = None  # of its matrices
-        self.kv_scales: KvScales | None = None  # that the checkpoint was made with
         self.settle = storage.settle  # once they are loaded
         self._embedding = embedding(config, storage.within("embedding"))
         self._layers = [

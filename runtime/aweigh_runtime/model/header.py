@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aweigh_runtime.failures import ModelUnreadable, UnsupportedModel
-from aweigh_runtime.model.fields import is_text
+from aweigh_runtime.fields import is_text
 
 MAX_HEADER_BYTES = 100_000_000
 GIT_LFS = b"version https://git-lfs"  # how a file looks that git did not fetch

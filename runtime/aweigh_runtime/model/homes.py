@@ -119,13 +119,15 @@ class _Search:
             if layout is None:
                 parts = {place.name.rpartition(".")[2]: Part((place.shape,), tuple(STORED))}
             else:
-                parts = self._parts(place, layout)
+                parts = expected_parts(self._directory, place, layout)
             yield Shard(place, layout, dict(self._found(place, parts)))
 
     def _layout(self, place: Place) -> Layout | None:
         if self._quantization is None or not place.matrix:
             return None
-        layout = self._quantization.layout_of(self._original(place.module))
+        names = spellings(place.module, self._config)
+        own = next((name for name in names if name in self._modules), place.module)
+        layout = self._quantization.layout_of(own)
         return None if layout is None or self._dense_router(place, layout) else layout
 
     def _dense_router(self, place: Place, layout: Layout) -> bool:
@@ -139,24 +141,6 @@ class _Search:
         required = (suffix for suffix, part in parts.items() if not part.optional)
         return any(f"{place.module}.{suffix}" not in self._stored for suffix in required)
 
-    def _original(self, module: str) -> str:
-        """The module's name in the checkpoint, by which it says what is quantized."""
-        for prefix, replacement in self._config.names.prefixes:
-            name = prefix + module.removeprefix(replacement)
-            if module.startswith(replacement) and name in self._modules:
-                return name
-        return module
-
-    def _parts(self, place: Place, layout: Layout) -> dict[str, Part]:
-        rows, columns = place.shape
-        try:
-            return layout.parts(rows, columns)
-        except LayoutError as error:
-            raise UnsupportedModel(
-                f"{self._directory}: {place.module} [{rows}, {columns}] cannot be stored as "
-                f"{layout.name}: {error}"
-            ) from error
-
     def _found(self, place: Place, parts: Mapping[str, Part]) -> Iterator[tuple[str, StoredTensor]]:
         for suffix, part in parts.items():
             name = f"{place.module}.{suffix}"
@@ -166,6 +150,32 @@ class _Search:
                 yield suffix, tensor
             elif not part.optional:
                 self.missing.append(name)
+
+
+def spellings(module: str, config: ModelConfig) -> list[str]:
+    """What a checkpoint may call a module, by which name it says what is quantized."""
+    found = [
+        prefix + module.removeprefix(replacement)
+        for prefix, replacement in config.names.prefixes
+        if module.startswith(replacement)
+    ]
+    return [*found, module]
+
+
+def expected_parts(directory: Path, place: Place, layout: Layout) -> dict[str, Part]:
+    """The tensors of a quantized matrix.
+
+    Raises:
+        UnsupportedModel: its shape cannot be stored so.
+    """
+    rows, columns = place.shape
+    try:
+        return layout.parts(rows, columns)
+    except LayoutError as error:
+        raise UnsupportedModel(
+            f"{directory}: {place.module} [{rows}, {columns}] cannot be stored as "
+            f"{layout.name}: {error}"
+        ) from error
 
 
 def _check(found: StoredTensor, name: str, part: Part) -> None:

@@ -17,10 +17,11 @@ from aweigh_kernels.weight import Weight
 from aweigh_runtime.failures import ModelDoesNotFit, ModelUnreadable
 from aweigh_runtime.formats.choice import choose
 from aweigh_runtime.formats.kv_scales import read_kv_scale
-from aweigh_runtime.formats.layout import LayoutError
+from aweigh_runtime.formats.layout import LayoutError, Quantization
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.arithmetic import Fast
 from aweigh_runtime.model.cache import KvScales
+from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.exact import Exact
 from aweigh_runtime.model.footprint import model_len, weight_bytes
@@ -33,7 +34,7 @@ from aweigh_runtime.model.homes import (
     checkpoint_format,
     homes_of,
 )
-from aweigh_runtime.model.mapped import fill, mapped
+from aweigh_runtime.model.mapped import expect_finite, fill, mapped, rows_of
 from aweigh_runtime.model.memory import available_bytes
 from aweigh_runtime.model.number_format import STORED, compute_dtype
 from aweigh_runtime.model.placement import canonical
@@ -55,7 +56,17 @@ class Wish:
     exact: bool = False
 
 
-def load(directory: Path, wish: Wish, device: torch.device, progress: Progress) -> Decoder:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A decoder, and what was learned of its checkpoint."""
+
+    decoder: Decoder
+    weight_bytes: int  # of all weights, as computed beforehand
+    quantization: Quantization | None  # of its matrices; None: they are dense
+    kv_scales: KvScales | None  # that the checkpoint was made with
+
+
+def load(directory: Path, wish: Wish, device: torch.device, progress: Progress) -> Loaded:
     """Load a model.
 
     Args:
@@ -80,11 +91,14 @@ def load(directory: Path, wish: Wish, device: torch.device, progress: Progress) 
     _expect_room(directory, needed, chosen, device)
     arithmetic = Exact() if wish.exact else Fast()
     decoder = Decoder(config, length, Storage(chosen, device, arithmetic, quantized=homes.names))
-    decoder.quantization = quantization
-    decoder.weight_bytes = needed
     _fill(decoder, homes, stored, progress)
     decoder.settle()
-    return decoder
+    return Loaded(
+        decoder=decoder,
+        weight_bytes=needed,
+        quantization=quantization,
+        kv_scales=_kv_scales(homes, config),
+    )
 
 
 def _expect_room(directory: Path, needed: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -106,25 +120,27 @@ def _fill(decoder: Decoder, homes: Homes, stored: Stored, progress: Progress) ->
     progress(done, total)
     for tensor, values in mapped(dense):
         place = homes.dense[canonical(tensor.name, decoder.config)]
-        fill(decoder.weights[place.weight], place, values)
+        weight = decoder.weights[place.weight]
+        fill(weight, place, values)
+        expect_finite(tensor, values, rows_of(weight, place))
         done += tensor.num_bytes
         progress(done, total)
     for (name, expert), of_one in homes.quantized.items():
-        decoder.matrices[name][expert].fill([_read(shard, decoder.device) for shard in of_one])
+        decoder.matrices[name][expert].fill([_read(shard, decoder) for shard in of_one])
         done += sum(tensor.num_bytes for shard in of_one for tensor in shard.tensors.values())
         progress(done, total)
     _expect_zeros(homes)
-    decoder.kv_scales = _kv_scales(homes, decoder)
 
 
-def _read(shard: Shard, device: torch.device) -> torch.Tensor | Weight:
+def _read(shard: Shard, decoder: Decoder) -> torch.Tensor | Weight:
+    if shard.layout is None:
+        return _read_dense(shard.tensors["weight"], decoder)
     parts = {
-        suffix: values.to(device, copy=True)  # a file may change, and what is mapped with it
+        # A copy: a file may change, and what is mapped with it.
+        suffix: values.to(decoder.device, copy=True)
         for suffix, tensor in shard.tensors.items()
         for _, values in mapped([tensor])
     }
-    if shard.layout is None:
-        return parts["weight"]
     rows, columns = shard.place.shape
     try:
         return shard.layout.read(parts, rows, columns)
@@ -133,6 +149,14 @@ def _read(shard: Shard, device: torch.device) -> torch.Tensor | Weight:
         raise ModelUnreadable(
             f"{path}: {shard.place.module} is no {shard.layout.name}: {error}"
         ) from error
+
+
+def _read_dense(tensor: StoredTensor, decoder: Decoder) -> torch.Tensor:
+    """Of a matrix that has quantized rows too."""
+    ((_, stored),) = mapped([tensor])
+    converted = stored.to(decoder.device, decoder.dtype, copy=True)
+    expect_finite(tensor, stored, converted)
+    return converted
 
 
 def _expect_zeros(homes: Homes) -> None:
@@ -144,11 +168,11 @@ def _expect_zeros(homes: Homes) -> None:
             )
 
 
-def _kv_scales(homes: Homes, decoder: Decoder) -> KvScales | None:
+def _kv_scales(homes: Homes, config: ModelConfig) -> KvScales | None:
     """[layers, 2], of keys and values; None: the checkpoint has none."""
     if not homes.kv_scales:
         return None
-    scales = torch.ones(decoder.config.num_layers, 2)
+    scales = torch.ones(config.num_layers, 2)
     for each in homes.kv_scales:
         for _, values in mapped([each.tensor]):
             for cached in each.cached:

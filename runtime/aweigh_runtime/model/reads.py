@@ -1,7 +1,7 @@
 """Which keys and values attention reads in a step. Indices and masks only.
 
-Requests with one new token are read together, in groups of similar length; each longer chunk is
-read by itself.
+Requests with one new token, or equally few of them, are read together, in groups of similar length;
+each longer chunk is read by itself.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ import torch
 from aweigh_runtime.model.cache import Index
 from aweigh_runtime.model.step_plan import Integers, Plan, index
 
+FEW = 17  # new tokens of a request that is read together with others: one, and a draft behind it
+
 # Padding that costs as much as one more group: a few launches, times the memory's speed.
 _PADDING_BYTES = {"cpu": 1 << 18, "cuda": 1 << 26}
 # What one group copies out of the cache at most: beyond it the copy leaves the CPU's caches.
@@ -20,11 +22,12 @@ _GROUP_BYTES = {"cpu": 1 << 22, "cuda": 1 << 28}
 
 @dataclass(frozen=True, slots=True)
 class Decodes:
-    """Requests with one new token and a similar number of earlier ones."""
+    """Requests with equally few new tokens and a similar number of earlier ones."""
 
-    rows: Index  # of the packed tokens
+    rows: Index  # of the packed tokens: S · num_tokens
+    num_tokens: int  # new ones, of each request
     blocks: Index  # slice: of one request; else [S, n], of the cache
-    mask: torch.Tensor | None  # [S, 1, 1, n·P], added to the scores
+    mask: torch.Tensor  # [S, 1, num_tokens, n·P], added to the scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +51,31 @@ class Reads:
 def reads(plan: Plan, window: int | None) -> Reads:
     """Lay out a step for layers whose tokens see `window` tokens (None: all). O(T + blocks)."""
     rows = np.cumsum([0] + [chunk.num_tokens for chunk in plan.chunks])
-    singles = [i for i, chunk in enumerate(plan.chunks) if chunk.num_tokens == 1]
+    few: dict[int, list[int]] = {}  # by how many
+    many: list[int] = []
+    for i, chunk in enumerate(plan.chunks):
+        if chunk.num_tokens == 1 or (chunk.start and chunk.num_tokens <= FEW):
+            few.setdefault(chunk.num_tokens, []).append(i)
+        else:
+            many.append(i)
     return Reads(
-        decodes=tuple(_decodes(plan, rows, group, window) for group in _groups(plan, singles)),
-        prompts=tuple(
-            _prompt(plan, int(rows[i]), i, window)
-            for i, chunk in enumerate(plan.chunks)
-            if chunk.num_tokens > 1
+        decodes=tuple(
+            _decodes(plan, rows, group, window)
+            for alike in few.values()
+            for group in _groups(plan, alike)
         ),
+        prompts=tuple(_prompt(plan, int(rows[i]), i, window) for i in many),
     )
 
 
-def _groups(plan: Plan, singles: list[int]) -> list[list[int]]:
+def _groups(plan: Plan, alike: list[int]) -> list[list[int]]:
     """Longest first; a group is full once its padding costs as much as another group."""
     device = plan.positions.device.type
     most_padding = _PADDING_BYTES[device] // plan.token_bytes
     most = _GROUP_BYTES[device] // plan.token_bytes
     groups: list[list[int]] = []
     padding = longest = 0
-    for i in sorted(singles, key=lambda i: -plan.chunks[i].end):
+    for i in sorted(alike, key=lambda i: -plan.chunks[i].end):
         length = plan.chunks[i].end
         padding += longest - length
         if not groups or padding > most_padding or (len(groups[-1]) + 1) * longest > most:
@@ -78,17 +87,22 @@ def _groups(plan: Plan, singles: list[int]) -> list[list[int]]:
 
 def _decodes(plan: Plan, rows: Integers, group: list[int], window: int | None) -> Decodes:
     size, device = plan.block_tokens, plan.positions.device
-    ends = np.array([plan.chunks[i].end for i in group])
+    num_tokens = plan.chunks[group[0]].num_tokens
+    offsets = np.arange(num_tokens)
+    ends = np.array([plan.chunks[i].start for i in group])[:, None] + offsets + 1  # [S, num_tokens]
     starts = np.zeros_like(ends) if window is None else np.maximum(ends - window, 0)
-    first = starts // size  # blocks before it are out of sight
-    width = int((-(-ends // size) - first).max())
+    first = starts[:, 0] // size  # blocks before it are out of sight
+    width = int((-(-ends[:, -1] // size) - first).max())
     columns = first[:, None] + np.arange(width)
     blocks = plan.table[np.array(group)[:, None], np.minimum(columns, plan.table.shape[1] - 1)]
-    low, high = starts - first * size, ends - first * size
+    before = first[:, None] * size
+    low, high = (starts - before).ravel(), (ends - before).ravel()
+    mask = _mask(low, high, width * size, plan)
     return Decodes(
-        rows=index(rows[group], device),
+        rows=index((rows[group][:, None] + offsets).ravel(), device),
+        num_tokens=num_tokens,
         blocks=index(blocks[0], device) if len(group) == 1 else torch.from_numpy(blocks).to(device),
-        mask=_mask(low, high, width * size, plan)[:, None, None],
+        mask=mask.view(len(group), 1, num_tokens, -1),
     )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from aweigh_runtime.failures import ModelUnreadable
-from aweigh_runtime.model.fields import read_object
+from aweigh_runtime.fields import read_object
 from aweigh_runtime.model.header import StoredTensor, read_header
 
 INDEX = "model.safetensors.index.json"

@@ -3,6 +3,7 @@
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from aweigh_runtime.server.connection import SERVER
 from aweigh_runtime.server.metrics import Metrics
 from aweigh_runtime.server.service import Service
 
@@ -13,6 +14,7 @@ METRICS = web.AppKey("metrics", Metrics)
 def application(service: Service) -> web.Application:
     """What the kubelet, Prometheus and the operator read."""
     app = web.Application(client_max_size=1 << 10)
+    app.on_response_prepare.append(_every_response)
     app[SERVICE] = service
     app[METRICS] = Metrics(service)
     app.router.add_get("/livez", _livez)
@@ -20,6 +22,10 @@ def application(service: Service) -> web.Application:
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/state", _state)
     return app
+
+
+async def _every_response(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = SERVER
 
 
 async def _livez(request: web.Request) -> web.Response:

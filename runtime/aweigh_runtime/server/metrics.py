@@ -1,6 +1,7 @@
 """`/metrics`: the figures of API process and engine, under our names and under vLLM's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -12,7 +13,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from aweigh_api import metrics
-from aweigh_runtime.engine.messages import Counters
+from aweigh_runtime.engine.messages import Counters, SpeculationState, Stepped
 from aweigh_runtime.server.figures import Histogram
 from aweigh_runtime.server.service import Service
 
@@ -30,6 +31,12 @@ _HELP = {
     metrics.HOST_STORED_BLOCKS: "Evicted blocks that were kept in host memory.",
     metrics.HOST_LOADED_BLOCKS: "Blocks that came back from host memory.",
     metrics.PREEMPTIONS: "Answers that gave up their memory and were begun again.",
+    metrics.DRAFTS: "Steps of answers for which tokens were guessed.",
+    metrics.DRAFTED_TOKENS: "Tokens that were guessed.",
+    metrics.DRAFTED_TOKENS_AT: "Tokens that were guessed, by their place in a guess.",
+    metrics.ACCEPTED_TOKENS: "Guessed tokens that became part of an answer.",
+    metrics.ACCEPTED_TOKENS_AT: "The same, by their place in a guess.",
+    metrics.SPECULATION: "Whether tokens are guessed: 1 for the state that it is in.",
     metrics.TIME_TO_FIRST_TOKEN: "From a request's arrival to its first token.",
     metrics.INTER_TOKEN_LATENCY: "From one token of an answer to the next.",
     metrics.REQUEST_LATENCY: "From a request's arrival to the end of its answer.",
@@ -69,6 +76,8 @@ class Metrics(Collector):
         yield from self._ended()
         for name, count in _counts(stepped.counters).items():
             yield from self._counters(name, count)
+        if self._service.config.speculation_method != "none":
+            yield from self._drafts(stepped)
         for name, histogram in figures.histograms.items():
             yield from self._histograms(name, histogram)
 
@@ -88,6 +97,35 @@ class Metrics(Collector):
         for each in _names(name):
             family = HistogramMetricFamily(each, _HELP[name], labels=[metrics.MODEL_LABEL])
             family.add_metric([self._model_name], histogram.buckets(), histogram.sum)
+            yield family
+
+    def _drafts(self, stepped: Stepped) -> Iterator[Metric]:
+        """All places from the start, so that a rate is defined before the first guess."""
+        counters, places = stepped.counters, self._service.config.max_draft_tokens
+        drafted, accepted = (
+            [*at[:places], *[0] * (places - len(at))]
+            for at in (counters.drafted_at, counters.accepted_at)
+        )
+        yield from self._counters(metrics.DRAFTS, drafted[0])  # each has a first token
+        yield from self._counters(metrics.DRAFTED_TOKENS, counters.drafted_tokens)
+        yield from self._counters(metrics.ACCEPTED_TOKENS, counters.accepted_tokens)
+        yield from self._by_place(metrics.DRAFTED_TOKENS_AT, drafted)
+        yield from self._by_place(metrics.ACCEPTED_TOKENS_AT, accepted)
+        family = GaugeMetricFamily(
+            metrics.SPECULATION, _HELP[metrics.SPECULATION], labels=[metrics.MODEL_LABEL, "state"]
+        )
+        now = None if stepped.speculation is None else stepped.speculation.state
+        for state in get_args(SpeculationState):
+            family.add_metric([self._model_name, state], float(state == now))
+        yield family
+
+    def _by_place(self, name: str, counts: Sequence[int]) -> Iterator[Metric]:
+        for each in _names(name):
+            family = CounterMetricFamily(
+                each, _HELP[name], labels=[metrics.MODEL_LABEL, "position"]
+            )
+            for place, count in enumerate(counts):
+                family.add_metric([self._model_name, str(place)], count)
             yield family
 
     def _ended(self) -> Iterator[Metric]:

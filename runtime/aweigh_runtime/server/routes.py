@@ -13,6 +13,7 @@ from aweigh_runtime.server.openai.replies import (
     ChatChoice,
     ChatChunkChoice,
     Detokenized,
+    Drafts,
     ModelCard,
     ModelList,
     Reply,
@@ -77,7 +78,18 @@ def _json(body: bytes) -> web.Response:
 
 def _card(service: Service) -> ModelCard:
     model = service.model()
-    return ModelCard(model.name, model.created_s, model.limits.max_model_len)
+    return ModelCard(
+        model.name, model.created_s, model.limits.max_model_len, speculation=_drafts(service)
+    )
+
+
+def _drafts(service: Service) -> Drafts | msgspec.UnsetType:
+    stepped = service.engine.stepped
+    if stepped.speculation is None:
+        return msgspec.UNSET
+    drafted, accepted = stepped.counters.drafted_tokens, stepped.counters.accepted_tokens
+    percent = round(100 * accepted / drafted) if drafted else None
+    return Drafts(stepped.speculation.state, percent)
 
 
 def _answering(

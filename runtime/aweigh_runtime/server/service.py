@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from aweigh_api import metrics
-from aweigh_api.state import KvTokens, Phase, ServedModel, State
+from aweigh_api.state import KvTokens, Phase, ServedModel, Speculation, State, StepFit
 from aweigh_runtime.config import Config
 from aweigh_runtime.engine import messages
 from aweigh_runtime.engine.client import EngineClient
@@ -189,12 +189,16 @@ class Service:
             generated_tokens=counters.generated_tokens,
             decode_tokens=counters.decode_tokens,
             decoded_rows=counters.decoded_rows,
+            drafted_tokens=counters.drafted_tokens,
+            accepted_tokens=counters.accepted_tokens,
             kv_tokens_read=counters.kv_tokens_read,
             saved_prefill_seconds=round(counters.saved_prefill_seconds, 3),
             max_running=None if model is None else model.limits.max_running,
             kv_tokens=_used(stepped.kv) if stepped.kv.capacity else None,  # 0: not reported yet
             unshared_tokens_per_request=stepped.unshared_tokens_per_request,
             prefix_cache_bytes=None if model is None else model.limits.prefix_cache_bytes,
+            step_fit=None if stepped.step_fit is None else _fit(stepped.step_fit),
+            speculation=None if stepped.speculation is None else _told(stepped.speculation),
         )
 
 
@@ -210,3 +214,28 @@ def _served(model: Model) -> ServedModel:
 
 def _used(kv: messages.KvTokens) -> KvTokens:
     return KvTokens(capacity=kv.capacity, held=kv.held, cached=kv.cached, hot=kv.hot)
+
+
+def _fit(fit: messages.StepFit) -> StepFit:
+    return StepFit(
+        base=_short(fit.base),
+        prompt_token=_short(fit.prompt_token),
+        row=_short(fit.row),
+        kv_token=_short(fit.kv_token),
+        drafted_token=_short(fit.drafted_token),
+        samples=fit.samples,
+        error=_short(fit.error),
+    )
+
+
+def _short(figure: float) -> float:
+    """Six digits: more would only fill the report."""
+    return float(f"{figure:.6g}")
+
+
+def _told(speculation: messages.Speculation) -> Speculation:
+    return Speculation(
+        state=speculation.state,
+        reason=speculation.reason,
+        message=speculation.message or None,
+    )

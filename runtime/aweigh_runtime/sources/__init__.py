@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aweigh_api import names
-from aweigh_api.spec import URI_SCHEMES
+from aweigh_api.model_uri import URI_SCHEMES
 from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.sources import local
 

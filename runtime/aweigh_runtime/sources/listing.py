@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from aweigh_runtime.failures import ModelUnreadable
+from aweigh_runtime.formats.files import SIDE_FILES
 
 WEIGHTS = "*.safetensors"
 # Never *.py: no code of a model is run. Never *.bin: such files are pickles.
@@ -15,6 +16,7 @@ DESCRIPTIONS = (
     "special_tokens_map.json",
     "chat_template*",
     "model.safetensors.index.json",
+    *SIDE_FILES,
 )
 
 

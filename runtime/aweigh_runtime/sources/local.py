@@ -25,10 +25,11 @@ def directory(path: str) -> Path:
     return _existing(Path(path), f"file://{path}")
 
 
-def claim(rest: str, mount: Path) -> Path:
-    """`CLAIM/PATH`, where the claim is mounted at `mount`."""
+def claim(rest: str, mounts: Path) -> Path:
+    """`CLAIM/PATH`, where claims are mounted in `mounts` by their names."""
     name, _, path = rest.partition("/")
-    if not mount.is_dir():
+    mount = mounts / name
+    if not name or not mount.is_dir():
         raise ModelNotFound(
             f"pvc://{rest} is read from {mount}, where a pod mounts the claim {name}, and there is "
             "no such directory here; outside of a cluster use file:///PATH"

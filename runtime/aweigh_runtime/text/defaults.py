@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aweigh_runtime.failures import ModelUnreadable
-from aweigh_runtime.model.fields import Fields, read_object
+from aweigh_runtime.fields import Fields, read_object
 from aweigh_runtime.text.tokenizer import Tokenizer
 
 

@@ -10,10 +10,13 @@ from aweigh_runtime.engine.messages import Sampling, Stepped, Submission, Work
 from aweigh_runtime.engine.prefixes import Memory
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.scheduler import Limits, Scheduler
+from aweigh_runtime.engine.speculation.draft_model import DraftModel, Frame
+from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.host_copy import HostCopies
 from aweigh_runtime.model.load import Wish, load
+from aweigh_runtime.sources.local import builtin
 from tests.runtime.engine.test_loop import NoCompiler
 
 BLOCK_TOKENS = 16
@@ -21,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def exact_decoder(directory: Path) -> Decoder:
-    return load(directory, Wish(dtype="fp32", exact=True), CPU, lambda done, total: None)
+    return load(directory, Wish(dtype="fp32", exact=True), CPU, lambda done, total: None).decoder
 
 
 def real_engine(
@@ -32,6 +35,7 @@ def real_engine(
     step_tokens: int = 64,
     caching: bool = True,
     num_host_blocks: int = 0,
+    speculator: Speculator | None = None,
 ) -> Engine:
     cache = KVCache(
         decoder.config, num_blocks, BLOCK_TOKENS, CacheFormat(decoder.dtype, decoder.dtype), CPU
@@ -52,7 +56,26 @@ def real_engine(
         Sampler(decoder.config.vocab_size),
         NoCompiler(),
         lambda step: copies.run(step.to_host, step.from_host),
+        speculator,
     )
+
+
+def draft_speculator(
+    decoder: Decoder, num_blocks: int = 256, *, longest: int = 4, step_tokens: int = 64
+) -> Speculator:
+    """The small model drafts; it need not be exact."""
+    directory = builtin("helmsman-1m-draft")
+    small = load(directory, Wish(dtype="fp32"), CPU, lambda done, total: None).decoder
+    kept = CacheFormat(small.dtype, small.dtype)
+    cache = KVCache(small.config, num_blocks, BLOCK_TOKENS, kept, CPU)
+    frame = Frame(
+        vocab_size=decoder.config.vocab_size,
+        block_tokens=BLOCK_TOKENS,
+        step_tokens=step_tokens,
+        device=CPU,
+    )
+    drafter = DraftModel("draft", lambda t, chunks: small.forward(t, chunks, cache), frame)
+    return Speculator([drafter], longest)
 
 
 def greedy(id: int, prompt: list[int], max_tokens: int) -> Submission:

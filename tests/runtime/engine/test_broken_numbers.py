@@ -5,9 +5,8 @@ from pathlib import Path
 import torch
 
 from aweigh_runtime.engine.messages import Stepped, Submission, Work
-from aweigh_runtime.model.load import Wish, load
-from tests.runtime.engine.real import CPU, greedy, real_engine
-from tests.runtime.model.checkpoints import write_checkpoint
+from tests.runtime.engine.real import greedy, real_engine
+from tests.runtime.model.checkpoints import load_decoder, write_checkpoint
 
 POISON = 77  # a token whose vector is not a number
 
@@ -16,7 +15,7 @@ def test_a_request_that_is_not_a_number_spoils_neither_its_neighbours_nor_its_bl
     tmp_path: Path,
 ) -> None:
     directory = write_checkpoint(tmp_path, tie_word_embeddings=False)
-    decoder = load(directory, Wish(dtype="fp32", max_model_len=128), CPU, lambda done, total: None)
+    decoder = load_decoder(directory, max_len=128)
     clean = {id: [10 + id, 20, 30, id] for id in range(4)}
 
     def asked() -> list[Submission]:

@@ -88,7 +88,7 @@ def answers(rows: list[Row], seed: int, most_tokens: int = 300) -> list[list[int
 
 
 def allowed(one: Matcher, size: int = SIZE) -> set[int]:
-    masks = Masks(size).of([one])
+    masks = Masks(size).of([(one, ())])
     bits = np.unpackbits(masks.view(np.uint8), bitorder="little")
     return set(np.flatnonzero(bits).tolist())
 
@@ -352,11 +352,11 @@ def test_a_mask_costs_less_than_a_fifth_of_a_millisecond(grammars: Grammars) -> 
         Row(Sampling(seed=i), [1], matcher=matcher(grammars, schema({"type": "object"})))
         for i in range(64)
     ]
-    matchers = [row.matcher for row in rows if row.matcher is not None]
+    places = [(row.matcher, ()) for row in rows if row.matcher is not None]
     masks, each_s = Masks(SIZE), []
     for step in range(20):
         started = time.perf_counter()
-        masks.of(matchers)
+        masks.of(places)
         each_s.append((time.perf_counter() - started) / len(rows))
         chosen = SAMPLER.choose(logits_of(64, step), rows)
         for row, token in zip(rows, chosen.tokens, strict=True):

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aweigh_runtime.engine.messages import Sampling, TokenLogprobs
-from aweigh_runtime.engine.sampling.choice import NO_TOKEN, Sampler
+from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.noise import exponential
 from aweigh_runtime.engine.sampling.race import draw_filtered
 from aweigh_runtime.engine.sampling.row import Row
+from aweigh_runtime.engine.sampling.verification import NO_TOKEN
 
 SIZE = 1000
 GREEDY = Sampling(temperature=0)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from aweigh_kernels.weight import Weight
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats.layout import Layout
-from aweigh_runtime.model.fields import Fields
 
 DTYPES = {
     torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",

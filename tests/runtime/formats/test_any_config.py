@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aweigh_runtime.failures import StartFailure
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats import compressed_tensors, fp8, modelopt
 from aweigh_runtime.formats.layout import LayoutError, Quantization
-from aweigh_runtime.model.fields import Fields
 from tests.runtime.formats.stored import fields
 
 WEIGHTS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128, "actorder": None}

@@ -146,6 +146,7 @@ def test_keys_and_values_in_8_bits_are_seen() -> None:
         ({"weight_block_size": [64, 64]}, r"weight_block_size \[64, 64\] with dynamic"),
         ({"weight_block_size": [128, 128], "activation_scheme": "static"}, "with static activ"),
         ({"activation_scheme": "never"}, "activation_scheme 'never'"),
+        ({"kv_cache_scheme": "int8"}, "kv_cache_scheme 'int8' is not supported; supported: static"),
         ({"fmt": "e3m4"}, "fmt 'e3m4'"),
         ({"scale_fmt": "e5m3"}, "scale_fmt 'e5m3'"),
         ({"modules_to_convert": ["embed"]}, "modules_to_convert 'of tables of embeddings'"),

@@ -81,7 +81,7 @@ def load_decoder(
 ) -> Decoder:
     """Ours."""
     wish = Wish(dtype=dtype, max_model_len=max_len, exact=exact)
-    return load(directory, wish, torch.device(device), lambda done, total: None)
+    return load(directory, wish, torch.device(device), lambda done, total: None).decoder
 
 
 def load_oracle(directory: Path, dtype: torch.dtype = torch.float32) -> Any:

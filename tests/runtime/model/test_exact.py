@@ -1,6 +1,7 @@
 """Exact arithmetic: a token's logits have the same bits in every schedule."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -10,11 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import silu
 
+from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
+from aweigh_quantize.methods.fp4 import quantize
+from aweigh_runtime.formats.fp4_layout import MODELOPT, Fp4Layout
+from aweigh_runtime.formats.layout import Layout
+from aweigh_runtime.formats.modules import in_layer
 from aweigh_runtime.model.agreement import agreeing
 from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.exact import Exact
+from aweigh_runtime.model.load import Wish, load
 from tests.runtime.model.checkpoints import (
     BLOCK_TOKENS,
     SHIPPED,
@@ -23,19 +30,75 @@ from tests.runtime.model.checkpoints import (
     write_family,
 )
 from tests.runtime.model.families import FAMILIES
+from tests.runtime.model.quantized import Quantize, quantized_twins
 
 NUM_BLOCKS = 400
-MODELS = ["helmsman-8m", "Gemma 2", "Qwen 3 MoE", "Llama, dynamic"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a decoder is made of."""
+
+    family: str
+    scheme: SchemeName = "auto"  # to which it is brought while it is loaded
+    cached: KvCacheDTypeName = "auto"
+    fp4: bool = False  # weights and activations
+
+
+MODELS = {
+    "helmsman-8m": Kind("helmsman-8m"),
+    "Gemma 2": Kind("Gemma 2"),
+    "Qwen 3 MoE": Kind("Qwen 3 MoE"),
+    "Llama, dynamic": Kind("Llama, dynamic"),
+    "fp8 activations": Kind("Llama 2", scheme="fp8"),
+    "int8 activations": Kind("Llama 2", scheme="int8"),
+    "fp4 activations": Kind("Llama 2", fp4=True),
+    "fp8 cache": Kind("Gemma 2", cached="fp8"),
+    "experts with fp8 activations": Kind("Qwen 3 MoE", scheme="fp8"),
+    "experts with int8 activations and an fp8 cache": Kind("Mixtral", scheme="int8", cached="fp8"),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A decoder, and how its keys and values are kept."""
+
+    decoder: Decoder
+    kept: CacheFormat
+
+    def new_cache(self) -> KVCache:
+        return _new_cache(self.decoder, self.kept)
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    if request.param == "helmsman-8m":
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    kind = MODELS[request.param]
+    decoder = _decoder(kind, tmp_path_factory.mktemp("model"))
+    scales = torch.rand(decoder.config.num_layers, 2) if kind.cached == "fp8" else None
+    return Subject(decoder, CacheFormat.of(decoder.dtype, kind.cached, scales))
+
+
+def _decoder(kind: Kind, folder: Path) -> Decoder:
+    if kind.family == "helmsman-8m":
         return load_decoder(SHIPPED / "helmsman-8m", exact=True)
-    model_type, shape = FAMILIES[request.param]
+    model_type, shape = FAMILIES[kind.family]
     longer = shape | {"max_position_embeddings": 512}
-    directory = write_family(tmp_path_factory.mktemp("model"), model_type, **longer)
-    return load_decoder(directory, exact=True)
+    directory = write_family(folder / "source", model_type, **longer)
+    if kind.fp4:
+        directory = _in_fp4(directory, folder)
+    wish = Wish(dtype="fp32", scheme=kind.scheme, exact=True)
+    return load(directory, wish, torch.device("cpu"), lambda done, total: None).decoder
+
+
+def _in_fp4(directory: Path, folder: Path) -> Path:
+    layout = Fp4Layout(spelling=MODELOPT, activations=True)
+    scale = torch.tensor(2.0**-9, dtype=torch.float64)
+
+    def rule(module: str) -> tuple[Layout, Quantize] | None:
+        return (layout, partial(quantize, activation=scale)) if in_layer(module) else None
+
+    said = {"quant_method": "modelopt_fp4", "quant_algo": "NVFP4", "ignore": ["lm_head"]}
+    return quantized_twins(directory, folder, rule, said).quantized
 
 
 @dataclass
@@ -55,14 +118,9 @@ class Request:
         return self.source is None or (self.source.ready and self.source.computed >= self.common)
 
 
-def _new_cache(decoder: Decoder) -> KVCache:
-    return KVCache(
-        decoder.config,
-        NUM_BLOCKS,
-        BLOCK_TOKENS,
-        CacheFormat(decoder.dtype, decoder.dtype),
-        decoder.device,
-    )
+def _new_cache(decoder: Decoder, kept: CacheFormat | None = None) -> KVCache:
+    kept = kept or CacheFormat(decoder.dtype, decoder.dtype)
+    return KVCache(decoder.config, NUM_BLOCKS, BLOCK_TOKENS, kept, decoder.device)
 
 
 def _num_blocks(num_tokens: int) -> int:
@@ -102,8 +160,8 @@ def _step(decoder: Decoder, cache: KVCache, parts: list[tuple[Request, int]]) ->
         request.computed += count
 
 
-def _run(decoder: Decoder, random: Random, requests: list[Request], free: list[int]) -> None:
-    cache = _new_cache(decoder)
+def _run(subject: Subject, random: Random, requests: list[Request], free: list[int]) -> None:
+    cache = subject.new_cache()
     while open_requests := [r for r in requests if r.computed < len(r.tokens)]:
         parts = []
         for request in random.sample(open_requests, random.randint(1, len(open_requests))):
@@ -116,37 +174,38 @@ def _run(decoder: Decoder, random: Random, requests: list[Request], free: list[i
             left = len(request.tokens) - request.computed
             parts.append((request, min(left, random.choice([1, 2, 7, 33, 130, 300]))))
         if parts:
-            _step(decoder, cache, parts)
+            _step(subject.decoder, cache, parts)
 
 
 @given(seed=st.integers(0, 1 << 32))
 @settings(max_examples=8, deadline=None)
-def test_every_schedule_gives_the_logits_of_each_request_alone(decoder: Decoder, seed: int) -> None:
+def test_every_schedule_gives_the_logits_of_each_request_alone(subject: Subject, seed: int) -> None:
     """Chunks, batches, blocks, shared beginnings and preemptions are drawn at random."""
     random = Random(seed)
     free = list(range(NUM_BLOCKS))
     random.shuffle(free)
-    requests = _random_requests(random, free, decoder.config.vocab_size)
+    requests = _random_requests(random, free, subject.decoder.config.vocab_size)
 
-    _run(decoder, random, requests, free)
+    _run(subject, random, requests, free)
 
     for request in requests:
         alone = Request(request.tokens, list(range(_num_blocks(len(request.tokens)))))
-        _step(decoder, _new_cache(decoder), [(alone, len(alone.tokens))])
+        _step(subject.decoder, subject.new_cache(), [(alone, len(alone.tokens))])
         for position, logits in request.logits.items():
             assert torch.equal(logits, alone.logits[position]), position
 
 
 def test_one_request_that_shares_a_chunk_with_another_of_the_same_step_is_exact(
-    decoder: Decoder,
+    subject: Subject,
 ) -> None:
+    decoder = subject.decoder
     tokens = random_tokens(1, 60, decoder.config.vocab_size)
     first, second = Request(tokens[:50], [9, 4, 6, 2]), Request(tokens, [9, 4, 6, 7])
     second.computed = 48
     alone = Request(tokens, [0, 1, 2, 3])
-    _step(decoder, _new_cache(decoder), [(alone, 60)])
+    _step(decoder, subject.new_cache(), [(alone, 60)])
 
-    _step(decoder, _new_cache(decoder), [(second, 12), (first, 50)])
+    _step(decoder, subject.new_cache(), [(second, 12), (first, 50)])
 
     for request in (first, second):
         for position, logits in request.logits.items():

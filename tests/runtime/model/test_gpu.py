@@ -102,7 +102,7 @@ def test_auto_is_the_checkpoints_format_and_memory_is_taken_once(helmsman: Path)
     free = available_bytes(device)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()  # by other tests
-    decoder = load(helmsman, Wish(), device, lambda done, total: None)
+    decoder = load(helmsman, Wish(), device, lambda done, total: None).decoder
 
     weights = sum(weight.nbytes for weight in decoder.weights.values())
     assert decoder.dtype == torch.bfloat16

@@ -148,6 +148,27 @@ def test_weights_in_another_number_format_are_refused(single: Path) -> None:
         load_decoder(single)
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
+def test_numbers_that_are_not_finite_are_refused_by_the_tensors_name(
+    single: Path, name: str, broken: float
+) -> None:
+    tensors = load_file(single / SINGLE)
+    tensors[name].view(-1)[-1] = broken
+    save_file(tensors, single / SINGLE)
+    with pytest.raises(ModelUnreadable, match=rf"tensor {name} holds NaN or infinity; expected"):
+        load_decoder(single)
+
+
+def test_numbers_that_the_wanted_format_cannot_hold_are_refused(single: Path) -> None:
+    tensors = load_file(single / SINGLE)
+    tensors["model.norm.weight"][3] = 1e5
+    save_file(tensors, single / SINGLE)
+    load_decoder(single, "bf16")
+    with pytest.raises(ModelUnreadable, match=r"too large for torch\.float16; .* stored as F32"):
+        load_decoder(single, "fp16")
+
+
 def test_the_index_decides_which_shard_a_tensor_comes_from(sharded: Path) -> None:
     before = _logits(sharded)
     weight_map = json.loads((sharded / INDEX).read_text())["weight_map"]

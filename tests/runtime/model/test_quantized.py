@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
+from aweigh_cli.model_config import described
 from aweigh_kernels.weight import Weight
 from aweigh_runtime.failures import InvalidConfiguration, ModelUnreadable
 from aweigh_runtime.formats import online
@@ -15,7 +15,9 @@ from aweigh_runtime.formats.int_groups import IntGroups
 from aweigh_runtime.formats.layout import Layout
 from aweigh_runtime.formats.packed_int_layout import PackedIntLayout
 from aweigh_runtime.model.decoder import Decoder
+from aweigh_runtime.model.footprint import weight_bytes
 from aweigh_runtime.model.load import Wish, load
+from tests.kernels.held import held_bytes
 from tests.runtime.model.checkpoints import (
     load_decoder,
     new_cache,
@@ -97,6 +99,20 @@ def test_shards_of_one_matrix_may_be_quantized_differently(tmp_path: Path) -> No
     expect_the_same(twins(tmp_path, rules, {**GPTQ, "dynamic": dynamic}))
 
 
+def test_dense_rows_beside_quantized_ones_must_be_finite(tmp_path: Path) -> None:
+    value = "model.layers.0.self_attn.v_proj"
+    rules = {
+        word: (GptqLayout(bits=4, group=32), round_to(4, 32))
+        for word in ("q_proj", "k_proj", "o_proj", "mlp")
+    }
+    pair = twins(tmp_path, rules, {**GPTQ, "dynamic": {r"-:.*v_proj": {}}})
+    expect_the_same(pair)
+    broken = torch.full((64, 128), torch.nan)
+    change(pair.quantized, **{f"{value}.weight".replace(".", "__"): broken})
+    with pytest.raises(ModelUnreadable, match=rf"tensor {value}.weight holds NaN or infinity"):
+        load_decoder(pair.quantized)
+
+
 def test_act_order_may_differ_between_shards(tmp_path: Path) -> None:
     layout = GptqLayout(bits=4, group=32, act_order=True)
     orders = iter(range(100))
@@ -145,38 +161,23 @@ def test_an_answer_of_a_quantized_model_does_not_depend_on_the_batch(gptq: Twins
     assert torch.equal(among[0], alone)
 
 
+def test_a_plan_announces_what_loading_does(gptq: Twins) -> None:
+    found = described(f"file://{gptq.quantized}", None, "auto")
+    planned = weight_bytes(found.config, 4, found.kept_bytes)
+    wish = Wish(dtype="fp32")
+    loaded = load(gptq.quantized, wish, torch.device("cpu"), lambda done, total: None)
+    assert planned == loaded.weight_bytes
+    (gptq.quantized / "model.safetensors").unlink()
+    alone = described(f"file://{gptq.quantized}", None, "auto")
+    assert weight_bytes(alone.config, 4, alone.kept_bytes) == planned
+
+
 def test_matrices_stay_packed_in_memory(gptq: Twins) -> None:
-    """In two layouts of 4 bits on a CPU, ours and torch's, each with its scales; nothing else."""
+    """In the layout of 4 bits that torch multiplies on a CPU, with its scales; nothing else."""
     decoder = load_decoder(gptq.quantized)
     num_weights = sum(rows * columns for rows, columns in MATRICES)
-    ours, torchs = 0.5 + 2 / 32, 0.5 + 2 * 4 / 32  # torch's: a scale and a zero point in fp32
-    assert held_bytes(decoder.matrices) == num_weights * (ours + torchs)
-
-
-def held_bytes(root: object) -> int:
-    """Of all tensors that an object leads to, closures included; each memory once."""
-    waiting, seen, storages = [root], set(), {}
-    while waiting:
-        each = waiting.pop()
-        if id(each) in seen or isinstance(each, type | ModuleType):
-            continue
-        seen.add(id(each))
-        if isinstance(each, torch.Tensor):
-            storage = each.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-        else:
-            waiting += parts_of(each)
-    return sum(storages.values())
-
-
-def parts_of(each: object) -> list[object]:
-    if isinstance(each, dict):
-        return list(each.values())
-    if isinstance(each, list | tuple):
-        return list(each)
-    found = list(getattr(each, "__dict__", {}).values())
-    found += [cell.cell_contents for cell in getattr(each, "__closure__", None) or ()]
-    return [*found, getattr(each, "__self__", None)]
+    # Of 32 weights a scale and what is added, in fp32.
+    assert held_bytes(decoder.matrices) == num_weights * (0.5 + 2 * 4 / 32)
 
 
 def test_exact_products_keep_dense_numbers_alone(gptq: Twins) -> None:
@@ -193,7 +194,7 @@ def test_a_dense_checkpoint_can_be_quantized_while_it_is_loaded(
     expected = logits(load_decoder(source))
     for exact in (False, True):
         wish = Wish(dtype="fp32", scheme=scheme, exact=exact)
-        decoder = load(source, wish, torch.device("cpu"), lambda done, total: None)
+        decoder = load(source, wish, torch.device("cpu"), lambda done, total: None).decoder
         assert len(decoder.matrices) == 2 * 4  # qkv, out, gate and up, down of both layers
         difference = (logits(decoder) - expected).norm() / expected.norm()
         assert 1e-4 < difference < 0.5
@@ -250,6 +251,6 @@ def test_scales_of_keys_and_values_are_found(gptq: Twins) -> None:
         gptq.quantized,
         **{name.replace(".", "__"): torch.tensor([scale]) for name, scale in scales.items()},
     )
-    found = load_decoder(gptq.quantized).kv_scales
+    found = load(gptq.quantized, Wish(), torch.device("cpu"), lambda done, total: None).kv_scales
     assert found is not None
     assert found.tolist() == [[1.0, 1.0], [0.5, 0.25]]

@@ -46,6 +46,19 @@ def test_a_bias_of_a_hundred_decides_and_one_of_minus_a_hundred_forbids(server: 
     assert text_of(other) != plain
 
 
+def test_a_whole_number_may_be_written_with_a_point(server: Served) -> None:
+    fields = {"temperature": 0, "ignore_eos": True, "n": 2.0, "seed": -0.0, "logprobs": 1.0}
+    response = server.complete("A Pod", max_tokens=8.0, **fields)
+    assert response.status_code == 200, response.text
+    assert response.json()["usage"]["completion_tokens"] == 16
+
+
+def test_a_token_that_the_model_lacks_is_named(server: Served) -> None:
+    for prompt, token in (([-1], "-1"), ([[5, 8192]], "8192"), ([10**60], "many digits")):
+        error = server.complete(prompt).json()["error"]
+        assert (error["param"], token in error["message"]) == ("prompt", True)
+
+
 def test_penalties_keep_tokens_from_coming_again(server: Served) -> None:
     fields = {"temperature": 0, "max_tokens": 60, "ignore_eos": True, "logprobs": 0}
 

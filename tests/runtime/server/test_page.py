@@ -9,8 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+from aiohttp import web
 
 from aweigh_runtime.server import page
+from tests.runtime.local_server import LocalServer
 from tests.runtime.serving import Served
 
 FILES = Path(page.__file__).parent
@@ -61,7 +63,34 @@ def test_a_conversation_begun_during_an_answer_knows_nothing_of_it(server: Serve
     assert [role for role, _ in shown["turns"]] == ["user", "assistant"]
 
 
-def _shown(server: Served, *more: str) -> dict[str, Any]:
+class Guessing(LocalServer):
+    """As much of a server that guesses ahead as the page asks for."""
+
+    def routes(self, app: web.Application) -> None:
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/chat/completions", self._chat)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        speculation = {"state": "paused", "acceptance_percent": 31}
+        return web.json_response({"data": [{"id": "chat", "speculation": speculation}]})
+
+    async def _chat(self, request: web.Request) -> web.Response:
+        usage = {"prompt_tokens": 4, "completion_tokens": 1}
+        event = {"choices": [{"delta": {"content": "A Pod."}}], "usage": usage}
+        return web.Response(text=f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n")
+
+
+@pytest.mark.skipif(NODE is None, reason="Node runs the page's script")
+def test_the_page_shows_how_many_guesses_were_right_and_asks_again_after_an_answer() -> None:
+    with Guessing() as server:
+        shown = _shown(server)
+        asked = server.paths()
+    assert shown["turns"][1] == ["assistant", "A Pod."]
+    assert shown["shown"]["accepted"] == "31 % (paused)"
+    assert asked[-2:] == ["/v1/chat/completions", "/v1/models"]
+
+
+def _shown(server: Served | LocalServer, *more: str) -> dict[str, Any]:
     """What the page shows once its first question has been answered."""
     driver = Path(__file__).parent / "page_driver.js"
     command = [str(NODE), str(driver), str(FILES / "page.js"), server.url, QUESTION, *more]

@@ -215,6 +215,11 @@ def test_the_admin_port_only_reads(server: Served) -> None:
         assert httpx.post(f"{server.admin_url}{path}").status_code == 405
 
 
+def test_neither_port_tells_what_it_is_made_of(server: Served) -> None:
+    for url in (f"{server.url}/health", f"{server.admin_url}/livez", f"{server.admin_url}/nothing"):
+        assert httpx.get(url).headers["Server"] == "aweigh"
+
+
 def test_what_can_be_read_can_be_asked_for_without_its_body(server: Served) -> None:
     public = ("/health", "/v1/models", f"/v1/models/{MODEL}", "/v1/models/x", "/openapi.json", "/")
     urls = [server.url + path for path in public]

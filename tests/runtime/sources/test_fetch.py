@@ -71,11 +71,12 @@ def test_a_file_uri_must_lead_to_a_directory(model: Path) -> None:
         _fetch(f"file://{model}/config.json")
 
 
-def test_a_claim_is_read_from_where_it_is_mounted(tmp_path: Path) -> None:
-    (tmp_path / "llama" / "8b").mkdir(parents=True)
+def test_each_claim_is_read_from_where_it_is_mounted(tmp_path: Path) -> None:
+    (tmp_path / "models" / "llama" / "8b").mkdir(parents=True)
+    (tmp_path / "drafts").mkdir()
 
-    assert local.claim("models/llama/8b", tmp_path) == tmp_path / "llama" / "8b"
-    assert local.claim("models", tmp_path) == tmp_path
+    assert local.claim("models/llama/8b", tmp_path) == tmp_path / "models" / "llama" / "8b"
+    assert local.claim("drafts", tmp_path) == tmp_path / "drafts"
     with pytest.raises(ModelNotFound, match="pvc://models/qwen: there is no directory"):
         local.claim("models/qwen", tmp_path)
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 import torch
 
 from aweigh_runtime.engine.masks import Masks
+from aweigh_runtime.engine.matcher import Matcher
 from aweigh_runtime.engine.messages import FailureKind, TokenLogprobs
 from aweigh_runtime.engine.sampling.edits import allow, edit
 from aweigh_runtime.engine.sampling.logprobs import logprobs
 from aweigh_runtime.engine.sampling.race import draw_filtered, draw_plain
 from aweigh_runtime.engine.sampling.row import Row, Way
-
-NO_TOKEN = -1
+from aweigh_runtime.engine.sampling.verification import NO_TOKEN, Ahead, Drafted, compare
 
 _Draw = Callable[[torch.Tensor, torch.Tensor, Sequence[Row]], torch.Tensor]
 _DRAWS: dict[Way, _Draw] = {Way.PLAIN: draw_plain, Way.FILTERED: draw_filtered}
@@ -37,6 +37,17 @@ class Chosen:
 
     tokens: list[int]  # NO_TOKEN where the row failed
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    failures: dict[int, RowFailure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """What one step adds to several answers, found by their index."""
+
+    tokens: list[list[int]]  # those of the draft that stay, then one more unless the answer failed
+    kept: list[int]  # how many of the draft stay
+    logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
+    # Why an answer has no more tokens; it is of no account if one of them ends the answer.
     failures: dict[int, RowFailure] = field(default_factory=dict)
 
 
@@ -60,10 +71,41 @@ class Sampler:
             return _failing(_tokens(logits, rows), logits, rows, {})
         told = [index for index in special if rows[index].logprobs is not None]
         raw = logits[torch.tensor(told, device=logits.device)] if told else logits
-        dead = self._edit(logits, rows, special)
+        constrained = [
+            (index, matcher, ())
+            for index in special
+            if (matcher := rows[index].matcher) is not None
+        ]
+        dead = self._edit(logits, rows, special, constrained)
         chosen = _failing(_tokens(logits, rows), logits, rows, dead)
         _tell(chosen, raw, rows, told)
         return chosen
+
+    def verify(
+        self, logits: torch.Tensor, rows: Sequence[Row], drafted: Sequence[Drafted]
+    ) -> Continued:
+        """What stays of each answer's draft, and the token after it.
+
+        Args:
+            logits: [S + drafted tokens, V], fp32, contiguous: those before each drafted token of
+                an answer, then those after its last one, answer by answer; they are overwritten.
+            rows: S of them.
+            drafted: S of them; one may have no tokens.
+        """
+        ahead = Ahead(rows, drafted)
+        special = [index for index, row in enumerate(ahead.rows) if row.special]
+        told = [index for index in special if ahead.rows[index].logprobs is not None]
+        raw = logits[torch.tensor(told, device=logits.device)] if told else logits
+        constrained = [
+            (first, matcher, each.tokens)
+            for first, row, each in zip(ahead.firsts, rows, drafted, strict=True)
+            if (matcher := row.matcher) is not None
+        ]
+        dead = self._edit(logits, ahead.rows, special, constrained)
+        continued = _continued(ahead, _drawn(logits, ahead), compare(logits, ahead))
+        _explain(continued, logits, ahead, dead)
+        _tell_all(continued, raw, ahead, told)
+        return continued
 
     def prompt_logprobs(
         self, logits: torch.Tensor, targets: Sequence[int], top: int
@@ -78,16 +120,32 @@ class Sampler:
         return logprobs(logits, targets, [top] * len(targets))
 
     def _edit(
-        self, logits: torch.Tensor, rows: Sequence[Row], special: Sequence[int]
+        self,
+        logits: torch.Tensor,
+        rows: Sequence[Row],
+        special: Sequence[int],
+        constrained: Sequence[tuple[int, Matcher, Sequence[int]]],
     ) -> dict[int, RowFailure]:
-        """Edit the logits in place; the rows whose grammar has failed."""
+        """Edit the logits in place; the rows whose grammar has failed.
+
+        `constrained`: the first row of an answer with a grammar, and what its other rows follow.
+        """
         edit(logits, rows, special)
-        constrained = {i: matcher for i in special if (matcher := rows[i].matcher) is not None}
-        if constrained:
-            masks = self._masks.of(list(constrained.values()))
-            allow(logits, list(constrained), torch.from_numpy(masks))
-        failed = {i: matcher.error for i, matcher in constrained.items() if matcher.error}
-        return {i: RowFailure("grammar", message) for i, message in failed.items()}
+        if not constrained:
+            return {}
+        masks = self._masks.of([(matcher, tokens) for _, matcher, tokens in constrained])
+        lines = [
+            index
+            for first, _, tokens in constrained
+            for index in range(first, first + len(tokens) + 1)
+        ]
+        allow(logits, lines, torch.from_numpy(masks))
+        return {
+            index: RowFailure("grammar", matcher.error)
+            for first, matcher, tokens in constrained
+            if matcher.error
+            for index in range(first, first + len(tokens) + 1)
+        }
 
 
 def _tokens(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
@@ -141,3 +199,58 @@ def _tell(chosen: Chosen, raw: torch.Tensor, rows: Sequence[Row], told: Sequence
     for index, part in zip(told, parts, strict=True):
         if index not in chosen.failures:
             chosen.logprobs[index] = part
+
+
+def _drawn(logits: torch.Tensor, ahead: Ahead) -> dict[int, int]:
+    """What rows choose by themselves, by their index: all but those that compare."""
+    own = ahead.own
+    if len(own) == len(ahead.rows):
+        return dict(enumerate(_tokens(logits, ahead.rows)))
+    chosen = logits[torch.tensor(own, device=logits.device)]
+    return dict(zip(own, _tokens(chosen, [ahead.rows[index] for index in own]), strict=True))
+
+
+def _continued(
+    ahead: Ahead, drawn: dict[int, int], verdicts: dict[int, tuple[bool, int]]
+) -> Continued:
+    continued = Continued([], [])
+    for first, each in zip(ahead.firsts, ahead.drafted, strict=True):
+        tokens = []
+        for index, token in enumerate(each.tokens, first):
+            stays, other = verdicts.get(index) or (drawn[index] == token, drawn[index])
+            if not stays:
+                tokens.append(other)
+                break
+            tokens.append(token)
+        else:
+            tokens.append(drawn[first + len(each.tokens)])
+        continued.tokens.append(tokens)
+        continued.kept.append(len(tokens) - 1)
+    return continued
+
+
+def _explain(
+    continued: Continued, logits: torch.Tensor, ahead: Ahead, dead: dict[int, RowFailure]
+) -> None:
+    """Take out what is no token, and say why there is none."""
+    for answer, (first, tokens) in enumerate(zip(ahead.firsts, continued.tokens, strict=True)):
+        if first in dead:
+            tokens.clear()
+            continued.kept[answer] = 0
+            continued.failures[answer] = dead[first]
+        elif tokens[-1] == NO_TOKEN:
+            index = first + len(tokens) - 1
+            del tokens[-1]
+            best = logits[index].amax().item()
+            continued.failures[answer] = _reason(best, ahead.rows[index])
+
+
+def _tell_all(continued: Continued, raw: torch.Tensor, ahead: Ahead, told: Sequence[int]) -> None:
+    """Add the log-probabilities that answers asked for."""
+    line = {index: place for place, index in enumerate(told)}
+    for answer, (first, tokens) in enumerate(zip(ahead.firsts, continued.tokens, strict=True)):
+        top = ahead.rows[first].logprobs
+        if top is not None and tokens:
+            begin = line[first]
+            rows = raw[begin : begin + len(tokens)]
+            continued.logprobs[answer] = logprobs(rows, tokens, [top] * len(tokens))

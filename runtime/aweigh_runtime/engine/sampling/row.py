@@ -5,6 +5,7 @@ A row is made once and advanced by every new token, so that a step builds nothin
 
 from array import array
 from collections.abc import Sequence
+from copy import copy
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,27 @@ class Row:
         if self.matcher is not None:
             self.matcher.append(token)
 
+    def ahead(self, tokens: Sequence[int]) -> "list[Row]":
+        """What the row would be before each of these tokens and after the last; it stays itself.
+
+        They share its matcher, which stays where it is.
+        """
+        rows = [self]
+        for token in tokens:
+            row = copy(rows[-1])
+            row.position += 1
+            if row.penalties is not None:
+                row.penalties = row.penalties.copy()
+                row.penalties.append(token)
+            rows.append(row)
+        return rows
+
+    @property
+    def foreseeable(self) -> bool:
+        """Whether `ahead` is right: what is banned may depend on how far a grammar has come."""
+        past = self.position - self._answer_begins >= self.sampling.min_tokens
+        return self.matcher is None or past
+
     @property
     def banned(self) -> Sequence[int]:
         """Tokens that cannot be chosen yet. A complete grammar has nothing else: it ends early."""
@@ -105,6 +127,13 @@ class Penalties:
         if sampling.repetition_penalty != 1.0:
             return cls(prompt)
         return cls(()) if sampling.presence_penalty or sampling.frequency_penalty else None
+
+    def copy(self) -> "Penalties":
+        """The same, to be changed by itself."""
+        other = copy(self)
+        other.tokens, other.counts = self.tokens[:], self.counts[:]
+        other._index = self._index.copy()
+        return other
 
     def append(self, token: int) -> None:
         """A token has joined the answer."""

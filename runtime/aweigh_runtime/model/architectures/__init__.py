@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aweigh_runtime.failures import ModelNotFound, ModelUnreadable, UnsupportedModel
+from aweigh_runtime.fields import Fields, read_object
 from aweigh_runtime.model.architectures.gemma import gemma2, gemma3, gemma3_with_vision
 from aweigh_runtime.model.architectures.llama import llama
 from aweigh_runtime.model.architectures.mistral import mistral, mixtral
 from aweigh_runtime.model.architectures.phi import phi3
 from aweigh_runtime.model.architectures.qwen import qwen2, qwen3, qwen3_moe
 from aweigh_runtime.model.config import ModelConfig
-from aweigh_runtime.model.fields import Fields, read_object
 
 ARCHITECTURES: dict[str, Callable[[Fields], ModelConfig]] = {
     "Gemma2ForCausalLM": gemma2,

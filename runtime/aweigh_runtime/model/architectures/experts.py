@@ -1,7 +1,7 @@
 """Reads how many experts a layer has and how many of them a token uses."""
 
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.model.config import Experts
-from aweigh_runtime.model.fields import Fields
 
 _MAX_EXPERTS = 1 << 12
 

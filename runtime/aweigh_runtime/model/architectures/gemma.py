@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from aweigh_runtime.failures import UnsupportedModel
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.model.architectures.plain import (
     Defaults,
     dtype,
@@ -15,7 +16,6 @@ from aweigh_runtime.model.architectures.plain import (
 from aweigh_runtime.model.architectures.positions import layer_ropes, rope, served_positions
 from aweigh_runtime.model.architectures.windows import FULL, SLIDING, kinds, window, windows
 from aweigh_runtime.model.config import LayerConfig, ModelConfig, TensorNames
-from aweigh_runtime.model.fields import Fields
 
 _GEMMA2 = Defaults(
     max_positions=8192,

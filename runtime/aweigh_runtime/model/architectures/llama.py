@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.model.architectures.plain import (
     Defaults,
     max_positions,
@@ -11,7 +12,6 @@ from aweigh_runtime.model.architectures.plain import (
 )
 from aweigh_runtime.model.architectures.positions import rope, served_positions
 from aweigh_runtime.model.config import LayerConfig, ModelConfig
-from aweigh_runtime.model.fields import Fields
 
 _DEFAULTS = Defaults(max_positions=2048)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.model.architectures.experts import experts
 from aweigh_runtime.model.architectures.plain import (
     Defaults,
@@ -13,7 +14,6 @@ from aweigh_runtime.model.architectures.plain import (
 from aweigh_runtime.model.architectures.positions import rope, served_positions
 from aweigh_runtime.model.architectures.windows import window
 from aweigh_runtime.model.config import LayerConfig, ModelConfig, TensorNames
-from aweigh_runtime.model.fields import Fields
 
 _MISTRAL = Defaults(max_positions=131_072, num_kv_heads=8)
 _MIXTRAL = Defaults(max_positions=131_072, num_kv_heads=8, rms_norm_eps=1e-5)

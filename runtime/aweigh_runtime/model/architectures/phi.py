@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.model.architectures.plain import Defaults, mlp_size, num_layers, plain
 from aweigh_runtime.model.architectures.positions import phi_rope
 from aweigh_runtime.model.architectures.windows import window
 from aweigh_runtime.model.config import LayerConfig, ModelConfig, TensorNames
-from aweigh_runtime.model.fields import Fields
 
 _DEFAULTS = Defaults(max_positions=4096, rms_norm_eps=1e-5)
 _NAMES = TensorNames(qkv=("self_attn.qkv_proj",), gate_up=("mlp.gate_up_proj",))

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from aweigh_runtime.failures import ModelUnreadable
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.model.config import Activation, LayerConfig, ModelConfig
-from aweigh_runtime.model.fields import Fields
 
 ACTIVATIONS: tuple[Activation, ...] = ("silu", "gelu_pytorch_tanh")
 MAX_POSITIONS = 1 << 30

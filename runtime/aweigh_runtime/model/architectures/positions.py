@@ -3,6 +3,7 @@
 import math
 
 from aweigh_runtime.failures import ModelUnreadable, UnsupportedModel
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.model.architectures.plain import (
     MAX_POSITIONS,
     Defaults,
@@ -19,7 +20,6 @@ from aweigh_runtime.model.config import (
     Scaling,
     YarnScaling,
 )
-from aweigh_runtime.model.fields import Fields
 
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 _LOW_THETA, _HIGH_THETA = 1.01, 1e15

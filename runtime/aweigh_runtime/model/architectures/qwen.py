@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from aweigh_runtime.fields import Fields
 from aweigh_runtime.model.architectures.experts import experts
 from aweigh_runtime.model.architectures.plain import (
     Defaults,
@@ -13,7 +14,6 @@ from aweigh_runtime.model.architectures.plain import (
 from aweigh_runtime.model.architectures.positions import rope, served_positions
 from aweigh_runtime.model.architectures.windows import FULL, SLIDING, window, windows
 from aweigh_runtime.model.config import LayerConfig, ModelConfig
-from aweigh_runtime.model.fields import Fields
 
 _QWEN2 = Defaults(max_positions=32_768, num_kv_heads=32)
 _QWEN3 = Defaults(max_positions=32_768, num_kv_heads=32, head_dim=128)

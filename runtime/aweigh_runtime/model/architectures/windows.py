@@ -1,7 +1,7 @@
 """Reads which layers see all earlier tokens and which only a window of them."""
 
 from aweigh_runtime.failures import ModelUnreadable
-from aweigh_runtime.model.fields import Fields
+from aweigh_runtime.fields import Fields
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 _MAX_WINDOW = 1 << 30

@@ -121,6 +121,13 @@ class Reply(msgspec.Struct, Generic[AnyChoice], frozen=True, kw_only=True):
         return _encoder.encode(self)
 
 
+class Drafts(msgspec.Struct, frozen=True):
+    """How often the server guesses right; not OpenAI's."""
+
+    state: str
+    acceptance_percent: int | None  # of all that was guessed; None: nothing was
+
+
 class ModelCard(msgspec.Struct, frozen=True):
     """The model as /v1/models shows it."""
 
@@ -129,6 +136,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     max_model_len: int
     object: str = "model"
     owned_by: str = "aweigh"
+    speculation: Drafts | msgspec.UnsetType = msgspec.UNSET
 
     def json(self) -> bytes:
         """The body of /v1/models/NAME."""

@@ -1,12 +1,15 @@
 """What clients may send. Types are strict, every number has bounds, unknown names are ignored.
 
+Of an integer's field 8.0 is 8: some clients have no other numbers than floating ones.
+
 A known name that changes the answer and is not supported is refused: what is accepted works.
 """
 
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, inspect
 
 from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.structure import StructureFields
@@ -189,6 +192,10 @@ def parse(body: bytes | bytearray, kind: type[Body]) -> Body:
     """
     values = _object(body)
     expect_supported(values, kind.__struct_fields__)
+    for name in _integers(kind):
+        value = values.get(name)
+        if isinstance(value, float) and value.is_integer():
+            values[name] = int(value)
     try:
         asked = msgspec.convert(values, kind, str_keys=True)
     except msgspec.ValidationError as error:
@@ -198,10 +205,27 @@ def parse(body: bytes | bytearray, kind: type[Body]) -> Body:
     return asked
 
 
+@cache
+def _integers(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    """Fields that hold one."""
+    fields = inspect.type_info(kind).fields  # type: ignore[attr-defined]
+    return tuple(field.name for field in fields if _is_integer(field.type))
+
+
+def _is_integer(type_: inspect.Type) -> bool:
+    options = type_.types if isinstance(type_, inspect.UnionType) else (type_,)
+    return any(isinstance(option, inspect.IntType) for option in options)
+
+
 def _expect_consistent(asked: Parameters) -> None:
     if asked.stream and asked.prompt_logprobs is not None:
         raise invalid(
             "'prompt_logprobs' cannot be streamed: remove it or 'stream'.", "prompt_logprobs"
+        )
+    if asked.truncate_prompt_tokens == 0:
+        raise invalid(
+            "'truncate_prompt_tokens' is 0; expected 1 or more, or -1 for what fits.",
+            "truncate_prompt_tokens",
         )
     if isinstance(asked, CompletionRequest) and asked.max_tokens == 0 and not asked.echo:
         raise invalid(

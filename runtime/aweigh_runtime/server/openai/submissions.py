@@ -13,6 +13,7 @@ from aweigh_runtime.server.service import Model
 _MASK = (1 << 64) - 1
 MAX_PROMPT_LOGPROBS = 1 << 19  # of one request; each takes some hundred bytes here
 MIN_TEXT_BYTES = 1 << 20  # a prompt may have so many, if the model can hold them
+_MANY_DIGITS = 10**20
 _COMMON_TOKEN_BYTES = 8  # no language has longer tokens on average
 _CHOICE_STEP = 0xD1342543DE82EF95  # odd and far from splitmix64's increment
 
@@ -102,19 +103,34 @@ def expect_tokens(tokens: Collection[int], model: Model, param: str) -> None:
     """
     size = model.limits.vocab_size
     if tokens and not (min(tokens) >= 0 and max(tokens) < size):
+        wrong = next(token for token in tokens if not 0 <= token < size)
+        shown = wrong if abs(wrong) < _MANY_DIGITS else "a number of many digits"
         raise invalid(
-            f"'{param}' has token ids beyond the vocabulary of {size}; expected 0 to {size - 1}.",
+            f"'{param}' has the token id {shown}; expected 0 to {size - 1}, as many as the "
+            "model's vocabulary has.",
             param,
         )
 
 
 def truncated(tokens: list[int], asked: Parameters, limit: int | None, model: Model) -> list[int]:
-    """The end of a prompt, where only that is wanted; -1: what fits before the answer."""
+    """The end of a prompt, where only that is wanted; -1: what fits before the answer.
+
+    Raises:
+        ApiError: nothing is left of it.
+    """
     keep = asked.truncate_prompt_tokens
     if keep is None:
         return tokens
     if keep == -1:
-        keep = model.limits.max_model_len - (1 if limit is None else limit)
+        wanted, room = 1 if limit is None else limit, model.limits.max_model_len
+        if wanted >= room:
+            raise invalid(
+                f"'truncate_prompt_tokens' is -1, and the {wanted} tokens of the answer leave no "
+                f"room for a prompt in the {room} that the model holds. Lower max_tokens.",
+                "truncate_prompt_tokens",
+                "context_length_exceeded",
+            )
+        keep = room - wanted
     return tokens[max(len(tokens) - keep, 0) :]
 
 
@@ -175,6 +191,7 @@ def _sampling(asked: Parameters, model: Model, seed: int) -> Sampling:
         top_k=defaults.top_k if asked.top_k is None else max(asked.top_k, 0),
         min_p=_given(asked.min_p, defaults.min_p),
         seed=seed,
+        seeded=asked.seed is not None,
         repetition_penalty=_given(asked.repetition_penalty, defaults.repetition_penalty),
         presence_penalty=asked.presence_penalty or 0.0,
         frequency_penalty=asked.frequency_penalty or 0.0,

@@ -7,11 +7,25 @@ const sums = { prompt: 0, cached: 0 };
 let model = "";
 let running = null; // aborts the answer that is being written
 
-async function begin() {
+async function card() {
   const reply = await fetch("v1/models");
   const body = await reply.json();
   if (!reply.ok) throw new Error(body.error.message);
-  model = body.data[0].id;
+  return body.data[0];
+}
+
+function guess({ speculation }) {
+  if (!speculation) return;
+  const percent = speculation.acceptance_percent;
+  const state = speculation.state === "active" ? "" : ` (${speculation.state})`;
+  element("drafts").hidden = false;
+  element("accepted").textContent = `${percent === null ? "–" : `${percent} %`}${state}`;
+}
+
+async function begin() {
+  const served = await card();
+  guess(served);
+  model = served.id;
   element("model").textContent = model;
   document.title = `${model} – Aweigh`;
 }
@@ -107,6 +121,7 @@ async function send() {
   try {
     if (!model) await begin();
     await answer(messages, turn, running.signal);
+    card().then(guess, () => {}); // the answer stands, whatever becomes of a figure
   } catch (error) {
     if (error.name !== "AbortError") add("trouble", error.message);
   }

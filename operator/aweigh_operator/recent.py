@@ -1,15 +1,16 @@
-"""The share of prompt tokens that came from prefix caches, over the last minutes of reports. Pure.
+"""What pods have counted over the last minutes of reports: hits, and guesses that were right. Pure.
 
 Counters start at 0 with every boot of a pod, so what a new boot counts is all new. What a pod has
 counted before the first report that is seen is known only when it started within those minutes.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import astuple
 from itertools import pairwise
 from typing import NamedTuple
 
 from aweigh_api.state import State
-from aweigh_operator.observe import Pod, PromptTokens
+from aweigh_operator.observe import Counts, Pod
 
 WINDOW_S = 300.0
 MAX_SAMPLES = 16  # of one pod; reports come once a minute
@@ -21,8 +22,7 @@ class Sample(NamedTuple):
     seen_at_s: float
     boot_id: str
     uptime_s: float
-    cached: int
-    computed: int
+    counts: Counts
 
 
 Window = Mapping[str, tuple[Sample, ...]]  # by the pod's uid, oldest first
@@ -40,21 +40,20 @@ def remembered(
     return {uid: samples for uid, samples in extended.items() if samples}
 
 
-def prompt_tokens(window: Window, pods: Iterable[Pod], now_s: float) -> PromptTokens | None:
-    """What the pods that serve have cached and computed in the window, unless it is nothing."""
+def counts(window: Window, pods: Iterable[Pod], now_s: float) -> Counts:
+    """What the pods that serve have counted in the window."""
     since_s = now_s - WINDOW_S
     found = [
-        tokens
+        astuple(each)
         for pod in pods
         if pod.live and pod.ready
-        for tokens in _increments(window.get(pod.uid, ()), since_s)
+        for each in _increments(window.get(pod.uid, ()), since_s)
     ]
-    total = PromptTokens(sum(each.cached for each in found), sum(each.computed for each in found))
-    return total if total.cached + total.computed else None
+    return Counts(*map(sum, zip(*found, strict=True)))
 
 
 def _extended(samples: tuple[Sample, ...], state: State | None, now_s: float) -> tuple[Sample, ...]:
-    sample = _sample(state, now_s)
+    sample = None if state is None else _sample(state, now_s)
     if sample is not None and not (samples and _same_report(samples[-1], sample)):
         samples = (*samples, sample)
     # The last one before the window is what the first one in it is compared with.
@@ -62,28 +61,34 @@ def _extended(samples: tuple[Sample, ...], state: State | None, now_s: float) ->
     return samples[max(0, old - 1) :][-MAX_SAMPLES:]
 
 
-def _sample(state: State | None, now_s: float) -> Sample | None:
-    if state is None or state.cached_prompt_tokens is None or state.computed_prompt_tokens is None:
-        return None
-    cached, computed = max(0, state.cached_prompt_tokens), max(0, state.computed_prompt_tokens)
-    return Sample(now_s, state.boot_id, state.uptime_s, cached, computed)
+def _sample(state: State, now_s: float) -> Sample:
+    counted = Counts(
+        *_pair(state.cached_prompt_tokens, state.computed_prompt_tokens),
+        *_pair(state.drafted_tokens, state.accepted_tokens),
+        *_pair(state.decode_tokens, state.decoded_rows),
+    )
+    return Sample(now_s, state.boot_id, state.uptime_s, counted)
+
+
+def _pair(one: int | None, other: int | None) -> tuple[int, int]:
+    """Two counters whose ratio matters: one without the other says nothing."""
+    return (0, 0) if one is None or other is None else (max(0, one), max(0, other))
 
 
 def _same_report(one: Sample, other: Sample) -> bool:
     return (one.boot_id, one.uptime_s) == (other.boot_id, other.uptime_s)
 
 
-def _increments(samples: tuple[Sample, ...], since_s: float) -> Iterable[PromptTokens]:
+def _increments(samples: tuple[Sample, ...], since_s: float) -> Iterable[Counts]:
     if samples and samples[0].seen_at_s - samples[0].uptime_s >= since_s:
-        yield PromptTokens(samples[0].cached, samples[0].computed)
+        yield samples[0].counts
     for before, after in pairwise(samples):
         if after.seen_at_s > since_s:
             yield _between(before, after)
 
 
-def _between(before: Sample, after: Sample) -> PromptTokens:
+def _between(before: Sample, after: Sample) -> Counts:
     if before.boot_id != after.boot_id:
-        return PromptTokens(after.cached, after.computed)
-    return PromptTokens(
-        max(0, after.cached - before.cached), max(0, after.computed - before.computed)
-    )
+        return after.counts
+    pairs = zip(astuple(before.counts), astuple(after.counts), strict=True)
+    return Counts(*(max(0, new - old) for old, new in pairs))

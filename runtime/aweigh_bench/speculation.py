@@ -1,0 +1,232 @@
+"""`aweigh bench speculation`: the same questions to two servers, of which one drafts, in pairs."""
+
+import random
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from aweigh_bench import machine
+from aweigh_bench.failures import Impossible
+from aweigh_bench.load import together
+from aweigh_bench.measures import measure
+from aweigh_bench.paired import Comparison, compare, verdict
+from aweigh_bench.progress import progress
+from aweigh_bench.report import Bar, Cell, Curves, Report, Table
+from aweigh_bench.subject import Setting, Subject, model_files, subject
+from aweigh_bench.traffic import Query
+from aweigh_bench.wrong_draft import wrong_draft
+
+BAR_ONE = 1.5  # times the tokens/s of one request at a time
+BAR_WRONG = 0.98  # the same at any size, with drafts that are never right
+_LEAST_REQUESTS = 8  # of each server in a pair
+_WARM_ROUNDS = 3  # in which the server learns what drafting is worth; of each size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was asked for on the command line."""
+
+    setting: Setting
+    draft_models: list[str]
+    lookup: bool = False  # n-grams instead
+    wrong: bool = False  # the draft's weights are replaced by random ones
+    max_draft_tokens: list[int] = field(default_factory=lambda: [8])
+    batches: list[int] = field(default_factory=lambda: [1, 4, 16, 64])
+    output_tokens: int = 64
+    pairs: int = 12
+    questions: Path | None = None  # one in each line
+    command: str = "aweigh bench speculation"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one batch size gave at one length."""
+
+    longest: int
+    size: int
+    gain: Comparison
+    with_drafts: float  # tokens/s
+    without: float
+    acceptance: float | None  # share of drafted tokens; None: none were drafted
+    per_step: float | None  # tokens that an answer grew by
+    state: str
+
+
+async def run(options: Options) -> Report:
+    """Every pair asks both servers the same; who goes first alternates."""
+    _check(options)
+    found: list[Found] = []
+    count = len(options.max_draft_tokens) * len(options.batches) * (options.pairs + _WARM_ROUNDS)
+    with progress("pairs", count) as advance, wrong_draft(_original(options)) as replaced:
+        for longest in options.max_draft_tokens:
+            on = replace(options.setting, flags=_flags(options, longest, replaced))
+            async with subject(on) as drafting, subject(options.setting) as plain:
+                asked = _Questions(options)
+                for size in options.batches:
+                    pairs = []
+                    for number in range(-_WARM_ROUNDS, options.pairs):
+                        if number == 0:
+                            before = await drafting.own.state()
+                        pairs.append(await _pair(options, (drafting, plain), asked, size, number))
+                        advance(f"{size} at once, up to {longest} drafted")
+                    after = await drafting.own.state()
+                    found.append(_found(longest, size, pairs[_WARM_ROUNDS:], before, after))
+    return _report(options, found)
+
+
+class _Questions:
+    """Asked one after another, the same for both servers."""
+
+    def __init__(self, options: Options) -> None:
+        self._chance = random.Random(options.setting.seed)
+        if options.questions is not None:
+            lines = options.questions.read_text(encoding="utf-8").splitlines()
+            self._known = [line for line in lines if line.strip()]
+        else:
+            from aweigh_runtime.text.questions import questions
+
+            self._known = questions(model_files(options.setting), 1000, self._chance)
+        if not self._known:
+            raise Impossible(
+                f"nobody knows what to ask {options.setting.model}; give --questions FILE with a "
+                "question in each line"
+            )
+
+    def draw(self, count: int, output_tokens: int) -> list[Query]:
+        return [Query(self._chance.choice(self._known), output_tokens) for _ in range(count)]
+
+
+def _check(options: Options) -> None:
+    if options.lookup == bool(options.draft_models):
+        raise Impossible(
+            "nothing, or too much, to draft with; expected either --draft-model URI or "
+            "--speculation ngram"
+        )
+    if options.wrong and len(options.draft_models) != 1:
+        raise Impossible("--wrong replaces the weights of a draft; expected one --draft-model")
+
+
+def _original(options: Options) -> Path | None:
+    """The draft whose weights are to be replaced."""
+    if not options.wrong:
+        return None
+    return model_files(replace(options.setting, model=options.draft_models[0]))
+
+
+def _flags(options: Options, longest: int, replaced: Path | None) -> tuple[str, ...]:
+    drafts = options.draft_models if replaced is None else [f"file://{replaced}"]
+    how = ["--speculation=ngram"] if options.lookup else [f"--draft-model={uri}" for uri in drafts]
+    return (*options.setting.flags, *how, f"--max-draft-tokens={longest}")
+
+
+async def _pair(
+    options: Options, servers: tuple[Subject, Subject], asked: _Questions, size: int, number: int
+) -> tuple[float, float]:
+    """Tokens per second with drafts, and without."""
+    queries = asked.draw(max(size, _LEAST_REQUESTS), options.output_tokens)
+    order = (0, 1) if number % 2 else (1, 0)
+    rates = [0.0, 0.0]
+    for each in order:
+        rates[each] = await _rate(servers[each], queries, size)
+    return rates[0], rates[1]
+
+
+async def _rate(served: Subject, queries: list[Query], size: int) -> float:
+    asking = replace(served.asking, route="chat", ignore_eos=False)
+    measures = measure((await together(served.endpoint, asking, queries, size)).answers)
+    if measures.failed:
+        raise Impossible(f"a question was refused: {next(iter(measures.errors))}")
+    return measures.output_throughput
+
+
+def _found(
+    longest: int,
+    size: int,
+    pairs: list[tuple[float, float]],
+    before: dict[str, Any],
+    after: dict[str, Any],
+) -> Found:
+    def grown(name: str) -> int:
+        return int(after.get(name, 0)) - int(before.get(name, 0))
+
+    drafted, rows = grown("drafted_tokens"), grown("decoded_rows")
+    return Found(
+        longest=longest,
+        size=size,
+        gain=compare([on / off for on, off in pairs]),
+        with_drafts=median(on for on, _ in pairs),
+        without=median(off for _, off in pairs),
+        acceptance=grown("accepted_tokens") / drafted if drafted else None,
+        per_step=grown("decode_tokens") / rows if rows else None,
+        state=str((after.get("speculation") or {}).get("state", "unknown")),
+    )
+
+
+def _report(options: Options, found: list[Found]) -> Report:
+    columns = (
+        *("up to", "at once", "without tok/s", "with tok/s", "ratio", "low", "high"),
+        *("accepted %", "tokens a step", "state"),
+    )
+    rows: list[tuple[Cell, ...]] = [
+        (
+            *(str(each.longest), str(each.size), each.without, each.with_drafts),
+            *(f"{value:.3f}" for value in (each.gain.ratio, each.gain.low, each.gain.high)),
+            None if each.acceptance is None else 100 * each.acceptance,
+            None if each.per_step is None else f"{each.per_step:.2f}",
+            each.state,
+        )
+        for each in found
+    ]
+    with_what = "n-gram lookup" if options.lookup else ", ".join(options.draft_models)
+    if options.wrong:
+        with_what += " with random weights"
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for each in found:
+        lines.setdefault(f"up to {each.longest}", []).append((each.size, each.gain.ratio))
+    return Report(
+        title="Speculative decoding beside plain decoding",
+        command=options.command,
+        model=str(options.setting.model),
+        machine=machine.describe(),
+        tables=[
+            Table(
+                f"Chats, answers of at most {options.output_tokens} tokens, greedy, drafts from "
+                f"{with_what}: median of {options.pairs} interleaved pairs",
+                columns,
+                rows,
+            )
+        ],
+        bars=_bars(options, found),
+        notes=[
+            "Both servers run at the same time and get the same questions in turn. The first "
+            f"{_WARM_ROUNDS} rounds of each size are not counted: there the server learns what "
+            "drafting is worth.",
+            f"Threads of torch: {options.setting.threads or 'as the server chooses'}.",
+        ],
+        figures={"found": [asdict(each) for each in found]},
+        curves=[Curves("Tokens/s with drafts ÷ without", "requests at once", "ratio", lines)],
+    )
+
+
+def _bars(options: Options, found: list[Found]) -> list[Bar]:
+    if options.wrong:
+        return [
+            Bar(
+                f"tokens/s at {each.size} at once with drafts that are wrong, times those without",
+                f">= {BAR_WRONG:g}",
+                str(each.gain),
+                verdict(each.gain, BAR_WRONG),
+            )
+            for each in found
+        ]
+    return [
+        Bar(
+            f"tokens/s of one at a time, up to {each.longest} drafted, times those without",
+            f">= {BAR_ONE:g}",
+            str(each.gain),
+            verdict(each.gain, BAR_ONE),
+        )
+        for each in found
+        if each.size == 1 and not options.lookup
+    ]

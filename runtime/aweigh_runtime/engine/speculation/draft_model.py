@@ -1,0 +1,217 @@
+"""A small model drafts. Its keys and values lie in the blocks of the pool, beside the target's.
+
+It reads an answer only when it is asked to draft for it; what it has read of a block that has a
+name, later answers with that prefix need not read again. What it has not read yet it reads then,
+some of it in each step.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from aweigh_runtime.engine.history import Followed
+from aweigh_runtime.engine.naming import Name
+from aweigh_runtime.engine.request import Request
+from aweigh_runtime.engine.sampling.drafting import DraftSampler
+from aweigh_runtime.engine.sampling.verification import Drafted
+from aweigh_runtime.engine.speculation.pace import CONFIDENCES
+from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
+from aweigh_runtime.model.chunks import Chunk
+
+DraftForward = Callable[[torch.Tensor, Sequence[Chunk]], torch.Tensor]
+"""Tokens [T] of all chunks and the chunks; gives logits [sum of num_logits, V], fp32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """What a draft model fits into."""
+
+    vocab_size: int  # of the target
+    block_tokens: int  # tokens of a block of the pool
+    step_tokens: int  # most earlier tokens that are read in one step
+    device: torch.device
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """An answer that is read to its end: its next token can be drafted."""
+
+    place: int  # among those that asked
+    asked: Asked
+    followed: Followed
+
+
+class DraftModel:
+    """Proposes what a model generates, batched over answers, without waiting for the device."""
+
+    def __init__(self, name: str, forward: DraftForward, frame: Frame) -> None:
+        """Take a model whose cache has the pool's blocks; no other proposer has this name."""
+        self.name = name
+        self._forward = forward
+        self._vocab_size = frame.vocab_size
+        self._block_tokens = frame.block_tokens
+        self._step_tokens = frame.step_tokens
+        self._device = frame.device
+        self._read: dict[int, Name] = {}  # blocks whose content the draft has read, by its name
+
+    def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
+        """Draft for each answer that asks."""
+        proposals = [Proposal(Drafted(), ready=False) for _ in asked]
+        logits, reading = self._catch_up(asked)
+        if reading:
+            self._draft(logits, reading, stays, proposals)
+        return proposals
+
+    def warm_up(self, num_blocks: int) -> None:
+        """Run the largest step once, so that no request pays for what comes first."""
+        count = min(self._step_tokens, num_blocks * self._block_tokens)
+        tokens = torch.zeros(count, dtype=torch.int64, device=self._device)
+        logits = self._forward(tokens, [Chunk(0, count, range(num_blocks), 1)])
+        self._forward(logits.argmax(-1), [Chunk(0, 1, range(1))])
+
+    def release(self) -> None:
+        """Let go of the model and its cache."""
+        self._forward = _released
+
+    def _catch_up(self, asked: Sequence[Asked]) -> tuple[torch.Tensor, list[_Reading]]:
+        """Read what is missing; the logits of those that are read to their ends, widest first."""
+        tokens: list[int] = []
+        chunks: list[Chunk] = []
+        reading: list[_Reading] = []
+        order = sorted(range(len(asked)), key=lambda place: -asked[place].room)
+        for place in order:
+            request = asked[place].request
+            followed = self._followed(request)
+            left = len(request.tokens) - followed.tokens
+            count = min(left, self._step_tokens - len(tokens))
+            if count == 0:
+                continue
+            start, followed.tokens = followed.tokens, followed.tokens + count
+            followed.blocks = request.blocks[:]
+            tokens += request.tokens[start : start + count]
+            chunks.append(Chunk(start, count, request.blocks, int(count == left)))
+            self._overwrite(request, start, followed.tokens)
+            if count == left:
+                reading.append(_Reading(place, asked[place], followed))
+        return self._forward(torch.tensor(tokens, device=self._device), chunks), reading
+
+    def _draft(
+        self,
+        logits: torch.Tensor,
+        reading: list[_Reading],
+        stays: Sequence[float],
+        proposals: list[Proposal],
+    ) -> None:
+        device = self._device
+        rows = [each.asked.request.row for each in reading]
+        rooms = [each.asked.room for each in reading]
+        sampler = DraftSampler(rows, device)
+        calibrated = torch.tensor(stays, device=device)
+        floors = torch.tensor([each.asked.floor for each in reading], device=device)
+        worth = torch.ones(len(reading), device=device)  # chance that all so far stay
+        found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        for length in range(1, rooms[0] + 1):
+            drawn, confidence = sampler.draw(self._fitting(logits))
+            bins = (confidence * CONFIDENCES).long().clamp_(max=CONFIDENCES - 1)
+            worth = worth[: len(drawn)] * calibrated[bins]
+            # The choice to go on must not look at what was drawn: it looks at what might be.
+            going_on = worth >= floors[: len(drawn)]
+            found.append((drawn, going_on, confidence))
+            wide = sum(room > length for room in rooms)
+            if wide == 0 or (device.type == "cpu" and not going_on[:wide].any()):
+                break
+            chunks = [self._next_chunk(each, length) for each in reading[:wide]]
+            logits = self._forward(drawn[:wide], chunks)
+        self._tell(found, reading, sampler, proposals)
+
+    def _tell(
+        self,
+        found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+        reading: list[_Reading],
+        sampler: DraftSampler,
+        proposals: list[Proposal],
+    ) -> None:
+        places = [list(zip(*(values.tolist() for values in place), strict=True)) for place in found]
+        for line, each in enumerate(reading):
+            of_row = [place[line] for place in places if line < len(place)]
+            each.followed.ahead = [int(token) for token, _, _ in of_row[:-1]]
+            tokens, confidences = [], []
+            for token, going_on, confidence in of_row:
+                if not going_on:
+                    break
+                tokens.append(int(token))
+                confidences.append(float(confidence))
+            drafted = Drafted(tokens, sampler.probabilities(line, len(tokens)))
+            proposals[each.place] = Proposal(drafted, confidences)
+
+    def _next_chunk(self, each: _Reading, length: int) -> Chunk:
+        request = each.asked.request
+        position = len(request.tokens) + length - 1
+        self._overwrite(request, position, position + 1)
+        return Chunk(position, 1, request.blocks, 1)
+
+    def _fitting(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits of the target's vocabulary: models pad theirs differently."""
+        missing = self._vocab_size - logits.shape[-1]
+        if missing > 0:
+            return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf)
+        return logits[:, : self._vocab_size].contiguous()
+
+    def _followed(self, request: Request) -> Followed:
+        """How far the draft has read an answer, in blocks that are still its own."""
+        history = request.history
+        assert history is not None
+        followed = history.followed.get(self.name)
+        if followed is None or followed.life != request.life:
+            followed = history.followed[self.name] = Followed(request.life)
+        self._keep_what_stayed(followed, request)
+        self._keep_blocks(followed, request)
+        self._name(followed, request)
+        self._find(followed, request)
+        return followed
+
+    def _keep_what_stayed(self, followed: Followed, request: Request) -> None:
+        """Drafted tokens that the draft has read and the answer has got."""
+        last = len(request.tokens) - 1  # it is read in any case: its logits are needed
+        for token in followed.ahead:
+            if followed.tokens >= last or request.tokens[followed.tokens] != token:
+                break
+            followed.tokens += 1
+        followed.ahead = []
+
+    def _keep_blocks(self, followed: Followed, request: Request) -> None:
+        """A block may have been exchanged for another one with the same content."""
+        old = followed.blocks
+        if request.blocks[: len(old)] != old:
+            same = next(i for i, block in enumerate(old) if request.blocks[i] != block)
+            followed.tokens = min(followed.tokens, same * self._block_tokens)
+            followed.named = min(followed.named, same)
+
+    def _name(self, followed: Followed, request: Request) -> None:
+        """Let others find what has been read."""
+        full = min(followed.tokens // self._block_tokens, len(request.names))
+        for index in range(followed.named, full):
+            self._read[request.blocks[index]] = request.names[index]
+        followed.named = max(followed.named, full)
+
+    def _find(self, followed: Followed, request: Request) -> None:
+        """Skip what was read for others."""
+        size = self._block_tokens
+        index = followed.tokens // size
+        usable = min(len(request.names), (len(request.tokens) - 1) // size)
+        first = index
+        while index < usable and self._read.get(request.blocks[index]) == request.names[index]:
+            index += 1
+        if index > first:
+            followed.tokens = index * size
+            followed.named = index
+
+    def _overwrite(self, request: Request, start: int, end: int) -> None:
+        size = self._block_tokens
+        for index in range(start // size, -(-end // size)):
+            self._read.pop(request.blocks[index], None)
+
+
+def _released(tokens: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+    raise RuntimeError("a draft model was asked after it was released")

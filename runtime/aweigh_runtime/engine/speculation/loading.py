@@ -1,0 +1,164 @@
+"""Loads what drafts. Whatever is wrong with a draft model costs the drafts, never the target."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from aweigh_runtime.engine.messages import Draft, Speculation, SpeculationReason, Start
+from aweigh_runtime.engine.out_of_memory import out_of_memory
+from aweigh_runtime.engine.speculation.draft_model import DraftForward, DraftModel, Frame
+from aweigh_runtime.engine.speculation.ngram import NGram
+from aweigh_runtime.engine.speculation.proposer import Proposer
+from aweigh_runtime.engine.speculation.speculator import Speculator
+from aweigh_runtime.failures import ModelDoesNotFit, ModelUnreadable, StartFailure
+from aweigh_runtime.model.architectures import read_config
+from aweigh_runtime.model.cache import CacheFormat, KVCache
+from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.decoder import Decoder
+from aweigh_runtime.model.footprint import bytes_per_token
+from aweigh_runtime.model.load import Wish, load
+
+Fetched = Path | StartFailure  # a model's directory, or why it is not here
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedDraft:
+    """A draft model that fits the target."""
+
+    name: str
+    decoder: Decoder
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory that one token takes in its cache."""
+        return bytes_per_token(self.decoder.config, self.decoder.dtype.itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """The draft models that can be used, and what became of the others."""
+
+    loaded: Sequence[LoadedDraft] = ()
+    failure: Speculation | None = None  # of the first that cannot be used
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory that one token takes in all their caches."""
+        return sum(each.bytes_per_token for each in self.loaded)
+
+    def without_memory(self, why: str) -> "Drafts":
+        """None of them: the target needs their memory."""
+        return Drafts(failure=Speculation("failed", "OutOfMemory", why))
+
+
+def load_drafts(
+    start: Start, fetched: Iterable[Fetched], directory: Path, target: Decoder
+) -> Drafts:
+    """Load the draft models that a server was started with.
+
+    Args:
+        start: says which.
+        fetched: what became of each.
+        directory: of the target.
+        target: loaded.
+    """
+    loaded: list[LoadedDraft] = []
+    failures: list[Speculation] = []
+    for draft, found in zip(start.drafts, fetched, strict=True):
+        one = _load(draft, found, directory, target)
+        if isinstance(one, LoadedDraft):
+            loaded.append(one)
+        else:
+            failures.append(one)
+    return Drafts(loaded, failures[0] if failures else None)
+
+
+def speculator(start: Start, drafts: Drafts, frame: Frame, num_blocks: int) -> Speculator | None:
+    """What drafts for the answers of a server; None: nobody has asked for that."""
+    proposers: list[Proposer] = []
+    if start.speculation == "none":
+        return None
+    if start.speculation == "ngram":
+        proposers.append(NGram())
+    for each in drafts.loaded:
+        cache = _cache(each.decoder, num_blocks, frame.block_tokens)
+        model = DraftModel(each.name, _forward(each.decoder, cache), frame)
+        model.warm_up(num_blocks)
+        proposers.append(model)
+    percent = start.min_acceptance_percent
+    least = None if percent is None else percent / 100
+    return Speculator(proposers, start.max_draft_tokens, least, failure=drafts.failure)
+
+
+def _load(
+    draft: Draft, found: Fetched, directory: Path, target: Decoder
+) -> LoadedDraft | Speculation:
+    if isinstance(found, StartFailure):
+        return _failed("DraftUnavailable", draft, str(found))
+    try:
+        config = read_config(found)
+        if refused := _different_tokens(draft, found, directory):
+            return refused
+        if config.max_positions < target.max_model_len:
+            return _failed(
+                "ContextTooShort",
+                draft,
+                f"it was made for {config.max_positions} tokens, and the model serves "
+                f"{target.max_model_len}; lower maxModelLen or use another draft",
+            )
+        wish = Wish(max_model_len=target.max_model_len)
+        decoder = load(found, wish, target.device, lambda done, total: None).decoder
+    except ModelDoesNotFit as error:
+        return _failed("OutOfMemory", draft, str(error))
+    except StartFailure as error:
+        return _failed("DraftUnavailable", draft, str(error))
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return _failed("OutOfMemory", draft, "there is no memory left to load it")
+    return LoadedDraft(draft.uri, decoder)
+
+
+def _different_tokens(draft: Draft, found: Path, directory: Path) -> Speculation | None:
+    """A draft must mean the same by each token; that it has room for more is no harm."""
+    own, others = _vocabulary(directory), _vocabulary(found)
+    if own is None or own == others:
+        return None
+    if others is None:
+        return _failed("DraftUnavailable", draft, f"{found} has no tokenizer.json")
+    different = sum(others.get(text) != token for text, token in own.items())
+    return _failed(
+        "VocabularyMismatch",
+        draft,
+        f"its vocabulary has {len(others)} tokens and the model's {len(own)}, of which "
+        f"{different} are not the same; use a draft that was made for this model's tokenizer",
+    )
+
+
+def _vocabulary(directory: Path) -> dict[str, int] | None:
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        return None
+    try:
+        return dict(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True))
+    except Exception as error:  # the library raises nothing more special
+        raise ModelUnreadable(f"{path} is no fast tokenizer: {error}") from error
+
+
+def _failed(reason: SpeculationReason, draft: Draft, why: str) -> Speculation:
+    return Speculation("failed", reason, f"the draft model is not used: {why} ({draft.uri})")
+
+
+def _cache(decoder: Decoder, num_blocks: int, block_tokens: int) -> KVCache:
+    kept = CacheFormat(decoder.dtype, decoder.dtype)
+    return KVCache(decoder.config, num_blocks, block_tokens, kept, decoder.device)
+
+
+def _forward(decoder: Decoder, cache: KVCache) -> DraftForward:
+    def forward(tokens: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+        return decoder.forward(tokens, chunks, cache)
+
+    return forward

@@ -1,0 +1,113 @@
+"""In exact mode drafts change no token of the real model, greedy or seeded, in any schedule."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aweigh_runtime.engine.messages import Counters, Sampling, Stepped, Submission, Work
+from aweigh_runtime.engine.speculation.ngram import NGram
+from aweigh_runtime.engine.speculation.speculator import Speculator
+from tests.runtime.engine.real import answers, draft_speculator, real_engine
+from tests.runtime.engine.test_exact import ANSWER, SCHEDULES, decoder, expected, prompt, traffic
+
+Schedule = list[tuple[int, int, int | None]]
+
+
+def run(
+    schedule: Schedule, kind: str, num_blocks: int, max_running: int, step_tokens: int
+) -> tuple[dict[int, list[int]], Counters]:
+    speculator = (
+        draft_speculator(decoder(), num_blocks, step_tokens=step_tokens)
+        if kind == "draft"
+        else Speculator([NGram()], longest=4)
+    )
+    engine = real_engine(
+        decoder(),
+        num_blocks,
+        max_running=max_running,
+        step_tokens=step_tokens,
+        speculator=speculator,
+    )
+    reports: list[Stepped] = []
+    for work in traffic(schedule):
+        engine.take(work)
+        reports.append(engine.step())
+    while engine.patience_s == 0:
+        reports.append(engine.step())
+    return answers(reports), reports[-1].counters
+
+
+def expect_the_same(schedule: Schedule, got: dict[int, list[int]]) -> None:
+    for id, (seed, _, patience) in enumerate(schedule):
+        whole, text = expected(prompt(seed)), got.get(id, [])
+        assert text == whole[: len(text)]
+        assert patience is not None or text == whole
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    SCHEDULES,
+    st.integers(22, 70),
+    st.integers(1, 8),
+    st.sampled_from([17, 40, 200]),
+    st.sampled_from(["draft", "ngram"]),
+)
+def test_greedy_answers_are_those_without_drafts(
+    schedule: Schedule,
+    num_blocks: int,
+    max_running: int,
+    step_tokens: int,
+    kind: str,
+) -> None:
+    got, _ = run(schedule, kind, num_blocks, max_running, step_tokens)
+    expect_the_same(schedule, got)
+
+
+@pytest.mark.long
+def test_a_thousand_greedy_requests_are_those_without_drafts() -> None:
+    dice = random.Random(7)
+    done = drafted = 0
+    while done < 1000:
+        schedule = [
+            (dice.randrange(12), dice.randrange(5), dice.choice((None, None, dice.randrange(20))))
+            for _ in range(50)
+        ]
+        kind, step_tokens = dice.choice(("draft", "ngram")), dice.choice((17, 40, 200))
+        got, counters = run(schedule, kind, dice.randint(22, 70), dice.randint(1, 8), step_tokens)
+        expect_the_same(schedule, got)
+        done += len(schedule)
+        drafted += counters.drafted_tokens
+    assert drafted > 1000
+
+
+@pytest.mark.parametrize("longest", [1, 3, 6])
+def test_seeded_texts_are_the_same_at_every_length(longest: int) -> None:
+    submissions = [
+        Submission(
+            id,
+            list(prompt(id)),
+            ANSWER,
+            [],
+            Sampling(temperature=0.9, top_p=0.95, seed=id, seeded=True, repetition_penalty=1.2),
+        )
+        for id in range(6)
+    ]
+
+    def texts(speculator: Speculator | None) -> dict[int, list[int]]:
+        engine = real_engine(decoder(), speculator=speculator)
+        engine.take(Work([copy_of(each) for each in submissions], []))
+        reports = []
+        while engine.patience_s == 0:
+            reports.append(engine.step())
+        return answers(reports)
+
+    assert texts(draft_speculator(decoder(), longest=longest)) == texts(None)
+
+
+def copy_of(submission: Submission) -> Submission:
+    """The engine appends to the prompt that it is given."""
+    return Submission(
+        submission.id, list(submission.prompt), submission.max_tokens, [], submission.sampling
+    )

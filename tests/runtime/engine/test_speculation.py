@@ -1,0 +1,254 @@
+"""Drafts change how soon an answer comes, never what it says; drafters read what is theirs."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aweigh_runtime.engine.loop import Engine
+from aweigh_runtime.engine.messages import Output, Sampling, Stepped, Submission, Work
+from aweigh_runtime.engine.sampling.choice import Sampler
+from aweigh_runtime.engine.speculation.draft_model import DraftModel, Frame
+from aweigh_runtime.engine.speculation.ngram import LONGEST, SHORTEST, Index, NGram
+from aweigh_runtime.engine.speculation.proposer import Proposer
+from aweigh_runtime.engine.speculation.speculator import Speculator
+from aweigh_runtime.model.chunks import Chunk
+from tests.runtime.engine.machine import VOCABULARY, answer, next_token, scheduler
+from tests.runtime.engine.test_loop import NoCompiler, no_copies
+
+BLOCK_TOKENS = 4
+CPU = torch.device("cpu")
+Next = Callable[[list[int]], int]
+
+
+@dataclass
+class Remembering:
+    """A model whose keys and values are the tokens themselves: it notices what is not its own."""
+
+    following: Next
+    cells: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    tokens_read: int = 0
+
+    def __call__(self, tokens: Sequence[int], chunks: Sequence[Chunk]) -> torch.Tensor:
+        histories = []
+        first = 0
+        for chunk in chunks:  # all of a step's cells are written before any is read
+            new = list(tokens[first : first + chunk.num_tokens])
+            first += chunk.num_tokens
+            before = self.cells[self._place(chunk, chunk.start - 1)] if chunk.start else ()
+            for offset, position in enumerate(range(chunk.start, chunk.end)):
+                self.cells[self._place(chunk, position)] = (*before, *new[: offset + 1])
+            self.tokens_read += chunk.num_tokens
+        rows = []
+        for chunk in chunks:
+            whole = self.cells[self._place(chunk, chunk.end - 1)]
+            assert len(whole) == chunk.end
+            for position in range(chunk.end):
+                cell = self.cells.get(self._place(chunk, position))
+                assert cell == whole[: position + 1], f"position {position} is not its own"
+            histories += [whole[: chunk.end - back] for back in reversed(range(chunk.num_logits))]
+        rows = [self.following(list(history)) for history in histories]
+        logits = torch.nn.functional.one_hot(torch.tensor(rows, dtype=torch.int64), VOCABULARY)
+        return 4.0 * logits.float()
+
+    def _place(self, chunk: Chunk, position: int) -> tuple[int, int]:
+        return chunk.blocks[position // BLOCK_TOKENS], position % BLOCK_TOKENS
+
+
+def mostly_right(tokens: list[int]) -> int:
+    dice = hashlib.sha256(repr(tokens).encode()).digest()[1]
+    return next_token(tokens) if dice < 190 else dice % VOCABULARY
+
+
+def never_right(tokens: list[int]) -> int:
+    return (next_token(tokens) + 1) % VOCABULARY
+
+
+def draft_model(following: Next, step_tokens: int = 32) -> tuple[DraftModel, Remembering]:
+    model = Remembering(following)
+    frame = Frame(
+        vocab_size=VOCABULARY, block_tokens=BLOCK_TOKENS, step_tokens=step_tokens, device=CPU
+    )
+    name = following.__name__
+    return DraftModel(name, lambda tokens, chunks: model(tokens.tolist(), chunks), frame), model
+
+
+def engine(proposers: Sequence[Proposer], longest: int = 4, **memory: int) -> Engine:
+    line = scheduler(**{"block_tokens": BLOCK_TOKENS, **memory})  # type: ignore[arg-type]
+    speculator = Speculator(proposers, longest) if proposers else None
+    target = Remembering(next_token)
+    return Engine(line, target, Sampler(VOCABULARY), NoCompiler(), no_copies, speculator)
+
+
+def submission(id: int, prompt: list[int], max_tokens: int, **fields: object) -> Submission:
+    sampling = fields.pop("sampling", Sampling(temperature=0))
+    prompt = list(prompt)  # the engine appends to it
+    return Submission(id, prompt, max_tokens, [], sampling, **fields)  # type: ignore[arg-type]
+
+
+def run(running: Engine, work: Sequence[Work]) -> list[Stepped]:
+    reports = []
+    for each in work:
+        running.take(each)
+        reports.append(running.step())
+    while running.patience_s == 0:
+        reports.append(running.step())
+    return reports
+
+
+def texts(reports: list[Stepped]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for report in reports:
+        assert not report.failures
+        for output in report.outputs:
+            found.setdefault(output.id, []).extend(output.tokens)
+    return found
+
+
+def outputs(reports: list[Stepped]) -> list[Output]:
+    return [output for report in reports for output in report.outputs]
+
+
+REQUESTS = st.lists(
+    st.tuples(
+        st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=14),
+        st.integers(1, 18),  # tokens of the answer
+        st.none() | st.integers(0, 9),  # steps until the client goes away
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    REQUESTS,
+    st.integers(9, 40),
+    st.integers(1, 5),
+    st.integers(5, 40),
+    st.integers(1, 6),
+    st.sampled_from(["draft", "bad", "ngram", "two"]),
+)
+def test_answers_are_those_without_drafts_in_any_schedule(
+    requests: list[tuple[list[int], int, int | None]],
+    num_blocks: int,
+    max_running: int,
+    step_tokens: int,
+    longest: int,
+    kind: str,
+) -> None:
+    proposers: dict[str, list[Proposer]] = {
+        "draft": [draft_model(mostly_right, step_tokens)[0]],
+        "bad": [draft_model(never_right, step_tokens)[0]],
+        "ngram": [NGram()],
+        "two": [draft_model(never_right)[0], draft_model(mostly_right, step_tokens)[0]],
+    }
+    running = engine(
+        proposers[kind],
+        longest,
+        num_blocks=num_blocks,
+        max_running=max_running,
+        step_tokens=step_tokens,
+    )
+    work = [Work([submission(id, *each[:2])], []) for id, each in enumerate(requests)]
+    work += [Work([], []) for _ in range(12)]
+    for id, (_, _, patience) in enumerate(requests):
+        if patience is not None:
+            work[id + patience].aborted.append(id)
+    got = texts(run(running, work))
+    for id, (prompt, count, patience) in enumerate(requests):
+        whole, text = answer(prompt, count), got.get(id, [])
+        assert text == whole[: len(text)]
+        assert patience is not None or text == whole
+    pool = running._scheduler.prefixes.pool
+    assert (pool.num_held, pool.available) == (0, num_blocks)
+
+
+def test_a_good_draft_saves_steps_and_is_counted() -> None:
+    drafter, _ = draft_model(next_token)
+    reports = run(engine([drafter], num_blocks=64), [Work([submission(1, [0, 1, 2], 40)], [])])
+    counters = reports[-1].counters
+    assert texts(reports)[1] == answer([0, 1, 2], 40)
+    assert counters.accepted_tokens == counters.drafted_tokens > 20
+    assert counters.decode_tokens == 39
+    assert counters.decoded_rows == 39 - counters.accepted_tokens
+    assert sum(counters.drafted_at) == counters.drafted_tokens
+    assert counters.drafted_at == counters.accepted_at
+    assert reports[-1].speculation is not None
+    assert reports[-1].speculation.state == "active"
+
+
+def test_drafts_end_at_the_answers_limit_and_at_its_stop_token() -> None:
+    drafter, _ = draft_model(next_token)
+    whole = answer([0, 1, 2], 30)
+    stop = next(token for token in whole[3:] if token != whole[2])
+    first = next(place for place, token in enumerate(whole) if token == stop)
+    work = [Work([Submission(1, [0, 1, 2], 30, [stop], Sampling(temperature=0))], [])]
+    reports = run(engine([drafter]), work)
+    assert texts(reports)[1] == whole[: first + 1]
+    assert outputs(reports)[-1].finish == "stop"
+
+
+def test_what_was_read_of_a_prefix_need_not_be_read_again() -> None:
+    drafter, model = draft_model(next_token)
+    running = engine([drafter], num_blocks=64)
+    prompt = [index % VOCABULARY for index in range(24)]
+    run(running, [Work([submission(1, prompt, 12)], [])])
+    once = model.tokens_read
+    run(running, [Work([submission(2, prompt, 12)], [])])
+    assert model.tokens_read - once <= once - 20
+
+
+def test_without_memory_for_drafts_answers_go_on() -> None:
+    drafter, _ = draft_model(next_token)
+
+    def fail(tokens: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    drafter._forward = fail
+    reports = run(engine([drafter]), [Work([submission(1, [0, 1, 2], 20)], [])])
+    assert texts(reports)[1] == answer([0, 1, 2], 20)
+    state = reports[-1].speculation
+    assert state is not None
+    assert (state.state, state.reason) == ("failed", "OutOfMemory")
+
+
+def test_logprobs_come_for_each_token_and_are_the_same() -> None:
+    def of(proposers: list[Proposer]) -> list[tuple[int, object]]:
+        reports = run(
+            engine(proposers, num_blocks=64), [Work([submission(1, [0, 1, 2], 24, logprobs=2)], [])]
+        )
+        return [
+            (score.rank, pytest.approx(score.logprob))
+            for output in outputs(reports)
+            for score in output.logprobs or ()
+        ]
+
+    assert len(of([])) == 24
+    assert of([draft_model(mostly_right)[0]]) == of([])
+
+
+@given(st.lists(st.integers(0, 2), max_size=40), st.integers(1, 6), st.data())
+def test_a_lookup_finds_the_last_place_where_the_longest_run_stood(
+    tokens: list[int], count: int, data: st.DataObject
+) -> None:
+    grown: list[int] = []
+    index = Index(grown)
+    while len(grown) < len(tokens):
+        grown.extend(tokens[len(grown) : len(grown) + data.draw(st.integers(1, 5))])
+        assert index.following(count) == by_search(grown, count)
+
+
+def by_search(tokens: list[int], count: int) -> list[int]:
+    for length in range(LONGEST, SHORTEST - 1, -1):
+        for end in range(len(tokens) - 1, length - 1, -1):
+            if tokens[end - length : end] == tokens[-length:]:
+                text = list(tokens)
+                for _ in range(count):
+                    text.append(text[len(text) - len(tokens) + end])
+                return text[len(tokens) :]
+    return []
