@@ -60,7 +60,7 @@ def main() -> None:
     print(" · ".join(f"{key} {value}" for key, value in machine.describe().items()))
     print(f"python {' '.join(sys.argv)}\n")
     layer = {
-        name: _matrix(rows // given.divide, columns // given.divide, device)
+        name: matrix(rows // given.divide, columns // given.divide, device, TOKENS)
         for name, (rows, columns) in SHAPES.items()
     }
     print("| scheme | " + " | ".join(f"{name} s" for name in layer) + " | layer s | error |")
@@ -81,7 +81,9 @@ def main() -> None:
         print(f"| {name} | {cells} | {sum(seconds):.2f} | {(loss / baseline) ** 0.5:.3f} |")
 
 
-def _matrix(rows: int, columns: int, device: torch.device) -> tuple[torch.Tensor, Inputs]:
+def matrix(
+    rows: int, columns: int, device: torch.device, num_tokens: int
+) -> tuple[torch.Tensor, Inputs]:
     """Inputs that vary in size and resemble each other, as those of a layer do."""
     generator = torch.Generator(device).manual_seed(rows)
     weight = torch.randn(rows, columns, generator=generator, device=device) * 0.02
@@ -89,8 +91,8 @@ def _matrix(rows: int, columns: int, device: torch.device) -> tuple[torch.Tensor
     mix = torch.randn(columns // 16, columns, generator=generator, device=device)
     inputs = Inputs(columns, device)
     for _ in range(8):
-        shared = torch.randn(TOKENS // 8, columns // 16, generator=generator, device=device)
-        own = torch.randn(TOKENS // 8, columns, generator=generator, device=device)
+        shared = torch.randn(num_tokens // 8, columns // 16, generator=generator, device=device)
+        own = torch.randn(num_tokens // 8, columns, generator=generator, device=device)
         inputs.add((shared @ mix * (16 / columns) ** 0.5 + own) * sizes)
     return weight, inputs
 

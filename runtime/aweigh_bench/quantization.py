@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -44,6 +44,8 @@ class Options:
     schemes: Sequence[str]
     amount: "Amount"
     perplexity: Sequence[Path]
+    calibration: Sequence[Path] = ()  # files; none: the model's own texts
+    loss: float | None = None  # nats per token that may be lost: the smallest scheme is named
     steps: int  # whose time is taken
     device: "torch.device"
     cache_dir: Path
@@ -71,6 +73,23 @@ class Made:
     def loss(self) -> "Evaluation":
         """On the model's own texts."""
         return self.outcome.loss
+
+
+def flags_of(recipe: "Recipe") -> list[str]:
+    """What `aweigh quantize` is told for a recipe: all that differs from the scheme's defaults."""
+    plain = type(recipe)(scheme=recipe.scheme)
+    found = ["--scheme", recipe.scheme]
+    for field in fields(recipe):
+        value, name = getattr(recipe, field.name), field.name.replace("_", "-")
+        if value == getattr(plain, field.name):
+            continue
+        if field.name == "sparse":
+            found += ["--sparse", "2:4"]
+        elif isinstance(value, bool):
+            found.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            found += [f"--{name}", f"{value}"]
+    return found
 
 
 async def run(options: Options) -> Report:
@@ -101,6 +120,7 @@ def make(options: Options, word: str, recipe: "Recipe") -> Made:
     Raises:
         BenchFailure: it cannot be made of this model.
     """
+    from aweigh_quantize.display import Quiet
     from aweigh_quantize.job import Job
     from aweigh_quantize.job import run as quantize
     from aweigh_quantize.tensor_file import CannotWrite
@@ -114,13 +134,14 @@ def make(options: Options, word: str, recipe: "Recipe") -> Made:
             recipe=recipe,
             out=out,
             amount=options.amount,
+            calibration=options.calibration,
             perplexity=options.perplexity,
             device=options.device,
             cache_dir=options.cache_dir,
             command=options.command,
         )
         try:
-            outcome = quantize(job, _Quiet())
+            outcome = quantize(job, Quiet())
         except ValueError as error:
             raise Impossible(f"{word}: {error}") from error
         except (StartFailure, CannotWrite) as failure:
@@ -138,16 +159,6 @@ def measure_speed(directory: Path, device: "torch.device", steps: int) -> Speed:
     loaded = load(directory, Wish(max_model_len=None), device, lambda done, total: None)
     use_threads(device, loaded.weight_bytes)
     return Speed(loaded.weight_bytes, BATCH / _step_s(loaded.decoder, steps))
-
-
-class _Quiet:
-    """The bench shows schemes, not layers."""
-
-    def begin(self, what: str, total: int, done: int = 0) -> None:
-        """Nothing."""
-
-    def advance(self) -> None:
-        """Nothing."""
 
 
 def _step_s(decoder: "Decoder", steps: int) -> float:
@@ -177,6 +188,7 @@ def _step_s(decoder: "Decoder", steps: int) -> float:
 
 
 def _report(options: Options, dense: Speed, made: Sequence[Made]) -> Report:
+    asked = [] if options.loss is None else [advice(options.model, made, options.loss)]
     columns = (
         "scheme", "MB on disk", "bits per weight", "MB in memory", "KL", "from", "to",
         "same token", "perplexity", "tokens/s", "made in s",
@@ -204,6 +216,7 @@ def _report(options: Options, dense: Speed, made: Sequence[Made]) -> Report:
             "MB in memory: computed; a CPU keeps 4- and 8-bit integers twice.",
             f"tokens/s: {BATCH} requests decoded together in this process, the median of "
             f"{options.steps} steps, from files as they were written.",
+            *asked,
         ],
         figures={"schemes": {each.word: _figures(each) for each in made}},
         curves=[_curves(made)],
@@ -258,6 +271,27 @@ def _curves(made: Sequence[Made]) -> Curves:
         lines.setdefault(each.recipe.scheme, []).append(point)
     ordered = {name: sorted(points) for name, points in lines.items()}
     return Curves("Size against loss", "MB on disk", "KL in nats per token", ordered, True)
+
+
+def advice(model: str, made: Sequence[Made], most: float) -> str:
+    """Which scheme to take if so many nats per token may be lost, in a sentence.
+
+    The smallest on disk of those whose loss is below that in 95 % of all cases: the upper end of
+    the interval counts.
+    """
+    fitting = [each for each in made if each.loss.kl.high <= most]
+    if not fitting:
+        best = min(made, key=lambda each: each.loss.kl.high)
+        return (
+            f"No scheme loses at most {most:g} nats per token. {best.word} loses least, "
+            f"{best.loss.kl}: allow more with --loss, or serve the dense model."
+        )
+    best = min(fitting, key=lambda each: each.outcome.sizes.written)
+    return (
+        f"The smallest scheme that loses at most {most:g} nats per token is {best.word}: "
+        f"{best.loss.kl}, {best.outcome.sizes.written / MEGA:,.2f} MB. Make it: aweigh quantize "
+        f"{model} {' '.join(flags_of(best.recipe))} -o FOLDER"
+    )
 
 
 def bars(made: Sequence[Made]) -> list[Bar]:

@@ -11,6 +11,7 @@ import typer
 from aweigh_api import names
 from aweigh_cli.arguments import Command
 from aweigh_cli.bench_options import (
+    DEFAULT_SCHEMES,
     CacheOption,
     Job,
     ModelArgument,
@@ -32,10 +33,6 @@ from aweigh_cli.serve import default_cache_dir
 if TYPE_CHECKING:
     from aweigh_bench.subject import Setting
 
-DEFAULT_SCHEMES = (
-    "int8,fp8,fp8-block,nvfp4,rtn-8-channel,rtn-4,rtn-4-g32,rtn-3,rtn-4-asym,gptq-8,gptq-4,"
-    "gptq-4-g32,gptq-3,gptq-2,gptq-4-2:4,awq"
-)
 DEFAULT_URL = f"http://127.0.0.1:{names.HTTP_PORT}/v1"
 
 app = typer.Typer(

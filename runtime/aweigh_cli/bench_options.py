@@ -25,6 +25,11 @@ NEEDS = ("aiohttp", "msgspec")
 SERVER_NEEDS = ("torch", "tokenizers", "jinja2", "llguidance")
 LIMITS = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e": "e2el", "e2el": "e2el"}
 
+DEFAULT_SCHEMES = (
+    "int8,fp8,fp8-block,nvfp4,rtn-8-channel,rtn-4,rtn-4-g32,rtn-3,rtn-4-asym,gptq-8,gptq-4,"
+    "gptq-4-g32,gptq-3,gptq-2,gptq-4-2:4,awq"
+)  # of quantization
+
 Format = Literal["text", "markdown", "json"]
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="URI of the model, as for `aweigh serve`.")

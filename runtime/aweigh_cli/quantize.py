@@ -1,20 +1,31 @@
 """`aweigh quantize`: a dense model becomes a quantized one, in a format that others read, too."""
 
+import asyncio
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from aweigh_cli.arguments import given
-from aweigh_cli.bench_options import as_typed
+from aweigh_cli.bench_options import DEFAULT_SCHEMES, as_typed
 from aweigh_cli.failures import CommandFailure, ExitStatus
 from aweigh_cli.serve import default_cache_dir
 
 if TYPE_CHECKING:
     import torch
 
+    from aweigh_quantize.calibration import Amount
     from aweigh_quantize.outcome import Outcome
+
+COMPARED = (
+    "model", "compare", "loss", "calibration", "perplexity", "num_texts", "text_tokens", "seed",
+    "device", "revision", "cache_dir",
+)  # fmt: skip
+"""Options that a comparison takes."""
+STEPS = 64  # of decoding, whose time is taken
 
 
 def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the texts
@@ -24,7 +35,17 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
         typer.Argument(metavar="MODEL", help="A folder, or a URI as for `aweigh serve`."),
     ],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to make.", show_default=False)
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Make nothing: try many schemes, and name the one to take."),
+    ] = False,
+    loss: Annotated[
+        float,
+        typer.Option(min=0, help="--compare: nats per token that may be lost, at most."),
+    ] = 0.02,
     scheme: Annotated[
         Literal["rtn", "gptq", "awq", "int8", "fp8", "nvfp4"],
         typer.Option(
@@ -33,7 +54,8 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
     ] = "gptq",
     bits: Annotated[int, typer.Option(help="gptq, rtn: 2, 3, 4 or 8.")] = 4,
     group_size: Annotated[
-        int, typer.Option(help="Weights that share a scale; -1: a whole row.")
+        int,
+        typer.Option(help="Weights that share a scale; -1: a whole row. With --budget the most."),
     ] = 128,
     symmetric: Annotated[
         bool | None,
@@ -66,6 +88,10 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
     recover: Annotated[
         bool, typer.Option("--recover", help="gptq, awq, rtn: train all layers on what was lost.")
     ] = False,
+    kv_cache: Annotated[
+        Literal["fp8"] | None,
+        typer.Option(help="Scales for keys and values kept as fp8; writes compressed-tensors."),
+    ] = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(help="Module that stays dense: down_proj, model.layers.0.*; repeatable."),
@@ -96,17 +122,26 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
 
     With --calibration it holds one layer in memory at a time. A command that was killed goes on
     where it was when it is given again. Writes GPTQ, AWQ, Marlin-24 (2:4), FP8 or
-    compressed-tensors files, and a model card.
+    compressed-tensors files, and a model card. With --compare it measures size, loss and speed of
+    many schemes, and names the smallest that loses no more than --loss.
     """
     from aweigh_cli.quantize_progress import display
     from aweigh_quantize.calibration import Amount
     from aweigh_quantize.job import Job, run
     from aweigh_quantize.recipe import Recipe, expect_taken
-    from aweigh_quantize.tensor_file import CannotWrite
-    from aweigh_runtime.failures import StartFailure
 
-    cache = cache_dir or default_cache_dir()
-    try:
+    cache, amount = cache_dir or default_cache_dir(), Amount(num_texts, text_tokens, seed)
+    texts = {
+        "calibration": readable(calibration, "--calibration"),
+        "perplexity": readable(perplexity, "--perplexity"),
+    }
+    if compare or output is None:
+        _expect_comparison(context)
+        with _explained():
+            directory = fetched(model, revision, cache)
+            typer.echo(_compared(model, directory, amount, texts, loss, chosen(device), cache))
+        return
+    with _explained():
         expect_taken(scheme, given(context))
         recipe = Recipe(
             scheme=scheme,
@@ -123,6 +158,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
             keep=tuple(keep or ()),
             budget=budget,
             recover=recover,
+            kv_cache=kv_cache,
         )
         with display() as shown:
             job = Job(
@@ -130,14 +166,65 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
                 directory=fetched(model, revision, cache),
                 recipe=recipe,
                 out=output,
-                amount=Amount(num_texts, text_tokens, seed),
-                calibration=readable(calibration, "--calibration"),
-                perplexity=readable(perplexity, "--perplexity"),
+                amount=amount,
+                calibration=texts["calibration"],
+                perplexity=texts["perplexity"],
                 device=chosen(device),
                 cache_dir=cache,
                 command=as_typed(),
             )
             found = run(job, shown)
+    typer.echo(_text(output, found))
+
+
+def _expect_comparison(context: typer.Context) -> None:
+    """Refuse what decides about one scheme: all are tried."""
+    asked = given(context)
+    if "compare" not in asked:
+        context.fail("Missing option '--output' / '-o', or '--compare'.")
+    if refused := [name for name in asked if name not in COMPARED]:
+        raise CommandFailure(
+            f"--compare with --{refused[0].replace('_', '-')}; expected neither an output nor a "
+            "scheme and its options: schemes of your own are for `aweigh bench quantization`",
+            ExitStatus.BAD_INPUT,
+        )
+
+
+def _compared(  # noqa: PLR0913 - what a comparison needs
+    model: str,
+    directory: Path,
+    amount: "Amount",
+    texts: dict[str, list[Path]],
+    loss: float,
+    device: "torch.device",
+    cache_dir: Path,
+) -> str:
+    from aweigh_bench import quantization
+
+    options = quantization.Options(
+        model=model,
+        directory=directory,
+        schemes=DEFAULT_SCHEMES.split(","),
+        amount=amount,
+        **texts,
+        loss=loss,
+        steps=STEPS,
+        device=device,
+        cache_dir=cache_dir,
+        command=as_typed(),
+    )
+    return asyncio.run(quantization.run(options)).text()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What goes wrong becomes the command's own failure."""
+    from aweigh_bench.failures import BenchFailure
+    from aweigh_quantize.tensor_file import CannotWrite
+    from aweigh_runtime.failures import StartFailure
+
+    try:
+        yield
     except CannotWrite as failure:
         refused = ExitStatus.BAD_INPUT if failure.refused else ExitStatus.FAILED
         raise CommandFailure(str(failure), refused) from failure
@@ -145,7 +232,8 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
         raise CommandFailure(str(failure), failure.exit_code) from failure
     except ValueError as failure:  # of recipe, texts and state: each has a sentence to say
         raise CommandFailure(str(failure), ExitStatus.BAD_INPUT) from failure
-    typer.echo(_text(output, found))
+    except BenchFailure as failure:
+        raise CommandFailure(str(failure)) from failure
 
 
 def fetched(model: str, revision: str | None, cache_dir: Path) -> Path:

@@ -1,13 +1,13 @@
-"""Mixed precision: how many bits each matrix gets, for an average size.
+"""Mixed precision: how fine the integers of each matrix are, for an average size.
 
-Each matrix alone is rounded to 3 bits in the dense model, and what that loses is measured: nats per
-token over some texts. For other widths the loss is taken to grow as the squared error of the
-weights does. The losses of all matrices are taken to add up.
+Bits and groups are chosen together: a finer group costs bits, too. Each matrix alone is rounded to
+3 bits in the dense model, and what that loses is measured: nats per token over some texts. For
+other precisions the loss is taken to grow as the squared error of the weights does. The losses of
+all matrices are taken to add up.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -16,7 +16,7 @@ from aweigh_quantize.declaration import declare
 from aweigh_quantize.evaluation import document
 from aweigh_quantize.methods import rtn, sensitivity
 from aweigh_quantize.one_layer import layer_matrices
-from aweigh_quantize.recipe import BITS, Recipe, RecipeError
+from aweigh_quantize.recipe import BITS, Precision, Recipe, RecipeError
 from aweigh_quantize.schemes import grid_of
 from aweigh_quantize.texts import Text
 from aweigh_runtime.failures import ModelDoesNotFit
@@ -28,6 +28,7 @@ from aweigh_runtime.model.mapped import rows_of
 from aweigh_runtime.model.placement import Place
 
 MEASURED_BITS = 3
+SMALLEST_GROUP = 32
 DENSE = "dense"
 _MOST_TOKENS = 2048  # to measure with
 _BLOCK_TOKENS = 16
@@ -42,8 +43,8 @@ def budgeted(
     texts: Sequence[Text],
     device: torch.device,
     advance: Advance,
-) -> dict[str, int | None]:
-    """Bits of each matrix that fit the recipe's budget and lose least; None: dense.
+) -> dict[str, Precision | None]:
+    """The precision of each matrix: all fit the recipe's budget and lose least; None: dense.
 
     Args:
         checkpoint: the dense model, which must fit into memory.
@@ -73,36 +74,48 @@ def assigned(
     recipe: Recipe,
     places: Mapping[str, Place],
     losses: Mapping[str, Mapping[str, float]],
-) -> dict[str, int | None]:
-    """The bits that fit the budget, for given losses by module and number of bits.
+) -> dict[str, Precision | None]:
+    """The precisions that fit the budget, for given losses by module and precision.
 
     Raises:
         RecipeError: not even the fewest bits fit.
     """
     assert recipe.budget is not None
     sizes = {module: option_sizes(checkpoint, recipe, place) for module, place in places.items()}
+    meant = {str(each): each for each in precisions(recipe)}
     weights = sum(math.prod(place.shape) for place in places.values())
     try:
-        chosen = sensitivity.assign(losses, sizes, int(recipe.budget * weights))
+        chosen = sensitivity.assign(losses, sizes, round(recipe.budget * weights))
     except ValueError as error:
         least = sum(min(options.values()) for options in sizes.values()) / weights
         raise RecipeError(
             f"--budget is {recipe.budget:g} bits; expected at least {least:.2f}, which 2 bits and "
             f"their scales take in groups of {recipe.group_size}"
         ) from error
-    return {module: None if each == DENSE else int(each) for module, each in chosen.items()}
+    return {module: meant.get(each) for module, each in chosen.items()}
+
+
+def precisions(recipe: Recipe) -> list[Precision]:
+    """What a matrix may get: the recipe's group, or half of it as often as it stays large enough.
+
+    All columns that fill the recipe's groups fill smaller ones.
+    """
+    groups = [recipe.group_size]
+    while groups[-1] >= 2 * SMALLEST_GROUP and groups[-1] % 16 == 0:
+        groups.append(groups[-1] // 2)
+    return [Precision(bits, group) for bits in BITS for group in groups]
 
 
 def option_sizes(checkpoint: Checkpoint, recipe: Recipe, place: Place) -> dict[str, int]:
-    """Bits that a matrix takes with each number of bits, scales and all."""
+    """Bits that a matrix takes in each precision, scales and all."""
     stored = checkpoint.stored[place.name]
     module = stored.name.removesuffix(".weight")
     found = {DENSE: 8 * stored.num_bytes}
-    for bits in BITS:
-        layout = declare(replace(recipe, bits=bits), {module: bits}).quantization.layout_of(module)
+    for precision in precisions(recipe):
+        layout = declare(recipe, {module: precision}).quantization.layout_of(module)
         assert layout is not None
         parts = layout.parts(place.shape[0], place.shape[1])
-        found[str(bits)] = 8 * sum(part.num_bytes for part in parts.values())
+        found[str(precision)] = 8 * sum(part.num_bytes for part in parts.values())
     return found
 
 
@@ -114,27 +127,28 @@ def measured(
     device: torch.device,
     advance: Advance,
 ) -> dict[str, dict[str, float]]:
-    """What each matrix loses with each number of bits, alone: nats per token."""
+    """What each matrix loses in each precision, alone: nats per token."""
     try:
         loaded = load(checkpoint.directory, Wish(dtype="fp32"), device, lambda done, total: None)
     except ModelDoesNotFit as failure:
         raise ModelDoesNotFit(f"{failure}; a --budget is divided with it in memory") from failure
     decoder, some = loaded.decoder, _some(texts)
     dense = [_logits(decoder, text) for text in some]
+    tried = Precision(MEASURED_BITS, recipe.group_size)
     found = {}
     for module, place in places.items():
         rows = rows_of(decoder.weights[place.weight], place)
         before = rows.clone()
         errors = {}
-        for bits in BITS:
-            rounded = rtn.quantize(before.contiguous(), grid_of(recipe, bits), "mse").dense()
-            errors[bits] = (rounded - before).square().sum().item()
-            if bits == MEASURED_BITS:
+        for precision in precisions(recipe):
+            rounded = rtn.quantize(before.contiguous(), grid_of(recipe, precision), "mse").dense()
+            errors[precision] = (rounded - before).square().sum().item()
+            if precision == tried:
                 rows.copy_(rounded)
         loss = _loss(decoder, some, dense)
         rows.copy_(before)
-        unit = max(loss, 0.0) / max(errors[MEASURED_BITS], 1e-30)
-        found[module] = {str(bits): unit * error for bits, error in errors.items()} | {DENSE: 0.0}
+        unit = max(loss, 0.0) / max(errors[tried], 1e-30)
+        found[module] = {str(each): unit * error for each, error in errors.items()} | {DENSE: 0.0}
         advance()
     return found
 

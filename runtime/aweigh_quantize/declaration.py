@@ -2,22 +2,26 @@
 
 Integers without rounded activations are written as GPTQ or AWQ files, 2:4 ones as Marlin-24,
 everything else as compressed-tensors or, where it has scales that only this method knows, as fp8.
+With a cache in fp8 all is compressed-tensors, the only one of them that declares how keys and
+values are kept.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from aweigh_kernels.fp8_weight import BLOCK
-from aweigh_quantize.recipe import Recipe
+from aweigh_quantize.recipe import WHOLE_ROW, Precision, Recipe
 from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats.checkpoint import quantization
 from aweigh_runtime.formats.layout import Quantization
 
 _HEAD = "lm_head"
 _FP4_GROUP = 16
+
+_Precisions = Mapping[str, Precision | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,46 +32,45 @@ class Declared:
     quantization: Quantization
 
 
-def declare(
-    recipe: Recipe, bits: Mapping[str, int | None], routers: Sequence[str] = ()
-) -> Declared:
+def declare(recipe: Recipe, precisions: _Precisions, routers: Sequence[str] = ()) -> Declared:
     """Say how each module is stored.
 
     Args:
         recipe: of the model.
-        bits: by module, of those that could be quantized; None: dense.
+        precisions: by module, of those that could be quantized; None: dense.
         routers: modules that never are. Not every reader knows that of itself.
     """
-    all_bits = {**bits, **dict.fromkeys(routers)}
-    dense = [module for module, count in all_bits.items() if count is None]
-    config = _config(recipe, all_bits, dense)
+    config = _config(recipe, {**precisions, **dict.fromkeys(routers)})
     return Declared(config, quantization(Fields(Path("config.json"), config)))
 
 
-def _config(recipe: Recipe, bits: Mapping[str, int | None], dense: Sequence[str]) -> dict[str, Any]:
+def _config(recipe: Recipe, precisions: _Precisions) -> dict[str, Any]:
+    dense = [module for module, precision in precisions.items() if precision is None]
+    if recipe.kv_cache is not None:
+        return _compressed_tensors(recipe, precisions, dense)
     if recipe.sparse:
         return _marlin24(recipe)
     match recipe.scheme:
         case "gptq" | "rtn":
-            return _gptq(recipe, bits)
+            return _gptq(recipe, precisions)
         case "awq" if recipe.budget is None:
             return _awq(recipe, dense)
         case "awq":
-            return _gptq(recipe, bits)
+            return _gptq(recipe, precisions)
         case "fp8" if recipe.granularity != "channel" and recipe.rounding != "none":
             return _fp8(recipe, dense)
         case _:
-            return _compressed_tensors(recipe, dense)
+            return _compressed_tensors(recipe, precisions, dense)
 
 
-def _gptq(recipe: Recipe, bits: Mapping[str, int | None]) -> dict[str, Any]:
+def _gptq(recipe: Recipe, precisions: _Precisions) -> dict[str, Any]:
     """Version 1, where it can hold the zero points; GPTQModel's rules for what differs."""
     rules: dict[str, dict[str, int]] = {}
-    for module, count in bits.items():
-        if count is None:
+    for module, precision in precisions.items():
+        if precision is None:
             rules[f"-:^{re.escape(module)}$"] = {}
-        elif count != recipe.bits:
-            rules[f"+:^{re.escape(module)}$"] = {"bits": count}
+        elif precision != recipe.precision:
+            rules[f"+:^{re.escape(module)}$"] = asdict(precision)
     found: dict[str, Any] = {
         "quant_method": "gptq",
         "checkpoint_format": "gptq" if recipe.is_symmetric else "gptq_v2",
@@ -121,28 +124,63 @@ def _fp8(recipe: Recipe, dense: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _compressed_tensors(recipe: Recipe, dense: Sequence[str]) -> dict[str, Any]:
-    numbers = {"int8": _int8, "fp8": _float8, "nvfp4": _nvfp4}[recipe.scheme](recipe)
-    format_ = numbers.pop("format")
+def _compressed_tensors(
+    recipe: Recipe, precisions: _Precisions, dense: Sequence[str]
+) -> dict[str, Any]:
+    targets: dict[Precision, list[str]] = {recipe.precision: ["Linear"]}
+    for module, precision in precisions.items():
+        if precision not in (None, recipe.precision):
+            targets.setdefault(precision, []).append(module)
+    groups = {
+        f"group_{index}": {"targets": names, **_numbers(recipe, precision)}
+        for index, (precision, names) in enumerate(targets.items())
+    }
     return {
         "quant_method": "compressed-tensors",
-        "format": format_,
+        "format": _compressed_format(recipe),
         "quantization_status": "compressed",
-        "config_groups": {"group_0": {"targets": ["Linear"], **numbers}},
+        "config_groups": groups,
         "ignore": [_HEAD, *dense],
-        "kv_cache_scheme": None,
+        "kv_cache_scheme": None if recipe.kv_cache is None else _rounded(8, "float", "tensor"),
     }
+
+
+def _compressed_format(recipe: Recipe) -> str:
+    if recipe.sparse:
+        return "marlin-24"
+    if recipe.scheme == "nvfp4":
+        return "nvfp4-pack-quantized"
+    if recipe.scheme == "fp8":
+        return "naive-quantized" if recipe.rounding == "none" else "float-quantized"
+    return "pack-quantized" if recipe.rounding == "none" else "int-quantized"
+
+
+def _numbers(recipe: Recipe, precision: Precision) -> dict[str, Any]:
+    """How weights and activations of a group of modules are rounded."""
+    match recipe.scheme:
+        case "int8":
+            return _int8(recipe)
+        case "fp8":
+            return _float8(recipe)
+        case "nvfp4":
+            return _nvfp4(recipe)
+        case _:
+            return {"weights": _integers(recipe, precision)}
+
+
+def _integers(recipe: Recipe, precision: Precision) -> dict[str, Any]:
+    strategy = "channel" if precision.group_size == WHOLE_ROW else "group"
+    found = _rounded(precision.bits, "int", strategy) | {"symmetric": recipe.is_symmetric}
+    if strategy == "group":
+        found["group_size"] = precision.group_size
+    return found | ({"actorder": "group"} if recipe.reorders else {})
 
 
 def _int8(recipe: Recipe) -> dict[str, Any]:
+    weights = _rounded(8, "int", "channel")
     if recipe.rounding == "none":
-        weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
-        return {"format": "pack-quantized", "weights": weights}
-    return {
-        "format": "int-quantized",
-        "weights": _rounded(8, "int", "channel"),
-        "input_activations": _activations(recipe, "int"),
-    }
+        return {"weights": weights}
+    return {"weights": weights, "input_activations": _activations(recipe, "int")}
 
 
 def _float8(recipe: Recipe) -> dict[str, Any]:
@@ -150,14 +188,13 @@ def _float8(recipe: Recipe) -> dict[str, Any]:
     if recipe.granularity == "block":
         weights["block_structure"] = [BLOCK, BLOCK]
     if recipe.rounding == "none":
-        return {"format": "naive-quantized", "weights": weights}
-    activations = _activations(recipe, "float")
-    return {"format": "float-quantized", "weights": weights, "input_activations": activations}
+        return {"weights": weights}
+    return {"weights": weights, "input_activations": _activations(recipe, "float")}
 
 
 def _nvfp4(recipe: Recipe) -> dict[str, Any]:
     weights = _rounded(4, "float", "tensor_group") | {"group_size": _FP4_GROUP}
-    found: dict[str, Any] = {"format": "nvfp4-pack-quantized", "weights": weights}
+    found: dict[str, Any] = {"weights": weights}
     if recipe.rounding != "none":
         found["input_activations"] = weights | {"dynamic": "local"}
     return found
@@ -166,6 +203,8 @@ def _nvfp4(recipe: Recipe) -> dict[str, Any]:
 def _activations(recipe: Recipe, kind: str) -> dict[str, Any]:
     if recipe.rounding == "static":
         return _rounded(8, kind, "tensor")
+    if recipe.granularity == "block" and recipe.scheme == "fp8":
+        return _rounded(8, kind, "group") | {"group_size": BLOCK, "dynamic": True}
     return _rounded(8, kind, "token") | {"dynamic": True}
 
 

@@ -13,3 +13,13 @@ class Display(Protocol):
     def advance(self) -> None:
         """One more step is done."""
         ...
+
+
+class Quiet:
+    """Shows nothing: what is measured is the whole job, not its parts."""
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """Nothing."""
+
+    def advance(self) -> None:
+        """Nothing."""

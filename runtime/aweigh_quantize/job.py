@@ -1,7 +1,7 @@
 """One `aweigh quantize`: from a dense model to a folder with a quantized one."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from aweigh_quantize.display import Display
 from aweigh_quantize.one_layer import layer_matrices, routers
 from aweigh_quantize.outcome import Outcome
 from aweigh_quantize.quantizer import Quantizer, Work
-from aweigh_quantize.recipe import Recipe, RecipeError, unmatched
+from aweigh_quantize.recipe import Precision, Recipe, RecipeError, unmatched
 from aweigh_quantize.recovery import Training, expect_enough
 from aweigh_quantize.result import write_result
 from aweigh_quantize.state import State
@@ -63,22 +63,22 @@ def run(job: Job, display: Display) -> Outcome:
     started = time.monotonic()
     checkpoint = read_checkpoint(job.directory)
     use_threads(job.device, weight_bytes(checkpoint.config, _WIDE_BYTES))
-    bits = bits_of(checkpoint, job.recipe)
+    precisions = precisions_of(checkpoint, job.recipe)
     dense = [_module(checkpoint, place) for place in routers(checkpoint.config)]
-    _expect_storable(checkpoint, job.recipe, declare(job.recipe, bits, dense))
+    _expect_storable(checkpoint, job.recipe, declare(job.recipe, precisions, dense))
     state = State(job.out)
     with state.claimed(job.recipe, _subject(job, checkpoint)):
         calibration, held_out = _texts(job, checkpoint, display)
         to_train_on = _to_train_on(job, checkpoint, display)
         if job.recipe.budget is not None:
-            bits = state.remembered(
-                "bits", lambda: _budgeted(job, checkpoint, bits, calibration, display)
+            precisions = _remembered(
+                state, lambda: _budgeted(job, checkpoint, precisions, calibration, display)
             )
-        declared = declare(job.recipe, bits, dense)
+        declared = declare(job.recipe, precisions, dense)
         work = Work(
             checkpoint=checkpoint,
             recipe=job.recipe,
-            bits=bits,
+            precisions=precisions,
             declared=declared,
             device=job.device,
             calibration=calibration,
@@ -103,7 +103,7 @@ def run(job: Job, display: Display) -> Outcome:
     return found
 
 
-def bits_of(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, int | None]:
+def precisions_of(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Precision | None]:
     """By module, of those that can be quantized; None: it stays dense.
 
     Raises:
@@ -121,7 +121,7 @@ def bits_of(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, int | None]:
             f"--keep is {', '.join(recipe.keep)}, which leaves nothing to quantize; expected to "
             f"keep some of the {len(modules)} matrices only"
         )
-    return {module: None if recipe.keeps(module) else recipe.bits for module in modules}
+    return {module: None if recipe.keeps(module) else recipe.precision for module in modules}
 
 
 def _module(checkpoint: Checkpoint, place: Place) -> str:
@@ -131,13 +131,26 @@ def _module(checkpoint: Checkpoint, place: Place) -> str:
 def _budgeted(
     job: Job,
     checkpoint: Checkpoint,
-    bits: Mapping[str, int | None],
+    precisions: Mapping[str, Precision | None],
     texts: Sequence[Text],
     display: Display,
-) -> dict[str, int | None]:
-    kept = frozenset(module for module, count in bits.items() if count is None)
-    display.begin("bits of matrices", len(bits) - len(kept))
+) -> dict[str, Precision | None]:
+    kept = frozenset(module for module, found in precisions.items() if found is None)
+    display.begin("precision of matrices", len(precisions) - len(kept))
     return budgeted(checkpoint, job.recipe, kept, texts, job.device, display.advance)
+
+
+def _remembered(
+    state: State, find_out: Callable[[], Mapping[str, Precision | None]]
+) -> dict[str, Precision | None]:
+    """A budget is divided once only, however often the run is killed."""
+    found = state.remembered(
+        "precisions",
+        lambda: {
+            module: None if each is None else asdict(each) for module, each in find_out().items()
+        },
+    )
+    return {module: None if each is None else Precision(**each) for module, each in found.items()}
 
 
 def _expect_storable(checkpoint: Checkpoint, recipe: Recipe, declared: Declared) -> None:

@@ -10,6 +10,8 @@ import torch
 from aweigh_kernels.weight import Weight
 from aweigh_quantize.checkpoint import Checkpoint
 from aweigh_quantize.observation import Observer, Part, Watch
+from aweigh_runtime.formats.kv_scales import written_names
+from aweigh_runtime.formats.layout import Quantization
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.decoder import Layer
 from aweigh_runtime.model.mapped import FORMATS, fill, rows_of
@@ -50,7 +52,9 @@ class OneLayer:
             self._matrix(checkpoint, place) for place in self.places if is_matrix(place)
         ]
         self.quantized: dict[str, Weight] = {}  # by module
+        self.cache_scales: torch.Tensor | None = None  # [2], of keys and values
         self.has_experts = config.layers[index].experts is not None
+        self.attention = self._attention(checkpoint)
         self._stored = checkpoint.stored
         self._changed: list[Place] = []  # small tensors that scales were folded into
 
@@ -125,12 +129,21 @@ class OneLayer:
                 fill(self.weights[place.weight], place, values)
                 self._changed.append(place)
 
-    def changed(self) -> dict[str, torch.Tensor]:
-        """Tensors that scales were folded into, as they are stored, by canonical name."""
-        found = {}
-        for place in self._changed:
-            dtype = FORMATS[self._stored[place.name].dtype]
-            found[place.name] = (rows_of(self.weights[place.weight], place) - place.added).to(dtype)
+    def tensors(self, quantization: Quantization) -> dict[str, torch.Tensor]:
+        """What files hold in place of the dense matrices, and what else has changed."""
+        found: dict[str, torch.Tensor] = {}
+        for module, weight in self.quantized.items():
+            layout = quantization.layout_of(module)
+            assert layout is not None, f"{module} is declared dense"
+            parts = layout.write(weight)
+            found |= {f"{module}.{part}": values for part, values in parts.items()}
+        if self.cache_scales is not None:
+            names = written_names(self.attention)
+            found |= dict(zip(names, self.cache_scales[:, None].cpu().unbind(), strict=True))
+        for place in self._changed:  # scales were folded into it
+            stored = self._stored[place.name]
+            values = rows_of(self.weights[place.weight], place) - place.added
+            found[stored.name] = values.to(FORMATS[stored.dtype])
         return found
 
     def _store(self, place: Place, values: torch.Tensor) -> None:
@@ -148,6 +161,15 @@ class OneLayer:
         self.watch.parts[matrix.product] = [
             Part(each.shape[0], self.quantized.get(each.module)) for each in parts
         ]
+
+    def _attention(self, checkpoint: Checkpoint) -> str:
+        """What the checkpoint calls the module that keys and values belong to."""
+        out = f".{checkpoint.config.names.out}"
+        return next(
+            each.module.rpartition(".")[0]
+            for each in self.matrices
+            if each.place.module.endswith(out)
+        )
 
     def _matrix(self, checkpoint: Checkpoint, place: Place) -> Matrix:
         weight = self.weights[place.weight]

@@ -8,13 +8,12 @@ from functools import cached_property
 import torch
 
 from aweigh_quantize.checkpoint import Checkpoint
-from aweigh_quantize.observation import Seen
+from aweigh_quantize.observation import Observer, Seen
 from aweigh_quantize.one_layer import OneLayer
 from aweigh_quantize.texts import Text, batches, offsets
 from aweigh_runtime.model.arithmetic import Fast
-from aweigh_runtime.model.cache import CacheFormat, KVCache, LayerCache
+from aweigh_runtime.model.cache import FP8, CacheFormat, KVCache, LayerCache
 from aweigh_runtime.model.chunks import Chunk
-from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.decoder import CosSin
 from aweigh_runtime.model.norm import Norm, norm
 from aweigh_runtime.model.placement import outer_places
@@ -41,6 +40,18 @@ class _Unshared(LayerCache):
     def store(self, new: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
         self.kv = torch.zeros_like(self._rows).index_copy(0, slots, new).view(self.kv.shape)
         return new
+
+
+class _Shown(LayerCache):
+    """Shows what is stored."""
+
+    def __init__(self, cache: LayerCache, observer: Observer) -> None:
+        super().__init__(cache.kv)
+        self._observer = observer
+
+    def store(self, new: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+        self._observer(new)
+        return super().store(new, slots)
 
 
 class Ends:
@@ -92,7 +103,7 @@ class Passage:
         self._lengths = [len(text.tokens) for text in texts]
         self._offsets = offsets(texts)
         self._steps = list(batches(self._lengths, _STEP_TOKENS))
-        self._cache = _cache(checkpoint.config, self._num_blocks(), device)
+        self._cache = self._kept_as(CacheFormat(torch.float32, torch.float32))
         positions = checkpoint.config.max_positions
         distinct = list(dict.fromkeys(layer.rope for layer in checkpoint.config.layers))
         self._angles = [angles_of(rope, positions, self._storage) for rope in distinct]
@@ -105,15 +116,25 @@ class Passage:
     @torch.no_grad()
     def show(self, layer: OneLayer, hidden: torch.Tensor) -> None:
         """Let a layer compute as far as somebody observes it."""
-        for rows, step in self._planned():
+        for rows, step in self._planned(self._cache):
             with suppress(Seen):
                 layer.run(hidden[rows], step.turns, self._cache.by_layer[0], step.plan)
 
     @torch.no_grad()
+    def show_cached(self, layer: OneLayer, hidden: torch.Tensor, observer: Observer) -> None:
+        """Show the keys and values of all texts, [T, 2K, D] at a time, keys first."""
+        kv = _Shown(self._cache.by_layer[0], observer)
+        for rows, step in self._planned(self._cache):
+            layer.run(hidden[rows], step.turns, kv, step.plan)
+
+    @torch.no_grad()
     def advance(self, layer: OneLayer, hidden: torch.Tensor) -> None:
-        """Put hidden states through a layer, in place."""
-        for rows, step in self._planned():
-            found = layer.run(hidden[rows], step.turns, self._cache.by_layer[0], step.plan)
+        """Put hidden states through a layer, in place; where it has scales, with a cache in fp8."""
+        cache = self._cache
+        if layer.cache_scales is not None:
+            cache = self._kept_as(CacheFormat(torch.float32, FP8, layer.cache_scales[None]))
+        for rows, step in self._planned(cache):
+            found = layer.run(hidden[rows], step.turns, cache.by_layer[0], step.plan)
             hidden[rows] = found
 
     @torch.no_grad()
@@ -143,20 +164,24 @@ class Passage:
         found = [token for index in texts for token in self.texts[index].tokens]
         return torch.tensor(found, device=self._storage.device)
 
-    def _planned(self) -> Iterator[tuple[slice, Step]]:
+    def _planned(self, cache: KVCache) -> Iterator[tuple[slice, Step]]:
         """With the rows of the hidden states."""
         for run in self._steps:
-            step = plan(list(_chunks(self._lengths[run.start : run.stop])), self._cache)
+            step = plan(list(_chunks(self._lengths[run.start : run.stop])), cache)
             rows = slice(self._offsets[run.start], self._offsets[run.stop])
             turns = [angles.at(step.positions, torch.float32) for angles in self._angles]
-            self._cache.clear(step.begun)
+            cache.clear(step.begun)
             yield rows, Step(step, turns)
 
-    def _num_blocks(self) -> int:
-        return max(
+    def _kept_as(self, kept: CacheFormat) -> KVCache:
+        """Of one layer: each is done with before the next begins."""
+        config, device = self._checkpoint.config, self._storage.device
+        num_blocks = max(
             sum(-(-length // _BLOCK_TOKENS) for length in self._lengths[run.start : run.stop])
             for run in self._steps
         )
+        one = replace(config, layers=config.layers[:1])
+        return KVCache(one, num_blocks, _BLOCK_TOKENS, kept, device)
 
 
 def _chunks(lengths: Sequence[int]) -> Iterator[Chunk]:
@@ -165,10 +190,3 @@ def _chunks(lengths: Sequence[int]) -> Iterator[Chunk]:
         count = -(-length // _BLOCK_TOKENS)
         yield Chunk(0, length, range(first, first + count), 0)
         first += count
-
-
-def _cache(config: ModelConfig, num_blocks: int, device: torch.device) -> KVCache:
-    """Of one layer: each is done with before the next begins."""
-    one = replace(config, layers=config.layers[:1])
-    kept = CacheFormat(torch.float32, torch.float32)
-    return KVCache(one, num_blocks, _BLOCK_TOKENS, kept, device)

@@ -6,7 +6,7 @@ go through the dense and the finished layers side by side, to measure what is lo
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 
 from aweigh_kernels.int_weight import IntWeight
 from aweigh_kernels.sparse_int_weight import SparseIntWeight
+from aweigh_quantize.cache_scales import CacheScales
 from aweigh_quantize.checkpoint import Checkpoint
 from aweigh_quantize.declaration import Declared
 from aweigh_quantize.display import Display
@@ -23,7 +24,7 @@ from aweigh_quantize.latent import Latent, Trainable, start
 from aweigh_quantize.methods.inputs import FEWEST_TOKENS, Inputs
 from aweigh_quantize.one_layer import Matrix, OneLayer, layer_matrices
 from aweigh_quantize.passage import Passage
-from aweigh_quantize.recipe import Recipe
+from aweigh_quantize.recipe import Precision, Recipe
 from aweigh_quantize.recovery import Recovery, Training
 from aweigh_quantize.schemes import needs_inputs, quantized, scales, searches
 from aweigh_quantize.state import Layers, State, Steps
@@ -49,12 +50,12 @@ class Work:
 
     checkpoint: Checkpoint
     recipe: Recipe
-    bits: Mapping[str, int | None]  # by module; None: it stays dense
+    precisions: Mapping[str, Precision | None]  # by module; None: it stays dense
     declared: Declared
     device: torch.device
     calibration: Sequence[Text]
-    to_train_on: Sequence[Text]  # none: nothing is trained
-    training: Training
+    to_train_on: Sequence[Text] = ()  # where the recipe recovers
+    training: Training = field(default_factory=Training)
     held_out: Mapping[str, Sequence[Text]]  # by name
 
 
@@ -84,7 +85,7 @@ class Quantizer:
             recovery = self._recovery()
             self._train(recovery)
             finish = partial(self._recovered_layer, recovery)
-            streams = self._all("trained layers", self._finished, self._measured, finish)
+            streams = self._all("trained layers", self._finished, self._embedded, finish)
         else:
             streams = self._all("layers", self._finished, self._embedded, self._layer)
         return {
@@ -143,8 +144,7 @@ class Quantizer:
         self._measure(layer, DENSE, streams)
         self._fold(layer, streams[CALIBRATION])
         self._quantize(layer, streams[CALIBRATION])
-        self._measure(layer, QUANTIZED, streams)
-        return self._tensors(layer)
+        return self._finish(layer, streams)
 
     def _rounded_layer(self, index: int, streams: Streams) -> Tensors:
         """Quantize one layer that will be trained."""
@@ -152,7 +152,8 @@ class Quantizer:
         self._fold(layer, streams[CALIBRATION])
         dense = layer.values()
         self._quantize(layer, streams[CALIBRATION])
-        found = self._tensors(layer)
+        self._advance(layer, streams[CALIBRATION])
+        found = layer.tensors(self._work.declared.quantization)
         for module, values in dense.items():
             if (weight := self._read(module, values, found)) is not None:
                 found[f"{module}.{_NUMBERS}"] = start(weight, values)
@@ -162,9 +163,13 @@ class Quantizer:
         """Put texts through a layer whose training is over."""
         trained = recovery.layer(index)
         self._measure(trained.dense, DENSE, streams)
-        layer = trained.finish()
+        return self._finish(trained.finish(), streams)
+
+    def _finish(self, layer: OneLayer, streams: Streams) -> Tensors:
+        """Put texts through a layer whose weights are final."""
+        self._advance(layer, streams[CALIBRATION])
         self._measure(layer, QUANTIZED, streams)
-        return self._tensors(layer)
+        return layer.tensors(self._work.declared.quantization)
 
     def _recovery(self) -> Recovery:
         work = self._work
@@ -215,18 +220,25 @@ class Quantizer:
             passage.advance(layer, streams[f"{kind} {name}"])
 
     def _quantize(self, layer: OneLayer, hidden: torch.Tensor) -> None:
-        """Quantize a layer, and put the calibration's texts through it."""
+        """Quantize each matrix of a layer behind those that it uses before."""
         for stage in layer.stages():
-            chosen = [each for each in stage if self._work.bits[each.module] is not None]
+            chosen = [each for each in stage if self._work.precisions[each.module] is not None]
             if chosen:
                 self._stage(layer, chosen, hidden)
+
+    def _advance(self, layer: OneLayer, hidden: torch.Tensor) -> None:
+        """Put the calibration's texts through a layer, its keys and values kept as by a server."""
+        if self._work.recipe.kv_cache is not None:
+            found = CacheScales(self._work.device)
+            self._passage.show_cached(layer, hidden, found.add)
+            layer.cache_scales = found.scales()
         self._passage.advance(layer, hidden)
 
     def _fold(self, layer: OneLayer, hidden: torch.Tensor) -> None:
         """Move what is hard to round to where it is easier, between matrices that are quantized."""
         if not searches(self._work.recipe):
             return
-        dense = {module for module, bits in self._work.bits.items() if bits is None}
+        dense = {module for module, found in self._work.precisions.items() if found is None}
         found = [
             each
             for each in junctions(self._work.checkpoint.config, layer)
@@ -246,9 +258,9 @@ class Quantizer:
             layer, matrices, hidden if needs_inputs(self._work.recipe) else None
         )
         for matrix in matrices:
-            bits = self._work.bits[matrix.module]
-            assert bits is not None
-            found = quantized(self._work.recipe, bits, matrix.values, inputs[matrix.product])
+            precision = self._work.precisions[matrix.module]
+            assert precision is not None
+            found = quantized(self._work.recipe, precision, matrix.values, inputs[matrix.product])
             layer.put(matrix, found)
 
     def _observed(
@@ -260,15 +272,3 @@ class Quantizer:
             with layer.observed({product: each.add for product, each in inputs.items()}):
                 self._passage.show(layer, hidden)
         return inputs
-
-    def _tensors(self, layer: OneLayer) -> Tensors:
-        """What the layer's files will hold in place of what the dense ones do."""
-        layout_of = self._work.declared.quantization.layout_of
-        found: Tensors = {}
-        for module, weight in layer.quantized.items():
-            layout = layout_of(module)
-            assert layout is not None, f"{module} is declared dense"
-            parts = layout.write(weight)
-            found |= {f"{module}.{part}": values for part, values in parts.items()}
-        stored = self._work.checkpoint.stored
-        return found | {stored[name].name: values for name, values in layer.changed().items()}

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 Scheme = Literal["rtn", "gptq", "awq", "int8", "fp8", "nvfp4"]
 Granularity = Literal["channel", "tensor", "block"]
 Activations = Literal["token", "static", "none"]
+KvCache = Literal["fp8"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 WEIGHTS_ONLY: tuple[Scheme, ...] = ("rtn", "gptq", "awq")
 WHOLE_ROW = -1  # as a size of groups
@@ -29,6 +30,17 @@ TAKEN_BY: dict[str, tuple[Scheme, ...]] = {
 
 class RecipeError(ValueError):
     """Options contradict each other, or a value is out of range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How fine the integers of one matrix are."""
+
+    bits: int  # one of BITS
+    group_size: int  # WHOLE_ROW: one scale for each row
+
+    def __str__(self) -> str:
+        return f"{self.bits} bit {_group(self.group_size)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +65,7 @@ class Recipe:
     keep: tuple[str, ...] = ()  # modules that stay dense
     budget: float | None = None  # average bits of a weight, scales included
     recover: bool = False
+    kv_cache: KvCache | None = None  # scales of keys and values for a cache in such numbers
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
@@ -111,6 +124,11 @@ class Recipe:
         )
 
     @property
+    def precision(self) -> Precision:
+        """Of every matrix, unless a budget gives each its own."""
+        return Precision(self.bits, self.group_size)
+
+    @property
     def is_symmetric(self) -> bool:
         """Integers have no zero points."""
         return self.scheme != "awq" if self.symmetric is None else self.symmetric
@@ -142,7 +160,7 @@ class Recipe:
         if self.scheme not in WEIGHTS_ONLY:
             return self.scheme
         size = f"{self.budget:g} bits on average" if self.budget else f"{self.bits} bit"
-        group = "channel" if self.group_size == WHOLE_ROW else f"g{self.group_size}"
+        group = _group(self.group_size)
         marks = [
             mark
             for mark, holds in {
@@ -200,6 +218,10 @@ def unmatched(patterns: Sequence[str], modules: Sequence[str]) -> str | None:
         if not any(matches(module, pattern) for module in modules):
             return pattern
     return None
+
+
+def _group(size: int) -> str:
+    return "channel" if size == WHOLE_ROW else f"g{size}"
 
 
 def _expect(holds: bool, found: str, expected: str) -> None:

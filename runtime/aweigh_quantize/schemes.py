@@ -9,7 +9,7 @@ from aweigh_kernels.weight import Weight
 from aweigh_quantize.methods import awq, fp4, fp8, gptq, rtn, smooth, sparse
 from aweigh_quantize.methods.grid import WHOLE_ROW, Grid
 from aweigh_quantize.methods.inputs import FEWEST_TOKENS, Inputs
-from aweigh_quantize.recipe import Recipe
+from aweigh_quantize.recipe import Precision, Recipe
 
 
 def needs_inputs(recipe: Recipe) -> bool:
@@ -26,16 +26,16 @@ def searches(recipe: Recipe) -> bool:
 def scales(recipe: Recipe, weights: Sequence[torch.Tensor], inputs: Inputs) -> torch.Tensor:
     """What the columns of matrices [N, K] that see the same inputs are multiplied with, [K]."""
     if recipe.scheme == "awq":
-        return awq.scales(weights, inputs, grid_of(recipe, recipe.bits))
+        return awq.scales(weights, inputs, grid_of(recipe, recipe.precision))
     return smooth.scales(weights, inputs, recipe.smoothing)
 
 
-def quantized(recipe: Recipe, bits: int, weight: torch.Tensor, inputs: Inputs) -> Weight:
+def quantized(recipe: Recipe, precision: Precision, weight: torch.Tensor, inputs: Inputs) -> Weight:
     """One matrix as a recipe wants it.
 
     Args:
         recipe: of the model.
-        bits: of this matrix, where the scheme has several.
+        precision: of this matrix, where the scheme has several.
         weight: [N, K], fp32.
         inputs: what it is multiplied with. An expert that is hardly ever chosen has too few: then
             they do not count.
@@ -54,12 +54,12 @@ def quantized(recipe: Recipe, bits: int, weight: torch.Tensor, inputs: Inputs) -
             scale = None if recipe.rounding == "none" else fp4.activation_scale(inputs)
             return fp4.quantize(weight, scale, inputs=enough)
         case _:
-            return _integers(recipe, weight, inputs, grid_of(recipe, bits))
+            return _integers(recipe, weight, inputs, grid_of(recipe, precision))
 
 
-def grid_of(recipe: Recipe, bits: int) -> Grid:
+def grid_of(recipe: Recipe, precision: Precision) -> Grid:
     """What weights become where activations stay as they are."""
-    return Grid(bits=bits, group=recipe.group_size, symmetric=recipe.is_symmetric)
+    return Grid(bits=precision.bits, group=precision.group_size, symmetric=recipe.is_symmetric)
 
 
 def _integers(recipe: Recipe, weight: torch.Tensor, inputs: Inputs, grid: Grid) -> Weight:

@@ -134,8 +134,11 @@ def test_of_files_only_what_is_not_held_out_is_trained_on(
 def test_what_was_not_trained_is_stored_as_it_was_rounded(
     cut: Path, tmp_path: Path, scheme: Scheme
 ) -> None:
-    """In act order without static groups, too: a file holds columns in another order."""
-    recipe = Recipe(scheme=scheme, static_groups=False)
+    """In act order without static groups, too: a file holds columns in another order.
+
+    So are the scales of a cache in fp8.
+    """
+    recipe = Recipe(scheme=scheme, static_groups=False, kv_cache="fp8")
     plain = replace(job_of(cut, tmp_path / "plain", recipe), amount=LITTLE)
     run(plain, Silent())
     idle = replace(
@@ -146,6 +149,7 @@ def test_what_was_not_trained_is_stored_as_it_was_rounded(
     )
     run(idle, Silent())
     before, after = tensors(plain.out), tensors(idle.out)
+    assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -165,6 +169,19 @@ def test_matrices_share_a_budget_by_what_they_lose(cut: Path, tmp_path: Path) ->
         if isinstance(weight, IntWeight)
     }
     assert len(widths) > 1
+
+
+def test_a_budget_loses_less_than_the_same_size_spent_evenly(cut: Path, tmp_path: Path) -> None:
+    even = run(job(cut, tmp_path / "even", scheme="rtn", group_size=32), Silent())
+    found = run(job(cut, tmp_path / "out", scheme="rtn", budget=even.sizes.bits), Silent())
+    assert found.sizes.matrices <= even.sizes.matrices
+    assert found.loss.excess(even.loss).value > 0
+    kinds = {
+        (weight.bits, weight.group)
+        for weight in weights(tmp_path / "out", cut).values()
+        if isinstance(weight, IntWeight)
+    }
+    assert len({group for _, group in kinds}) > 1
 
 
 def test_a_budget_that_nothing_fits_is_refused_with_the_least(cut: Path, tmp_path: Path) -> None:

@@ -241,7 +241,11 @@ class Scheduler:
         return reading
 
     def _look_ahead(self, parts: list[Part], lookahead: Lookahead, budget: _Budget) -> None:
-        """Give answers room for drafts, as far as blocks are left and the step's budget goes."""
+        """Give answers room for drafts, as far as blocks are left and the step's budget goes.
+
+        Each running request keeps a block to grow into.
+        """
+        spare = self._pool.available_cold - len(self._running)
         for part in parts:
             request = part.request
             wanted = min(
@@ -250,8 +254,9 @@ class Scheduler:
             if wanted <= 0:
                 continue
             missing = self._missing(request, part.end + wanted)
-            if missing > self._pool.available_cold:
+            if missing and missing > spare:
                 continue
+            spare -= missing
             request.blocks.extend(self._pool.take(missing))
             part.room = wanted
             budget.tokens -= wanted

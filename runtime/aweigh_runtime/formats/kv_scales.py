@@ -33,6 +33,11 @@ def kv_scale_names(attention: str) -> dict[str, tuple[Cached, ...]]:
     return {f"{attention}.{name}": cached for name, cached in named.items()}
 
 
+def written_names(attention: str) -> tuple[str, str]:
+    """The tensors that compressed-tensors writes: the scale of keys, and that of values."""
+    return f"{attention}.k_scale", f"{attention}.v_scale"
+
+
 def read_kv_scale(name: str, tensor: torch.Tensor) -> float:
     """What stored keys or values are multiplied with.
 

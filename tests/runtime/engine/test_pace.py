@@ -104,9 +104,9 @@ def test_below_the_least_acceptance_nothing_is_drafted_though_it_pays() -> None:
 def test_confidences_are_measured_against_what_stays() -> None:
     calibration = Calibration()
     for _ in range(2000):
-        calibration.observe([0.95, 0.15], kept=1)  # the sure one stays, the unsure one does not
-        calibration.observe([0.55], kept=0)
-    sure, unsure, middling = (calibration.stays[each] for each in (9, 1, 5))
-    assert sure > 0.95
-    assert unsure < 0.05
-    assert middling < 0.05
+        calibration.observe([1.0, 0.2], kept=1)  # the sure one stays, the unsure one does not
+        calibration.observe([0.6], kept=0)
+    assert calibration.stays[-1] > 0.95
+    assert calibration.stays[0] < 0.05
+    assert calibration.stays[2] < 0.05  # 1 - 2^(-2/2) = 0.5 up to 0.65
+    assert calibration.stays[8] == pytest.approx(1 - 2 ** (-8.5 / 2))  # not tried: believed

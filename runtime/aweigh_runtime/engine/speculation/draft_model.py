@@ -15,7 +15,7 @@ from aweigh_runtime.engine.naming import Name
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.drafting import DraftSampler
 from aweigh_runtime.engine.sampling.verification import Drafted
-from aweigh_runtime.engine.speculation.pace import CONFIDENCES
+from aweigh_runtime.engine.speculation.pace import CONFIDENCES, LEAST_DOUBT
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
 from aweigh_runtime.model.chunks import Chunk
 
@@ -48,6 +48,7 @@ class DraftModel:
     def __init__(self, name: str, forward: DraftForward, frame: Frame) -> None:
         """Take a model whose cache has the pool's blocks; no other proposer has this name."""
         self.name = name
+        self.stops_early = frame.device.type == "cpu"  # another device is not asked on the way
         self._forward = forward
         self._vocab_size = frame.vocab_size
         self._block_tokens = frame.block_tokens
@@ -113,13 +114,14 @@ class DraftModel:
         found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for length in range(1, rooms[0] + 1):
             drawn, confidence = sampler.draw(self._fitting(logits))
-            bins = (confidence * CONFIDENCES).long().clamp_(max=CONFIDENCES - 1)
+            doubt = (1.0 - confidence).clamp_(min=LEAST_DOUBT)
+            bins = doubt.log2_().mul_(-2.0).long().clamp_(max=CONFIDENCES - 1)
             worth = worth[: len(drawn)] * calibrated[bins]
             # The choice to go on must not look at what was drawn: it looks at what might be.
             going_on = worth >= floors[: len(drawn)]
             found.append((drawn, going_on, confidence))
             wide = sum(room > length for room in rooms)
-            if wide == 0 or (device.type == "cpu" and not going_on[:wide].any()):
+            if wide == 0 or (self.stops_early and not going_on[:wide].any()):
                 break
             chunks = [self._next_chunk(each, length) for each in reading[:wide]]
             logits = self._forward(drawn[:wide], chunks)

@@ -52,6 +52,7 @@ class NGram:
     """Proposes by looking up. It needs no model and no memory of the device."""
 
     name = "n-gram lookup"
+    stops_early = False
 
     def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
         """Draft for each answer that asks; a confidence is not known."""

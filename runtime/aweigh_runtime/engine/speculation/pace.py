@@ -14,23 +14,24 @@ from collections import deque
 from collections.abc import Sequence
 from statistics import median
 
-CONFIDENCES = 10  # bins of `Calibration`
+CONFIDENCES = 20  # bins of `Calibration`
+LEAST_DOUBT = 2.0 ** (-CONFIDENCES / 2)
 
-_MARGIN = 1.03  # by which drafting must beat a plain step
+_MARGIN = 1.1  # by which drafting must beat a plain step to begin,
+_KEPT = 1.03  # and to go on
 _FIRST = 4  # length until something is known
 _WARM = 24  # verified drafts after which measurements decide
-_MEMORY = 1 - 1 / 256  # weight of what is known against one more verified draft
+_MEMORY = 1 - 1 / 128  # weight of what is known against one more verified draft
 _DOUBT = 4.0  # drafts' worth of belief in what is not known
 _FIRST_GUESS = 0.7  # that a token stays if the one before it has
 _GUESSED_COST = 0.25  # of a drafted token, in plain steps
 _SAMPLES = 9  # of step times; the median counts
-_RECENT = 24  # steps that tell most of what drafting takes
 _ENOUGH = 3
 _CHOSEN_FOR = 8  # steps before a length is chosen anew
 _FRESH = 48  # steps after which a plain one is measured again
 _TRY = 2  # tokens of a probe
 _TRIES = 6  # verified drafts of a probe
-_PATIENCE = (64, 8192)  # steps between probes, at first and at most
+_PATIENCE = (128, 8192)  # steps between probes, at first and at most
 
 
 class Acceptance:
@@ -65,17 +66,20 @@ class Acceptance:
 class Calibration:
     """How often a drafted token stays, by how likely the draft held its likeliest token.
 
-    Bins are equally wide between 0 and 1. Until something is known a draft is believed.
+    Each bin has half of the doubt of the one two before it: bin = -2 · log2(1 - confidence), so
+    that a draft of many tokens, all of them nearly sure, is told from one that is not. Until
+    something is known a draft is believed.
     """
 
     def __init__(self) -> None:
         self._tried = [_DOUBT] * CONFIDENCES
-        self._kept = [_DOUBT * (each + 0.5) / CONFIDENCES for each in range(CONFIDENCES)]
+        self._kept = [_DOUBT * (1.0 - 2.0 ** (-(each + 0.5) / 2)) for each in range(CONFIDENCES)]
 
     def observe(self, confidences: Sequence[float], kept: int) -> None:
         """A draft was verified; tokens after the first that did not stay tell nothing."""
         for place, confidence in enumerate(confidences[: kept + 1]):
-            each = min(int(confidence * CONFIDENCES), CONFIDENCES - 1)
+            doubt = max(1.0 - confidence, LEAST_DOUBT)
+            each = min(int(-2.0 * math.log2(doubt)), CONFIDENCES - 1)
             self._tried[each] = _MEMORY * self._tried[each] + 1.0
             self._kept[each] = _MEMORY * self._kept[each] + (place < kept)
 
@@ -91,9 +95,9 @@ class _Times:
     def __init__(self) -> None:
         self.plain: deque[float] = deque(maxlen=_SAMPLES)  # seconds
         self.since = 0  # steps with drafts since the last plain one
-        # Per token drafted for each answer, in plain steps: what drafting takes, reading of
-        # prompts by the draft included, and what the larger step takes.
-        self.drafting: float | None = None
+        # Per token drafted for each answer, in plain steps: what drafting takes, and what the
+        # larger step takes. That a draft model reads a prompt first is not for each token.
+        self.drafting: deque[float] = deque(maxlen=_SAMPLES)
         self.verifying: deque[float] = deque(maxlen=_SAMPLES)
 
 
@@ -114,9 +118,7 @@ class StepTimes:
         times = self._of(rows)
         times.since += 1
         if times.plain and length > 0.0:
-            cost = seconds / length / median(times.plain)
-            known = times.drafting
-            times.drafting = cost if known is None else known + (cost - known) / _RECENT
+            times.drafting.append(seconds / length / median(times.plain))
 
     def observe_verifying(self, rows: int, length: float, seconds: float) -> None:
         """The rest of a step that drafted so much and read no prompts."""
@@ -128,7 +130,7 @@ class StepTimes:
     def forget_drafts(self) -> None:
         """What drafting takes shall be measured anew."""
         for times in self._times.values():
-            times.drafting = None
+            times.drafting.clear()
             times.verifying.clear()
 
     def plain_is_stale(self, rows: int) -> bool:
@@ -138,13 +140,19 @@ class StepTimes:
 
     def slowdown(self, rows: int, length: int) -> float:
         """Time of a step with drafts ÷ time of a plain one, from the nearest size known."""
+        return 1.0 + sum(self.costs(rows)) * length
+
+    def costs(self, rows: int) -> tuple[float, float]:
+        """Of drafting a token for every answer and of verifying it, in plain steps."""
         known = [
-            (abs(each - _bin(rows)), max(times.drafting + median(times.verifying), 0.0))
+            (abs(each - _bin(rows)), max(median(times.drafting), 0.0), median(times.verifying))
             for each, times in self._times.items()
-            if times.drafting is not None and len(times.verifying) >= _ENOUGH
+            if min(len(times.drafting), len(times.verifying)) >= _ENOUGH
         ]
-        cost = min(known)[1] if known else _GUESSED_COST
-        return 1.0 + cost * length
+        if not known:
+            return _GUESSED_COST / 2, _GUESSED_COST / 2
+        _, drafting, verifying = min(known)
+        return drafting, max(verifying, 0.0)
 
     def _of(self, rows: int) -> _Times:
         return self._times.setdefault(_bin(rows), _Times())
@@ -174,6 +182,7 @@ class Pace:
         self._timing = False  # all answers try, and the time is measured
         self._drafted = self._stayed = 0.0
         self._chosen: dict[int, tuple[int, float]] = {}  # by bin of rows
+        self._paid_steps = 0  # in a row
         self._age = 0  # steps since it was chosen
 
     @property
@@ -186,15 +195,10 @@ class Pace:
         """A few answers try whether drafts are any good again."""
         return self._tries_left > 0 and not self._timing
 
-    def gain(self, rows: int, length: int) -> float:
-        """Tokens per second with drafts of a length ÷ without."""
-        tokens = 1.0 + sum(self.acceptance.chances[:length])
-        return tokens / self.times.slowdown(rows, length)
-
     def best(self, rows: int) -> tuple[int, float]:
         """The length that pays most, 0 if none does, and what it gains."""
         self._age += 1
-        if self._age > _CHOSEN_FOR or not self.warm:
+        if self._age > _CHOSEN_FOR * (1 if self.pays else 4) or not self.warm:
             self._age = 0
             self._chosen.clear()
         chosen = self._chosen.get(_bin(rows))
@@ -205,9 +209,19 @@ class Pace:
     def _choose(self, rows: int) -> tuple[int, float]:
         if self._least is not None and self.warm and self.rate < self._least:
             return 0, 1.0
-        length = max(range(1, self._longest + 1), key=lambda each: self.gain(rows, each))
-        gain = self.gain(rows, length)
-        return (length, gain) if gain >= _MARGIN else (0, 1.0)
+        length, gain = self._most(rows)
+        return (length, gain) if gain >= (_KEPT if self.pays else _MARGIN) else (0, 1.0)
+
+    def _most(self, rows: int) -> tuple[int, float]:
+        """The length with the largest gain, though it may be a loss."""
+        cost, tokens = sum(self.times.costs(rows)), 1.0
+        best = (1, 0.0)
+        for length, chance in enumerate(self.acceptance.chances, 1):
+            tokens += chance
+            gain = tokens / (1.0 + cost * length)
+            if gain > best[1]:
+                best = (length, gain)
+        return best
 
     def length(self, rows: int) -> int:
         """Tokens to draft for each answer of the next step; while probing for a few of them."""
@@ -216,9 +230,11 @@ class Pace:
             return 0 if self.verified and self.times.plain_is_stale(rows) else first
         best, _ = self.best(rows)
         self.pays = best > 0
+        self._paid_steps = self._paid_steps + 1 if best > 0 else 0
         if best > 0:
             self._idle_steps = self._tries_left = 0
-            self._patience = _PATIENCE[0]
+            if self._paid_steps >= _PATIENCE[0]:
+                self._patience = _PATIENCE[0]
             return 0 if self.times.plain_is_stale(rows) else best
         if self._tries_left == 0:
             self._idle_steps += 1
@@ -244,18 +260,26 @@ class Pace:
         """Why drafting does not pay, in numbers."""
         if self._least is not None and self.rate < self._least:
             return f"{self.rate:.0%} of drafted tokens stay; expected at least {self._least:.0%}"
-        length = max(range(1, self._longest + 1), key=lambda each: self.gain(rows, each))
+        length, _ = self._most(rows)
         return (
             f"{self.rate:.0%} of drafted tokens stay: with {length} drafted, a step of {rows} "
             f"answers gives {1.0 + self.expected(length):.2f} times as many tokens and takes "
             f"{self.times.slowdown(rows, length):.2f} times as long"
         )
 
-    def floor(self, rows: int, length: int) -> float:
-        """How likely a token must stay to be worth its time, all before it included."""
-        slowdown = self.times.slowdown(rows, length)
+    def floor(self, rows: int, length: int, *, ends_early: bool) -> float:
+        """How likely a token must stay to be worth its time, all before it included.
+
+        Args:
+            rows: answers in the step.
+            length: tokens that are drafted for each.
+            ends_early: an answer that wants no more saves the time of drafting, not only that of
+                the larger step.
+        """
+        drafting, verifying = self.times.costs(rows)
+        cost = verifying + (drafting if ends_early else 0.0)
         tokens = 1.0 + sum(self.acceptance.chances[:length])
-        return max(slowdown - 1.0, 0.0) / length * tokens / slowdown
+        return cost * tokens / self.times.slowdown(rows, length)
 
     def expected(self, length: int) -> float:
         """Tokens of a draft that stay on average."""

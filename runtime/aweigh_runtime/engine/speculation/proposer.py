@@ -34,6 +34,11 @@ class Proposer(Protocol):
         """For logs and messages."""
         ...
 
+    @property
+    def stops_early(self) -> bool:
+        """It takes less time if the answers want less than they have asked for."""
+        ...
+
     def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
         """Draft for each answer that asks.
 

@@ -18,6 +18,7 @@ from aweigh_runtime.engine.speculation.proposer import Asked, Proposal, Proposer
 
 _PROBED = 4  # answers that a probe drafts for
 _CLEARLY = 1.05  # by which another proposer must be better
+_TELL_S = 1.0
 _PAUSED_S = 5.0  # of decoding without a draft that pays
 
 
@@ -59,6 +60,8 @@ class Speculator:
         self._drafting_s = 0.0  # that it took
         self._verifying: list[tuple[int, Asked, Proposal]] = []  # of the step under way
         self._losing_s: float | None = None  # since when nothing pays
+        self._told: Speculation | None = None
+        self._told_s = 0.0
         self._now_s = 0.0
 
     def lookahead(self, rows: int, now_s: float) -> Lookahead | None:
@@ -77,7 +80,7 @@ class Speculator:
             if line.length:
                 wanted = True
                 line.probing = line.pace.probing
-                line.floor = line.pace.floor(rows, line.length) if line.pace.warm else 0.0
+                line.floor = self._floor(line)
         if any(line.pace.pays is not False and not line.gone for line in self._lines):
             self._losing_s = None
         elif self._losing_s is None:
@@ -147,13 +150,22 @@ class Speculator:
         """Memory is short: let go of what does not draft now; whether there was anything."""
         idle = [line for line in self._lines if not line.gone and line.length == 0]
         for line in idle:
-            line.gone = True
-            line.proposer.release()
+            self._release(line)
         return bool(idle)
+
+    def _release(self, line: _Line) -> None:
+        line.gone = True
+        line.proposer.release()
+        self._told = None
 
     @property
     def state(self) -> Speculation:
-        """What the pod reports."""
+        """What the pod reports: looked at after every step, found out once a second."""
+        if self._told is None or self._now_s - self._told_s >= _TELL_S:
+            self._told, self._told_s = self._found_out(), self._now_s
+        return self._told
+
+    def _found_out(self) -> Speculation:
         left = [line for line in self._lines if not line.gone]
         if not left:
             return self._failure or self._no_memory()
@@ -172,6 +184,12 @@ class Speculator:
             f"there was no memory left to draft with {names}; the model serves on without it. "
             "Lower --kv-cache-memory or give more memory",
         )
+
+    def _floor(self, line: _Line) -> float:
+        if not line.pace.warm:
+            return 0.0
+        ends_early = self._rows == 1 and line.proposer.stops_early
+        return line.pace.floor(self._rows, line.length, ends_early=ends_early)
 
     def _wanted(self, request: Request) -> int:
         if not request.row.foreseeable:
@@ -238,6 +256,5 @@ class Speculator:
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            line.gone = True
-            line.proposer.release()
+            self._release(line)
             return [Proposal(Drafted(), ready=False) for _ in asked]
