@@ -53,7 +53,7 @@ class Service:
 
         self.cluster.wait(f"InferenceService {self.name} Ready", ready, timeout_s)
 
-    def wait_for_reason(self, type_: str, reason: str, timeout_s: float = 60) -> Condition:
+    def wait_for_reason(self, type_: str, reason: str, timeout_s: float = 120) -> Condition:
         """Until a condition has the reason; returns it."""
         self._wait(lambda: self.condition(type_).get("reason") == reason, type_, reason, timeout_s)
         return self.condition(type_)

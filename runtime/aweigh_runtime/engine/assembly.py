@@ -11,6 +11,7 @@ from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine.grammars import Grammars
 from aweigh_runtime.engine.loop import Engine, Forward
 from aweigh_runtime.engine.messages import Ready, Sampling, Start
+from aweigh_runtime.engine.out_of_memory import return_unused_memory
 from aweigh_runtime.engine.prefixes import Copies, Memory
 from aweigh_runtime.engine.room import LongestRequest, expect_host_room, kv_bytes, peak_bytes
 from aweigh_runtime.engine.sampling.choice import Sampler
@@ -68,12 +69,16 @@ def build(
     )
     sampler = Sampler(decoder.config.vocab_size)
     drafts = load_drafts(start, fetched, directory, decoder)
+    lacking = ""
     try:
         num_blocks = _num_blocks(start, decoder, limits, sampler, kept, drafts)
     except ModelDoesNotFit as error:
         if not drafts.loaded:
             raise
-        drafts = drafts.without_memory(f"with its draft models {error}; served without them")
+        lacking = str(error)
+    if lacking:  # here nothing holds the draft models any more
+        drafts = drafts.without_memory(f"with its draft models {lacking}; served without them")
+        return_unused_memory()
         num_blocks = _num_blocks(start, decoder, limits, sampler, kept, drafts)
     own_bytes = bytes_per_token(decoder.config, kept.kept.itemsize)
     block_bytes = start.block_tokens * (own_bytes + drafts.bytes_per_token)
@@ -86,6 +91,7 @@ def build(
     frame = Frame(
         vocab_size=decoder.config.vocab_size,
         block_tokens=start.block_tokens,
+        max_model_len=limits.max_model_len,
         step_tokens=limits.step_tokens,
         device=device,
     )

@@ -183,10 +183,12 @@ class Engine:
     def _give_up_the_largest(self, parts: list[Part]) -> None:
         """There was no memory for this step: it is repeated without the request that needs most.
 
-        A draft model that is of no use at present goes first.
+        Drafts go first, then a draft model that is of no use at present.
         """
         self._scheduler.undo()
-        if self._speculator is None or not self._speculator.release_idle():
+        if self._speculator is not None and any(part.room for part in parts):
+            self._speculator.rest()
+        elif self._speculator is None or not self._speculator.release_idle():
             largest = max(parts, key=_memory)
             self._scheduler.abort(largest.request.id)
             message = (

@@ -202,7 +202,7 @@ class Scheduler:
         reading = self._continue_answers(parts)
         budget = _Budget(self._limits.step_tokens - len(parts))
         if lookahead is not None and self.counters.preemptions == preempted:
-            self._look_ahead(parts, lookahead, budget)
+            self._look_ahead(parts, lookahead, reading, budget)
         self._continue_prompts(reading, parts, budget)
         if self.counters.preemptions == preempted:  # blocks ran out: let nobody new in this time
             self._admit(reading, parts, budget, now_s)
@@ -240,17 +240,20 @@ class Scheduler:
                 self.prefixes.announce(request, computed + 1)
         return reading
 
-    def _look_ahead(self, parts: list[Part], lookahead: Lookahead, budget: _Budget) -> None:
+    def _look_ahead(
+        self, parts: list[Part], lookahead: Lookahead, reading: list[Request], budget: _Budget
+    ) -> None:
         """Give answers room for drafts, as far as blocks are left and the step's budget goes.
 
-        Each running request keeps a block to grow into.
+        Each running request keeps a block to grow into, each prompt what it needs, and those that
+        read or wait keep half of the budget.
         """
-        spare = self._pool.available_cold - len(self._running)
+        promised = sum(self._missing(request, len(request.tokens)) for request in reading)
+        spare = self._pool.available_cold - len(self._running) - promised
+        left = budget.tokens // 2 if reading or self._waiting else budget.tokens
         for part in parts:
             request = part.request
-            wanted = min(
-                lookahead(request), request.max_tokens - len(request.tokens) - 1, budget.tokens
-            )
+            wanted = min(lookahead(request), request.max_tokens - len(request.tokens) - 1, left)
             if wanted <= 0:
                 continue
             missing = self._missing(request, part.end + wanted)
@@ -259,6 +262,7 @@ class Scheduler:
             spare -= missing
             request.blocks.extend(self._pool.take(missing))
             part.room = wanted
+            left -= wanted
             budget.tokens -= wanted
 
     def _continue_prompts(self, reading: list[Request], parts: list[Part], budget: _Budget) -> None:
@@ -386,7 +390,6 @@ class Scheduler:
         request.blocks = no_blocks()
         request.computed = request.settled = 0
         request.running = False
-        request.life += 1
         request.life += 1
 
 

@@ -71,6 +71,7 @@ def draft_speculator(
     frame = Frame(
         vocab_size=decoder.config.vocab_size,
         block_tokens=BLOCK_TOKENS,
+        max_model_len=decoder.max_model_len,
         step_tokens=step_tokens,
         device=CPU,
     )

@@ -71,7 +71,11 @@ def never_right(tokens: list[int]) -> int:
 def draft_model(following: Next, step_tokens: int = 32) -> tuple[DraftModel, Remembering]:
     model = Remembering(following)
     frame = Frame(
-        vocab_size=VOCABULARY, block_tokens=BLOCK_TOKENS, step_tokens=step_tokens, device=CPU
+        vocab_size=VOCABULARY,
+        block_tokens=BLOCK_TOKENS,
+        max_model_len=256,
+        step_tokens=step_tokens,
+        device=CPU,
     )
     name = following.__name__
     return DraftModel(name, lambda tokens, chunks: model(tokens.tolist(), chunks), frame), model
@@ -215,6 +219,46 @@ def test_without_memory_for_drafts_answers_go_on() -> None:
     state = reports[-1].speculation
     assert state is not None
     assert (state.state, state.reason) == ("failed", "OutOfMemory")
+
+
+def test_a_step_without_memory_is_repeated_without_drafts_and_nobody_fails() -> None:
+    drafter, _ = draft_model(next_token)
+    running = engine([drafter])
+    whole, failed = running._forward, False
+
+    def short_of_memory(tokens: list[int], chunks: Sequence[Chunk]) -> torch.Tensor:
+        nonlocal failed
+        if not failed and any(chunk.num_logits > 1 for chunk in chunks):
+            failed = True
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(tokens, chunks)
+
+    running._forward = short_of_memory
+    reports = run(running, [Work([submission(1, [0, 1, 2], 20), submission(2, [2, 2], 20)], [])])
+    assert failed
+    assert texts(reports) == {1: answer([0, 1, 2], 20), 2: answer([2, 2], 20)}
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_draft_whose_logits_are_no_numbers_harms_nobody(broken: float) -> None:
+    drafter, model = draft_model(next_token)
+    drafter._forward = lambda tokens, chunks: model(tokens.tolist(), chunks).fill_(broken)
+    reports = run(engine([drafter]), [Work([submission(1, [0, 1, 2], 20)], [])])
+    assert texts(reports)[1] == answer([0, 1, 2], 20)
+
+
+def test_a_draft_that_fails_in_an_unforeseen_way_costs_the_draft() -> None:
+    drafter, _ = draft_model(next_token)
+
+    def fail(tokens: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+        raise KeyError("nobody has thought of it")
+
+    drafter._forward = fail
+    reports = run(engine([drafter]), [Work([submission(1, [0, 1, 2], 20)], [])])
+    assert texts(reports)[1] == answer([0, 1, 2], 20)
+    state = reports[-1].speculation
+    assert state is not None
+    assert (state.state, state.reason) == ("failed", "DraftUnavailable")
 
 
 def test_logprobs_come_for_each_token_and_are_the_same() -> None:

@@ -29,6 +29,7 @@ class Frame:
 
     vocab_size: int  # of the target
     block_tokens: int  # tokens of a block of the pool
+    max_model_len: int  # tokens of prompt and answer
     step_tokens: int  # most earlier tokens that are read in one step
     device: torch.device
 
@@ -48,11 +49,13 @@ class DraftModel:
     def __init__(self, name: str, forward: DraftForward, frame: Frame) -> None:
         """Take a model whose cache has the pool's blocks; no other proposer has this name."""
         self.name = name
+        self.holds_memory = True
         self.stops_early = frame.device.type == "cpu"  # another device is not asked on the way
         self._forward = forward
         self._vocab_size = frame.vocab_size
         self._block_tokens = frame.block_tokens
         self._step_tokens = frame.step_tokens
+        self._max_model_len = frame.max_model_len
         self._device = frame.device
         self._read: dict[int, Name] = {}  # blocks whose content the draft has read, by its name
 
@@ -60,13 +63,14 @@ class DraftModel:
         """Draft for each answer that asks."""
         proposals = [Proposal(Drafted(), ready=False) for _ in asked]
         logits, reading = self._catch_up(asked)
-        if reading:
+        if logits is not None and reading:
             self._draft(logits, reading, stays, proposals)
         return proposals
 
     def warm_up(self, num_blocks: int) -> None:
         """Run the largest step once, so that no request pays for what comes first."""
-        count = min(self._step_tokens, num_blocks * self._block_tokens)
+        room = min(self._max_model_len, num_blocks * self._block_tokens)
+        count = min(self._step_tokens, room)
         tokens = torch.zeros(count, dtype=torch.int64, device=self._device)
         logits = self._forward(tokens, [Chunk(0, count, range(num_blocks), 1)])
         self._forward(logits.argmax(-1), [Chunk(0, 1, range(1))])
@@ -75,7 +79,7 @@ class DraftModel:
         """Let go of the model and its cache."""
         self._forward = _released
 
-    def _catch_up(self, asked: Sequence[Asked]) -> tuple[torch.Tensor, list[_Reading]]:
+    def _catch_up(self, asked: Sequence[Asked]) -> tuple[torch.Tensor | None, list[_Reading]]:
         """Read what is missing; the logits of those that are read to their ends, widest first."""
         tokens: list[int] = []
         chunks: list[Chunk] = []
@@ -95,6 +99,8 @@ class DraftModel:
             self._overwrite(request, start, followed.tokens)
             if count == left:
                 reading.append(_Reading(place, asked[place], followed))
+        if not chunks:
+            return None, reading
         return self._forward(torch.tensor(tokens, device=self._device), chunks), reading
 
     def _draft(
@@ -114,8 +120,10 @@ class DraftModel:
         found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for length in range(1, rooms[0] + 1):
             drawn, confidence = sampler.draw(self._fitting(logits))
+            # A draft whose logits are no numbers is not sure of anything.
+            confidence = confidence.nan_to_num(0.0)
             doubt = (1.0 - confidence).clamp_(min=LEAST_DOUBT)
-            bins = doubt.log2_().mul_(-2.0).long().clamp_(max=CONFIDENCES - 1)
+            bins = doubt.log2_().mul_(-2.0).long().clamp_(0, CONFIDENCES - 1)
             worth = worth[: len(drawn)] * calibrated[bins]
             # The choice to go on must not look at what was drawn: it looks at what might be.
             going_on = worth >= floors[: len(drawn)]
@@ -169,6 +177,8 @@ class DraftModel:
             followed = history.followed[self.name] = Followed(request.life)
         self._keep_what_stayed(followed, request)
         self._keep_blocks(followed, request)
+        # A step that was undone has been read already: its last token is read once more.
+        followed.tokens = min(followed.tokens, len(request.tokens) - 1)
         self._name(followed, request)
         self._find(followed, request)
         return followed

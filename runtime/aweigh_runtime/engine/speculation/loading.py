@@ -1,5 +1,6 @@
 """Loads what drafts. Whatever is wrong with a draft model costs the drafts, never the target."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
 from aweigh_runtime.model.load import Wish, load
+
+_log = logging.getLogger("aweigh.engine")
 
 Fetched = Path | StartFailure  # a model's directory, or why it is not here
 
@@ -83,14 +86,15 @@ def speculator(start: Start, drafts: Drafts, frame: Frame, num_blocks: int) -> S
         return None
     if start.speculation == "ngram":
         proposers.append(NGram())
+    failure = drafts.failure
     for each in drafts.loaded:
-        cache = _cache(each.decoder, num_blocks, frame.block_tokens)
-        model = DraftModel(each.name, _forward(each.decoder, cache), frame)
-        model.warm_up(num_blocks)
-        proposers.append(model)
+        try:
+            proposers.append(_warm(each, frame, num_blocks))
+        except Exception as error:
+            failure = _broken(each.name, error)
     percent = start.min_acceptance_percent
     least = None if percent is None else percent / 100
-    return Speculator(proposers, start.max_draft_tokens, least, failure=drafts.failure)
+    return Speculator(proposers, start.max_draft_tokens, least, failure=failure)
 
 
 def _load(
@@ -116,9 +120,7 @@ def _load(
     except StartFailure as error:
         return _failed("DraftUnavailable", draft, str(error))
     except Exception as error:
-        if not out_of_memory(error):
-            raise
-        return _failed("OutOfMemory", draft, "there is no memory left to load it")
+        return _broken(draft.uri, error)
     return LoadedDraft(draft.uri, decoder)
 
 
@@ -130,6 +132,8 @@ def _different_tokens(draft: Draft, found: Path, directory: Path) -> Speculation
     if others is None:
         return _failed("DraftUnavailable", draft, f"{found} has no tokenizer.json")
     different = sum(others.get(text) != token for text, token in own.items())
+    if different == 0:
+        return None
     return _failed(
         "VocabularyMismatch",
         draft,
@@ -150,6 +154,24 @@ def _vocabulary(directory: Path) -> dict[str, int] | None:
 
 def _failed(reason: SpeculationReason, draft: Draft, why: str) -> Speculation:
     return Speculation("failed", reason, f"the draft model is not used: {why} ({draft.uri})")
+
+
+def _broken(name: str, error: Exception) -> Speculation:
+    """What nobody has foreseen; the target is served in any case."""
+    if out_of_memory(error):
+        why = "there is no memory left for it"
+        return Speculation("failed", "OutOfMemory", f"the draft model is not used: {why} ({name})")
+    _log.exception("the draft model %s cannot be used", name, exc_info=error)
+    return Speculation(
+        "failed", "DraftUnavailable", f"the draft model is not used: {error!r} ({name})"
+    )
+
+
+def _warm(draft: LoadedDraft, frame: Frame, num_blocks: int) -> DraftModel:
+    cache = _cache(draft.decoder, num_blocks, frame.block_tokens)
+    model = DraftModel(draft.name, _forward(draft.decoder, cache), frame)
+    model.warm_up(num_blocks)
+    return model
 
 
 def _cache(decoder: Decoder, num_blocks: int, block_tokens: int) -> KVCache:

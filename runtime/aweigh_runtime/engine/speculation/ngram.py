@@ -53,6 +53,7 @@ class NGram:
 
     name = "n-gram lookup"
     stops_early = False
+    holds_memory = False
 
     def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
         """Draft for each answer that asks; a confidence is not known."""

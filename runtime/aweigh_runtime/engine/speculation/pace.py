@@ -197,7 +197,6 @@ class Pace:
 
     def best(self, rows: int) -> tuple[int, float]:
         """The length that pays most, 0 if none does, and what it gains."""
-        self._age += 1
         if self._age > _CHOSEN_FOR * (1 if self.pays else 4) or not self.warm:
             self._age = 0
             self._chosen.clear()
@@ -225,6 +224,7 @@ class Pace:
 
     def length(self, rows: int) -> int:
         """Tokens to draft for each answer of the next step; while probing for a few of them."""
+        self._age += 1
         if not self.warm:
             first = min(_FIRST, self._longest)
             return 0 if self.verified and self.times.plain_is_stale(rows) else first

@@ -39,6 +39,11 @@ class Proposer(Protocol):
         """It takes less time if the answers want less than they have asked for."""
         ...
 
+    @property
+    def holds_memory(self) -> bool:
+        """Of the device."""
+        ...
+
     def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
         """Draft for each answer that asks.
 

@@ -4,6 +4,7 @@ Each answer has one proposer at a time: the one that gains most by what is known
 and in this answer. New answers try the others now and then.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -16,9 +17,12 @@ from aweigh_runtime.engine.scheduler import Lookahead, Part
 from aweigh_runtime.engine.speculation.pace import Pace
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal, Proposer
 
+_log = logging.getLogger("aweigh.engine")
+
 _PROBED = 4  # answers that a probe drafts for
 _CLEARLY = 1.05  # by which another proposer must be better
 _TELL_S = 1.0
+_REST_STEPS = 256
 _PAUSED_S = 5.0  # of decoding without a draft that pays
 
 
@@ -60,6 +64,7 @@ class Speculator:
         self._drafting_s = 0.0  # that it took
         self._verifying: list[tuple[int, Asked, Proposal]] = []  # of the step under way
         self._losing_s: float | None = None  # since when nothing pays
+        self._resting = 0  # steps to come that draft nothing
         self._told: Speculation | None = None
         self._told_s = 0.0
         self._now_s = 0.0
@@ -71,7 +76,10 @@ class Speculator:
             rows: answers, as far as is known.
             now_s: on any clock that never goes back.
         """
-        if not rows or not self._lines:
+        self._rooms.clear()  # of a step that has failed
+        self._verifying.clear()
+        self._resting = max(self._resting - 1, 0)
+        if not rows or not self._lines or self._resting:
             return None
         self._rows, self._now_s, self._probed = rows, now_s, 0
         wanted = False
@@ -146,9 +154,17 @@ class Speculator:
         self._rooms.clear()
         self._verifying.clear()
 
+    def rest(self) -> None:
+        """There was no memory for a step with drafts: go without for a while."""
+        self._resting = _REST_STEPS
+
     def release_idle(self) -> bool:
         """Memory is short: let go of what does not draft now; whether there was anything."""
-        idle = [line for line in self._lines if not line.gone and line.length == 0]
+        idle = [
+            line
+            for line in self._lines
+            if not line.gone and line.pace.pays is False and line.proposer.holds_memory
+        ]
         for line in idle:
             self._release(line)
         return bool(idle)
@@ -255,6 +271,8 @@ class Speculator:
             return line.proposer.propose(asked, line.pace.calibration.stays)
         except Exception as error:
             if not out_of_memory(error):
-                raise
+                _log.exception("drafting with %s failed", line.proposer.name)
+                why = f"drafting with {line.proposer.name} failed: {error!r}; see the pod's log"
+                self._failure = Speculation("failed", "DraftUnavailable", why)
             self._release(line)
             return [Proposal(Drafted(), ready=False) for _ in asked]
