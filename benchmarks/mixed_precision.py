@@ -29,11 +29,11 @@ from aweigh_quantize.budget import DENSE, assigned, measured, option_sizes, prec
 from aweigh_quantize.calibration import Amount, from_model
 from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
 from aweigh_quantize.declaration import declare
+from aweigh_quantize.display import Quiet
 from aweigh_quantize.evaluation import Evaluation
 from aweigh_quantize.one_layer import layer_matrices
 from aweigh_quantize.quantizer import Quantizer, Work
 from aweigh_quantize.recipe import Precision, Recipe
-from aweigh_quantize.state import State
 from aweigh_quantize.texts import Text
 from aweigh_runtime.engine.threads import use_threads
 from aweigh_runtime.model.placement import Place
@@ -81,9 +81,7 @@ class Setting:
                 calibration=self.calibration,
                 held_out={"own": self.held_out},
             )
-            state = State(Path(folder) / "out")
-            state.folder.mkdir()
-            return Quantizer(work, state, lambda: None).run(state.resumption())["own"]
+            return Quantizer(work, Path(folder), Quiet()).run()["own"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -31,6 +31,8 @@ MEGA = 1e6
 BATCH = 8  # requests that are decoded together
 PROMPT_TOKENS = 64
 MOST_KL = {"int8": 0.005, "fp8": 0.015}  # nats per token, of 8-bit weights and activations
+
+LEAST_CLOSED = 0.5  # of the KL, by --recover
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,7 @@ def make(options: Options, word: str, recipe: "Recipe") -> Made:
     Raises:
         BenchFailure: it cannot be made of this model.
     """
+    from aweigh_quantize.display import Quiet
     from aweigh_quantize.job import Job
     from aweigh_quantize.job import run as quantize
     from aweigh_quantize.tensor_file import CannotWrite
@@ -138,7 +141,7 @@ def make(options: Options, word: str, recipe: "Recipe") -> Made:
             command=options.command,
         )
         try:
-            outcome = quantize(job, _Quiet())
+            outcome = quantize(job, Quiet())
         except ValueError as error:
             raise Impossible(f"{word}: {error}") from error
         except (StartFailure, CannotWrite) as failure:
@@ -156,16 +159,6 @@ def measure_speed(directory: Path, device: "torch.device", steps: int) -> Speed:
     loaded = load(directory, Wish(max_model_len=None), device, lambda done, total: None)
     use_threads(device, loaded.weight_bytes)
     return Speed(loaded.weight_bytes, BATCH / _step_s(loaded.decoder, steps))
-
-
-class _Quiet:
-    """The bench shows schemes, not layers."""
-
-    def begin(self, what: str, total: int, done: int = 0) -> None:
-        """Nothing."""
-
-    def advance(self) -> None:
-        """Nothing."""
 
 
 def _step_s(decoder: "Decoder", steps: int) -> float:
@@ -310,10 +303,25 @@ def bars(made: Sequence[Made]) -> list[Bar]:
         if most is not None:
             met = kl.value <= most
             found.append(Bar(f"KL of {each.word}", f"<= {most:g}", str(kl), met))
+        plain = next(
+            (m for m in made if recipe == replace(m.recipe, recover=True) != m.recipe), None
+        )
+        if plain is not None:
+            found.append(_recovers(each, plain))
         nearest = _nearest(each, made) if recipe.scheme in ("gptq", "awq") else None
         if nearest is not None:
             found.append(_better(each, nearest))
     return found
+
+
+def _recovers(made: Made, plain: Made) -> Bar:
+    closed = 1 - made.loss.kl.value / plain.loss.kl.value
+    return Bar(
+        f"{made.word} closes what {plain.word} leaves",
+        f">= {100 * LEAST_CLOSED:.0f} %",
+        f"{made.loss.excess(plain.loss)} nats per token, {100 * closed:.0f} %",
+        closed >= LEAST_CLOSED,
+    )
 
 
 def _nearest(of: Made, made: Sequence[Made]) -> Made | None:

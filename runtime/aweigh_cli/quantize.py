@@ -86,7 +86,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
         typer.Option(help="gptq, awq, rtn: average bits, scales included; each matrix its own."),
     ] = None,
     recover: Annotated[
-        bool, typer.Option("--recover", help="gptq, awq, rtn: train what was quantized a little.")
+        bool, typer.Option("--recover", help="gptq, awq, rtn: train all layers on what was lost.")
     ] = False,
     kv_cache: Annotated[
         Literal["fp8"] | None,
@@ -167,7 +167,8 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
                 recipe=recipe,
                 out=output,
                 amount=amount,
-                **texts,
+                calibration=texts["calibration"],
+                perplexity=texts["perplexity"],
                 device=chosen(device),
                 cache_dir=cache,
                 command=as_typed(),

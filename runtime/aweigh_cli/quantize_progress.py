@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
-    from aweigh_quantize.job import Display
+    from aweigh_quantize.display import Display
 
 LINE_EVERY_S = 10.0
 

@@ -29,6 +29,8 @@ from aweigh_runtime.text.tokenizer import Tokenizer
 MIN_TOKENS = 512  # with fewer, what is measured of the activations means nothing
 _HELD_OUT_SHARE = 4  # of files that are calibrated on a fourth is held out, at most
 _HELD_OUT = 1_000_003  # added to a seed: texts for measuring, never those for calibrating
+_TRAINING = 2_000_003
+_TIMES = 32  # as many texts as to calibrate on
 _VERSION = 1  # of the way in which texts are made
 
 
@@ -43,6 +45,10 @@ class Amount:
     num_texts: int = 128
     num_tokens: int = 256  # of each, at most
     seed: int = 0
+
+    def for_training(self) -> "Amount":
+        """Several times as much."""
+        return replace(self, num_texts=_TIMES * self.num_texts, seed=self.seed + _TRAINING)
 
     def held_out(self) -> "Amount":
         """As much, of texts that nothing is calibrated on."""
@@ -100,17 +106,35 @@ def divided(
         TooShort: fewer than MIN_TOKENS tokens are left to calibrate on.
         OSError, UnicodeDecodeError: a file cannot be read.
     """
-    pieces = _pieces(paths, checkpoint, amount)
-    _expect_enough(num_tokens(pieces), _described(paths))
-    random.Random(amount.seed).shuffle(pieces)
-    num_held_out = max(1, min(amount.num_texts, len(pieces) // _HELD_OUT_SHARE))
-    held_out = pieces[:num_held_out]
-    calibration = pieces[num_held_out:][: amount.num_texts]
+    left, held_out = _split(paths, checkpoint, amount)
+    calibration = left[: amount.num_texts]
     _expect_enough(
         num_tokens(calibration),
         f"{_described(paths)}, beside {num_tokens(held_out)} tokens held out to measure with,",
     )
     return calibration, held_out
+
+
+def not_held_out(paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount) -> list[Text]:
+    """Pieces of files to train on: those to calibrate on, and more; none that `divided` holds out.
+
+    Raises:
+        TooShort: fewer than MIN_TOKENS tokens.
+        OSError, UnicodeDecodeError: a file cannot be read.
+    """
+    left, _ = _split(paths, checkpoint, amount)
+    return left[: amount.for_training().num_texts]
+
+
+def _split(
+    paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount
+) -> tuple[list[Text], list[Text]]:
+    """All pieces of files, by chance: what is left, and what is held out."""
+    pieces = _pieces(paths, checkpoint, amount)
+    _expect_enough(num_tokens(pieces), _described(paths))
+    random.Random(amount.seed).shuffle(pieces)
+    num_held_out = max(1, min(amount.num_texts, len(pieces) // _HELD_OUT_SHARE))
+    return pieces[num_held_out:], pieces[:num_held_out]
 
 
 def _pieces(paths: Sequence[Path], checkpoint: Checkpoint, amount: Amount) -> list[Text]:

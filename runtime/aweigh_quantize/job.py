@@ -2,26 +2,27 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from aweigh_quantize.budget import budgeted
-from aweigh_quantize.calibration import Amount, divided, from_files, from_model
+from aweigh_quantize.calibration import Amount, divided, from_files, from_model, not_held_out
 from aweigh_quantize.card import card
 from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
 from aweigh_quantize.declaration import Declared, declare
+from aweigh_quantize.display import Display
 from aweigh_quantize.one_layer import layer_matrices, routers
 from aweigh_quantize.outcome import Outcome
 from aweigh_quantize.quantizer import Quantizer, Work
 from aweigh_quantize.recipe import Precision, Recipe, RecipeError, unmatched
-from aweigh_quantize.recovery import expect_enough
+from aweigh_quantize.recovery import Training, expect_enough
 from aweigh_quantize.result import write_result
-from aweigh_quantize.state import State
 from aweigh_quantize.tensor_file import write_text
 from aweigh_quantize.texts import Text
+from aweigh_quantize.unfinished import Unfinished
 from aweigh_runtime.engine.threads import use_threads
 from aweigh_runtime.formats.layout import LayoutError
 from aweigh_runtime.model.footprint import weight_bytes
@@ -30,18 +31,6 @@ from aweigh_runtime.model.placement import Place
 OWN_TEXTS = "the model's own texts"
 HELD_OUT = "held-out parts of the calibration files"
 _WIDE_BYTES = 4  # of a weight in fp32
-
-
-class Display(Protocol):
-    """Shows how far a job is."""
-
-    def begin(self, what: str, total: int, done: int = 0) -> None:
-        """Another part of it: so many steps, of which some are done already."""
-        ...
-
-    def advance(self) -> None:
-        """One more step is done."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +46,7 @@ class Job:
     # in memory.
     calibration: Sequence[Path] = ()
     perplexity: Sequence[Path] = ()  # files to measure with, too
+    training: Training = field(default_factory=Training)  # where the recipe recovers
     device: torch.device
     cache_dir: Path
     command: str = "aweigh quantize"
@@ -76,14 +66,13 @@ def run(job: Job, display: Display) -> Outcome:
     precisions = precisions_of(checkpoint, job.recipe)
     dense = [_module(checkpoint, place) for place in routers(checkpoint.config)]
     _expect_storable(checkpoint, job.recipe, declare(job.recipe, precisions, dense))
-    state = State(job.out)
-    with state.claimed(asdict(job.recipe), _subject(job, checkpoint)):
+    unfinished = Unfinished(job.out)
+    with unfinished.claimed(asdict(job.recipe), _subject(job, checkpoint)):
         calibration, held_out = _texts(job, checkpoint, display)
-        if job.recipe.recover:
-            expect_enough(calibration, from_files=bool(job.calibration))
+        to_train_on = _to_train_on(job, checkpoint, display)
         if job.recipe.budget is not None:
             precisions = _remembered(
-                state, lambda: _budgeted(job, checkpoint, precisions, calibration, display)
+                unfinished, lambda: _budgeted(job, checkpoint, precisions, calibration, display)
             )
         declared = declare(job.recipe, precisions, dense)
         work = Work(
@@ -93,15 +82,14 @@ def run(job: Job, display: Display) -> Outcome:
             declared=declared,
             device=job.device,
             calibration=calibration,
+            to_train_on=to_train_on,
+            training=job.training.within(to_train_on),
             held_out=held_out,
         )
-        resumption = state.resumption()
-        display.begin("layers", checkpoint.config.num_layers, resumption.num_valid)
-        losses = Quantizer(work, state, display.advance).run(resumption)
+        quantizer = Quantizer(work, unfinished.folder, display)
+        losses = quantizer.run()
         display.begin("writing", 1)
-        sizes = write_result(
-            state.model, checkpoint, state.layers(checkpoint.config.num_layers), declared.config
-        )
+        sizes = write_result(unfinished.model, checkpoint, quantizer.files(), declared.config)
         found = Outcome(
             recipe=job.recipe,
             layout=declared.quantization.description,
@@ -109,8 +97,10 @@ def run(job: Job, display: Display) -> Outcome:
             sizes=sizes,
             seconds=time.monotonic() - started,
         )
-        write_text(state.model / "README.md", card(job.out.name, job.model, job.command, found))
-        state.complete()
+        write_text(
+            unfinished.model / "README.md", card(job.out.name, job.model, job.command, found)
+        )
+        unfinished.complete()
     display.advance()
     return found
 
@@ -153,10 +143,10 @@ def _budgeted(
 
 
 def _remembered(
-    state: State, find_out: Callable[[], Mapping[str, Precision | None]]
+    unfinished: Unfinished, find_out: Callable[[], Mapping[str, Precision | None]]
 ) -> dict[str, Precision | None]:
     """A budget is divided once only, however often the run is killed."""
-    found = state.remembered(
+    found = unfinished.remembered(
         "precisions",
         lambda: {
             module: None if each is None else asdict(each) for module, each in find_out().items()
@@ -191,6 +181,7 @@ def _subject(job: Job, checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "model": checkpoint.fingerprint(),
         "text": asdict(job.amount),
+        "training": asdict(job.training),
         "calibration": [_stamp(path) for path in job.calibration],
         "perplexity": [_stamp(path) for path in job.perplexity],
     }
@@ -215,6 +206,18 @@ def _texts(
     for path in job.perplexity:
         held_out[str(path)] = from_files([path], checkpoint, job.amount)
     return calibration, held_out
+
+
+def _to_train_on(job: Job, checkpoint: Checkpoint, display: Display) -> list[Text]:
+    """More than to calibrate on: each says something new."""
+    if not job.recipe.recover:
+        return []
+    if job.calibration:
+        texts = not_held_out(job.calibration, checkpoint, job.amount)
+    else:
+        texts = _own(job, checkpoint, job.amount.for_training(), "texts to train on", display)
+    expect_enough(texts, from_files=bool(job.calibration))
+    return texts
 
 
 def _own(

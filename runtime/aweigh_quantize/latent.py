@@ -1,6 +1,7 @@
-"""Quantized weights that can be trained: integers with what was rounded away, and their scales."""
+"""Quantized weights that can be trained: numbers that are rounded to integers, and their scales."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -10,88 +11,91 @@ from aweigh_kernels.sparse_int_weight import SparseIntWeight
 Trainable = IntWeight | SparseIntWeight
 
 _FARTHEST = 0.49  # from an integer, at first: the rounding begins where it was
-_REACH = 1.0  # how far training may move a number from there, in integers
 
 
 class Latent:
-    """One matrix [N, K]. Integers pass gradients on as if they had not been rounded."""
+    """One matrix [N, K]: what a sparse one does not keep stays zero.
 
-    def __init__(self, weight: Trainable, dense: torch.Tensor) -> None:
-        """`dense`: [N, K], what the weight was rounded from."""
+    Gradients pass the rounding as if there were none (straight-through, Bengio et al. 2013).
+    """
+
+    def __init__(self, weight: Trainable, numbers: torch.Tensor) -> None:
+        """`numbers`: as `start` gives them, or training has left them."""
         self._weight = weight
-        self._kept = None if isinstance(weight, IntWeight) else _kept(weight)
-        self._perm = weight.perm if isinstance(weight, IntWeight) else None
         self._most = (1 << weight.bits) - 1
-        q, self._zero = _integers(weight), self._zeros()
-        ordered = dense if self._perm is None else dense[:, self._perm]
-        scale = weight.scale.float()
-        exact = _ungrouped(_grouped(ordered, weight) / scale[..., None] + self._zero)
-        self._start = q + (exact - q).clamp(-_FARTHEST, _FARTHEST)
-        self._scale = scale
-        self.offset = torch.zeros_like(q, requires_grad=True)  # [N, K], of the integers
-        self.stretch = torch.zeros_like(scale, requires_grad=True)  # of the scales, logarithm
+        self._zero = _zeros(weight)
+        self._scale = weight.scale.float()
+        self.numbers = numbers.requires_grad_()  # as q, fp32: the integers are nearest to them
+        self.stretch = torch.zeros_like(self._scale, requires_grad=True)  # of scales, logarithm
 
     def values(self) -> torch.Tensor:
-        """[N, K], in the order of x's columns; gradients reach offsets and stretches."""
-        integers = _grouped(self._integers(), self._weight) - self._zero
-        scaled = integers * (self._scale * self.stretch.exp())[..., None]
-        found = _ungrouped(scaled)
-        if self._kept is not None:
-            found = found * self._kept
-        if self._perm is None:
+        """[N, K], in the order of x's columns; gradients reach numbers and stretches."""
+        scale = self._scale * self.stretch.exp()
+        found: torch.Tensor = _Rounded.apply(self.numbers, scale, self._zero)  # type: ignore[no-untyped-call]
+        weight = self._weight
+        if isinstance(weight, SparseIntWeight):
+            return found.new_zeros(weight.shape).scatter(1, _columns(weight), found)
+        if weight.perm is None:
             return found
-        return torch.empty_like(found).index_copy(1, self._perm, found)
+        return torch.empty_like(found).index_copy(1, weight.perm, found)
 
-    def round_onwards(self, rate: float) -> None:
-        """Move offsets against their gradient's sign, within reach, and forget the gradient."""
-        if self.offset.grad is not None:
-            self.offset.data.sub_(self.offset.grad.sign(), alpha=rate).clamp_(-_REACH, _REACH)
-            self.offset.grad = None
+    @torch.no_grad()
+    def settle(self) -> None:
+        """After a step: numbers stay within the range of the integers."""
+        self.numbers.clamp_(0, self._most)
 
+    @torch.no_grad()
     def weight(self) -> Trainable:
-        """What training has made of it."""
-        with torch.no_grad():
-            q = self._integers().to(torch.uint8)
-            scale = (self._scale * self.stretch.exp()).to(self._weight.scale.dtype)
-            if isinstance(self._weight, IntWeight):
-                return replace(self._weight, q=q, scale=scale)
-            places = _columns(self._weight)
-            return replace(self._weight, q=q.gather(1, places), scale=scale)
-
-    def _integers(self) -> torch.Tensor:
-        moved = (self._start + self.offset).clamp(0, self._most)
-        return moved + (moved.round() - moved).detach()
-
-    def _zeros(self) -> torch.Tensor | float:
-        zero = self._weight.zero if isinstance(self._weight, IntWeight) else None
-        return float(1 << (self._weight.bits - 1)) if zero is None else zero.float()[..., None]
+        """What training has made of it, in the number formats of files."""
+        q = self.numbers.round().to(torch.uint8)
+        scale = (self._scale * self.stretch.exp()).to(self._weight.scale.dtype)
+        return replace(self._weight, q=q, scale=scale)
 
 
-def _integers(weight: Trainable) -> torch.Tensor:
-    """[N, K], fp32; of a sparse weight the zero point where nothing is kept."""
-    if isinstance(weight, IntWeight):
-        return weight.q.float()
-    empty = torch.full(weight.shape, float(1 << (weight.bits - 1)), device=weight.q.device)
-    return empty.scatter(1, _columns(weight), weight.q.float())
+def start(weight: Trainable, dense: torch.Tensor) -> torch.Tensor:
+    """Numbers that round to a weight's integers, as near as can be to what it was made of.
+
+    Args:
+        weight: a quantized one.
+        dense: [N, K], what it was rounded from.
+
+    Returns:
+        as q, fp32.
+    """
+    if isinstance(weight, SparseIntWeight):
+        dense = dense.gather(1, _columns(weight))
+    elif weight.perm is not None:
+        dense = dense[:, weight.perm]
+    groups = torch.unflatten(dense, 1, (weight.scale.shape[1], -1))
+    exact = (groups / weight.scale.float()[..., None] + _zeros(weight)).flatten(1)
+    q = weight.q.float()
+    return (q + (exact - q).clamp_(-_FARTHEST, _FARTHEST)).clamp_(0, (1 << weight.bits) - 1)
 
 
-def _kept(weight: SparseIntWeight) -> torch.Tensor:
-    """[N, K]: 1 where a number is kept, 0 elsewhere."""
-    found = torch.zeros(weight.shape, device=weight.q.device)
-    return found.scatter_(1, _columns(weight), 1.0)
+class _Rounded(torch.autograd.Function):
+    """(round(numbers) - zero) · scale; [N, K], with scales [N, G]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, numbers: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | float
+    ) -> torch.Tensor:
+        integers = torch.unflatten(numbers.round(), 1, (scale.shape[1], -1)).sub_(zero)
+        ctx.save_for_backward(integers, scale)
+        return (integers * scale[..., None]).flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        integers, scale = ctx.saved_tensors
+        groups = torch.unflatten(grads[0], 1, (scale.shape[1], -1))
+        return (groups * scale[..., None]).flatten(1), (groups * integers).sum(-1), None
+
+
+def _zeros(weight: Trainable) -> torch.Tensor | float:
+    zero = weight.zero if isinstance(weight, IntWeight) else None
+    return float(1 << (weight.bits - 1)) if zero is None else zero.float()[..., None]
 
 
 def _columns(weight: SparseIntWeight) -> torch.Tensor:
     """[N, K / 2]: the column of each kept number."""
-    count = weight.q.shape[1]
-    fours = torch.arange(count, device=weight.q.device) // 2 * 4
+    fours = torch.arange(weight.q.shape[1], device=weight.q.device) // 2 * 4
     return weight.index.long() + fours
-
-
-def _grouped(values: torch.Tensor, weight: Trainable) -> torch.Tensor:
-    """[N, K] as [N, K / group, group]."""
-    return values.view(len(values), -1, min(weight.group, values.shape[1]))
-
-
-def _ungrouped(values: torch.Tensor) -> torch.Tensor:
-    return values.flatten(1)

@@ -121,6 +121,14 @@ class OneLayer:
             if matrix.module in weights:
                 self.put(matrix, weights[matrix.module])
 
+    def change(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take small tensors as they are stored, by the checkpoint's own names."""
+        for place in self.places:
+            values = tensors.get(self._stored[place.name].name)
+            if values is not None:
+                fill(self.weights[place.weight], place, values)
+                self._changed.append(place)
+
     def tensors(self, quantization: Quantization) -> dict[str, torch.Tensor]:
         """What files hold in place of the dense matrices, and what else has changed."""
         found: dict[str, torch.Tensor] = {}

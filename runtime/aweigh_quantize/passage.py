@@ -1,8 +1,9 @@
 """Hidden states of all texts, on their way through a model, one layer at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -14,12 +15,12 @@ from aweigh_runtime.model.arithmetic import Fast
 from aweigh_runtime.model.cache import FP8, CacheFormat, KVCache, LayerCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import CosSin
-from aweigh_runtime.model.norm import norm
+from aweigh_runtime.model.norm import Norm, norm
 from aweigh_runtime.model.placement import outer_places
 from aweigh_runtime.model.rope import angles_of
 from aweigh_runtime.model.step_plan import Plan, plan
 from aweigh_runtime.model.storage import Storage
-from aweigh_runtime.model.vocabulary import embedding, head
+from aweigh_runtime.model.vocabulary import Embedding, Head, embedding, head
 
 _STEP_TOKENS = 8192  # that one call of a layer gets
 _BLOCK_TOKENS = 16
@@ -29,7 +30,6 @@ _BLOCK_TOKENS = 16
 class Step:
     """Texts that a layer gets in one call."""
 
-    rows: slice | torch.Tensor  # of the hidden states
     plan: Plan
     turns: Sequence[CosSin]
 
@@ -55,6 +55,45 @@ class _Shown(LayerCache):
         return super().store(new, slots)
 
 
+class Ends:
+    """What stands before the first layer, and behind the last: either is read when it is used."""
+
+    def __init__(self, checkpoint: Checkpoint, storage: Storage) -> None:
+        self._checkpoint = checkpoint
+        self._storage = storage
+
+    @cached_property
+    def embed(self) -> Embedding:
+        """[T] to [T, N] before the first layer."""
+        storage = self._empty()
+        found = embedding(self._checkpoint.config, storage.within("embedding"))
+        self._fill(storage)
+        return found
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[T, N] behind the last layer to [T, V]."""
+        finish, project = self._behind
+        return project(finish(hidden))
+
+    @cached_property
+    def _behind(self) -> tuple[Norm, Head]:
+        storage, config = self._empty(), self._checkpoint.config
+        if config.tie_word_embeddings:
+            embed = self.embed
+        else:  # then nothing is multiplied with it: not read
+            embed = embedding(config, self._empty().within("embedding"))
+        found = norm(config, storage), head(config, embed, storage)
+        self._fill(storage)
+        return found
+
+    def _empty(self) -> Storage:
+        return replace(self._storage, weights={}, dense=[])
+
+    def _fill(self, storage: Storage) -> None:
+        places = outer_places(self._checkpoint.config)
+        self._checkpoint.fill(storage.weights, (p for p in places if p.weight in storage.weights))
+
+
 class Passage:
     """Texts laid out one after the other, [T, N] in fp32; every text is a request of its own."""
 
@@ -73,25 +112,21 @@ class Passage:
     @torch.no_grad()
     def embedded(self) -> torch.Tensor:
         """What the first layer gets."""
-        storage = replace(self._storage, weights={}, dense=[])
-        embed = embedding(self._checkpoint.config, storage.within("embedding"))
-        self._fill(storage)
-        tokens = [token for text in self.texts for token in text.tokens]
-        return embed(torch.tensor(tokens, device=storage.device))
+        return self.ends().embed(self.tokens(range(len(self.texts))))
 
     @torch.no_grad()
     def show(self, layer: OneLayer, hidden: torch.Tensor) -> None:
         """Let a layer compute as far as somebody observes it."""
-        for step in self._planned(self._cache):
+        for rows, step in self._planned(self._cache):
             with suppress(Seen):
-                layer.run(hidden[step.rows], step.turns, self._cache.by_layer[0], step.plan)
+                layer.run(hidden[rows], step.turns, self._cache.by_layer[0], step.plan)
 
     @torch.no_grad()
     def show_cached(self, layer: OneLayer, hidden: torch.Tensor, observer: Observer) -> None:
         """Show the keys and values of all texts, [T, 2K, D] at a time, keys first."""
         kv = _Shown(self._cache.by_layer[0], observer)
-        for step in self._planned(self._cache):
-            layer.run(hidden[step.rows], step.turns, kv, step.plan)
+        for rows, step in self._planned(self._cache):
+            layer.run(hidden[rows], step.turns, kv, step.plan)
 
     @torch.no_grad()
     def advance(self, layer: OneLayer, hidden: torch.Tensor) -> None:
@@ -99,47 +134,45 @@ class Passage:
         cache = self._cache
         if layer.cache_scales is not None:
             cache = self._kept_as(CacheFormat(torch.float32, FP8, layer.cache_scales[None]))
-        for step in self._planned(cache):
-            found = layer.run(hidden[step.rows], step.turns, cache.by_layer[0], step.plan)
-            hidden[step.rows] = found
+        for rows, step in self._planned(cache):
+            found = layer.run(hidden[rows], step.turns, cache.by_layer[0], step.plan)
+            hidden[rows] = found
 
     @torch.no_grad()
     def logits(self, *streams: torch.Tensor) -> Iterator[list[torch.Tensor]]:
         """For each text the logits [T, V] behind the last layer, of each of some hidden states."""
-        storage = replace(self._storage, weights={}, dense=[])
-        config = self._checkpoint.config
-        embed = embedding(config, storage.within("embedding"))
-        finish, project = norm(config, storage), head(config, embed, storage)
-        if not config.tie_word_embeddings:  # then nothing is multiplied with it: not read
-            del embed, storage.weights["embedding.weight"]
-        self._fill(storage)
+        ends = self.ends()
         for first, length in zip(self._offsets, self._lengths, strict=False):
-            yield [project(finish(hidden[first : first + length])) for hidden in streams]
+            yield [ends.logits(hidden[first : first + length]) for hidden in streams]
+
+    def ends(self) -> Ends:
+        """Of the dense model: they stay as they are."""
+        return Ends(self._checkpoint, self._storage)
 
     def chosen(self, texts: Sequence[int]) -> Step:
         """Some of the texts, by number, for `trained`."""
         step = plan(list(_chunks([self._lengths[index] for index in texts])), self._cache)
-        bounds = [range(self._offsets[index], self._offsets[index + 1]) for index in texts]
-        rows = torch.tensor([row for each in bounds for row in each], device=self._storage.device)
         turns = [angles.at(step.positions, torch.float32) for angles in self._angles]
-        return Step(rows, step, turns)
+        return Step(step, turns)
 
     def trained(self, layer: OneLayer, hidden: torch.Tensor, step: Step) -> torch.Tensor:
-        """What a layer puts out for some texts; gradients flow through it."""
+        """What a layer puts out for some texts, [T, N]; gradients flow through it."""
         kv = Unshared(self._cache.layers[0])
-        return layer.run(hidden[step.rows], step.turns, kv, step.plan)
+        return layer.run(hidden, step.turns, kv, step.plan)
 
-    def _fill(self, storage: Storage) -> None:
-        places = outer_places(self._checkpoint.config)
-        self._checkpoint.fill(storage.weights, (p for p in places if p.weight in storage.weights))
+    def tokens(self, texts: Iterable[int]) -> torch.Tensor:
+        """Of some texts, by number, [T]."""
+        found = [token for index in texts for token in self.texts[index].tokens]
+        return torch.tensor(found, device=self._storage.device)
 
-    def _planned(self, cache: KVCache) -> Iterator[Step]:
+    def _planned(self, cache: KVCache) -> Iterator[tuple[slice, Step]]:
+        """With the rows of the hidden states."""
         for run in self._steps:
             step = plan(list(_chunks(self._lengths[run.start : run.stop])), cache)
             rows = slice(self._offsets[run.start], self._offsets[run.stop])
             turns = [angles.at(step.positions, torch.float32) for angles in self._angles]
             cache.clear(step.begun)
-            yield Step(rows, step, turns)
+            yield rows, Step(step, turns)
 
     def _kept_as(self, kept: CacheFormat) -> KVCache:
         """Of one layer: each is done with before the next begins."""

@@ -65,7 +65,6 @@ class Recipe:
     budget: float | None = None  # average bits of a weight, scales included
     recover: bool = False
     kv_cache: KvCache | None = None  # scales of keys and values for a cache in such numbers
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:

@@ -1,28 +1,33 @@
-"""Trains a quantized layer, for a few hundred steps, to put out what the dense one does.
+"""Trains all quantized layers together, until the model predicts what the dense one does.
 
-Scales, norms and rounding learn together: numbers near the middle between two integers are rounded
-the other way where that helps (SignRound, Cheng et al. 2023). The quantized layer sees what the
-quantized ones before it put out, and learns what the dense layers put out in its place, so that it
-makes up for them, too. The same seed gives the same result.
+What is lowered is the KL to the dense model's predictions, and beside it what every layer puts out
+differs by: that says more of a token than one number at the end does. Numbers are rounded in every
+step, and gradients pass the rounding (straight-through): scales, norms and rounding learn together.
+
+A layer is computed by itself, forwards and then backwards. Where memory does not hold all of them,
+one is in memory at a time and the others lie in files. The same seed gives the same result.
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 
 from aweigh_quantize.calibration import TooShort
-from aweigh_quantize.latent import Latent
-from aweigh_quantize.one_layer import OneLayer
-from aweigh_quantize.passage import Passage
-from aweigh_quantize.texts import Text
+from aweigh_quantize.passage import Ends, Passage
+from aweigh_quantize.state import Steps
+from aweigh_quantize.texts import Text, num_tokens
+from aweigh_quantize.trained_layer import TrainedLayer
 
-FEWEST_TOKENS = 16_384  # with fewer, a layer learns the texts by heart and gets worse
+FEWEST_TOKENS = 32_768  # with fewer, a model learns the texts by heart and gets worse
+_KEPT_EVERY_S = 60.0  # what is in memory
 
 
 def expect_enough(texts: Sequence[Text], *, from_files: bool) -> None:
-    """Refuse what a layer would learn by heart.
+    """Refuse what a model would learn by heart.
 
     Args:
         texts: to train on.
@@ -31,73 +36,141 @@ def expect_enough(texts: Sequence[Text], *, from_files: bool) -> None:
     Raises:
         TooShort: says how many tokens there are.
     """
-    num_tokens = sum(len(text.tokens) for text in texts)
-    if num_tokens < FEWEST_TOKENS:
+    count = num_tokens(texts)
+    if count < FEWEST_TOKENS:
         files = ", or give more --calibration" if from_files else ""
         raise TooShort(
-            f"--recover has {num_tokens:,} tokens to train on; expected at least "
-            f"{FEWEST_TOKENS:,}: raise --num-texts or --text-tokens{files}"
+            f"--recover has {count:,} tokens to train on; expected at least {FEWEST_TOKENS:,}: "
+            f"raise --num-texts or --text-tokens{files}"
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How long, and how fast. Rates fall to nothing linearly."""
+    """How long. Rates rise for some steps, and fall to nothing linearly."""
 
-    num_steps: int = 200
-    num_tokens: int = 1024  # of a step, about
-    rounding_rate: float = 0.01  # integers in a step
-    scale_rate: float = 2e-3  # of the logarithm
-    norm_rate: float = 1e-3
-    seed: int = 0
+    num_steps: int = 800
+    num_tokens: int = 2048  # of a step, about
+    num_rising: int = 5
+    num_passes: int = 3  # over all texts, at most: more, and they are learned by heart
+    hidden_share: float = 0.5  # what a layer's relative squared error counts beside the KL
 
+    def within(self, texts: Sequence[Text]) -> "Training":
+        """Shorter, where there are few texts."""
+        most = self.num_passes * num_tokens(texts) // self.num_tokens
+        return replace(self, num_steps=min(self.num_steps, most))
 
-def recover(
-    layer: OneLayer,
-    latents: Mapping[str, Latent],
-    passage: Passage,
-    streams: tuple[torch.Tensor, torch.Tensor],
-    training: Training,
-) -> None:
-    """Train a quantized layer, and put into it what was learned.
-
-    Args:
-        layer: with everything quantized that shall be.
-        latents: of its matrices, by module.
-        passage: the way of the texts.
-        streams: [T, N] both: what the layer gets, and what it should put out.
-        training: how.
-    """
-    hidden, wanted = streams
-    norms = layer.train({module: latent.values for module, latent in latents.items()})
-    groups = [
-        {"params": [latent.stretch for latent in latents.values()], "lr": training.scale_rate},
-        {"params": list(norms.values()), "lr": training.norm_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    falling = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 1 - step / training.num_steps
-    )
-    for step, texts in enumerate(_draws(passage, training)):
-        chosen = passage.chosen(texts)
-        found = passage.trained(layer, hidden, chosen)
-        expected = wanted[chosen.rows]
-        lost = (found - expected).square().sum(-1)
-        loss = (lost / expected.square().sum(-1)).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        falling.step()
-        optimizer.zero_grad()
-        rate = training.rounding_rate * (1 - step / training.num_steps)
-        for latent in latents.values():
-            latent.round_onwards(rate)
-    layer.trained({module: latent.weight() for module, latent in latents.items()})
+    def rate(self, step: int) -> float:
+        """A share of the full one."""
+        return min(1.0, (step + 1) / (self.num_rising + 1)) * (1 - step / self.num_steps)
 
 
-def _draws(passage: Passage, training: Training) -> Iterator[Sequence[int]]:
+@dataclass(frozen=True, slots=True)
+class _Forward:
+    """What one layer got and gave in a step."""
+
+    before: torch.Tensor  # [T, N], of the quantized layers
+    after: torch.Tensor | None  # with what gradients need; None: to be computed again
+    wanted: torch.Tensor  # [T, N]: what the dense layer gave behind dense ones
+
+
+class Recovery:
+    """Training that may go on where it was killed."""
+
+    def __init__(
+        self,
+        passage: Passage,
+        make: Callable[[int], TrainedLayer],
+        num_layers: int,
+        steps: Steps,
+        *,
+        fits: bool,
+    ) -> None:
+        """`make`: a layer as it was before training; `fits`: memory holds all of them."""
+        self._passage = passage
+        self._make = make
+        self._num_layers = num_layers
+        self._steps = steps
+        self._fits = fits
+        self._held: dict[int, TrainedLayer] = {}
+        self._ends = passage.ends()
+
+    def layer(self, index: int) -> TrainedLayer:
+        """As training has left it."""
+        if index in self._held:
+            return self._held[index]
+        found = self._make(index)
+        tensors = self._steps.tensors(index)
+        if tensors:
+            found.restore(tensors)
+        if self._fits:
+            self._held[index] = found
+        return found
+
+    def run(self, training: Training, advance: Callable[[], None]) -> None:
+        """All steps that are not done yet.
+
+        Raises:
+            CannotWrite: the disk is full.
+        """
+        done = self._steps.num_finished()
+        draws = islice(enumerate(_draws(self._passage.texts, training), 1), done, None)
+        kept_s = time.monotonic()
+        for step, texts in draws:
+            self._step(step, texts, training)
+            due = time.monotonic() - kept_s > _KEPT_EVERY_S or step == training.num_steps
+            if self._fits and due:
+                for index in range(self._num_layers):
+                    self._steps.write(step, index, self._held[index].tensors())
+                kept_s = time.monotonic()
+            if due or not self._fits:
+                self._steps.finish(step)
+            advance()
+
+    def _step(self, step: int, texts: Sequence[int], training: Training) -> None:
+        chosen = self._passage.chosen(texts)
+        hidden = wanted = self._ends.embed(self._passage.tokens(texts))
+        passed = []
+        for index in range(self._num_layers):
+            layer = self.layer(index)
+            before = hidden.detach().requires_grad_()
+            with torch.set_grad_enabled(self._fits):
+                after = self._passage.trained(layer.layer, before, chosen)
+            with torch.no_grad():
+                wanted = self._passage.trained(layer.dense, wanted, chosen)
+            passed.append(_Forward(before, after if self._fits else None, wanted))
+            hidden = after.detach()
+        gradient = _lost(self._ends, hidden, wanted)
+        for index in reversed(range(self._num_layers)):
+            layer, each = self.layer(index), passed.pop()
+            after = (
+                self._passage.trained(layer.layer, each.before, chosen)
+                if each.after is None
+                else each.after
+            )
+            error = (after - each.wanted).square().sum(-1) / each.wanted.square().sum(-1)
+            (training.hidden_share * error.mean() + (after * gradient).sum()).backward()  # type: ignore[no-untyped-call]
+            assert each.before.grad is not None
+            gradient = each.before.grad
+            layer.step(training.rate(step - 1))
+            if not self._fits:
+                self._steps.write(step, index, layer.tensors())
+
+
+def _lost(ends: Ends, hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The gradient [T, N] of the mean KL of a step's tokens."""
+    hidden = hidden.detach().requires_grad_()
+    with torch.no_grad():
+        expected = ends.logits(wanted).softmax(-1)
+    # The entropy of the dense model is left out: it has no gradient.
+    loss = -(expected * ends.logits(hidden).log_softmax(-1)).sum(-1).mean()
+    return torch.autograd.grad(loss, hidden)[0]
+
+
+def _draws(texts: Sequence[Text], training: Training) -> Iterator[Sequence[int]]:
     """Texts of each step, by number: all of them in turn, in an order by chance."""
-    chance = random.Random(training.seed)
-    lengths = [len(text.tokens) for text in passage.texts]
+    chance = random.Random(0)
+    lengths = [len(text.tokens) for text in texts]
     waiting: list[int] = []
     for _ in range(training.num_steps):
         chosen: list[int] = []

@@ -18,6 +18,7 @@ from aweigh_quantize.tensor_file import CannotWrite, settle, write_text
 from aweigh_runtime.fields import read_object
 
 _SUFFIX = ".partial"
+_BEGUN = {"lock", "job.json"}  # files of a run that has not finished anything
 
 Found = TypeVar("Found")
 
@@ -58,7 +59,10 @@ class Unfinished:
         with lock:
             _expect_alone(lock, self.folder)
             self._begin({"recipe": recipe, "subject": subject})
-            yield
+            try:
+                yield
+            finally:
+                self._remove_if_nothing_is_done()
 
     def remembered(self, name: str, find_out: Callable[[], Found]) -> Found:
         """What took long to find out, in JSON: once only, however often the run is killed."""
@@ -80,6 +84,11 @@ class Unfinished:
             shutil.rmtree(self.folder)
         except OSError as error:
             raise CannotWrite(self.out, error) from error
+
+    def _remove_if_nothing_is_done(self) -> None:
+        """Else what was refused would stand in the way of the corrected command."""
+        if self.folder.is_dir() and {each.name for each in self.folder.iterdir()} == _BEGUN:
+            shutil.rmtree(self.folder)
 
     def _begin(self, job: dict[str, Mapping[str, Any]]) -> None:
         path, text = self.folder / "job.json", json.dumps(job, indent=2)

@@ -24,9 +24,14 @@ class Silent:
     def __init__(self) -> None:
         self.parts: list[tuple[str, int, int]] = []
         self.steps = 0
+        self._before = 0
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
         self.parts.append((what, total, done))
+        self._before = self.steps
+
+    def steps_of_part(self) -> int:
+        return self.steps - self._before
 
     def advance(self) -> None:
         self.steps += 1

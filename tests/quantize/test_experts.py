@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from aweigh_quantize import quantizer, schemes
+from aweigh_quantize.calibration import Amount
 from aweigh_quantize.job import run
 from aweigh_quantize.methods.inputs import Inputs
+from aweigh_quantize.recovery import Training
 from aweigh_quantize.spelling import recipe_of
 from aweigh_runtime.formats.checkpoint import read_quantization
 from aweigh_runtime.model.load import Wish, load
@@ -51,6 +54,14 @@ def test_a_quantized_model_with_experts_is_loaded(
     decoder = load(tmp_path / "out", Wish(dtype="fp32"), CPU, lambda done, total: None).decoder
     assert len(decoder.matrices["layers.0.mlp.gate_up"]) == 4
     assert "layers.0.mlp.router.weight" in decoder.weights
+
+
+def test_experts_are_trained_though_a_step_chooses_few(experts: Path, tmp_path: Path) -> None:
+    wanted = job(experts, tmp_path / "out", scheme="gptq", bits=3, recover=True)
+    training = Training(num_steps=2, num_tokens=64)
+    run(replace(wanted, amount=Amount(16, 80), training=training), Silent())
+    decoder = load(tmp_path / "out", Wish(dtype="fp32"), CPU, lambda done, total: None).decoder
+    assert len(decoder.matrices["layers.0.mlp.gate_up"]) == 4
 
 
 def test_every_expert_is_calibrated(

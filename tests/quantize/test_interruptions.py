@@ -51,7 +51,9 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(cut: Path, tmp_path: Path
     assert not (tmp_path / "out.partial").exists()
 
 
-@pytest.mark.parametrize("lost", ["layer-0000", "layer-0001", "stream-0001"])
+@pytest.mark.parametrize(
+    "lost", ["layer-0000.safetensors", "layer-0001.safetensors", "layer-0001.streams"]
+)
 def test_a_damaged_file_is_made_again_when_the_work_goes_on(
     cut: Path, tmp_path: Path, lost: str
 ) -> None:
@@ -68,12 +70,12 @@ def test_a_damaged_file_is_made_again_when_the_work_goes_on(
     out = tmp_path / "out"
     with pytest.raises(Stopped):
         run(job(cut, out, scheme="gptq"), Impatient())
-    damaged = tmp_path / "out.partial" / f"{lost}.safetensors"
+    damaged = tmp_path / "out.partial" / lost
     damaged.write_bytes(damaged.read_bytes()[:-1])
 
     shown = Silent()
     run(job(cut, out, scheme="gptq"), shown)
-    assert ("layers", 2, 1 if lost == "layer-0000" else 0) in shown.parts
+    assert ("layers", 2, 1 if lost.startswith("layer-0000") else 0) in shown.parts
     assert (out / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()

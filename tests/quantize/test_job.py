@@ -92,6 +92,7 @@ def test_too_little_text_is_refused_with_its_length(cut: Path, tmp_path: Path) -
     text.write_text("A Pod is the smallest unit. " * 20)
     with pytest.raises(TooShort, match=r"has 1\d\d tokens; expected at least 512"):
         run(job(cut, tmp_path / "out", [text], scheme="gptq"), Silent())
+    assert list(tmp_path.iterdir()) == [text]  # nothing stands in the way of the right command
 
 
 def test_the_users_text_is_calibrated_on(cut: Path, tmp_path: Path) -> None:
