@@ -13,7 +13,7 @@ from aweigh_runtime.engine.loop import Engine
 from aweigh_runtime.engine.messages import Output, Sampling, Stepped, Submission, Work
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.speculation.draft_model import DraftModel, Frame
-from aweigh_runtime.engine.speculation.ngram import LONGEST, SHORTEST, Index, NGram
+from aweigh_runtime.engine.speculation.ngram import LONGEST, PLACES, SHORTEST, Index, NGram
 from aweigh_runtime.engine.speculation.proposer import Proposer
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.chunks import Chunk
@@ -276,7 +276,7 @@ def test_logprobs_come_for_each_token_and_are_the_same() -> None:
     assert of([draft_model(mostly_right)[0]]) == of([])
 
 
-@given(st.lists(st.integers(0, 2), max_size=40), st.integers(1, 6), st.data())
+@given(st.lists(st.integers(0, 2), max_size=60), st.integers(1, 6), st.data())
 def test_a_lookup_finds_the_last_place_where_the_longest_run_stood(
     tokens: list[int], count: int, data: st.DataObject
 ) -> None:
@@ -287,10 +287,20 @@ def test_a_lookup_finds_the_last_place_where_the_longest_run_stood(
         assert index.following(count) == by_search(grown, count)
 
 
+def test_a_long_prompt_is_looked_up_only_after_several_steps_have_read_it() -> None:
+    tokens = list(range(20_000))
+    tokens += [7, 8]
+    index = Index(tokens)
+    found = [index.following(3) for _ in range(4)]
+    assert found == [None, None, [9, 10, 11], [9, 10, 11]]
+
+
 def by_search(tokens: list[int], count: int) -> list[int]:
+    ends = range(len(tokens) - 1, SHORTEST - 1, -1)
+    places = [end for end in ends if tokens[end - SHORTEST : end] == tokens[-SHORTEST:]][:PLACES]
     for length in range(LONGEST, SHORTEST - 1, -1):
-        for end in range(len(tokens) - 1, length - 1, -1):
-            if tokens[end - length : end] == tokens[-length:]:
+        for end in places:
+            if end >= length and tokens[end - length : end] == tokens[-length:]:
                 text = list(tokens)
                 for _ in range(count):
                     text.append(text[len(text) - len(tokens) + end])
