@@ -31,7 +31,7 @@ from aweigh_operator.observe import Manifest, Observed, Pod, Refusal
 from aweigh_operator.verdict import Verdict
 
 POLL_LOADING_S = 2.0  # pods that start: progress, and failures that only time tells
-POLL_SERVING_S = 60.0
+POLL_SERVING_S = 20.0  # what a pod tells is in the status within half a minute
 POLL_CONFLICT_S = 15.0  # the object in our way is not watched, nor is the namespace
 MAX_NAME, MAX_DTYPE = 256, 16  # what the schema of the status takes of a pod's report
 _QUIET = (

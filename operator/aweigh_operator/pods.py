@@ -21,7 +21,7 @@ TIMEOUT_S = 1.0
 MAX_AT_ONCE = 16  # of one service
 MAX_REMEMBERED = 8192
 FRESH_LOADING_S = 1.0
-FRESH_SERVING_S = 55.0
+FRESH_SERVING_S = 18.0
 LONGEST_PAUSE_S = 16.0  # of a pod that loads; one that serves tells nothing that changes
 
 

@@ -13,7 +13,7 @@ from aweigh_api.state import State
 from aweigh_operator.observe import Counts, Pod
 
 WINDOW_S = 300.0
-MAX_SAMPLES = 16  # of one pod; reports come once a minute
+MAX_SAMPLES = 20  # of one pod; reports come three times a minute
 
 
 class Sample(NamedTuple):

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.cluster
 
 SMALL = {"uri": "builtin://helmsman-1m-draft"}
 LONG_PROMPT = "A Deployment keeps a number of pods of one template running. " * 40
-REPORTS_S = 180.0  # the operator reads reports once a minute; the machine may be busy
+REPORTS_S = 180.0  # the operator reads reports three times a minute; the machine may be busy
 KUBELET_S = 180.0  # it writes a changed Secret into its pods within about a minute
 SECRET_DELAY_S = 3.0
 

@@ -494,10 +494,10 @@ async def test_events_tell_each_change_once() -> None:
     assert operator.cluster.events[-1]["reason"] == "Ready"
 
 
-async def test_serving_pods_are_asked_for_once_a_minute_and_starting_ones_often() -> None:
+async def test_serving_pods_are_asked_for_three_times_a_minute_and_starting_ones_often() -> None:
     operator = Operator(cluster_with())
     await operator.settle()
     starting = await operator.reconcile()
     operator.cluster.put(fakes.pod(ready=True))
     await operator.settle()
-    assert (starting, await operator.reconcile()) == (2.0, 60.0)
+    assert (starting, await operator.reconcile()) == (2.0, 20.0)
