@@ -63,4 +63,5 @@ class Reason(StrEnum):
     VOCABULARY_MISMATCH = "VocabularyMismatch"  # the draft has other tokens than the model
     CONTEXT_TOO_SHORT = "ContextTooShort"  # of the draft
     DRAFT_UNAVAILABLE = "DraftUnavailable"  # not found, not readable, or it failed
-    LOW_ACCEPTANCE = "LowAcceptance"  # drafts are not worth their time
+    LOW_ACCEPTANCE = "LowAcceptance"  # too few drafted tokens are right
+    NO_GAIN = "NoGain"  # enough are right, but drafting takes too long

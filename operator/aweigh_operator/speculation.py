@@ -16,6 +16,7 @@ _REASONS = (
     Reason.DRAFT_UNAVAILABLE,
     Reason.OUT_OF_MEMORY,
     Reason.LOW_ACCEPTANCE,
+    Reason.NO_GAIN,
 )
 
 

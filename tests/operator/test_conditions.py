@@ -293,6 +293,7 @@ def test_drafts_that_are_used_are_told_with_what_they_are_worth() -> None:
         ("failed", Reason.DRAFT_UNAVAILABLE),
         ("failed", Reason.OUT_OF_MEMORY),
         ("paused", Reason.LOW_ACCEPTANCE),
+        ("paused", Reason.NO_GAIN),
     ],
 )
 def test_a_draft_that_is_not_used_says_why_and_the_service_stays_ready(

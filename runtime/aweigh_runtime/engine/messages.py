@@ -8,7 +8,12 @@ FinishReason = Literal["stop", "length"]
 FailureKind = Literal["too_long", "out_of_memory", "grammar", "internal"]
 SpeculationState = Literal["active", "paused", "failed"]
 SpeculationReason = Literal[
-    "VocabularyMismatch", "ContextTooShort", "DraftUnavailable", "OutOfMemory", "LowAcceptance"
+    "VocabularyMismatch",
+    "ContextTooShort",
+    "DraftUnavailable",
+    "OutOfMemory",
+    "LowAcceptance",
+    "NoGain",
 ]
 
 
@@ -17,6 +22,11 @@ class Draft(msgspec.Struct, frozen=True):
 
     uri: str
     revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As `--draft-model` takes it."""
+        return self.uri if self.revision is None else f"{self.uri}@{self.revision}"
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):

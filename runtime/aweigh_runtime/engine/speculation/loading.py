@@ -137,8 +137,8 @@ def _load(
     except StartFailure as error:
         return _failed("DraftUnavailable", draft, str(error))
     except Exception as error:
-        return _broken(draft.uri, error)
-    return LoadedDraft(draft.uri, decoder)
+        return _broken(draft.name, error)
+    return LoadedDraft(draft.name, decoder)
 
 
 def _different_tokens(draft: Draft, found: Path, directory: Path) -> Speculation | None:
@@ -160,7 +160,7 @@ def _different_tokens(draft: Draft, found: Path, directory: Path) -> Speculation
 
 
 def _failed(reason: SpeculationReason, draft: Draft, why: str) -> Speculation:
-    return Speculation("failed", reason, f"the draft model is not used: {why} ({draft.uri})")
+    return Speculation("failed", reason, f"the draft model is not used: {why} ({draft.name})")
 
 
 def _broken(name: str, error: Exception) -> Speculation:

@@ -242,7 +242,7 @@ class Pace:
                 return 0
             self._idle_steps = 0
             self._patience = min(2 * self._patience, _PATIENCE[1])
-            self._timing = self._promising
+            self._timing = self.promising
             self._tries_left = _TRIES
             if self._timing:
                 self._tries_left *= rows
@@ -250,7 +250,7 @@ class Pace:
         return min(_FIRST if self._timing else _TRY, self._longest)
 
     @property
-    def _promising(self) -> bool:
+    def promising(self) -> bool:
         """Drafts are good enough to pay on a machine of which nothing is known."""
         if self._least is not None and self.rate < self._least:
             return False
