@@ -35,7 +35,9 @@ GPU_LIBRARIES_BYTES = 600 << 20  # the driver's context and work space of matrix
 CPU_PROCESSES_BYTES = 700 << 20  # interpreters and libraries of both processes
 GRAPH_BYTES = 0  # of CUDA graphs: this version records none
 LENGTHS = (512, 2048, 8192, 32_768, 131_072)  # tokens of a request, for the table
-_LOGIT_BYTES = 16  # per token of the vocabulary and row: logits, sorted, their ids and sums
+# Per token of the vocabulary and row: logits, sorted, their ids and sums;
+_LOGIT_BYTES = 16
+_DRAFTED_LOGIT_BYTES = 36  # of a drafted token also what both models expected, and noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class Wish:
     max_running: int = 256
     block_tokens: int = 16
     host: int = 0  # bytes of host memory for what leaves the cache
+    longest_draft: int = 0  # tokens; 0: nothing is drafted
     drafts: Sequence[Draft] = ()
     lengths: Sequence[int] = LENGTHS
 
@@ -165,8 +168,9 @@ def step_bytes(config: ModelConfig, dtype_bytes: int, device: Device, wish: Wish
     """The most that a forward pass allocates beside weights and cache."""
     tokens = max(sizing.STEP_TOKENS[device.kind], wish.max_running)
     widest = max(_layer_values(config, layer) for layer in config.layers)
-    logits = wish.max_running * config.vocab_size * _LOGIT_BYTES
-    return tokens * widest * dtype_bytes + logits
+    drafted = min(wish.max_running * wish.longest_draft, sizing.DRAFTED_TOKENS, tokens)
+    logit_bytes = wish.max_running * _LOGIT_BYTES + drafted * _DRAFTED_LOGIT_BYTES
+    return tokens * widest * dtype_bytes + config.vocab_size * logit_bytes
 
 
 def advice(config: ModelConfig, found: Plan, wish: Wish) -> list[str]:

@@ -81,6 +81,7 @@ def plan(  # noqa: PLR0913 - what decides about memory
         quantization or ("auto" if asked is None else asked.scheme),
     )
     config = found.config
+    drafts = _drafts(service, draft_model)
     wish = Wish(
         dtype=dtype or ("auto" if model is None else model.dtype),
         kv_cache_dtype=kv_cache_dtype or ("auto" if asked is None else asked.kv_cache_dtype),
@@ -90,7 +91,8 @@ def plan(  # noqa: PLR0913 - what decides about memory
         max_running=max_running,
         block_tokens=16 if service is None else service.spec.prefix_cache.block_tokens or 16,
         lengths=request_tokens or LENGTHS,
-        drafts=_drafts(service, draft_model),
+        longest_draft=_longest_draft(service, drafts),
+        drafts=drafts,
         host=to_bytes(0 if service is None else service.spec.prefix_cache.host_memory or 0),
     )
     try:
@@ -115,6 +117,16 @@ def _drafts(service: "InferenceService | None", given: list[str] | None) -> "lis
         named = [(each.uri, each.revision) for each in service.spec.draft_models]
     found = ((uri, described(uri, revision, "auto")) for uri, revision in named)
     return [Draft(uri, each.config, each.kept_bytes) for uri, each in found]
+
+
+def _longest_draft(service: "InferenceService | None", drafts: "list[Draft]") -> int:
+    """Tokens; 0: nothing is drafted."""
+    from aweigh_api.speculation import DEFAULT_DRAFT_TOKENS
+
+    part = None if service is None else service.spec.speculative_decoding
+    if part is not None and part.wanted_method != "none":
+        return part.max_draft_tokens
+    return DEFAULT_DRAFT_TOKENS if drafts else 0
 
 
 def _one(target: str, config: "ModelConfig", device: "Device", wish: "Wish", output: str) -> None:

@@ -18,6 +18,7 @@ from aweigh_runtime.engine.replayed import ReplayedEngine
 from aweigh_runtime.engine.room import LongestRequest, expect_host_room, kv_bytes, peak_bytes
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.row import Row
+from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import PROMPT_LOGPROBS_TOKENS, Limits, Scheduler
 from aweigh_runtime.engine.sizing import STEP_TOKENS
 from aweigh_runtime.engine.speculation.draft_model import Frame
@@ -90,7 +91,8 @@ def build(
     cache = KVCache(decoder.config, num_blocks, start.block_tokens, kept, device)
     memory, copy = _memory(start, cache, block_bytes)
     forward = _forward(decoder, cache)
-    _warm_up(forward, sampler, limits, cache)
+    longest_draft = 0 if start.speculation == "none" else start.max_draft_tokens
+    _warm_up(forward, sampler, limits, cache, longest_draft)
 
     compiler = Grammars(directory, decoder.config.vocab_size, _stop_tokens(directory))
     frame = Frame(
@@ -161,7 +163,8 @@ def _num_blocks(
         num_blocks = -(-limits.step_tokens // start.block_tokens) + 1
         size = (num_blocks, start.block_tokens, kept, decoder.device)
         cache = KVCache(decoder.config, *size)
-        _warm_up(_forward(decoder, cache), sampler, limits, cache)
+        longest_draft = 0 if start.speculation == "none" else start.max_draft_tokens
+        _warm_up(_forward(decoder, cache), sampler, limits, cache, longest_draft)
 
     reserved = peak_bytes(decoder.device, largest_step)
     host_bytes = start.host_memory_bytes if start.prefix_caching else 0
@@ -198,7 +201,9 @@ def _cache_bytes(memory: Memory, block_bytes: int) -> int | None:
     return min(blocks, memory.num_blocks) * block_bytes
 
 
-def _warm_up(forward: Forward, sampler: Sampler, limits: Limits, cache: KVCache) -> None:
+def _warm_up(
+    forward: Forward, sampler: Sampler, limits: Limits, cache: KVCache, longest_draft: int
+) -> None:
     """The largest prompt and the largest batch, so that no request pays for what comes first."""
     room = cache.num_blocks * cache.block_tokens
     prompt = min(limits.step_tokens, limits.max_model_len, room)
@@ -210,6 +215,18 @@ def _warm_up(forward: Forward, sampler: Sampler, limits: Limits, cache: KVCache)
     sampler.prompt_logprobs(logits, [0] * scored, 1)
     chunks = [Chunk(0, 1, blocks[index : index + 1]) for index in range(len(rows))]
     sampler.choose(forward([0] * len(rows), chunks), rows)
+    count = min(longest_draft, cache.block_tokens - 1, limits.max_model_len - 1)
+    if count > 0:
+        _verify(forward, sampler, rows[: max(limits.drafted_tokens // count, 1)], count)
+
+
+def _verify(forward: Forward, sampler: Sampler, rows: Sequence[Row], count: int) -> None:
+    """Drafts of so many tokens for some answers, of each of which much is remembered."""
+    num_tokens = len(rows) * (count + 1)
+    chunks = [Chunk(0, count + 1, range(index, index + 1), count + 1) for index in range(len(rows))]
+    logits = forward([0] * num_tokens, chunks)
+    expected = logits.softmax(-1).view(len(rows), count + 1, -1)[:, :count]
+    sampler.verify(logits, rows, [Drafted([0] * count, each) for each in expected])
 
 
 def _stop_tokens(directory: Path) -> frozenset[int]:

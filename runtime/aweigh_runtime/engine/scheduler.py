@@ -18,6 +18,7 @@ from aweigh_runtime.engine.messages import Counters, KvTokens
 from aweigh_runtime.engine.naming import Name
 from aweigh_runtime.engine.prefixes import Copies, Found, Memory, Prefixes
 from aweigh_runtime.engine.request import Request, no_blocks
+from aweigh_runtime.engine.sizing import DRAFTED_TOKENS
 from aweigh_runtime.engine.waiting import WaitingLine
 
 Lookahead = Callable[[Request], int]
@@ -34,6 +35,7 @@ class Limits:
     max_running: int
     step_tokens: int
     max_model_len: int
+    drafted_tokens: int = DRAFTED_TOKENS
 
 
 @dataclass(slots=True)
@@ -251,6 +253,7 @@ class Scheduler:
         promised = sum(self._missing(request, len(request.tokens)) for request in reading)
         spare = self._pool.available_cold - len(self._running) - promised
         left = budget.tokens // 2 if reading or self._waiting else budget.tokens
+        left = min(left, self._limits.drafted_tokens)
         for part in parts:
             request = part.request
             wanted = min(lookahead(request), request.max_tokens - len(request.tokens) - 1, left)
