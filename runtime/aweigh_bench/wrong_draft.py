@@ -1,13 +1,12 @@
 """A draft that is as large as another one and never right: its weights are random."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
+from aweigh_bench.failures import Impossible
 
 _SEED = 0
 _SPREAD = 0.02
@@ -20,6 +19,9 @@ def wrong_draft(original: Path | None) -> Iterator[Path | None]:
 
     Args:
         original: None: nothing is copied.
+
+    Raises:
+        Impossible: it is quantized.
     """
     if original is None:
         yield None
@@ -32,19 +34,23 @@ def wrong_draft(original: Path | None) -> Iterator[Path | None]:
 
 
 def _randomize(directory: Path) -> None:
+    import torch
     from safetensors import safe_open
-    from safetensors.numpy import save_file
+    from safetensors.torch import save_file
 
-    chance = np.random.default_rng(_SEED)
+    chance = torch.Generator().manual_seed(_SEED)
     tensors = {}
     for path in sorted(directory.glob("*.safetensors")):
-        with safe_open(path, "numpy") as stored:
+        with safe_open(path, "pt") as stored:
             for name in stored.keys():  # noqa: SIM118 - it is no dictionary
-                shape = stored.get_slice(name).get_shape()
-                tensors[name] = chance.normal(0.0, _SPREAD, shape).astype(np.float32)
+                found = stored.get_tensor(name)
+                if found.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+                    raise Impossible(
+                        f"--wrong gives a draft random weights, and its {name} is {found.dtype}; "
+                        "expected a draft that is not quantized"
+                    )
+                random = torch.randn(found.shape, generator=chance) * _SPREAD
+                tensors[name] = random.to(found.dtype)  # in the same time as the original
         path.unlink()
     (directory / _INDEX).unlink(missing_ok=True)
     save_file(tensors, directory / "model.safetensors")
-    config = directory / "config.json"
-    fields = json.loads(config.read_text())
-    config.write_text(json.dumps(fields | {"torch_dtype": "float32"}))

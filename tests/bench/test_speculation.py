@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 
 from aweigh_bench.wrong_draft import wrong_draft
 from aweigh_runtime.sources.local import builtin
@@ -82,7 +82,9 @@ def test_a_wrong_draft_has_the_same_shapes_and_other_weights() -> None:
     with wrong_draft(original) as copy:
         assert copy is not None
         tensors = load_file(copy / "model.safetensors")
-        assert tensors["model.norm.weight"].shape == (128,)
+        before = load_file(original / "model.safetensors")["model.norm.weight"]
+        assert tensors["model.norm.weight"].shape == before.shape == (128,)
+        assert tensors["model.norm.weight"].dtype == before.dtype
         assert abs(float(tensors["model.norm.weight"].mean())) < 0.01
         assert (copy / "tokenizer.json").is_file()
     assert not copy.exists()

@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
+from aweigh_bench.wrong_draft import wrong_draft
 from aweigh_runtime.sources.local import builtin
 from tests.cluster.cluster import Cluster
 from tests.e2e.claims import claim
@@ -20,7 +24,7 @@ pytestmark = pytest.mark.cluster
 
 DRAFT = "builtin://helmsman-1m-draft"
 QUESTION = "What does the field replicas do in a Deployment?"
-REPORTS_S = 180.0  # the operator reads reports once a minute; the machine may be busy
+REPORTS_S = 180.0  # the operator reads reports three times a minute; the machine may be busy
 FEWER = 16  # tokens that the bad draft lacks
 
 
@@ -77,15 +81,58 @@ def test_a_draft_with_another_vocabulary_is_turned_off_and_the_service_serves(
     assert "failed" in wide.splitlines()[1].split()
 
 
+def test_a_draft_that_is_never_right_is_turned_off_while_it_serves(
+    service: Service, models: str, tell: Callable[[str], None]
+) -> None:
+    poor = Service(service.cluster, models)
+    poor.apply(speculativeDecoding={"draftModels": [{"uri": "pvc://models/worthless"}]})
+    poor.wait_ready(120)
+    with _traffic(poor):
+        begun = time.monotonic()
+        found = poor.wait_for_reason("SpeculationEffective", "LowAcceptance", REPORTS_S)
+        tell(f"turned off {time.monotonic() - begun:.0f} s after the first question")
+    tell(found["message"])
+    assert found["status"] == "False"
+    assert "of drafted tokens stay" in found["message"]
+    assert poor.status()["speculation"]["state"] == "paused"
+    assert poor.condition("Ready")["status"] == "True"
+    assert len(poor.pods()) == 1
+    events = service.cluster.list("events.events.k8s.io", models)
+    assert "LowAcceptance" in {each["reason"] for each in events}
+
+
+@contextmanager
+def _traffic(service: Service) -> Iterator[None]:
+    """Questions, one after another, until the context ends."""
+    enough = threading.Event()
+
+    def ask() -> None:
+        while not enough.is_set():
+            _ask(service, times=1)
+
+    with ThreadPoolExecutor(1) as asking:
+        asked = asking.submit(ask)
+        try:
+            yield
+        finally:
+            enough.set()
+            asked.result()
+
+
 @pytest.fixture
 def models(
     cluster: Cluster, operator: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """A namespace whose claim `models` holds a draft with another vocabulary."""
+    """A namespace whose claim `models` holds drafts that are no good, each in its way."""
     if not cluster.on_this_machine:
         pytest.skip("the claim is a folder of this machine; the nodes are elsewhere")
     folder = tmp_path_factory.mktemp("drafts")
     _with_fewer_tokens(builtin("helmsman-1m-draft"), folder / "bad")
+    with wrong_draft(builtin("helmsman-1m-draft")) as wrong:
+        assert wrong is not None
+        shutil.copytree(wrong, folder / "worthless")
+    for path in folder.glob("*/*"):
+        path.chmod(0o644)
     with cluster.namespace() as namespace:
         volume = claim(cluster, namespace, folder)
         yield namespace
@@ -110,8 +157,6 @@ def _with_fewer_tokens(draft: Path, target: Path) -> None:
     merges = [pair for pair in model["merges"] if "".join(pair) in vocabulary]
     tokenizer["model"] = {**model, "vocab": vocabulary, "merges": merges}
     (target / "tokenizer.json").write_text(json.dumps(tokenizer))
-    for path in target.iterdir():
-        path.chmod(0o644)
 
 
 def _vocab_size(directory: Path) -> int:
