@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 
+from aweigh_runtime.engine.counting import count_computed, count_new, count_read
 from aweigh_runtime.engine.grammars import Compiled
 from aweigh_runtime.engine.messages import (
     Failure,
@@ -243,7 +244,9 @@ class Engine:
         continued = self._continued(complete, behind, logits)
         kept = dict(zip(map(id, complete), continued.kept, strict=True))
         for part in parts:
-            self._count(part, kept.get(id(part), 0))
+            count_computed(self._scheduler.counters, part)
+            if not kept.get(id(part), 0):  # else when its tokens are known
+                self._scheduler.advance(part, 0)
         outputs = []
         stayed: dict[int, int] = {}
         for index, part in enumerate(complete):
@@ -290,40 +293,6 @@ class Engine:
             rows = logits[first - 1 - part.start :][: len(targets)]
             scores += self._sampler.prompt_logprobs(rows, targets, request.prompt_logprobs or 0)
 
-    def _count(self, part: Part, kept: int) -> None:
-        """The part is computed: keys and values of its tokens are in the cache."""
-        request, counters = part.request, self._scheduler.counters
-        new = range(max(request.reached, part.start), part.end)
-        counters.recomputed_tokens += part.num_tokens - len(new)
-        if request.answering and part.num_tokens == 1:
-            counters.decoded_rows += 1
-            counters.kv_tokens_read += part.end
-        elif new and new.start < request.num_prompt_tokens:
-            counters.computed_prompt_tokens += min(new.stop, request.num_prompt_tokens) - new.start
-        if not kept:  # else when its tokens are known
-            self._scheduler.advance(part, 0)
-
-    def _count_new(self, part: Part, new: int, drafted: int, kept: int) -> None:
-        """An answer has got so many new tokens, of which `kept` were drafted.
-
-        What was drafted behind the end of an answer is nobody's fault.
-        """
-        request, counters = part.request, self._scheduler.counters
-        counters.generated_tokens += new
-        if request.num_prompt_tokens + new < len(request.tokens) and part.num_tokens == 1:
-            counters.decode_tokens += new
-        if not drafted:
-            return
-        drafted = drafted if new > kept else new
-        counters.drafted_tokens += drafted
-        counters.accepted_tokens += kept
-        missing = drafted - len(counters.drafted_at)
-        counters.drafted_at.extend([0] * missing)
-        counters.accepted_at.extend([0] * missing)
-        for place in range(drafted):
-            counters.drafted_at[place] += 1
-            counters.accepted_at[place] += place < kept
-
     def _record(self, part: Part, continued: Continued, index: int, drafted: int) -> Output | None:
         """Add new tokens to an answer, up to the one that ends it."""
         request = part.request
@@ -335,7 +304,7 @@ class Engine:
         first = not request.answering
         tokens, finish = _append(request, continued.tokens[index])
         kept = min(continued.kept[index], len(tokens))
-        self._count_new(part, len(tokens), drafted, kept)
+        count_new(self._scheduler.counters, part, len(tokens), drafted, kept)
         if kept:
             self._scheduler.advance(part, kept)
         if finish is not None:
@@ -355,7 +324,9 @@ class Engine:
         finish: FinishReason | None,
         scores: list[TokenLogprobs] | None,
     ) -> Output:
-        self._count_cached(request)
+        looked_up = self._scheduler.prefixes.serves(request)
+        token_s = self._prompt_speed.token_s or 0.0
+        count_read(self._scheduler.counters, request, looked_up=looked_up, token_s=token_s)
         return Output(
             request.id,
             tokens,
@@ -366,18 +337,11 @@ class Engine:
             queued_s=(request.started_s or request.arrived_s) - request.arrived_s,
         )
 
-    def _count_cached(self, request: Request) -> None:
-        """Once for each prompt, when all of it has been read."""
-        counters = self._scheduler.counters
-        counters.cached_prompt_tokens += request.cached
-        if self._scheduler.prefixes.serves(request):
-            counters.looked_up_prompt_tokens += request.num_prompt_tokens
-        counters.saved_prefill_seconds += request.cached * (self._prompt_speed.token_s or 0.0)
-
     def _observe(self, parts: list[Part], behind: list[Drafted], seconds: float) -> None:
         answers = sum(part.num_tokens == 1 for part in parts)
         others = sum(part.num_tokens for part in parts) - answers
-        self._prompt_speed.observe(others, answers, seconds)
+        drafting_s = 0.0 if self._speculator is None else self._speculator.drafting_s
+        self._prompt_speed.observe(others, answers, seconds - drafting_s)
         kv_tokens = sum(part.end for part in parts if part.num_tokens == 1)
         drafted = sum(len(each.tokens) for each in behind)
         self._step_fitter.observe(Load(others, answers, kv_tokens, drafted), seconds)

@@ -61,7 +61,7 @@ class Speculator:
         self._rows = 1  # answers in a step
         self._probed = 0  # answers in the step to come
         self._rooms: dict[int, int] = {}  # tokens to be drafted in the step under way, by proposer
-        self._drafting_s = 0.0  # that it took
+        self.drafting_s = 0.0  # that it took
         self._verifying: list[tuple[int, Asked, Proposal]] = []  # of the step under way
         self._losing_s: float | None = None  # since when nothing pays
         self._resting = 0  # steps to come that draft nothing
@@ -76,6 +76,7 @@ class Speculator:
             rows: answers, as far as is known.
             now_s: on any clock that never goes back.
         """
+        self.drafting_s = 0.0
         self._rooms.clear()  # of a step that has failed
         self._verifying.clear()
         self._resting = max(self._resting - 1, 0)
@@ -113,7 +114,7 @@ class Speculator:
                     self._verifying.append((number, one, proposal))
                 if proposal.drafted.tokens:
                     drafted[index] = proposal.drafted
-        self._drafting_s = time.perf_counter() - started_s
+        self.drafting_s = time.perf_counter() - started_s
         return drafted
 
     def verified(self, kept: dict[int, int]) -> None:
@@ -148,9 +149,9 @@ class Speculator:
             line = self._lines[number]
             if not line.probing:
                 times, length = line.pace.times, room / rows
-                times.observe_drafting(rows, length, self._drafting_s)
+                times.observe_drafting(rows, length, self.drafting_s)
                 if others == 0:
-                    times.observe_verifying(rows, length, seconds - self._drafting_s)
+                    times.observe_verifying(rows, length, seconds - self.drafting_s)
         self._rooms.clear()
         self._verifying.clear()
 
@@ -190,7 +191,7 @@ class Speculator:
             return Speculation("active", message=missing)
         best = max(left, key=lambda line: line.pace.rate)
         why = f"drafting with {best.proposer.name} does not pay: {best.pace.verdict(self._rows)}"
-        return Speculation("paused", "LowAcceptance", why)
+        return Speculation("paused", "NoGain" if best.pace.promising else "LowAcceptance", why)
 
     def _no_memory(self) -> Speculation:
         names = ", ".join(line.proposer.name for line in self._lines)
