@@ -340,14 +340,14 @@ class Engine:
     def _observe(self, parts: list[Part], behind: list[Drafted], seconds: float) -> None:
         answers = sum(part.num_tokens == 1 for part in parts)
         others = sum(part.num_tokens for part in parts) - answers
-        drafting_s = 0.0 if self._speculator is None else self._speculator.drafting_s
-        self._prompt_speed.observe(others, answers, seconds - drafting_s)
+        undrafted_s = seconds
+        if self._speculator is not None:
+            undrafted_s = self._speculator.took(len(behind), seconds, others)
+        self._prompt_speed.observe(others, answers, undrafted_s)
         kv_tokens = sum(part.end for part in parts if part.num_tokens == 1)
         drafted = sum(len(each.tokens) for each in behind)
         self._step_fitter.observe(Load(others, answers, kv_tokens, drafted), seconds)
         self._scheduler.prefixes.judge_loading(self._prompt_speed.token_s)
-        if self._speculator is not None:
-            self._speculator.took(len(behind), seconds, others)
 
 
 _NOTHING = Drafted()
