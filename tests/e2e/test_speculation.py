@@ -23,7 +23,7 @@ from tests.e2e.services import Service
 pytestmark = pytest.mark.cluster
 
 DRAFT = "builtin://helmsman-1m-draft"
-QUESTION = "What does the field replicas do in a Deployment?"
+QUESTION = "What is a Pod?"
 REPORTS_S = 180.0  # the operator reads reports three times a minute; the machine may be busy
 FEWER = 16  # tokens that the bad draft lacks
 
