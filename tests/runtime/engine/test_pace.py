@@ -1,11 +1,34 @@
 """How much is drafted follows what it brings: on simulated machines, step by step."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
+from aweigh_runtime.engine.messages import Sampling, Submission
+from aweigh_runtime.engine.request import Request
+from aweigh_runtime.engine.speculation.candidates import Candidate, Candidates
 from aweigh_runtime.engine.speculation.pace import Calibration, Pace
+from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
+
+
+ANSWER_STEPS = 64  # after which others are answered
+
+
+class Nobody:
+    """Drafts nothing: here only what is asked of it counts."""
+
+    name, stops_early, holds_memory = "nobody", False, False
+
+    def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
+        raise NotImplementedError
+
+    def release(self) -> None: ...
+
+
+def request(id: int) -> Request:
+    return Request.of(Submission(id, [0], 8, [], Sampling()))
 
 
 @dataclass
@@ -17,37 +40,51 @@ class Simulated:
     cost: float  # of a token drafted for every answer, in plain steps
     longest: int = 8
     least: float | None = None
+    prompts: bool = False  # in every step
     dice: random.Random = field(default_factory=lambda: random.Random(1))
 
     def __post_init__(self) -> None:
         self.pace = Pace(self.longest, self.least)
+        self.candidate = Candidate(Nobody(), self.pace)
+        self.candidates = Candidates([self.candidate])
         self.seconds = self.tokens = 0.0
+        self.requests: list[Request] = []
 
     def run(self, steps: int) -> float:
         """Tokens per second ÷ those without drafts."""
         self.seconds = self.tokens = 0.0
-        for _ in range(steps):
+        for step in range(steps):
+            if step % ANSWER_STEPS == 0:
+                self.requests = [request(id) for id in range(self.rows)]
             self._step()
         return self.tokens / self.seconds / self.rows
 
     def _step(self) -> None:
-        pace, rows = self.pace, self.rows
-        length = pace.length(rows)
-        drafting = min(rows, 4) if pace.probing else rows
-        share = drafting / rows
+        self.candidates.prepare(self.rows)
+        rooms = [self.candidates.wanted(each) for each in self.requests]
+        length = sum(rooms) / self.rows
         noise = self.dice.uniform(0.9, 1.1)
-        self.seconds += noise * (1.0 + self.cost * length * share)
-        self.tokens += rows
+        self.seconds += noise * (1.0 + self.cost * length)
+        self.tokens += self.rows
+        times = self.pace.times
         if not length:
-            pace.times.observe_plain(rows, noise)
+            if not self.prompts:
+                times.observe_plain(self.rows, noise)
             return
-        for _ in range(drafting):
-            kept = next((i for i in range(length) if self.dice.random() > self.chance), length)
-            self.tokens += kept
-            pace.observe(length, [], length, kept)
-        if not pace.probing:
-            pace.times.observe_drafting(rows, length, noise * 0.5 * self.cost * length)
-            pace.times.observe_verifying(rows, length, noise * (1.0 + 0.5 * self.cost * length))
+        for request, room in zip(self.requests, rooms, strict=True):
+            if room:
+                self._verify(request, room)
+        if not self.candidate.probing:
+            times.observe_drafting(self.rows, length, noise * 0.5 * self.cost * length)
+            if not self.prompts:
+                times.observe_verifying(self.rows, length, noise * (1.0 + 0.5 * self.cost * length))
+
+    def _verify(self, request: Request, room: int) -> None:
+        kept = next((i for i in range(room) if self.dice.random() > self.chance), room)
+        self.tokens += kept
+        assert request.history is not None
+        request.history.record(0).observe(self.pace.expected(room), kept)
+        self.pace.observe(room, [], room, kept)
 
 
 def gain(chance: float, cost: float, length: int) -> float:
@@ -77,12 +114,49 @@ def test_drafting_ends_soon_after_drafts_go_bad_and_begins_again_when_they_are_g
     machine = Simulated(1, chance=0.9, cost=0.2)
     assert machine.run(1000) > 1.5
     machine.chance = 0.05
-    machine.run(400)
+    assert machine.run(400) > 0.8  # answers whose drafts are bad want no more of them
+    machine.run(1600)
     assert machine.pace.pays is False
-    assert machine.run(2000) > 0.97
+    assert machine.run(2000) > 0.98
     machine.chance = 0.9
-    machine.run(8192 + 500)
+    machine.run(2048 + 500)
     assert machine.run(1000) > 1.5
+
+
+@pytest.mark.parametrize("least", [None, 0.5])
+def test_a_long_bad_spell_is_forgotten_at_the_first_probe_that_goes_well(
+    least: float | None,
+) -> None:
+    machine = Simulated(8, chance=0.02, cost=0.2, least=least)
+    machine.run(30_000)
+    assert machine.pace.pays is False
+    machine.chance = 0.9
+    machine.run(8192 + 300)
+    assert machine.run(1000) > 1.5
+
+
+def test_what_costs_too_much_is_tried_again_and_pays_for_fewer_answers() -> None:
+    machine = Simulated(16, chance=0.6, cost=0.8)
+    machine.run(3000)
+    assert machine.pace.pays is False
+    assert machine.run(20_000) > 0.98
+    machine.rows, machine.cost = 1, 0.1
+    machine.run(8192 + 300)
+    assert machine.run(500) > 1.5
+
+
+def test_prompts_in_every_step_do_not_end_drafting() -> None:
+    machine = Simulated(8, chance=0.9, cost=0.1)
+    machine.run(500)
+    machine.prompts = True
+    machine.run(500)
+    assert machine.run(2000) > 1.8
+
+
+def test_drafting_begins_though_every_step_has_prompts() -> None:
+    machine = Simulated(8, chance=0.9, cost=0.1, prompts=True)
+    machine.run(500)
+    assert machine.run(2000) > 1.8
 
 
 def test_drafting_begins_again_when_it_was_only_slow_for_a_while() -> None:

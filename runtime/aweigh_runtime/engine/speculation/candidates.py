@@ -34,7 +34,7 @@ class Candidate:
             self.floor = self._floor(rows)
 
     def _floor(self, rows: int) -> float:
-        if not self.pace.warm:
+        if not self.pace.warm or self.pace.timing:
             return 0.0
         ends_early = rows == 1 and self.proposer.stops_early
         return self.pace.floor(rows, self.length, ends_early=ends_early)

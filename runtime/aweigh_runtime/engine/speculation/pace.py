@@ -5,13 +5,15 @@
     k is the length with most (tokens a row gains) ÷ (time of a step with k ÷ time of one without)
 
 Nothing is drafted unless that beats a plain step by a margin; otherwise a few answers try again
-later, each time after twice as many steps, until drafting pays again. If it was for the time that
-it did not pay, and not for bad drafts, all answers try again, so that the time is measured anew.
+later, each time after twice as many steps. If their drafts are good, what was known before counts
+less, and they try again at once, until drafting pays. If it was for the time that it did not pay,
+and not for bad drafts, all answers try again for a few steps, so that the time is measured anew.
 """
 
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 CONFIDENCES = 20  # bins of `Calibration`
@@ -21,16 +23,19 @@ _MARGIN = 1.1  # by which drafting must beat a plain step to begin,
 _KEPT = 1.03  # and to go on
 _FIRST = 4  # length until something is known
 _WARM = 24  # verified drafts after which measurements decide
-_MEMORY = 1 - 1 / 128  # weight of what is known against one more verified draft
+_MEMORY = 1 - 1 / 64  # weight of what is known against one more verified draft
 _DOUBT = 4.0  # drafts' worth of belief in what is not known
 _FIRST_GUESS = 0.7  # that a token stays if the one before it has
 _GUESSED_COST = 0.25  # of a drafted token, in plain steps
 _SAMPLES = 9  # of step times; the median counts
 _ENOUGH = 3
 _CHOSEN_FOR = 8  # steps before a length is chosen anew
-_FRESH = 48  # steps after which a plain one is measured again
+_FRESH = 48  # steps after which a plain one is measured again,
+_WAITED = 4  # if one comes soon: with prompts in every step there is none
 _TRY = 2  # tokens of a probe
-_TRIES = 6  # verified drafts of a probe
+_TRIES = 6  # verified drafts of a probe; steps of one that measures the time
+_PROBE_STEPS = 32  # at most: answers may end before they are drafted for
+_FADED = 1 / 8  # weight of what was known before, once a probe went well
 _PATIENCE = (128, 8192)  # steps between probes, at first and at most
 
 
@@ -47,6 +52,12 @@ class Acceptance:
         for place in range(asked):
             self._tried[place] = _MEMORY * self._tried[place] + 1.0
             self._kept[place] = _MEMORY * self._kept[place] + (place < kept)
+        self._chances = None
+
+    def fade(self) -> None:
+        """What was known before counts less from now on."""
+        self._tried = [_FADED * tried for tried in self._tried]
+        self._kept = [_FADED * kept for kept in self._kept]
         self._chances = None
 
     @property
@@ -83,6 +94,11 @@ class Calibration:
             self._tried[each] = _MEMORY * self._tried[each] + 1.0
             self._kept[each] = _MEMORY * self._kept[each] + (place < kept)
 
+    def fade(self) -> None:
+        """What was known before counts less from now on."""
+        self._tried = [_FADED * tried for tried in self._tried]
+        self._kept = [_FADED * kept for kept in self._kept]
+
     @property
     def stays(self) -> list[float]:
         """By bin."""
@@ -94,7 +110,8 @@ class _Times:
 
     def __init__(self) -> None:
         self.plain: deque[float] = deque(maxlen=_SAMPLES)  # seconds
-        self.since = 0  # steps with drafts since the last plain one
+        self.since = _FRESH  # steps with drafts since the last plain one
+        self.waited = 0  # steps for a plain one
         # Per token drafted for each answer, in plain steps: what drafting takes, and what the
         # larger step takes. That a draft model reads a prompt first is not for each token.
         self.drafting: deque[float] = deque(maxlen=_SAMPLES)
@@ -111,7 +128,9 @@ class StepTimes:
         """A step that drafted nothing and read no prompts."""
         times = self._of(rows)
         times.plain.append(seconds)
-        times.since = 0
+        times.waited = 0
+        if len(times.plain) >= _ENOUGH:
+            times.since = 0
 
     def observe_drafting(self, rows: int, length: float, seconds: float) -> None:
         """Drafting took so long, for so many tokens for each answer."""
@@ -127,16 +146,22 @@ class StepTimes:
             plain = median(times.plain)
             times.verifying.append((seconds - plain) / length / plain)
 
-    def forget_drafts(self) -> None:
+    def forget_drafts(self, rows: int) -> None:
         """What drafting takes shall be measured anew."""
-        for times in self._times.values():
-            times.drafting.clear()
-            times.verifying.clear()
-
-    def plain_is_stale(self, rows: int) -> bool:
-        """A plain step of so many rows has not been measured for a while."""
         times = self._of(rows)
-        return len(times.plain) < _ENOUGH or times.since >= _FRESH
+        times.drafting.clear()
+        times.verifying.clear()
+
+    def plain_is_due(self, rows: int) -> bool:
+        """The next step shall be plain: none of so many rows has been measured for a while."""
+        times = self._of(rows)
+        if times.since < _FRESH:
+            return False
+        times.waited += 1
+        if times.waited > _WAITED:
+            times.since = times.waited = 0
+            return False
+        return True
 
     def slowdown(self, rows: int, length: int) -> float:
         """Time of a step with drafts ÷ time of a plain one, from the nearest size known."""
@@ -155,7 +180,25 @@ class StepTimes:
         return drafting, max(verifying, 0.0)
 
     def _of(self, rows: int) -> _Times:
-        return self._times.setdefault(_bin(rows), _Times())
+        found = self._times.get(_bin(rows))
+        if found is None:
+            found = self._times[_bin(rows)] = _Times()
+        return found
+
+
+@dataclass(slots=True)
+class _Probe:
+    """Drafts that find out whether drafting is any good again."""
+
+    measures_time: bool  # for it all answers draft, else a few
+    steps: int  # that are left
+    tries: int = _TRIES  # drafts to be verified yet
+    kept: int = 0  # tokens of those that were
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to be tried."""
+        return self.steps <= 0 or (self.tries <= 0 and not self.measures_time)
 
 
 class Pace:
@@ -178,8 +221,7 @@ class Pace:
         self._least = least_acceptance
         self._patience = _PATIENCE[0]
         self._idle_steps = 0
-        self._tries_left = 0
-        self._timing = False  # all answers try, and the time is measured
+        self._probe: _Probe | None = None
         self._drafted = self._stayed = 0.0
         self._chosen: dict[int, tuple[int, float]] = {}  # by bin of rows
         self._paid_steps = 0  # in a row
@@ -193,7 +235,12 @@ class Pace:
     @property
     def probing(self) -> bool:
         """A few answers try whether drafts are any good again."""
-        return self._tries_left > 0 and not self._timing
+        return self._probe is not None and not self._probe.measures_time
+
+    @property
+    def timing(self) -> bool:
+        """All answers draft, whatever it takes, so that the time is known."""
+        return self._probe is not None and self._probe.measures_time
 
     def best(self, rows: int) -> tuple[int, float]:
         """The length that pays most, 0 if none does, and what it gains."""
@@ -227,27 +274,54 @@ class Pace:
         self._age += 1
         if not self.warm:
             first = min(_FIRST, self._longest)
-            return 0 if self.verified and self.times.plain_is_stale(rows) else first
+            return 0 if self.verified and self.times.plain_is_due(rows) else first
+        if self._probe is not None and self._probe.over:
+            self._end_probe(self._probe, rows)
         best, _ = self.best(rows)
         self.pays = best > 0
         self._paid_steps = self._paid_steps + 1 if best > 0 else 0
         if best > 0:
-            self._idle_steps = self._tries_left = 0
+            self._idle_steps, self._probe = 0, None
             if self._paid_steps >= _PATIENCE[0]:
                 self._patience = _PATIENCE[0]
-            return 0 if self.times.plain_is_stale(rows) else best
-        if self._tries_left == 0:
+            return 0 if self.times.plain_is_due(rows) else best
+        if self._probe is None:
             self._idle_steps += 1
             if self._idle_steps < self._patience:
                 return 0
-            self._idle_steps = 0
-            self._patience = min(2 * self._patience, _PATIENCE[1])
-            self._timing = self.promising
-            self._tries_left = _TRIES
-            if self._timing:
-                self._tries_left *= rows
-                self.times.forget_drafts()
-        return min(_FIRST if self._timing else _TRY, self._longest)
+            self._begin_probe(rows)
+        return self._probe_length()
+
+    def _begin_probe(self, rows: int) -> None:
+        self._idle_steps = 0
+        self._patience = min(2 * self._patience, _PATIENCE[1])
+        if self.promising:
+            self._probe = _Probe(measures_time=True, steps=_TRIES)
+            self.times.forget_drafts(rows)
+        else:
+            self._probe = _Probe(measures_time=False, steps=_PROBE_STEPS)
+
+    def _probe_length(self) -> int:
+        assert self._probe is not None
+        self._probe.steps -= 1
+        return min(_FIRST if self._probe.measures_time else _TRY, self._longest)
+
+    def _end_probe(self, probe: _Probe, rows: int) -> None:
+        """Another one follows at once if this one went well."""
+        self._probe = None
+        self._chosen.clear()
+        tries = _TRIES - probe.tries
+        if probe.measures_time or tries < _TRIES // 2:
+            return
+        length = min(_TRY, self._longest)
+        kept = probe.kept / tries
+        good = 1.0 + kept >= _MARGIN * self.times.slowdown(rows, length)
+        if good and (self._least is None or kept / length >= self._least):
+            self.acceptance.fade()
+            self.calibration.fade()
+            self._drafted, self._stayed = _FADED * self._drafted, _FADED * self._stayed
+            self._patience = _PATIENCE[0]
+            self._probe = _Probe(measures_time=False, steps=_PROBE_STEPS)
 
     @property
     def promising(self) -> bool:
@@ -295,7 +369,9 @@ class Pace:
             kept: those that stayed.
         """
         self.verified += 1
-        self._tries_left = max(self._tries_left - 1, 0)
+        if self._probe is not None:
+            self._probe.tries -= 1
+            self._probe.kept += kept
         self.acceptance.observe(asked, kept)
         self.calibration.observe(confidences[:drafted], kept)
         self._drafted = _MEMORY * self._drafted + drafted
