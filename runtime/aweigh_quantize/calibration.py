@@ -69,7 +69,7 @@ def from_model(
     """
     path = cache_dir / "texts" / f"{_key(checkpoint, amount)}.json"
     if path.is_file():
-        return texts_of(read_object(path))
+        return texts_of(json.loads(path.read_text()))  # it may be large: it is our own
     texts = _write(checkpoint, amount, device, advance)
     _expect_enough(
         num_tokens(texts),

@@ -91,8 +91,7 @@ def build(
     cache = KVCache(decoder.config, num_blocks, start.block_tokens, kept, device)
     memory, copy = _memory(start, cache, block_bytes)
     forward = _forward(decoder, cache)
-    longest_draft = 0 if start.speculation == "none" else start.max_draft_tokens
-    _warm_up(forward, sampler, limits, cache, longest_draft)
+    _warm_up(forward, sampler, limits, cache, _longest_draft(start, drafts))
 
     compiler = Grammars(directory, decoder.config.vocab_size, _stop_tokens(directory))
     frame = Frame(
@@ -163,16 +162,22 @@ def _num_blocks(
         num_blocks = -(-limits.step_tokens // start.block_tokens) + 1
         size = (num_blocks, start.block_tokens, kept, decoder.device)
         cache = KVCache(decoder.config, *size)
-        longest_draft = 0 if start.speculation == "none" else start.max_draft_tokens
-        _warm_up(_forward(decoder, cache), sampler, limits, cache, longest_draft)
+        longest = _longest_draft(start, drafts)
+        _warm_up(_forward(decoder, cache), sampler, limits, cache, longest)
 
     reserved = peak_bytes(decoder.device, largest_step)
     host_bytes = start.host_memory_bytes if start.prefix_caching else 0
     expect_host_room(host_bytes)
     if decoder.device.type == "cpu":  # there it is the same memory
         reserved += host_bytes
-    longest = LongestRequest(limits.max_model_len, start.block_tokens, block_bytes)
-    return kv_bytes(decoder.device, reserved, start.kv_cache_bytes, longest) // block_bytes
+    request = LongestRequest(limits.max_model_len, start.block_tokens, block_bytes)
+    return kv_bytes(decoder.device, reserved, start.kv_cache_bytes, request) // block_bytes
+
+
+def _longest_draft(start: Start, drafts: Drafts) -> int:
+    """Tokens; 0: nobody drafts."""
+    drafting = start.speculation == "ngram" or bool(drafts.loaded)
+    return start.max_draft_tokens if drafting else 0
 
 
 def _memory(

@@ -6,12 +6,30 @@ from dataclasses import dataclass
 import torch
 
 from aweigh_runtime.engine import sizing
+from aweigh_runtime.engine.out_of_memory import out_of_memory, return_unused_memory
 from aweigh_runtime.failures import ModelDoesNotFit
 from aweigh_runtime.model.memory import available_bytes
 
 
 def peak_bytes(device: torch.device, work: Callable[[], None]) -> int:
-    """What `work` allocates on a GPU at most; on a CPU it is run, and nothing is measured."""
+    """What `work` allocates on a GPU at most; on a CPU it is run, and nothing is measured.
+
+    Raises:
+        ModelDoesNotFit: there is no memory for it.
+    """
+    try:
+        return _peak_bytes(device, work)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+    return_unused_memory()
+    raise ModelDoesNotFit(
+        f"there is no memory for the largest step on {device} beside the weights; give more "
+        "memory, lower --max-running or --step-tokens, or serve a smaller model"
+    )
+
+
+def _peak_bytes(device: torch.device, work: Callable[[], None]) -> int:
     if device.type != "cuda":
         work()
         return 0

@@ -383,6 +383,8 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         self._running.remove(request)
         self._let_go(request)
+        if request.history is not None:
+            request.history.index = None  # it takes memory, and is read again
         self._waiting.rejoin(request)
         self.counters.preemptions += 1
 

@@ -9,26 +9,27 @@ from hypothesis import strategies as st
 from aweigh_runtime.engine.messages import Counters, Sampling, Stepped, Submission, Work
 from aweigh_runtime.engine.speculation.ngram import NGram
 from aweigh_runtime.engine.speculation.speculator import Speculator
-from tests.runtime.engine.real import answers, draft_speculator, real_engine
+from tests.runtime.engine.real import alone, answers, draft_speculator, greedy, real_engine
 from tests.runtime.engine.test_exact import ANSWER, SCHEDULES, decoder, expected, prompt, traffic
 
 Schedule = list[tuple[int, int, int | None]]
 
 
+def speculator(kind: str, num_blocks: int, step_tokens: int) -> Speculator:
+    if kind == "draft":
+        return draft_speculator(decoder(), num_blocks, step_tokens=step_tokens)
+    return Speculator([NGram()], longest=4)
+
+
 def run(
     schedule: Schedule, kind: str, num_blocks: int, max_running: int, step_tokens: int
 ) -> tuple[dict[int, list[int]], Counters]:
-    speculator = (
-        draft_speculator(decoder(), num_blocks, step_tokens=step_tokens)
-        if kind == "draft"
-        else Speculator([NGram()], longest=4)
-    )
     engine = real_engine(
         decoder(),
         num_blocks,
         max_running=max_running,
         step_tokens=step_tokens,
-        speculator=speculator,
+        speculator=speculator(kind, num_blocks, step_tokens),
     )
     reports: list[Stepped] = []
     for work in traffic(schedule):
@@ -65,6 +66,24 @@ def test_greedy_answers_are_those_without_drafts(
     expect_the_same(schedule, got)
 
 
+LONG_ANSWER = 80  # repeats itself, so that looking up finds something
+
+
+@pytest.mark.parametrize("kind", ["draft", "ngram"])
+def test_long_greedy_answers_have_drafts_that_stay_and_drafts_that_do_not(kind: str) -> None:
+    engine = real_engine(decoder(), 256, max_running=4, speculator=speculator(kind, 256, 200))
+    asked = {id: list(prompt(id)) for id in range(4)}
+    engine.take(Work([greedy(id, each, LONG_ANSWER) for id, each in asked.items()], []))
+    reports: list[Stepped] = []
+    while engine.patience_s == 0:
+        reports.append(engine.step())
+    assert answers(reports) == {
+        id: alone(decoder(), each, LONG_ANSWER) for id, each in asked.items()
+    }
+    counters = reports[-1].counters
+    assert 0 < counters.accepted_tokens < counters.drafted_tokens
+
+
 @pytest.mark.long
 def test_a_thousand_greedy_requests_are_those_without_drafts() -> None:
     dice = random.Random(7)
@@ -95,15 +114,17 @@ def test_seeded_texts_are_the_same_at_every_length(longest: int) -> None:
         for id in range(6)
     ]
 
-    def texts(speculator: Speculator | None) -> dict[int, list[int]]:
+    def texts(speculator: Speculator | None) -> tuple[dict[int, list[int]], Counters]:
         engine = real_engine(decoder(), speculator=speculator)
         engine.take(Work([copy_of(each) for each in submissions], []))
         reports = []
         while engine.patience_s == 0:
             reports.append(engine.step())
-        return answers(reports)
+        return answers(reports), reports[-1].counters
 
-    assert texts(draft_speculator(decoder(), longest=longest)) == texts(None)
+    drafted, counters = texts(draft_speculator(decoder(), longest=longest))
+    assert drafted == texts(None)[0]
+    assert 0 < counters.accepted_tokens < counters.drafted_tokens
 
 
 def copy_of(submission: Submission) -> Submission:

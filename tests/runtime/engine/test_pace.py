@@ -12,7 +12,6 @@ from aweigh_runtime.engine.speculation.candidates import Candidate, Candidates
 from aweigh_runtime.engine.speculation.pace import Calibration, Pace
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
 
-
 ANSWER_STEPS = 64  # after which others are answered
 
 

@@ -9,12 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aweigh_runtime.engine.history import History
 from aweigh_runtime.engine.loop import Engine
 from aweigh_runtime.engine.messages import Output, Sampling, Stepped, Submission, Work
+from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.speculation.draft_model import DraftModel, Frame
 from aweigh_runtime.engine.speculation.ngram import LONGEST, PLACES, SHORTEST, Index, NGram
-from aweigh_runtime.engine.speculation.proposer import Proposer
+from aweigh_runtime.engine.speculation.proposer import Asked, Proposer
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.chunks import Chunk
 from tests.runtime.engine.machine import VOCABULARY, answer, next_token, scheduler
@@ -284,15 +286,29 @@ def test_a_lookup_finds_the_last_place_where_the_longest_run_stood(
     index = Index(grown)
     while len(grown) < len(tokens):
         grown.extend(tokens[len(grown) : len(grown) + data.draw(st.integers(1, 5))])
+        index.read(index.unread)
         assert index.following(count) == by_search(grown, count)
 
 
-def test_a_long_prompt_is_looked_up_only_after_several_steps_have_read_it() -> None:
-    tokens = list(range(20_000))
-    tokens += [7, 8]
-    index = Index(tokens)
-    found = [index.following(3) for _ in range(4)]
-    assert found == [None, None, [9, 10, 11], [9, 10, 11]]
+def test_long_prompts_are_read_over_several_steps_and_only_their_ends() -> None:
+    tokens = [*range(20_000), 15_000, 15_001]
+    asked = [Asked(request(id, list(tokens)), 3, 0.0) for id in range(2)]
+    lookup = NGram()
+    for each in asked:
+        each.request.history = History(0)
+    ready = [[each.ready for each in lookup.propose(asked, [])] for _ in range(4)]
+    assert ready == [[False, False], [True, False], [True, False], [True, True]]
+    for proposal in lookup.propose(asked, []):
+        assert proposal.drafted.tokens == [15_002, 15_003, 15_004]
+    early = Asked(request(3, [*range(20_000), 7, 8]), 3, 0.0)
+    early.request.history = History(0)
+    found = [lookup.propose([early], [])[0] for _ in range(3)][-1]
+    assert found.ready
+    assert found.drafted.tokens == []  # its pair stood too long ago
+
+
+def request(id: int, tokens: list[int]) -> Request:
+    return Request.of(Submission(id, tokens, 8, [], Sampling()))
 
 
 def by_search(tokens: list[int], count: int) -> list[int]:

@@ -114,12 +114,13 @@ class Row:
 class Penalties:
     """The tokens that are penalized, each once, and how often the answer has them."""
 
-    __slots__ = ("_index", "counts", "tokens")
+    __slots__ = ("_index", "_more", "counts", "tokens")
 
     def __init__(self, prompt: Sequence[int]) -> None:
         self.tokens = array("q", dict.fromkeys(prompt))
         self.counts = array("q", bytes(8 * len(self.tokens)))
         self._index = {token: index for index, token in enumerate(self.tokens)}
+        self._more = self._index  # where new tokens are entered; a copy has a few of its own
 
     @classmethod
     def of(cls, sampling: Sampling, prompt: Sequence[int]) -> "Penalties | None":
@@ -129,16 +130,17 @@ class Penalties:
         return cls(()) if sampling.presence_penalty or sampling.frequency_penalty else None
 
     def copy(self) -> "Penalties":
-        """The same, to be changed by itself."""
+        """The same, to be changed by itself while this one stays as it is."""
         other = copy(self)
         other.tokens, other.counts = self.tokens[:], self.counts[:]
-        other._index = self._index.copy()
+        other._more = {} if self._more is self._index else self._more.copy()
         return other
 
     def append(self, token: int) -> None:
         """A token has joined the answer."""
-        index = self._index.setdefault(token, len(self.tokens))
-        if index == len(self.tokens):
+        index = self._more.get(token, self._index.get(token))
+        if index is None:
+            index = self._more[token] = len(self.tokens)
             self.tokens.append(token)
             self.counts.append(0)
         self.counts[index] += 1

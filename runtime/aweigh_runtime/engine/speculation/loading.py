@@ -199,7 +199,11 @@ def _cache(decoder: Decoder, num_blocks: int, block_tokens: int) -> KVCache:
 
 
 def _forward(decoder: Decoder, cache: KVCache) -> DraftForward:
+    # A target may have more rows than its tokenizer has tokens, and a client may name one of them:
+    # the draft reads another token there, and what it guesses then is worse, never wrong.
+    last = decoder.config.vocab_size - 1
+
     def forward(tokens: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
-        return decoder.forward(tokens, chunks, cache)
+        return decoder.forward(tokens.clamp(0, last), chunks, cache)
 
     return forward

@@ -57,7 +57,8 @@ class Speculator:
         self._failure = failure
         self._step = _Step()  # the one under way
         self._resting = 0  # steps to come that draft nothing
-        self._rows = 1  # answers in a step
+        self._rows = 1  # answers in the next step, about
+        self._answering = 0  # in the last one
         self._now_s = 0.0
         self._losing_s: float | None = None  # since when nothing pays
         self._told: Speculation | None = None
@@ -67,7 +68,7 @@ class Speculator:
         """How many tokens each answer of the next step wants; None: nobody wants any.
 
         Args:
-            rows: answers, as far as is known.
+            rows: requests that run: those that still read prompts are no answers yet.
             now_s: on any clock that never goes back.
         """
         self._step = _Step()  # the last one may have failed
@@ -75,8 +76,8 @@ class Speculator:
         left = self._candidates.left
         if not rows or not left or self._resting:
             return None
-        self._rows, self._now_s = rows, now_s
-        wanted = self._candidates.prepare(rows)
+        self._rows, self._now_s = min(rows, self._answering or rows), now_s
+        wanted = self._candidates.prepare(self._rows)
         if any(each.pace.pays is not False for each in left):
             self._losing_s = None
         elif self._losing_s is None:
@@ -128,7 +129,7 @@ class Speculator:
             seconds: of everything, drafting included.
             others: tokens of prompts in it; only a step without any tells the time of an answer.
         """
-        step, self._step = self._step, _Step()
+        step, self._step, self._answering = self._step, _Step(), rows
         if rows and not step.rooms and others == 0:
             for candidate in self._candidates.left:
                 candidate.pace.times.observe_plain(rows, seconds)

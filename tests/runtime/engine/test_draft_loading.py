@@ -1,0 +1,95 @@
+"""A target and a draft from their files: whatever the draft lacks, the target is served."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from aweigh_runtime.engine import assembly
+from aweigh_runtime.engine.loop import Engine
+from aweigh_runtime.engine.messages import Draft, Start, Work
+from aweigh_runtime.sources.local import builtin
+from tests.runtime.engine.real import answers, greedy
+
+PADDING = 64  # rows of the target that its tokenizer has no tokens for
+PROMPT = [8200, 11, 12, 13]  # the first is one of them
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The draft as a target, with more rows than it has tokens."""
+    directory = tmp_path_factory.mktemp("models") / "padded"
+    shutil.copytree(builtin("helmsman-1m-draft"), directory)
+    tensors = load_file(directory / "model.safetensors")
+    embedding = tensors["model.embed_tokens.weight"]
+    more = torch.full((PADDING, embedding.shape[1]), 0.01, dtype=embedding.dtype)
+    tensors["model.embed_tokens.weight"] = torch.cat((embedding, more))
+    save_file(tensors, directory / "model.safetensors")
+    config = directory / "config.json"
+    fields = json.loads(config.read_text())
+    config.write_text(json.dumps(fields | {"vocab_size": len(embedding) + PADDING}))
+    return directory
+
+
+def built(target: Path) -> Engine:
+    start = Start(
+        uri="file://target",
+        revision=None,
+        secret_dir=None,
+        cache_dir="",
+        max_model_len=256,
+        dtype="fp32",
+        quantization="auto",
+        kv_cache_dtype="auto",
+        device="cpu",
+        exact=True,
+        max_running=4,
+        step_tokens=None,
+        block_tokens=16,
+        kv_cache_bytes=16 << 20,
+        prefix_caching=True,
+        prefix_cache_bytes=None,
+        host_memory_bytes=0,
+        speculation="draft",
+        max_draft_tokens=4,
+        drafts=[Draft("builtin://draft")],
+    )
+    engine, _ = assembly.build(
+        start, target, lambda done, total: None, [builtin("helmsman-1m-draft")]
+    )
+    return engine
+
+
+def test_tokens_that_a_draft_does_not_have_are_read_as_others(padded: Path) -> None:
+    engine = built(padded)
+    engine.take(Work([greedy(1, list(PROMPT), 40)], []))
+    reports = [engine.step()]
+    while engine.patience_s == 0:
+        reports.append(engine.step())
+    assert len(answers(reports)[1]) == 40
+    assert not any(each.failures for each in reports)
+    assert reports[-1].counters.drafted_tokens > 10
+    assert reports[-1].speculation is not None
+    assert reports[-1].speculation.state == "active"
+
+
+def test_without_memory_for_the_step_with_drafts_the_target_is_served_alone(
+    padded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verify(*arguments: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(assembly, "_verify", verify)
+    engine = built(padded)
+    engine.take(Work([greedy(1, list(PROMPT), 4)], []))
+    reports = [engine.step()]
+    while engine.patience_s == 0:
+        reports.append(engine.step())
+    assert len(answers(reports)[1]) == 4
+    told = reports[-1].speculation
+    assert told is not None
+    assert (told.state, told.reason) == ("failed", "OutOfMemory")
+    assert "no memory for the largest step on cpu" in told.message
