@@ -1,30 +1,26 @@
 """The README.md of a distilled draft: what it is for, what was measured, how to have it again."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from aweigh_distill.acceptance import Acceptance
 from aweigh_distill.outcome import Outcome
 
-if TYPE_CHECKING:
-    from aweigh_distill.job import Job
 
-
-def card(job: "Job", found: Outcome) -> str:
+def card(name: str, draft: str, target: str, command: str, found: Outcome) -> str:
     """Markdown, with the header that model hubs read."""
     return "\n".join(
         [
             "---",
-            f"base_model: {job.draft.partition('://')[2] or job.draft}",
+            f"base_model: {draft.partition('://')[2] or draft}",
             "tags: [aweigh, speculative-decoding, draft]",
             "---",
-            f"# {job.out.name}",
+            f"# {name}",
             "",
-            f"{job.draft}, tuned to draft for {job.target} in speculative decoding.",
+            f"{draft}, tuned to draft for {target} in speculative decoding.",
             "",
-            f"    {job.command}",
+            f"    {command}",
             "",
-            f"    aweigh serve {job.target} --draft-model file://{{path of this folder}}",
+            f"    aweigh serve {target} --draft-model file://{{path of this folder}}",
             "",
             "## Measured",
             "",

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -29,6 +29,7 @@ from aweigh_distill.training import Schedule, Training, default_rate
 from aweigh_distill.vocabularies import expect_same
 from aweigh_quantize.calibration import as_json, first_token, texts_of
 from aweigh_quantize.checkpoint import Checkpoint, fingerprint, read_checkpoint
+from aweigh_quantize.display import Display
 from aweigh_quantize.generation import Manner, generate
 from aweigh_quantize.result import write_model
 from aweigh_quantize.tensor_file import entry, write_tensors, write_text
@@ -40,23 +41,11 @@ from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.load import Wish, load
 from aweigh_runtime.model.shards import stored_tensors
-from aweigh_runtime.text.defaults import read_defaults
+from aweigh_runtime.text.defaults import stop_tokens_of
 from aweigh_runtime.text.tokenizer import Tokenizer
 
 SAVE_EVERY_S = 60.0
 _HELD_OUT_SEED = 1_000_003  # added: held-out answers are drawn with other numbers
-
-
-class Display(Protocol):
-    """Shows how far a job is."""
-
-    def begin(self, what: str, total: int, done: int = 0) -> None:
-        """Another part of it: so many steps, of which some are done already."""
-        ...
-
-    def advance(self) -> None:
-        """One more step is done."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +118,9 @@ def run(job: Job, display: Display) -> Outcome:
             num_held_out=len(texts.kinds),
             seconds=time.monotonic() - started,
         )
-        write_text(state.model / "README.md", card(job, found))
+        write_text(
+            state.model / "README.md", card(job.out.name, job.draft, job.target, job.command, found)
+        )
         state.complete()
     display.advance()
     return found
@@ -184,14 +175,6 @@ def _prompts(job: Job) -> list[Prompt]:
     return usable
 
 
-def _stop_tokens(directory: Path) -> frozenset[int]:
-    tokenizer = Tokenizer.load(directory)
-    try:
-        return frozenset(read_defaults(directory, tokenizer).stop_tokens)
-    finally:
-        tokenizer.close()
-
-
 def _texts(
     job: Job, target: Decoder, prompts: list[Prompt], state: State, display: Display
 ) -> Texts:
@@ -207,7 +190,7 @@ def _texts(
 
 def _asked(job: Job, target: Decoder, prompts: list[Prompt], display: Display) -> Texts:
     directory, recipe = job.target_directory, job.recipe
-    stop_tokens = _stop_tokens(directory)
+    stop_tokens = stop_tokens_of(directory)
     asked, free = split(prompts, recipe.seed), Split([], [])
     if not job.prompts:
         start, size = first_token(directory, stop_tokens) or 0, longest(recipe.text_tokens)

@@ -32,8 +32,7 @@ from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
 from aweigh_runtime.model.host_copy import HostCopies
 from aweigh_runtime.model.load import Loaded, Wish, load
-from aweigh_runtime.text.defaults import read_defaults
-from aweigh_runtime.text.tokenizer import Tokenizer
+from aweigh_runtime.text.defaults import stop_tokens_of
 
 _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", FP8: "fp8"}
 
@@ -93,7 +92,7 @@ def build(
     forward = _forward(decoder, cache)
     _warm_up(forward, sampler, limits, cache, _longest_draft(start, drafts))
 
-    compiler = Grammars(directory, decoder.config.vocab_size, _stop_tokens(directory))
+    compiler = Grammars(directory, decoder.config.vocab_size, stop_tokens_of(directory))
     frame = Frame(
         vocab_size=decoder.config.vocab_size,
         block_tokens=start.block_tokens,
@@ -232,11 +231,3 @@ def _verify(forward: Forward, sampler: Sampler, rows: Sequence[Row], count: int)
     logits = forward([0] * num_tokens, chunks)
     expected = logits.softmax(-1).view(len(rows), count + 1, -1)[:, :count]
     sampler.verify(logits, rows, [Drafted([0] * count, each) for each in expected])
-
-
-def _stop_tokens(directory: Path) -> frozenset[int]:
-    tokenizer = Tokenizer.load(directory)
-    try:
-        return frozenset(read_defaults(directory, tokenizer).stop_tokens)
-    finally:
-        tokenizer.close()

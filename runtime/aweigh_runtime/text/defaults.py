@@ -41,6 +41,15 @@ def read_defaults(directory: Path, tokenizer: Tokenizer) -> Defaults:
     )
 
 
+def stop_tokens_of(directory: Path) -> frozenset[int]:
+    """Where answers of a model end."""
+    tokenizer = Tokenizer.load(directory)
+    try:
+        return frozenset(read_defaults(directory, tokenizer).stop_tokens)
+    finally:
+        tokenizer.close()
+
+
 def _top_k(fields: Fields) -> int:
     """transformers samples from the 50 likeliest only when the file says so; 0 and -1 mean all."""
     return max(fields.integer("top_k", -1, 1 << 26, 0), 0)
