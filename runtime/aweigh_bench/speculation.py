@@ -5,7 +5,7 @@ import random
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from aweigh_bench import machine
 from aweigh_bench.endpoint import Asking
@@ -25,6 +25,10 @@ _LEAST_REQUESTS = 8  # of each server in a pair
 _WARM_ROUNDS = 3  # in which the server learns what drafting is worth; of each size
 
 
+Choice = Literal["greedy", "sampled", "seeded"]
+"""How tokens are chosen: the likeliest, drawn at temperature 1, or drawn with a seed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What was asked for on the command line."""
@@ -38,6 +42,7 @@ class Options:
     input_tokens: Length = (64, 64)  # of random prompts
     output_tokens: int = 64
     pairs: int = 12
+    choice: Choice = "greedy"
     questions: Path | None = None  # one in each line
     command: str = "aweigh bench speculation"
 
@@ -75,7 +80,9 @@ async def run(options: Options) -> Report:
                         pairs.append(await _pair(options, (drafting, plain), asked, size, number))
                         advance(f"{size} at once, up to {longest} drafted")
                     after = await drafting.own.state()
-                    alike = await _alike(options, (drafting, plain), asked, size)
+                    alike = (0, 0)
+                    if options.choice != "sampled":  # else no answer comes twice
+                        alike = await _alike(options, (drafting, plain), asked, size)
                     one = _found(longest, size, pairs[_WARM_ROUNDS:], before, after)
                     found.append(replace(one, alike=alike))
     return _report(options, found, chats=asked.chats)
@@ -93,6 +100,9 @@ class _Questions:
             from aweigh_runtime.text.questions import questions
 
             self._known = questions(model_files(options.setting), 1000, self._chance)
+        self._drawn: dict[str, Any] = {} if options.choice == "greedy" else {"temperature": 1.0}
+        if options.choice == "seeded":
+            self._drawn["seed"] = options.setting.seed
         self._prompt = options.input_tokens
         self._ids = Ids(options.setting.seed, options.setting.vocabulary)
 
@@ -107,9 +117,10 @@ class _Questions:
         return [Query(self._chance.choice(self._known), output_tokens) for _ in range(count)]
 
     def asking(self, served: Subject) -> Asking:
+        asking = replace(served.asking, **self._drawn)
         if not self._known:
-            return served.asking  # completions that go on past every end
-        return replace(served.asking, route="chat", ignore_eos=False)
+            return asking  # completions that go on past every end
+        return replace(asking, route="chat", ignore_eos=False)
 
 
 def _check(options: Options) -> None:
@@ -204,7 +215,7 @@ def _report(options: Options, found: list[Found], *, chats: bool) -> Report:
             None if each.acceptance is None else 100 * each.acceptance,
             None if each.per_step is None else f"{each.per_step:.2f}",
             each.state,
-            f"{each.alike[0]} of {each.alike[1]}",
+            f"{each.alike[0]} of {each.alike[1]}" if each.alike[1] else None,
         )
         for each in found
     ]
@@ -222,7 +233,7 @@ def _report(options: Options, found: list[Found], *, chats: bool) -> Report:
         tables=[
             Table(
                 f"{'Chats' if chats else 'Random prompts'}, answers of at most "
-                f"{options.output_tokens} tokens, greedy, drafts from "
+                f"{options.output_tokens} tokens, {options.choice}, drafts from "
                 f"{with_what}: median of {options.pairs} interleaved pairs",
                 columns,
                 rows,
@@ -261,12 +272,12 @@ def _bars(options: Options, found: list[Found]) -> list[Bar]:
             verdict(each.gain, BAR_ONE),
         )
         for each in found
-        if each.size == 1 and not options.lookup
+        if each.size == 1 and not options.lookup and options.choice == "greedy"
     ]
 
 
 def _exact_bars(options: Options, found: list[Found]) -> list[Bar]:
-    if "--exact" not in options.setting.flags:
+    if "--exact" not in options.setting.flags or options.choice == "sampled":
         return []
     same, count = (sum(each.alike[place] for each in found) for place in (0, 1))
     what = "answers with drafts that are the same text as without"

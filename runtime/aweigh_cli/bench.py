@@ -300,6 +300,10 @@ def speculation(  # noqa: PLR0913 - see `serve`
             help="Percents, as 0,60,80: draft recorded answers of which so many tokens are right."
         ),
     ] = None,
+    choice: Annotated[
+        Literal["greedy", "sampled", "seeded"],
+        typer.Option(help="The likeliest tokens, or drawn at temperature 1, or with a seed, too."),
+    ] = "greedy",
     max_draft_tokens: Annotated[str, typer.Option(help="Most tokens of a draft.")] = "8",
     input_tokens: Annotated[
         str, typer.Option(help="Of random prompts, for models without questions.")
@@ -319,10 +323,10 @@ def speculation(  # noqa: PLR0913 - see `serve`
     from aweigh_bench import speculation as drafts
 
     if replay_acceptance is not None:
-        if method == "ngram" or wrong or questions is not None:
+        if method == "ngram" or wrong or questions is not None or choice != "greedy":
             raise typer.BadParameter(
                 "--replay-acceptance drafts recorded answers to random prompts; expected no "
-                "--speculation ngram, --wrong or --questions beside it"
+                "--speculation ngram, --wrong, --choice or --questions beside it"
             )
         return Job(
             replay.run,
@@ -348,6 +352,7 @@ def speculation(  # noqa: PLR0913 - see `serve`
         input_tokens=lengths_of(input_tokens),
         output_tokens=output_tokens,
         pairs=pairs,
+        choice=choice,
         questions=questions,
         command=as_typed(),
     )

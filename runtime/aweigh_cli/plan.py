@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -135,10 +135,22 @@ def _one(target: str, config: "ModelConfig", device: "Device", wish: "Wish", out
 
     found = divide(config, device, wish)
     changes = [] if found.fits else advice(config, found, wish)
+    left_out: list[str] = []
+    if found.drafts and not found.fits:
+        alone = replace(wish, drafts=(), longest_draft=0)
+        without = divide(config, device, alone)
+        if without.fits:  # as a server does
+            left_out, found, wish = list(found.drafts), without, alone
     if output == "json":
-        typer.echo(json.dumps({**asdict(found), "fits": found.fits, "advice": changes}, indent=2))
+        told = {"fits": found.fits, "drafts_left_out": left_out, "advice": changes}
+        typer.echo(json.dumps({**asdict(found), **told}, indent=2))
     else:
         typer.echo(_text(target, config, found, wish))
+        if left_out:
+            typer.echo(
+                f"There is no room for {', '.join(left_out)}: a server serves without drafts. For "
+                f"them: {', '.join(changes)}."
+            )
     if not found.fits:
         raise CommandFailure(
             f"{target} does not fit into {device.name}: weights, the largest step and one request "

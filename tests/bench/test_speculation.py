@@ -46,6 +46,16 @@ async def test_exact_answers_with_drafts_are_the_same_text() -> None:
     assert done.bars()["answers with drafts that are the same text as without"]
 
 
+async def test_seeded_answers_are_the_same_text_and_sampled_ones_are_not_compared() -> None:
+    exact = ("--serve-flag=--exact", "--serve-flag=--dtype=fp32", f"--draft-model={DRAFT}")
+    seeded = await bench("speculation", MODEL, "--choice=seeded", *exact, *SMALL)
+    assert seeded.rows()[0]["same text"] == "8 of 8"
+    sampled = await bench("speculation", MODEL, "--choice=sampled", *exact, *SMALL)
+    assert sampled.rows()[0]["same text"] is None
+    assert sampled.rows()[0]["accepted %"] > 20
+    assert not sampled.bars()
+
+
 async def test_recorded_answers_are_right_as_often_as_is_stated() -> None:
     done = await bench("speculation", MODEL, "--replay-acceptance=0,100", *SMALL)
     never, always = done.rows()

@@ -178,9 +178,15 @@ def test_a_draft_keeps_its_own_numbers_whatever_the_models_are() -> None:
 
 
 def test_a_draft_that_is_too_much_is_what_to_leave_out(llama: Path) -> None:
-    code, _, stderr = plan("builtin://helmsman-8m", f"--draft-model=file://{llama}", "--memory=8Gi")
-    assert code == 1
-    assert "leave out the draft models" in stderr
+    given = ("builtin://helmsman-8m", f"--draft-model=file://{llama}", "--memory=8Gi")
+    code, stdout, _ = plan(*given)
+    assert code == 0  # the server starts, and says in its status that it does not draft
+    assert f"no room for file://{llama}: a server serves without drafts" in stdout
+    assert "leave out the draft models" in stdout
+    found = planned(*given)
+    assert found["fits"]
+    assert found["drafts_left_out"] == [f"file://{llama}"]
+    assert found["drafts"] == {}
 
 
 def test_the_weights_of_the_shipped_model_are_its_file() -> None:

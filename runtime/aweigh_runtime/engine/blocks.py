@@ -11,6 +11,7 @@ again and again ("hot") only after all others, and never to admit one more reque
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 
 from aweigh_runtime.engine.naming import Name
 
@@ -20,7 +21,8 @@ Evicted = Callable[[Name, int], None]  # called before a cached block is given a
 class BlockPool:
     """A fixed number of blocks with holder counts, and an index of named ones.
 
-    Every operation costs O(blocks that it names), however large the pool is.
+    Every operation costs O(blocks that it names), taking and giving back times the logarithm of the
+    pool's size.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class BlockPool:
         self._max_cached = num_blocks if max_cached is None else max_cached
         self._is_hot = is_hot
         self._on_evicted = on_evicted
-        self._free = list(reversed(range(num_blocks)))
+        # A heap: the lowest ones are taken first, so that those of a request lie side by side also
+        # when others were given back in any order.
+        self._free = list(range(num_blocks))
         self._holders = [0] * num_blocks
         self._block_of: dict[Name, int] = {}
         self._name_of: dict[int, Name] = {}
@@ -82,7 +86,7 @@ class BlockPool:
         """Hold `count` blocks, evicting the longest unused ones once no block is free."""
         if count > self.available:
             raise OutOfBlocks(count, self.available)
-        blocks = [self._free.pop() if self._free else self._evict() for _ in range(count)]
+        blocks = [heappop(self._free) if self._free else self._evict() for _ in range(count)]
         blocks.sort()  # what lies side by side is read without a copy
         for block in blocks:
             self._holders[block] = 1
@@ -149,13 +153,13 @@ class BlockPool:
                 self.num_unshared -= 1
                 self._let_go(block)
         while self.num_cached > self._max_cached:
-            self._free.append(self._evict())
+            heappush(self._free, self._evict())
 
     def _let_go(self, block: int) -> None:
         self.gains += 1
         name = self._name_of.get(block)
         if name is None:
-            self._free.append(block)
+            heappush(self._free, block)
         elif self._is_hot(name):
             self._hot[block] = None
         else:

@@ -26,9 +26,9 @@ class Candidate:
         self.floor = 0.0  # how likely a token must stay to be drafted there
         self.probing = False  # there it drafts for a few answers only
 
-    def prepare(self, rows: int) -> None:
-        """Choose the length for a step of so many answers."""
-        self.length = 0 if self.gone else self.pace.length(rows)
+    def prepare(self, rows: int, steps: int) -> None:
+        """Choose the length for a step of so many answers, so many after the last choice."""
+        self.length = 0 if self.gone else self.pace.length(rows, steps)
         if self.length:
             self.probing = self.pace.probing
             self.floor = self._floor(rows)
@@ -56,11 +56,16 @@ class Candidates:
         """Those that have the memory that they need."""
         return [each for each in self._all if not each.gone]
 
-    def prepare(self, rows: int) -> bool:
-        """Choose lengths for a step of so many answers; whether any of them drafts in it."""
+    def prepare(self, rows: int, steps: int = 1) -> bool:
+        """Choose lengths for a step of so many answers; whether any of them drafts in it.
+
+        Args:
+            rows: answers.
+            steps: since lengths were chosen last.
+        """
         self._rows, self._probed = rows, 0
         for each in self._all:
-            each.prepare(rows)
+            each.prepare(rows, steps)
         return any(each.length for each in self._all)
 
     def wanted(self, request: Request) -> int:

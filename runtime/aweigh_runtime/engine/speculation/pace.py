@@ -269,9 +269,14 @@ class Pace:
                 best = (length, gain)
         return best
 
-    def length(self, rows: int) -> int:
-        """Tokens to draft for each answer of the next step; while probing for a few of them."""
-        self._age += 1
+    def length(self, rows: int, steps: int = 1) -> int:
+        """Tokens to draft for each answer of the next step; while probing for a few of them.
+
+        Args:
+            rows: answers in it.
+            steps: since it was asked last.
+        """
+        self._age += steps
         if not self.warm:
             first = min(_FIRST, self._longest)
             return 0 if self.verified and self.times.plain_is_due(rows) else first
@@ -286,7 +291,7 @@ class Pace:
                 self._patience = _PATIENCE[0]
             return 0 if self.times.plain_is_due(rows) else best
         if self._probe is None:
-            self._idle_steps += 1
+            self._idle_steps += steps
             if self._idle_steps < self._patience:
                 return 0
             self._begin_probe(rows)

@@ -20,6 +20,7 @@ _log = logging.getLogger("aweigh.engine")
 
 _TELL_S = 1.0
 _REST_STEPS = 256
+_NAP_STEPS = 7  # where nothing pays: then it takes no time that could be measured
 _PAUSED_S = 5.0  # of decoding without a draft that pays
 
 
@@ -57,6 +58,7 @@ class Speculator:
         self._failure = failure
         self._step = _Step()  # the one under way
         self._resting = 0  # steps to come that draft nothing
+        self._rested = 0  # such steps until now
         self._rows = 1  # answers in the next step, about
         self._answering = 0  # in the last one
         self._now_s = 0.0
@@ -71,18 +73,26 @@ class Speculator:
             rows: requests that run: those that still read prompts are no answers yet.
             now_s: on any clock that never goes back.
         """
+        if self._resting:
+            self._resting -= 1
+            self._rested += 1
+            return None
         self._step = _Step()  # the last one may have failed
-        self._resting = max(self._resting - 1, 0)
         left = self._candidates.left
-        if not rows or not left or self._resting:
+        if not rows or not left:
             return None
         self._rows, self._now_s = min(rows, self._answering or rows), now_s
-        wanted = self._candidates.prepare(self._rows)
+        wanted = self._candidates.prepare(self._rows, self._rested + 1)
+        self._rested = 0
         if any(each.pace.pays is not False for each in left):
             self._losing_s = None
         elif self._losing_s is None:
             self._losing_s = now_s
-        return self._candidates.wanted if wanted else None
+        if wanted:
+            return self._candidates.wanted
+        if self._losing_s is not None:
+            self._resting = _NAP_STEPS
+        return None
 
     def propose(self, parts: Sequence[Part]) -> dict[int, Drafted]:
         """Draft where there is room: by the index of the part."""
@@ -129,7 +139,10 @@ class Speculator:
             seconds: of everything, drafting included.
             others: tokens of prompts in it; only a step without any tells the time of an answer.
         """
-        step, self._step, self._answering = self._step, _Step(), rows
+        self._answering = rows
+        if self._rested:
+            return seconds
+        step, self._step = self._step, _Step()
         if rows and not step.rooms and others == 0:
             for candidate in self._candidates.left:
                 candidate.pace.times.observe_plain(rows, seconds)
@@ -145,6 +158,7 @@ class Speculator:
 
     def rest(self) -> None:
         """There was no memory for a step with drafts: go without for a while."""
+        self._step = _Step()
         self._resting = _REST_STEPS
 
     def release_idle(self) -> bool:
