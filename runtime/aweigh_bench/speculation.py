@@ -2,7 +2,11 @@
 
 import asyncio
 import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -22,6 +26,7 @@ from aweigh_bench.wrong_draft import wrong_draft
 BAR_ONE = 1.5  # times the tokens/s of one request at a time
 BAR_WRONG = 0.98  # the same at any size, with drafts that are never right
 _LEAST_REQUESTS = 8  # of each server in a pair
+_COUNTED = ("drafted_tokens", "accepted_tokens", "decode_tokens", "decoded_rows")
 _WARM_ROUNDS = 3  # in which the server learns what drafting is worth; of each size
 
 
@@ -42,6 +47,7 @@ class Options:
     input_tokens: Length = (64, 64)  # of random prompts
     output_tokens: int = 64
     pairs: int = 12
+    starts: int = 1  # of the servers, among which pairs are divided
     choice: Choice = "greedy"
     questions: Path | None = None  # one in each line
     command: str = "aweigh bench speculation"
@@ -59,33 +65,85 @@ class Found:
     acceptance: float | None  # share of drafted tokens; None: none were drafted
     per_step: float | None  # tokens that an answer grew by
     state: str
-    alike: tuple[int, int] = (0, 0)  # answers of the same text from both, of so many
+    alike: tuple[int, int]  # answers of the same text from both, of so many
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one batch size gave at one length until now, over all starts of the servers."""
+
+    size: int
+    pairs: list[tuple[float, float]] = field(default_factory=list)  # tokens/s with drafts, without
+    counted: Counter[str] = field(default_factory=Counter)  # by the server that drafts
+    state: str = "unknown"
+    same: int = 0  # texts from both
+    compared: int = 0  # of so many
 
 
 async def run(options: Options) -> Report:
-    """Every pair asks both servers the same; who goes first alternates."""
+    """Every pair asks both servers the same; who goes first alternates, and who starts first."""
     _check(options)
     found: list[Found] = []
-    count = len(options.max_draft_tokens) * len(options.batches) * (options.pairs + _WARM_ROUNDS)
+    asked = _Questions(options)
+    starts = _split(options.pairs, options.starts)
+    rounds = options.pairs + len(starts) * _WARM_ROUNDS
+    count = len(options.max_draft_tokens) * len(options.batches) * rounds
     with progress("pairs", count) as advance, wrong_draft(_original(options)) as replaced:
         for longest in options.max_draft_tokens:
             on = replace(options.setting, flags=_flags(options, longest, replaced))
-            async with subject(on) as drafting, subject(options.setting) as plain:
-                asked = _Questions(options)
-                for size in options.batches:
-                    pairs = []
-                    for number in range(-_WARM_ROUNDS, options.pairs):
-                        if number == 0:
-                            before = await drafting.own.state()
-                        pairs.append(await _pair(options, (drafting, plain), asked, size, number))
-                        advance(f"{size} at once, up to {longest} drafted")
-                    after = await drafting.own.state()
-                    alike = (0, 0)
-                    if options.choice != "sampled":  # else no answer comes twice
-                        alike = await _alike(options, (drafting, plain), asked, size)
-                    one = _found(longest, size, pairs[_WARM_ROUNDS:], before, after)
-                    found.append(replace(one, alike=alike))
+            seen = [_Seen(size) for size in options.batches]
+            for start, pairs in enumerate(starts):
+                async with _servers(on, options.setting, plain_first=start % 2 == 1) as servers:
+                    for each in seen:
+                        step = partial(advance, f"{each.size} at once, up to {longest} drafted")
+                        await _measure(options, servers, asked, pairs, each, step)
+            found += [_found(longest, each) for each in seen]
     return _report(options, found, chats=asked.chats)
+
+
+def _split(pairs: int, starts: int) -> list[int]:
+    """Pairs of each start, as equally many as can be; a start has at least one."""
+    starts = min(starts, pairs)
+    return [pairs * (each + 1) // starts - pairs * each // starts for each in range(starts)]
+
+
+@asynccontextmanager
+async def _servers(
+    drafting: Setting, plain: Setting, *, plain_first: bool
+) -> AsyncIterator[tuple[Subject, Subject]]:
+    """One that drafts, and one that does not."""
+    if plain_first:
+        async with subject(plain) as without, subject(drafting) as with_drafts:
+            yield with_drafts, without
+    else:
+        async with subject(drafting) as with_drafts, subject(plain) as without:
+            yield with_drafts, without
+
+
+async def _measure(
+    options: Options,
+    servers: tuple[Subject, Subject],
+    asked: "_Questions",
+    pairs: int,
+    seen: _Seen,
+    advance: Callable[[], None],
+) -> None:
+    """Some pairs of one size."""
+    own, size = servers[0].own, seen.size
+    for number in range(-_WARM_ROUNDS, pairs):
+        if number == 0:
+            before = await own.state()
+        rates = await _pair(options, servers, asked, size, number)
+        if number >= 0:
+            seen.pairs.append(rates)
+        advance()
+    after = await own.state()
+    seen.counted.update({name: after.get(name, 0) - before.get(name, 0) for name in _COUNTED})
+    seen.state = str((after.get("speculation") or {}).get("state", "unknown"))
+    if options.choice != "sampled":  # else no answer comes twice
+        same, compared = await _alike(options, servers, asked, size)
+        seen.same += same
+        seen.compared += compared
 
 
 class _Questions:
@@ -180,26 +238,19 @@ async def _rate(served: Subject, asking: Asking, queries: list[Query], size: int
     return measures.output_throughput
 
 
-def _found(
-    longest: int,
-    size: int,
-    pairs: list[tuple[float, float]],
-    before: dict[str, Any],
-    after: dict[str, Any],
-) -> Found:
-    def grown(name: str) -> int:
-        return int(after.get(name, 0)) - int(before.get(name, 0))
-
-    drafted, rows = grown("drafted_tokens"), grown("decoded_rows")
+def _found(longest: int, seen: _Seen) -> Found:
+    counted = seen.counted
+    drafted, rows = counted["drafted_tokens"], counted["decoded_rows"]
     return Found(
         longest=longest,
-        size=size,
-        gain=compare([on / off for on, off in pairs]),
-        with_drafts=median(on for on, _ in pairs),
-        without=median(off for _, off in pairs),
-        acceptance=grown("accepted_tokens") / drafted if drafted else None,
-        per_step=grown("decode_tokens") / rows if rows else None,
-        state=str((after.get("speculation") or {}).get("state", "unknown")),
+        size=seen.size,
+        gain=compare([on / off for on, off in seen.pairs]),
+        with_drafts=median(on for on, _ in seen.pairs),
+        without=median(off for _, off in seen.pairs),
+        acceptance=counted["accepted_tokens"] / drafted if drafted else None,
+        per_step=counted["decode_tokens"] / rows if rows else None,
+        state=seen.state,
+        alike=(seen.same, seen.compared),
     )
 
 
@@ -241,9 +292,9 @@ def _report(options: Options, found: list[Found], *, chats: bool) -> Report:
         ],
         bars=[*_bars(options, found), *_exact_bars(options, found)],
         notes=[
-            "Both servers run at the same time and get the same questions in turn. The first "
-            f"{_WARM_ROUNDS} rounds of each size are not counted: there the server learns what "
-            "drafting is worth.",
+            f"Both servers run at the same time, started {options.starts} times, and get the same "
+            f"questions in turn. The first {_WARM_ROUNDS} rounds of each size are not counted: "
+            "there the server learns what drafting is worth.",
             "After them both are asked once more, and the texts of their answers compared. Only "
             "--serve-flag=--exact promises that they are the same: else rounding may differ.",
             f"Threads of torch: {options.setting.threads or 'as the server chooses'}.",

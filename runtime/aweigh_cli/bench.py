@@ -311,6 +311,10 @@ def speculation(  # noqa: PLR0913 - see `serve`
     batches: Annotated[str, typer.Option(help="Requests at once.")] = "1,4,16,64",
     output_tokens: Annotated[int, typer.Option(min=2, help="Most of an answer.")] = 64,
     pairs: Annotated[int, typer.Option(min=1, max=1000, help="Of each size.")] = 12,
+    starts: Annotated[
+        int,
+        typer.Option(min=1, max=100, help="Of the servers: two alike differ by some percent."),
+    ] = 1,
     questions: Annotated[
         Path | None,
         typer.Option(
@@ -352,6 +356,7 @@ def speculation(  # noqa: PLR0913 - see `serve`
         input_tokens=lengths_of(input_tokens),
         output_tokens=output_tokens,
         pairs=pairs,
+        starts=starts,
         choice=choice,
         questions=questions,
         command=as_typed(),

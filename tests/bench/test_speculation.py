@@ -24,12 +24,14 @@ async def test_a_draft_is_measured_beside_plain_decoding() -> None:
 
 
 async def test_a_wrong_draft_is_judged_by_what_it_costs() -> None:
-    done = await bench("speculation", MODEL, f"--draft-model={DRAFT}", "--wrong", *SMALL)
+    twice = ("--pairs=2", "--starts=2")
+    done = await bench("speculation", MODEL, f"--draft-model={DRAFT}", "--wrong", *SMALL, *twice)
     (row,) = done.rows()
     assert row["accepted %"] is None or row["accepted %"] < 5
     assert float(row["tokens a step"]) < 1.05
     (bar,) = done.bars()
     assert "drafts that are wrong" in bar
+    assert row["same text"] == "16 of 16"
 
 
 async def test_questions_may_come_from_a_file(tmp_path: Path) -> None:
