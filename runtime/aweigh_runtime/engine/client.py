@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -27,12 +28,15 @@ from aweigh_runtime.engine.messages import (
     Output,
     Progress,
     Ready,
+    Speculation,
     Start,
     Stepped,
     Submission,
     Work,
 )
 from aweigh_runtime.failures import internal_error
+
+_log = logging.getLogger("aweigh.engine")
 
 _MODULE = "aweigh_runtime.engine.process"
 _IDLE = Stepped([], [], 0, 0, 0, Counters(), KvTokens(), None, None)
@@ -186,6 +190,7 @@ class EngineClient:
                 self._failed = message
 
     def _step(self, stepped: Stepped) -> None:
+        _tell(self.stepped.speculation, stepped.speculation)
         self.stepped = stepped
         self.heartbeat.beat(time.monotonic(), stepped.duration_s)
         if stepped.duration_s is not None:
@@ -251,3 +256,11 @@ def _start(config: Config) -> Start:
         max_draft_tokens=config.max_draft_tokens,
         min_acceptance_percent=config.min_acceptance_percent,
     )
+
+
+def _tell(before: Speculation | None, now: Speculation | None) -> None:
+    """Log what has become of drafting."""
+    if now is None or (before is not None and before.state == now.state):
+        return
+    level = logging.WARNING if now.state == "failed" else logging.INFO
+    _log.log(level, "speculation is %s%s", now.state, f": {now.message}" if now.message else "")

@@ -1,5 +1,6 @@
 """What the API process tells of guesses, once the engine has said what became of them."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,23 @@ async def test_the_report_stays_small_whatever_the_reason() -> None:
     assert told.reason == "VocabularyMismatch"
     assert told.message is not None
     assert told.message.startswith("the draft has 4096 tokens")
+
+
+async def test_the_log_tells_once_what_became_of_drafts(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("aweigh"), "propagate", True)
+    engine = EngineClient(Child.__new__(Child), on_progress=lambda loading: None)
+    engine.on_step = lambda seconds, tokens: None
+    with caplog.at_level(logging.INFO, "aweigh.engine"):
+        for told in (Speculation("active"), FAILED, FAILED, None):
+            engine._step(
+                Stepped([], [], 0, 0, 0, COUNTERS, KvTokens(), None, None, speculation=told)
+            )
+    active, failed = caplog.records
+    assert (active.levelname, active.getMessage()) == ("INFO", "speculation is active")
+    assert failed.levelname == "WARNING"
+    assert failed.getMessage().startswith("speculation is failed: the draft has 4096 tokens")
 
 
 async def test_without_speculation_there_is_nothing_to_tell() -> None:
