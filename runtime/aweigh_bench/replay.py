@@ -16,9 +16,10 @@ import msgspec
 
 from aweigh_bench import machine
 from aweigh_bench.failures import BenchFailure, Impossible
-from aweigh_bench.paired import Comparison, compare, verdict
+from aweigh_bench.paired import compare, verdict
 from aweigh_bench.progress import Advance, progress
 from aweigh_bench.report import Bar, Cell, Curves, Report, Table
+from aweigh_bench.speculation import BAR_WRONG, COLUMNS, Found
 from aweigh_bench.subject import Setting, model_files
 from aweigh_bench.traffic import Ids, Length
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from aweigh_runtime.engine.messages import Start, Stepped
     from aweigh_runtime.engine.speculation.replay import Recorded
 
-BAR_WRONG = 0.98  # of the tokens/s without drafts, where no drafted token is right
 _LEAST_REQUESTS = 8  # of each engine in a pair
 _WARM_ROUNDS = 3  # in which the engine learns what drafting is worth; of each size
 _FLAGS = ("dtype", "device", "quantization", "kv-cache-dtype", "exact")  # of `aweigh serve`
@@ -51,19 +51,12 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Replayed:
     """What one batch size gave at one acceptance and length."""
 
     stated_percent: int
-    longest: int
-    size: int
-    gain: Comparison
-    with_drafts: float  # tokens/s
-    without: float
-    acceptance: float | None  # share of drafted tokens; None: none were drafted
-    per_step: float | None  # tokens that an answer grew by
     corrected: float  # share of tokens for which the model itself would have said another one
-    state: str
+    found: Found
 
 
 async def run(options: Options) -> Report:
@@ -74,13 +67,13 @@ async def run(options: Options) -> Report:
     return _report(options, await asyncio.to_thread(_run, options, start))
 
 
-def _run(options: Options, start: "Start") -> list[Found]:
+def _run(options: Options, start: "Start") -> list[Replayed]:
     """In one thread: that is how an engine runs."""
     directory = model_files(options.setting)
     drafts = [model_files(replace(options.setting, model=uri)) for uri in options.draft_models]
     cases = list(itertools.product(options.acceptance_percents, options.max_draft_tokens))
     rounds = len(cases) * len(options.batches) * (options.pairs + _WARM_ROUNDS)
-    found: list[Found] = []
+    found: list[Replayed] = []
     with progress("pairs", rounds) as advance:
         for percent, longest in cases:
             found += _case(options, start, (directory, drafts), (percent, longest), advance)
@@ -94,7 +87,7 @@ def _case(
     files: tuple[Path, list[Path]],
     case: tuple[int, int],
     advance: Advance,
-) -> Iterator[Found]:
+) -> Iterator[Replayed]:
     import torch
 
     from aweigh_runtime.engine.assembly import build
@@ -171,7 +164,7 @@ class _Computing:
         assert self._last is not None
         self._before = self._last, self._corrected
 
-    def found(self, case: tuple[int, int], size: int, rates: list[tuple[float, float]]) -> Found:
+    def found(self, case: tuple[int, int], size: int, rates: list[tuple[float, float]]) -> Replayed:
         """All that there is to tell of one size."""
         assert self._last is not None
         assert self._before is not None
@@ -181,17 +174,19 @@ class _Computing:
             return int(getattr(after.counters, name) - getattr(before.counters, name))
 
         drafted, rows = grown("drafted_tokens"), grown("decoded_rows")
-        return Found(
+        return Replayed(
             stated_percent=case[0],
-            longest=case[1],
-            size=size,
-            gain=compare([on / off for on, off in rates]),
-            with_drafts=median(on for on, _ in rates),
-            without=median(off for _, off in rates),
-            acceptance=grown("accepted_tokens") / drafted if drafted else None,
-            per_step=grown("decode_tokens") / rows if rows else None,
             corrected=(self._corrected - corrected) / max(grown("generated_tokens"), 1),
-            state="unknown" if after.speculation is None else after.speculation.state,
+            found=Found(
+                longest=case[1],
+                size=size,
+                gain=compare([on / off for on, off in rates]),
+                with_drafts=median(on for on, _ in rates),
+                without=median(off for _, off in rates),
+                acceptance=grown("accepted_tokens") / drafted if drafted else None,
+                per_step=grown("decode_tokens") / rows if rows else None,
+                state="unknown" if after.speculation is None else after.speculation.state,
+            ),
         )
 
     @property
@@ -305,55 +300,22 @@ def _silent(done: int, total: int | None) -> None:
     """Nobody watches."""
 
 
-def _report(options: Options, found: list[Found]) -> Report:
-    columns = (
-        *("right %", "up to", "at once", "without tok/s", "with tok/s", "ratio", "low", "high"),
-        *("accepted %", "tokens a step", "corrected %", "state"),
-    )
+def _report(options: Options, replayed: list[Replayed]) -> Report:
     rows: list[tuple[Cell, ...]] = [
-        (
-            *(str(each.stated_percent), str(each.longest), str(each.size)),
-            *(each.without, each.with_drafts),
-            *(f"{value:.3f}" for value in (each.gain.ratio, each.gain.low, each.gain.high)),
-            None if each.acceptance is None else 100 * each.acceptance,
-            None if each.per_step is None else f"{each.per_step:.2f}",
-            f"{100 * each.corrected:.2f}",
-            each.state,
-        )
-        for each in found
+        (str(each.stated_percent), *each.found.cells, f"{100 * each.corrected:.2f}")
+        for each in replayed
     ]
     lines: dict[str, list[tuple[float, float]]] = {}
-    for each in found:
-        name = f"{each.stated_percent} % right, up to {each.longest}"
-        lines.setdefault(name, []).append((each.size, each.gain.ratio))
-    model = options.draft_models[0] if options.draft_models else None
-    cost = f"in the time of {model}" if model else "in no time"
-    low, high = options.input_tokens
-    prompts = f"{low}" if low == high else f"{low} to {high}"
+    for each in replayed:
+        name = f"{each.stated_percent} % right, up to {each.found.longest}"
+        lines.setdefault(name, []).append((each.found.size, each.found.gain.ratio))
     return Report(
         title="Drafts of a stated acceptance beside plain decoding",
         command=options.command,
         model=str(options.setting.model),
         machine=machine.describe(),
-        tables=[
-            Table(
-                f"Prompts of {prompts} random tokens, answers of {options.output_tokens}, greedy, "
-                f"drafted {cost}: median of {options.pairs} interleaved pairs",
-                columns,
-                rows,
-            )
-        ],
-        bars=[
-            Bar(
-                f"tokens/s at {each.size} at once, up to {each.longest} drafted and none right, "
-                "times those without",
-                f">= {BAR_WRONG:g}",
-                str(each.gain),
-                verdict(each.gain, BAR_WRONG),
-            )
-            for each in found
-            if each.stated_percent == 0
-        ],
+        tables=[Table(_described(options), ("right %", *COLUMNS, "corrected %"), rows)],
+        bars=[_bar(each.found) for each in replayed if each.stated_percent == 0],
         notes=[
             "Both engines run in this process, without HTTP. The one drafts what the other has "
             "answered before, each token right with the stated chance by itself and wrong "
@@ -364,6 +326,26 @@ def _report(options: Options, found: list[Found]) -> Report:
             f"The first {_WARM_ROUNDS} rounds of each size are not counted.",
             f"Threads of torch: {options.setting.threads or 'as the engine chooses'}.",
         ],
-        figures={"found": [asdict(each) for each in found]},
+        figures={"found": [asdict(each) for each in replayed]},
         curves=[Curves("Tokens/s with drafts ÷ without", "requests at once", "ratio", lines)],
+    )
+
+
+def _described(options: Options) -> str:
+    low, high = options.input_tokens
+    prompts = f"{low}" if low == high else f"{low} to {high}"
+    cost = f"in the time of {options.draft_models[0]}" if options.draft_models else "in no time"
+    return (
+        f"Prompts of {prompts} random tokens, answers of {options.output_tokens}, greedy, drafted "
+        f"{cost}: median of {options.pairs} interleaved pairs"
+    )
+
+
+def _bar(found: Found) -> Bar:
+    return Bar(
+        f"tokens/s at {found.size} at once, up to {found.longest} drafted and none right, times "
+        "those without",
+        f">= {BAR_WRONG:g}",
+        str(found.gain),
+        verdict(found.gain, BAR_WRONG),
     )

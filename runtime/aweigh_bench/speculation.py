@@ -23,6 +23,10 @@ from aweigh_bench.subject import Setting, Subject, model_files, subject
 from aweigh_bench.traffic import Ids, Length, Query, random_lengths
 from aweigh_bench.wrong_draft import wrong_draft
 
+COLUMNS = (
+    *("up to", "at once", "without tok/s", "with tok/s", "ratio", "low", "high"),
+    *("accepted %", "tokens a step", "state"),
+)
 BAR_ONE = 1.5  # times the tokens/s of one request at a time
 BAR_WRONG = 0.98  # the same at any size, with drafts that are never right
 _LEAST_REQUESTS = 8  # of each server in a pair
@@ -65,7 +69,18 @@ class Found:
     acceptance: float | None  # share of drafted tokens; None: none were drafted
     per_step: float | None  # tokens that an answer grew by
     state: str
-    alike: tuple[int, int]  # answers of the same text from both, of so many
+    alike: tuple[int, int] = (0, 0)  # answers of the same text from both, of so many
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Under `COLUMNS`."""
+        return (
+            *(str(self.longest), str(self.size), self.without, self.with_drafts),
+            *(f"{value:.3f}" for value in (self.gain.ratio, self.gain.low, self.gain.high)),
+            None if self.acceptance is None else 100 * self.acceptance,
+            None if self.per_step is None else f"{self.per_step:.2f}",
+            self.state,
+        )
 
 
 @dataclass(slots=True)
@@ -255,19 +270,8 @@ def _found(longest: int, seen: _Seen) -> Found:
 
 
 def _report(options: Options, found: list[Found], *, chats: bool) -> Report:
-    columns = (
-        *("up to", "at once", "without tok/s", "with tok/s", "ratio", "low", "high"),
-        *("accepted %", "tokens a step", "state", "same text"),
-    )
     rows: list[tuple[Cell, ...]] = [
-        (
-            *(str(each.longest), str(each.size), each.without, each.with_drafts),
-            *(f"{value:.3f}" for value in (each.gain.ratio, each.gain.low, each.gain.high)),
-            None if each.acceptance is None else 100 * each.acceptance,
-            None if each.per_step is None else f"{each.per_step:.2f}",
-            each.state,
-            f"{each.alike[0]} of {each.alike[1]}" if each.alike[1] else None,
-        )
+        (*each.cells, f"{each.alike[0]} of {each.alike[1]}" if each.alike[1] else None)
         for each in found
     ]
     with_what = "n-gram lookup" if options.lookup else ", ".join(options.draft_models)
@@ -286,15 +290,16 @@ def _report(options: Options, found: list[Found], *, chats: bool) -> Report:
                 f"{'Chats' if chats else 'Random prompts'}, answers of at most "
                 f"{options.output_tokens} tokens, {options.choice}, drafts from "
                 f"{with_what}: median of {options.pairs} interleaved pairs",
-                columns,
+                (*COLUMNS, "same text"),
                 rows,
             )
         ],
         bars=[*_bars(options, found), *_exact_bars(options, found)],
         notes=[
-            f"Both servers run at the same time, started {options.starts} times, and get the same "
-            f"questions in turn. The first {_WARM_ROUNDS} rounds of each size are not counted: "
-            "there the server learns what drafting is worth.",
+            f"Both servers run at the same time, started {min(options.starts, options.pairs)} "
+            "times, and get the same questions in turn. The first "
+            f"{_WARM_ROUNDS} rounds of each size are not counted: there the server learns what "
+            "drafting is worth.",
             "After them both are asked once more, and the texts of their answers compared. Only "
             "--serve-flag=--exact promises that they are the same: else rounding may differ.",
             f"Threads of torch: {options.setting.threads or 'as the server chooses'}.",

@@ -219,9 +219,11 @@ def _warm_up(
     sampler.prompt_logprobs(logits, [0] * scored, 1)
     chunks = [Chunk(0, 1, blocks[index : index + 1]) for index in range(len(rows))]
     sampler.choose(forward([0] * len(rows), chunks), rows)
-    count = min(longest_draft, cache.block_tokens - 1, limits.max_model_len - 1)
+    # As many rows of logits as there can be: all answers draft, if only a little.
+    count = min(longest_draft, max(limits.drafted_tokens // num_rows, 1))
+    count = min(count, cache.block_tokens - 1, limits.max_model_len - 1)
     if count > 0:
-        _verify(forward, sampler, rows[: max(limits.drafted_tokens // count, 1)], count)
+        _verify(forward, sampler, rows[: limits.drafted_tokens], count)
 
 
 def _verify(forward: Forward, sampler: Sampler, rows: Sequence[Row], count: int) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from aweigh_runtime.engine.messages import Sampling, Submission
 from aweigh_runtime.engine.request import Request
+from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.speculation.candidates import Candidate, Candidates
 from aweigh_runtime.engine.speculation.pace import Calibration, Pace
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
@@ -16,12 +17,12 @@ ANSWER_STEPS = 64  # after which others are answered
 
 
 class Nobody:
-    """Drafts nothing: here only what is asked of it counts."""
+    """Drafts nothing: here only what would be asked of it counts."""
 
     name, stops_early, holds_memory = "nobody", False, False
 
     def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
-        raise NotImplementedError
+        return [Proposal(Drafted()) for _ in asked]
 
     def release(self) -> None: ...
 
