@@ -25,7 +25,14 @@ from aweigh_bench import machine
 from aweigh_bench.report import Bar, Cell, Report, Table
 from aweigh_cli.quantize import chosen, fetched
 from aweigh_cli.serve import default_cache_dir
-from aweigh_quantize.budget import DENSE, assigned, measured, option_sizes, precisions
+from aweigh_quantize.budget import (
+    DENSE,
+    assigned,
+    measured,
+    option_sizes,
+    precisions,
+    product_sizes,
+)
 from aweigh_quantize.calibration import Amount, from_model
 from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
 from aweigh_quantize.declaration import declare
@@ -119,7 +126,7 @@ def main() -> None:
     print(f"measuring and dividing: {seconds:.0f} s", file=sys.stderr, flush=True)
     ways = {"budget": found, "4 bit g32": uniform}
     for seed in range(NUM_RANDOM):
-        ways[f"random {seed + 1}"] = drawn(sizes, num_bits, recipe, seed)
+        ways[f"random {seed + 1}"] = drawn(setting, recipe, num_bits, seed)
     smaller = replace(recipe, budget=4.6)
     ways["budget of 4.6 bits"] = assigned(setting.checkpoint, smaller, setting.places, losses)
     spent = []
@@ -133,21 +140,20 @@ def main() -> None:
         report.save(path)
 
 
-def drawn(
-    sizes: Mapping[str, Mapping[str, int]], num_bits: int, recipe: Recipe, seed: int
-) -> dict[str, Precision | None]:
+def drawn(setting: Setting, recipe: Recipe, num_bits: int, seed: int) -> Precisions:
     """By chance, of just that size: choices are drawn again until they fit."""
     chance = random.Random(seed)
+    sizes = product_sizes(setting.checkpoint, recipe, setting.places)
     meant: dict[str, Precision | None] = {str(each): each for each in precisions(recipe)}
     names = [*meant, DENSE]
-    found = {module: chance.choice(names) for module in sizes}
-    total = sum(sizes[module][name] for module, name in found.items())
+    found = {product: chance.choice(names) for product in sizes}
+    total = sum(sizes[product][name] for product, name in found.items())
     while not CLOSE * num_bits <= total <= num_bits:
-        module, name = chance.choice(list(sizes)), chance.choice(names)
-        after = total + sizes[module][name] - sizes[module][found[module]]
+        product, name = chance.choice(list(sizes)), chance.choice(names)
+        after = total + sizes[product][name] - sizes[product][found[product]]
         if abs(after - num_bits) < abs(total - num_bits) or total == num_bits:
-            found[module], total = name, after
-    return {module: meant.get(name) for module, name in found.items()}
+            found[product], total = name, after
+    return {module: meant.get(found[each.weight]) for module, each in setting.places.items()}
 
 
 def _setting(model: str, device: torch.device) -> Setting:
@@ -193,7 +199,7 @@ def _report(model: str, spent: list[Spent], found: Precisions, seconds: float) -
             f"{mixed.loss.num_tokens:,} tokens of texts that were held out; in brackets intervals "
             "of 95 %, by documents; differences are paired. Random assignments are drawn from "
             f"what the budget chooses from, and take at least {100 * CLOSE:g} % of the size.",
-            f"Measuring every matrix and dividing took {seconds:.0f} s.",
+            f"Measuring every product and dividing took {seconds:.0f} s.",
         ],
     )
 

@@ -12,7 +12,7 @@ from aweigh_bench.peer import Peer
 from aweigh_bench.progress import progress
 from aweigh_bench.report import Bar, Cell, Report, Table
 from aweigh_bench.subject import Setting, Subject, model_files, subject
-from aweigh_bench.traffic import Length, Query
+from aweigh_bench.traffic import Length, random_lengths
 
 BARS = {1: 1.0, 32: 3.0}  # batch size → least ratio
 
@@ -25,15 +25,16 @@ class Options:
     threads: int
     batches: list[int] = field(default_factory=lambda: [1, 32])
     input_tokens: Length = (32, 512)
-    output_tokens: int = 32
+    output_tokens: Length = (32, 512)
     pairs: int = 30
     command: str = "aweigh bench throughput --against transformers"
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Seconds that each took for the same prompts."""
+    """Seconds that each took for the same prompts and as many tokens of answers."""
 
+    num_tokens: int
     ours_s: float
     peer_s: float
 
@@ -56,19 +57,20 @@ async def run(options: Options) -> Report:
 
 
 async def _pair(options: Options, served: Subject, peer: Peer, size: int, number: int) -> Pair:
-    low, high = options.input_tokens
-    prompts = [served.ids.draw(served.ids.random.randint(low, high)) for _ in range(size)]
-    queries = [Query(prompt, options.output_tokens) for prompt in prompts]
-    served.expect_fitting(high + options.output_tokens)
+    prompts, wanted = options.input_tokens, options.output_tokens
+    served.expect_fitting(prompts[1] + wanted[1])
+    queries = list(random_lengths(served.ids, size, prompts, wanted))
+    ids = [query.prompt for query in queries if not isinstance(query.prompt, str)]
+    num_tokens = sum(query.max_tokens for query in queries)
 
     def generate() -> None:
-        peer.generate(prompts, options.output_tokens)
+        peer.generate(ids, max(query.max_tokens for query in queries))
 
     if number % 2:
         peer_s = await asyncio.to_thread(_seconds, generate)
-        return Pair((await served.send(queries, size)).duration_s, peer_s)
+        return Pair(num_tokens, (await served.send(queries, size)).duration_s, peer_s)
     ours_s = (await served.send(queries, size)).duration_s
-    return Pair(ours_s, await asyncio.to_thread(_seconds, generate))
+    return Pair(num_tokens, ours_s, await asyncio.to_thread(_seconds, generate))
 
 
 def _seconds(work: Callable[[], None]) -> float:
@@ -82,19 +84,16 @@ def _report(options: Options, dtype: str, found: dict[int, list[Pair]]) -> Repor
     bars: list[Bar] = []
     for size, pairs in found.items():
         compared = compare([pair.peer_s / pair.ours_s for pair in pairs])
-        tokens = size * options.output_tokens
-        ours, theirs = (
-            tokens / median(seconds)
-            for seconds in ([pair.ours_s for pair in pairs], [pair.peer_s for pair in pairs])
-        )
+        ours = median(pair.num_tokens / pair.ours_s for pair in pairs)
+        theirs = median(pair.num_tokens / pair.peer_s for pair in pairs)
         rows.append((str(size), ours, theirs, compared.ratio, compared.low, compared.high))
         if (least := BARS.get(size)) is not None:
             what = f"tokens/s at batch {size}, times transformers'"
             bars.append(Bar(what, f">= {least:g}", str(compared), verdict(compared, least)))
-    low, high = options.input_tokens
     title = (
-        f"Prompts of {low} to {high} tokens, answers of {options.output_tokens}, {dtype}, "
-        f"{options.threads} threads, median of {options.pairs} interleaved pairs"
+        f"Prompts of {_spelled(options.input_tokens)} tokens, answers of "
+        f"{_spelled(options.output_tokens)}, {dtype}, {options.threads} threads, median of "
+        f"{options.pairs} interleaved pairs"
     )
     columns = ("batch", "aweigh tok/s", "transformers tok/s", "ratio", "low", "high")
     return Report(
@@ -107,14 +106,20 @@ def _report(options: Options, dtype: str, found: dict[int, list[Pair]]) -> Repor
         notes=[
             "Both get the same new prompts as token ids and compute greedily past every end token. "
             "transformers gets them as one batch, padded on the left, and runs with its cache and "
-            "sdpa attention in inference mode; ours arrive over HTTP.",
+            "sdpa attention in inference mode until the longest answer is whole; ours arrive over "
+            "HTTP. Tokens that were asked for count.",
             f"Both hold the weights as {dtype} and compute with {options.threads} threads of torch "
             "where they run on a CPU.",
         ],
         figures={
-            "seconds": {
-                str(size): [[pair.ours_s, pair.peer_s] for pair in pairs]
+            "tokens_and_seconds": {
+                str(size): [[pair.num_tokens, pair.ours_s, pair.peer_s] for pair in pairs]
                 for size, pairs in found.items()
             }
         },
     )
+
+
+def _spelled(length: Length) -> str:
+    low, high = length
+    return f"{low}" if low == high else f"{low} to {high}"

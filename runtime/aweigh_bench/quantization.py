@@ -303,11 +303,9 @@ def bars(made: Sequence[Made]) -> list[Bar]:
         if most is not None:
             met = kl.value <= most
             found.append(Bar(f"KL of {each.word}", f"<= {most:g}", str(kl), met))
-        plain = next(
-            (m for m in made if recipe == replace(m.recipe, recover=True) != m.recipe), None
-        )
-        if plain is not None:
-            found.append(_recovers(each, plain))
+        if recipe.recover:
+            same = replace(recipe, recover=False)
+            found += [_recovers(each, plain) for plain in made if plain.recipe == same]
         nearest = _nearest(each, made) if recipe.scheme in ("gptq", "awq") else None
         if nearest is not None:
             found.append(_better(each, nearest))

@@ -20,6 +20,7 @@ from aweigh_cli.bench_options import (
     as_typed,
     expect_installed,
     expect_runtime,
+    length_of,
     lengths_of,
     limit_of,
     measuring,
@@ -137,8 +138,8 @@ def serve(  # noqa: PLR0913 - the options of a load client
             kind=traffic,
             num_requests=num_requests,
             num_warmups=num_warmups,
-            input_tokens=lengths_of(input_tokens),
-            output_tokens=lengths_of(output_tokens),
+            input_tokens=lengths_of(input_tokens, "--input-tokens"),
+            output_tokens=lengths_of(output_tokens, "--output-tokens"),
             num_prefixes=num_prefixes,
             prefix_tokens=prefix_tokens,
             suffix_tokens=suffix_tokens,
@@ -177,7 +178,7 @@ def throughput(  # noqa: PLR0913 - see `serve`
         str | None, typer.Option(help="Of a prompt. (default: 64; --against: 32:512)")
     ] = None,
     output_tokens: Annotated[
-        int | None, typer.Option(min=2, help="Of an answer. (default: 128; --against: 32)")
+        str | None, typer.Option(help="Of an answer. (default: 128; --against: 32:512)")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Bursts of each size.")] = 3,
     pairs: Annotated[int, typer.Option(min=1, max=1000, help="--against: of each size.")] = 30,
@@ -192,9 +193,9 @@ def throughput(  # noqa: PLR0913 - see `serve`
     if against is None:
         growing = growth.Options(
             setting=setting,
-            batches=sizes_of(batches or "1,2,4,8,16,32,64"),
-            input_tokens=lengths_of(input_tokens or "64"),
-            output_tokens=output_tokens or 128,
+            batches=sizes_of(batches or "1,2,4,8,16,32,64", "--batches"),
+            input_tokens=lengths_of(input_tokens or "64", "--input-tokens"),
+            output_tokens=length_of(output_tokens or "128", "--output-tokens"),
             rounds=rounds,
             command=as_typed(),
         )
@@ -203,9 +204,9 @@ def throughput(  # noqa: PLR0913 - see `serve`
     compared = comparison.Options(
         setting=replace(setting, threads=threads),
         threads=threads,
-        batches=sizes_of(batches or "1,32"),
-        input_tokens=lengths_of(input_tokens or "32:512"),
-        output_tokens=output_tokens or 32,
+        batches=sizes_of(batches or "1,32", "--batches"),
+        input_tokens=lengths_of(input_tokens or "32:512", "--input-tokens"),
+        output_tokens=lengths_of(output_tokens or "32:512", "--output-tokens"),
         pairs=pairs,
         command=as_typed(),
     )
@@ -230,7 +231,7 @@ def latency(
 
     options = single.Options(
         setting=setting,
-        lengths=sizes_of(lengths),
+        lengths=sizes_of(lengths, "--lengths"),
         output_tokens=output_tokens,
         iterations=iterations,
         command=as_typed(),
@@ -266,7 +267,7 @@ def prefix_caching(  # noqa: PLR0913 - see `serve`
 
     options = prefixes.Options(
         setting=setting,
-        shares=percents_of(shares),
+        shares=percents_of(shares, "--shares"),
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         num_requests=num_requests,
@@ -336,11 +337,11 @@ def speculation(  # noqa: PLR0913 - see `serve`
             replay.run,
             replay.Options(
                 setting=setting,
-                acceptance_percents=shares_of(replay_acceptance),
+                acceptance_percents=shares_of(replay_acceptance, "--replay-acceptance"),
                 draft_models=draft_model or [],
-                max_draft_tokens=sizes_of(max_draft_tokens),
-                batches=sizes_of(batches),
-                input_tokens=lengths_of(input_tokens),
+                max_draft_tokens=sizes_of(max_draft_tokens, "--max-draft-tokens"),
+                batches=sizes_of(batches, "--batches"),
+                input_tokens=lengths_of(input_tokens, "--input-tokens"),
                 output_tokens=output_tokens,
                 pairs=pairs,
                 command=as_typed(),
@@ -351,9 +352,9 @@ def speculation(  # noqa: PLR0913 - see `serve`
         draft_models=draft_model or [],
         lookup=method == "ngram",
         wrong=wrong,
-        max_draft_tokens=sizes_of(max_draft_tokens),
-        batches=sizes_of(batches),
-        input_tokens=lengths_of(input_tokens),
+        max_draft_tokens=sizes_of(max_draft_tokens, "--max-draft-tokens"),
+        batches=sizes_of(batches, "--batches"),
+        input_tokens=lengths_of(input_tokens, "--input-tokens"),
         output_tokens=output_tokens,
         pairs=pairs,
         starts=starts,
@@ -445,7 +446,7 @@ def scheduler(
     from aweigh_bench import scheduler as deciding
 
     options = deciding.Options(
-        running=running, pools=sizes_of(pools), steps=steps, command=as_typed()
+        running=running, pools=sizes_of(pools, "--pools"), steps=steps, command=as_typed()
     )
     return Job(deciding.run, options)
 

@@ -67,16 +67,24 @@ class Job:
     options: Any  # what `run` takes
 
 
-def lengths_of(text: str) -> tuple[int, int]:
-    """`128` or `32:512`."""
+def lengths_of(text: str, flag: str) -> tuple[int, int]:
+    """`128` or `32:512`, as given to a flag."""
     low, _, high = text.partition(":")
     try:
         length = int(low), int(high or low)
     except ValueError:
         length = 0, 0
     if not 1 <= length[0] <= length[1]:
-        raise typer.BadParameter(f"{text!r} is no number of tokens; expected 128, or 32:512")
+        raise typer.BadParameter(f"{flag} is {text}; expected tokens, as 128 or 32:512")
     return length
+
+
+def length_of(text: str, flag: str) -> int:
+    """`128`: no range."""
+    low, high = lengths_of(text, flag)
+    if low != high:
+        raise typer.BadParameter(f"{flag} is {text}, a range; expected one number")
+    return low
 
 
 def limit_of(text: str) -> tuple[str, float]:
@@ -94,30 +102,29 @@ def limit_of(text: str) -> tuple[str, float]:
     return LIMITS[name], milliseconds
 
 
-def sizes_of(text: str) -> list[int]:
-    """`1,2,4`, in rising order."""
-    return _numbers(text, 1, 1 << 40)
+def sizes_of(text: str, flag: str) -> list[int]:
+    """`1,2,4`, in rising order, as given to a flag."""
+    return _numbers(text, flag, 1, 1 << 40)
 
 
-def percents_of(text: str) -> list[int]:
-    """`0,50,90`, in rising order."""
-    return _numbers(text, 0, 99)
+def percents_of(text: str, flag: str) -> list[int]:
+    """`0,50,90`, in rising order, as given to a flag."""
+    return _numbers(text, flag, 0, 99)
 
 
-def shares_of(text: str) -> list[int]:
-    """`0,60,100`, in rising order."""
-    return _numbers(text, 0, 100)
+def shares_of(text: str, flag: str) -> list[int]:
+    """`0,60,100`, in rising order, as given to a flag."""
+    return _numbers(text, flag, 0, 100)
 
 
-def _numbers(text: str, low: int, high: int) -> list[int]:
+def _numbers(text: str, flag: str, low: int, high: int) -> list[int]:
     try:
         numbers = sorted({int(number) for number in text.split(",")})
     except ValueError:
         numbers = []
     if not numbers or not low <= numbers[0] <= numbers[-1] <= high:
         raise typer.BadParameter(
-            f"{text!r} is no list of whole numbers from {low} to {high}; expected one such as "
-            "1,8,64"
+            f"{flag} is {text}; expected whole numbers from {low} to {high}, such as {low},64"
         )
     return numbers
 

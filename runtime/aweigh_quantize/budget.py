@@ -1,9 +1,10 @@
 """Mixed precision: how fine the integers of each matrix are, for an average size.
 
-Bits and groups are chosen together: a finer group costs bits, too. Each matrix alone is rounded to
-3 bits in the dense model, and what that loses is measured: nats per token over some texts. For
-other precisions the loss is taken to grow as the squared error of the weights does. The losses of
-all matrices are taken to add up.
+Bits and groups are chosen together: a finer group costs bits, too. Matrices that a model multiplies
+with together (q, k and v; gate and up; all experts) get the same: servers fuse them. Each such
+product alone is rounded to 4 bits in the dense model, and what that loses is measured: nats per
+token over some texts. For other precisions the loss is taken to grow as the squared error of the
+weights does. The losses of all products are taken to add up.
 """
 
 import math
@@ -27,7 +28,7 @@ from aweigh_runtime.model.load import Wish, load
 from aweigh_runtime.model.mapped import rows_of
 from aweigh_runtime.model.placement import Place
 
-MEASURED_BITS = 3
+MEASURED_BITS = 4
 SMALLEST_GROUP = 32
 DENSE = "dense"
 _MOST_TOKENS = 2048  # to measure with
@@ -52,21 +53,29 @@ def budgeted(
         kept: modules that stay dense whatever it costs, and do not count.
         texts: to measure with.
         device: where.
-        advance: called for each matrix.
+        advance: called for each product.
 
     Raises:
         ModelDoesNotFit: the dense model exceeds the memory.
         RecipeError: not even the fewest bits fit the budget.
     """
     assert recipe.budget is not None
-    places = {
-        checkpoint.own_name(place).removesuffix(".weight"): place
-        for place in layer_matrices(checkpoint.config)
-    }
-    free = {module: place for module, place in places.items() if module not in kept}
+    free = _free(checkpoint, kept)
     losses = measured(checkpoint, recipe, free, texts, device, advance)
-    chosen = assigned(checkpoint, recipe, free, losses)
-    return {module: chosen.get(module) for module in places}
+    return dict.fromkeys(kept) | assigned(checkpoint, recipe, free, losses)
+
+
+def num_products(checkpoint: Checkpoint, kept: frozenset[str]) -> int:
+    """How often `budgeted` advances."""
+    return len(products(_free(checkpoint, kept)))
+
+
+def products(places: Mapping[str, Place]) -> dict[str, dict[str, Place]]:
+    """The matrices of each, by module: they fill rows of one weight, whose name is the key."""
+    found: dict[str, dict[str, Place]] = {}
+    for module, place in places.items():
+        found.setdefault(place.weight, {})[module] = place
+    return found
 
 
 def assigned(
@@ -75,13 +84,15 @@ def assigned(
     places: Mapping[str, Place],
     losses: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Precision | None]:
-    """The precisions that fit the budget, for given losses by module and precision.
+    """The precision of each module, such that all fit the budget.
+
+    `losses`: by product and precision, as `measured` gives them.
 
     Raises:
         RecipeError: not even the fewest bits fit.
     """
     assert recipe.budget is not None
-    sizes = {module: option_sizes(checkpoint, recipe, place) for module, place in places.items()}
+    sizes = product_sizes(checkpoint, recipe, places)
     meant = {str(each): each for each in precisions(recipe)}
     weights = sum(math.prod(place.shape) for place in places.values())
     try:
@@ -92,7 +103,7 @@ def assigned(
             f"--budget is {recipe.budget:g} bits; expected at least {least:.2f}, which 2 bits and "
             f"their scales take in groups of {recipe.group_size}"
         ) from error
-    return {module: meant.get(each) for module, each in chosen.items()}
+    return {module: meant.get(chosen[place.weight]) for module, place in places.items()}
 
 
 def precisions(recipe: Recipe) -> list[Precision]:
@@ -104,6 +115,17 @@ def precisions(recipe: Recipe) -> list[Precision]:
     while groups[-1] >= 2 * SMALLEST_GROUP and groups[-1] % 16 == 0:
         groups.append(groups[-1] // 2)
     return [Precision(bits, group) for bits in BITS for group in groups]
+
+
+def product_sizes(
+    checkpoint: Checkpoint, recipe: Recipe, places: Mapping[str, Place]
+) -> dict[str, dict[str, int]]:
+    """Bits that a product's matrices take, by precision."""
+    found: dict[str, dict[str, int]] = {}
+    for product, matrices in products(places).items():
+        each = [option_sizes(checkpoint, recipe, place) for place in matrices.values()]
+        found[product] = {option: sum(sizes[option] for sizes in each) for option in each[0]}
+    return found
 
 
 def option_sizes(checkpoint: Checkpoint, recipe: Recipe, place: Place) -> dict[str, int]:
@@ -127,7 +149,7 @@ def measured(
     device: torch.device,
     advance: Advance,
 ) -> dict[str, dict[str, float]]:
-    """What each matrix loses in each precision, alone: nats per token."""
+    """What each product loses in each precision, alone: nats per token."""
     try:
         loaded = load(checkpoint.directory, Wish(dtype="fp32"), device, lambda done, total: None)
     except ModelDoesNotFit as failure:
@@ -136,21 +158,39 @@ def measured(
     dense = [_logits(decoder, text) for text in some]
     tried = Precision(MEASURED_BITS, recipe.group_size)
     found = {}
-    for module, place in places.items():
-        rows = rows_of(decoder.weights[place.weight], place)
-        before = rows.clone()
+    for product, matrices in products(places).items():
+        parts = [rows_of(decoder.weights[product], place) for place in matrices.values()]
+        before = [rows.clone() for rows in parts]
         errors = {}
         for precision in precisions(recipe):
-            rounded = rtn.quantize(before.contiguous(), grid_of(recipe, precision), "mse").dense()
-            errors[precision] = (rounded - before).square().sum().item()
+            grid = grid_of(recipe, precision)
+            rounded = [rtn.quantize(each.contiguous(), grid, "mse").dense() for each in before]
+            errors[precision] = sum(
+                (each - exact).square().sum().item()
+                for each, exact in zip(rounded, before, strict=True)
+            )
             if precision == tried:
-                rows.copy_(rounded)
+                _put(parts, rounded)
         loss = _loss(decoder, some, dense)
-        rows.copy_(before)
+        _put(parts, before)
         unit = max(loss, 0.0) / max(errors[tried], 1e-30)
-        found[module] = {str(each): unit * error for each, error in errors.items()} | {DENSE: 0.0}
+        found[product] = {str(each): unit * error for each, error in errors.items()} | {DENSE: 0.0}
         advance()
     return found
+
+
+def _free(checkpoint: Checkpoint, kept: frozenset[str]) -> dict[str, Place]:
+    """The matrices of which not all is said yet, by module."""
+    places = {
+        checkpoint.own_name(place).removesuffix(".weight"): place
+        for place in layer_matrices(checkpoint.config)
+    }
+    return {module: place for module, place in places.items() if module not in kept}
+
+
+def _put(parts: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+    for rows, each in zip(parts, values, strict=True):
+        rows.copy_(each)
 
 
 def _loss(decoder: Decoder, texts: Sequence[Text], dense: Sequence[torch.Tensor]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from aweigh_quantize.budget import budgeted
+from aweigh_quantize.budget import budgeted, num_products
 from aweigh_quantize.calibration import Amount, divided, from_files, from_model, not_held_out
 from aweigh_quantize.card import card
 from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
@@ -138,7 +138,7 @@ def _budgeted(
     display: Display,
 ) -> dict[str, Precision | None]:
     kept = frozenset(module for module, found in precisions.items() if found is None)
-    display.begin("precision of matrices", len(precisions) - len(kept))
+    display.begin("precision of products", num_products(checkpoint, kept))
     return budgeted(checkpoint, job.recipe, kept, texts, job.device, display.advance)
 
 

@@ -1,8 +1,7 @@
 """Trains all quantized layers together, until the model predicts what the dense one does.
 
-What is lowered is the KL to the dense model's predictions, and beside it what every layer puts out
-differs by: that says more of a token than one number at the end does. Numbers are rounded in every
-step, and gradients pass the rounding (straight-through): scales, norms and rounding learn together.
+What is lowered is the KL to the dense model's predictions. Numbers are rounded in every step, and
+gradients pass the rounding (straight-through): scales, norms and rounding learn together.
 
 A layer is computed by itself, forwards and then backwards. Where memory does not hold all of them,
 one is in memory at a time and the others lie in files. The same seed gives the same result.
@@ -49,11 +48,10 @@ def expect_enough(texts: Sequence[Text], *, from_files: bool) -> None:
 class Training:
     """How long. Rates rise for some steps, and fall to nothing linearly."""
 
-    num_steps: int = 800
+    num_steps: int = 1200
     num_tokens: int = 2048  # of a step, about
     num_rising: int = 5
     num_passes: int = 3  # over all texts, at most: more, and they are learned by heart
-    hidden_share: float = 0.5  # what a layer's relative squared error counts beside the KL
 
     def within(self, texts: Sequence[Text]) -> "Training":
         """Shorter, where there are few texts."""
@@ -71,7 +69,6 @@ class _Forward:
 
     before: torch.Tensor  # [T, N], of the quantized layers
     after: torch.Tensor | None  # with what gradients need; None: to be computed again
-    wanted: torch.Tensor  # [T, N]: what the dense layer gave behind dense ones
 
 
 class Recovery:
@@ -138,7 +135,7 @@ class Recovery:
                 after = self._passage.trained(layer.layer, before, chosen)
             with torch.no_grad():
                 wanted = self._passage.trained(layer.dense, wanted, chosen)
-            passed.append(_Forward(before, after if self._fits else None, wanted))
+            passed.append(_Forward(before, after if self._fits else None))
             hidden = after.detach()
         gradient = _lost(self._ends, hidden, wanted)
         for index in reversed(range(self._num_layers)):
@@ -148,8 +145,7 @@ class Recovery:
                 if each.after is None
                 else each.after
             )
-            error = (after - each.wanted).square().sum(-1) / each.wanted.square().sum(-1)
-            (training.hidden_share * error.mean() + (after * gradient).sum()).backward()  # type: ignore[no-untyped-call]
+            after.backward(gradient)  # type: ignore[no-untyped-call]
             assert each.before.grad is not None
             gradient = each.before.grad
             layer.step(training.rate(step - 1))

@@ -16,9 +16,9 @@ BYTES_PER_WEIGHT = 24  # fp32: dense, quantized, numbers, their gradient and two
 class Rates:
     """How far one step moves, at most and at first."""
 
-    numbers: float = 1e-3  # integers
+    numbers: float = 3e-3  # integers
     scales: float = 2e-3  # of the logarithm
-    norms: float = 1e-3
+    norms: float = 4e-3
 
 
 class TrainedLayer:
@@ -32,20 +32,18 @@ class TrainedLayer:
         self.layer = layer
         self._latents = latents
         norms = layer.train({module: latent.values for module, latent in latents.items()})
-        groups = {
-            rates.numbers: {f"{name}.numbers": each.numbers for name, each in latents.items()},
-            rates.scales: {f"{name}.stretch": each.stretch for name, each in latents.items()},
-            rates.norms: norms,
-        }
-        self._trained = {name: each for group in groups.values() for name, each in group.items()}
+        numbers = {f"{name}.numbers": each.numbers for name, each in latents.items()}
+        stretches = {f"{name}.stretch": each.stretch for name, each in latents.items()}
+        self._trained = numbers | stretches | norms
+        self._rates = [rates.numbers, rates.scales, rates.norms]
+        groups = [numbers, stretches, norms]
         self._optimizer = torch.optim.AdamW(
-            [{"params": list(group.values()), "lr": rate} for rate, group in groups.items()],
+            [{"params": list(group.values())} for group in groups],
             betas=(0.9, 0.99),
             eps=1e-12,  # gradients of single numbers are tiny
             weight_decay=0.0,
             fused=True,
         )
-        self._rates = list(groups)
 
     def step(self, share: float) -> None:
         """Go along the gradient, by a share of the rates, and forget it."""

@@ -185,7 +185,7 @@ async def test_results_are_saved_and_drawn(server: TimedServer, tmp_path: Path) 
     ("flags", "sentence"),
     [
         (["--goodput=speed:3"], "'speed:3' is no limit"),
-        (["--input-tokens=9:3"], "'9:3' is no number of tokens"),
+        (["--input-tokens=9:3"], "--input-tokens is 9:3; expected tokens, as 128 or 32:512"),
         (["--save=result.txt"], "expected a name ending in .json or .md"),
         (["--plot=result.jpg"], "expected a name ending in .png"),
         (["--save=nowhere/result.md"], "there is no folder nowhere; expected one that exists"),

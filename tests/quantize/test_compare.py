@@ -63,7 +63,7 @@ def test_a_recipe_is_told_in_flags(word: str, flags: str) -> None:
 def test_the_command_prints_every_scheme_and_its_advice(
     cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantize, "DEFAULT_SCHEMES", "rtn-8-channel,rtn-2")
+    monkeypatch.setattr(quantize, "DEFAULT_SCHEMES", "rtn-8-channel,int8,rtn-2")
     text = tmp_path / "held-out.txt"
     text.write_text("A Pod is a group of containers. " * 200)
     few = ["--num-texts=8", "--text-tokens=80", f"--cache-dir={cut.parent / 'cache'}"]
@@ -73,7 +73,7 @@ def test_the_command_prints_every_scheme_and_its_advice(
     rows = {words[0]: words for words in reversed(lines)}  # the first table's
     assert float(rows["rtn-8-channel"][1]) > float(rows["rtn-2"][1])  # MB
     assert str(text) in done.stdout  # the table of perplexities
-    assert "loses at most 0.5 nats per token is rtn-8-channel: " in done.stdout
+    assert "loses at most 0.5 nats per token is int8: " in done.stdout
 
 
 @pytest.mark.parametrize(

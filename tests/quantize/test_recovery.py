@@ -14,6 +14,7 @@ from aweigh_quantize.job import run
 from aweigh_quantize.quantizer import Work
 from aweigh_quantize.recipe import Recipe, RecipeError, Scheme
 from aweigh_quantize.recovery import Training
+from aweigh_quantize.trained_layer import Rates
 from tests.quantize.jobs import Silent, job, job_of, tensors, weights
 
 ENOUGH = Amount(num_texts=16, num_tokens=192)
@@ -37,6 +38,22 @@ def test_training_wins_back_some_of_what_was_lost(cut: Path, tmp_path: Path, spa
     assert {name: values.shape for name, values in plain.items()} == {
         name: values.shape for name, values in changed.items()
     }
+
+
+def test_numbers_scales_and_norms_all_learn_at_whatever_rates(
+    cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantizer, "Rates", lambda: Rates(numbers=0.1, scales=0.1, norms=0.1))
+    plain = replace(job_of(cut, tmp_path / "plain", Recipe(bits=3)), amount=LITTLE)
+    run(plain, Silent())
+    training = Training(num_steps=2, num_tokens=512)
+    trained = replace(plain, out=tmp_path / "out", recipe=Recipe(bits=3, recover=True))
+    run(replace(trained, training=training), Silent())
+    before, after = tensors(plain.out), tensors(trained.out)
+    for ending in ("qweight", "scales", "layernorm.weight"):
+        learned = [name for name in before if name.endswith(ending)]
+        assert learned
+        assert not any(torch.equal(before[name], after[name]) for name in learned), ending
 
 
 def test_training_ends_in_the_same_bytes_killed_or_not_in_memory_or_not(
@@ -163,25 +180,24 @@ def test_too_little_to_train_on_is_refused(cut: Path, tmp_path: Path) -> None:
 def test_matrices_share_a_budget_by_what_they_lose(cut: Path, tmp_path: Path) -> None:
     found = run(job(cut, tmp_path / "out", scheme="rtn", group_size=64, budget=4.5), Silent())
     assert 4.2 < found.sizes.bits <= 4.5
-    widths = {
-        weight.bits
-        for weight in weights(tmp_path / "out", cut).values()
-        if isinstance(weight, IntWeight)
-    }
-    assert len(widths) > 1
+    assert len(set(spent_of(tmp_path / "out", cut).values())) > 1
+
+
+def test_matrices_that_servers_fuse_get_the_same(cut: Path, tmp_path: Path) -> None:
+    run(job(cut, tmp_path / "out", scheme="rtn", group_size=64, budget=4.9), Silent())
+    spent = spent_of(tmp_path / "out", cut)
+    for fused in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+        for module in [each for each in spent if each.endswith(fused[0])]:
+            others = {spent[module.replace(fused[0], name)] for name in fused}
+            assert len(others) == 1, module
 
 
 def test_a_budget_loses_less_than_the_same_size_spent_evenly(cut: Path, tmp_path: Path) -> None:
-    even = run(job(cut, tmp_path / "even", scheme="rtn", group_size=32), Silent())
+    even = run(job(cut, tmp_path / "even", scheme="rtn", bits=3, group_size=32), Silent())
     found = run(job(cut, tmp_path / "out", scheme="rtn", budget=even.sizes.bits), Silent())
     assert found.sizes.matrices <= even.sizes.matrices
     assert found.loss.excess(even.loss).value > 0
-    kinds = {
-        (weight.bits, weight.group)
-        for weight in weights(tmp_path / "out", cut).values()
-        if isinstance(weight, IntWeight)
-    }
-    assert len({group for _, group in kinds}) > 1
+    assert len({each and each[1] for each in spent_of(tmp_path / "out", cut).values()}) > 1
 
 
 def test_a_budget_that_nothing_fits_is_refused_with_the_least(cut: Path, tmp_path: Path) -> None:
@@ -204,3 +220,15 @@ def test_what_cannot_be_trained_or_divided_is_refused(
 ) -> None:
     with pytest.raises(RecipeError, match=said):
         job(cut, tmp_path / "out", **recipe)
+
+
+def spent_of(folder: Path, dense: Path) -> dict[str, tuple[int, int] | None]:
+    """Bits and group of every matrix of a layer, by module; None: it is dense."""
+    found = weights(folder, dense)
+    modules = [name.removesuffix(".weight") for name in tensors(dense) if "_proj" in name]
+    spent: dict[str, tuple[int, int] | None] = dict.fromkeys(modules)
+    for module, weight in found.items():
+        assert isinstance(weight, IntWeight)
+        assert weight.group is not None
+        spent[module] = weight.bits, weight.group
+    return spent
