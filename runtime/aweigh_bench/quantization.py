@@ -301,7 +301,7 @@ def bars(made: Sequence[Made]) -> list[Bar]:
         recipe, kl = each.recipe, each.loss.kl
         most = MOST_KL.get(each.word)
         if most is not None:
-            met = kl.value <= most
+            met = True if kl.value <= most else None if kl.low <= most else False
             found.append(Bar(f"KL of {each.word}", f"<= {most:g}", str(kl), met))
         if recipe.recover:
             same = replace(recipe, recover=False)
