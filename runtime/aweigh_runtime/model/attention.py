@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from aweigh_kernels import paged_attention
 from aweigh_runtime.model.cache import LayerCache
 from aweigh_runtime.model.capping import capped_
-from aweigh_runtime.model.reads import Decodes, Prompt, reads
+from aweigh_runtime.model.reads import Decodes, Prompt, decode_rows, decodes, prompts
 from aweigh_runtime.model.step_plan import Plan
 
 # cuDNN builds a plan for every new length: 35 ms on an H200, and every decode step has a new one.
@@ -44,12 +45,16 @@ def attend(heads: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShap
     """
     query, new = heads[:, : shape.num_heads], heads[:, shape.num_heads :]
     new = kv.store(new, plan.slots)
-    layout = plan.layout(reads, shape.window)
-    output = torch.empty_like(query)  # [T, H, D]
-    for decodes in layout.decodes:
-        output[decodes.rows] = _attend_decodes(query, kv, decodes, shape)
-    for prompt in layout.prompts:
+    output = query.new_empty(query.shape)  # [T, H, D]
+    for prompt in plan.layout(prompts, shape.window):
         output[prompt.rows] = _attend_prompt(query, new, kv, prompt, shape)
+    if shape.soft_cap is None and kv.is_plain and paged_attention.takes(query, kv.kv):
+        rows = plan.layout(decode_rows, shape.window)
+        if rows is not None:
+            paged_attention.attend(query, kv.kv, rows, shape.scale, output)
+    else:
+        for group in plan.layout(decodes, shape.window):
+            output[group.rows] = _attend_decodes(query, kv, group, shape)
     return output.flatten(1)
 
 

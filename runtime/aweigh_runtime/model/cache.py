@@ -46,6 +46,8 @@ class CacheFormat:
 class LayerCache:
     """One layer's keys and values, kept as they are computed."""
 
+    is_plain = True  # `kv` itself may be read
+
     def __init__(self, kv: torch.Tensor) -> None:
         self.kv = kv  # [B, P, 2K, D], keys first
         self.num_kv_heads = kv.shape[2] // 2
@@ -78,6 +80,8 @@ class RoundedCache(LayerCache):
     What a token sees is what is kept, also of itself: else an answer would depend on what happens
     to be cached.
     """
+
+    is_plain = False
 
     def __init__(self, kv: torch.Tensor, format: CacheFormat, layer: int) -> None:
         super().__init__(kv)

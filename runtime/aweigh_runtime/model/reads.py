@@ -1,7 +1,7 @@
 """Which keys and values attention reads in a step. Indices and masks only.
 
-Requests with one new token, or equally few of them, are read together, in groups of similar length;
-each longer chunk is read by itself.
+Requests with one new token, or few of them, are decodes: a kernel reads for one token after the
+other, torch for groups of equally many and of similar length. Each longer chunk is read by itself.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from aweigh_kernels.paged_attention import Rows
 from aweigh_runtime.model.cache import Index
+from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.step_plan import Integers, Plan, index
 
 FEW = 17  # new tokens of a request that is read together with others: one, and a draft behind it
@@ -40,32 +42,51 @@ class Prompt:
     mask: torch.Tensor | None  # [tokens, seen], added to the scores; None: causal
 
 
-@dataclass(frozen=True, slots=True)
-class Reads:
-    """What a layer reads."""
+def prompts(plan: Plan, window: int | None) -> list[Prompt]:
+    """The longer chunks, for layers whose tokens see `window` tokens (None: all)."""
+    rows = _first_rows(plan)
+    return [
+        _prompt(plan, int(rows[i]), i, window)
+        for i, chunk in enumerate(plan.chunks)
+        if not _is_decode(chunk)
+    ]
 
-    decodes: tuple[Decodes, ...]
-    prompts: tuple[Prompt, ...]
 
-
-def reads(plan: Plan, window: int | None) -> Reads:
-    """Lay out a step for layers whose tokens see `window` tokens (None: all). O(T + blocks)."""
-    rows = np.cumsum([0] + [chunk.num_tokens for chunk in plan.chunks])
-    few: dict[int, list[int]] = {}  # by how many
-    many: list[int] = []
+def decodes(plan: Plan, window: int | None) -> list[Decodes]:
+    """All others, in groups that are alike."""
+    rows = _first_rows(plan)
+    alike: dict[int, list[int]] = {}  # by how many new tokens
     for i, chunk in enumerate(plan.chunks):
-        if chunk.num_tokens == 1 or (chunk.start and chunk.num_tokens <= FEW):
-            few.setdefault(chunk.num_tokens, []).append(i)
-        else:
-            many.append(i)
-    return Reads(
-        decodes=tuple(
-            _decodes(plan, rows, group, window)
-            for alike in few.values()
-            for group in _groups(plan, alike)
-        ),
-        prompts=tuple(_prompt(plan, int(rows[i]), i, window) for i in many),
-    )
+        if _is_decode(chunk):
+            alike.setdefault(chunk.num_tokens, []).append(i)
+    return [
+        _decodes(plan, rows, group, window)
+        for each in alike.values()
+        for group in _groups(plan, each)
+    ]
+
+
+def decode_rows(plan: Plan, window: int | None) -> Rows | None:
+    """All others, token by token; None: there are none."""
+    rows = _first_rows(plan)
+    few = [i for i, chunk in enumerate(plan.chunks) if _is_decode(chunk)]
+    if not few:
+        return None
+    counts = np.array([plan.chunks[i].num_tokens for i in few])
+    starts = np.array([plan.chunks[i].start for i in few])
+    offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    highs = np.repeat(starts, counts) + offsets + 1
+    lows = np.zeros_like(highs) if window is None else np.maximum(highs - window, 0)
+    tokens = np.repeat(rows[few], counts) + offsets
+    return Rows(tokens, np.repeat(few, counts), lows, highs, plan.table)
+
+
+def _is_decode(chunk: Chunk) -> bool:
+    return chunk.num_tokens == 1 or (chunk.start > 0 and chunk.num_tokens <= FEW)
+
+
+def _first_rows(plan: Plan) -> Integers:
+    return np.cumsum([0] + [chunk.num_tokens for chunk in plan.chunks])
 
 
 def _groups(plan: Plan, alike: list[int]) -> list[list[int]]:

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from random import Random
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aweigh_kernels import paged_attention
 from aweigh_runtime.model.arithmetic import Arithmetic, Fast
 from aweigh_runtime.model.attention import AttentionShape
-from aweigh_runtime.model.cache import CacheFormat, KVCache
+from aweigh_runtime.model.cache import CacheFormat, KVCache, LayerCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.exact import Exact
-from aweigh_runtime.model.step_plan import plan
+from aweigh_runtime.model.step_plan import Plan, plan
 from tests.runtime.model.checkpoints import load_decoder, write_checkpoint
 
 NUM_BLOCKS, BLOCK_TOKENS = 200, 16
@@ -79,10 +81,20 @@ def _check(
         assert torch.equal(cache.layers[layer], _cache(config).layers[layer])
 
 
-either = pytest.mark.parametrize("arithmetic", [Fast, Exact])
+class ByTorch(Fast):
+    """As where no C kernel is compiled."""
+
+    def attend(
+        self, heads: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShape
+    ) -> torch.Tensor:
+        with patch.object(paged_attention, "takes", return_value=False):
+            return super().attend(heads, kv, plan, shape)
 
 
-@either
+each = pytest.mark.parametrize("arithmetic", [Fast, ByTorch, Exact])
+
+
+@each
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @given(
     sizes=st.lists(
@@ -112,7 +124,7 @@ def test_every_token_sees_what_its_position_and_window_allow(
     _check(config, arithmetic(), chunks, shape)
 
 
-@either
+@each
 def test_a_request_may_read_blocks_that_another_writes_in_the_same_step(
     config: ModelConfig, arithmetic: Callable[[], Arithmetic]
 ) -> None:
@@ -123,7 +135,7 @@ def test_a_request_may_read_blocks_that_another_writes_in_the_same_step(
     _check(config, arithmetic(), [writer, *readers], AttentionShape(4, 0.2, window=20))
 
 
-@either
+@each
 def test_many_requests_of_many_lengths_are_read_together(
     config: ModelConfig, arithmetic: Callable[[], Arithmetic]
 ) -> None:
