@@ -11,15 +11,14 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from statistics import median
-from unittest.mock import patch
 
 import torch
 
 from aweigh_bench import machine
 from aweigh_bench.paired import compare
-from aweigh_kernels import paged_attention
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.attention import AttentionShape, attend
 from aweigh_runtime.model.cache import CacheFormat, KVCache
@@ -29,6 +28,7 @@ from aweigh_runtime.sources.local import builtin
 
 BATCHES = (1, 4, 16, 64)
 LENGTHS = (128, 1024, 4096)
+NEW = (1, 5, 9)  # tokens of each request: 1, or drafts that are verified
 BLOCK = 16
 CACHE_BYTES = 512 << 20
 BF16 = torch.bfloat16
@@ -42,13 +42,14 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     print(" · ".join(f"{key} {value}" for key, value in machine.describe().items()))
     print(f"python {' '.join(sys.argv)}\n")
-    print("| requests | tokens each | kernel us | torch us | times as fast | from | to | GB/s |")
-    print("|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print(
+        "| requests | tokens each | new | kernel us | torch us | times as fast | from | to | GB/s |"
+    )
+    print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     cache, shape = _cache(builtin("helmsman-8m"))
-    for batch in BATCHES:
-        for length in LENGTHS:
-            if batch * length // BLOCK < cache.num_blocks:
-                print(_row(cache, shape, batch, length, given.pairs), flush=True)
+    for batch, length, new in product(BATCHES, LENGTHS, NEW):
+        if batch * length // BLOCK < cache.num_blocks:
+            print(_row(cache, shape, (batch, length, new), given.pairs), flush=True)
 
 
 def _cache(directory: Path) -> tuple[KVCache, AttentionShape]:
@@ -61,15 +62,16 @@ def _cache(directory: Path) -> tuple[KVCache, AttentionShape]:
     return cache, AttentionShape(config.num_heads, config.head_dim**-0.5)
 
 
-def _row(cache: KVCache, shape: AttentionShape, batch: int, length: int, pairs: int) -> str:
+def _row(cache: KVCache, shape: AttentionShape, size: tuple[int, int, int], pairs: int) -> str:
+    batch, length, new = size
     generator = torch.Generator().manual_seed(batch)
     each = length // BLOCK
     blocks = torch.randperm(cache.num_blocks, generator=generator)[: batch * each].view(batch, -1)
-    chunks = [Chunk(length - 1, 1, row.tolist()) for row in blocks]
+    chunks = [Chunk(length - new, new, row.tolist()) for row in blocks]
     step = plan(chunks, cache)
     num_kv_heads, head_dim = cache.layers.shape[3] // 2, cache.layers.shape[4]
     heads = torch.randn(
-        batch, shape.num_heads + 2 * num_kv_heads, head_dim, generator=generator
+        batch * new, shape.num_heads + 2 * num_kv_heads, head_dim, generator=generator
     ).to(BF16)
     layers = iter(range(1 << 30))
 
@@ -78,13 +80,13 @@ def _row(cache: KVCache, shape: AttentionShape, batch: int, length: int, pairs: 
         return attend(heads, cache.by_layer[next(layers) % len(cache.by_layer)], step, shape)
 
     def by_torch() -> torch.Tensor:
-        with patch.object(paged_attention, "takes", return_value=False):
-            return once()
+        layer = cache.by_layer[next(layers) % len(cache.by_layer)]
+        return attend(heads, layer, step, shape, by_torch=True)
 
     layer = cache.by_layer[0]
     found = attend(heads, layer, step, shape)
-    with patch.object(paged_attention, "takes", return_value=False):
-        torch.testing.assert_close(found, attend(heads, layer, step, shape), atol=1e-2, rtol=1e-2)
+    same = attend(heads, layer, step, shape, by_torch=True)
+    torch.testing.assert_close(found, same, atol=1e-2, rtol=1e-2)
     ours: list[float] = []
     theirs: list[float] = []
     for number in range(pairs):  # who goes first alternates
@@ -93,7 +95,7 @@ def _row(cache: KVCache, shape: AttentionShape, batch: int, length: int, pairs: 
     ratio = compare([theirs / ours for ours, theirs in zip(ours, theirs, strict=True)])
     seen = batch * length * 2 * num_kv_heads * head_dim * BF16.itemsize
     return (
-        f"| {batch} | {length} | {1e6 * median(ours):.0f} | {1e6 * median(theirs):.0f} | "
+        f"| {batch} | {length} | {new} | {1e6 * median(ours):.0f} | {1e6 * median(theirs):.0f} | "
         f"{ratio.ratio:.2f} | {ratio.low:.2f} | {ratio.high:.2f} | "
         f"{seen / median(ours) / 1e9:.1f} |"
     )

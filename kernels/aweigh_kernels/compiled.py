@@ -7,9 +7,11 @@ import ctypes
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -18,8 +20,12 @@ _FLAGS = (
     "-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC",
     "-shared",
 )  # fmt: skip
-_DEADLINE_S = 60
+_DEADLINE_S = 20.0
 _log = logging.getLogger(__name__)
+
+
+class _NotCompiled(Exception):
+    """Says why."""
 
 
 def compiled(name: str, constants: Mapping[str, int]) -> ctypes.CDLL | None:
@@ -30,7 +36,7 @@ def compiled(name: str, constants: Mapping[str, int]) -> ctypes.CDLL | None:
         constants: macros.
 
     Returns:
-        None: there is no compiler here, or it refuses; a warning has said it once.
+        None: there is no compiler here, or it fails; a warning has said it once.
     """
     return _compiled(name, tuple(sorted(constants.items())))
 
@@ -42,23 +48,16 @@ def _compiled(name: str, constants: tuple[tuple[str, int], ...]) -> ctypes.CDLL 
         return None
     source = Path(__file__).parent / "cpu" / name
     macros = [f"-D{key}={value}" for key, value in constants]
-    with tempfile.TemporaryDirectory(prefix="aweigh-kernel-") as folder:
-        target = Path(folder) / f"{source.stem}.so"
-        try:
-            subprocess.run(
-                [compiler, *_FLAGS, *macros, "-o", str(target), str(source)],
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=_DEADLINE_S,
-            )
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix="aweigh-kernel-", ignore_cleanup_errors=True
+        ) as folder:
+            target = Path(folder) / f"{source.stem}.so"
+            _run([compiler, *_FLAGS, *macros, "-o", str(target), str(source)])
             return ctypes.CDLL(str(target))  # it stays loaded when its file is gone
-        except subprocess.CalledProcessError as error:
-            reason = error.stderr.strip().splitlines()[-1:] or [str(error)]
-        except (OSError, subprocess.TimeoutExpired) as error:
-            reason = [str(error)]
-    _log.warning("%s is not compiled, torch computes instead: %s", name, reason[0])
-    return None
+    except (OSError, _NotCompiled) as error:
+        _log.warning("%s is not compiled, torch computes instead: %s", name, error)
+        return None
 
 
 @cache
@@ -67,3 +66,24 @@ def _compiler() -> str | None:
     if found is None:
         _log.warning("no C compiler is installed: on a CPU torch computes what C kernels would")
     return found
+
+
+def _run(command: list[str]) -> None:
+    """A compiler starts others: all of them end with it."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            _, said = process.communicate(timeout=_DEADLINE_S)
+        except subprocess.TimeoutExpired as error:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise _NotCompiled(f"{command[0]} took over {_DEADLINE_S:g} s") from error
+    if process.returncode:
+        last = said.strip().splitlines()[-1:] or [f"it ended with {process.returncode}"]
+        raise _NotCompiled(f"{command[0]}: {last[0]}")

@@ -1,7 +1,7 @@
-/* Attention of single tokens over a paged cache: keys and values are read where they lie.
+/* Attention of a few tokens of each request over a paged cache, read where it lies.
 
-   One pass over what a token sees, a block at a time, with a running maximum (Milakov and
-   Gimelshein 2018), and all heads of a block while it is in the nearest cache. Sums are in fp32. A
+   One pass over what they see, a block at a time, with a running maximum (Milakov and Gimelshein
+   2018); all heads and tokens of a block while it is in the nearest cache. Sums are in fp32. A
    token's result does not depend on which others are computed beside it.
 
    Vectors are GCC's, of 16 numbers: a compiler splits them for a machine that has shorter ones.
@@ -33,15 +33,15 @@ typedef number numbers __attribute__((vector_size(sizeof(number) * LANES)));
 
 /* What a call computes: `_Step` of paged_attention.py. */
 struct step {
-    const number *query;     /* [T, H, D], tokens query_stride numbers apart */
-    const number *kv;        /* [B, P, 2K, D], keys first */
-    number *output;          /* [T, H, D] */
-    const int64_t *tokens;   /* [R], rows of query and output */
-    const int64_t *requests; /* [R], rows of the table */
-    const int64_t *lows;     /* [R], the first position that is seen */
-    const int64_t *highs;    /* [R], behind the last one */
-    const int64_t *table;    /* [S, table_width], blocks of each request */
+    const number *query;   /* [T, H, D], tokens query_stride numbers apart */
+    const number *kv;      /* [B, P, 2K, D], keys first */
+    number *output;        /* [T, H, D] */
+    const int64_t *tokens; /* [S], the first row of query and output */
+    const int64_t *counts; /* [S], how many rows: each sees one position more than the one before */
+    const int64_t *seen;   /* [S], positions that the first one sees, were there no window */
+    const int64_t *table;  /* [S, table_width], blocks of each request */
     int64_t query_stride, table_width, heads, kv_heads, block_tokens;
+    int64_t window;        /* positions that a token sees at most */
     float scale;
 };
 
@@ -112,64 +112,97 @@ static inline float weigh(float *scores, int64_t count, float *most, float *tota
     return kept;
 }
 
-/* Some tokens of one block, kv [count, 2K, D], for the heads that share one of the keys. */
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t largest(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* What is known of the tokens of a request, for heads that share their keys: [heads, tokens]. */
+struct state {
+    floats (*query)[VECTORS], (*sums)[VECTORS];
+    float *most, *total;
+};
+
+/* Some positions of one block, from `at` on: keys and values [count, D], `apart` numbers apart. */
 static inline void add_block(
-    const floats (*query)[VECTORS], const number *keys, const number *values, int64_t apart,
-    int64_t count, int64_t sharing, float *most, float *total, floats (*sums)[VECTORS]
+    const struct state *state, const number *keys, const number *values, int64_t apart, int64_t at,
+    int64_t count, int64_t sharing, int64_t tokens, int64_t seen, int64_t window
 ) {
-    float scores[sharing][TILE];
-    for (int64_t j = 0; j < count; j++)
-        for (int64_t head = 0; head < sharing; head++) {
-            floats product = {};
-            for (int v = 0; v < VECTORS; v++)
-                product += query[head][v] * load(keys + j * apart + v * LANES);
-            scores[head][j] = sum(product);
+    float scores[sharing * tokens][TILE];
+    floats value[TILE][VECTORS];
+    for (int64_t j = 0; j < count; j++) {
+        floats key[VECTORS];
+        for (int v = 0; v < VECTORS; v++) {
+            key[v] = load(keys + j * apart + v * LANES);
+            value[j][v] = load(values + j * apart + v * LANES);
         }
-    for (int64_t head = 0; head < sharing; head++) {
-        const float kept = weigh(scores[head], count, &most[head], &total[head]);
+        for (int64_t i = 0; i < sharing * tokens; i++) {
+            floats product = state->query[i][0] * key[0];
+            for (int v = 1; v < VECTORS; v++) product += state->query[i][v] * key[v];
+            scores[i][j] = sum(product);
+        }
+    }
+    for (int64_t i = 0; i < sharing * tokens; i++) {
+        const int64_t high = seen + i % tokens;
+        const int64_t first = largest(high - window - at, 0), last = least(high - at, count);
+        if (first >= last) continue;
+        float *each = scores[i];
+        if (first) memmove(each, each + first, (last - first) * sizeof *each);
+        const float kept = weigh(each, last - first, &state->most[i], &state->total[i]);
         floats found[VECTORS];
-        for (int v = 0; v < VECTORS; v++) found[v] = sums[head][v] * kept;
-        for (int64_t j = 0; j < count; j++)
-            for (int v = 0; v < VECTORS; v++)
-                found[v] += scores[head][j] * load(values + j * apart + v * LANES);
-        for (int v = 0; v < VECTORS; v++) sums[head][v] = found[v];
+        for (int v = 0; v < VECTORS; v++) found[v] = state->sums[i][v] * kept;
+        for (int64_t j = first; j < last; j++)
+            for (int v = 0; v < VECTORS; v++) found[v] += each[j - first] * value[j][v];
+        for (int v = 0; v < VECTORS; v++) state->sums[i][v] = found[v];
     }
 }
 
-/* Rows first to last - 1 of a step. */
-void attend(const struct step *step, int64_t first, int64_t last) {
-    const int64_t heads = step->heads, kv_heads = step->kv_heads, sharing = heads / kv_heads;
+/* One request, for some heads of keys. */
+static void attend_request(const struct step *step, int64_t request, int64_t head, int64_t last) {
+    const int64_t kv_heads = step->kv_heads, sharing = step->heads / kv_heads;
     const int64_t apart = 2 * kv_heads * HEAD_SIZE, block_tokens = step->block_tokens;
-    floats query[heads][VECTORS], sums[heads][VECTORS];
-    float most[heads], total[heads];
-    for (int64_t row = first; row < last; row++) {
-        const int64_t token = step->tokens[row], high = step->highs[row];
-        const int64_t *blocks = step->table + step->requests[row] * step->table_width;
-        for (int64_t head = 0; head < heads; head++) {
-            const number *from = step->query + token * step->query_stride + head * HEAD_SIZE;
-            for (int v = 0; v < VECTORS; v++) {
-                query[head][v] = load(from + v * LANES) * step->scale;
-                sums[head][v] = (floats){};
-            }
-            most[head] = NOTHING;
-            total[head] = 0;
+    const int64_t tokens = step->counts[request], seen = step->seen[request];
+    const int64_t end = seen + tokens - 1, each = sharing * tokens, all = (last - head) * each;
+    const int64_t *blocks = step->table + request * step->table_width;
+    floats query[all][VECTORS], sums[all][VECTORS];
+    float most[all], total[all];
+    for (int64_t i = 0; i < all; i++) {
+        const int64_t row = step->tokens[request] + i % tokens;
+        const number *from =
+            step->query + row * step->query_stride + (head * sharing + i / tokens) * HEAD_SIZE;
+        for (int v = 0; v < VECTORS; v++) {
+            query[i][v] = load(from + v * LANES) * step->scale;
+            sums[i][v] = (floats){};
         }
-        for (int64_t at = step->lows[row], count; at < high; at += count) {
-            const int64_t place = at % block_tokens, block = blocks[at / block_tokens];
-            const number *kv = step->kv + (block * block_tokens + place) * apart;
-            count = block_tokens - place < TILE ? block_tokens - place : TILE;
-            count = high - at < count ? high - at : count;
-            for (int64_t head = 0; head < heads; head += sharing) {
-                const number *keys = kv + head / sharing * HEAD_SIZE;
-                add_block(
-                    query + head, keys, keys + kv_heads * HEAD_SIZE, apart, count, sharing,
-                    most + head, total + head, sums + head
-                );
-            }
+        most[i] = NOTHING;
+        total[i] = 0;
+    }
+    for (int64_t at = largest(seen - step->window, 0), count; at < end; at += count) {
+        const int64_t place = at % block_tokens, block = blocks[at / block_tokens];
+        const number *kv = step->kv + (block * block_tokens + place) * apart;
+        count = least(least(block_tokens - place, TILE), end - at);
+        for (int64_t shared = head; shared < last; shared++) {
+            const int64_t i = (shared - head) * each;
+            const struct state state = {query + i, sums + i, most + i, total + i};
+            const number *keys = kv + shared * HEAD_SIZE;
+            add_block(
+                &state, keys, keys + kv_heads * HEAD_SIZE, apart, at, count, sharing, tokens, seen,
+                step->window
+            );
         }
-        number *to = step->output + token * heads * HEAD_SIZE;
-        for (int64_t head = 0; head < heads; head++)
-            for (int v = 0; v < VECTORS; v++)
-                store(to + head * HEAD_SIZE + v * LANES, sums[head][v] / total[head]);
+    }
+    for (int64_t i = 0; i < all; i++) {
+        const int64_t row = step->tokens[request] + i % tokens;
+        number *to = step->output + (row * step->heads + head * sharing + i / tokens) * HEAD_SIZE;
+        for (int v = 0; v < VECTORS; v++) store(to + v * LANES, sums[i][v] / total[i]);
+    }
+}
+
+/* Items first to last - 1: request and head of keys, request · K + head. */
+void attend(const struct step *step, int64_t first, int64_t last) {
+    const int64_t kv_heads = step->kv_heads;
+    for (int64_t item = first; item < last;) {
+        const int64_t request = item / kv_heads, head = item % kv_heads;
+        const int64_t count = least(kv_heads - head, last - item);
+        attend_request(step, request, head, head + count);
+        item += count;
     }
 }

@@ -38,6 +38,10 @@ class Arithmetic(Protocol):
 class Fast:
     """The fastest way. In a larger step the last bits of a result may differ."""
 
+    def __init__(self, *, by_torch: bool = False) -> None:
+        """`by_torch`: as where no kernel of ours can be compiled."""
+        self._by_torch = by_torch
+
     def project(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -57,4 +61,4 @@ class Fast:
         self, heads: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShape
     ) -> torch.Tensor:
         """[T, H+2K, D] to [T, H·D]."""
-        return attend(heads, kv, plan, shape)
+        return attend(heads, kv, plan, shape, by_torch=self._by_torch)

@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from aweigh_kernels import paged_attention
 from aweigh_runtime.model.cache import LayerCache
 from aweigh_runtime.model.capping import capped_
-from aweigh_runtime.model.reads import Decodes, Prompt, decode_rows, decodes, prompts
+from aweigh_runtime.model.reads import Decodes, Prompt, decodes, paged, prompts
 from aweigh_runtime.model.step_plan import Plan
 
 # cuDNN builds a plan for every new length: 35 ms on an H200, and every decode step has a new one.
@@ -31,7 +31,14 @@ class AttentionShape:
     window: int | None = None  # a token sees itself and the window - 1 before it; None: all
 
 
-def attend(heads: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShape) -> torch.Tensor:
+def attend(
+    heads: torch.Tensor,
+    kv: LayerCache,
+    plan: Plan,
+    shape: AttentionShape,
+    *,
+    by_torch: bool = False,
+) -> torch.Tensor:
     """Store the step's keys and values, and attend to everything each token may see.
 
     Args:
@@ -39,6 +46,7 @@ def attend(heads: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShap
         kv: one layer of the cache.
         plan: of this step.
         shape: of this layer.
+        by_torch: decodes, too, even where a kernel of ours would take them.
 
     Returns:
         [T, H·D].
@@ -48,10 +56,10 @@ def attend(heads: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShap
     output = query.new_empty(query.shape)  # [T, H, D]
     for prompt in plan.layout(prompts, shape.window):
         output[prompt.rows] = _attend_prompt(query, new, kv, prompt, shape)
-    if shape.soft_cap is None and kv.is_plain and paged_attention.takes(query, kv.kv):
-        rows = plan.layout(decode_rows, shape.window)
-        if rows is not None:
-            paged_attention.attend(query, kv.kv, rows, shape.scale, output)
+    uncapped = shape.soft_cap is None
+    if not by_torch and uncapped and kv.is_plain and paged_attention.takes(query, kv.kv):
+        reads = plan.layout(paged, shape.window)
+        paged_attention.attend(query, kv.kv, reads, shape.scale, output)
     else:
         for group in plan.layout(decodes, shape.window):
             output[group.rows] = _attend_decodes(query, kv, group, shape)

@@ -1,7 +1,7 @@
 """Which keys and values attention reads in a step. Indices and masks only.
 
-Requests with one new token, or few of them, are decodes: a kernel reads for one token after the
-other, torch for groups of equally many and of similar length. Each longer chunk is read by itself.
+Requests with one new token, or few of them, are decodes: a kernel reads for one after the other,
+torch for groups of equally many tokens and of similar length. Each longer chunk is read by itself.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from aweigh_kernels.paged_attention import Rows
+from aweigh_kernels import paged_attention
 from aweigh_runtime.model.cache import Index
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.step_plan import Integers, Plan, index
@@ -66,19 +66,17 @@ def decodes(plan: Plan, window: int | None) -> list[Decodes]:
     ]
 
 
-def decode_rows(plan: Plan, window: int | None) -> Rows | None:
-    """All others, token by token; None: there are none."""
+def paged(plan: Plan, window: int | None) -> paged_attention.Reads:
+    """All others, for the kernel that reads blocks where they lie."""
     rows = _first_rows(plan)
     few = [i for i, chunk in enumerate(plan.chunks) if _is_decode(chunk)]
-    if not few:
-        return None
-    counts = np.array([plan.chunks[i].num_tokens for i in few])
-    starts = np.array([plan.chunks[i].start for i in few])
-    offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    highs = np.repeat(starts, counts) + offsets + 1
-    lows = np.zeros_like(highs) if window is None else np.maximum(highs - window, 0)
-    tokens = np.repeat(rows[few], counts) + offsets
-    return Rows(tokens, np.repeat(few, counts), lows, highs, plan.table)
+    return paged_attention.Reads(
+        tokens=rows[few],
+        counts=np.array([plan.chunks[i].num_tokens for i in few], np.int64),
+        seen=np.array([plan.chunks[i].start + 1 for i in few], np.int64),
+        table=plan.table[few],
+        window=window,
+    )
 
 
 def _is_decode(chunk: Chunk) -> bool:

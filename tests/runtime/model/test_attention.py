@@ -1,22 +1,21 @@
 """Attention against its formula, written out for one token at a time in fp64."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
-from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aweigh_kernels import paged_attention
 from aweigh_runtime.model.arithmetic import Arithmetic, Fast
 from aweigh_runtime.model.attention import AttentionShape
-from aweigh_runtime.model.cache import CacheFormat, KVCache, LayerCache
+from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.exact import Exact
-from aweigh_runtime.model.step_plan import Plan, plan
+from aweigh_runtime.model.step_plan import plan
 from tests.runtime.model.checkpoints import load_decoder, write_checkpoint
 
 NUM_BLOCKS, BLOCK_TOKENS = 200, 16
@@ -81,17 +80,7 @@ def _check(
         assert torch.equal(cache.layers[layer], _cache(config).layers[layer])
 
 
-class ByTorch(Fast):
-    """As where no C kernel is compiled."""
-
-    def attend(
-        self, heads: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShape
-    ) -> torch.Tensor:
-        with patch.object(paged_attention, "takes", return_value=False):
-            return super().attend(heads, kv, plan, shape)
-
-
-each = pytest.mark.parametrize("arithmetic", [Fast, ByTorch, Exact])
+each = pytest.mark.parametrize("arithmetic", [Fast, partial(Fast, by_torch=True), Exact])
 
 
 @each
