@@ -115,6 +115,8 @@ class Steps:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        for path in folder.glob(f"steps-*{_UNFINISHED}"):  # of a run that was killed
+            shutil.rmtree(path)
         whole = [path for path in self._folders() if all(map(_is_whole, path.iterdir()))]
         self._finished = max((int(path.name.partition("-")[2]) for path in whole), default=0)
 

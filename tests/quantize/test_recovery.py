@@ -80,8 +80,11 @@ def test_training_ends_in_the_same_bytes_killed_or_not_in_memory_or_not(
     with pytest.raises(Stopped):
         run(out, Impatient())
     assert (tmp_path / "out.partial" / "steps-000002").is_dir()
+    half_written = tmp_path / "out.partial" / "steps-000003.unfinished"  # by one that was killed
+    half_written.mkdir()
     shown = Silent()
     run(out, shown)
+    assert not half_written.exists()
     assert ("layers", 2, 2) in shown.parts
     assert ("steps of training", 3, 2) in shown.parts
     for name in ("model.safetensors", "config.json"):

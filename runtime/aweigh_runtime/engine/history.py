@@ -2,10 +2,8 @@
 
 from array import array
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from aweigh_runtime.engine.speculation.ngram import Index
+from aweigh_runtime.engine.repeats import Index
 
 _DOUBT = 4.0  # tokens of evidence that an answer is like the others
 _MEMORY = 0.95  # weight of what is known against one more draft
@@ -53,7 +51,7 @@ class History:
     proposer: int  # which one drafts for it
     records: dict[int, Record] = field(default_factory=dict)  # by proposer
     followed: dict[str, Followed] = field(default_factory=dict)  # by the draft model's name
-    index: "Index | None" = None
+    index: Index | None = None
 
     def record(self, proposer: int) -> Record:
         """A proposer's."""

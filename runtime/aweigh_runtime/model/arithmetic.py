@@ -1,6 +1,7 @@
 """The operations of a decoder whose result for a token may depend on what else is in the step."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -35,12 +36,11 @@ class Arithmetic(Protocol):
         """See `attention.attend`."""
 
 
+@dataclass
 class Fast:
     """The fastest way. In a larger step the last bits of a result may differ."""
 
-    def __init__(self, *, by_torch: bool = False) -> None:
-        """`by_torch`: as where no kernel of ours can be compiled."""
-        self._by_torch = by_torch
+    by_torch: bool = field(default=False, kw_only=True)  # as where no kernel can be compiled
 
     def project(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
@@ -61,4 +61,4 @@ class Fast:
         self, heads: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShape
     ) -> torch.Tensor:
         """[T, H+2K, D] to [T, H·D]."""
-        return attend(heads, kv, plan, shape, by_torch=self._by_torch)
+        return attend(heads, kv, plan, shape, by_torch=self.by_torch)

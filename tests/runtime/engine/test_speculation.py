@@ -1,6 +1,7 @@
 """Drafts change how soon an answer comes, never what it says; drafters read what is theirs."""
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,12 +12,15 @@ from hypothesis import strategies as st
 
 from aweigh_runtime.engine.history import History
 from aweigh_runtime.engine.loop import Engine
-from aweigh_runtime.engine.messages import Output, Sampling, Stepped, Submission, Work
+from aweigh_runtime.engine.messages import Output, Sampling, Speculation, Stepped, Submission, Work
+from aweigh_runtime.engine.repeats import LONGEST, PLACES, SHORTEST, Index
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.choice import Sampler
+from aweigh_runtime.engine.sampling.verification import Drafted
+from aweigh_runtime.engine.scheduler import Part
 from aweigh_runtime.engine.speculation.draft_model import DraftModel, Frame
-from aweigh_runtime.engine.speculation.ngram import LONGEST, PLACES, SHORTEST, Index, NGram
-from aweigh_runtime.engine.speculation.proposer import Asked, Proposer
+from aweigh_runtime.engine.speculation.ngram import NGram
+from aweigh_runtime.engine.speculation.proposer import Asked, Proposal, Proposer
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.chunks import Chunk
 from tests.runtime.engine.machine import VOCABULARY, answer, next_token, scheduler
@@ -261,6 +265,69 @@ def test_a_draft_that_fails_in_an_unforeseen_way_costs_the_draft() -> None:
     state = reports[-1].speculation
     assert state is not None
     assert (state.state, state.reason) == ("failed", "DraftUnavailable")
+
+
+def test_the_reason_is_that_of_the_last_draft_lost_and_all_are_named() -> None:
+    drafter, _ = draft_model(next_token)
+
+    def fail(tokens: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    drafter._forward = fail
+    running = engine([drafter, NGram()])
+    earlier = Speculation("failed", "VocabularyMismatch", "other has 9 tokens; expected 64")
+    assert running._speculator is not None
+    running._speculator._failures.append(earlier)
+    reports = run(running, [Work([submission(1, [0, 1, 2], 20)], [])])
+    assert texts(reports)[1] == answer([0, 1, 2], 20)
+    state = reports[-1].speculation
+    assert state is not None
+    assert state.state != "failed"  # the lookup is left
+    assert "other has 9 tokens" in state.message
+    assert "no memory left to draft with next_token" in state.message
+
+    other, _ = draft_model(next_token)
+    other._forward = fail
+    alone = engine([other])
+    assert alone._speculator is not None
+    alone._speculator._failures.append(earlier)
+    state = run(alone, [Work([submission(1, [0, 1, 2], 20)], [])])[-1].speculation
+    assert state is not None
+    assert (state.state, state.reason) == ("failed", "OutOfMemory")
+
+
+class Sleeper:
+    """Takes its time to draft nothing."""
+
+    stops_early = holds_memory = False
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self.name, self._seconds = name, seconds
+
+    def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
+        time.sleep(self._seconds)
+        return [Proposal(Drafted()) for _ in asked]
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+def test_two_that_draft_in_one_step_are_each_charged_their_own_time() -> None:
+    speculator = Speculator([Sleeper("slow", 0.02), Sleeper("quick", 0.0)], longest=4)
+    requests = [request(id, [1, 2, 3]) for id in range(4)]
+    for _ in range(4):
+        assert speculator.lookahead(4, 0.0) is not None
+        for id, each in enumerate(requests):
+            each.history = History(id % 2)
+        speculator.took(4, 0.01, 0)  # a plain step: what a drafted token is compared with
+        speculator.lookahead(4, 0.0)
+        speculator.propose([Part(each, 2, 3, room=4) for each in requests])
+        drafting = sum(speculator._step.seconds.values())
+        assert speculator.took(4, drafting + 0.012, 0) == pytest.approx(0.012)
+    slow, quick = (each.pace.times.costs(4) for each in speculator._candidates.left)
+    assert slow[0] == pytest.approx(0.02 / 2 / 0.01, rel=0.3)  # 2 tokens for each of 4 answers
+    assert quick[0] < 0.1
+    assert slow[1] == quick[1] == pytest.approx((0.012 - 0.01) / 4 / 0.01)
 
 
 def test_logprobs_come_for_each_token_and_are_the_same() -> None:

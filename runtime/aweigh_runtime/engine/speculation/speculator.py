@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from aweigh_runtime.engine.messages import Speculation
 from aweigh_runtime.engine.out_of_memory import out_of_memory
 from aweigh_runtime.engine.sampling.verification import Drafted
@@ -29,8 +31,8 @@ class _Step:
     """What is drafted in one step."""
 
     rooms: dict[int, int] = field(default_factory=dict)  # tokens that were asked of each candidate
+    seconds: dict[int, float] = field(default_factory=dict)  # that its drafting took
     verifying: list[tuple[int, Asked, Proposal]] = field(default_factory=list)
-    seconds: float = 0.0  # that drafting took
 
 
 class Speculator:
@@ -51,11 +53,10 @@ class Speculator:
             least_acceptance: see `Pace`.
             failure: why another one is missing.
         """
-        self._names = ", ".join(each.name for each in proposers)
         self._candidates = Candidates(
             [Candidate(each, Pace(longest, least_acceptance)) for each in proposers]
         )
-        self._failure = failure
+        self._failures = [] if failure is None else [failure]
         self._step = _Step()  # the one under way
         self._resting = 0  # steps to come that draft nothing
         self._rested = 0  # such steps until now
@@ -96,7 +97,6 @@ class Speculator:
 
     def propose(self, parts: Sequence[Part]) -> dict[int, Drafted]:
         """Draft where there is room: by the index of the part."""
-        started_s = time.perf_counter()
         drafted: dict[int, Drafted] = {}
         indices_of: dict[int, list[int]] = {}  # by the number of the candidate
         for index, part in enumerate(parts):
@@ -106,13 +106,14 @@ class Speculator:
             candidate = self._candidates[number]
             asked = [Asked(parts[i].request, parts[i].room, candidate.floor) for i in indices]
             self._step.rooms[number] = sum(each.room for each in asked)
+            started_s = time.perf_counter()
             proposals = self._proposals(candidate, asked)
+            self._step.seconds[number] = time.perf_counter() - started_s
             for index, one, proposal in zip(indices, asked, proposals, strict=True):
                 if proposal.ready:
                     self._step.verifying.append((number, one, proposal))
                 if proposal.drafted.tokens:
                     drafted[index] = proposal.drafted
-        self._step.seconds = time.perf_counter() - started_s
         return drafted
 
     def verified(self, kept: dict[int, int]) -> None:
@@ -143,18 +144,19 @@ class Speculator:
         if self._rested:
             return seconds
         step, self._step = self._step, _Step()
+        drafting = sum(step.seconds.values())
         if rows and not step.rooms and others == 0:
             for candidate in self._candidates.left:
                 candidate.pace.times.observe_plain(rows, seconds)
-        elif rows and len(step.rooms) == 1:
-            ((number, room),) = step.rooms.items()
+        for number, room in step.rooms.items() if rows else ():
             candidate = self._candidates[number]
             if not candidate.probing:
-                times, length = candidate.pace.times, room / rows
-                times.observe_drafting(rows, length, step.seconds)
-                if others == 0:
-                    times.observe_verifying(rows, length, seconds - step.seconds)
-        return seconds - step.seconds
+                times = candidate.pace.times
+                times.observe_drafting(rows, room / rows, step.seconds[number])
+                if others == 0:  # a token costs as much, whoever has drafted it
+                    length = sum(step.rooms.values()) / rows
+                    times.observe_verifying(rows, length, seconds - drafting)
+        return seconds - drafting
 
     def rest(self) -> None:
         """There was no memory for a step with drafts: go without for a while."""
@@ -169,7 +171,7 @@ class Speculator:
             if each.pace.pays is False and each.proposer.holds_memory
         ]
         for candidate in idle:
-            self._release(candidate)
+            self._release(candidate, _no_memory(candidate.proposer.name))
         return bool(idle)
 
     @property
@@ -180,27 +182,19 @@ class Speculator:
         return self._told
 
     def _found_out(self) -> Speculation:
-        left = self._candidates.left
+        left, missing = self._candidates.left, "; ".join(each.message for each in self._failures)
         if not left:
-            return self._failure or self._no_memory()
-        missing = "" if self._failure is None else self._failure.message
+            return structs.replace(self._failures[-1], message=missing)
         if self._losing_s is None or self._now_s - self._losing_s < _PAUSED_S:
             return Speculation("active", message=missing)
         best = max(left, key=lambda each: each.pace.rate)
         why = f"drafting with {best.proposer.name} does not pay: {best.pace.verdict(self._rows)}"
         return Speculation("paused", "NoGain" if best.pace.promising else "LowAcceptance", why)
 
-    def _no_memory(self) -> Speculation:
-        return Speculation(
-            "failed",
-            "OutOfMemory",
-            f"there was no memory left to draft with {self._names}; the model serves on without "
-            "it. Lower --kv-cache-memory or give more memory",
-        )
-
-    def _release(self, candidate: Candidate) -> None:
+    def _release(self, candidate: Candidate, failure: Speculation) -> None:
         candidate.gone = True
         candidate.proposer.release()
+        self._failures.append(failure)
         self._told = None
 
     def _proposals(self, candidate: Candidate, asked: list[Asked]) -> list[Proposal]:
@@ -208,10 +202,22 @@ class Speculator:
         try:
             return candidate.proposer.propose(asked, candidate.pace.calibration.stays)
         except Exception as error:
-            if not out_of_memory(error):
-                name = candidate.proposer.name
+            name = candidate.proposer.name
+            if out_of_memory(error):
+                failure = _no_memory(name)
+                _log.warning("%s", failure.message)
+            else:
                 _log.exception("drafting with %s failed", name)
                 why = f"drafting with {name} failed: {error!r}; see the pod's log"
-                self._failure = Speculation("failed", "DraftUnavailable", why)
-            self._release(candidate)
+                failure = Speculation("failed", "DraftUnavailable", why)
+            self._release(candidate, failure)
             return [Proposal(Drafted(), ready=False) for _ in asked]
+
+
+def _no_memory(name: str) -> Speculation:
+    return Speculation(
+        "failed",
+        "OutOfMemory",
+        f"there was no memory left to draft with {name}; the model serves on without it. Lower "
+        "--kv-cache-memory or give more memory",
+    )
