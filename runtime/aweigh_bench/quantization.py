@@ -215,6 +215,7 @@ def _report(options: Options, dense: Speed, made: Sequence[Made]) -> Report:
             "tokens of texts that it writes itself and nothing is calibrated on; from, to: an "
             "interval of 95 %, by documents. Bits per weight: of quantized matrices, with scales. "
             "MB in memory: computed; a CPU keeps 4- and 8-bit integers twice.",
+            "A bar is met unless the whole interval lies beyond it.",
             f"tokens/s: {BATCH} requests decoded together in this process, the median of "
             f"{options.steps} steps, from files as they were written.",
             *asked,
@@ -302,8 +303,7 @@ def bars(made: Sequence[Made]) -> list[Bar]:
         recipe, kl = each.recipe, each.loss.kl
         most = MOST_KL.get(each.word)
         if most is not None:
-            met = True if kl.value <= most else None if kl.low <= most else False
-            found.append(Bar(f"KL of {each.word}", f"<= {most:g}", str(kl), met))
+            found.append(Bar(f"KL of {each.word}", f"<= {most:g}", str(kl), kl.low <= most))
         if recipe.recover:
             same = replace(recipe, recover=False)
             found += [_recovers(each, plain) for plain in made if plain.recipe == same]
@@ -314,13 +314,21 @@ def bars(made: Sequence[Made]) -> list[Bar]:
 
 
 def _recovers(made: Made, plain: Made) -> Bar:
-    closed = 1 - made.loss.kl.value / plain.loss.kl.value
+    share, high = _closed(made, plain)
     return Bar(
         f"{made.word} closes what {plain.word} leaves",
         f">= {100 * LEAST_CLOSED:.0f} %",
-        f"{made.loss.excess(plain.loss)} nats per token, {100 * closed:.0f} %",
-        closed >= LEAST_CLOSED,
+        share,
+        high >= LEAST_CLOSED,
     )
+
+
+def _closed(made: Made, before: Made) -> tuple[str, float]:
+    """How much of another KL a scheme does not lose, and the upper end of its interval."""
+    less, whole = made.loss.excess(before.loss), max(before.loss.kl.value, 1e-9)
+    value, low, high = (each / whole for each in (less.value, less.low, less.high))
+    shares = f"{100 * value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+    return f"{less} nats per token, {shares}", high
 
 
 def _nearest(of: Made, made: Sequence[Made]) -> Made | None:
@@ -335,13 +343,12 @@ def _nearest(of: Made, made: Sequence[Made]) -> Made | None:
 
 
 def _better(made: Made, nearest: Made) -> Bar:
-    excess = made.loss.excess(nearest.loss)
-    closed = 1 - made.loss.kl.value / nearest.loss.kl.value
-    least = GPTQ_CLOSES.get(made.word, 0.0)
-    better = True if excess.low > 0 else False if excess.high < 0 else None
+    less, least = made.loss.excess(nearest.loss), GPTQ_CLOSES.get(made.word, 0.0)
+    share, high = _closed(made, nearest)
+    better = True if less.low > 0 else None if less.high > 0 else False
     return Bar(
         f"{made.word} loses less than {nearest.word}",
-        f"KL lower by > {100 * least:.0f} %",
-        f"{excess} nats per token, which closes {100 * closed:.0f} %",
-        better if closed > least else False,
+        f"KL lower by {100 * least:.0f} %" if least else "KL lower",
+        share,
+        better if high >= least else False,
     )
