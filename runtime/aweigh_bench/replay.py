@@ -24,9 +24,10 @@ from aweigh_bench.subject import Setting, model_files
 from aweigh_bench.traffic import Ids, Length
 
 if TYPE_CHECKING:
+    from aweigh_bench.recorded import Recorded
+    from aweigh_bench.replayed_engine import ReplayedEngine
     from aweigh_runtime.engine.loop import Engine
     from aweigh_runtime.engine.messages import Start, Stepped
-    from aweigh_runtime.engine.speculation.replay import Recorded
 
 _LEAST_REQUESTS = 8  # of each engine in a pair
 _WARM_ROUNDS = 3  # in which the engine learns what drafting is worth; of each size
@@ -90,10 +91,10 @@ def _case(
 ) -> Iterator[Replayed]:
     import torch
 
-    from aweigh_runtime.engine.assembly import build
+    from aweigh_bench.recorded import Recorded
+    from aweigh_bench.replayed_engine import ReplayedEngine
+    from aweigh_runtime.engine.assembly import build, parts
     from aweigh_runtime.engine.messages import Draft
-    from aweigh_runtime.engine.replayed import ReplayedEngine
-    from aweigh_runtime.engine.speculation.replay import Recorded
     from aweigh_runtime.failures import StartFailure
     from aweigh_runtime.model.architectures import read_config
 
@@ -109,10 +110,9 @@ def _case(
     )
     try:
         plain, _ = build(start, directory, _silent)
-        replayed, _ = build(drafting, directory, _silent, drafts, recorded)
+        replayed = ReplayedEngine(recorded, drafting, parts(drafting, directory, _silent, drafts))
     except StartFailure as failure:
         raise BenchFailure(str(failure)) from failure
-    assert isinstance(replayed, ReplayedEngine)
     if options.setting.threads is not None:
         torch.set_num_threads(options.setting.threads)
     computing = _Computing(options, plain, replayed, recorded)
@@ -131,7 +131,7 @@ class _Computing:
     """The two engines and what they are asked."""
 
     def __init__(
-        self, options: Options, plain: "Engine", replayed: "Engine", recorded: "Recorded"
+        self, options: Options, plain: "Engine", replayed: "ReplayedEngine", recorded: "Recorded"
     ) -> None:
         self._options = options
         self._plain = plain
@@ -191,7 +191,7 @@ class _Computing:
 
     @property
     def _corrected(self) -> int:
-        return int(getattr(self._replayed, "corrected", 0))
+        return self._replayed.corrected
 
     def _rate(
         self, known: "list[tuple[list[int], list[int]]]", size: int, *, drafting: bool

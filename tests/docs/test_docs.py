@@ -14,7 +14,8 @@ from aweigh_api.spec import Spec
 from aweigh_api.termination import ExitCode
 from tests.cluster.places import CHECKOUT
 
-DOCUMENTS = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md")])
+PAGES = ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "examples/**/*.md")
+DOCUMENTS = sorted(page for pattern in PAGES for page in CHECKOUT.glob(pattern))
 GUIDES = CHECKOUT / "docs" / "guides"
 ALL_IS_WELL = {
     Reason.READY,

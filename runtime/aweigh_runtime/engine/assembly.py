@@ -1,7 +1,7 @@
 """Puts model and cache on the device and joins them to the step loop."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +14,6 @@ from aweigh_runtime.engine.loop import Engine, Forward
 from aweigh_runtime.engine.messages import Ready, Sampling, Start
 from aweigh_runtime.engine.out_of_memory import return_unused_memory
 from aweigh_runtime.engine.prefixes import Copies, Memory
-from aweigh_runtime.engine.replayed import ReplayedEngine
 from aweigh_runtime.engine.room import LongestRequest, expect_host_room, kv_bytes, peak_bytes
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.row import Row
@@ -22,8 +21,14 @@ from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import PROMPT_LOGPROBS_TOKENS, Limits, Scheduler
 from aweigh_runtime.engine.sizing import STEP_TOKENS
 from aweigh_runtime.engine.speculation.draft_model import Frame
-from aweigh_runtime.engine.speculation.loading import Drafts, Fetched, load_drafts, speculator
-from aweigh_runtime.engine.speculation.replay import Recorded
+from aweigh_runtime.engine.speculation.loading import (
+    Drafts,
+    Fetched,
+    Proposers,
+    load_drafts,
+    proposers,
+    speculator,
+)
 from aweigh_runtime.engine.threads import use_threads
 from aweigh_runtime.failures import InvalidConfiguration, ModelDoesNotFit
 from aweigh_runtime.model.cache import FP8, CacheFormat, KVCache
@@ -37,21 +42,51 @@ from aweigh_runtime.text.defaults import stop_tokens_of
 _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", FP8: "fp8"}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What an engine is made of."""
+
+    scheduler: Scheduler
+    forward: Forward
+    sampler: Sampler
+    compiler: Grammars
+    copy: Callable[[Copies], None]
+    proposers: Proposers
+    ready: Ready
+
+
 def build(
     start: Start,
     directory: Path,
     progress: Callable[[int, int | None], None],
     fetched: Sequence[Fetched] = (),
-    recorded: Recorded | None = None,
 ) -> tuple[Engine, Ready]:
-    """Load the model and make the engine around it.
+    """Load the model and make the engine around it; arguments and errors are those of `parts`."""
+    found = parts(start, directory, progress, fetched)
+    engine = Engine(
+        found.scheduler,
+        found.forward,
+        found.sampler,
+        found.compiler,
+        found.copy,
+        speculator(start, found.proposers),
+    )
+    return engine, found.ready
+
+
+def parts(
+    start: Start,
+    directory: Path,
+    progress: Callable[[int, int | None], None],
+    fetched: Sequence[Fetched] = (),
+) -> Parts:
+    """Load the model and all that an engine needs beside it.
 
     Args:
         start: how it shall run.
         directory: of the model.
         progress: called while it is loaded.
         fetched: what became of each draft model.
-        recorded: what is answered and drafted whatever the models say, for a benchmark.
 
     Raises:
         StartFailure: as `load` does, or because keys and values do not fit.
@@ -100,9 +135,6 @@ def build(
         step_tokens=limits.step_tokens,
         device=device,
     )
-    drafting = speculator(start, drafts, frame, num_blocks, recorded)
-    kind = Engine if recorded is None else partial(ReplayedEngine, recorded)
-    engine = kind(Scheduler(limits, memory), forward, sampler, compiler, copy, drafting)
     ready = Ready(
         max_model_len=limits.max_model_len,
         vocab_size=decoder.config.vocab_size,
@@ -115,7 +147,15 @@ def build(
         bytes_per_block=block_bytes,
         prefix_cache_bytes=_cache_bytes(memory, block_bytes),
     )
-    return engine, ready
+    return Parts(
+        scheduler=Scheduler(limits, memory),
+        forward=forward,
+        sampler=sampler,
+        compiler=compiler,
+        copy=copy,
+        proposers=proposers(start, drafts, frame, num_blocks),
+        ready=ready,
+    )
 
 
 def _device(name: str) -> torch.device:

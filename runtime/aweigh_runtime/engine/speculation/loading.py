@@ -13,7 +13,6 @@ from aweigh_runtime.engine.out_of_memory import out_of_memory
 from aweigh_runtime.engine.speculation.draft_model import DraftForward, DraftModel, Frame
 from aweigh_runtime.engine.speculation.ngram import NGram
 from aweigh_runtime.engine.speculation.proposer import Proposer
-from aweigh_runtime.engine.speculation.replay import Recorded, Replay
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.failures import ModelDoesNotFit, StartFailure
 from aweigh_runtime.model.architectures import read_config
@@ -85,38 +84,40 @@ def load_drafts(
     return Drafts(loaded, failures[0] if failures else None)
 
 
-def speculator(
-    start: Start,
-    drafts: Drafts,
-    frame: Frame,
-    num_blocks: int,
-    recorded: Recorded | None = None,
-) -> Speculator | None:
-    """What drafts for the answers of a server; None: nobody has asked for that.
+@dataclass(frozen=True, slots=True)
+class Proposers:
+    """What drafts for the answers of a server."""
+
+    ready: list[Proposer]
+    failure: Speculation | None = None  # why another one is missing
+
+
+def proposers(start: Start, drafts: Drafts, frame: Frame, num_blocks: int) -> Proposers:
+    """Everything that was asked for and can draft.
 
     Args:
-        start: says who drafts.
+        start: says what.
         drafts: loaded.
         frame: what they fit into.
         num_blocks: of the pool.
-        recorded: drafted instead of what they would draft.
     """
-    proposers: list[Proposer] = []
-    if start.speculation == "none":
-        return None
-    if start.speculation == "ngram":
-        proposers.append(NGram())
+    ready: list[Proposer] = [NGram()] if start.speculation == "ngram" else []
     failure = drafts.failure
     for each in drafts.loaded:
         try:
-            proposers.append(_warm(each, frame, num_blocks))
+            ready.append(_warm(each, frame, num_blocks))
         except Exception as error:
             failure = _broken(each.name, error)
-    if recorded is not None:
-        proposers = [Replay(recorded, *proposers)]
+    return Proposers(ready, failure)
+
+
+def speculator(start: Start, found: Proposers) -> Speculator | None:
+    """What decides who drafts how much; None: nobody has asked for drafts."""
+    if start.speculation == "none":
+        return None
     percent = start.min_acceptance_percent
     least = None if percent is None else percent / 100
-    return Speculator(proposers, start.max_draft_tokens, least, failure=failure)
+    return Speculator(found.ready, start.max_draft_tokens, least, failure=found.failure)
 
 
 def _load(

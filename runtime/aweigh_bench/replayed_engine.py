@@ -4,24 +4,35 @@ Without that an answer leaves its record where two tokens are about as likely an
 size rounds otherwise, and the drafts that follow are wrong more often than was stated.
 """
 
+from dataclasses import replace
 from itertools import takewhile
-from typing import Any
 
 import torch
 
+from aweigh_bench.recorded import Recorded, Replay
+from aweigh_runtime.engine.assembly import Parts
 from aweigh_runtime.engine.loop import Engine
+from aweigh_runtime.engine.messages import Start
 from aweigh_runtime.engine.sampling.choice import Continued
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Part
-from aweigh_runtime.engine.speculation.replay import Recorded
+from aweigh_runtime.engine.speculation.loading import speculator
 
 
 class ReplayedEngine(Engine):
-    """Takes only requests whose answers are recorded. Only a benchmark makes one."""
+    """Takes only requests whose answers are recorded."""
 
-    def __init__(self, recorded: Recorded, *parts: Any) -> None:
-        """Take the record, and what every engine is made of."""
-        super().__init__(*parts)
+    def __init__(self, recorded: Recorded, start: Start, parts: Parts) -> None:
+        """Take the record, and what every engine is made of: its drafts are recorded, too."""
+        recording = replace(parts.proposers, ready=[Replay(recorded, *parts.proposers.ready)])
+        super().__init__(
+            parts.scheduler,
+            parts.forward,
+            parts.sampler,
+            parts.compiler,
+            parts.copy,
+            speculator(start, recording),
+        )
         self._recorded = recorded
         self.corrected = 0  # tokens that the model itself would have chosen otherwise
 

@@ -1,7 +1,7 @@
-"""Drafts answers that were recorded before, right as often as is wanted. Only a benchmark does so.
+"""Drafts answers that were recorded before, right as often as is wanted.
 
 It tells what drafts of a stated acceptance cost and gain, also for a model whose weights are random
-and for which no draft can be any good. No flag of `aweigh serve` leads here.
+and for which no draft can be any good.
 """
 
 import random
