@@ -53,15 +53,17 @@ class Masks:
         if self._executor is None:  # its threads are for those who use grammars
             self._executor = LLExecutor(max(1, usable_cpus() // 2))
         at = (masks.ctypes.data, masks.strides[0], len(masks))
-        if any(tokens for _, tokens in places):
-            lines, line = [], 0
-            for matcher, tokens in places:
-                lines.append((matcher.backend, line, list(tokens)))
-                line += 1 + len(tokens)
-            self._executor.unsafe_compute_mask_ptr_with_draft_token(lines, *at)
-        else:
-            entries = [(matcher.backend, line) for line, (matcher, _) in enumerate(places)]
-            self._executor.unsafe_compute_mask_ptr(entries, *at)
+        plain, drafted, line = [], [], 0
+        for matcher, tokens in places:
+            if tokens:
+                drafted.append((matcher.backend, line, list(tokens)))
+            else:  # llguidance refuses a draft of no tokens
+                plain.append((matcher.backend, line))
+            line += 1 + len(tokens)
+        if plain:
+            self._executor.unsafe_compute_mask_ptr(plain, *at)
+        if drafted:
+            self._executor.unsafe_compute_mask_ptr_with_draft_token(drafted, *at)
 
 
 def _fill_one_by_one(places: Sequence[Place], masks: NDArray[np.int32]) -> bool:
