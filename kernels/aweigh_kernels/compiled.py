@@ -1,4 +1,4 @@
-"""C kernels for CPUs, compiled on the machine that runs them: half a second each, once a process.
+"""C kernels for CPUs, compiled on the machine that runs them: a quarter of a second each.
 
 As Triton's launchers, they need a C compiler where they run. Without one there are none.
 """

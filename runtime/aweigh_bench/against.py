@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
+from typing import cast
 
 from aweigh_bench import machine
 from aweigh_bench.paired import compare, verdict
@@ -60,7 +61,7 @@ async def _pair(options: Options, served: Subject, peer: Peer, size: int, number
     prompts, wanted = options.input_tokens, options.output_tokens
     served.expect_fitting(prompts[1] + wanted[1])
     queries = list(random_lengths(served.ids, size, prompts, wanted))
-    ids = [query.prompt for query in queries if not isinstance(query.prompt, str)]
+    ids = cast("list[list[int]]", [query.prompt for query in queries])
     num_tokens = sum(query.max_tokens for query in queries)
 
     def generate() -> None:

@@ -195,7 +195,7 @@ def throughput(  # noqa: PLR0913 - see `serve`
             setting=setting,
             batches=sizes_of(batches or "1,2,4,8,16,32,64", "--batches"),
             input_tokens=lengths_of(input_tokens or "64", "--input-tokens"),
-            output_tokens=length_of(output_tokens or "128", "--output-tokens"),
+            output_tokens=length_of(output_tokens or "128", "--output-tokens", 2),
             rounds=rounds,
             command=as_typed(),
         )

@@ -79,11 +79,11 @@ def lengths_of(text: str, flag: str) -> tuple[int, int]:
     return length
 
 
-def length_of(text: str, flag: str) -> int:
+def length_of(text: str, flag: str, least: int) -> int:
     """`128`: no range."""
     low, high = lengths_of(text, flag)
-    if low != high:
-        raise typer.BadParameter(f"{flag} is {text}, a range; expected one number")
+    if low != high or low < least:
+        raise typer.BadParameter(f"{flag} is {text}; expected one number, at least {least}")
     return low
 
 

@@ -74,8 +74,9 @@ async def test_a_request_that_fails_spoils_the_measurement(server: TimedServer) 
         (["--batches=0,4"], "--batches is 0,4; expected whole numbers from 1 to"),
         (
             ["--base-url=http://127.0.0.1:9/v1", "--output-tokens=3:5"],
-            "--output-tokens is 3:5, a range; expected one number",
+            "is 3:5; expected one number, at least 2",
         ),
+        (["--base-url=http://127.0.0.1:9/v1", "--output-tokens=1"], "is 1; expected one number"),
     ],
 )
 async def test_what_cannot_be_measured_is_said(flags: list[str], sentence: str) -> None:

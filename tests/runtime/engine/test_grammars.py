@@ -362,3 +362,16 @@ def test_a_mask_costs_less_than_a_fifth_of_a_millisecond(grammars: Grammars) -> 
         for row, token in zip(rows, chosen.tokens, strict=True):
             row.append(token)
     assert statistics.quantiles(each_s)[0] < 200e-6  # the other steps wait for other processes
+
+
+def test_answers_with_a_draft_and_without_one_are_masked_in_one_step(grammars: Grammars) -> None:
+    (letter,) = TOKENIZER.encode("a").ids
+    one, two, three = (matcher(grammars, regex("[a-z]+")) for _ in range(3))
+    (alone,) = Masks(SIZE).of([(one, ())])
+    slow = Masks(SIZE)
+    slow._watched = True  # then they are computed one by one
+    for each in (Masks(SIZE), slow):
+        masks = each.of([(one, ()), (two, (letter, letter)), (three, ())])
+        assert len(masks) == 1 + 3 + 1
+        assert all(np.array_equal(masks[row], alone) for row in (0, 1, 4))
+        assert all(row.any() for row in masks)

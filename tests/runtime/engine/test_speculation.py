@@ -87,9 +87,14 @@ def draft_model(following: Next, step_tokens: int = 32) -> tuple[DraftModel, Rem
     return DraftModel(name, lambda tokens, chunks: model(tokens.tolist(), chunks), frame), model
 
 
-def engine(proposers: Sequence[Proposer], longest: int = 4, **memory: int) -> Engine:
+def engine(
+    proposers: Sequence[Proposer],
+    longest: int = 4,
+    failure: Speculation | None = None,
+    **memory: int,
+) -> Engine:
     line = scheduler(**{"block_tokens": BLOCK_TOKENS, **memory})  # type: ignore[arg-type]
-    speculator = Speculator(proposers, longest) if proposers else None
+    speculator = Speculator(proposers, longest, failure=failure) if proposers else None
     target = Remembering(next_token)
     return Engine(line, target, Sampler(VOCABULARY), NoCompiler(), no_copies, speculator)
 
@@ -274,10 +279,8 @@ def test_the_reason_is_that_of_the_last_draft_lost_and_all_are_named() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     drafter._forward = fail
-    running = engine([drafter, NGram()])
     earlier = Speculation("failed", "VocabularyMismatch", "other has 9 tokens; expected 64")
-    assert running._speculator is not None
-    running._speculator._failures.append(earlier)
+    running = engine([drafter, NGram()], failure=earlier)
     reports = run(running, [Work([submission(1, [0, 1, 2], 20)], [])])
     assert texts(reports)[1] == answer([0, 1, 2], 20)
     state = reports[-1].speculation
@@ -288,9 +291,7 @@ def test_the_reason_is_that_of_the_last_draft_lost_and_all_are_named() -> None:
 
     other, _ = draft_model(next_token)
     other._forward = fail
-    alone = engine([other])
-    assert alone._speculator is not None
-    alone._speculator._failures.append(earlier)
+    alone = engine([other], failure=earlier)
     state = run(alone, [Work([submission(1, [0, 1, 2], 20)], [])])[-1].speculation
     assert state is not None
     assert (state.state, state.reason) == ("failed", "OutOfMemory")
