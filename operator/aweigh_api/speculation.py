@@ -33,7 +33,7 @@ class DraftModel(Schema):
 
 
 class SpeculativeDecoding(Schema):
-    """Several tokens are guessed, and checked in one step: the answers are the same, sooner."""
+    """Several tokens are guessed, and checked in one step: what the model says, sooner."""
 
     method: SpeculationMethod | None = Field(
         default=None,

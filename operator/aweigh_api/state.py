@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, field_validator
 
 MAX_STATE_BYTES = 2048
+LONGEST_WORD = 40  # letters; of what is longer the beginning stays
 MAX_WHY_BYTES = 256  # of JSON, for the sentence why nothing is drafted
 
 Phase = Literal["loading", "ready", "draining"]
@@ -62,10 +63,14 @@ class Speculation(BaseModel):
     def _short(cls, message: str | None) -> str | None:
         if message is None:
             return None
-        short = " ".join(message.split())[:MAX_WHY_BYTES]
-        while len(json.dumps(short, ensure_ascii=False).encode(errors="replace")) > MAX_WHY_BYTES:
+        whole = " ".join(message.split())
+        if _json_bytes(whole) <= MAX_WHY_BYTES:
+            return whole
+        short = whole[:MAX_WHY_BYTES]
+        while _json_bytes(f"{short}…") > MAX_WHY_BYTES:
             short = short[:-1]
-        return short
+        words, _, cut = short.rpartition(" ")
+        return f"{words if len(cut) <= LONGEST_WORD else short}…"
 
 
 class StepFit(BaseModel):
@@ -121,3 +126,7 @@ class State(BaseModel):
     def to_json(self) -> str:
         """The report without what is unknown."""
         return self.model_dump_json(exclude_none=True)
+
+
+def _json_bytes(text: str) -> int:
+    return len(json.dumps(text, ensure_ascii=False).encode(errors="replace"))

@@ -1,10 +1,12 @@
 """Every setting of the runtime. Built once by the command line, frozen, handed out in pieces."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from aweigh_api import names
+from aweigh_api.model_uri import URI_SCHEMES
 from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_api.spec import DTypeName
 from aweigh_api.speculation import (
@@ -20,6 +22,7 @@ CacheScope = Literal["Key", "Service"]
 ToolCallParser = Literal["auto", "hermes", "llama3-json", "mistral", "qwen"]
 
 BLOCK_TOKENS = (16, 32, 64, 128)
+MAX_RUNNING = 4096
 _MAX_BYTES = 1 << 50
 
 
@@ -71,7 +74,7 @@ class Config:
     def __post_init__(self) -> None:
         _between("--port", self.port, 0, 65_535)
         _between("--admin-port", self.admin_port, 0, 65_535)
-        _between("--max-running", self.max_running, 1, 4096)
+        _between("--max-running", self.max_running, 1, MAX_RUNNING)
         _between("--max-waiting", self.max_waiting, 0, 1_000_000)
         if self.step_tokens is not None:
             _between("--step-tokens", self.step_tokens, 1, 1_000_000)
@@ -111,11 +114,7 @@ class Config:
         _between("--max-draft-tokens", self.max_draft_tokens, 1, MAX_DRAFT_TOKENS)
         if self.min_acceptance_percent is not None:
             _between("--min-acceptance-percent", self.min_acceptance_percent, 1, 100)
-        if len(set(drafts)) < len(drafts) or len(drafts) > MAX_DRAFT_MODELS:
-            raise InvalidConfiguration(
-                f"--draft-model is given as {', '.join(drafts)}; expected at most "
-                f"{MAX_DRAFT_MODELS}, each once"
-            )
+        expect_draft_models(drafts)
         if drafts and method != "draft":
             raise InvalidConfiguration(
                 f"--draft-model ({', '.join(drafts)}) has no effect with --speculation={method}; "
@@ -140,6 +139,28 @@ class Config:
                 "--prefix-cache-size and --prefix-cache-host-memory have no effect with "
                 "--no-prefix-cache-enabled; leave them out or enable the cache"
             )
+
+
+def expect_draft_models(drafts: Sequence[str]) -> None:
+    """Refuse what no list of draft models can be.
+
+    Args:
+        drafts: values of --draft-model.
+
+    Raises:
+        InvalidConfiguration: one is no URI, or stands twice, or there are too many.
+    """
+    for draft in drafts:
+        if draft.partition("://")[0] not in URI_SCHEMES:
+            raise InvalidConfiguration(
+                f"--draft-model is {draft!r}; expected a URI that begins with one of "
+                f"{', '.join(f'{scheme}://' for scheme in URI_SCHEMES)}"
+            )
+    if len(set(drafts)) < len(drafts) or len(drafts) > MAX_DRAFT_MODELS:
+        raise InvalidConfiguration(
+            f"--draft-model is given as {', '.join(drafts)}; expected at most "
+            f"{MAX_DRAFT_MODELS}, each once"
+        )
 
 
 def _between(flag: str, value: int, low: int, high: int) -> None:

@@ -1,5 +1,6 @@
 """What pods say of themselves: `/state` while they live, the termination log when they die."""
 
+import json
 from typing import Any
 
 from hypothesis import example, given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.state import (
     MAX_STATE_BYTES,
+    MAX_WHY_BYTES,
     KvTokens,
     Loading,
     ServedModel,
@@ -59,8 +61,13 @@ def test_the_sentence_of_a_report_keeps_its_beginning() -> None:
     sentence = "the draft has 4096 tokens; " + "x" * 1000
     told = Speculation(state="failed", message=sentence).message
     assert told is not None
-    assert sentence.startswith(told)
+    assert told.endswith("x…")
+    assert sentence.startswith(told[:-1])
     assert len(told) > 200
+    told = Speculation(state="failed", message="many words " * 100).message
+    assert told is not None
+    assert told.endswith((" many…", " words…"))
+    assert len(json.dumps(told, ensure_ascii=False).encode()) <= MAX_WHY_BYTES
 
 
 def test_what_is_unknown_is_absent_and_not_zero() -> None:

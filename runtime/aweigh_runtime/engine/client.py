@@ -259,8 +259,10 @@ def _start(config: Config) -> Start:
 
 
 def _tell(before: Speculation | None, now: Speculation | None) -> None:
-    """Log what has become of drafting."""
+    """Log what has become of drafting, and which draft models are missing."""
     if now is None or (before is not None and before.state == now.state):
         return
-    level = logging.WARNING if now.state == "failed" else logging.INFO
-    _log.log(level, "speculation is %s%s", now.state, f": {now.message}" if now.message else "")
+    missing = now.state == "failed" or (now.state == "active" and now.message)
+    level = logging.WARNING if missing else logging.INFO
+    but = ", but" if now.state == "active" else ":"
+    _log.log(level, "speculation is %s%s", now.state, f"{but} {now.message}" if now.message else "")

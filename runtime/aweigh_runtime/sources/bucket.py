@@ -128,7 +128,7 @@ class Bucket:
         ]
         if not files:
             raise ModelNotFound(
-                f"there is nothing at {self.uri} in {self._access.place}; check model.uri"
+                f"there is nothing at {self.uri} in {self._access.place}; check its URI"
             )
         wanted = needed(self.uri, [file.name for file in files])
         return _versioned([file for file in files if file.name in wanted])
@@ -158,12 +158,12 @@ class Bucket:
             )
         if code == "NoSuchBucket":
             return ModelNotFound(
-                f"there is no bucket of {self.uri} in {self._access.place}; check model.uri"
+                f"there is no bucket of {self.uri} in {self._access.place}; check its URI"
             )
         if status == "404":
             return ModelNotFound(
                 f"{self.uri} is not at {self._access.place}, or lost a file just now (it answered "
-                f"{answer}); check model.uri and AWS_ENDPOINT_URL"
+                f"{answer}); check its URI and AWS_ENDPOINT_URL"
             )
         return SourceUnreachable(
             f"{self._access.place} answered {answer} when asked for {self.uri}; check {REGION} and "

@@ -110,7 +110,7 @@ class Client:
         if status == 404 and code == "RevisionNotFound":
             return ModelNotFound(f"{self.uri} has no revision {revision!r}; check model.revision")
         if status == 404:
-            return ModelNotFound(f"there is no {self.uri} at {self._endpoint}; check model.uri")
+            return ModelNotFound(f"there is no {self.uri} at {self._endpoint}; check its URI")
         return SourceUnreachable(f"{self._endpoint} answered {status} when asked for {self.uri}")
 
     def _who(self) -> str:

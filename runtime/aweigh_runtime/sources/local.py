@@ -42,7 +42,7 @@ def _existing(path: Path, uri: str) -> Path:
         if path.is_file():
             raise ModelNotFound(f"{uri} is a file; expected the directory that holds config.json")
         if not path.is_dir():
-            raise ModelNotFound(f"{uri}: there is no directory {path}; check model.uri")
+            raise ModelNotFound(f"{uri}: there is no directory {path}; check its URI")
     except PermissionError as error:
         raise _closed(path) from error
     if not os.access(path, os.R_OK | os.X_OK):

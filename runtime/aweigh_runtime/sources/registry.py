@@ -153,7 +153,7 @@ class Registry:
                 "cluster) or `docker login`"
             )
         if status == 404:
-            return ModelNotFound(f"there is no {self.uri}, or not all of it; check model.uri")
+            return ModelNotFound(f"there is no {self.uri}, or not all of it; check its URI")
         return SourceUnreachable(
             f"{self._reference.endpoint} answered {status} when asked for {self.uri}"
         )

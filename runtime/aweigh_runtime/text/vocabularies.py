@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from aweigh_runtime.failures import ModelUnreadable
 
 
@@ -13,6 +11,8 @@ def vocabulary(directory: Path) -> dict[str, int] | None:
     Raises:
         ModelUnreadable: tokenizer.json is no fast tokenizer.
     """
+    from tokenizers import Tokenizer  # `aweigh plan` runs where it is not installed, too
+
     path = directory / "tokenizer.json"
     if not path.is_file():
         return None

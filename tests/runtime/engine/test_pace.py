@@ -175,6 +175,19 @@ def test_below_the_least_acceptance_nothing_is_drafted_though_it_pays() -> None:
     assert "expected at least 90%" in machine.pace.verdict(1)
 
 
+def test_few_drafts_of_which_most_are_right_are_not_called_wrong() -> None:
+    pace = Pace(8, None)
+    for number in range(400):  # a tenth of the answers has a draft
+        drafted = 2 if number % 10 == 0 else 0
+        pace.observe(2, [], drafted, drafted)
+    assert not pace.promising
+    assert not pace.mostly_wrong
+    assert "drafts 0.2 tokens at a time, of which 100% stay" in pace.verdict(1)
+    for _ in range(400):
+        pace.observe(2, [], 2, 0)
+    assert pace.mostly_wrong
+
+
 def test_confidences_are_measured_against_what_stays() -> None:
     calibration = Calibration()
     for _ in range(2000):

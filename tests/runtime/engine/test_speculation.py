@@ -94,7 +94,9 @@ def engine(
     **memory: int,
 ) -> Engine:
     line = scheduler(**{"block_tokens": BLOCK_TOKENS, **memory})  # type: ignore[arg-type]
-    speculator = Speculator(proposers, longest, failure=failure) if proposers else None
+    speculator = (
+        Speculator(proposers, longest, None, [failure] if failure else []) if proposers else None
+    )
     target = Remembering(next_token)
     return Engine(line, target, Sampler(VOCABULARY), NoCompiler(), no_copies, speculator)
 

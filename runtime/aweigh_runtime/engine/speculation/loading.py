@@ -11,6 +11,7 @@ from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine.messages import Draft, Speculation, SpeculationReason, Start
 from aweigh_runtime.engine.out_of_memory import out_of_memory
 from aweigh_runtime.engine.speculation.draft_model import DraftForward, DraftModel, Frame
+from aweigh_runtime.engine.speculation.fit import context_misfit, vocabulary_misfit
 from aweigh_runtime.engine.speculation.ngram import NGram
 from aweigh_runtime.engine.speculation.proposer import Proposer
 from aweigh_runtime.engine.speculation.speculator import Speculator
@@ -22,7 +23,6 @@ from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token, weight_bytes
 from aweigh_runtime.model.load import Wish, load
-from aweigh_runtime.text.vocabularies import num_different, vocabulary
 
 _WIDE_BYTES = 4  # of a weight in fp32
 _SMALL_BYTES = 32 << 20  # weights that stay in a CPU's caches
@@ -50,7 +50,7 @@ class Drafts:
     """The draft models that can be used, and what became of the others."""
 
     loaded: Sequence[LoadedDraft] = ()
-    failure: Speculation | None = None  # of the first that cannot be used
+    failures: Sequence[Speculation] = ()  # of those that cannot be used
 
     @property
     def bytes_per_token(self) -> int:
@@ -59,7 +59,7 @@ class Drafts:
 
     def without_memory(self, why: str) -> "Drafts":
         """None of them: the target needs their memory."""
-        return Drafts(failure=Speculation("failed", "OutOfMemory", why))
+        return Drafts(failures=[Speculation("failed", "OutOfMemory", why)])
 
 
 def load_drafts(
@@ -81,7 +81,7 @@ def load_drafts(
             loaded.append(one)
         else:
             failures.append(one)
-    return Drafts(loaded, failures[0] if failures else None)
+    return Drafts(loaded, failures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Proposers:
     """What drafts for the answers of a server."""
 
     ready: list[Proposer]
-    failure: Speculation | None = None  # why another one is missing
+    failures: list[Speculation]  # why others are missing
 
 
 def proposers(start: Start, drafts: Drafts, frame: Frame, num_blocks: int) -> Proposers:
@@ -102,13 +102,13 @@ def proposers(start: Start, drafts: Drafts, frame: Frame, num_blocks: int) -> Pr
         num_blocks: of the pool.
     """
     ready: list[Proposer] = [NGram()] if start.speculation == "ngram" else []
-    failure = drafts.failure
+    failures = list(drafts.failures)
     for each in drafts.loaded:
         try:
             ready.append(_warm(each, frame, num_blocks))
         except Exception as error:
-            failure = _broken(each.name, error)
-    return Proposers(ready, failure)
+            failures.append(_broken(each.name, error))
+    return Proposers(ready, failures)
 
 
 def speculator(start: Start, found: Proposers) -> Speculator | None:
@@ -117,7 +117,7 @@ def speculator(start: Start, found: Proposers) -> Speculator | None:
         return None
     percent = start.min_acceptance_percent
     least = None if percent is None else percent / 100
-    return Speculator(found.ready, start.max_draft_tokens, least, failure=found.failure)
+    return Speculator(found.ready, start.max_draft_tokens, least, found.failures)
 
 
 def _load(
@@ -127,15 +127,9 @@ def _load(
         return _failed("DraftUnavailable", draft, str(found))
     try:
         config = read_config(found)
-        if refused := _different_tokens(draft, found, directory):
-            return refused
-        if config.max_positions < target.max_model_len:
-            return _failed(
-                "ContextTooShort",
-                draft,
-                f"it was made for {config.max_positions} tokens, and the model serves "
-                f"{target.max_model_len}; lower maxModelLen or use another draft",
-            )
+        misfit = vocabulary_misfit(found, directory) or context_misfit(config, target.max_model_len)
+        if misfit is not None:
+            return _failed(misfit.reason, draft, misfit.why)
         dtype = _dtype(config, target.device)
         wish = Wish(dtype=dtype, max_model_len=target.max_model_len)
         decoder = load(found, wish, target.device, lambda done, total: None).decoder
@@ -154,36 +148,18 @@ def _dtype(config: ModelConfig, device: torch.device) -> DTypeName:
     return "fp32" if fast else "auto"
 
 
-def _different_tokens(draft: Draft, found: Path, directory: Path) -> Speculation | None:
-    """A draft must mean the same by each token; that it has room for more is no harm."""
-    own, others = vocabulary(directory), vocabulary(found)
-    if own is None or own == others:
-        return None
-    if others is None:
-        return _failed("DraftUnavailable", draft, f"{found} has no tokenizer.json")
-    different = num_different(own, others)
-    if different == 0:
-        return None
-    return _failed(
-        "VocabularyMismatch",
-        draft,
-        f"its vocabulary has {len(others)} tokens and the model's {len(own)}, of which "
-        f"{different} are not the same; use a draft that was made for this model's tokenizer",
-    )
-
-
 def _failed(reason: SpeculationReason, draft: Draft, why: str) -> Speculation:
-    return Speculation("failed", reason, f"the draft model is not used: {why} ({draft.name})")
+    return Speculation("failed", reason, f"the draft model {draft.name} is not used: {why}")
 
 
 def _broken(name: str, error: Exception) -> Speculation:
     """What nobody has foreseen; the target is served in any case."""
     if out_of_memory(error):
         why = "there is no memory left for it"
-        return Speculation("failed", "OutOfMemory", f"the draft model is not used: {why} ({name})")
+        return Speculation("failed", "OutOfMemory", f"the draft model {name} is not used: {why}")
     _log.exception("the draft model %s cannot be used", name, exc_info=error)
     return Speculation(
-        "failed", "DraftUnavailable", f"the draft model is not used: {error!r} ({name})"
+        "failed", "DraftUnavailable", f"the draft model {name} is not used: {error!r}"
     )
 
 

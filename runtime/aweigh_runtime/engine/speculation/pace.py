@@ -222,7 +222,7 @@ class Pace:
         self._patience = _PATIENCE[0]
         self._idle_steps = 0
         self._probe: _Probe | None = None
-        self._drafted = self._stayed = 0.0
+        self._drafts = self._drafted = self._stayed = 0.0
         self._chosen: dict[int, tuple[int, float]] = {}  # by bin of rows
         self._paid_steps = 0  # in a row
         self._age = 0  # steps since it was chosen
@@ -324,6 +324,7 @@ class Pace:
         if good and (self._least is None or kept / length >= self._least):
             self.acceptance.fade()
             self.calibration.fade()
+            self._drafts *= _FADED
             self._drafted, self._stayed = _FADED * self._drafted, _FADED * self._stayed
             self._patience = _PATIENCE[0]
             self._probe = _Probe(measures_time=False, steps=_PROBE_STEPS)
@@ -335,14 +336,23 @@ class Pace:
             return False
         return 1.0 + self.expected(_TRY) >= _MARGIN * (1.0 + _GUESSED_COST * _TRY)
 
+    @property
+    def mostly_wrong(self) -> bool:
+        """Not even full drafts would pay: too few of the tokens are right."""
+        if self._least is not None and self.rate < self._least:
+            return True
+        full = 1.0 + self.rate + self.rate**2  # tokens, were both of two always drafted
+        return full < _MARGIN * (1.0 + _GUESSED_COST * 2)
+
     def verdict(self, rows: int) -> str:
         """Why drafting does not pay, in numbers."""
         if self._least is not None and self.rate < self._least:
             return f"{self.rate:.0%} of drafted tokens stay; expected at least {self._least:.0%}"
         length, _ = self._most(rows)
         return (
-            f"{self.rate:.0%} of drafted tokens stay: with {length} drafted, a step of {rows} "
-            f"answers gives {1.0 + self.expected(length):.2f} times as many tokens and takes "
+            f"it drafts {self.mean_length:.1f} tokens at a time, of which {self.rate:.0%} stay: "
+            f"asked for {length}, a step of {rows} answers gives "
+            f"{1.0 + self.expected(length):.2f} times as many tokens and takes "
             f"{self.times.slowdown(rows, length):.2f} times as long"
         )
 
@@ -359,6 +369,11 @@ class Pace:
         cost = verifying + (drafting if ends_early else 0.0)
         tokens = 1.0 + sum(self.acceptance.chances[:length])
         return cost * tokens / self.times.slowdown(rows, length)
+
+    @property
+    def mean_length(self) -> float:
+        """Tokens of a draft."""
+        return self._drafted / self._drafts if self._drafts else 0.0
 
     def expected(self, length: int) -> float:
         """Tokens of a draft that stay on average."""
@@ -379,6 +394,7 @@ class Pace:
             self._probe.kept += kept
         self.acceptance.observe(asked, kept)
         self.calibration.observe(confidences[:drafted], kept)
+        self._drafts = _MEMORY * self._drafts + 1
         self._drafted = _MEMORY * self._drafted + drafted
         self._stayed = _MEMORY * self._stayed + kept
         self.rate = self._stayed / self._drafted if self._drafted else 0.0

@@ -43,7 +43,7 @@ class Speculator:
         proposers: Sequence[Proposer],
         longest: int,
         least_acceptance: float | None = None,
-        failure: Speculation | None = None,
+        failures: Sequence[Speculation] = (),
     ) -> None:
         """Begin with proposers that are ready.
 
@@ -51,12 +51,12 @@ class Speculator:
             proposers: none of them is known to be any good.
             longest: most tokens of a draft.
             least_acceptance: see `Pace`.
-            failure: why another one is missing.
+            failures: why others are missing.
         """
         self._candidates = Candidates(
             [Candidate(each, Pace(longest, least_acceptance)) for each in proposers]
         )
-        self._failures = [] if failure is None else [failure]
+        self._failures = list(failures)
         self._step = _Step()  # the one under way
         self._resting = 0  # steps to come that draft nothing
         self._rested = 0  # such steps until now
@@ -189,7 +189,7 @@ class Speculator:
             return Speculation("active", message=missing)
         best = max(left, key=lambda each: each.pace.rate)
         why = f"drafting with {best.proposer.name} does not pay: {best.pace.verdict(self._rows)}"
-        return Speculation("paused", "NoGain" if best.pace.promising else "LowAcceptance", why)
+        return Speculation("paused", "LowAcceptance" if best.pace.mostly_wrong else "NoGain", why)
 
     def _release(self, candidate: Candidate, failure: Speculation) -> None:
         candidate.gone = True

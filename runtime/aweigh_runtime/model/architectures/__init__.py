@@ -39,7 +39,7 @@ def read_config(directory: Path) -> ModelConfig:
         UnsupportedModel: the runtime lacks the architecture or a feature.
     """
     if not directory.is_dir():
-        raise ModelNotFound(f"there is no directory {directory}; check model.uri")
+        raise ModelNotFound(f"there is no directory {directory}; check its URI")
     path = directory / "config.json"
     if not path.is_file():
         raise ModelUnreadable(f"{directory} has no config.json; expected a Hugging Face model")
