@@ -92,6 +92,7 @@ class Plan:
     graphs: int  # recorded steps
     reserve: int  # libraries, and what stays free
     host: int  # for what leaves the cache: a pod's own memory, but not a GPU's
+    left: int  # to other programs of a machine, where no GPU is filled
     kv: int  # for keys and values; 0 when not even the weights fit
     kv_per_token: int  # of the model and all drafts
     draft_kv_per_token: dict[str, int]  # URI of a draft model → its part of it
@@ -140,6 +141,7 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
         graphs=GRAPH_BYTES,
         reserve=reserve,
         host=wish.host,
+        left=max(room - kv, 0),
         kv=kv,
         kv_per_token=per_token,
         draft_kv_per_token=draft_kv,

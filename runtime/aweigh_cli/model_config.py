@@ -1,7 +1,7 @@
 """What a model says of its shape and its quantization, wherever it is. No weights are fetched."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ class Described:
     config: "ModelConfig"
     quantization: "Quantization | None" = None  # of its matrices; None: they are dense
     kept_bytes: "KeptBytes | None" = None  # of them, as loading computes it
+    directory: Path | None = None  # where it is; None: not on this machine
 
 
 def described(uri: str, revision: str | None, wanted: SchemeName) -> Described:
@@ -42,10 +43,9 @@ def described(uri: str, revision: str | None, wanted: SchemeName) -> Described:
 
     source, _, rest = uri.partition("://")
     try:
-        if source == "builtin":
-            return _described(local.builtin(rest), wanted)
-        if source == "file":
-            return _described(local.directory(rest), wanted)
+        if source in ("builtin", "file"):
+            found = local.builtin(rest) if source == "builtin" else local.directory(rest)
+            return replace(_described(found, wanted), directory=found)
         with tempfile.TemporaryDirectory(prefix="aweigh-plan-") as folder:
             for name, content in _fetched(uri, revision).items():
                 (Path(folder) / name).write_bytes(content)

@@ -14,7 +14,8 @@ from aweigh_cli.failures import CommandFailure, ExitStatus
 
 if TYPE_CHECKING:
     from aweigh_api.spec import InferenceService
-    from aweigh_cli.capacity import Device, Draft, Plan, Wish
+    from aweigh_cli.capacity import Device, Plan, Wish
+    from aweigh_cli.planned_drafts import PlannedDrafts
     from aweigh_runtime.model.config import ModelConfig
 
 GIBI, KIBI = 1 << 30, 1 << 10
@@ -52,7 +53,7 @@ def plan(  # noqa: PLR0913 - what decides about memory
         list[str] | None, typer.Option(help="As in `aweigh serve`; repeatable.")
     ] = None,
     max_model_len: Annotated[int | None, typer.Option(min=1, help="As in `aweigh serve`.")] = None,
-    max_running: Annotated[int, typer.Option(min=1, help="As in `aweigh serve`.")] = 256,
+    max_running: Annotated[int, typer.Option(min=1, max=4096, help="As in `aweigh serve`.")] = 256,
     request_tokens: Annotated[
         list[int] | None,
         typer.Option(min=1, help="Length of a request to count for; repeatable."),
@@ -67,6 +68,7 @@ def plan(  # noqa: PLR0913 - what decides about memory
     """
     from aweigh_cli.capacity import LENGTHS, Wish
     from aweigh_cli.model_config import described
+    from aweigh_cli.planned_drafts import planned_drafts
     from aweigh_runtime.failures import StartFailure
     from aweigh_runtime.model.footprint import model_len
 
@@ -81,55 +83,73 @@ def plan(  # noqa: PLR0913 - what decides about memory
         quantization or ("auto" if asked is None else asked.scheme),
     )
     config = found.config
-    drafts = _drafts(service, draft_model)
+    wanted_len = max_model_len or (None if model is None else model.max_model_len)
+    try:
+        longest = model_len(config, wanted_len)
+    except StartFailure as failure:
+        raise CommandFailure(str(failure), failure.exit_code) from failure
+    _expect_servable(request_tokens or [], longest)
+    drafts = planned_drafts(service, draft_model, found, longest)
+    wanted_host = 0 if service is None else service.spec.prefix_cache.host_memory or 0
     wish = Wish(
         dtype=dtype or ("auto" if model is None else model.dtype),
         kv_cache_dtype=kv_cache_dtype or ("auto" if asked is None else asked.kv_cache_dtype),
         quantization=found.quantization,
         kept_bytes=found.kept_bytes,
-        max_model_len=max_model_len or (None if model is None else model.max_model_len),
+        max_model_len=wanted_len,
         max_running=max_running,
         block_tokens=16 if service is None else service.spec.prefix_cache.block_tokens or 16,
         lengths=request_tokens or LENGTHS,
         longest_draft=_longest_draft(service, drafts),
-        drafts=drafts,
-        host=to_bytes(0 if service is None else service.spec.prefix_cache.host_memory or 0),
+        drafts=drafts.used,
+        host=_bytes("prefixCache.hostMemory", wanted_host),
     )
-    try:
-        model_len(config, wish.max_model_len)
-    except StartFailure as failure:
-        raise CommandFailure(str(failure), failure.exit_code) from failure
     device = _device(service, gpu, gpu_memory, memory, wish.host)
     if device is None:
         _overview(target, config, wish, output)
-        return
-    _one(target, config, device, wish, output)
+    else:
+        _one(target, config, device, wish, drafts, output)
+    if output == "text":
+        _tell_of(drafts)
 
 
-def _drafts(service: "InferenceService | None", given: list[str] | None) -> "list[Draft]":
-    """The draft models: those that were named, else those of the InferenceService."""
-    from aweigh_api.flags import draft_of
-    from aweigh_cli.capacity import Draft
-    from aweigh_cli.model_config import described
-
-    named = [draft_of(each) for each in given or []]
-    if service is not None and not named:
-        named = [(each.uri, each.revision) for each in service.spec.draft_models]
-    found = ((uri, described(uri, revision, "auto")) for uri, revision in named)
-    return [Draft(uri, each.config, each.kept_bytes) for uri, each in found]
+def _expect_servable(lengths: list[int], longest: int) -> None:
+    for length in lengths:
+        if length > longest:
+            raise _refusal(
+                f"--request-tokens is {length}, but a request has at most {longest} tokens of "
+                "prompt and answer; give at most that, or raise --max-model-len"
+            )
 
 
-def _longest_draft(service: "InferenceService | None", drafts: "list[Draft]") -> int:
+def _tell_of(drafts: "PlannedDrafts") -> None:
+    for uri, why in drafts.refused.items():
+        typer.echo(f"A server would not draft with {uri}: {why}")
+    for uri in drafts.not_compared:
+        typer.echo(
+            f"The tokenizer of {uri} was not compared with the model's: only those of folders on "
+            "this machine are. A server compares them."
+        )
+
+
+def _longest_draft(service: "InferenceService | None", drafts: "PlannedDrafts") -> int:
     """Tokens; 0: nothing is drafted."""
     from aweigh_api.speculation import DEFAULT_DRAFT_TOKENS
 
     part = None if service is None else service.spec.speculative_decoding
     if part is not None and part.wanted_method != "none":
         return part.max_draft_tokens
-    return DEFAULT_DRAFT_TOKENS if drafts else 0
+    return DEFAULT_DRAFT_TOKENS if drafts.used else 0
 
 
-def _one(target: str, config: "ModelConfig", device: "Device", wish: "Wish", output: str) -> None:
+def _one(
+    target: str,
+    config: "ModelConfig",
+    device: "Device",
+    wish: "Wish",
+    drafts: "PlannedDrafts",
+    output: str,
+) -> None:
     from aweigh_cli.capacity import advice
     from aweigh_cli.capacity import plan as divide
 
@@ -142,7 +162,13 @@ def _one(target: str, config: "ModelConfig", device: "Device", wish: "Wish", out
         if without.fits:  # as a server does
             left_out, found, wish = list(found.drafts), without, alone
     if output == "json":
-        told = {"fits": found.fits, "drafts_left_out": left_out, "advice": changes}
+        told = {
+            "fits": found.fits,
+            "drafts_left_out": left_out,
+            "drafts_refused": drafts.refused,
+            "tokenizers_not_compared": drafts.not_compared,
+            "advice": changes,
+        }
         typer.echo(json.dumps({**asdict(found), **told}, indent=2))
     else:
         typer.echo(_text(target, config, found, wish))
@@ -190,14 +216,16 @@ def _text(target: str, config: "ModelConfig", found: "Plan", wish: "Wish") -> st
     }
     if not found.device.is_gpu:
         parts["- hostMemory, by which the limit is raised"] = found.host
+        parts["- left to others on the machine"] = found.left
     parts["= for keys and values"] = found.kv
     if found.device.is_gpu:
         parts["hostMemory, beside the GPU"] = found.host
-    lines += [f"{part:48} {_gib(size):>12}" for part, size in parts.items()]
-    lines.append(f"{'tokens that fit':48} {found.tokens:>12,}")
+    width = max(map(len, parts))
+    lines += [f"{part:{width}} {_gib(size):>12}" for part, size in parts.items()]
+    lines.append(f"{'tokens that fit':{width}} {found.tokens:>12,}")
     for length, count in found.requests.items():
         capped = " (--max-running)" if count == wish.max_running else ""
-        lines.append(f"{f'requests of {length:,} tokens at once':48} {count:>12,}{capped}")
+        lines.append(f"{f'requests of {length:,} tokens at once':{width}} {count:>12,}{capped}")
     return "\n".join(lines)
 
 
@@ -262,7 +290,9 @@ def _pod(service: "InferenceService", host: int) -> "Device | None":
             f"InferenceService {service.metadata.name} has neither resources.limits.memory nor "
             f"{GPU}; expected what the pod may take: give --memory, or --gpu"
         )
-    return Device("the pod's limit", to_bytes(limits["memory"]) + host, False)
+    return Device(
+        "the pod's limit", _bytes("resources.limits.memory", limits["memory"]) + host, False
+    )
 
 
 def _service(file: str, name: str | None) -> "InferenceService":
@@ -281,7 +311,7 @@ def _revision(service: "InferenceService | None") -> str | None:
     return None if service is None else service.spec.model.revision
 
 
-def _bytes(flag: str, text: str) -> int:
+def _bytes(flag: str, text: int | str) -> int:
     try:
         return to_bytes(text)
     except NotAQuantity as error:

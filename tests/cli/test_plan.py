@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ LLAMA_8B = {
     "vocab_size": 128256, "max_position_embeddings": 131072, "rope_theta": 500000.0,
     "torch_dtype": "bfloat16",
 }  # fmt: skip
+DRAFT = "builtin://helmsman-1m-draft"
 SERVICE = """
 apiVersion: serving.aweigh.dev/v1alpha1
 kind: InferenceService
@@ -187,6 +189,49 @@ def test_a_draft_that_is_too_much_is_what_to_leave_out(llama: Path) -> None:
     assert found["fits"]
     assert found["drafts_left_out"] == [f"file://{llama}"]
     assert found["drafts"] == {}
+
+
+def test_a_draft_that_a_server_refuses_is_left_out_with_the_servers_reason(tmp_path: Path) -> None:
+    short = copied_draft(tmp_path / "short", max_position_embeddings=512)
+    other = copied_draft(tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    given = [f"--draft-model=file://{each}" for each in (short, other)]
+    code, stdout, _ = plan("builtin://helmsman-8m", f"--draft-model={DRAFT}", *given, "--gpu=l4")
+    assert code == 0
+    assert f"A server would not draft with file://{short}: ContextTooShort: it was made" in stdout
+    assert f"A server would not draft with file://{other}: VocabularyMismatch: its" in stdout
+    found = planned("builtin://helmsman-8m", f"--draft-model={DRAFT}", *given, "--gpu=l4")
+    assert list(found["drafts"]) == [DRAFT]
+    assert list(found["drafts_refused"]) == [f"file://{each}" for each in (short, other)]
+    lower = planned("builtin://helmsman-8m", given[0], "--max-model-len=512", "--gpu=l4")
+    assert list(lower["drafts"]) == [f"file://{short}"]
+
+
+def copied_draft(directory: Path, **fields: int) -> Path:
+    shutil.copytree(builtin("helmsman-1m-draft"), directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | fields))
+    return directory
+
+
+def test_a_drafts_tokenizer_is_compared_where_both_are_folders(llama: Path) -> None:
+    with Hub() as hub:
+        hub.add("meta/draft", builtin("helmsman-1m-draft"))
+        env = {"HF_ENDPOINT": hub.url}
+        given = ("builtin://helmsman-8m", "--draft-model=hf://meta/draft", "--gpu=l4")
+        code, stdout, _ = plan(*given, env=env)
+    assert code == 0
+    assert "The tokenizer of hf://meta/draft was not compared" in stdout
+
+
+def test_every_byte_of_a_pod_is_in_a_line() -> None:
+    found = planned("builtin://helmsman-8m", f"--draft-model={DRAFT}", "--memory=4Gi")
+    parts = ("weights", "step", "graphs", "reserve", "host", "left", "kv")
+    spent = sum(found[part] for part in parts) + sum(found["drafts"].values())
+    assert spent == found["device"]["num_bytes"]
 
 
 def test_the_weights_of_the_shipped_model_are_its_file() -> None:
@@ -356,6 +401,10 @@ def test_a_large_archive_is_read_as_far_as_its_config(llama: Path, compress: boo
         (["builtin://helmsman-8m", "--gpu=h900"], 78, "--gpu is h900; expected one of t4"),
         (["builtin://helmsman-8m", "--gpu=l4", "--memory=2Gi"], 78, "expected one of them"),
         (["builtin://helmsman-8m", "--memory=lots"], 78, "--memory: 'lots' is not an amount"),
+        (["builtin://helmsman-8m", "--max-running=5000"], 78, "--max-running is not valid: '5000'"),
+        (["builtin://helmsman-8m", "--request-tokens=4096"], 78, "has at most 2048 tokens"),
+        (["builtin://helmsman-8m", "--draft-model="], 78, "--draft-model is ''; expected a URI"),
+        (["builtin://helmsman-8m", *(2 * [f"--draft-model={DRAFT}"])], 78, "each once"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(given: list[str], code: int, sentence: str) -> None:
