@@ -129,10 +129,19 @@ async def _servers(
     """One that drafts, and one that does not."""
     if plain_first:
         async with subject(plain) as without, subject(drafting) as with_drafts:
+            await _expect_drafts(with_drafts)
             yield with_drafts, without
     else:
         async with subject(drafting) as with_drafts, subject(plain) as without:
+            await _expect_drafts(with_drafts)
             yield with_drafts, without
+
+
+async def _expect_drafts(served: Subject) -> None:
+    """A server goes on without a draft model that it cannot use; a measurement must not."""
+    told = (await served.own.state()).get("speculation") or {}
+    if told.get("state") == "failed" or (told.get("state") == "active" and told.get("message")):
+        raise Impossible(f"{told['message']}; expected drafts from all that was named")
 
 
 async def _measure(
@@ -167,8 +176,7 @@ class _Questions:
     def __init__(self, options: Options) -> None:
         self._chance = random.Random(options.setting.seed)
         if options.questions is not None:
-            lines = options.questions.read_text(encoding="utf-8").splitlines()
-            self._known = [line for line in lines if line.strip()]
+            self._known = _read(options.questions)
         else:
             from aweigh_runtime.text.questions import questions
 
@@ -194,6 +202,16 @@ class _Questions:
         if not self._known:
             return asking  # completions that go on past every end
         return replace(asking, route="chat", ignore_eos=False)
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Impossible(f"--questions is {path}, which cannot be read: {error}") from error
+    if found := [line for line in lines if line.strip()]:
+        return found
+    raise Impossible(f"--questions is {path}, which is empty; expected a question in each line")
 
 
 def _check(options: Options) -> None:

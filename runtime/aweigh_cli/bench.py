@@ -12,12 +12,14 @@ from aweigh_api import names
 from aweigh_cli.arguments import Command
 from aweigh_cli.bench_options import (
     DEFAULT_SCHEMES,
+    MAX_TOKENS,
     CacheOption,
     Job,
     ModelArgument,
     SeedOption,
     VocabularyOption,
     as_typed,
+    batches_of,
     expect_installed,
     expect_runtime,
     length_of,
@@ -35,6 +37,7 @@ from aweigh_cli.serve import default_cache_dir
 if TYPE_CHECKING:
     from aweigh_bench.subject import Setting
 
+MAX_POOL = 1 << 28  # blocks: more have no room for their names
 DEFAULT_URL = f"http://127.0.0.1:{names.HTTP_PORT}/v1"
 
 app = typer.Typer(
@@ -193,7 +196,7 @@ def throughput(  # noqa: PLR0913 - see `serve`
     if against is None:
         growing = growth.Options(
             setting=setting,
-            batches=sizes_of(batches or "1,2,4,8,16,32,64", "--batches"),
+            batches=batches_of(batches or "1,2,4,8,16,32,64"),
             input_tokens=lengths_of(input_tokens or "64", "--input-tokens"),
             output_tokens=length_of(output_tokens or "128", "--output-tokens", 2),
             rounds=rounds,
@@ -204,7 +207,7 @@ def throughput(  # noqa: PLR0913 - see `serve`
     compared = comparison.Options(
         setting=replace(setting, threads=threads),
         threads=threads,
-        batches=sizes_of(batches or "1,32", "--batches"),
+        batches=batches_of(batches or "1,32"),
         input_tokens=lengths_of(input_tokens or "32:512", "--input-tokens"),
         output_tokens=lengths_of(output_tokens or "32:512", "--output-tokens"),
         pairs=pairs,
@@ -231,7 +234,7 @@ def latency(
 
     options = single.Options(
         setting=setting,
-        lengths=sizes_of(lengths, "--lengths"),
+        lengths=sizes_of(lengths, "--lengths", MAX_TOKENS),
         output_tokens=output_tokens,
         iterations=iterations,
         command=as_typed(),
@@ -324,6 +327,7 @@ def speculation(  # noqa: PLR0913 - see `serve`
     ] = None,
 ) -> Job:
     """Measure what drafts gain, by requests at once, beside a server without them."""
+    from aweigh_api.speculation import MAX_DRAFT_TOKENS
     from aweigh_bench import replay
     from aweigh_bench import speculation as drafts
 
@@ -339,8 +343,8 @@ def speculation(  # noqa: PLR0913 - see `serve`
                 setting=setting,
                 acceptance_percents=shares_of(replay_acceptance, "--replay-acceptance"),
                 draft_models=draft_model or [],
-                max_draft_tokens=sizes_of(max_draft_tokens, "--max-draft-tokens"),
-                batches=sizes_of(batches, "--batches"),
+                max_draft_tokens=sizes_of(max_draft_tokens, "--max-draft-tokens", MAX_DRAFT_TOKENS),
+                batches=batches_of(batches),
                 input_tokens=lengths_of(input_tokens, "--input-tokens"),
                 output_tokens=output_tokens,
                 pairs=pairs,
@@ -352,8 +356,8 @@ def speculation(  # noqa: PLR0913 - see `serve`
         draft_models=draft_model or [],
         lookup=method == "ngram",
         wrong=wrong,
-        max_draft_tokens=sizes_of(max_draft_tokens, "--max-draft-tokens"),
-        batches=sizes_of(batches, "--batches"),
+        max_draft_tokens=sizes_of(max_draft_tokens, "--max-draft-tokens", MAX_DRAFT_TOKENS),
+        batches=batches_of(batches),
         input_tokens=lengths_of(input_tokens, "--input-tokens"),
         output_tokens=output_tokens,
         pairs=pairs,
@@ -446,7 +450,7 @@ def scheduler(
     from aweigh_bench import scheduler as deciding
 
     options = deciding.Options(
-        running=running, pools=sizes_of(pools, "--pools"), steps=steps, command=as_typed()
+        running=running, pools=sizes_of(pools, "--pools", MAX_POOL), steps=steps, command=as_typed()
     )
     return Job(deciding.run, options)
 

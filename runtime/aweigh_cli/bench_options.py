@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 NEEDS = ("aiohttp", "msgspec")
 SERVER_NEEDS = ("torch", "tokenizers", "jinja2", "llguidance")
+MAX_SEED = (1 << 32) - 1
+MAX_BATCH = 4096  # requests that a server computes together, at most
+MAX_TOKENS = 10_000_000  # that any model takes
 LIMITS = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e": "e2el", "e2el": "e2el"}
 
 DEFAULT_SCHEMES = (
@@ -41,7 +44,8 @@ UrlOption = Annotated[
     str | None, typer.Option(help="An OpenAI API that runs already, instead of MODEL.")
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Threads of torch on a CPU. (default: the server's)")
+    int | None,
+    typer.Option(min=1, max=1024, help="Of torch on a CPU. (default: the server's)"),
 ]
 FlagsOption = Annotated[
     list[str] | None,
@@ -55,7 +59,9 @@ SaveOption = Annotated[
     list[Path] | None, typer.Option(help="File for the result, .json or .md; repeatable.")
 ]
 PlotOption = Annotated[Path | None, typer.Option(help="PNG file for diagrams.")]
-SeedOption = Annotated[int, typer.Option(help="Gives the same requests again.")]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=MAX_SEED, help="Gives the same requests again.")
+]
 VocabularyOption = Annotated[int, typer.Option(min=257, help="Token ids are drawn below this one.")]
 
 
@@ -74,8 +80,10 @@ def lengths_of(text: str, flag: str) -> tuple[int, int]:
         length = int(low), int(high or low)
     except ValueError:
         length = 0, 0
-    if not 1 <= length[0] <= length[1]:
-        raise typer.BadParameter(f"{flag} is {text}; expected tokens, as 128 or 32:512")
+    if not 1 <= length[0] <= length[1] <= MAX_TOKENS:
+        raise typer.BadParameter(
+            f"{flag} is {text}; expected tokens, as 128 or 32:512, at most {MAX_TOKENS:,}"
+        )
     return length
 
 
@@ -102,9 +110,14 @@ def limit_of(text: str) -> tuple[str, float]:
     return LIMITS[name], milliseconds
 
 
-def sizes_of(text: str, flag: str) -> list[int]:
+def batches_of(text: str) -> list[int]:
+    """Requests at once, as `1,2,4`, in rising order."""
+    return _numbers(text, "--batches", 1, MAX_BATCH)
+
+
+def sizes_of(text: str, flag: str, most: int) -> list[int]:
     """`1,2,4`, in rising order, as given to a flag."""
-    return _numbers(text, flag, 1, 1 << 40)
+    return _numbers(text, flag, 1, most)
 
 
 def percents_of(text: str, flag: str) -> list[int]:

@@ -89,6 +89,28 @@ async def test_what_cannot_be_compared_is_refused_before_anything_starts() -> No
     assert "expected either --draft-model URI or --speculation ngram" in done.stderr
 
 
+async def test_a_draft_that_no_server_can_use_is_not_measured(tmp_path: Path) -> None:
+    nowhere = f"--draft-model=file://{tmp_path}/nowhere"
+    done = await bench("speculation", MODEL, f"--draft-model={DRAFT}", nowhere, *SMALL)
+    assert done.code == 78
+    assert f"the draft model file://{tmp_path}/nowhere is not used" in done.stderr
+
+
+async def test_a_file_without_questions_is_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n \n")
+    done = await bench("speculation", MODEL, "--speculation=ngram", f"--questions={empty}", *SMALL)
+    assert done.code == 78
+    assert f"--questions is {empty}, which is empty" in done.stderr
+
+
+async def test_sizes_that_no_server_computes_are_refused() -> None:
+    many = await bench("speculation", MODEL, "--speculation=ngram", "--batches=5000")
+    assert "--batches is 5000; expected whole numbers from 1 to 4096" in many.stderr
+    long = await bench("speculation", MODEL, "--speculation=ngram", "--max-draft-tokens=17")
+    assert "--max-draft-tokens is 17; expected whole numbers from 1 to 16" in long.stderr
+
+
 def test_a_wrong_draft_has_the_same_shapes_and_other_weights() -> None:
     original = builtin("helmsman-1m-draft")
     with wrong_draft(original) as copy:
