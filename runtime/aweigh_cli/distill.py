@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from aweigh_cli.bench_options import as_typed
+from aweigh_cli.bench_options import MAX_SEED, as_typed
 from aweigh_cli.failures import CommandFailure, ExitStatus
 from aweigh_cli.quantize import chosen, explained, fetched, readable
 from aweigh_cli.serve import default_cache_dir
@@ -42,7 +42,9 @@ def distill(  # noqa: PLR0913 - one parameter for each field of Recipe, and the 
         float | None,
         typer.Option(help="The highest. (default: by the draft's width)", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Gives the same answers and steps again.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Gives the same answers and steps again.")
+    ] = 0,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto: the GPU where there is one.")
     ] = "auto",
@@ -56,15 +58,15 @@ def distill(  # noqa: PLR0913 - one parameter for each field of Recipe, and the 
 
     The target answers prompts; the draft learns its distribution at every token of the answers. One
     prompt of eight is held out to measure with. A command that was killed goes on where it was when
-    it is given again.
+    it is given again. At least 64 different prompts are needed, and better 1,000.
     """
     from aweigh_cli.quantize_progress import display
     from aweigh_distill.job import Job, Recipe, run
 
-    if learning_rate is not None and learning_rate <= 0:
+    if learning_rate is not None and not 0 < learning_rate <= 1:
         raise CommandFailure(
-            f"--learning-rate is {learning_rate}; expected more than 0: leave it out to have it "
-            "chosen",
+            f"--learning-rate is {learning_rate}; expected more than 0 and at most 1: leave it out "
+            "to have it chosen",
             ExitStatus.BAD_INPUT,
         )
     cache = cache_dir or default_cache_dir()

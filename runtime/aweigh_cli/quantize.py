@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from aweigh_cli.arguments import given
-from aweigh_cli.bench_options import DEFAULT_SCHEMES, as_typed
+from aweigh_cli.bench_options import DEFAULT_SCHEMES, MAX_SEED, as_typed
 from aweigh_cli.failures import CommandFailure, ExitStatus
 from aweigh_cli.serve import default_cache_dir
 
@@ -107,9 +107,16 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
         list[Path] | None,
         typer.Option(help="File of text to measure perplexity on, too; repeatable."),
     ] = None,
-    num_texts: Annotated[int, typer.Option(min=1, help="To calibrate on.")] = 128,
+    num_texts: Annotated[
+        int,
+        typer.Option(
+            min=1, help="To calibrate on: 512 tokens or more; with --recover 32,768 in 32 times."
+        ),
+    ] = 128,
     text_tokens: Annotated[int, typer.Option(min=2, help="Of each text, at most.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="Gives the same texts and result again.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Gives the same texts and result again.")
+    ] = 0,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto: the GPU where there is one.")
     ] = "auto",
@@ -130,7 +137,9 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
     from aweigh_quantize.job import Job, run
     from aweigh_quantize.recipe import Recipe, expect_taken
 
-    cache, amount = cache_dir or default_cache_dir(), Amount(num_texts, text_tokens, seed)
+    cache = cache_dir or default_cache_dir()
+    with explained():
+        amount = Amount(num_texts, text_tokens, seed)
     texts = {
         "calibration": readable(calibration, "--calibration"),
         "perplexity": readable(perplexity, "--perplexity"),
@@ -141,6 +150,11 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
             directory = fetched(model, revision, cache)
             typer.echo(_compared(model, directory, amount, texts, loss, chosen(device), cache))
         return
+    if "loss" in given(context):
+        raise CommandFailure(
+            "--loss has no effect without --compare; expected both, or neither",
+            ExitStatus.BAD_INPUT,
+        )
     with explained():
         expect_taken(scheme, given(context))
         recipe = Recipe(

@@ -32,6 +32,7 @@ from aweigh_quantize.checkpoint import Checkpoint, fingerprint, read_checkpoint
 from aweigh_quantize.display import Display
 from aweigh_quantize.generation import Manner, generate
 from aweigh_quantize.result import write_model
+from aweigh_quantize.saving import SHARE, Saving
 from aweigh_quantize.tensor_file import entry, write_tensors, write_text
 from aweigh_quantize.texts import Text
 from aweigh_runtime.engine.threads import use_threads
@@ -44,7 +45,6 @@ from aweigh_runtime.model.shards import stored_tensors
 from aweigh_runtime.text.defaults import stop_tokens_of
 from aweigh_runtime.text.tokenizer import Tokenizer
 
-SAVE_EVERY_S = 60.0
 _HELD_OUT_SEED = 1_000_003  # added: held-out answers are drawn with other numbers
 
 
@@ -73,7 +73,7 @@ class Job:
     prompts: Sequence[Path] = ()  # files; none: what comes with the shipped models
     device: torch.device
     command: str = "aweigh distill"
-    save_every_s: float = SAVE_EVERY_S
+    saving_share: float = SHARE  # of the time of training
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def run(job: Job, display: Display) -> Outcome:
     """Ask, measure, train, write and measure again; or go on with what the same job has begun.
 
     Raises:
-        BadPrompts, OtherVocabulary, Occupied: what was asked for is impossible.
+        BadPrompts, OtherVocabulary, Occupied, Diverged: what was asked for is impossible.
         StartFailure: a model cannot be read or trained, or does not fit.
         CannotWrite: the disk is full; the same job goes on where this one has stopped.
     """
@@ -258,15 +258,13 @@ def _train(
     if saved := state.saved():
         training.restore(*saved)
     display.begin("training", recipe.steps, training.step)
-    last_s = time.monotonic()
+    saving = Saving(job.saving_share)
 
     def finished() -> None:
-        nonlocal last_s
         display.advance()
-        now_s = time.monotonic()
-        if now_s - last_s >= job.save_every_s or training.step == recipe.steps:
-            state.save(training.step, training.tensors())
-            last_s = now_s
+        if saving.is_due or training.step == recipe.steps:
+            with saving.timed():
+                state.save(training.step, training.tensors())
 
     training.run(finished)
     learned = state.folder / "learned.safetensors"

@@ -154,16 +154,21 @@ def _parsed(line: str, where: str) -> Asked:
     except json.JSONDecodeError as error:
         raise BadPrompts(f"{where} is no JSON: {error}; expected one object a line") from error
     match found:
-        case {"messages": [{"role": str()}, *_] as messages} if all(
-            isinstance(each, dict) for each in messages
-        ):
+        case {"messages": [_, *_] as messages} if all(map(_is_turn, messages)):
             return Asked(messages=messages)
         case {"prompt": str(text)} if text:
             return Asked(text)
     raise BadPrompts(
         f"{where} is {line[:80]}; expected an object with prompt, a text, or messages, the turns "
-        "of a chat"
+        "of a chat, each with role and content, both texts"
     )
+
+
+def _is_turn(message: Any) -> bool:
+    match message:
+        case {"role": str(), "content": str()}:
+            return True
+    return False
 
 
 async def _encoded(asked: Sequence[Asked], directory: Path, tokenizer: Tokenizer) -> list[Prompt]:

@@ -52,6 +52,10 @@ class Schedule:
         return min(1.0, max(0.0, (step - first) / (last - first)))
 
 
+class Diverged(ValueError):
+    """The draft has become useless; the message says when."""
+
+
 def default_rate(hidden_size: int) -> float:
     """Wider models learn with smaller steps."""
     return _SPAN / hidden_size
@@ -80,7 +84,11 @@ class Training:
         self.step = 0  # how many are done
 
     def run(self, finished: Callable[[], None]) -> None:
-        """Do all steps that are left, and call after each."""
+        """Do all steps that are left, and call after each.
+
+        Raises:
+            Diverged: a gradient is not finite.
+        """
         for texts in _draws(self._texts, self._schedule, self.step):
             self._one(texts)
             self.step += 1
@@ -115,7 +123,13 @@ class Training:
             found = self._student.logits(batch)
             found.backward(gradient(wanted, found, share).div_(num_rows))  # type: ignore[no-untyped-call]
         self._student.share_gradients()
-        torch.nn.utils.clip_grad_norm_(self._student.weights.values(), _LARGEST_NORM)
+        norm = torch.nn.utils.clip_grad_norm_(self._student.weights.values(), _LARGEST_NORM)
+        if not norm.isfinite():
+            raise Diverged(
+                f"training has diverged in step {self.step + 1} of {self._schedule.steps}: its "
+                f"gradient is {norm.item()}; expected a finite one: give a --learning-rate lower "
+                f"than {self._schedule.learning_rate:g}, and another --output"
+            )
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate(self.step)
         self._optimizer.step()

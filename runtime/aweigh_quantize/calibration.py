@@ -40,11 +40,28 @@ class TooShort(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much text."""
+    """How much text.
+
+    Raises:
+        TooShort: so few texts are no use, however long they get.
+    """
 
     num_texts: int = 128
     num_tokens: int = 256  # of each, at most
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.most_tokens < MIN_TOKENS:
+            raise TooShort(
+                f"--num-texts {self.num_texts} of --text-tokens {self.num_tokens} are at most "
+                f"{self.most_tokens} tokens; expected at least {MIN_TOKENS}, and better 50,000: "
+                "raise one of them"
+            )
+
+    @property
+    def most_tokens(self) -> int:
+        """Of all texts."""
+        return self.num_texts * self.num_tokens
 
     def for_training(self) -> "Amount":
         """Several times as much."""

@@ -21,7 +21,7 @@ from aweigh_quantize.recipe import Precision, Recipe, RecipeError, unmatched
 from aweigh_quantize.recovery import Training, expect_enough
 from aweigh_quantize.result import write_result
 from aweigh_quantize.tensor_file import write_text
-from aweigh_quantize.texts import Text
+from aweigh_quantize.texts import Text, num_tokens
 from aweigh_quantize.unfinished import Unfinished
 from aweigh_runtime.engine.threads import use_threads
 from aweigh_runtime.formats.layout import LayoutError
@@ -62,6 +62,8 @@ def run(job: Job, display: Display) -> Outcome:
     """
     started = time.monotonic()
     checkpoint = read_checkpoint(job.directory)
+    if job.recipe.recover:
+        expect_enough(job.amount.for_training().most_tokens, from_files=False)
     use_threads(job.device, weight_bytes(checkpoint.config, _WIDE_BYTES))
     precisions = precisions_of(checkpoint, job.recipe)
     dense = [_module(checkpoint, place) for place in routers(checkpoint.config)]
@@ -216,7 +218,7 @@ def _to_train_on(job: Job, checkpoint: Checkpoint, display: Display) -> list[Tex
         texts = not_held_out(job.calibration, checkpoint, job.amount)
     else:
         texts = _own(job, checkpoint, job.amount.for_training(), "texts to train on", display)
-    expect_enough(texts, from_files=bool(job.calibration))
+    expect_enough(num_tokens(texts), from_files=bool(job.calibration))
     return texts
 
 

@@ -12,6 +12,7 @@ KvCache = Literal["fp8"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 WEIGHTS_ONLY: tuple[Scheme, ...] = ("rtn", "gptq", "awq")
 WHOLE_ROW = -1  # as a size of groups
+LARGEST_GROUP = 1 << 20
 BITS = (2, 3, 4, 8)
 TAKEN_BY: dict[str, tuple[Scheme, ...]] = {
     "bits": WEIGHTS_ONLY,
@@ -71,9 +72,10 @@ class Recipe:
             raise RecipeError(f"--scheme is {self.scheme}; expected one of {', '.join(SCHEMES)}")
         _expect(self.bits in BITS, f"--bits is {self.bits}", "2, 3, 4 or 8")
         _expect(
-            self.group_size == WHOLE_ROW or (self.group_size >= 16 and self.group_size % 8 == 0),
+            self.group_size == WHOLE_ROW
+            or (16 <= self.group_size <= LARGEST_GROUP and self.group_size % 8 == 0),
             f"--group-size is {self.group_size}",
-            f"{WHOLE_ROW} for whole rows, or a multiple of 8 from 16",
+            f"{WHOLE_ROW} for whole rows, or a multiple of 8 from 16 to {LARGEST_GROUP}",
         )
         _expect(0 < self.damping < 1, f"--damping is {self.damping}", "a number between 0 and 1")
         _expect(0 <= self.smoothing <= 1, f"--smoothing is {self.smoothing}", "0 to 1")
@@ -181,8 +183,14 @@ def expect_taken(scheme: Scheme, given: Iterable[str]) -> None:
         given: fields that were set, be it to their defaults.
 
     Raises:
-        RecipeError: a field means nothing in this scheme; names those in which it does.
+        RecipeError: a field means nothing in this scheme, or beside another one.
     """
+    given = list(given)
+    if "budget" in given and "bits" in given:
+        raise RecipeError(
+            "--bits has no effect with --budget, which chooses the bits of each matrix; expected "
+            "one of them"
+        )
     for name in given:
         takers = TAKEN_BY.get(name, SCHEMES)
         if scheme not in takers:

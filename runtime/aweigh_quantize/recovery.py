@@ -8,7 +8,6 @@ one is in memory at a time and the others lie in files. The same seed gives the 
 """
 
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,25 +16,24 @@ import torch
 
 from aweigh_quantize.calibration import TooShort
 from aweigh_quantize.passage import Ends, Passage
+from aweigh_quantize.saving import Saving
 from aweigh_quantize.state import Steps
 from aweigh_quantize.texts import Text, num_tokens
 from aweigh_quantize.trained_layer import TrainedLayer
 
 FEWEST_TOKENS = 32_768  # with fewer, a model learns the texts by heart and gets worse
-_KEPT_EVERY_S = 60.0  # what is in memory
 
 
-def expect_enough(texts: Sequence[Text], *, from_files: bool) -> None:
+def expect_enough(count: int, *, from_files: bool) -> None:
     """Refuse what a model would learn by heart.
 
     Args:
-        texts: to train on.
+        count: tokens to train on.
         from_files: somebody has given them; else the model has written them.
 
     Raises:
         TooShort: says how many tokens there are.
     """
-    count = num_tokens(texts)
     if count < FEWEST_TOKENS:
         files = ", or give more --calibration" if from_files else ""
         raise TooShort(
@@ -112,16 +110,16 @@ class Recovery:
         """
         done = self._steps.num_finished()
         draws = islice(enumerate(_draws(self._passage.texts, training), 1), done, None)
-        kept_s = time.monotonic()
+        saving = Saving()
         for step, texts in draws:
             self._step(step, texts, training)
-            due = time.monotonic() - kept_s > _KEPT_EVERY_S or step == training.num_steps
-            if self._fits and due:
-                for index in range(self._num_layers):
-                    self._steps.write(step, index, self._held[index].tensors())
-                kept_s = time.monotonic()
-            if due or not self._fits:
+            if not self._fits:  # every layer has been written
                 self._steps.finish(step)
+            elif saving.is_due or step == training.num_steps:
+                with saving.timed():
+                    for index in range(self._num_layers):
+                        self._steps.write(step, index, self._held[index].tensors())
+                    self._steps.finish(step)
             advance()
 
     def _step(self, step: int, texts: Sequence[int], training: Training) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from aweigh_quantize.tensor_file import CannotWrite, settle, write_text
+from aweigh_runtime.failures import ModelUnreadable
 from aweigh_runtime.fields import read_object
 
 _SUFFIX = ".partial"
@@ -65,11 +66,20 @@ class Unfinished:
                 self._remove_if_nothing_is_done()
 
     def remembered(self, name: str, find_out: Callable[[], Found]) -> Found:
-        """What took long to find out, in JSON: once only, however often the run is killed."""
+        """What took long to find out, in JSON: once only, however often the run is killed.
+
+        Raises:
+            ModelUnreadable: the file is not what was written.
+        """
         path = self.folder / f"{name}.json"
         if not path.is_file():
             write_text(path, json.dumps(find_out()))
-        found: Found = json.loads(path.read_text())
+        try:
+            found: Found = json.loads(path.read_text())
+        except ValueError as error:
+            raise ModelUnreadable(
+                f"{path} is not what was written ({error}); remove it to have it found out again"
+            ) from error
         return found
 
     def complete(self) -> None:
@@ -95,7 +105,10 @@ class Unfinished:
         if not path.is_file():
             write_text(path, text + "\n")
             return
-        found = _difference(json.loads(text), read_object(path))
+        try:
+            found = _difference(json.loads(text), read_object(path))
+        except ModelUnreadable as error:
+            found = f"its job.json cannot be read: {error}"
         if found is not None:
             raise Occupied(
                 f"{self.folder} holds the work of another command: {found}; expected the same "
@@ -105,13 +118,14 @@ class Unfinished:
 
 def _difference(job: dict[str, Any], other: dict[str, Any]) -> str | None:
     """The first in which another job differs; None: in nothing."""
-    before = other.get("recipe", {})
+    recipe, subject = other.get("recipe"), other.get("subject")
+    if not isinstance(recipe, dict) or not isinstance(subject, dict):
+        return "its job.json does not say what it is"
     for name, value in job["recipe"].items():
-        if value != before.get(name):
-            return f"--{name.replace('_', '-')} is {value}, and was {before.get(name)}"
-    before = other.get("subject", {})
+        if value != recipe.get(name):
+            return f"--{name.replace('_', '-')} is {value}, and was {recipe.get(name)}"
     for name, value in job["subject"].items():
-        if value != before.get(name):
+        if value != subject.get(name):
             return f"the {name} is another one"
     return None
 

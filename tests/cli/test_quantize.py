@@ -24,6 +24,12 @@ MODEL = "builtin://helmsman-1m-draft"
         (["--num-texts=0"], "--num-texts is not valid: '0' is not greater than or equal to 1"),
         (["--keep=*"], "--keep is *, which leaves nothing to quantize"),
         (["--perplexity=/nowhere"], "--perplexity is /nowhere, which cannot be read"),
+        (["--budget=4.5", "--bits=3"], "--bits has no effect with --budget"),
+        (["--loss=0.1"], "--loss has no effect without --compare"),
+        (["--group-size=1000000000"], "--group-size is 1000000000; expected -1 for whole rows"),
+        (["--seed=99999999999"], "--seed is not valid: '99999999999' is not less than or equal"),
+        (["--num-texts=2", "--text-tokens=100"], "--num-texts 2 of --text-tokens 100 are at most"),
+        (["--recover", "--num-texts=3"], "--recover has 24,576 tokens to train on; expected at"),
     ],
 )
 def test_what_is_impossible_is_refused_in_one_line_with_one_code(

@@ -2,6 +2,7 @@
 
 import random
 import sys
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -86,4 +87,4 @@ def job(models: Path, out: Path, **changes: Any) -> Job:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(job(Path(sys.argv[1]), Path(sys.argv[2]), save_every_s=0.0), Silent())
+    run(job(Path(sys.argv[1]), Path(sys.argv[2]), saving_share=inf), Silent())

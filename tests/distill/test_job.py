@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from aweigh_distill import student
 from aweigh_distill.job import run
 from aweigh_distill.prompts import BadPrompts, read_files
+from aweigh_distill.training import Diverged
 from aweigh_distill.vocabularies import OtherVocabulary
 from aweigh_quantize.job import run as quantize
 from aweigh_quantize.unfinished import Occupied
@@ -112,7 +114,7 @@ def test_a_job_goes_on_only_where_its_own_work_lies_unbroken(models: Path, tmp_p
     out = tmp_path / "out"
     for _ in range(2):  # the second time it stops behind steps that were kept
         with pytest.raises(Stopped):
-            run(job(models, out, save_every_s=0.0), Impatient())
+            run(job(models, out, saving_share=inf), Impatient())
     with pytest.raises(Occupied, match="--steps is 61, and was 60"):
         run(job(models, out, steps=61), Silent())
     (kept,) = (tmp_path / "out.partial").glob("training-*.safetensors")
@@ -157,6 +159,12 @@ def test_a_line_that_is_no_prompt_is_named(tmp_path: Path, line: str) -> None:
     path.write_text('{"prompt": "one"}\n' + line)
     with pytest.raises(BadPrompts, match=r"prompts\.jsonl:2 is "):
         read_files([path])
+
+
+def test_training_that_diverges_says_so_and_leaves_no_draft(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"training has diverged in step \d+ of 60.*lower than 1e"):
+        run(job(models, tmp_path / "out", learning_rate=1e12), Silent())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_quantized_draft_cannot_be_trained(models: Path, tmp_path: Path) -> None:
