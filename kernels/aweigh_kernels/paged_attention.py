@@ -42,7 +42,11 @@ class Reads:
     window: int | None = None  # positions that a token sees at most; None: all
 
     def __post_init__(self) -> None:
-        """Refuse what the kernel cannot read."""
+        """Refuse what the kernel cannot read.
+
+        Raises:
+            ValueError: an array has another type or length, or a request no row or position.
+        """
         count = len(self.tokens)
         for name in ("tokens", "counts", "seen", "table"):
             values = getattr(self, name)
@@ -51,6 +55,26 @@ class Reads:
                     f"{name} is {values.dtype} {list(values.shape)}; expected contiguous int64 for "
                     f"{count} requests"
                 )
+
+        if count and not (self.counts.min() >= 1 and self.seen.min() >= 1):
+            raise ValueError(
+                f"counts are {self.counts.min()} and more, seen {self.seen.min()} and more; "
+                "expected at least 1: a token sees itself"
+            )
+
+    @cached_property
+    def end(self) -> int:
+        """The most positions that a token sees."""
+        return int((self.seen + self.counts - 1).max(initial=0))
+
+    @cached_property
+    def work(self) -> Integers:
+        """[S], how long each request takes, in positions that one row reads.
+
+        Reading takes most of it, and each row a sixth of what the first one does
+        (benchmarks/results/paged-attention-cpu.md).
+        """
+        return self.positions * (5 + self.counts) // 6
 
     @cached_property
     def positions(self) -> Integers:
@@ -73,7 +97,7 @@ class Reads:
             position_bytes: of keys and values of one head.
             most: threads.
         """
-        work = np.cumsum(np.repeat(self.positions, kv_heads))
+        work = np.cumsum(np.repeat(self.work, kv_heads))
         most = max(1, min(most, int(work[-1]) * position_bytes // _WORTH_A_THREAD_BYTES))
         cuts = np.searchsorted(work, [work[-1] * part // most for part in range(1, most)]) + 1
         edges = [0, *(int(cut) for cut in cuts), len(work)]
@@ -109,7 +133,8 @@ def attend(
         output: [T, H, D], contiguous, as query; only the tokens' rows are written.
 
     Raises:
-        ValueError: shapes, number formats or strides are others.
+        ValueError: shapes, number formats or strides are others, or the table is too narrow.
+        MemoryError: a request has too many rows and heads for the memory that is left.
     """
     num_blocks, block_tokens, kv_rows, size = kv.shape
     kernel, heads, kv_heads = _kernel(query.dtype, size), query.shape[1], kv_rows // 2
@@ -121,6 +146,11 @@ def attend(
     _expect_strides("query", query, query.stride()[:1])
     _expect_strides("kv", kv)
     _expect_strides("output", output)
+    if reads.end > reads.table.shape[1] * block_tokens:
+        raise ValueError(
+            f"table has {reads.table.shape[1]} blocks of {block_tokens} tokens for a request; "
+            f"expected enough for {reads.end}"
+        )
     if not len(reads.tokens):
         return
     step = _Step(
@@ -138,16 +168,16 @@ def attend(
     )
     num_threads = torch.get_num_threads()
     if num_threads == 1:
-        kernel(ctypes.byref(step), 0, len(reads.tokens) * kv_heads)
+        _expect_memory(kernel(ctypes.byref(step), 0, len(reads.tokens) * kv_heads))
         return
     first, *others = reads.parts(kv_heads, 2 * size * kv.element_size(), num_threads)
     running = [
         _threads(num_threads).submit(kernel, ctypes.byref(step), part.start, part.stop)
         for part in others
     ]
-    kernel(ctypes.byref(step), first.start, first.stop)
-    for each in running:
-        each.result()
+    own = kernel(ctypes.byref(step), first.start, first.stop)
+    for failed in [own, *(each.result() for each in running)]:
+        _expect_memory(failed)
 
 
 def reference(
@@ -166,6 +196,11 @@ def reference(
             scores = torch.einsum("hd,thd->ht", own, keys) * scale
             found[first + place] = torch.einsum("ht,thd->hd", scores.softmax(-1), values)
     return found
+
+
+def _expect_memory(failed: int) -> None:
+    if failed:
+        raise MemoryError("there is no memory left for the state of attention")
 
 
 def _expect_strides(name: str, tensor: torch.Tensor, outer: Sequence[int] = ()) -> None:
@@ -205,7 +240,7 @@ def _kernel(dtype: torch.dtype, head_size: int) -> "ctypes._NamedFuncPointer | N
     if library is None:
         return None
     library.attend.argtypes = [ctypes.POINTER(_Step), ctypes.c_int64, ctypes.c_int64]
-    library.attend.restype = None
+    library.attend.restype = ctypes.c_int
     return library.attend
 
 

@@ -18,6 +18,10 @@ from aweigh_kernels.paged_attention import Reads, attend, reference, takes
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}  # of the largest
 NAN = float("nan")
+# A compiler's script: its output, named behind -o, loses its folder.
+FOLDER_GOES = (
+    'while [ "$1" != -o ]; do shift; done; dirname "$2" > $0.folder; rm -r "$(dirname "$2")"'
+)
 
 
 @pytest.fixture(autouse=True)
@@ -108,33 +112,43 @@ def test_any_lengths_blocks_windows_and_threads(
         assert len(parts) > 1 or num_threads == 1
 
 
-@pytest.mark.parametrize("sizes", [[(6000, 1)], [(3000, 1), (8, 1), (0, 17), (6000, 4)]])
+@pytest.mark.parametrize(
+    "sizes", [[(6000, 1)], [(3000, 1), (8, 1), (0, 17), (6000, 4)], [(600, 17)] + 16 * [(600, 1)]]
+)
 def test_threads_share_heads_and_requests_and_change_nothing(sizes: list[tuple[int, int]]) -> None:
     case = Case(sizes, heads=16, kv_heads=8)
     torch.set_num_threads(1)
     alone = case.computed()
+    times = [(before + new) * (5 + new) for before, new in sizes]  # a row takes a sixth of it all
     for num_threads in (2, 3, 8):
-        work = [
-            sum(int(case.reads.positions[item // 8]) for item in part)
-            for part in case.reads.parts(8, 512, num_threads)
-        ]
+        parts = case.reads.parts(8, 512, num_threads)
+        work = [sum(times[item // 8] for item in part) for part in parts]
         assert len(work) > 1
         assert max(work) < 2 * sum(work) / len(work)
         torch.set_num_threads(num_threads)
         assert torch.equal(case.computed(), alone)
 
 
-def test_a_token_gets_the_same_bits_with_others_and_alone() -> None:
-    case = Case([(69, 1), (499, 1), (86, 5)], dtype=torch.bfloat16)
+@pytest.mark.parametrize("block", [16, 64, 100, 128])
+@pytest.mark.parametrize("window", [None, 30, 100, 200])
+def test_a_token_gets_the_same_bits_with_others_and_alone(block: int, window: int | None) -> None:
+    sizes = [(69, 1), (499, 1), (86, 5), (360, 9)]
+    case = Case(sizes, dtype=torch.bfloat16, block=block, window=window)
     together, read = case.computed(), case.reads
-    for request in range(3):
+    for request in range(len(sizes)):
         for place in range(int(read.counts[request])):
             token = read.tokens[request : request + 1] + place
             seen = read.seen[request : request + 1] + place
-            only = Reads(token, np.ones_like(token), seen, read.table[request : request + 1])
+            blocks = read.table[request : request + 1]
+            only = Reads(token, np.ones_like(token), seen, blocks, window)
             output = case.computed(only)
             assert torch.equal(output[token[0]], together[token[0]])
             assert output.isnan().sum() == output.numel() - output[token[0]].numel()
+
+
+def test_rows_and_heads_of_any_number_need_no_stack() -> None:
+    case = Case([(3, 900)], heads=32, kv_heads=1, size=64)  # 15 MB of state
+    assert case.error() < TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("factor", [1e-4, 40.0, 1e4])
@@ -170,13 +184,21 @@ def test_memory_that_is_laid_out_otherwise_is_refused_by_name() -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(said)):
             attend(query, cache, case.reads, 1.0, target)
+    narrow = replace(case.reads, table=case.reads.table[:, :0].copy())
+    with pytest.raises(ValueError, match=r"table has 0 blocks of \d+ tokens .* enough for 4"):
+        attend(wide, kv, narrow, 1.0, output)
+    nothing = np.zeros_like(case.reads.counts)
+    with pytest.raises(ValueError, match="counts are 0 and more, seen 4 and more; expected at"):
+        replace(case.reads, counts=nothing)
+    with pytest.raises(ValueError, match="seen 0 and more"):
+        replace(case.reads, seen=nothing)
     with pytest.raises(ValueError, match=r"seen is int32 \[1\]; expected contiguous int64 for 1"):
         replace(case.reads, seen=case.reads.seen.astype(np.int32))
 
 
 @pytest.mark.parametrize(
     "compiler",
-    [None, "exit 1", "sleep 60 & echo $! > $0.child; wait", "rm -rf $(dirname $6); exit 1"],
+    [None, "exit 1", "sleep 60 & echo $! > $0.child; wait", f"{FOLDER_GOES}; exit 1"],
     ids=["none", "one that fails", "one that hangs", "one without a folder"],
 )
 def test_without_a_compiler_torch_computes_and_it_is_said_once(
@@ -207,6 +229,8 @@ def test_without_a_compiler_torch_computes_and_it_is_said_once(
     assert done.stdout.strip() == "[False, False, False]"
     assert done.stderr.count("WARNING") == 1
     assert "torch" in done.stderr
+    if compiler is not None and FOLDER_GOES in compiler:
+        assert not Path((tmp_path / "compiler.folder").read_text().strip()).exists()
     child = tmp_path / "compiler.child"
     if child.exists():  # what a compiler has started ends with it
         status = Path(f"/proc/{child.read_text().strip()}/stat")

@@ -8,10 +8,12 @@
    FORMAT (FP32, BF16 or FP16) and HEAD_SIZE (D, a multiple of 16) are given to the compiler. */
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define LANES 16
-#define TILE 64 /* tokens whose scores are held at once */
+#define TILE 64 /* positions whose scores are held at once: the same for every token */
+#define ALIGNMENT 64
 #define VECTORS (HEAD_SIZE / LANES)
 #define NOTHING -1e30f
 #define FP32 0
@@ -118,6 +120,7 @@ static inline int64_t largest(int64_t a, int64_t b) { return a > b ? a : b; }
 /* What is known of the tokens of a request, for heads that share their keys: [heads, tokens]. */
 struct state {
     floats (*query)[VECTORS], (*sums)[VECTORS];
+    float (*scores)[TILE];
     float *most, *total;
 };
 
@@ -126,7 +129,7 @@ static inline void add_block(
     const struct state *state, const number *keys, const number *values, int64_t apart, int64_t at,
     int64_t count, int64_t sharing, int64_t tokens, int64_t seen, int64_t window
 ) {
-    float scores[sharing * tokens][TILE];
+    float (*scores)[TILE] = state->scores;
     floats value[TILE][VECTORS];
     for (int64_t j = 0; j < count; j++) {
         floats key[VECTORS];
@@ -155,15 +158,17 @@ static inline void add_block(
     }
 }
 
-/* One request, for some heads of keys. */
-static void attend_request(const struct step *step, int64_t request, int64_t head, int64_t last) {
+/* One request, for some heads of keys; `memory` holds their state. */
+static void attend_request(
+    const struct step *step, int64_t request, int64_t head, int64_t last, struct state memory
+) {
     const int64_t kv_heads = step->kv_heads, sharing = step->heads / kv_heads;
     const int64_t apart = 2 * kv_heads * HEAD_SIZE, block_tokens = step->block_tokens;
     const int64_t tokens = step->counts[request], seen = step->seen[request];
     const int64_t end = seen + tokens - 1, each = sharing * tokens, all = (last - head) * each;
     const int64_t *blocks = step->table + request * step->table_width;
-    floats query[all][VECTORS], sums[all][VECTORS];
-    float most[all], total[all];
+    floats (*query)[VECTORS] = memory.query, (*sums)[VECTORS] = memory.sums;
+    float *most = memory.most, *total = memory.total;
     for (int64_t i = 0; i < all; i++) {
         const int64_t row = step->tokens[request] + i % tokens;
         const number *from =
@@ -178,10 +183,10 @@ static void attend_request(const struct step *step, int64_t request, int64_t hea
     for (int64_t at = largest(seen - step->window, 0), count; at < end; at += count) {
         const int64_t place = at % block_tokens, block = blocks[at / block_tokens];
         const number *kv = step->kv + (block * block_tokens + place) * apart;
-        count = least(least(block_tokens - place, TILE), end - at);
+        count = least(least(block_tokens - place, TILE - place % TILE), end - at);
         for (int64_t shared = head; shared < last; shared++) {
             const int64_t i = (shared - head) * each;
-            const struct state state = {query + i, sums + i, most + i, total + i};
+            const struct state state = {query + i, sums + i, memory.scores, most + i, total + i};
             const number *keys = kv + shared * HEAD_SIZE;
             add_block(
                 &state, keys, keys + kv_heads * HEAD_SIZE, apart, at, count, sharing, tokens, seen,
@@ -196,13 +201,30 @@ static void attend_request(const struct step *step, int64_t request, int64_t hea
     }
 }
 
-/* Items first to last - 1: request and head of keys, request · K + head. */
-void attend(const struct step *step, int64_t first, int64_t last) {
-    const int64_t kv_heads = step->kv_heads;
+/* Items first to last - 1: request and head of keys, request · K + head. 0, or 1: no memory. */
+int attend(const struct step *step, int64_t first, int64_t last) {
+    const int64_t kv_heads = step->kv_heads, sharing = step->heads / kv_heads;
+    int64_t tokens = 0;
+    for (int64_t request = first / kv_heads; request * kv_heads < last; request++)
+        tokens = largest(tokens, step->counts[request]);
+    const int64_t rows = sharing * tokens, all = least(kv_heads, last - first) * rows;
+    const int64_t vectors = 2 * VECTORS * sizeof(floats), lanes = (all + LANES - 1) / LANES * LANES;
+    char *memory = aligned_alloc(
+        ALIGNMENT, all * vectors + rows * TILE * sizeof(float) + 2 * lanes * sizeof(float)
+    );
+    if (!memory) return 1;
+    struct state state;
+    state.query = (floats(*)[VECTORS])memory;
+    state.sums = state.query + all;
+    state.scores = (float (*)[TILE])(state.sums + all);
+    state.most = (float *)(state.scores + rows);
+    state.total = state.most + lanes;
     for (int64_t item = first; item < last;) {
         const int64_t request = item / kv_heads, head = item % kv_heads;
         const int64_t count = least(kv_heads - head, last - item);
-        attend_request(step, request, head, head + count);
+        attend_request(step, request, head, head + count, state);
         item += count;
     }
+    free(memory);
+    return 0;
 }

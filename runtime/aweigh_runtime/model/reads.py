@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from aweigh_api.speculation import MAX_DRAFT_TOKENS
 from aweigh_kernels import paged_attention
 from aweigh_runtime.model.cache import Index
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.step_plan import Integers, Plan, index
 
-FEW = 17  # new tokens of a request that is read together with others: one, and a draft behind it
+# New tokens of a request that is read together with others: one, and a draft behind it.
+FEW = MAX_DRAFT_TOKENS + 1
 
 # Padding that costs as much as one more group: a few launches, times the memory's speed.
 _PADDING_BYTES = {"cpu": 1 << 18, "cuda": 1 << 26}
