@@ -345,10 +345,9 @@ def _nearest(of: Made, made: Sequence[Made]) -> Made | None:
 def _better(made: Made, nearest: Made) -> Bar:
     less, least = made.loss.excess(nearest.loss), GPTQ_CLOSES.get(made.word, 0.0)
     share, high = _closed(made, nearest)
-    better = True if less.low > 0 else None if less.high > 0 else False
     return Bar(
         f"{made.word} loses less than {nearest.word}",
         f"KL lower by {100 * least:.0f} %" if least else "KL lower",
         share,
-        better if high >= least else False,
+        less.high > 0 and high >= least,
     )

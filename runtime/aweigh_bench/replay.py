@@ -101,7 +101,6 @@ def _case(
     directory, drafts = files
     percent, longest = case
     chance = random.Random(options.setting.seed)
-    recorded = Recorded(percent / 100, read_config(directory).vocab_size, chance)
     drafting = msgspec.structs.replace(
         start,
         speculation="draft",
@@ -109,10 +108,16 @@ def _case(
         drafts=[Draft(uri) for uri in options.draft_models],
     )
     try:
+        recorded = Recorded(percent / 100, read_config(directory).vocab_size, chance)
         plain, _ = build(start, directory, _silent)
-        replayed = ReplayedEngine(recorded, drafting, parts(drafting, directory, _silent, drafts))
+        made = parts(drafting, directory, _silent, drafts)
     except StartFailure as failure:
         raise BenchFailure(str(failure)) from failure
+    if made.proposers.failures:
+        raise Impossible(
+            f"{made.proposers.failures[0].message}; expected a draft whose time can be taken"
+        )
+    replayed = ReplayedEngine(recorded, drafting, made)
     if options.setting.threads is not None:
         torch.set_num_threads(options.setting.threads)
     computing = _Computing(options, plain, replayed, recorded)

@@ -24,7 +24,8 @@ class ReplayedEngine(Engine):
 
     def __init__(self, recorded: Recorded, start: Start, parts: Parts) -> None:
         """Take the record, and what every engine is made of: its drafts are recorded, too."""
-        recording = replace(parts.proposers, ready=[Replay(recorded, *parts.proposers.ready)])
+        draft = next(iter(parts.proposers.ready), None)
+        recording = replace(parts.proposers, ready=[Replay(recorded, draft)])
         super().__init__(
             parts.scheduler,
             parts.forward,

@@ -140,7 +140,8 @@ async def _servers(
 async def _expect_drafts(served: Subject) -> None:
     """A server goes on without a draft model that it cannot use; a measurement must not."""
     told = (await served.own.state()).get("speculation") or {}
-    if told.get("state") == "failed" or (told.get("state") == "active" and told.get("message")):
+    # The message of one that pauses says why it does not pay, and that is measured here.
+    if told.get("state") != "paused" and told.get("message"):
         raise Impossible(f"{told['message']}; expected drafts from all that was named")
 
 
@@ -162,6 +163,7 @@ async def _measure(
             seen.pairs.append(rates)
         advance()
     after = await own.state()
+    await _expect_drafts(servers[0])  # one may have been lost to memory meanwhile
     seen.counted.update({name: after.get(name, 0) - before.get(name, 0) for name in _COUNTED})
     seen.state = str((after.get("speculation") or {}).get("state", "unknown"))
     if options.choice != "sampled":  # else no answer comes twice
@@ -255,13 +257,19 @@ async def _alike(
 ) -> tuple[int, int]:
     """How many of some answers are the same text from both servers, and of how many."""
     queries = asked.draw(max(size, _LEAST_REQUESTS), options.output_tokens)
-    texts = [
-        await asyncio.gather(
-            *(served.endpoint.text(asked.asking(served), query) for query in queries)
-        )
-        for served in servers
-    ]
+    texts = [await _texts(served, asked.asking(served), queries, size) for served in servers]
     return sum(one == other for one, other in zip(*texts, strict=True)), len(queries)
+
+
+async def _texts(served: Subject, asking: Asking, queries: list[Query], size: int) -> list[str]:
+    """What it answers, so many at a time."""
+    turns = asyncio.Semaphore(size)
+
+    async def one(query: Query) -> str:
+        async with turns:
+            return await served.endpoint.text(asking, query)
+
+    return await asyncio.gather(*map(one, queries))
 
 
 async def _rate(served: Subject, asking: Asking, queries: list[Query], size: int) -> float:

@@ -416,20 +416,23 @@ def quantization(  # noqa: PLR0913 - see `serve`
     """Quantize a model with many schemes: what each weighs, loses, and how fast it is."""
     from aweigh_bench import quantization as made
     from aweigh_cli.quantize import chosen, fetched, readable
-    from aweigh_quantize.calibration import Amount
+    from aweigh_quantize.calibration import Amount, TooShort
     from aweigh_runtime.failures import StartFailure
 
     expect_runtime()
     cache = cache_dir or default_cache_dir()
     try:
+        amount = Amount(num_texts, text_tokens, seed)
         directory = fetched(model, None, cache)
+    except TooShort as failure:
+        raise typer.BadParameter(str(failure)) from failure
     except StartFailure as failure:
         raise CommandFailure(str(failure), failure.exit_code) from failure
     options = made.Options(
         model=model,
         directory=directory,
         schemes=schemes.split(","),
-        amount=Amount(num_texts, text_tokens, seed),
+        amount=amount,
         perplexity=readable(perplexity, "--perplexity"),
         steps=steps,
         device=chosen(device),
@@ -453,6 +456,32 @@ def scheduler(
         running=running, pools=sizes_of(pools, "--pools", MAX_POOL), steps=steps, command=as_typed()
     )
     return Job(deciding.run, options)
+
+
+@app.command(cls=Command)
+@measuring(draws=True)
+def scaling(
+    traces: Annotated[
+        str | None, typer.Option(help="Some of them, as shared,ramp. (default: all)")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Of each trace.")] = 3,
+    start_seconds: Annotated[
+        float, typer.Option(min=1, max=3600, help="Until a new pod serves.")
+    ] = 75.0,
+) -> Job:
+    """Play traffic against modelled pods: the operator's scaling law beside the rules of others.
+
+    Prints late requests, pod-hours, changes of direction and warm tokens lost. It serves nothing
+    and takes about a second for each trace, rule and seed.
+    """
+    from aweigh_bench.scaling import command as played
+    from aweigh_bench.scaling.pod import Machine
+
+    names = [] if traces is None else [name.strip() for name in traces.split(",")]
+    options = played.Options(
+        traces=names, seeds=seeds, machine=Machine(start_s=start_seconds), command=as_typed()
+    )
+    return Job(played.run, options)
 
 
 @app.command(cls=Command)

@@ -5,7 +5,8 @@ import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from importlib.util import find_spec
@@ -287,9 +288,8 @@ def _with_parameters(
 def _carry_out(job: Job, output: Format, save: list[Path], plot: Path | None) -> None:
     """Run a measurement and hand out its report; what cannot be handed out is not measured."""
     from aweigh_bench import plots, report
-    from aweigh_bench.failures import BenchFailure, Impossible, Unreachable
 
-    try:
+    with _explained():
         for path in save:
             report.expect_writable("--save", path)
         if plot is not None:
@@ -300,9 +300,21 @@ def _carry_out(job: Job, output: Format, save: list[Path], plot: Path | None) ->
             found.save(path)
         if plot is not None:
             plots.save(found, plot)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What goes wrong becomes the command's own failure."""
+    from aweigh_bench.failures import BenchFailure, Impossible, Unreachable
+    from aweigh_runtime.failures import StartFailure
+
+    try:
+        yield
     except Unreachable as failure:
         raise CommandFailure(str(failure), ExitStatus.UNREACHABLE) from failure
     except Impossible as failure:
         raise CommandFailure(str(failure), ExitStatus.BAD_INPUT) from failure
+    except StartFailure as failure:
+        raise CommandFailure(str(failure), failure.exit_code) from failure
     except BenchFailure as failure:
         raise CommandFailure(str(failure)) from failure

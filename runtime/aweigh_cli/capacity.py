@@ -107,6 +107,28 @@ class Plan:
         return self.missing == 0
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a server makes of a device: it goes without drafts where only the model fits."""
+
+    plan: Plan
+    left_out: tuple[str, ...]  # URIs of draft models
+    advice: list[str]  # what to change so that everything fits
+
+
+def fitted(config: ModelConfig, device: Device, wish: Wish) -> Fitted:
+    """Divide a device's memory, with the drafts if there is room for them."""
+    found = plan(config, device, wish)
+    if found.fits:
+        return Fitted(found, (), [])
+    changes = advice(config, found, wish)
+    if found.drafts:
+        alone = plan(config, device, replace(wish, drafts=(), longest_draft=0))
+        if alone.fits:
+            return Fitted(alone, tuple(found.drafts), changes)
+    return Fitted(found, (), changes)
+
+
 def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     """Divide a device's memory as a server does."""
     dtype_bytes = _dtype_bytes(config, device, wish)

@@ -2,9 +2,9 @@
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,7 +14,7 @@ from aweigh_cli.failures import CommandFailure, ExitStatus
 
 if TYPE_CHECKING:
     from aweigh_api.spec import InferenceService
-    from aweigh_cli.capacity import Device, Plan, Wish
+    from aweigh_cli.capacity import Device, Fitted, Plan, Wish
     from aweigh_cli.planned_drafts import PlannedDrafts
     from aweigh_runtime.model.config import ModelConfig
 
@@ -106,11 +106,9 @@ def plan(  # noqa: PLR0913 - what decides about memory
     )
     device = _device(service, gpu, gpu_memory, memory, wish.host)
     if device is None:
-        _overview(target, config, wish, output)
+        _overview(target, config, wish, drafts, output)
     else:
         _one(target, config, device, wish, drafts, output)
-    if output == "text":
-        _tell_of(drafts)
 
 
 def _expect_servable(lengths: list[int], longest: int) -> None:
@@ -122,24 +120,15 @@ def _expect_servable(lengths: list[int], longest: int) -> None:
             )
 
 
-def _tell_of(drafts: "PlannedDrafts") -> None:
-    for uri, why in drafts.refused.items():
-        typer.echo(f"A server would not draft with {uri}: {why}")
-    for uri in drafts.not_compared:
-        typer.echo(
-            f"The tokenizer of {uri} was not compared with the model's: only those of folders on "
-            "this machine are. A server compares them."
-        )
-
-
 def _longest_draft(service: "InferenceService | None", drafts: "PlannedDrafts") -> int:
     """Tokens; 0: nothing is drafted."""
     from aweigh_api.speculation import DEFAULT_DRAFT_TOKENS
 
     part = None if service is None else service.spec.speculative_decoding
-    if part is not None and part.wanted_method != "none":
-        return part.max_draft_tokens
-    return DEFAULT_DRAFT_TOKENS if drafts.used else 0
+    looks_up = part is not None and part.wanted_method == "ngram"
+    if not looks_up and not drafts.used:
+        return 0
+    return DEFAULT_DRAFT_TOKENS if part is None else part.max_draft_tokens
 
 
 def _one(
@@ -150,58 +139,74 @@ def _one(
     drafts: "PlannedDrafts",
     output: str,
 ) -> None:
-    from aweigh_cli.capacity import advice
-    from aweigh_cli.capacity import plan as divide
+    from aweigh_cli.capacity import fitted
 
-    found = divide(config, device, wish)
-    changes = [] if found.fits else advice(config, found, wish)
-    left_out: list[str] = []
-    if found.drafts and not found.fits:
-        alone = replace(wish, drafts=(), longest_draft=0)
-        without = divide(config, device, alone)
-        if without.fits:  # as a server does
-            left_out, found, wish = list(found.drafts), without, alone
+    found = fitted(config, device, wish)
+    plan, changes = found.plan, found.advice
     if output == "json":
-        told = {
-            "fits": found.fits,
-            "drafts_left_out": left_out,
-            "drafts_refused": drafts.refused,
-            "tokenizers_not_compared": drafts.not_compared,
-            "advice": changes,
-        }
-        typer.echo(json.dumps({**asdict(found), **told}, indent=2))
+        typer.echo(json.dumps({**_entry(found), **_as_json(drafts)}, indent=2))
     else:
-        typer.echo(_text(target, config, found, wish))
-        if left_out:
+        typer.echo(_text(target, config, plan, wish))
+        if found.left_out:
             typer.echo(
-                f"There is no room for {', '.join(left_out)}: a server serves without drafts. For "
-                f"them: {', '.join(changes)}."
+                f"There is no room for {', '.join(found.left_out)}: a server serves without "
+                f"drafts. For them: {', '.join(changes)}."
             )
-    if not found.fits:
+        _tell_of(drafts)
+    if not plan.fits:
         raise CommandFailure(
             f"{target} does not fit into {device.name}: weights, the largest step and one request "
-            f"of {found.max_model_len} tokens need {_gib(found.missing)} more than its "
+            f"of {plan.max_model_len} tokens need {_gib(plan.missing)} more than its "
             f"{_gib(device.num_bytes)}: {', or '.join(changes)}"
         )
 
 
-def _overview(target: str, config: "ModelConfig", wish: "Wish", output: str) -> None:
+def _overview(
+    target: str, config: "ModelConfig", wish: "Wish", drafts: "PlannedDrafts", output: str
+) -> None:
     """A line for each kind of GPU."""
-    from aweigh_cli.capacity import GPUS, Device
-    from aweigh_cli.capacity import plan as divide
+    from aweigh_cli.capacity import GPUS, Device, fitted
 
-    plans = [divide(config, Device(name, size, True), wish) for name, size in GPUS.items()]
+    found = [fitted(config, Device(name, size, True), wish) for name, size in GPUS.items()]
     if output == "json":
-        entries = [{**asdict(each), "fits": each.fits} for each in plans]
-        typer.echo(json.dumps(entries, indent=2))
+        told = {"devices": [_entry(each) for each in found], **_as_json(drafts)}
+        typer.echo(json.dumps(told, indent=2))
         return
+    plans = [each.plan for each in found]
     longest = plans[0].max_model_len
-    typer.echo(_heading(target, config, plans[0], wish))
+    typer.echo(_heading(target, config, plans[-1], wish))  # the largest has room for all
     typer.echo(f"{'GPU':8} {'memory':>10} {'for KV':>10} {'tokens':>11}  requests of {longest}")
-    for each in plans:
-        fit = str(each.requests[longest]) if each.fits else f"lacks {_gib(each.missing)}"
-        size, kv = _gib(each.device.num_bytes), _gib(each.kv)
-        typer.echo(f"{each.device.name:8} {size:>10} {kv:>10} {each.tokens:>11,}  {fit}")
+    for each in found:
+        plan = each.plan
+        fit = str(plan.requests[longest]) if plan.fits else f"lacks {_gib(plan.missing)}"
+        fit += ", without drafts" if each.left_out else ""
+        size, kv = _gib(plan.device.num_bytes), _gib(plan.kv)
+        typer.echo(f"{plan.device.name:8} {size:>10} {kv:>10} {plan.tokens:>11,}  {fit}")
+    _tell_of(drafts)
+
+
+def _entry(found: "Fitted") -> dict[str, Any]:
+    plan = found.plan
+    return {
+        **asdict(plan),
+        "fits": plan.fits,
+        "drafts_left_out": found.left_out,
+        "advice": found.advice,
+    }
+
+
+def _as_json(drafts: "PlannedDrafts") -> dict[str, Any]:
+    return {"drafts_refused": drafts.refused, "tokenizers_not_compared": drafts.not_compared}
+
+
+def _tell_of(drafts: "PlannedDrafts") -> None:
+    for uri, why in drafts.refused.items():
+        typer.echo(f"A server would not draft with {uri}: {why}")
+    for uri in drafts.not_compared:
+        typer.echo(
+            f"The tokenizer of {uri} was not compared with the model's: only those of folders on "
+            "this machine are. A server compares them."
+        )
 
 
 def _text(target: str, config: "ModelConfig", found: "Plan", wish: "Wish") -> str:

@@ -1,5 +1,7 @@
 """`aweigh bench speculation` on real servers."""
 
+import json
+import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -74,6 +76,19 @@ async def test_recorded_answers_may_take_the_time_of_a_draft_model() -> None:
     done = await bench("speculation", MODEL, draft, "--replay-acceptance=100", *SMALL)
     (row,) = done.rows()
     assert row["accepted %"] is None or row["accepted %"] == 100
+
+
+async def test_recorded_answers_need_the_draft_whose_time_they_take(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(builtin("helmsman-1m-draft"), other)
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    draft = f"--draft-model=file://{other}"
+    done = await bench("speculation", MODEL, draft, "--replay-acceptance=100", *SMALL)
+    assert done.code == 78
+    assert f"the draft model file://{other} is not used: its vocabulary has" in done.stderr
 
 
 async def test_flags_that_only_a_server_knows_are_refused_with_recorded_answers() -> None:

@@ -210,6 +210,41 @@ def test_a_draft_that_a_server_refuses_is_left_out_with_the_servers_reason(tmp_p
     assert list(lower["drafts"]) == [f"file://{short}"]
 
 
+def test_drafts_that_are_all_refused_take_no_memory(llama: Path, tmp_path: Path) -> None:
+    short = copied_draft(tmp_path / "short", max_position_embeddings=512)
+    file = tmp_path / "service.yaml"
+    speculation = f"  speculativeDecoding: {{draftModels: [{{uri: file://{short}}}]}}\n"
+    service = SERVICE.format(directory=llama, limits="nvidia.com/gpu: 1")
+    file.write_text(service)
+    alone = planned(str(file), "--gpu=a100-40")
+    file.write_text(service + speculation)
+    found = planned(str(file), "--gpu=a100-40")
+    assert found["step"] == alone["step"]
+    assert found["kv"] == alone["kv"]
+    looked_up = "  speculativeDecoding: {method: ngram}\n"
+    file.write_text(service + looked_up)
+    assert planned(str(file), "--gpu=a100-40")["step"] > alone["step"]
+
+
+def test_the_overview_says_what_each_plan_says(tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    shutil.copytree(builtin("helmsman-1m-draft"), large)
+    (large / "config.json").write_text(json.dumps(LLAMA_8B | {"vocab_size": 8192}))
+    given = ("builtin://helmsman-8m", f"--draft-model=file://{large}")
+    _, stdout, _ = plan(*given, "--output=json")
+    overview = json.loads(stdout)
+    assert overview["drafts_refused"] == {}
+    by_name = {each["device"]["name"]: each for each in overview["devices"]}
+    for name in ("t4", "h200"):
+        one = planned(*given, f"--gpu={name}")
+        same = ("fits", "kv", "tokens", "drafts", "drafts_left_out", "advice")
+        assert {key: one[key] for key in same} == {key: by_name[name][key] for key in same}
+    assert by_name["t4"]["drafts_left_out"] == [f"file://{large}"]
+    assert by_name["h200"]["drafts_left_out"] == []
+    _, stdout, _ = plan(*given)
+    assert "without drafts" in next(line for line in stdout.splitlines() if line.startswith("t4"))
+
+
 def copied_draft(directory: Path, **fields: int) -> Path:
     shutil.copytree(builtin("helmsman-1m-draft"), directory)
     config = json.loads((directory / "config.json").read_text())

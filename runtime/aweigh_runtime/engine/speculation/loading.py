@@ -59,7 +59,7 @@ class Drafts:
 
     def without_memory(self, why: str) -> "Drafts":
         """None of them: the target needs their memory."""
-        return Drafts(failures=[Speculation("failed", "OutOfMemory", why)])
+        return Drafts(failures=[*self.failures, Speculation("failed", "OutOfMemory", why)])
 
 
 def load_drafts(

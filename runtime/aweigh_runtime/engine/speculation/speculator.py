@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
-from aweigh_runtime.engine.messages import Speculation
+from aweigh_runtime.engine.messages import Speculation, SpeculationReason
 from aweigh_runtime.engine.out_of_memory import out_of_memory
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Lookahead, Part
@@ -182,14 +182,15 @@ class Speculator:
         return self._told
 
     def _found_out(self) -> Speculation:
-        left, missing = self._candidates.left, "; ".join(each.message for each in self._failures)
+        left, missing = self._candidates.left, [each.message for each in self._failures]
         if not left:
-            return structs.replace(self._failures[-1], message=missing)
+            return structs.replace(self._failures[-1], message="; ".join(missing))
         if self._losing_s is None or self._now_s - self._losing_s < _PAUSED_S:
-            return Speculation("active", message=missing)
+            return Speculation("active", message="; ".join(missing))
         best = max(left, key=lambda each: each.pace.rate)
         why = f"drafting with {best.proposer.name} does not pay: {best.pace.verdict(self._rows)}"
-        return Speculation("paused", "LowAcceptance" if best.pace.mostly_wrong else "NoGain", why)
+        reason: SpeculationReason = "LowAcceptance" if best.pace.mostly_wrong else "NoGain"
+        return Speculation("paused", reason, "; ".join([why, *missing]))
 
     def _release(self, candidate: Candidate, failure: Speculation) -> None:
         candidate.gone = True
