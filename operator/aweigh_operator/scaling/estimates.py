@@ -1,0 +1,204 @@
+"""What is believed of demand, hits and drafts, look by look: each figure follows what is counted.
+
+Rates follow fast, shares slowly. What a cold pod counts says nothing of hits, and after a change of
+the number of pods the hit share is left as it was until caches have settled: it falls because
+prefixes lie elsewhere, which must not ask for one more pod.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import log2, sqrt
+from statistics import median
+
+from aweigh_api.state import State
+from aweigh_operator.scaling.law import LARGEST_HIT_SHARE, Costs, Demand, Room, Worth
+from aweigh_operator.scaling.look import Counted, Look, counted
+
+UNKNOWN_LENGTH = 256.0  # tokens of a prompt or answer until one was seen
+LEAST_PROMPT_TOKENS = 5000  # of warm pods between two looks, to judge hits by
+LEAST_ROWS = 500  # to judge drafts by
+FROZEN_S = 90.0  # after a change of the number of pods
+_RATE = 0.5  # weight of what was counted last
+_SURPRISE = 4.0  # standard deviations
+_TREND = 0.3
+_LENGTH = 0.2
+_HITS = 0.3
+_ACCEPTED = 0.4
+_KEPT = 0.3
+_KEPT_RANGE = (0.8, 1.0)
+_KEPT_AT_FIRST = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimates:
+    """Beliefs; None: nothing was counted yet."""
+
+    requests: float | None = None  # per second
+    prompt_tokens: float | None = None  # per second
+    trend: float = 0.0  # of prompt tokens per second, per second
+    prompt_length: float | None = None
+    output_length: float | None = None
+    context: float | None = None
+    drafted: float = 0.0  # tokens for each row
+    accepted_length: float | None = None
+    hit_share: float | None = None
+    hit_pods: int = 1  # behind the hit share
+    kept: float = _KEPT_AT_FIRST  # of the hit share when pods double
+    start_s: float = 60.0  # that a new pod needs to become ready
+
+
+def learned(before: Estimates, last: Look, look: Look, *, frozen: bool) -> Estimates:
+    """What is believed after a look.
+
+    Args:
+        before: what was believed at the last one.
+        last: the look before.
+        look: the one of now, at which every serving pod has reported.
+        frozen: the number of pods has changed lately.
+    """
+    everybody = counted(last.states, look.states, look.states)
+    warm = [pod.uid for pod in look.pods if pod.warm]
+    found = _demand(before, everybody, look.now_s - last.now_s)
+    found = _starts(_drafts(found, everybody), last, look)
+    return found if frozen else _hits(found, counted(last.states, look.states, warm), len(warm))
+
+
+def demand(known: Estimates, look: Look) -> Demand:
+    """What clients ask for."""
+    told = [pod.state for pod in look.serving if pod.state is not None]
+    prompt = known.prompt_length or UNKNOWN_LENGTH
+    output = known.output_length or UNKNOWN_LENGTH
+    context = known.context or prompt + output / 2
+    unshared = [s.unshared_tokens_per_request for s in told if s.unshared_tokens_per_request]
+    return Demand(
+        requests=known.requests or 0.0,
+        prompt_tokens=known.prompt_tokens or 0.0,
+        prompt_length=prompt,
+        output_length=output,
+        waiting=float(sum(state.waiting or 0 for state in told)),
+        context=context,
+        unshared=sum(unshared) / len(unshared) if unshared else prompt + output,
+    )
+
+
+def growth(known: Estimates, ahead_s: float) -> float:
+    """How many times as much traffic there will be in a while, if the trend goes on."""
+    if not known.prompt_tokens:
+        return 1.0
+    return 1.0 + max(0.0, known.trend) * ahead_s / known.prompt_tokens
+
+
+def worth(known: Estimates) -> Worth:
+    """What caches and drafts deliver."""
+    return Worth(
+        hit_share=known.hit_share or 0.0,
+        accepted_length=known.accepted_length or 1.0,
+        pods=known.hit_pods,
+        kept=known.kept,
+    )
+
+
+def costs(known: Estimates, states: Iterable[State]) -> Costs | None:
+    """Of a step: the median of what pods have fitted; None: none has."""
+    fits = [state.step_fit for state in states if state.step_fit is not None]
+    if not fits:
+        return None
+    return Costs(
+        base=median(fit.base for fit in fits),
+        prompt_token=median(fit.prompt_token for fit in fits),
+        row=median(fit.row + fit.drafted_token * known.drafted for fit in fits),
+        kv_token=median(fit.kv_token for fit in fits),
+    )
+
+
+def room(states: Iterable[State]) -> Room | None:
+    """Of one pod: the smallest, with the most hot tokens; None: none has told."""
+    told = [
+        (state.max_running, state.kv_tokens.capacity, state.kv_tokens.hot or 0)
+        for state in states
+        if state.kv_tokens is not None and state.kv_tokens.capacity and state.max_running
+    ]
+    if not told:
+        return None
+    rows, capacities, hot = zip(*told, strict=True)
+    return Room(rows=min(rows), kv_tokens=min(capacities), hot_tokens=max(hot))
+
+
+def _demand(before: Estimates, seen: Counted, seconds: float) -> Estimates:
+    now = seen.arrived_requests / seconds
+    jumps = _jumps(before.requests, seen.arrived_requests, seconds)
+    weight = 1.0 if jumps else _RATE
+    requests = _mixed(before.requests, now, weight)
+    prompts = _mixed(before.prompt_tokens, seen.arrived_prompt_tokens / seconds, weight)
+    old = prompts if before.prompt_tokens is None else before.prompt_tokens
+    return replace(
+        before,
+        requests=requests,
+        prompt_tokens=prompts,
+        trend=before.trend if jumps else _mixed(before.trend, (prompts - old) / seconds, _TREND),
+        prompt_length=_ratio(
+            before.prompt_length, seen.arrived_prompt_tokens, seen.arrived_requests, _LENGTH
+        ),
+        output_length=_ratio(
+            before.output_length, seen.finished_output_tokens, seen.finished_requests, _LENGTH
+        ),
+        context=_ratio(before.context, seen.kv_tokens_read, seen.decoded_rows, _LENGTH),
+    )
+
+
+def _jumps(before: float | None, arrived: int, seconds: float) -> bool:
+    """So many more requests have come that chance is no reason: arrivals are Poisson."""
+    if before is None:
+        return True
+    expected = before * seconds
+    return arrived > expected + _SURPRISE * sqrt(expected + 1.0)
+
+
+def _starts(before: Estimates, last: Look, look: Look) -> Estimates:
+    """Pods that have become ready since the last look."""
+    served = {pod.uid for pod in last.serving}
+    took = [
+        pod.state.uptime_s - pod.ready_for_s
+        for pod in look.serving
+        if pod.uid not in served and pod.state is not None and pod.ready_for_s is not None
+    ]
+    if not took:
+        return before
+    return replace(before, start_s=_mixed(before.start_s, max(max(took), 0.0), _RATE))
+
+
+def _drafts(before: Estimates, seen: Counted) -> Estimates:
+    if seen.decoded_rows < LEAST_ROWS:
+        return before
+    drafted = _ratio(before.drafted, seen.drafted_tokens, seen.decoded_rows, _ACCEPTED)
+    length = _ratio(before.accepted_length, seen.decode_tokens, seen.decoded_rows, _ACCEPTED)
+    return replace(before, drafted=drafted or 0.0, accepted_length=length)
+
+
+def _hits(before: Estimates, warm: Counted, pods: int) -> Estimates:
+    prompts = warm.cached_prompt_tokens + warm.computed_prompt_tokens
+    if prompts < LEAST_PROMPT_TOKENS or pods < 1:
+        return before
+    share = min(warm.cached_prompt_tokens / prompts, LARGEST_HIT_SHARE)
+    if before.hit_share is None:
+        return replace(before, hit_share=share, hit_pods=pods)
+    if pods != before.hit_pods:  # what they kept is known now, and counts at once
+        return replace(before, hit_share=share, hit_pods=pods, kept=_kept(before, share, pods))
+    return replace(before, hit_share=_mixed(before.hit_share, share, _HITS))
+
+
+def _kept(before: Estimates, share: float, pods: int) -> float:
+    """What stays of the hit share when pods double, from what became of it."""
+    if pods <= before.hit_pods or not before.hit_share or not share:
+        return before.kept
+    low, high = _KEPT_RANGE
+    seen = (share / before.hit_share) ** (1.0 / log2(pods / before.hit_pods))
+    return _mixed(before.kept, min(max(seen, low), high), _KEPT)
+
+
+def _ratio(before: float | None, part: float, whole: float, weight: float) -> float | None:
+    return before if whole <= 0 else _mixed(before, part / whole, weight)
+
+
+def _mixed(before: float | None, now: float, weight: float) -> float:
+    return now if before is None else (1.0 - weight) * before + weight * now

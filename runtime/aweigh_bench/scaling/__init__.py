@@ -1,0 +1,1 @@
+"""Plays traffic against modelled pods, whose number some rule decides. Nothing is served."""

@@ -1,0 +1,189 @@
+"""What holds the law back: reports that are missing, pods that start, quiet times, policies."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aweigh_operator.scaling.decision import Why
+from aweigh_operator.scaling.law import Aim, Limit
+from aweigh_operator.scaling.rules import DOWN, UP, Policy, Rules, Select
+from tests.operator.scaling.looks import LOOK_S, Service
+
+RULES = Rules(most=20)
+BUSY, CALM = 150.0, 6.0  # requests per second that need several pods, and one
+
+
+def grown(service: Service, **kinds: float) -> int:
+    """So many pods serve a load that has come little by little."""
+    for requests in (CALM, 12.0, 25.0, 50.0, 100.0):
+        service.run(6, requests, **kinds)
+    return service.run(40, BUSY, **kinds).replicas
+
+
+def test_load_that_grows_gets_pods_at_once_and_the_sentence_says_why() -> None:
+    service = Service(1, RULES)
+    assert service.look(CALM).why is Why.WAITING  # one look says nothing of rates
+    assert service.run(4, CALM).why is Why.STEADY
+    found = service.look(BUSY)
+    needed = grown(Service(1, RULES))
+    assert needed <= found.replicas <= 2 * (needed + 1)  # half of them for what piles up meanwhile
+    assert found.why is Why.LOAD_GREW
+    assert found.sentence.startswith(f"1 → {found.replicas} pods: ")
+    assert "as utilization would pass its limit with" in found.sentence
+    assert "for what piles up until they serve; 1.5e+02 requests/s" in found.sentence
+
+
+def test_pods_that_start_are_counted_as_there() -> None:
+    service = Service(1, RULES)
+    service.run(4, CALM)
+    first = service.look(BUSY)
+    service.resize(first.replicas)
+    service.starting = set(list(service.born)[1:])
+    again = [service.look(BUSY).replicas for _ in range(4)]
+    assert max(again) <= first.replicas + 1  # a little more only as the rate settles
+
+
+def test_pods_go_one_at_a_time_after_a_quiet_time() -> None:
+    service = Service(1, RULES)
+    many = grown(service)
+    assert many >= 4
+    sizes = []
+    for _ in range(60):
+        sizes.append(service.run(1, CALM).replicas)
+    quiet = int(DOWN.quiet_s / LOOK_S)
+    assert sizes[: quiet - 2] == [many] * (quiet - 2)
+    assert sizes[-1] == 1
+    assert all(0 <= before - after <= 1 for before, after in pairwise(sizes))
+
+
+def test_one_busy_moment_begins_the_quiet_time_anew() -> None:
+    service = Service(1, RULES)
+    many = grown(service)
+    service.run(10, CALM)
+    service.run(1, BUSY)
+    assert service.run(12, CALM).replicas == many
+
+
+def test_no_pod_goes_while_another_starts() -> None:
+    service = Service(1, RULES)
+    many = grown(service)
+    service.starting = {list(service.born)[-1]}
+    found = service.run(40, CALM)
+    assert (found.replicas, found.why) == (many, Why.SETTLING)
+    assert "until all of them serve" in found.sentence
+
+
+def test_a_missing_report_holds_whatever_the_others_say() -> None:
+    service = Service(1, RULES)
+    many = grown(service)
+    service.silent = {next(iter(service.born))}
+    for requests in (0.0, CALM, 10 * BUSY):
+        found = service.run(30, requests)
+        assert (found.replicas, found.why) == (many, Why.REPORTS_MISSING)
+
+
+def test_a_fallback_may_only_raise() -> None:
+    for fallback, expected in ((5, 5), (1, 2), (50, 20)):
+        service = Service(2, replace(RULES, fallback_replicas=fallback))
+        service.run(4, CALM)
+        service.silent = set(service.born)
+        assert service.look(CALM).replicas == expected
+
+
+def test_without_any_pod_that_serves_nothing_is_decided() -> None:
+    service = Service(3, RULES)
+    service.starting = set(service.born)
+    assert [service.look(CALM).replicas for _ in range(40)] == [3] * 40
+
+
+def test_while_no_node_takes_a_pod_none_is_added() -> None:
+    service = Service(1, RULES)
+    service.run(4, CALM)
+    service.resize(2)
+    service.unschedulable = {list(service.born)[1]}
+    found = service.run(6, 3 * BUSY)
+    assert (found.replicas, found.why) == (2, Why.UNSCHEDULABLE)
+    assert "no node takes one" in found.sentence
+
+
+def test_bounds_are_kept_at_once() -> None:
+    assert Service(1, replace(RULES, least=3)).look(CALM).replicas == 3
+    assert Service(30, RULES).look(CALM).replicas == 20
+    service = Service(1, replace(RULES, most=2))
+    found = service.run(6, 20 * BUSY)
+    assert (found.replicas, found.why) == (2, Why.AT_MAXIMUM)
+
+
+def test_before_hits_are_known_only_memory_asks_for_pods() -> None:
+    service = Service(1, RULES)
+    service.born = dict.fromkeys(service.born, service.now_s)  # cold
+    assert [service.look(BUSY).replicas for _ in range(2)] == [1, 1]
+    crowded = Service(1, RULES)
+    crowded.born = dict.fromkeys(crowded.born, crowded.now_s)
+    found = [crowded.look(BUSY, waiting=2000) for _ in range(2)][1]
+    assert found.replicas == 2  # twice as many at most
+    assert "2005 requests are in flight" in found.sentence
+
+
+def test_fewer_hits_right_after_growth_ask_for_no_more_pods() -> None:
+    service, requests = Service(1, RULES), CALM
+    while service.replicas < 3:
+        requests += 2
+        service.run(2, requests, hits=0.9)
+    assert service.run(4, requests, hits=0.5).replicas == 3  # prefixes lie elsewhere for a while
+    assert service.run(20, requests, hits=0.5).replicas > 3  # if it stays so, pods are needed
+
+
+def test_an_objective_that_no_number_of_pods_keeps_is_told_and_limits_nothing() -> None:
+    rules = replace(RULES, aim=Aim(inter_token_s=0.001))
+    found = Service(1, rules).run(6, CALM)
+    assert found.replicas == 1
+    assert found.unreachable == (Limit.INTER_TOKEN,)
+
+
+def test_what_waits_asks_for_pods_though_little_arrives() -> None:
+    service = Service(1, RULES)
+    service.run(6, CALM)
+    assert service.look(CALM, waiting=600).replicas > 1
+
+
+@pytest.mark.parametrize("select", list(Select))
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(0, 200), min_size=20, max_size=60))
+def test_policies_bound_how_fast_pods_come_and_go(select: Select, loads: list[float]) -> None:
+    policies = (Policy(2, 0, 60.0), Policy(0, 50, 60.0))
+    up = replace(UP, policies=policies, select=select)
+    down = replace(DOWN, policies=policies, select=select, quiet_s=30.0)
+    service = Service(2, replace(RULES, up=up, down=down, most=40))
+    sizes = [2, *(service.run(1, load).replicas for load in loads)]
+    for index, now in enumerate(sizes):
+        before = sizes[max(0, index - 3)]  # three looks are less than a minute
+        low = min(sizes[max(0, index - 3) : index + 1])
+        steps = (2, -(-before // 2))
+        most = max(steps) if select is Select.MAX else min(steps)
+        assert now - before <= most + (before - low)
+        if select is Select.DISABLED:
+            assert now == 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 300), st.floats(0, 0.95), st.integers(0, 3)), min_size=5, max_size=80
+    )
+)
+def test_whatever_comes_the_number_stays_within_its_bounds(
+    story: list[tuple[float, float, int]],
+) -> None:
+    service = Service(2, replace(RULES, least=2, most=6))
+    for requests, hits, silent in story:
+        service.silent = set(list(service.born)[:silent])
+        before = service.replicas
+        found = service.look(requests, hits=hits)
+        assert 2 <= found.replicas <= 6
+        if service.silent:
+            assert found.replicas == before
+        service.resize(found.replicas)
