@@ -125,6 +125,7 @@ def parts(
     cache = KVCache(decoder.config, num_blocks, start.block_tokens, kept, device)
     memory, copy = _memory(start, cache, block_bytes)
     forward = _forward(decoder, cache)
+    _compile(forward, limits, cache, _longest_draft(start, drafts))
     _warm_up(forward, sampler, limits, cache, _longest_draft(start, drafts))
 
     compiler = Grammars(directory, decoder.config.vocab_size, stop_tokens_of(directory))
@@ -243,6 +244,18 @@ def _cache_bytes(memory: Memory, block_bytes: int) -> int | None:
         return None
     blocks = memory.num_blocks if memory.max_cached is None else memory.max_cached
     return min(blocks, memory.num_blocks) * block_bytes
+
+
+def _compile(forward: Forward, limits: Limits, cache: KVCache, longest_draft: int) -> None:
+    """Compute every kind of decode once on a GPU, whose kernels are compiled at their first use."""
+    if cache.layers.device.type != "cuda":
+        return
+    room = min(cache.num_blocks * cache.block_tokens, limits.max_model_len)
+    blocks = range(cache.num_blocks)
+    for count in range(1, longest_draft + 2):
+        for end in (count + 1, room):
+            if count < end <= room:
+                forward([0] * count, [Chunk(end - count, count, blocks, 1)])
 
 
 def _warm_up(

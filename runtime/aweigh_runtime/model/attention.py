@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from aweigh_kernels import paged_attention
 from aweigh_runtime.model.cache import LayerCache
 from aweigh_runtime.model.capping import capped_
-from aweigh_runtime.model.reads import Decodes, Prompt, decodes, paged, prompts
+from aweigh_runtime.model.reads import Decodes, Prompt, decodes, paged, paged_on_gpu, prompts
 from aweigh_runtime.model.step_plan import Plan
 
 # cuDNN builds a plan for every new length: 35 ms on an H200, and every decode step has a new one.
@@ -56,14 +56,37 @@ def attend(
     output = query.new_empty(query.shape)  # [T, H, D]
     for prompt in plan.layout(prompts, shape.window):
         output[prompt.rows] = _attend_prompt(query, new, kv, prompt, shape)
-    uncapped = shape.soft_cap is None
-    if not by_torch and uncapped and kv.is_plain and paged_attention.takes(query, kv.kv):
-        reads = plan.layout(paged, shape.window)
-        paged_attention.attend(query, kv.kv, reads, shape.scale, output)
-    else:
+    if by_torch or not _attend_by_kernel(query, kv, plan, shape, output):
         for group in plan.layout(decodes, shape.window):
             output[group.rows] = _attend_decodes(query, kv, group, shape)
     return output.flatten(1)
+
+
+def _attend_by_kernel(
+    query: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShape, output: torch.Tensor
+) -> bool:
+    """All decodes, where a kernel of ours takes them; False: there is none for such tensors."""
+    if query.is_cuda:
+        from aweigh_kernels import paged_attention_gpu  # Triton is not everywhere
+
+        seen = plan.layout(paged_on_gpu, shape.window)
+        if not paged_attention_gpu.takes(query, kv.kept, seen.most_tokens):
+            return False
+        paged_attention_gpu.attend(
+            query,
+            kv.kept,
+            seen,
+            shape.scale,
+            output,
+            soft_cap=shape.soft_cap,
+            kv_scales=kv.scales,
+        )
+        return True
+    if shape.soft_cap is not None or not paged_attention.takes(query, kv.kept):
+        return False
+    reads = plan.layout(paged, shape.window)
+    paged_attention.attend(query, kv.kept, reads, shape.scale, output)
+    return True
 
 
 def _attend_decodes(

@@ -46,12 +46,20 @@ class CacheFormat:
 class LayerCache:
     """One layer's keys and values, kept as they are computed."""
 
-    is_plain = True  # `kv` itself may be read
-
     def __init__(self, kv: torch.Tensor) -> None:
         self.kv = kv  # [B, P, 2K, D], keys first
         self.num_kv_heads = kv.shape[2] // 2
         self._rows = kv.flatten(0, 1)
+
+    @property
+    def kept(self) -> torch.Tensor:
+        """`kv` as the numbers that it holds, [B, P, 2K, D]."""
+        return self.kv
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """By which kept keys and values are multiplied when they are read."""
+        return 1.0, 1.0
 
     def store(self, new: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
         """Keep keys and values of new tokens.
@@ -81,15 +89,25 @@ class RoundedCache(LayerCache):
     to be cached.
     """
 
-    is_plain = False
-
     def __init__(self, kv: torch.Tensor, format: CacheFormat, layer: int) -> None:
         super().__init__(kv)
         self._format = format
         self._scale: torch.Tensor | None = None
+        self._scales = 1.0, 1.0
         if format.kept == FP8 and format.scales is not None:
             by_kind = format.scales[layer].to(kv.device, format.computed)
             self._scale = by_kind.repeat_interleave(self.num_kv_heads)[:, None]  # [2K, 1]
+            self._scales = by_kind[0].item(), by_kind[1].item()
+
+    @property
+    def kept(self) -> torch.Tensor:
+        """`kv` as the numbers that it holds, [B, P, 2K, D]."""
+        return self.kv.view(FP8) if self._format.kept == FP8 else self.kv
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """By which kept keys and values are multiplied when they are read."""
+        return self._scales
 
     def store(self, new: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
         """Round, then keep."""

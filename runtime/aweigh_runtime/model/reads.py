@@ -5,6 +5,7 @@ torch for groups of equally many tokens and of similar length. Each longer chunk
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from aweigh_kernels import paged_attention
 from aweigh_runtime.model.cache import Index
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.step_plan import Integers, Plan, index
+
+if TYPE_CHECKING:
+    from aweigh_kernels import paged_attention_gpu
 
 # New tokens of a request that is read together with others: one, and a draft behind it.
 FEW = MAX_DRAFT_TOKENS + 1
@@ -79,6 +83,16 @@ def paged(plan: Plan, window: int | None) -> paged_attention.Reads:
         table=plan.table[few],
         window=window,
     )
+
+
+def paged_on_gpu(plan: Plan, window: int | None) -> "paged_attention_gpu.Reads":
+    """The same, for a GPU's."""
+    from aweigh_kernels import paged_attention_gpu  # Triton is not everywhere
+
+    reads = paged(plan, window)
+    rows = (reads.tokens.tolist(), reads.counts.tolist(), reads.seen.tolist())
+    table = torch.from_numpy(reads.table)
+    return paged_attention_gpu.Reads.of(rows, table, window, plan.positions.device)
 
 
 def _is_decode(chunk: Chunk) -> bool:

@@ -73,7 +73,8 @@ class DraftModel:
         count = min(self._step_tokens, room)
         tokens = torch.zeros(count, dtype=torch.int64, device=self._device)
         logits = self._forward(tokens, [Chunk(0, count, range(num_blocks), 1)])
-        self._forward(logits.argmax(-1), [Chunk(0, 1, range(1))])
+        for end in (1, room):  # a GPU reads few and many earlier tokens with different kernels
+            self._forward(logits.argmax(-1), [Chunk(end - 1, 1, range(num_blocks))])
 
     def release(self) -> None:
         """Let go of the model and its cache."""

@@ -1,0 +1,1 @@
+"""Kernels in Triton. The module of the operation says what they compute, and launches them."""

@@ -1,0 +1,232 @@
+"""Attention of a few tokens of each request over a paged cache, on a GPU (Triton).
+
+All heads of queries that share a head of keys, and all new tokens of a request, are the rows of one
+matrix: what they see is read once. Where requests are fewer than the GPU can work on at a time,
+what each sees is split, and the parts are joined by a second, small kernel (Flash-Decoding, Dao et
+al. 2023).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import torch
+import triton
+
+from aweigh_kernels.checks import expect
+from aweigh_kernels.gpu.paged_attention import attend_part, join
+
+MOST_ROWS = 128  # of one matrix: heads that share keys, times new tokens
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_FP8 = torch.float8_e4m3fn
+_TILE = 64  # positions that are read at once
+_STAGES = 4  # tiles on their way
+_FEW_ROWS = 32  # which two warps compute as fast as four, with less to wait for
+_PROGRAMS_EACH = 4  # for each multiprocessor, where what is seen can be split into so many
+_LEAST_TILES = 2  # of a part
+_UNSPLIT = 512  # positions that are read sooner than parts are joined
+_MOST_PARTS = 64
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Requests, and what their tokens see: the same for all layers, on the device.
+
+    The tokens of a request are consecutive rows, and each sees one position more than the one
+    before it, itself included.
+    """
+
+    firsts: torch.Tensor  # [S], int32: the first row of each request
+    counts: torch.Tensor  # [S], int32: how many rows, 1 at least
+    seen: torch.Tensor  # [S], int32: positions that the first one sees, were there no window
+    table: torch.Tensor  # [S, W], int32: blocks of each request
+    most_tokens: int  # the largest of `counts`
+    longest: int  # positions that a token sees at most
+    window: int | None = None  # positions that a token sees at most; None: all
+
+    @classmethod
+    def of(
+        cls,
+        rows: tuple[Sequence[int], Sequence[int], Sequence[int]],
+        table: torch.Tensor,
+        window: int | None,
+        device: torch.device,
+    ) -> "Reads":
+        """Bring it to the device, in one copy.
+
+        Args:
+            rows: firsts, counts, seen.
+            table: [S, W], integers on the host.
+            window: positions that a token sees at most.
+            device: of the cache.
+        """
+        firsts, counts, seen = (list(map(int, each)) for each in rows)
+        size = len(firsts)
+        packed = torch.cat(
+            (
+                torch.tensor([firsts, counts, seen], dtype=torch.int32).flatten(),
+                table.flatten().int(),
+            )
+        ).to(device)
+        ends = [first + count - 1 for first, count in zip(seen, counts, strict=True)]
+        longest = max(ends, default=0)
+        if window is not None:
+            longest = min(longest, window + max(counts, default=1))
+        of_rows = packed[: 3 * size].view(3, size)
+        blocks = packed[3 * size :].view(size, -1) if size else packed.view(0, 0)
+        return cls(
+            of_rows[0], of_rows[1], of_rows[2], blocks, max(counts, default=0), longest, window
+        )
+
+    @cached_property
+    def num_requests(self) -> int:
+        """S."""
+        return len(self.firsts)
+
+
+def takes(query: torch.Tensor, kv: torch.Tensor, most_tokens: int) -> bool:
+    """Whether `attend` computes with such tensors; if not, torch must.
+
+    Args:
+        query: [T, H, D].
+        kv: [B, P, 2K, D], keys first.
+        most_tokens: of one request.
+    """
+    rows = query.shape[1] // (kv.shape[2] // 2) * most_tokens
+    kept = kv.dtype == query.dtype or kv.dtype == _FP8
+    return (
+        query.is_cuda
+        and kv.is_cuda
+        and query.dtype in _DTYPES
+        and kept
+        and 16 <= query.shape[-1] <= 256
+        and rows <= MOST_ROWS
+        and _capability(query.device) >= (8, 9 if kv.dtype == _FP8 else 0)
+    )
+
+
+def attend(  # noqa: PLR0913 - what attention is
+    query: torch.Tensor,
+    kv: torch.Tensor,
+    reads: Reads,
+    scale: float,
+    output: torch.Tensor,
+    *,
+    soft_cap: float | None = None,
+    kv_scales: tuple[float, float] = (1.0, 1.0),
+) -> None:
+    """Let some tokens attend to what they see.
+
+    Args:
+        query: [T, H, D], of which `takes` says that it can be computed; tokens may lie apart.
+        kv: [B, P, 2K, D], contiguous, keys first; H is a multiple of K. As query, or fp8 (e4m3).
+        reads: which tokens, and what they see; rows and blocks that there are.
+        scale: of the scores.
+        output: [T, H, D], contiguous, as query; only the tokens' rows are written.
+        soft_cap: scores become cap · tanh(score / cap).
+        kv_scales: by which keys and values are multiplied.
+
+    Raises:
+        ValueError: shapes, number formats or strides are others.
+    """
+    num_blocks, block_tokens, kv_rows, size = kv.shape
+    heads, kv_heads = query.shape[1], kv_rows // 2
+    if heads % kv_heads or kv.dtype not in (query.dtype, _FP8):
+        raise ValueError(
+            f"kv is {kv.dtype} {list(kv.shape)} for query {query.dtype} {list(query.shape)}; "
+            "expected the same numbers or fp8, and heads that are shared evenly"
+        )
+    expect("query", query, [[len(query), heads, size]], list(_DTYPES))
+    expect("kv", kv, [[num_blocks, block_tokens, kv_rows, size]], [kv.dtype])
+    expect("output", output, [query.shape], [query.dtype])
+    for name, tensor in (("query", query[:1]), ("kv", kv), ("output", output)):
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name} has strides {list(tensor.stride())}; expected dense heads")
+    if not reads.num_requests:
+        return
+    parts = _num_parts(reads, kv_heads, query.device)
+    _launch(query, kv, reads, output, parts, scale * kv_scales[0], kv_scales[1], soft_cap)
+
+
+def _launch(  # noqa: PLR0913 - what the kernels take
+    query: torch.Tensor,
+    kv: torch.Tensor,
+    reads: Reads,
+    output: torch.Tensor,
+    parts: int,
+    scale: float,
+    value_scale: float,
+    soft_cap: float | None,
+) -> None:
+    _, block_tokens, kv_rows, size = kv.shape
+    heads, kv_heads = query.shape[1], kv_rows // 2
+    rows = max(16, triton.next_power_of_2(heads // kv_heads * reads.most_tokens))
+    shapes = {
+        "HEADS": heads,
+        "KV_HEADS": kv_heads,
+        "SIZE": size,
+        "SIZE_UP": triton.next_power_of_2(size),
+        "ROWS": rows,
+    }
+    partial = logs = output  # not written
+    if parts > 1:
+        whole = (reads.num_requests, kv_heads, parts, rows)
+        partial = torch.empty(*whole, size, dtype=torch.float32, device=query.device)
+        logs = torch.empty(whole, dtype=torch.float32, device=query.device)
+    attend_part[(reads.num_requests, kv_heads, parts)](
+        query,
+        kv,
+        output,
+        partial,
+        logs,
+        reads.firsts,
+        reads.counts,
+        reads.seen,
+        reads.table,
+        query.stride(0),
+        reads.table.stride(0),
+        parts,
+        scale,
+        value_scale,
+        soft_cap or 0.0,
+        reads.window or 0,
+        **shapes,
+        BLOCK=block_tokens,
+        TILE=_TILE,
+        SPLIT=parts > 1,
+        CAPPED=soft_cap is not None,
+        WINDOWED=reads.window is not None,
+        num_warps=2 if rows <= _FEW_ROWS else 4,
+        num_stages=_STAGES,
+    )
+    if parts > 1:
+        join[(reads.num_requests, kv_heads, heads // kv_heads * reads.most_tokens)](
+            output,
+            partial,
+            logs,
+            reads.firsts,
+            reads.counts,
+            parts,
+            **shapes,
+            MOST_PARTS=_MOST_PARTS,
+            num_warps=2,
+        )
+
+
+def _num_parts(reads: Reads, kv_heads: int, device: torch.device) -> int:
+    """Into how many what a request sees is split, so that the GPU has enough to do."""
+    if reads.longest <= _UNSPLIT:
+        return 1
+    wanted = _PROGRAMS_EACH * _num_processors(device) // (reads.num_requests * kv_heads)
+    possible = triton.cdiv(reads.longest, _LEAST_TILES * _TILE)
+    return max(1, min(wanted, int(possible), _MOST_PARTS))
+
+
+@cache
+def _num_processors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)

@@ -1,0 +1,68 @@
+"""Compiles Triton kernels for GPUs that are not here, and reads what came out."""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+ARCHITECTURES = (80, 89, 90, 100)
+_TOOL = Path(str(triton.__file__)).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """What one kernel became on one architecture."""
+
+    text: str  # SASS
+    registers: int  # of a thread
+    stack_bytes: int  # of a thread: what did not fit into registers
+    shared_bytes: int
+
+    def count(self, instruction: str) -> int:
+        return len(re.findall(rf"\b{instruction}\b", self.text))
+
+
+def compiled(
+    kernel: Any,
+    architecture: int,
+    types: Mapping[str, str],
+    constants: Mapping[str, Any],
+    **options: int,
+) -> MachineCode:
+    """Compile a kernel.
+
+    Args:
+        kernel: a function of `triton.jit`.
+        architecture: 90 is sm_90.
+        types: of what changes, as `*bf16` and `i32`.
+        constants: all others.
+        options: num_warps and num_stages.
+    """
+    signature = dict(types) | dict.fromkeys(constants, "constexpr")
+    attributes = {
+        (kernel.arg_names.index(name),): [["tt.divisibility", 16]]
+        for name, kind in types.items()
+        if kind.startswith("*")
+    }
+    source = ASTSource(kernel, signature, dict(constants), attributes)
+    found = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(found.asm["cubin"])
+        file.flush()
+        usage = _told("-res-usage", file.name)
+        text = _told("-sass", file.name)
+    (registers,) = map(int, re.findall(r"REG:(\d+)", usage))
+    (stack,) = map(int, re.findall(r"STACK:(\d+)", usage))
+    return MachineCode(text, registers, stack, found.metadata.shared)
+
+
+def _told(flag: str, path: str) -> str:
+    done = subprocess.run([str(_TOOL), flag, path], capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
