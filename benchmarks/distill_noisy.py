@@ -22,8 +22,9 @@ from aweigh_bench import machine
 from aweigh_cli.quantize import chosen, fetched
 from aweigh_cli.quantize_progress import display
 from aweigh_distill.acceptance import Acceptance
-from aweigh_distill.job import Job, Recipe, run
+from aweigh_distill.job import Job, run
 from aweigh_distill.outcome import Outcome
+from aweigh_distill.recipe import Recipe
 from aweigh_quantize.checkpoint import read_checkpoint
 from aweigh_quantize.result import write_model
 from aweigh_quantize.tensor_file import entry, write_tensors

@@ -10,6 +10,8 @@ from aweigh_cli.failures import CommandFailure, ExitStatus
 from aweigh_cli.quantize import chosen, explained, fetched, readable
 from aweigh_cli.serve import default_cache_dir
 
+BEGINNINGS = 6144  # as in aweigh_distill.recipe, whose import takes time
+
 if TYPE_CHECKING:
     from aweigh_distill.job import Job
     from aweigh_distill.outcome import Outcome
@@ -33,6 +35,14 @@ def distill(  # noqa: PLR0913 - one parameter for each field of Recipe, and the 
     answers: Annotated[
         int, typer.Option(min=1, help="To each prompt: a greedy one, then drawn ones.")
     ] = 8,
+    beginnings: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Texts of prose that the target begins itself, to learn from as well. "
+            f"(default: {BEGINNINGS}; none with --prompts)",
+        ),
+    ] = None,
     text_tokens: Annotated[
         int, typer.Option(min=16, help="Of a prompt and its answer, at most.")
     ] = 160,
@@ -61,7 +71,8 @@ def distill(  # noqa: PLR0913 - one parameter for each field of Recipe, and the 
     it is given again. At least 64 different prompts are needed, and better 1,000.
     """
     from aweigh_cli.quantize_progress import display
-    from aweigh_distill.job import Job, Recipe, run
+    from aweigh_distill.job import Job, run
+    from aweigh_distill.recipe import Recipe
 
     if learning_rate is not None and not 0 < learning_rate <= 1:
         raise CommandFailure(
@@ -78,6 +89,7 @@ def distill(  # noqa: PLR0913 - one parameter for each field of Recipe, and the 
             draft_directory=fetched(draft, draft_revision, cache),
             recipe=Recipe(
                 answers=answers,
+                beginnings=(0 if prompts else BEGINNINGS) if beginnings is None else beginnings,
                 text_tokens=text_tokens,
                 steps=steps,
                 step_tokens=step_tokens,
@@ -102,14 +114,15 @@ def _text(job: "Job", found: "Outcome") -> str:
                 f"{measure}, {kind}: {each.before} before, {each.after} after; gain {each.gain}, "
                 f"{each.num_tokens:,} tokens"
             )
-    overall = list(found.acceptance.values())[-1]
-    if overall.gain.low <= 0:
+    serve = f"aweigh serve {job.target} --draft-model file://{job.out.absolute()}"
+    took = f"took {found.seconds:,.0f} s"
+    if found.is_worse:
+        lines.append(f"{took}; it is worse: keep the old draft, and give more prompts or answers")
+    elif not found.is_better:
         lines.append(
-            "it is not sure to be accepted more often: keep the old draft, or give more prompts"
+            f"{took}; it is not sure to be accepted more often: keep the old draft, give more "
+            f"prompts, or try it: {serve}"
         )
-    folder = job.out.absolute()
-    lines.append(
-        f"took {found.seconds:,.0f} s; serve it: aweigh serve {job.target} --draft-model "
-        f"file://{folder}"
-    )
+    else:
+        lines.append(f"{took}; serve it: {serve}")
     return "\n".join(lines)

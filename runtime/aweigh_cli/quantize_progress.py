@@ -57,6 +57,7 @@ class _Lines:
     def begin(self, what: str, total: int, done: int = 0) -> None:
         self._what, self._total, self._done, self._before = what, total, done, done
         self._started_s = time.monotonic()
+        self._next_s = self._started_s + LINE_EVERY_S  # sooner it would only be a guess
 
     def advance(self) -> None:
         self._done += 1

@@ -31,8 +31,17 @@ def card(name: str, draft: str, target: str, command: str, found: Outcome) -> st
             "",
             *table(found),
             "",
+            *_verdict(found),
         ]
     )
+
+
+def _verdict(found: Outcome) -> list[str]:
+    if found.is_worse:
+        return ["It is worse than the draft that it was made of: keep that one.", ""]
+    if not found.is_better:
+        return ["It is not sure to be accepted more often than before.", ""]
+    return []
 
 
 def table(found: Outcome) -> list[str]:

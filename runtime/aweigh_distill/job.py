@@ -9,28 +9,24 @@ from typing import Any
 import torch
 
 from aweigh_distill.acceptance import Document, compare, measure
+from aweigh_distill.answers import Texts, texts
 from aweigh_distill.card import card
 from aweigh_distill.outcome import Outcome
 from aweigh_distill.prompts import (
-    BEGUN,
     Prompt,
-    Split,
-    begun,
     built_in,
     encoded,
     expect_enough,
     longest,
     read_files,
-    split,
 )
+from aweigh_distill.recipe import Recipe
 from aweigh_distill.state import State
 from aweigh_distill.student import Student
 from aweigh_distill.training import Schedule, Training, default_rate
 from aweigh_distill.vocabularies import expect_same
-from aweigh_quantize.calibration import as_json, first_token, texts_of
 from aweigh_quantize.checkpoint import Checkpoint, fingerprint, read_checkpoint
 from aweigh_quantize.display import Display
-from aweigh_quantize.generation import Manner, generate
 from aweigh_quantize.result import write_model
 from aweigh_quantize.saving import SHARE, Saving
 from aweigh_quantize.tensor_file import entry, write_tensors, write_text
@@ -42,22 +38,7 @@ from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.load import Wish, load
 from aweigh_runtime.model.shards import stored_tensors
-from aweigh_runtime.text.defaults import stop_tokens_of
 from aweigh_runtime.text.tokenizer import Tokenizer
-
-_HELD_OUT_SEED = 1_000_003  # added: held-out answers are drawn with other numbers
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """How a draft is trained; each field is a flag."""
-
-    answers: int = 8  # to each prompt: a greedy one, then others drawn at temperature 1
-    text_tokens: int = 160  # of a prompt and its answer, at most
-    steps: int = 800
-    step_tokens: int = 1024  # about
-    learning_rate: float | None = None  # None: by the draft's width
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,46 +57,41 @@ class Job:
     saving_share: float = SHARE  # of the time of training
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """Answers of the target."""
-
-    training: list[Text]
-    kinds: list[str]  # of the held-out prompts
-    drawn: list[Text]  # held-out answers at temperature 1
-    greedy: list[Text]  # the likeliest ones to the same prompts
+class BadDraft(ValueError):
+    """Nothing can be gained with such a draft; the message says why."""
 
 
 def run(job: Job, display: Display) -> Outcome:
     """Ask, measure, train, write and measure again; or go on with what the same job has begun.
 
     Raises:
-        BadPrompts, OtherVocabulary, Occupied, Diverged: what was asked for is impossible.
+        BadPrompts, BadDraft, OtherVocabulary, Occupied, Diverged: what was asked for is impossible.
         StartFailure: a model cannot be read or trained, or does not fit.
         CannotWrite: the disk is full; the same job goes on where this one has stopped.
     """
     started = time.monotonic()
     checkpoint = _draft_checkpoint(job.draft_directory)
     expect_same(job.target_directory, job.draft_directory)
+    _expect_another(job, checkpoint)
     job = _as_short_as_models(job, checkpoint)
     prompts = _prompts(job)
     state = State(job.out)
     with state.claimed(asdict(job.recipe), _subject(job, checkpoint)):
         target = _target(job)
-        texts = _texts(job, target, prompts, state, display)
+        told = texts(target, job.target_directory, prompts, job.recipe, state, display)
         display.begin("measuring", 2)
         before = state.remembered(
-            "before", lambda: _as_lists(_worth(job, target, job.draft_directory, texts))
+            "before", lambda: _as_lists(_worth(job, target, job.draft_directory, told))
         )
         display.advance()
-        _train(job, target, checkpoint, texts.training, state, display)
+        _train(job, target, checkpoint, told.training, state, display)
         display.begin("measuring", 2, 1)
-        after = _worth(job, target, state.model, texts)
+        after = _worth(job, target, state.model, told)
         found = Outcome(
             acceptance=compare(_documents(before[0]), after[0]),
             agreement=compare(_documents(before[1]), after[1]),
-            num_training=len(texts.training),
-            num_held_out=len(texts.kinds),
+            num_training=len(told.training),
+            num_held_out=len(told.kinds),
             seconds=time.monotonic() - started,
         )
         write_text(
@@ -133,6 +109,15 @@ def _draft_checkpoint(directory: Path) -> Checkpoint:
             "be trained: distill the dense model that it was made of, and quantize the result"
         )
     return read_checkpoint(directory)
+
+
+def _expect_another(job: Job, draft: Checkpoint) -> None:
+    target = fingerprint(job.target_directory, stored_tensors(job.target_directory).values())
+    if draft.fingerprint() == target:
+        raise BadDraft(
+            f"--draft is {job.draft}, the target itself, which accepts all that it proposes; "
+            "expected a smaller model with its tokenizer"
+        )
 
 
 def _as_short_as_models(job: Job, draft: Checkpoint) -> Job:
@@ -175,57 +160,15 @@ def _prompts(job: Job) -> list[Prompt]:
     return usable
 
 
-def _texts(
-    job: Job, target: Decoder, prompts: list[Prompt], state: State, display: Display
-) -> Texts:
-    def ask() -> dict[str, Any]:
-        found = _asked(job, target, prompts, display)
-        lists = {"training": found.training, "drawn": found.drawn, "greedy": found.greedy}
-        return {"kinds": found.kinds} | {name: as_json(texts) for name, texts in lists.items()}
-
-    found = state.remembered("texts", ask)
-    training, drawn, greedy = (texts_of(found[name]) for name in ("training", "drawn", "greedy"))
-    return Texts(training, found["kinds"], drawn, greedy)
-
-
-def _asked(job: Job, target: Decoder, prompts: list[Prompt], display: Display) -> Texts:
-    directory, recipe = job.target_directory, job.recipe
-    stop_tokens = stop_tokens_of(directory)
-    asked, free = split(prompts, recipe.seed), Split([], [])
-    if not job.prompts:
-        start, size = first_token(directory, stop_tokens) or 0, longest(recipe.text_tokens)
-        display.begin("beginnings of prose", BEGUN)
-        free = split(begun(target, start, size, recipe.seed, display.advance), recipe.seed)
-    held_out = asked.held_out + free.held_out
-    total = len(asked.training) * recipe.answers + len(free.training) + 2 * len(held_out)
-    display.begin("answers of the target", total)
-
-    def answers(prompts: Sequence[Prompt], manner: Manner) -> list[Text]:
-        return generate(target, [prompt.tokens for prompt in prompts], manner, display.advance)
-
-    drawn = Manner(recipe.text_tokens, recipe.seed, stop_tokens=stop_tokens)
-    greedy = replace(drawn, greedy=True)
-    training = answers(asked.training, greedy)
-    for turn in range(1, recipe.answers):
-        training += answers(asked.training, replace(drawn, seed=recipe.seed + turn))
-    training += answers(free.training, replace(drawn, seed=recipe.seed + recipe.answers))
-    return Texts(
-        training,
-        [prompt.kind for prompt in held_out],
-        answers(held_out, replace(drawn, seed=recipe.seed + _HELD_OUT_SEED)),
-        answers(held_out, greedy),
-    )
-
-
 def _worth(
-    job: Job, target: Decoder, directory: Path, texts: Texts
+    job: Job, target: Decoder, directory: Path, told: Texts
 ) -> tuple[list[Document], list[Document]]:
     """A draft as it is served: acceptance, and agreement of greedy choices."""
     wish = Wish(max_model_len=job.recipe.text_tokens)
     draft = load(directory, wish, job.device, lambda done, total: None).decoder
     return (
-        measure(target, draft, texts.kinds, texts.drawn, greedy=False),
-        measure(target, draft, texts.kinds, texts.greedy, greedy=True),
+        measure(target, draft, told.kinds, told.drawn, greedy=False),
+        measure(target, draft, told.kinds, told.greedy, greedy=True),
     )
 
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aweigh_quantize.generation import Advance, Manner, generate
-from aweigh_runtime.model.decoder import Decoder
+from aweigh_quantize.texts import Text
 from aweigh_runtime.text.questions import SUBJECTS, questions
 from aweigh_runtime.text.template import CannotRender, ChatTemplate, find_template
 from aweigh_runtime.text.tokenizer import Tokenizer
@@ -23,8 +22,6 @@ FEWEST = 64  # with fewer, a draft learns the answers by heart
 _HELD_OUT_SHARE = 8  # one prompt of eight
 _MOST_HELD_OUT = 128  # of a kind: more would only take time
 _QUESTIONS = 8192  # drawn; those that differ are asked
-BEGUN = 6144  # prose prompts: one fresh text teaches more than a second answer
-_BEGUN_TOKENS = 24  # of a prose prompt
 _JSON_LINES = ".jsonl"
 
 
@@ -95,20 +92,8 @@ def encoded(asked: Sequence[Asked], directory: Path, tokenizer: Tokenizer) -> li
     return list(dict.fromkeys(asyncio.run(_encoded(asked, directory, tokenizer))))
 
 
-def begun(
-    decoder: Decoder, start: int, num_tokens: int, seed: int, advance: Advance
-) -> list[Prompt]:
-    """Beginnings of prose, written by the model itself.
-
-    Args:
-        decoder: the model.
-        start: the token before a text.
-        num_tokens: of each, at most.
-        seed: gives the same ones again.
-        advance: called after each of BEGUN.
-    """
-    manner = Manner(min(_BEGUN_TOKENS, num_tokens), seed)
-    texts = generate(decoder, [[start]] * BEGUN, manner, advance)
+def prose_prompts(texts: Sequence[Text]) -> list[Prompt]:
+    """Beginnings of prose as prompts, each once."""
     return list(dict.fromkeys(Prompt(PROSE, text.tokens) for text in texts))
 
 

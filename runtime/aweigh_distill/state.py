@@ -1,7 +1,7 @@
 """What a run has done, in a folder beside the result, so that a killed run can go on.
 
     OUT.partial/
-      texts.json                    the target's answers
+      drawn-1-000.json, ...         what the target has written, 512 texts in each
       before.json                   what the draft was worth
       training-000120.safetensors   weights and optimizer behind so many steps
       training.json                 which of these files counts, and its SHA-256

@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,6 +33,10 @@ _HELD_OUT = 1_000_003  # added to a seed: texts for measuring, never those for c
 _TRAINING = 2_000_003
 _TIMES = 32  # as many texts as to calibrate on
 _VERSION = 1  # of the way in which texts are made
+
+
+Stored = dict[str, list[dict[str, Any]]]
+"""Texts as JSON has them."""
 
 
 class TooShort(ValueError):
@@ -173,14 +178,14 @@ def _described(paths: Sequence[Path]) -> str:
     return f"the text in {', '.join(map(str, paths))}"
 
 
-def as_json(texts: Sequence[Text]) -> dict[str, object]:
+def as_json(texts: Sequence[Text]) -> Stored:
     """What `texts_of` reads."""
     return {"texts": [{"tokens": text.tokens, "num_given": text.num_given} for text in texts]}
 
 
-def texts_of(found: dict[str, list[dict[str, object]]]) -> list[Text]:
+def texts_of(found: Stored) -> list[Text]:
     """From what `as_json` has made."""
-    return [Text(tuple(each["tokens"]), each["num_given"]) for each in found["texts"]]  # type: ignore[arg-type]
+    return [Text(tuple(each["tokens"]), each["num_given"]) for each in found["texts"]]
 
 
 def _write(

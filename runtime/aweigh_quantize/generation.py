@@ -27,6 +27,7 @@ class Manner:
 
     num_tokens: int  # of each, what is given included, at most
     seed: int = 0
+    first: int = 0  # number of the first text: each draws numbers of its own
     greedy: bool = False  # the likeliest token each time
     # They end a text. Without any, the model goes on with the next, as it has learned from packed
     # documents.
@@ -47,7 +48,7 @@ def generate(
 ) -> list[Text]:
     """Continue every prompt, by at least one token."""
     drafts = [
-        _Draft(manner.seed * _SEEDS + index, list(prompt), len(prompt))
+        _Draft(manner.seed * _SEEDS + manner.first + index, list(prompt), len(prompt))
         for index, prompt in enumerate(prompts)
     ]
     blocks_each = -(-manner.num_tokens // _BLOCK_TOKENS)

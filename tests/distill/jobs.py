@@ -10,7 +10,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from aweigh_distill.job import Job, Recipe, run
+from aweigh_distill.job import Job, run
+from aweigh_distill.recipe import Recipe
 from tests.quantize.jobs import Silent
 
 CPU = torch.device("cpu")
@@ -18,6 +19,7 @@ SPECIAL = ("<end>", "<pad>", "<user>", "<assistant>")
 SHARP = 60  # random logits say next to nothing; times this, they say what comes
 RECIPE: dict[str, Any] = {
     "answers": 2,
+    "beginnings": 0,
     "text_tokens": 40,
     "steps": 60,
     "step_tokens": 512,

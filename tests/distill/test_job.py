@@ -6,20 +6,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from aweigh_distill import student
-from aweigh_distill.job import run
+from aweigh_distill import answers, student
+from aweigh_distill.job import BadDraft, run
 from aweigh_distill.prompts import BadPrompts, read_files
 from aweigh_distill.training import Diverged
 from aweigh_distill.vocabularies import OtherVocabulary
+from aweigh_quantize import generation
 from aweigh_quantize.job import run as quantize
+from aweigh_quantize.texts import Text
 from aweigh_quantize.unfinished import Occupied
 from aweigh_runtime.failures import ModelDoesNotFit, ModelUnreadable, UnsupportedModel
+from aweigh_runtime.model.decoder import Decoder
 from tests.cli.command import environment
 from tests.distill.jobs import job, write_model, write_prompts
 from tests.quantize.jobs import Silent
@@ -76,7 +81,7 @@ def test_the_result_is_a_checkpoint_like_the_draft_for_us_and_for_transformers(
 
 
 def test_a_killed_job_goes_on_and_gives_the_same_bytes(
-    models: Path, whole: Path, tmp_path: Path
+    models: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, saved = tmp_path / "out", tmp_path / "out.partial" / "training.json"
     command = [sys.executable, "-m", "tests.distill.jobs", str(models), str(out)]
@@ -88,13 +93,38 @@ def test_a_killed_job_goes_on_and_gives_the_same_bytes(
     assert saved.is_file()
     assert not out.exists()
 
+    def generate(*arguments: object) -> list[Text]:
+        raise AssertionError("the target is asked again")
+
+    monkeypatch.setattr(answers, "generate", generate)
     shown = Silent()
     run(job(models, out), shown)
     begun = next(done for what, _, done in shown.parts if what == "training")
     assert 0 < begun <= 60
-    assert not any(what == "answers of the target" for what, _, _ in shown.parts)
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_answers_are_kept_piece_by_piece(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "_PIECE", 8)
+    undisturbed, out, asked = tmp_path / "undisturbed", tmp_path / "out", []
+    run(job(models, undisturbed, beginnings=80, steps=5), Silent())
+    with pytest.raises(Stopped):
+        run(job(models, out, beginnings=80, steps=5), Impatient("answers of the target", 100))
+
+    def generate(decoder: Decoder, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Text]:
+        asked.append(len(prompts))
+        return generation.generate(decoder, prompts, *rest)
+
+    monkeypatch.setattr(answers, "generate", generate)
+    shown = Silent()
+    run(job(models, out, beginnings=80, steps=5), shown)
+    (total,) = (total for what, total, _ in shown.parts if what == "answers of the target")
+    assert total - 100 <= sum(asked) < total - 100 + 8  # and no beginning
+    files = ("model.safetensors", "config.json")
+    assert all((out / name).read_bytes() == (undisturbed / name).read_bytes() for name in files)
 
 
 class Stopped(Exception):
@@ -102,11 +132,15 @@ class Stopped(Exception):
 
 
 class Impatient(Silent):
-    """Stops in the middle of training."""
+    """Stops in the middle of a part, after so many steps of it, or as many again."""
+
+    def __init__(self, part: str, steps: int) -> None:
+        super().__init__()
+        self._part, self._steps = part, steps
 
     def advance(self) -> None:
         super().advance()
-        if self.parts[-1][0] == "training" and self.steps % 7 == 0:
+        if self.parts[-1][0] == self._part and self.steps_of_part() % self._steps == 0:
             raise Stopped
 
 
@@ -114,7 +148,7 @@ def test_a_job_goes_on_only_where_its_own_work_lies_unbroken(models: Path, tmp_p
     out = tmp_path / "out"
     for _ in range(2):  # the second time it stops behind steps that were kept
         with pytest.raises(Stopped):
-            run(job(models, out, saving_share=inf), Impatient())
+            run(job(models, out, saving_share=inf), Impatient("training", 7))
     with pytest.raises(Occupied, match="--steps is 61, and was 60"):
         run(job(models, out, steps=61), Silent())
     (kept,) = (tmp_path / "out.partial").glob("training-*.safetensors")
@@ -165,6 +199,13 @@ def test_training_that_diverges_says_so_and_leaves_no_draft(models: Path, tmp_pa
     with pytest.raises(Diverged, match=r"training has diverged in step \d+ of 60.*lower than 1e"):
         run(job(models, tmp_path / "out", learning_rate=1e12), Silent())
     assert not (tmp_path / "out").exists()
+
+
+def test_the_target_is_no_draft_for_itself(models: Path, tmp_path: Path) -> None:
+    itself = models / "target"
+    with pytest.raises(BadDraft, match="the target itself, which accepts all that it proposes"):
+        run(job(models, tmp_path / "out", draft_directory=itself, draft="itself"), Silent())
+    assert not (tmp_path / "out.partial").exists()
 
 
 def test_a_quantized_draft_cannot_be_trained(models: Path, tmp_path: Path) -> None:
