@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aweigh_cli.failures import CommandFailure
+from aweigh_cli.failures import CommandFailure, ExitStatus
 
 if TYPE_CHECKING:
     from aweigh_api.spec import InferenceService
@@ -40,33 +40,48 @@ def planned_drafts(
         CommandFailure: one cannot be read, or no server takes such a list.
     """
     from aweigh_api.flags import draft_of
-    from aweigh_cli.capacity import Draft
-    from aweigh_cli.model_config import described
     from aweigh_runtime.config import expect_draft_models
-    from aweigh_runtime.engine.speculation.fit import context_misfit, vocabulary_misfit
-    from aweigh_runtime.failures import StartFailure
+    from aweigh_runtime.failures import InvalidConfiguration
 
+    try:
+        expect_draft_models(given or [])
+    except InvalidConfiguration as failure:
+        raise CommandFailure(str(failure), failure.exit_code) from failure
     named = [draft_of(each) for each in given or []]
     if service is not None and not named:
         named = [(each.uri, each.revision) for each in service.spec.draft_models]
     planned = PlannedDrafts()
-    try:
-        expect_draft_models(given or [])
-        for uri, revision in named:
-            found = described(uri, revision, "auto")
-            misfit = context_misfit(found.config, model_len)
-            here, there = _tokenized(found.directory), _tokenized(target.directory)
-            if here is None or there is None:
-                planned.not_compared.append(uri)
-            elif misfit is None:
-                misfit = vocabulary_misfit(here, there)
-            if misfit is None:
-                planned.used.append(Draft(uri, found.config, found.kept_bytes))
-            else:
-                planned.refused[uri] = f"{misfit.reason}: {misfit.why}"
-    except StartFailure as failure:
-        raise CommandFailure(str(failure), failure.exit_code) from failure
+    for uri, revision in named:
+        _judge(uri, revision, target, model_len, planned)
     return planned
+
+
+def _judge(
+    uri: str, revision: str | None, target: "Described", model_len: int, planned: PlannedDrafts
+) -> None:
+    from aweigh_cli.capacity import Draft
+    from aweigh_cli.model_config import described
+    from aweigh_runtime.engine.speculation.fit import context_misfit, vocabulary_misfit
+    from aweigh_runtime.failures import StartFailure
+
+    try:
+        found = described(uri, revision, "auto")
+        misfit = context_misfit(found.config, model_len)
+        here, there = _tokenized(found.directory), _tokenized(target.directory)
+        if here is None or there is None:
+            planned.not_compared.append(uri)
+        elif misfit is None:
+            misfit = vocabulary_misfit(here, there)
+    except (CommandFailure, StartFailure) as failure:
+        if failure.exit_code == ExitStatus.BAD_INPUT:  # nobody can say from here
+            message = f"draft model {uri}: {failure}"
+            raise CommandFailure(message, failure.exit_code) from failure
+        planned.refused[uri] = f"DraftUnavailable: {failure}"
+        return
+    if misfit is None:
+        planned.used.append(Draft(uri, found.config, found.kept_bytes))
+    else:
+        planned.refused[uri] = f"{misfit.reason}: {misfit.why}"
 
 
 def _tokenized(directory: Path | None) -> Path | None:

@@ -110,7 +110,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each field of Recipe, and the
     num_texts: Annotated[
         int,
         typer.Option(
-            min=1, help="To calibrate on: 512 tokens or more; with --recover 32,768 in 32 times."
+            min=1, help="To calibrate on; --recover trains on 32 times as many more of its own."
         ),
     ] = 128,
     text_tokens: Annotated[int, typer.Option(min=2, help="Of each text, at most.")] = 256,

@@ -154,7 +154,7 @@ def expect_draft_models(drafts: Sequence[str]) -> None:
         if draft.partition("://")[0] not in URI_SCHEMES:
             raise InvalidConfiguration(
                 f"--draft-model is {draft!r}; expected a URI that begins with one of "
-                f"{', '.join(f'{scheme}://' for scheme in URI_SCHEMES)}"
+                f"{', '.join(f'{scheme}://' for scheme in URI_SCHEMES)}; a folder is file:///PATH"
             )
     if len(set(drafts)) < len(drafts) or len(drafts) > MAX_DRAFT_MODELS:
         raise InvalidConfiguration(

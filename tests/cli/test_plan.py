@@ -210,6 +210,19 @@ def test_a_draft_that_a_server_refuses_is_left_out_with_the_servers_reason(tmp_p
     assert list(lower["drafts"]) == [f"file://{short}"]
 
 
+def test_a_draft_that_cannot_be_read_is_refused_as_a_server_does(tmp_path: Path) -> None:
+    broken = copied_draft(tmp_path / "broken")
+    (broken / "config.json").write_text("{")
+    given = [f"--draft-model=file://{each}" for each in (tmp_path / "nowhere", broken)]
+    code, stdout, _ = plan("builtin://helmsman-8m", *given, "--gpu=l4")
+    assert code == 0
+    assert f"A server would not draft with file://{tmp_path}/nowhere: DraftUnavail" in stdout
+    assert f"A server would not draft with file://{broken}: DraftUnavailable: " in stdout
+    code, _, stderr = plan("builtin://helmsman-8m", "--draft-model=pvc://claim/draft", "--gpu=l4")
+    assert code == 78
+    assert stderr.startswith("draft model pvc://claim/draft: the model is at")
+
+
 def test_drafts_that_are_all_refused_take_no_memory(llama: Path, tmp_path: Path) -> None:
     short = copied_draft(tmp_path / "short", max_position_embeddings=512)
     file = tmp_path / "service.yaml"

@@ -41,7 +41,9 @@ def fetch(
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme not in URI_SCHEMES:
         supported = ", ".join(f"{known}://" for known in URI_SCHEMES)
-        raise InvalidConfiguration(f"the model URI is {uri!r}; expected one of {supported}")
+        raise InvalidConfiguration(
+            f"the model URI is {uri!r}; expected one of {supported}; a folder is file:///PATH"
+        )
     if revision is not None and scheme != "hf":
         raise InvalidConfiguration(
             f"--revision is {revision!r}, but only hf:// models have revisions; remove it"
