@@ -8,8 +8,10 @@ with; a running maximum (Milakov and Gimelshein 2018) scales what was summed bef
 import triton
 import triton.language as tl
 
-# Kernels are compiled for constants alone, never for what changes from step to step.
-CHANGING = ("query_stride", "table_stride", "parts", "window")
+# Kernels are compiled for constants alone, never for what changes from step to step: neither for
+# sizes that happen to be 1 or multiples of 16, nor for where arrays of a step begin.
+_OF_REQUESTS = ("firsts", "counts", "seen", "table")
+CHANGING = ("query_stride", "table_stride", "parts", "window", *_OF_REQUESTS)
 
 
 @triton.jit(do_not_specialize=CHANGING)
@@ -115,7 +117,7 @@ def attend_part(
         )
 
 
-@triton.jit(do_not_specialize=("parts",))
+@triton.jit(do_not_specialize=("parts", "firsts", "counts"))
 def join(
     output,
     partial,
