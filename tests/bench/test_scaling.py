@@ -92,8 +92,8 @@ def test_one_pod_that_is_enough_keeps_every_request_in_time() -> None:
     found = play(BY_NAME["idle"], lambda look: 1, 0, Machine())
     assert (found.late, found.flips) == (0, 0)
     assert found.pod_hours == pytest.approx(2400 / 3600, rel=0.02)
-    drowned = play(BY_NAME["ramp"], lambda look: 1, 0, Machine())
-    assert drowned.late_percent > 30
+    steep = replace(BY_NAME["ramp"], rate=lambda second: 50.0, duration_s=300.0)
+    assert play(steep, lambda look: 1, 0, Machine()).late_percent > 30
 
 
 def test_changes_of_direction_are_counted() -> None:
@@ -121,7 +121,9 @@ def test_lost_reports_change_nothing() -> None:
 
 @pytest.mark.parametrize("rule", list(RULES))
 def test_every_rule_asks_for_pods_when_requests_pile_up(rule: str) -> None:
-    ramp = replace(BY_NAME["ramp"], rate=lambda second: 5.0 if second < 300 else 150.0)
+    ramp = replace(
+        BY_NAME["ramp"], rate=lambda second: 5.0 if second < 120 else 120.0, duration_s=480.0
+    )
     sizes = [pods for _, pods in play(ramp, RULES[rule](), 0, Machine()).pods]
     assert max(sizes) > 3
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from aweigh_api.state import State
 from aweigh_bench.scaling.pod import Machine, Pod
-from aweigh_bench.scaling.traces import DURATION_S, Request, Trace
+from aweigh_bench.scaling.traces import Request, Trace
 from aweigh_operator.scaling import look as seen
 from aweigh_operator.scaling.look import Look
 from aweigh_operator.scaling.victim import cheapest_first
@@ -61,7 +61,7 @@ class _Play:
     def run(self) -> Played:
         coming, now_s = iter(self._requests), 0.0
         request = next(coming, None)
-        while now_s < DURATION_S:
+        while now_s < self._trace.duration_s:
             end_s = now_s + LOOK_S
             self._draft(now_s)
             while request is not None and request.arrives_s < end_s:
@@ -127,7 +127,7 @@ class _Play:
     def _played(self) -> Played:
         return Played(
             requests=len(self._requests),
-            late=sum(map(_is_late, self._requests)),
+            late=sum(_is_late(each, self._trace.duration_s) for each in self._requests),
             pod_hours=self._pod_s / 3600,
             flips=_flips([pods for _, pods in self._sizes]),
             lost_tokens=self._lost,
@@ -135,9 +135,9 @@ class _Play:
         )
 
 
-def _is_late(request: Request) -> bool:
+def _is_late(request: Request, until_s: float) -> bool:
     """What has not even begun when the trace ends is late once its time is over."""
-    if min(request.first_s, DURATION_S) - request.arrives_s > FIRST_TOKEN_S:
+    if min(request.first_s, until_s) - request.arrives_s > FIRST_TOKEN_S:
         return True
     if request.end_s == math.inf or request.output < 2:
         return False

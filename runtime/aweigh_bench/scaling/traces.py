@@ -43,6 +43,7 @@ class Trace:
     rate: Callable[[float], float]  # requests per second at a second
     lengths: Lengths
     accepted_length: Callable[[float], float] = lambda second: 1.0  # tokens of a step with drafts
+    duration_s: float = DURATION_S
     pods: int = 2  # that serve when it begins
     hard: bool = False  # no rule can keep every request in time
     reports_lost: Callable[[float], float] = lambda second: 0.0  # share of pods that do not answer
@@ -53,7 +54,7 @@ class Trace:
         weights = [1 / (each + 1) for each in range(self.lengths.groups)]
         while True:
             now_s += chance.expovariate(self.rate(now_s))
-            if now_s >= DURATION_S:
+            if now_s >= self.duration_s:
                 return
             yield self._request(now_s, weights, chance)
 
