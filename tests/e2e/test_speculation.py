@@ -93,7 +93,7 @@ def test_a_draft_that_is_never_right_is_turned_off_while_it_serves(
         tell(f"turned off {time.monotonic() - begun:.0f} s after the first question")
     tell(found["message"])
     assert found["status"] == "False"
-    assert "of drafted tokens stay" in found["message"]
+    assert "tokens at a time, of which 0% stay" in found["message"]
     assert poor.status()["speculation"]["state"] == "paused"
     assert poor.condition("Ready")["status"] == "True"
     assert len(poor.pods()) == 1
