@@ -19,7 +19,8 @@ from aweigh_kernels.gpu.paged_attention import attend_part, join
 MOST_ROWS = 128  # of one matrix: heads that share keys, times new tokens
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _FP8 = torch.float8_e4m3fn
-_TILE = 64  # positions that are read at once
+_MOST_TILE = 64  # positions that are read at once,
+_TILE_BYTES = 32 << 10  # of keys and values: three tiles fit into what every GPU has
 _STAGES = 4  # tiles on their way
 _FEW_ROWS = 32  # which two warps compute as fast as four, with less to wait for
 _PROGRAMS_EACH = 4  # for each multiprocessor, where what is seen can be split into so many
@@ -148,6 +149,12 @@ def attend(  # noqa: PLR0913 - what attention is
     _launch(query, kv, reads, output, parts, scale * kv_scales[0], kv_scales[1], soft_cap)
 
 
+def tile_of(size: int, dtype: torch.dtype) -> int:
+    """Positions that are read at once, for heads of so many numbers."""
+    position_bytes = 2 * int(triton.next_power_of_2(size)) * dtype.itemsize
+    return max(16, min(_MOST_TILE, _TILE_BYTES // position_bytes))
+
+
 def _launch(  # noqa: PLR0913 - what the kernels take
     query: torch.Tensor,
     kv: torch.Tensor,
@@ -192,7 +199,7 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         reads.window or 0,
         **shapes,
         BLOCK=block_tokens,
-        TILE=_TILE,
+        TILE=tile_of(size, query.dtype),
         SPLIT=parts > 1,
         CAPPED=soft_cap is not None,
         WINDOWED=reads.window is not None,
@@ -218,7 +225,7 @@ def _num_parts(reads: Reads, kv_heads: int, device: torch.device) -> int:
     if reads.longest <= _UNSPLIT:
         return 1
     wanted = _PROGRAMS_EACH * _num_processors(device) // (reads.num_requests * kv_heads)
-    possible = triton.cdiv(reads.longest, _LEAST_TILES * _TILE)
+    possible = triton.cdiv(reads.longest, _LEAST_TILES * _MOST_TILE)
     return max(1, min(wanted, int(possible), _MOST_PARTS))
 
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aweigh_cli.failures import CommandFailure, ExitStatus
+from aweigh_cli.failures import CommandFailure
 
 if TYPE_CHECKING:
     from aweigh_api.spec import InferenceService
@@ -62,7 +62,12 @@ def _judge(
     from aweigh_cli.capacity import Draft
     from aweigh_cli.model_config import described
     from aweigh_runtime.engine.speculation.fit import context_misfit, vocabulary_misfit
-    from aweigh_runtime.failures import StartFailure
+    from aweigh_runtime.failures import (
+        ModelNotFound,
+        ModelUnreadable,
+        StartFailure,
+        UnsupportedModel,
+    )
 
     try:
         found = described(uri, revision, "auto")
@@ -73,7 +78,9 @@ def _judge(
         elif misfit is None:
             misfit = vocabulary_misfit(here, there)
     except (CommandFailure, StartFailure) as failure:
-        if failure.exit_code == ExitStatus.BAD_INPUT:  # nobody can say from here
+        cause = failure if isinstance(failure, StartFailure) else failure.__cause__
+        if not isinstance(cause, (ModelNotFound, ModelUnreadable, UnsupportedModel)):
+            # It may be another matter where the server is.
             message = f"draft model {uri}: {failure}"
             raise CommandFailure(message, failure.exit_code) from failure
         planned.refused[uri] = f"DraftUnavailable: {failure}"

@@ -1,6 +1,8 @@
 """What the GPU kernels of attention become on GPUs that are not here."""
 
 import pytest
+import torch
+import triton
 
 from aweigh_kernels import paged_attention_gpu
 from aweigh_kernels.gpu.paged_attention import attend_part, join
@@ -9,23 +11,32 @@ from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
 ROWS = {1: 16, 9: 64}  # of Llama's four heads for each of keys, by new tokens
 
 
-def part(architecture: int, kept: str, new: int, *, split: bool = True) -> MachineCode:
-    pointers = {"query": "*bf16", "kv": f"*{kept}", "output": "*bf16"}
-    pointers |= dict.fromkeys(("partial", "logs"), "*fp32" if split else "*bf16")
+def part(
+    architecture: int,
+    kept: str,
+    new: int,
+    *,
+    size: int = 128,
+    dtype: torch.dtype = torch.bfloat16,
+    windowed: bool = False,
+) -> MachineCode:
+    own = "*fp32" if dtype == torch.float32 else "*bf16"
+    pointers = {"query": own, "kv": f"*{kept}", "output": own}
+    pointers |= dict.fromkeys(("partial", "logs"), "*fp32")
     pointers |= dict.fromkeys(("firsts", "counts", "seen", "table"), "*i32")
     numbers = dict.fromkeys(("query_stride", "table_stride", "parts"), "i32")
     numbers |= dict.fromkeys(("scale", "value_scale", "soft_cap"), "fp32") | {"window": "i32"}
     constants = {
         "HEADS": 32,
         "KV_HEADS": 8,
-        "SIZE": 128,
-        "SIZE_UP": 128,
+        "SIZE": size,
+        "SIZE_UP": triton.next_power_of_2(size),
         "ROWS": ROWS[new],
         "BLOCK": 16,
-        "TILE": paged_attention_gpu._TILE,
-        "SPLIT": split,
-        "CAPPED": False,
-        "WINDOWED": False,
+        "TILE": paged_attention_gpu.tile_of(size, dtype),
+        "SPLIT": True,
+        "CAPPED": windowed,
+        "WINDOWED": windowed,
     }
     warps = 2 if ROWS[new] <= paged_attention_gpu._FEW_ROWS else 4
     stages = paged_attention_gpu._STAGES
@@ -50,6 +61,24 @@ def test_a_cache_of_8_bits_is_read_without_spilling(architecture: int) -> None:
     code = part(architecture, "fp8e4nv", 1)
     assert code.stack_bytes == 0
     assert code.count("HMMA") or code.count("HGMMA") or code.count("UTCHMMA")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("size", "dtype", "new", "windowed"),
+    [
+        (256, torch.bfloat16, 1, True),
+        (256, torch.bfloat16, 9, False),
+        (128, torch.float32, 1, False),
+        (80, torch.bfloat16, 1, False),
+    ],
+)
+def test_wide_heads_and_numbers_fit_into_every_gpu(
+    architecture: int, size: int, dtype: torch.dtype, new: int, windowed: bool
+) -> None:
+    kept = "fp32" if dtype == torch.float32 else "bf16"
+    code = part(architecture, kept, new, size=size, dtype=dtype, windowed=windowed)
+    assert code.shared_bytes <= 99 << 10
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

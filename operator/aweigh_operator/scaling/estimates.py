@@ -92,7 +92,7 @@ def worth(known: Estimates) -> Worth:
     """What caches and drafts deliver."""
     return Worth(
         hit_share=known.hit_share or 0.0,
-        accepted_length=known.accepted_length or 1.0,
+        accepted_length=max(known.accepted_length or 1.0, 1.0),
         pods=known.hit_pods,
         kept=known.kept,
     )

@@ -144,7 +144,8 @@ class Law:
 
     def overrun(self, pods: int, seconds: float) -> "Law":
         """The same law for the moment after some time in which so many pods could not keep up."""
-        late = max(0.0, self.work(pods) - pods) * seconds / self.request_s(pods)
+        request_s = self.request_s(pods)  # 0 where a fit knows no costs yet
+        late = max(0.0, self.work(pods) - pods) * seconds / request_s if request_s > 0 else 0.0
         return replace(self, demand=replace(self.demand, waiting=self.demand.waiting + late))
 
     @property

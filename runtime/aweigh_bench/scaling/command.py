@@ -115,6 +115,7 @@ def _report(options: Options, traces: list[Trace], found: Results) -> Report:
             "chance, as a Kubernetes Service sends them.",
             "All rules see the same reports every 15 s. Those of others are written from their "
             "documents: runtime/aweigh_bench/scaling/rivals.py names them.",
+            *_cheaper(found),
         ],
         figures={
             "found": [
@@ -218,6 +219,25 @@ def _beaten(found: Results) -> list[Bar]:
         what = f"traces on which `{rule}` has both fewer late requests and fewer pod-hours"
         bars.append(Bar(what, "<= 1", ", ".join(better) or "none", len(better) <= 1))
     return bars
+
+
+def _cheaper(found: Results) -> list[str]:
+    """Where another rule has no more late requests, and fewer pod-hours."""
+    lines = []
+    for rule in RULES:
+        where = [
+            f"{trace} ({_hours(by_rule[rule]):.2f} : {_hours(by_rule[OWN]):.2f})"
+            for trace, by_rule in found.items()
+            if rule not in (OWN, PLAIN)
+            and _late(by_rule[rule]) <= _late(by_rule[OWN])
+            and _hours(by_rule[rule]) < _hours(by_rule[OWN])
+        ]
+        if where:
+            lines.append(
+                f"`{rule}` takes fewer pod-hours with no more late requests on {', '.join(where)}: "
+                "the law keeps a fifth of every pod's time free."
+            )
+    return lines
 
 
 def _late(played: list[Played]) -> float:

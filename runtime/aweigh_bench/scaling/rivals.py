@@ -2,7 +2,7 @@
 
 queue       KEDA on vllm:num_requests_waiting, 5 for each pod: production-stack's chart
 in flight   KubeAI: the mean of requests in flight over 10 minutes ÷ a target; 100 is its default
-APA         AIBrix: in flight ÷ pods against a target, within 10 %, at most twice or half as many
+APA         AIBrix: in flight ÷ ready pods against a target, within 10 %, at most twice or half
 saturation  llm-d's workload variant autoscaler: one more pod when spare memory or queue is short
 """
 
@@ -87,8 +87,8 @@ class Apa:
             self._seen.popleft()
         ratio = sum(each for _, each in self._seen) / len(self._seen) / self._target
         pods = look.replicas
-        if ratio > 1.1:
-            wanted = min(ceil(pods * ratio), 2 * pods)
+        if ratio > 1.1:  # of pods that are ready: those that start do not multiply
+            wanted = max(min(ceil(serving * ratio), 2 * serving), pods)
         elif ratio < 0.9 and look.now_s - self._moved_s >= 300:
             wanted = max(ceil(pods * ratio), floor(pods / 2), 1)
         else:

@@ -37,6 +37,7 @@ from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
 from aweigh_runtime.model.host_copy import HostCopies
 from aweigh_runtime.model.load import Loaded, Wish, load
+from aweigh_runtime.model.reads import FEW
 from aweigh_runtime.text.defaults import stop_tokens_of
 
 _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", FP8: "fp8"}
@@ -125,7 +126,7 @@ def parts(
     cache = KVCache(decoder.config, num_blocks, start.block_tokens, kept, device)
     memory, copy = _memory(start, cache, block_bytes)
     forward = _forward(decoder, cache)
-    _compile(forward, limits, cache, _longest_draft(start, drafts))
+    _compile(forward, limits, cache)
     _warm_up(forward, sampler, limits, cache, _longest_draft(start, drafts))
 
     compiler = Grammars(directory, decoder.config.vocab_size, stop_tokens_of(directory))
@@ -246,13 +247,16 @@ def _cache_bytes(memory: Memory, block_bytes: int) -> int | None:
     return min(blocks, memory.num_blocks) * block_bytes
 
 
-def _compile(forward: Forward, limits: Limits, cache: KVCache, longest_draft: int) -> None:
-    """Compute every kind of decode once on a GPU, whose kernels are compiled at their first use."""
+def _compile(forward: Forward, limits: Limits, cache: KVCache) -> None:
+    """Compute every kind of decode once on a GPU, whose kernels are compiled at their first use.
+
+    What is left of a prompt behind cached tokens is one, too, where it is short.
+    """
     if cache.layers.device.type != "cuda":
         return
     room = min(cache.num_blocks * cache.block_tokens, limits.max_model_len)
     blocks = range(cache.num_blocks)
-    for count in range(1, longest_draft + 2):
+    for count in range(1, FEW + 1):
         for end in (count + 1, room):
             if count < end <= room:
                 forward([0] * count, [Chunk(end - count, count, blocks, 1)])

@@ -18,6 +18,7 @@ from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.speculation.pace import CONFIDENCES, LEAST_DOUBT
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
 from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.reads import FEW
 
 DraftForward = Callable[[torch.Tensor, Sequence[Chunk]], torch.Tensor]
 """Tokens [T] of all chunks and the chunks; gives logits [sum of num_logits, V], fp32."""
@@ -73,8 +74,14 @@ class DraftModel:
         count = min(self._step_tokens, room)
         tokens = torch.zeros(count, dtype=torch.int64, device=self._device)
         logits = self._forward(tokens, [Chunk(0, count, range(num_blocks), 1)])
-        for end in (1, room):  # a GPU reads few and many earlier tokens with different kernels
-            self._forward(logits.argmax(-1), [Chunk(end - 1, 1, range(num_blocks))])
+        if self._device.type != "cuda":
+            self._forward(logits.argmax(-1), [Chunk(0, 1, range(1))])
+            return
+        for count in range(1, FEW + 1):  # a GPU's kernels are compiled at their first use
+            for end in (count + 1, room):
+                if count < end <= room:
+                    tokens = torch.zeros(count, dtype=torch.int64, device=self._device)
+                    self._forward(tokens, [Chunk(end - count, count, range(num_blocks), 1)])
 
     def release(self) -> None:
         """Let go of the model and its cache."""
