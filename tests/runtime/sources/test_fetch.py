@@ -1,4 +1,5 @@
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,18 @@ def test_a_relative_file_uri_is_refused() -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("closed", ["itself", "its parent"])
-def test_a_directory_that_may_not_be_read_is_named(model: Path, closed: str) -> None:
+def test_a_directory_that_may_not_be_read_is_named(closed: str) -> None:
     """As a user who is not let in, in a process of its own."""
-    (model if closed == "itself" else model.parent).chmod(0o700)
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own lets nobody in
+        Path(folder).chmod(0o755)
+        model = Path(folder) / "parent" / "model"
+        model.mkdir(parents=True)
+        assert _ended_as_another_user(model) == 1  # it may be read
+        (model if closed == "itself" else model.parent).chmod(0o700)
+        assert _ended_as_another_user(model) == 0
+
+
+def _ended_as_another_user(model: Path) -> int:
     child = os.fork()
     if child == 0:
         os.setuid(65534)
@@ -61,7 +71,7 @@ def test_a_directory_that_may_not_be_read_is_named(model: Path, closed: str) -> 
         except ModelUnreadable as failure:
             os._exit(0 if f"{model} cannot be read: permission denied" in str(failure) else 2)
         os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_a_file_uri_must_lead_to_a_directory(model: Path) -> None:
