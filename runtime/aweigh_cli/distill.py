@@ -9,8 +9,7 @@ from aweigh_cli.bench_options import MAX_SEED, as_typed
 from aweigh_cli.failures import CommandFailure, ExitStatus
 from aweigh_cli.quantize import chosen, explained, fetched, readable
 from aweigh_cli.serve import default_cache_dir
-
-BEGINNINGS = 6144  # as in aweigh_distill.recipe, whose import takes time
+from aweigh_distill.recipe import BEGINNINGS
 
 if TYPE_CHECKING:
     from aweigh_distill.job import Job
