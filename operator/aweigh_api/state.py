@@ -98,11 +98,12 @@ class State(BaseModel):
     loading: Loading | None = None
     model: ServedModel | None = None
 
+    # A request is one prompt with all answers to it; `running` counts answers.
     running: int | None = None
     waiting: int | None = None
     waiting_prompt_tokens: int | None = None
 
-    arrived_requests: int | None = None
+    arrived_requests: int | None = None  # valid ones, also those that were turned away
     arrived_prompt_tokens: int | None = None
     finished_requests: int | None = None
     finished_output_tokens: int | None = None

@@ -203,18 +203,24 @@ def _write(
     tokenizer = Tokenizer.load(checkpoint.directory)
     try:
         stop_tokens = frozenset(read_defaults(checkpoint.directory, tokenizer).stop_tokens)
-        prompts = asyncio.run(_prompts(checkpoint, tokenizer, stop_tokens, amount))
+        prompts = asyncio.run(_prompts(checkpoint, tokenizer, stop_tokens, amount, size))
     finally:
         tokenizer.close()
     return generate(loaded.decoder, prompts, Manner(size, amount.seed), advance)
 
 
 async def _prompts(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, stop_tokens: frozenset[int], amount: Amount
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    stop_tokens: frozenset[int],
+    amount: Amount,
+    size: int,
 ) -> list[list[int]]:
+    """Chats that leave room for an answer in so many tokens, and for the rest free texts."""
     chance = random.Random(amount.seed)
     first = first_token(checkpoint.directory, stop_tokens)
-    asked = await _questions(checkpoint.directory, tokenizer, amount, chance)
+    chats = await _questions(checkpoint.directory, tokenizer, amount, chance)
+    asked = [chat for chat in chats if len(chat) < size]
     free = [
         [chance.randrange(checkpoint.config.vocab_size) if first is None else first]
         for _ in range(amount.num_texts - len(asked))

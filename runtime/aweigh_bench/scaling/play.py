@@ -95,6 +95,7 @@ class _Play:
         pods = [
             seen.Pod(
                 uid=pod.uid,
+                age_s=now_s - pod.born_s,
                 ready_for_s=now_s - pod.ready_s if pod.ready_s <= now_s else None,
                 state=pod.report(now_s)
                 if pod.ready_s <= now_s and self._chance.random() >= lost

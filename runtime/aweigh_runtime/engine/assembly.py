@@ -1,5 +1,6 @@
 """Puts model and cache on the device and joins them to the step loop."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ def parts(
     memory, copy = _memory(start, cache, block_bytes)
     forward = _forward(decoder, cache)
     _compile(forward, limits, cache)
-    _warm_up(forward, sampler, limits, cache, _longest_draft(start, drafts))
+    largest_s = _warm_up(forward, sampler, limits, cache, _longest_draft(start, drafts))
 
     compiler = Grammars(directory, decoder.config.vocab_size, stop_tokens_of(directory))
     frame = Frame(
@@ -148,6 +149,7 @@ def parts(
         num_blocks=num_blocks,
         bytes_per_block=block_bytes,
         prefix_cache_bytes=_cache_bytes(memory, block_bytes),
+        largest_step_s=largest_s,
     )
     return Parts(
         scheduler=Scheduler(limits, memory),
@@ -264,16 +266,22 @@ def _compile(forward: Forward, limits: Limits, cache: KVCache) -> None:
 
 def _warm_up(
     forward: Forward, sampler: Sampler, limits: Limits, cache: KVCache, longest_draft: int
-) -> None:
-    """The largest prompt and the largest batch, so that no request pays for what comes first."""
+) -> float:
+    """The largest prompt and the largest batch, so that no request pays for what comes first.
+
+    Returns:
+        seconds that the prompt took.
+    """
     room = cache.num_blocks * cache.block_tokens
     prompt = min(limits.step_tokens, limits.max_model_len, room)
     blocks = range(cache.num_blocks)
     num_rows = min(limits.max_running, cache.num_blocks)
     rows = [Row(Sampling(seed=index, top_p=0.9), prompt=[0]) for index in range(num_rows)]
     scored = min(prompt, PROMPT_LOGPROBS_TOKENS)
+    started_s = time.monotonic()
     logits = forward([0] * prompt, [Chunk(0, prompt, blocks, scored)])
-    sampler.prompt_logprobs(logits, [0] * scored, 1)
+    sampler.prompt_logprobs(logits, [0] * scored, 1)  # its numbers are read: the step has ended
+    prompt_s = time.monotonic() - started_s
     chunks = [Chunk(0, 1, blocks[index : index + 1]) for index in range(len(rows))]
     sampler.choose(forward([0] * len(rows), chunks), rows)
     # As many rows of logits as there can be: all answers draft, if only a little.
@@ -281,6 +289,7 @@ def _warm_up(
     count = min(count, cache.block_tokens - 1, limits.max_model_len - 1)
     if count > 0:
         _verify(forward, sampler, rows[: limits.drafted_tokens], count)
+    return prompt_s
 
 
 def _verify(forward: Forward, sampler: Sampler, rows: Sequence[Row], count: int) -> None:

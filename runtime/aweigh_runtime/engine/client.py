@@ -184,7 +184,7 @@ class EngineClient:
             case Fetched():
                 self.directory.set_result(Path(message.directory))
             case Ready():
-                self.heartbeat.beat(time.monotonic(), None)
+                self.heartbeat.start(time.monotonic(), message.largest_step_s)
                 self.ready.set_result(message)
             case Failed():
                 self._failed = message

@@ -18,7 +18,9 @@ def count_computed(counters: Counters, part: Part) -> None:
 
 
 def count_read(counters: Counters, request: Request, *, looked_up: bool, token_s: float) -> None:
-    """All of a prompt has been read: this is called once for each.
+    """All of a prompt has been read: this is called once for each answer to it.
+
+    Of several answers to one prompt only the first counts: the others find what it has left.
 
     Args:
         counters: are changed.
@@ -26,6 +28,8 @@ def count_read(counters: Counters, request: Request, *, looked_up: bool, token_s
         looked_up: whether it could have found a prefix.
         token_s: that computing a token of a prompt takes.
     """
+    if not request.first:
+        return
     counters.cached_prompt_tokens += request.cached
     if looked_up:
         counters.looked_up_prompt_tokens += request.num_prompt_tokens

@@ -3,7 +3,9 @@
 from collections import deque
 
 FLOOR_S = 10.0
-STEPS_FACTOR = 20.0
+STEPS_FACTOR = 20.0  # times a slow step: one in a hundred is slower
+LONGEST_FACTOR = 2.0  # times the longest one: what it had to compute may come again
+FIRST_FACTOR = 3.0  # times the largest step of the warm-up, which reads no cache yet
 _REMEMBERED_STEPS = 1000
 
 
@@ -16,6 +18,12 @@ class Heartbeat:
     def __init__(self) -> None:
         self._last_s: float | None = None
         self._steps_s: deque[float] = deque(maxlen=_REMEMBERED_STEPS)
+        self._first_s = 0.0
+
+    def start(self, now_s: float, largest_step_s: float) -> None:
+        """The engine is ready, and has tried the largest step."""
+        self._last_s = now_s
+        self._first_s = largest_step_s
 
     def beat(self, now_s: float, step_s: float | None) -> None:
         """The engine has spoken, after a step that took so long."""
@@ -25,11 +33,14 @@ class Heartbeat:
 
     @property
     def limit_s(self) -> float:
-        """Silence that is still normal: 20 times a slow step, and no less than 10 s."""
-        if not self._steps_s:
-            return FLOOR_S
-        ordered = sorted(self._steps_s)
-        return max(FLOOR_S, STEPS_FACTOR * ordered[int(0.99 * (len(ordered) - 1))])
+        """Silence that is still normal, by the steps that there were; no less than 10 s."""
+        ordered = sorted(self._steps_s) or [0.0]
+        return max(
+            FLOOR_S,
+            STEPS_FACTOR * ordered[int(0.99 * (len(ordered) - 1))],
+            LONGEST_FACTOR * ordered[-1],
+            FIRST_FACTOR * self._first_s,
+        )
 
     def silent_s(self, now_s: float) -> float:
         """Time since the last sign of life; 0 before the first, while the model loads."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Protocol
 
 import torch
@@ -32,6 +33,7 @@ Forward = Callable[[list[int], Sequence[Chunk]], torch.Tensor]
 """Tokens of all chunks, packed, and the chunks; gives their logits [sum of num_logits, V], fp32."""
 
 _LOGITS_WEIGHT = 8  # a row of logits takes about as much memory as so many tokens
+_ROUNDING = 1e-6
 IDLE_TICK_S = 1.0
 COMPILING_TICK_S = 0.002
 
@@ -44,8 +46,8 @@ class Compiler(Protocol):
         """Tokens that end an answer whose grammar is complete."""
         ...
 
-    def submit(self, id: int, grammar: str) -> None:
-        """Begin."""
+    def submit(self, id: int, grammar: str, caller: bytes) -> None:
+        """Begin, when it is the caller's turn."""
         ...
 
     def cancel(self, id: int) -> None:
@@ -94,7 +96,7 @@ class Engine:
                 self._add(Request.of(submission))
             else:
                 self._compiling[submission.id] = submission
-                self._compiler.submit(submission.id, submission.grammar)
+                self._compiler.submit(submission.id, submission.grammar, submission.caller)
         for id in work.aborted:
             if self._compiling.pop(id, None) is not None:
                 self._compiler.cancel(id)
@@ -123,7 +125,7 @@ class Engine:
             outputs=outputs,
             failures=failures,
             running=scheduler.num_running,
-            waiting=scheduler.num_waiting + len(self._compiling),
+            waiting=self._waiting_requests(),
             waiting_prompt_tokens=scheduler.waiting_prompt_tokens,
             counters=scheduler.counters,
             kv=scheduler.kv_tokens(now_s),
@@ -133,6 +135,10 @@ class Engine:
             step_fit=self._step_fitter.fit,
             speculation=None if self._speculator is None else self._speculator.state,
         )
+
+    def _waiting_requests(self) -> int:
+        compiling = sum(1.0 / each.choices for each in self._compiling.values())
+        return ceil(self._scheduler.waiting_requests + compiling - _ROUNDING)
 
     def _add(self, request: Request) -> None:
         try:

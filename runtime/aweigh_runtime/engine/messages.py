@@ -85,6 +85,8 @@ class Submission(msgspec.Struct, frozen=True, array_like=True):
     logprobs: int | None = None  # so many likeliest tokens beside each chosen one; None: nothing
     prompt_logprobs: int | None = None  # the same for every prompt token but the first
     grammar: str | None = None  # of llguidance; the answer is in its language
+    choices: int = 1  # answers to this very prompt, each with a submission of its own
+    first: bool = True  # of those
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True):
@@ -121,6 +123,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     num_blocks: int
     bytes_per_block: int
     prefix_cache_bytes: int | None  # the bound in force; None: caching is off
+    largest_step_s: float = 0.0  # seconds of the largest step of a prompt, with an empty cache
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

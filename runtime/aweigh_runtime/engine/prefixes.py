@@ -115,7 +115,8 @@ class Prefixes:
         """Note what a new request asks for."""
         if self._caching:
             self._extend_names(request, request.num_prompt_tokens)
-            self.lookups.record(request.caller, request.names, now_s)
+            if request.first:  # that several answers are wanted makes no prompt popular
+                self.lookups.record(request.caller, request.names, now_s)
 
     def find(self, request: Request) -> Found:
         """The longest known prefix of a request that has no block yet."""

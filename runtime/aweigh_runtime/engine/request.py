@@ -33,6 +33,8 @@ class Request:
     salt: Name = b""
     caller: bytes = b""
     priority: int = 0  # lower ones first, among the caller's own
+    choices: int = 1  # answers to the same prompt
+    first: bool = True  # of those: what its prompt costs and finds is counted once
 
     arrival: int = 0  # counts the requests of this server
     arrived_s: float = 0.0
@@ -63,6 +65,8 @@ class Request:
             salt=submission.salt,
             caller=submission.caller,
             priority=submission.priority,
+            choices=submission.choices,
+            first=submission.first,
         )
 
     @property

@@ -116,8 +116,13 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait for blocks."""
+        """Answers that wait for blocks."""
         return len(self._waiting)
+
+    @property
+    def waiting_requests(self) -> float:
+        """The same as clients count them: several answers to one prompt are one request."""
+        return self._waiting.requests
 
     @property
     def waiting_prompt_tokens(self) -> int:
@@ -286,7 +291,7 @@ class Scheduler:
             return
         promised = sum(self._missing(request, len(request.tokens)) for request in reading)
         while len(self._running) < self._limits.max_running:
-            request = self._waiting.first()
+            request = self._waiting.first(scored=budget.scored_tokens > 0)
             if request is None or budget.of(request) <= 0:
                 break
             found = self._startable(request, promised, now_s)
@@ -326,7 +331,7 @@ class Scheduler:
         return needed - (self._pool.available if hot else self._pool.available_cold)
 
     def _start(self, request: Request, found: Found, now_s: float) -> None:
-        self._waiting.admit_first()
+        self._waiting.admit(request)
         if request.started_s is None:
             request.started_s = now_s
         request.running = True

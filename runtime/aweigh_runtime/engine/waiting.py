@@ -3,6 +3,9 @@
 The callers take turns, one request each, by start-time fair queueing (Goyal, Vin and Cheng 1996):
 one caller's burst makes nobody else wait for all of it. Of one caller's requests those of lower
 priority come first, then those that arrived first. A request that was preempted keeps its place.
+
+Requests whose prompts are scored stand in lines of their own: a step scores few tokens, and who
+waits for that holds up nobody else.
 """
 
 import heapq
@@ -10,19 +13,21 @@ import heapq
 from aweigh_runtime.engine.request import Request
 
 _Place = tuple[int, int]  # priority, arrival
+_Of = tuple[bytes, bool]  # a caller, and whether the prompts are scored
 _SPARE = 64
 
 
 class WaitingLine:
-    """A line for each caller. Each operation costs O(callers that wait + log of their lines)."""
+    """Two lines for each caller. Each operation costs O(callers that wait + log of a line)."""
 
     def __init__(self) -> None:
-        self._lines: dict[bytes, _Line] = {}  # of callers that wait
+        self._lines: dict[_Of, _Line] = {}  # those in which somebody waits
         self._owed: dict[bytes, float] = {}  # next turn of each caller: one for each API key
         self._now = 0.0  # turn of the request that was admitted last
         self._arrivals = 0
-        self._first: Request | None = None
+        self._first: dict[bool, Request | None] = {}  # of all, or of those that are not scored
         self.prompt_tokens = 0
+        self.requests = 0.0  # of several answers to one prompt each counts as its part
 
     def __len__(self) -> int:
         return sum(line.length for line in self._lines.values())
@@ -38,26 +43,25 @@ class WaitingLine:
         self._owed[request.caller] = self._owed.get(request.caller, self._now) - 1.0
         self._enter(request)
 
-    def first(self) -> Request | None:
-        """Whose turn it is."""
-        if self._first is None and self._lines:
-            caller = min(self._lines, key=lambda each: (self._turn(each), self._lines[each].head))
-            self._first = self._lines[caller].first
-        return self._first
+    def first(self, *, scored: bool = True) -> Request | None:
+        """Whose turn it is; without `scored`, whose prompt is not scored."""
+        if scored not in self._first:
+            lines = {of: line for of, line in self._lines.items() if scored or not of[1]}
+            place = min(lines, key=lambda of: (self._turn(of[0]), lines[of].head), default=None)
+            self._first[scored] = None if place is None else lines[place].first
+        return self._first[scored]
 
-    def admit_first(self) -> None:
-        """The first one leaves to run."""
-        request = self.first()
-        assert request is not None
+    def admit(self, request: Request) -> None:
+        """One that was first leaves to run."""
         self._now = self._turn(request.caller)
         self._owed[request.caller] = self._now + 1.0
-        self._lines[request.caller].pop()
+        self._lines[_of(request)].pop()
         self._count_out(request)
 
     def leave(self, request: Request) -> None:
         """One that waits anywhere is gone."""
         request.gone = True
-        self._lines[request.caller].forget_gone()
+        self._lines[_of(request)].forget_gone()
         self._count_out(request)
 
     def _turn(self, caller: bytes) -> float:
@@ -65,15 +69,21 @@ class WaitingLine:
         return max(self._now, self._owed.get(caller, 0.0))
 
     def _enter(self, request: Request) -> None:
-        self._lines.setdefault(request.caller, _Line()).push(request)
+        self._lines.setdefault(_of(request), _Line()).push(request)
         self.prompt_tokens += request.num_prompt_tokens
-        self._first = None
+        self.requests += 1.0 / request.choices
+        self._first.clear()
 
     def _count_out(self, request: Request) -> None:
-        if not self._lines[request.caller].length:
-            del self._lines[request.caller]
+        if not self._lines[_of(request)].length:
+            del self._lines[_of(request)]
         self.prompt_tokens -= request.num_prompt_tokens
-        self._first = None
+        self.requests = self.requests - 1.0 / request.choices if self._lines else 0.0
+        self._first.clear()
+
+
+def _of(request: Request) -> _Of:
+    return request.caller, request.prompt_logprobs is not None
 
 
 class _Line:

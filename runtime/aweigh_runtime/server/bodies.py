@@ -1,53 +1,70 @@
 """Reads the bodies of requests, and bounds the memory that all of them take together."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
 from aweigh_runtime.server import errors
+from aweigh_runtime.server.auth import CALLER
 from aweigh_runtime.server.errors import ApiError
 
 MAX_BODY_BYTES = 4 << 20
 MAX_HELD_BYTES = 64 << 20
+MAX_HELD_BY_KEY = MAX_HELD_BYTES // 2
+SMALL_BYTES = 16 << 10  # of any body: so much never has to find room
 DEADLINE_S = 30.0
 
 
 class Bodies:
-    """Counts what has really arrived: a client that only announces a long body takes nothing."""
+    """Counts what has really arrived: a client that only announces a long body takes nothing.
+
+    Where there are API keys, none of them fills all of the room.
+    """
 
     def __init__(self) -> None:
-        self._held_bytes = 0
+        self._held: Counter[bytes] = Counter()  # bytes beyond the small ones, by caller
 
     @asynccontextmanager
     async def read(self, request: web.Request) -> AsyncIterator[bytearray]:
-        """The body; it counts until its request has been answered, for so long it is referred to.
+        """The body; it counts until the context is left: parse it there, and answer later.
 
         Raises:
             ApiError: it is too long, too slow or compressed, or the others leave no room for it.
         """
         if "Content-Encoding" in request.headers:
             raise ApiError(415, "Content-Encoding is not supported: send the body as it is.")
-        body = bytearray()
+        caller, body = request[CALLER], bytearray()
         try:
-            await self._fill(body, request)
+            await self._fill(body, request, caller)
             yield body
         finally:
-            self._held_bytes -= len(body)
+            self._held[caller] -= _counted(len(body))
+            self._held = +self._held  # without callers that hold nothing
 
-    async def _fill(self, body: bytearray, request: web.Request) -> None:
+    async def _fill(self, body: bytearray, request: web.Request, caller: bytes) -> None:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 async for part in request.content.iter_any():
+                    before = _counted(len(body))
                     body += part
-                    self._held_bytes += len(part)
-                    self._expect_room(len(body))
+                    self._held[caller] += _counted(len(body)) - before
+                    self._expect_room(len(body), caller)
         except TimeoutError as error:
             raise ApiError(408, f"The body did not arrive within {DEADLINE_S:g} s.") from error
 
-    def _expect_room(self, size: int) -> None:
+    def _expect_room(self, size: int, caller: bytes) -> None:
         if size > MAX_BODY_BYTES:
             raise ApiError(413, f"The body exceeds {MAX_BODY_BYTES} bytes.")
-        if self._held_bytes > MAX_HELD_BYTES:
+        if size <= SMALL_BYTES:
+            return
+        if self._held.total() > MAX_HELD_BYTES:
             raise errors.out_of_room(MAX_HELD_BYTES)
+        if caller and self._held[caller] > MAX_HELD_BY_KEY:
+            raise errors.out_of_room(MAX_HELD_BY_KEY)
+
+
+def _counted(size: int) -> int:
+    return max(0, size - SMALL_BYTES)

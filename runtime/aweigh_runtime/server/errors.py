@@ -159,10 +159,10 @@ def grammars_busy() -> ApiError:
 
 
 def out_of_room(limit_bytes: int) -> ApiError:
-    """The bodies of open requests take all the memory that they may."""
+    """The bodies that arrive just now take all the memory that they may."""
     return ApiError(
         429,
-        f"The requests at this server exceed {limit_bytes} bytes together; try again shortly.",
+        f"The requests that arrive just now exceed {limit_bytes} bytes together; try again shortly.",
         code="overloaded",
         headers={"Retry-After": "1"},
     )

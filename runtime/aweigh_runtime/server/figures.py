@@ -60,7 +60,9 @@ class Figures:
     """Sums since the start."""
 
     def __init__(self) -> None:
-        self.arrived_requests = 0  # also those refused because the queue was full
+        # A request is one prompt with all answers to it. Those that are turned away because the
+        # queue is full have arrived, those that no server could answer have not.
+        self.arrived_requests = 0
         self.arrived_prompt_tokens = 0
         self.finished_requests = 0  # answered to their end
         self.finished_output_tokens = 0
@@ -68,6 +70,16 @@ class Figures:
         self.histograms = {
             name: Histogram(bounds) for name, bounds in _BOUNDS.items()
         }  # by the metric's name
+
+    def arrived(self, requests: int, prompt_tokens: int) -> None:
+        """Valid ones have come."""
+        self.arrived_requests += requests
+        self.arrived_prompt_tokens += prompt_tokens
+
+    def turned_away(self, requests: int) -> None:
+        """There was no room for them: nobody knows their tokens, so they count as the others."""
+        known = max(self.arrived_requests, 1)
+        self.arrived(requests, round(requests * self.arrived_prompt_tokens / known))
 
     def observe(self, name: str, value: float) -> None:
         """Count one value of the metric `name`."""

@@ -103,8 +103,8 @@ def _answering(
         service.model()  # refuse before reading the body
         async with request.app[BODIES].read(request) as body:
             asked = parse(body, kind)
-            _expect_model(service, asked.model)
-            return await answer(request, service, asked)
+        _expect_model(service, asked.model)
+        return await answer(request, service, asked)
 
     handler.__name__ = answer.__name__
     return handler

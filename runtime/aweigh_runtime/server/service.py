@@ -15,6 +15,7 @@ from aweigh_runtime.engine import messages
 from aweigh_runtime.engine.client import EngineClient
 from aweigh_runtime.engine.messages import Ready
 from aweigh_runtime.server import errors
+from aweigh_runtime.server.errors import ApiError
 from aweigh_runtime.server.figures import Figures
 from aweigh_runtime.text.defaults import Defaults, read_defaults
 from aweigh_runtime.text.grammar import Grammars
@@ -68,7 +69,8 @@ class Service:
         Raises:
             StartFailure: a text of the model is missing or broken.
         """
-        directory = await self.engine.directory
+        # Shielded: who gives up waiting must not take from the engine's reader what it sets.
+        directory = await asyncio.shield(self.engine.directory)
         tokenizer = Tokenizer.load(directory)
         self._opened.callback(tokenizer.close)
         template = find_template(directory)
@@ -76,7 +78,7 @@ class Service:
             self._opened.push_async_callback(template.close)
             await template.compile()
         defaults = read_defaults(directory, tokenizer)
-        limits = await self.engine.ready
+        limits = await asyncio.shield(self.engine.ready)
         grammars = Grammars(
             directory / "tokenizer.json", limits.vocab_size, sorted(defaults.stop_tokens)
         )
@@ -117,8 +119,13 @@ class Service:
         return self._model
 
     @contextmanager
-    def seats(self, count: int, caller: bytes = b"") -> Iterator[None]:
+    def seats(self, count: int, caller: bytes = b"", *, prompts: int = 0) -> Iterator[None]:
         """Hold places in the queue, from before the prompt is tokenized to the answer's end.
+
+        Args:
+            count: of answers.
+            caller: whose share it is of.
+            prompts: that are turned away if there is no place: they have arrived all the same.
 
         Raises:
             ApiError: there are not so many, or not for this caller.
@@ -126,9 +133,13 @@ class Service:
         limit = self.config.max_running + self.config.max_waiting
         if count > limit:
             raise errors.invalid(f"{count} answers exceed this server's limit of {limit}.", "n")
-        if self._taken_seats.total() + count > limit:
-            raise errors.overloaded(limit)
-        self._expect_share_left(count, caller, limit)
+        try:
+            if self._taken_seats.total() + count > limit:
+                raise errors.overloaded(limit)
+            self._expect_share_left(count, caller, limit)
+        except ApiError:
+            self.figures.turned_away(prompts)
+            raise
         self._taken_seats[caller] += count
         self.open_requests += 1
         self._nothing_open.clear()

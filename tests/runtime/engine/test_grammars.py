@@ -337,6 +337,32 @@ def test_nobody_hears_of_a_cancelled_request(grammars: Grammars) -> None:
     assert compiled(grammars, regex("later"), id=9).id == 9
 
 
+def test_what_nobody_waits_for_is_not_compiled() -> None:
+    compiler = Grammars(HELMSMAN, SIZE, ENDS)
+    for id in range(300):
+        compiler.submit(id, regex(f"a{{{id}}}(b|c)*"), b"one")
+        compiler.cancel(id)
+    assert len(compiler._compiling) <= 2
+    assert not compiler._lines
+    assert len(compiler._kept) <= 2
+    compiler.close()
+
+
+def test_callers_take_turns_with_their_grammars() -> None:
+    compiler = Grammars(HELMSMAN, SIZE, ENDS)
+    for id in range(100):
+        compiler.submit(id, regex(f"a{{{id}}}(b|c)*"), b"one")
+    compiler.submit(1000, regex("later"), b"other")
+    done: list[int] = []
+    deadline = time.monotonic() + 60
+    while len(done) < 101:
+        assert time.monotonic() < deadline
+        done += [each.id for each in compiler.poll()]
+        time.sleep(0.0005)
+    assert done.index(1000) < 10
+    compiler.close()
+
+
 def test_few_grammars_are_kept_however_many_come() -> None:
     compiler = Grammars(HELMSMAN, SIZE, ENDS)
     for number in range(200):

@@ -21,8 +21,20 @@ def test_slow_steps_earn_patience() -> None:
     assert heartbeat.late(now_s=99 + 41)
 
 
-def test_one_slow_step_among_many_earns_none() -> None:
+def test_the_slowest_step_may_come_again_in_twice_its_time() -> None:
     heartbeat = Heartbeat()
     for step_s in [*[0.01] * 999, 60.0]:
         heartbeat.beat(now_s=0.0, step_s=step_s)
+    assert heartbeat.limit_s == 120.0
+    for _ in range(1000):
+        heartbeat.beat(now_s=0.0, step_s=0.01)
     assert heartbeat.limit_s == 10.0
+
+
+def test_a_large_prompt_is_waited_for_though_only_the_warm_up_has_read_one() -> None:
+    heartbeat = Heartbeat()
+    heartbeat.start(now_s=0.0, largest_step_s=20.0)
+    for second in range(1000):
+        heartbeat.beat(now_s=float(second), step_s=0.2)
+    assert not heartbeat.late(now_s=999 + 59)
+    assert heartbeat.late(now_s=999 + 61)

@@ -26,7 +26,7 @@ class NoCompiler:
         self.ready: list[Compiled] = []
         self.cancelled: list[int] = []
 
-    def submit(self, id: int, grammar: str) -> None:
+    def submit(self, id: int, grammar: str, caller: bytes) -> None:
         pass
 
     def cancel(self, id: int) -> None:

@@ -159,6 +159,21 @@ def test_prompts_that_want_log_probabilities_share_one_bound_on_rows() -> None:
     assert {each.id for each in finished} == {1, 2, 3, 4, 9}
 
 
+@pytest.mark.parametrize("callers", [(b"", b""), (b"one", b"other")])
+def test_prompts_that_are_scored_hold_up_nobody_else(callers: tuple[bytes, bytes]) -> None:
+    line = scheduler(num_blocks=4096, max_running=8, step_tokens=2048, max_model_len=8192)
+    machine = Machine(line, 4)
+    one, other = callers
+    for id in (1, 2):
+        line.add(request(id, prompt=4000, prompt_logprobs=0, caller=one), 0.0)
+    for id in (3, 4):
+        line.add(request(id, prompt=40, caller=other), 0.0)
+    first = run(machine)
+    assert {3, 4} <= {id for id, _ in first}
+    assert sum(tokens for id, tokens in first if id < 3) <= PROMPT_LOGPROBS_TOKENS
+    assert {each.id for each in machine.until_idle()} == {1, 2, 3, 4}
+
+
 def test_with_callers_apart_nobody_puts_himself_before_another() -> None:
     machine = Machine(scheduler(num_blocks=5, block_tokens=4), 4)
     machine.scheduler.add(request(1, prompt=4, answer=12, caller=b"one"), 0.0)

@@ -15,6 +15,7 @@ from aiohttp import http_parser, web
 
 from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.server import bodies
+from aweigh_runtime.server.auth import CALLER
 from aweigh_runtime.server.connection import Limits
 from aweigh_runtime.server.errors import ApiError
 from aweigh_runtime.server.ports import Door
@@ -86,6 +87,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     monkeypatch.setattr(bodies, "DEADLINE_S", 0.3)
 
     async def read(request: web.Request) -> web.Response:
+        request[CALLER] = b""
         try:
             async with bodies.Bodies().read(request):
                 return web.Response()

@@ -10,10 +10,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from aweigh_runtime import wire
+from aweigh_runtime.child import Child
+from aweigh_runtime.config import Config
+from aweigh_runtime.engine.client import EngineClient
+from aweigh_runtime.engine.messages import Fetched
+from aweigh_runtime.server import lifetime
+from aweigh_runtime.server.ports import Ports
 from tests.runtime.serving import MODEL, Served, serving, wait_for
 from tests.runtime.text.helmsman import DIRECTORY
 
@@ -321,3 +329,33 @@ def test_a_model_without_a_template_continues_texts_and_says_so(tmp_path: Path) 
         assert refused.status_code == 400
         assert "/v1/completions" in refused.json()["error"]["message"]
         assert served.complete("A Pod", max_tokens=2).status_code == 200
+
+
+class SlowPorts(Ports):
+    """A connection that is open takes its time to end."""
+
+    async def __aexit__(self, *error: Any) -> None:
+        await asyncio.sleep(0.5)
+        await super().__aexit__(*error)
+
+
+async def test_a_model_that_arrives_while_the_server_ends_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifetime, "Ports", SlowPorts)
+    ours, theirs = socket.socketpair()
+    child = await Child.start("aweigh_runtime.nothing")
+    child.writer.close()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    engine = EngineClient(Child(child.process, reader, writer), lambda loading: None)
+    config = Config(
+        uri="builtin://none", model_name=MODEL, cache_dir=tmp_path, port=0, admin_port=0
+    )
+    running = asyncio.create_task(lifetime.run(config, engine, lambda url: None))
+    await asyncio.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(0.1)
+    theirs.sendall(wire.frame(Fetched(str(DIRECTORY))))
+    await asyncio.wait_for(running, 10)
+    theirs.close()
+    await engine.close()

@@ -153,18 +153,80 @@ def test_huge_prompts_are_refused_while_the_probes_stay_green(server: Served) ->
         assert "4194205 bytes" in error["message"]
 
 
-def test_bodies_together_take_a_bounded_memory(server: Served) -> None:
+def test_bodies_that_arrive_together_take_a_bounded_memory(server: Served) -> None:
     head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {4 << 20}\r\n\r\n"
-    content = json.dumps({**LONG, "prompt": "a" * 1000, "max_tokens": 1}).encode()
+    small = json.dumps({**LONG, "prompt": "a" * 1000, "max_tokens": 1}).encode()
+    large = small + b" " * 100_000
     url = f"{server.url}/v1/completions"
     with ExitStack() as slow:
-        for _ in range(16):
+        for _ in range(17):
             connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
             slow.enter_context(connection)
             connection.sendall(head.encode() + b" " * ((4 << 20) - 1))
-        wait_for(lambda: httpx.post(url, content=content).status_code == 429)
+        wait_for(lambda: httpx.post(url, content=large).status_code == 429)
+        assert httpx.post(url, content=small).status_code == 200  # whoever else sends what
         assert server.admin("/livez").status_code == 200
-    wait_for(lambda: httpx.post(url, content=content).status_code == 200)
+    wait_for(lambda: httpx.post(url, content=large).status_code == 200)
+
+
+def test_a_body_counts_no_longer_once_it_is_read(server: Served, ask: Ask) -> None:
+    padded = {**LONG, "stream": True, "padding": "a" * (3 << 20)}
+    streams = [ask(padded) for _ in range(6)]
+    wait_for(lambda: server.state().running == 6)
+    streams += [ask(padded) for _ in range(16)]
+    wait_for(lambda: server.state().waiting == 14)  # 22 are 66 MiB, more than may arrive at once
+    for connection in streams:
+        connection.close()
+
+
+def test_requests_that_nobody_could_answer_are_no_load(server: Served) -> None:
+    before = server.state()
+    assert server.complete("a " * 5000, max_tokens=1).status_code == 400
+    assert server.chat(max_tokens=1, temperature=9).status_code == 400
+    after = server.state()
+    assert after.arrived_requests == before.arrived_requests
+    assert after.arrived_prompt_tokens == before.arrived_prompt_tokens
+
+
+def test_requests_that_are_turned_away_are_load_as_the_others(server: Served, ask: Ask) -> None:
+    open_ = [ask({**LONG, "stream": True}) for _ in range(8)]
+    wait_for(lambda: server.state().running == 8)
+    many = [ask(LONG) for _ in range(24)]
+    wait_for(lambda: server.state().waiting == 24)
+    before = server.state()
+    assert server.complete("The", max_tokens=1).status_code == 429
+    after = server.state()
+    assert (after.arrived_requests or 0) == (before.arrived_requests or 0) + 1
+    assert (after.arrived_prompt_tokens or 0) > (before.arrived_prompt_tokens or 0)
+    for connection in (*open_, *many):
+        connection.close()
+
+
+def test_several_answers_to_one_prompt_are_one_request(server: Served, ask: Ask) -> None:
+    before = server.state()
+    prompt = f"Nobody has asked for this before: {time.monotonic_ns()} {'and more ' * 100}"
+    usage = server.complete(prompt, max_tokens=3, n=4).json()["usage"]
+    wait_for(lambda: nothing_runs(server))
+    after = server.state()
+
+    def grown(name: str) -> int:
+        return int(getattr(after, name) - getattr(before, name))
+
+    assert grown("arrived_requests") == grown("finished_requests") == 1
+    assert grown("arrived_prompt_tokens") == usage["prompt_tokens"]
+    assert grown("finished_output_tokens") == usage["completion_tokens"] == 12
+    assert grown("cached_prompt_tokens") == 0  # the others find what the first one has left
+    assert grown("computed_prompt_tokens") < 1.3 * usage["prompt_tokens"]
+    assert after.kv_tokens is not None
+    assert before.kv_tokens is not None
+    assert (after.kv_tokens.hot or 0) <= (before.kv_tokens.hot or 0)
+    running = [ask({**LONG, "stream": True}) for _ in range(8)]
+    wait_for(lambda: server.state().running == 8)
+    many = ask({**LONG, "n": 4})
+    wait_for(lambda: (server.state().waiting or 0) > 0)
+    assert server.state().waiting == 1
+    for connection in (*running, many):
+        connection.close()
 
 
 def test_the_state_is_small_and_adds_up(server: Served) -> None:

@@ -26,8 +26,7 @@ from aweigh_runtime.text.tools.prompt import explained
 async def chat(request: web.Request, service: Service, asked: ChatRequest) -> web.StreamResponse:
     """Answer a chat."""
     model = service.model()
-    service.figures.arrived_requests += 1
-    with service.seats(asked.n or 1, request[CALLER]):
+    with service.seats(asked.n or 1, request[CALLER], prompts=1):
         calls = calls_of(asked, model.call_format, model.tokenizer)
         tools = [] if calls is None else calls.shown
         prompt = await chat_prompt(model, asked.messages, tools, asked.chat_template_kwargs)

@@ -95,8 +95,7 @@ async def complete(
     """Continue one text or several."""
     model = service.model()
     given = _listed(asked.prompt)
-    service.figures.arrived_requests += 1
-    with service.seats((asked.n or 1) * len(given), request[CALLER]):
+    with service.seats((asked.n or 1) * len(given), request[CALLER], prompts=len(given)):
         grammar = await wanted_grammar(model, asked, where_from(request))
         order = Order(
             prompts=[await _prompt(model, asked, prompt) for prompt in given],

@@ -29,7 +29,7 @@ class Generation:
         self._started_s = time.monotonic()
         self.failed = False  # for a reason that is not the client's
         self.num_prompt_tokens = sum(len(prompt.tokens) for prompt in order.prompts)
-        service.figures.arrived_prompt_tokens += self.num_prompt_tokens
+        service.figures.arrived(len(order.prompts), self.num_prompt_tokens)
         self._choices = [
             _choice(order, model, index, prompt)
             for index, prompt in enumerate(each for each in order.prompts for _ in range(order.n))
@@ -116,7 +116,7 @@ class Generation:
             if choice.finish is not None:
                 timing.ended(length)
         if self.done:
-            figures.finished_requests += 1
+            figures.finished_requests += len(self.order.prompts)
             figures.finished_output_tokens += self.num_answer_tokens
             figures.observe(metrics.REQUEST_LATENCY, time.monotonic() - self._started_s)
 

@@ -63,7 +63,7 @@ def submissions(order: Order, model: Model) -> list[Submission]:
     salt = naming.salt(order.tenant, asked.cache_salt)
     wanted = []
     for prompt, limit in zip(order.prompts, limits, strict=True):
-        for _ in range(order.n):
+        for index in range(order.n):
             submission = Submission(
                 id=0,
                 prompt=prompt.tokens,
@@ -76,6 +76,8 @@ def submissions(order: Order, model: Model) -> list[Submission]:
                 logprobs=asked.alternatives,
                 prompt_logprobs=prompt_logprobs,
                 grammar=order.grammar,
+                choices=order.n,
+                first=index == 0,
             )
             wanted.append(submission)
     return wanted
