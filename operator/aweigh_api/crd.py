@@ -34,6 +34,7 @@ _COLUMNS = (
     ("Model", "string", ".spec.model.uri", 1),
     ("Quant", "string", ".status.quantization.scheme", 1),
     ("Draft", "string", ".status.speculation.state", 1),
+    ("Desired", "integer", ".status.scaling.desiredReplicas", 1),
     ("Image", "string", ".status.runtimeImage", 1),
 )  # name, type, path, priority; 1 shows with -o wide
 

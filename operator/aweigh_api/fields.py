@@ -3,12 +3,17 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from aweigh_api.quantity import to_bytes
 
 _QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
 _MEMORY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[mkMGTPE]|[eE][+-]?[0-9]{1,2})?$"
+
+
+def part(model: type[BaseModel], description: str) -> Any:
+    """A part that is always there: its fields' defaults apply also when it is not written."""
+    return Field(default_factory=model, description=description, json_schema_extra={"default": {}})
 
 
 def _int_or_string(pattern: str) -> dict[str, Any]:

@@ -30,6 +30,8 @@ TEMPLATE = f"{GROUP}/template"  # annotation: our part of the template as made, 
 APPLIED_HASH = f"{GROUP}/applied-hash"  # annotation: of the manifest that was applied last
 UPGRADE = f"{GROUP}/upgrade"  # annotation: a new value moves the pods to the current runtime image
 
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"  # annotation of pods; Kubernetes' own
+
 HTTP_PORT = 8000  # the OpenAI API and /health
 ADMIN_PORT = 9090  # /livez, /readyz, /metrics, /state; reading only
 OPERATOR_PROBE_PORT = 8080

@@ -12,6 +12,7 @@ class ConditionType(StrEnum):
     WORKLOAD_READY = "WorkloadReady"
     PREFIX_CACHE_WARM = "PrefixCacheWarm"
     SPECULATION_EFFECTIVE = "SpeculationEffective"  # only where drafts are asked for
+    SCALING_ACTIVE = "ScalingActive"  # only with `scaling`, or where another scales the Deployment
 
 
 class Reason(StrEnum):
@@ -65,3 +66,16 @@ class Reason(StrEnum):
     DRAFT_UNAVAILABLE = "DraftUnavailable"  # not found, not readable, or it failed
     LOW_ACCEPTANCE = "LowAcceptance"  # too few drafted tokens are right
     NO_GAIN = "NoGain"  # enough are right, but drafting takes too long
+
+    # ScalingActive; Suspended and Unschedulable, too
+    STEADY = "Steady"
+    LOAD_GREW = "LoadGrew"
+    LOAD_FELL = "LoadFell"
+    BOUNDS = "Bounds"  # minReplicas or maxReplicas moved the number
+    AT_MAXIMUM = "AtMaximum"  # more pods are needed than may be
+    SETTLING = "Settling"  # behavior, or a pod that starts, holds the number for a while
+    WAITING_FOR_REPORTS = "WaitingForReports"  # nothing was measured yet
+    REPORTS_MISSING = "ReportsMissing"  # a pod that serves does not tell its load: the number stays
+    OBJECTIVE_UNREACHABLE = "ObjectiveUnreachable"  # by any number of pods: it does not count
+    CACHE_TOO_SMALL = "CacheTooSmall"  # the prompts that come again and again fit no pod
+    CONFLICT = "Conflict"  # another autoscaler scales the Deployment

@@ -1,16 +1,17 @@
 """The InferenceService as users write it. A field stands here only once it works."""
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from aweigh_api import model_uri, names
 from aweigh_api.access import Auth, SecretRef, Tls
-from aweigh_api.fields import Quantity
+from aweigh_api.fields import Quantity, part
 from aweigh_api.network import NetworkPolicy
 from aweigh_api.prefix_cache import PrefixCache
 from aweigh_api.quantization import Quantization
+from aweigh_api.scaling import Scaling
 from aweigh_api.schema import Rule, Schema
 from aweigh_api.speculation import DraftModel, SpeculativeDecoding
 from aweigh_api.template import Template
@@ -65,13 +66,13 @@ class Model(Schema):
     RULES: ClassVar[tuple[Rule, ...]] = model_uri.rules("model", "models")
 
 
-def _one_gpu(part: str) -> Rule:
+def _one_gpu(bound: str) -> Rule:
     return Rule(
-        cel=f"!has(self.{part}) || !('{GPU}' in self.{part}) || "
-        f"string(self.{part}['{GPU}']) in ['0', '1']",
-        message=f"resources.{part}['{GPU}'] must be 0 or 1: a pod serves from one GPU; use "
+        cel=f"!has(self.{bound}) || !('{GPU}' in self.{bound}) || "
+        f"string(self.{bound}['{GPU}']) in ['0', '1']",
+        message=f"resources.{bound}['{GPU}'] must be 0 or 1: a pod serves from one GPU; use "
         "replicas to serve from several",
-        holds=lambda resources: str((getattr(resources, part) or {}).get(GPU, 0)) in ("0", "1"),
+        holds=lambda resources: str((getattr(resources, bound) or {}).get(GPU, 0)) in ("0", "1"),
     )
 
 
@@ -135,11 +136,6 @@ class Disruption(Schema):
     )
 
 
-def _part(model: type[Schema], description: str) -> Any:
-    """A part that is always there: its fields' defaults apply also when it is not written."""
-    return Field(default_factory=model, description=description, json_schema_extra={"default": {}})
-
-
 def _any_starts(uri: str) -> str:
     return " || ".join(f"{uri}.startsWith('{each}')" for each in model_uri.WITH_SECRET)
 
@@ -148,30 +144,35 @@ class Spec(Schema):
     """What is served, by how many pods, and how they come and go."""
 
     model: Model = Field(description="The model to serve.")
-    quantization: Quantization = _part(
+    quantization: Quantization = part(
         Quantization, "In which numbers weights, keys and values are kept."
     )
     speculative_decoding: SpeculativeDecoding | None = Field(
         default=None,
         description="How answers are guessed ahead, so that they come sooner. Default: not at all.",
     )
-    prefix_cache: PrefixCache = _part(PrefixCache, "What pods keep of prompts and answers.")
+    prefix_cache: PrefixCache = part(PrefixCache, "What pods keep of prompts and answers.")
     replicas: int | None = Field(
         default=None,
         ge=0,
         le=1000,
         description="Number of pods. One runs when it is not given; 0 stops serving.",
     )
+    scaling: Scaling | None = Field(
+        default=None,
+        description="How the number of pods follows the load, and what caches and drafts make of "
+        "it. Default: `replicas` says it.",
+    )
     resources: Resources | None = Field(default=None, description="What a pod asks of its node.")
-    rollout: Rollout = _part(Rollout, "How a change of the spec reaches the pods.")
-    drain: Drain = _part(Drain, "How a pod goes.")
+    rollout: Rollout = part(Rollout, "How a change of the spec reaches the pods.")
+    drain: Drain = part(Drain, "How a pod goes.")
     auth: Auth | None = Field(
         default=None, description="Who may use the API. Default: whoever can reach it."
     )
     tls: Tls | None = Field(
         default=None, description="How the API is encrypted. Default: not at all, plain HTTP."
     )
-    network_policy: NetworkPolicy = _part(NetworkPolicy, "Who may reach the pods.")
+    network_policy: NetworkPolicy = part(NetworkPolicy, "Who may reach the pods.")
     disruption: Disruption | None = Field(
         default=None, description="What node drains may take at once."
     )
@@ -206,13 +207,34 @@ class Spec(Schema):
                 or (spec.disruption.min_available or 0) < spec.replicas
             ),
         ),
+        Rule(
+            cel="!has(self.replicas) || !has(self.scaling) || self.scaling.mode == 'DryRun'",
+            message="replicas and scaling contradict each other: remove replicas, and give "
+            "scaling.minReplicas and maxReplicas instead; or remove scaling",
+            holds=lambda spec: (
+                spec.replicas is None or spec.scaling is None or not spec.scaling.enforced
+            ),
+        ),
+        Rule(
+            cel="!has(self.scaling) || self.scaling.maxReplicas < 2 || !has(self.disruption) || "
+            "!has(self.disruption.minAvailable) || "
+            "self.disruption.minAvailable < self.scaling.maxReplicas",
+            message="disruption.minAvailable must be less than scaling.maxReplicas, or no node "
+            "could ever be drained",
+            holds=lambda spec: (
+                spec.scaling is None
+                or spec.scaling.max_replicas < 2
+                or spec.disruption is None
+                or (spec.disruption.min_available or 0) < spec.scaling.max_replicas
+            ),
+        ),
     )
 
     @property
     def draft_models(self) -> list[DraftModel]:
         """The models that guess."""
-        part = self.speculative_decoding
-        return [] if part is None else part.draft_models or []
+        drafts = self.speculative_decoding
+        return [] if drafts is None else drafts.draft_models or []
 
     @property
     def uris(self) -> list[str]:
@@ -222,15 +244,21 @@ class Spec(Schema):
     @property
     def speculates(self) -> bool:
         """Whether answers shall be guessed ahead."""
-        part = self.speculative_decoding
-        return part is not None and part.wanted_method != "none"
+        drafts = self.speculative_decoding
+        return drafts is not None and drafts.wanted_method != "none"
 
-    @property
-    def wanted_replicas(self) -> int:
-        """Pods that should run."""
+    def wanted_replicas(self, scaled: int | None) -> int:
+        """Pods that should run.
+
+        Args:
+            scaled: to what the load asks for; None: nobody knows yet.
+        """
         if self.suspend:
             return 0
-        return 1 if self.replicas is None else self.replicas
+        if self.scaling is None or not self.scaling.enforced:
+            return 1 if self.replicas is None else self.replicas
+        least, most = self.scaling.min_replicas, self.scaling.max_replicas
+        return least if scaled is None else min(max(scaled, least), most)
 
 
 class Metadata(Schema):

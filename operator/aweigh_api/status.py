@@ -88,6 +88,32 @@ class SpeculationStatus(Schema):
     )
 
 
+class ScalingChange(Schema):
+    """One change of the number of pods."""
+
+    time: str = Field(description="When it changed.", json_schema_extra={"format": "date-time"})
+    from_replicas: int = Field(description="Pods before.")
+    to_replicas: int = Field(description="Pods after.")
+    reason: str = Field(max_length=64, description="Why, as one word from a closed list.")
+    message: str = Field(max_length=1024, description="Why, with the numbers that decided.")
+
+
+class ScalingStatus(Schema):
+    """How many pods the load asks for."""
+
+    desired_replicas: int = Field(description="Pods that the last decision asks for.")
+    reason: str = Field(max_length=64, description="Why, as one word from a closed list.")
+    message: str = Field(max_length=1024, description="Why, with the numbers that decided.")
+    time: str = Field(
+        description="When the message was written; it is renewed once a minute while nothing "
+        "changes.",
+        json_schema_extra={"format": "date-time"},
+    )
+    history: Annotated[list[ScalingChange], Field(max_length=5)] = Field(
+        default_factory=list, description="The last changes, the newest first."
+    )
+
+
 class Status(Schema):
     """What is there."""
 
@@ -114,6 +140,9 @@ class Status(Schema):
     )
     speculation: SpeculationStatus | None = Field(
         default=None, description="What guessing ahead is worth; absent where nothing is guessed."
+    )
+    scaling: ScalingStatus | None = Field(
+        default=None, description="How many pods the load asks for; absent without `scaling`."
     )
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
         default_factory=list,

@@ -17,6 +17,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from aweigh_api import names
 from aweigh_operator.observe import Key, Manifest
+from aweigh_operator.replicas import Mark
 
 REQUEST_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 32
@@ -33,6 +34,7 @@ RESOURCES = {
 }
 _CORE_EVENTS = ("v1", "events")
 _EVENTS = ("events.k8s.io/v1", "events")
+_AUTOSCALERS = ("autoscaling/v2", "horizontalpodautoscalers")
 _TRANSIENT = (0, 408, 409, 429)  # 0: no answer
 
 
@@ -79,6 +81,14 @@ class Cluster(Protocol):
 
     async def delete(self, kind: str, key: Key, uid: str) -> None:
         """Delete this very object, if it is still there."""
+        ...
+
+    async def mark(self, namespace: str, mark: Mark) -> None:
+        """Say what the deletion of this very pod costs, if it is still there."""
+        ...
+
+    async def autoscaler(self, key: Key) -> str | None:
+        """The name of a HorizontalPodAutoscaler that scales the Deployment of this name."""
         ...
 
     async def write_status(self, body: Manifest, status: Manifest) -> Manifest | None:
@@ -155,6 +165,28 @@ class ApiServer:
         """Delete this very object, if it is still there."""
         body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         await self._find(f"delete {kind} {key}", "DELETE", _path(RESOURCES[kind], *key), body)
+
+    async def mark(self, namespace: str, mark: Mark) -> None:
+        """Say what the deletion of this very pod costs, if it is still there."""
+        cost = None if mark.cost is None else str(mark.cost)
+        body = {"metadata": {"uid": mark.uid, "annotations": {names.DELETION_COST: cost}}}
+        path, merge = _path(RESOURCES["Pod"], namespace, mark.pod), "application/merge-patch+json"
+        try:
+            await self._find(f"mark pod {namespace}/{mark.pod}", "PATCH", path, body, merge)
+        except ApiError as error:
+            if error.status not in (409, 422):  # another pod of this name: the watch will tell
+                raise
+
+    async def autoscaler(self, key: Key) -> str | None:
+        """The name of a HorizontalPodAutoscaler that scales the Deployment of this name."""
+        path = _path(_AUTOSCALERS, key.namespace)
+        listing = await self._call(f"look for autoscalers of {key}", "GET", path)
+        targets = {
+            each["metadata"]["name"]: each["spec"]["scaleTargetRef"] for each in _items(listing)
+        }
+        wanted = ("Deployment", key.name)
+        found = [name for name, to in targets.items() if (to["kind"], to["name"]) == wanted]
+        return min(found, default=None)
 
     async def write_status(self, body: Manifest, status: Manifest) -> Manifest | None:
         """Replace the status; gives the InferenceService as stored, None when it is gone."""

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from aweigh_api.prefix_cache import PrefixCache
 from aweigh_api.reasons import ConditionType, Reason
+from aweigh_api.spec import Spec
 from aweigh_api.state import Loading
-from aweigh_api.status import Condition
-from aweigh_operator import speculation, troubles
+from aweigh_api.status import Condition, ScalingStatus
+from aweigh_operator import replicas, speculation, troubles
 from aweigh_operator.observe import Observed
 from aweigh_operator.troubles import Trouble
 from aweigh_operator.verdict import Verdict
@@ -35,12 +35,15 @@ class Wanted:
     replicas: int
     suspended: bool
     template_hash: str | None  # None when the spec cannot be read
-    prefix_cache: PrefixCache | None = None  # likewise
-    speculates: bool = False
+    spec: Spec | None = None  # likewise
 
 
 def verdicts(
-    observed: Observed, wanted: Wanted, invalid: str | None, now: datetime
+    observed: Observed,
+    wanted: Wanted,
+    invalid: str | None,
+    scaling: ScalingStatus | None,
+    now: datetime,
 ) -> dict[ConditionType, Verdict]:
     """Every condition, Ready first."""
     trouble = troubles.worst(observed, wanted.template_hash, now)
@@ -51,8 +54,11 @@ def verdicts(
         ConditionType.WORKLOAD_READY: _workload(observed, serving, wanted, trouble),
     }
     cache = {ConditionType.PREFIX_CACHE_WARM: _prefix_cache(observed, wanted)}
-    drafts = speculation.verdict(observed, wanted.speculates)
+    spec = wanted.spec
+    drafts = speculation.verdict(observed, spec is not None and spec.speculates)
     more = {} if drafts is None else {ConditionType.SPECULATION_EFFECTIVE: drafts}
+    scaled = None if spec is None else replicas.verdict(observed, spec, scaling)
+    more |= {} if scaled is None else {ConditionType.SCALING_ACTIVE: scaled}
     return {ConditionType.READY: _ready(parts), **parts, **cache, **more}
 
 
@@ -149,7 +155,7 @@ def _rolling(observed: Observed, template_hash: str | None) -> bool:
 
 
 def _prefix_cache(observed: Observed, wanted: Wanted) -> Verdict:
-    if wanted.prefix_cache is not None and not wanted.prefix_cache.enabled:
+    if wanted.spec is not None and not wanted.spec.prefix_cache.enabled:
         return Verdict("False", Reason.DISABLED, "prefixCache.enabled is false")
     counts = observed.counts
     total, percent = counts.cached + counts.computed, counts.hit_rate_percent

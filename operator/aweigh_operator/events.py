@@ -17,6 +17,7 @@ from typing import Protocol
 
 from aweigh_api import names
 from aweigh_api.reasons import Reason
+from aweigh_api.status import ScalingChange
 from aweigh_operator.observe import Manifest
 from aweigh_operator.plan import Apply, Delete, Transition
 
@@ -95,6 +96,14 @@ def of_clamp(clamped: str | None) -> list[News]:
     if clamped is None:
         return []
     return [News(True, Reason.PREFIX_CACHE_SIZE_CLAMPED, "Observe", clamped)]
+
+
+def of_scaling(change: ScalingChange | None) -> list[News]:
+    """The news that another number of pods is asked for."""
+    if change is None:
+        return []
+    at_most = change.reason == Reason.AT_MAXIMUM
+    return [News(at_most, change.reason, "Scale", change.message)]
 
 
 def of_actions(actions: Iterable[Apply | Delete]) -> list[News]:

@@ -1,8 +1,12 @@
 """Prometheus metrics of the operator, under controller-runtime's names where it has one."""
 
+import contextlib
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from aweigh_operator.observe import Key
+from aweigh_operator.scaling.decision import Decision
 
 CONTROLLER = "inferenceservice"
 _DURATIONS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -49,7 +53,18 @@ class Metrics:
             "InferenceServices, by the status of Ready.",
             "ready",
         )
-        self._readiness: dict[object, str] = {}
+        self._decisions = self._counter(
+            "aweigh_operator_scaling_decisions_total",
+            "Decisions about the number of pods, by reason.",
+            "reason",
+        )
+        self._desired = self._gauge(
+            "aweigh_operator_desired_replicas",
+            "Pods that the load asks for, of InferenceServices with scaling.",
+            "namespace",
+            "name",
+        )
+        self._readiness: dict[Key, str] = {}
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is computed when it is read."""
@@ -84,7 +99,17 @@ class Metrics:
         """A child was written."""
         self._writes.labels(kind, verb).inc()
 
-    def service(self, key: object, ready: str | None) -> None:
+    def decided(self, key: Key, decision: Decision) -> None:
+        """The number of pods was decided anew."""
+        self._decisions.labels(decision.reason).inc()
+        self._desired.labels(*key).set(decision.replicas)
+
+    def unscaled(self, key: Key) -> None:
+        """Nobody decides about the number of pods any more."""
+        with contextlib.suppress(KeyError):
+            self._desired.remove(*key)
+
+    def service(self, key: Key, ready: str | None) -> None:
         """An InferenceService is ready, is not, or is gone (None)."""
         before = self._readiness.pop(key, None)
         if before is not None:

@@ -4,6 +4,7 @@ An index keeps what its watch told. A watch that was cut for long misses deletio
 resync finds gone is buried: it stays in the index, but is no longer seen.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from aweigh_api import names
 from aweigh_api.reasons import Reason
 from aweigh_api.state import State
+from aweigh_operator.scaling.decision import Decision
 
 Manifest = dict[str, Any]
 
@@ -59,6 +61,8 @@ class Pod:
     finished: bool  # failed or evicted for good: its ReplicaSet has replaced it
     scheduled: bool
     ready: bool
+    ready_at: datetime | None  # since when it is, or is not
+    deletion_cost: int | None  # that its ReplicaSet goes by when there are too many
     running: bool
     restarts: int
     unschedulable: str | None  # the scheduler's sentence
@@ -120,6 +124,9 @@ class Observed:
     states: Mapping[str, State] = field(default_factory=dict)  # by the pod's uid
     counts: Counts = Counts()  # of the last minutes
     mount_failures: Mapping[str, str] = field(default_factory=dict)  # by the pod's uid
+    decision: Decision | None = None  # how many pods the load asks for
+    cheapest: tuple[str, ...] = ()  # uids of pods, in the order in which they shall go
+    autoscaler: str | None = None  # of somebody else, that scales the Deployment
     refusals: Mapping[str, Refusal] = field(default_factory=dict)  # by kind
 
     @property
@@ -187,7 +194,7 @@ def pod_of(body: Mapping[str, Any]) -> Pod:
     """Read what matters of a pod."""
     metadata, status = body["metadata"], body.get("status", {})
     conditions = {each["type"]: each for each in status.get("conditions", [])}
-    scheduled = conditions.get("PodScheduled", {})
+    scheduled, ready = conditions.get("PodScheduled", {}), conditions.get("Ready", {})
     container = _container(status)
     state = container.get("state", {})
     return Pod(
@@ -201,7 +208,9 @@ def pod_of(body: Mapping[str, Any]) -> Pod:
         leaving="deletionTimestamp" in metadata,
         finished=status.get("phase") in ("Failed", "Succeeded"),
         scheduled=scheduled.get("status") == "True",
-        ready=conditions.get("Ready", {}).get("status") == "True",
+        ready=ready.get("status") == "True",
+        ready_at=_moment_or_none(ready.get("lastTransitionTime")),
+        deletion_cost=_cost(metadata.get("annotations", {}).get(names.DELETION_COST)),
         running="running" in state,
         restarts=container.get("restartCount", 0),
         unschedulable=_unschedulable(scheduled),
@@ -213,6 +222,15 @@ def pod_of(body: Mapping[str, Any]) -> Pod:
 def moment(text: str) -> datetime:
     """A time stamp of the API server."""
     return datetime.fromisoformat(text)
+
+
+def _moment_or_none(text: str | None) -> datetime | None:
+    return None if text is None else moment(text)
+
+
+def _cost(text: str | None) -> int | None:
+    """As the ReplicaSet controller reads it: what is no number counts as none."""
+    return int(text) if text is not None and re.fullmatch(r"-?\d{1,10}", text) else None
 
 
 def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,33 +7,23 @@ a field that we set, and does nothing at all while somebody else holds a child's
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
-
-from pydantic import ValidationError
 
 from aweigh_api import names
 from aweigh_api.quantity import to_bytes
 from aweigh_api.reasons import ConditionType, Reason
-from aweigh_api.spec import InferenceService
-from aweigh_api.state import ServedModel
-from aweigh_api.status import (
-    Condition,
-    ModelStatus,
-    PrefixCacheStatus,
-    QuantizationStatus,
-    SpeculationStatus,
-    Status,
-)
-from aweigh_operator import compare, conditions, desired, speculation, troubles
+from aweigh_api.scaling import Scaling
+from aweigh_api.status import Condition, ScalingChange, Status
+from aweigh_operator import compare, conditions, desired, replicas, report, troubles
 from aweigh_operator.conditions import Wanted
 from aweigh_operator.desired import template
-from aweigh_operator.observe import Manifest, Observed, Pod, Refusal
+from aweigh_operator.observe import Manifest, Observed, Refusal
+from aweigh_operator.parse import parse
+from aweigh_operator.replicas import Mark
 from aweigh_operator.verdict import Verdict
 
 POLL_LOADING_S = 2.0  # pods that start: progress, and failures that only time tells
 POLL_SERVING_S = 20.0  # what a pod tells is in the status within half a minute
 POLL_CONFLICT_S = 15.0  # the object in our way is not watched, nor is the namespace
-MAX_NAME, MAX_DTYPE = 256, 16  # what the schema of the status takes of a pod's report
 _QUIET = (
     Reason.VALID,
     Reason.LOADED,
@@ -43,6 +33,12 @@ _QUIET = (
     Reason.COLD,
     Reason.NO_PROMPTS,
     Reason.DISABLED,
+    Reason.STEADY,
+    Reason.SETTLING,
+    Reason.WAITING_FOR_REPORTS,
+    Reason.LOAD_GREW,  # these three are told with the number
+    Reason.LOAD_FELL,
+    Reason.BOUNDS,
 )
 
 
@@ -80,19 +76,16 @@ class Plan:
     """What to do, what to report, and when to look again without being told."""
 
     actions: tuple[Apply | Delete, ...]
+    marks: tuple[Mark, ...]
+    replicas: int
+    scaling: Scaling | None  # where the load decides how many there are
+    resized: bool  # somebody has changed the size of the Deployment that we have applied
     status: Manifest
     status_changed: bool
     transitions: tuple[Transition, ...]
     clamped: str | None  # that prefixCache.size is more than there is, when that is news
+    scaled: ScalingChange | None  # another number of pods is asked for, when that is news
     requeue_after_s: float
-
-
-def parse(body: Mapping[str, Any]) -> InferenceService | str:
-    """The InferenceService, or a sentence that says why it cannot be read."""
-    try:
-        return InferenceService.model_validate(body)
-    except ValidationError as error:
-        return "; ".join(_sentence(dict(each)) for each in error.errors())
 
 
 def plan(observed: Observed, runtime_image: str, now: datetime) -> Plan:
@@ -100,15 +93,37 @@ def plan(observed: Observed, runtime_image: str, now: datetime) -> Plan:
     service = parse(observed.body)
     if isinstance(service, str):
         return _report(observed, _wanted_by_deployment(observed), service, now)
-    wanted = desired.children(service, observed.children.get("Deployment"), runtime_image)
+    pods = replicas.wanted(service, observed)
+    marks = replicas.marks(observed, pods)
+    # Pods go only once it is seen that each is said to be one of those that shall.
+    size = replicas.current(observed) or pods if marks else pods
+    there = observed.children.get("Deployment")
+    wanted = desired.children(service, there, runtime_image, size)
     conflicts = _conflicts(observed, wanted)
     seen = replace(observed, refusals={**conflicts, **observed.refusals})
     spec = service.spec
     made_from = template.template_hash(service)
-    aim = Wanted(spec.wanted_replicas, spec.suspend, made_from, spec.prefix_cache, spec.speculates)
-    report = _report(seen, aim, None, now)
-    actions = () if conflicts else tuple(_actions(observed, wanted))
-    return replace(report, actions=actions)
+    aim = Wanted(pods, spec.suspend, made_from, spec)
+    told = _report(seen, aim, None, now)
+    if conflicts:
+        return told
+    return replace(
+        told,
+        actions=tuple(_actions(observed, wanted)),
+        marks=marks,
+        scaling=spec.scaling,
+        resized=_resized(there, wanted["Deployment"]),
+    )
+
+
+def _resized(there: Manifest | None, wanted: Manifest) -> bool:
+    if there is None:
+        return False
+    hashes = [
+        each["metadata"].get("annotations", {}).get(names.APPLIED_HASH) for each in (there, wanted)
+    ]
+    sizes = [each["spec"].get("replicas") for each in (there, wanted)]
+    return bool(hashes[0] == hashes[1] and sizes[0] != sizes[1])
 
 
 def belongs(child: Manifest, body: Manifest) -> bool:
@@ -180,28 +195,22 @@ def _controller(child: Manifest) -> Manifest | None:
 def _report(observed: Observed, wanted: Wanted, invalid: str | None, now: datetime) -> Plan:
     """The plan that does nothing but tell."""
     before = _status_before(observed.body)
-    found = conditions.verdicts(observed, wanted, invalid, now)
+    scaling = report.scaling(observed, wanted, now)
+    found = conditions.verdicts(observed, wanted, invalid, scaling, now)
     generation = observed.body["metadata"].get("generation", 0)
-    metadata, pods = observed.body["metadata"], observed.live_pods
-    status = Status(
-        observed_generation=generation,
-        replicas=len(pods),
-        ready_replicas=sum(pod.ready for pod in pods),
-        selector=",".join(f"{k}={v}" for k, v in names.selector(metadata["name"]).items()),
-        url=_url(observed.body),
-        runtime_image=template.image_of(observed.children.get("Deployment")),
-        model=_model_status(observed),
-        quantization=_quantization_status(observed),
-        prefix_cache=_prefix_cache_status(observed),
-        speculation=_speculation_status(observed),
-        conditions=conditions.conditions(found, before, generation, now),
-    ).manifest()
+    told = conditions.conditions(found, before, generation, now)
+    status = report.status(observed, told, scaling).manifest()
     return Plan(
         actions=(),
+        marks=(),
+        replicas=wanted.replicas,
+        scaling=None,
+        resized=False,
         status=status,
         status_changed=_own_status(status) != _own_status(observed.body.get("status") or {}),
         transitions=_transitions(found, before),
         clamped=_clamped(observed, wanted, status),
+        scaled=replicas.change(replicas.told_before(observed.body), scaling),
         requeue_after_s=_requeue_after_s(observed, wanted, now),
     )
 
@@ -232,71 +241,8 @@ def _requeue_after_s(observed: Observed, wanted: Wanted, now: datetime) -> float
     return POLL_SERVING_S if settled else POLL_LOADING_S
 
 
-def _served(observed: Observed) -> ServedModel | None:
-    """As the newest pod that has loaded it reports it."""
-    reports = [observed.states.get(pod.uid) for pod in _newest_first(observed)]
-    served = (state.model for state in reports if state is not None and state.model is not None)
-    return next(served, None)
-
-
-def _model_status(observed: Observed) -> ModelStatus | None:
-    known, loading = _served(observed), conditions.slowest_loading(observed)
-    progress = {
-        "loaded_bytes": loading.done_bytes if loading else None,
-        "total_bytes": loading.total_bytes if loading else None,
-    }
-    if known is not None:
-        return ModelStatus(
-            name=known.name[:MAX_NAME],
-            max_model_len=known.max_model_len,
-            dtype=known.dtype[:MAX_DTYPE],
-            **progress,
-        )
-    name = _model_name(observed.body)
-    return None if name is None else ModelStatus(name=name, **progress)
-
-
-def _quantization_status(observed: Observed) -> QuantizationStatus | None:
-    known = _served(observed)
-    if known is None or known.quantization is None:
-        return None
-    kept = known.kv_cache_dtype
-    return QuantizationStatus(
-        scheme=known.quantization[:MAX_DTYPE],
-        kv_cache_dtype=None if kept is None else kept[:MAX_DTYPE],
-    )
-
-
-def _url(body: Manifest) -> str:
-    metadata = body["metadata"]
-    return names.url(metadata["name"], metadata["namespace"], tls="tls" in body.get("spec", {}))
-
-
-def _prefix_cache_status(observed: Observed) -> PrefixCacheStatus | None:
-    """The hit rate of the last minutes, and the smallest bound of the pods that serve."""
-    percent = observed.counts.hit_rate_percent
-    reports = [observed.states.get(pod.uid) for pod in observed.live_pods if pod.ready]
-    bounds = [state.prefix_cache_bytes for state in reports if state is not None]
-    known = [bound for bound in bounds if bound is not None]
-    if percent is None and not known:
-        return None
-    return PrefixCacheStatus(hit_rate_percent=percent, effective_bytes=min(known, default=None))
-
-
-def _speculation_status(observed: Observed) -> SpeculationStatus | None:
-    """The worst state of the pods that serve, and what guessing was worth in the last minutes."""
-    told = speculation.worst(observed)
-    if told is None:
-        return None
-    return SpeculationStatus(
-        state=told.state[:MAX_DTYPE],
-        acceptance_percent=observed.counts.acceptance_percent,
-        mean_accepted_length=observed.counts.mean_accepted_length,
-    )
-
-
 def _clamped(observed: Observed, wanted: Wanted, status: Manifest) -> str | None:
-    size = None if wanted.prefix_cache is None else wanted.prefix_cache.size
+    size = None if wanted.spec is None else wanted.spec.prefix_cache.size
     there = status.get("prefixCache", {}).get("effectiveBytes")
     before = observed.body.get("status") or {}
     known = (before.get("observedGeneration"), before.get("prefixCache", {}).get("effectiveBytes"))
@@ -308,15 +254,6 @@ def _clamped(observed: Observed, wanted: Wanted, status: Manifest) -> str | None
         f"prefixCache.size is {size}, but a pod has {there} bytes for keys and values: it keeps "
         "at most those"
     )
-
-
-def _newest_first(observed: Observed) -> list[Pod]:
-    return sorted(observed.live_pods, key=lambda pod: pod.created_at, reverse=True)
-
-
-def _model_name(body: Manifest) -> str | None:
-    service = parse(body)
-    return None if isinstance(service, str) else service.model_name
 
 
 def _wanted_by_deployment(observed: Observed) -> Wanted:
@@ -339,9 +276,3 @@ def _own_status(status: Manifest) -> Manifest:
 
 def _own_conditions(status: Manifest) -> list[Manifest]:
     return [each for each in status.get("conditions", []) if each["type"] in set(ConditionType)]
-
-
-def _sentence(error: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return message if error["type"] == "value_error" else f"{where}: {message}"

@@ -18,7 +18,7 @@ from aweigh_api.state import MAX_STATE_BYTES, State
 from aweigh_operator.observe import Pod
 
 TIMEOUT_S = 1.0
-MAX_AT_ONCE = 16  # of one service
+MAX_AT_ONCE = 64  # of one service
 MAX_REMEMBERED = 8192
 FRESH_LOADING_S = 1.0
 FRESH_SERVING_S = 18.0
@@ -55,22 +55,25 @@ class Reports:
         self._clock = clock
         self._reports: OrderedDict[str, _Report] = OrderedDict()  # the one read last comes last
 
-    async def read(self, pods: Iterable[Pod]) -> dict[str, State]:
+    async def read(self, pods: Iterable[Pod], fresh_s: float | None = None) -> dict[str, State]:
         """What these pods say, by uid; asked again only when the last answer is old.
 
+        `fresh_s` is how old it may be where that is not for this reader to say.
         It takes no longer than one pod may: of many pods, those that waited longest come first.
         """
         asked = [pod for pod in pods if pod.running and pod.ip is not None and pod.live]
-        due = sorted(filter(self._is_due, asked), key=self._read_at)[:MAX_AT_ONCE]
+        due = [pod for pod in asked if self._is_due(pod, fresh_s)]
+        due = sorted(due, key=self._read_at)[:MAX_AT_ONCE]
         await asyncio.gather(*map(self._refresh, due))
         found = {pod.uid: self._reports.get(pod.uid) for pod in asked}
         return {uid: each.state for uid, each in found.items() if each and each.state}
 
-    def _is_due(self, pod: Pod) -> bool:
+    def _is_due(self, pod: Pod, fresh_s: float | None) -> bool:
         last = self._reports.get(pod.uid)
         if last is None or last.while_ready != pod.ready:
             return True
-        return self._clock() - last.read_at >= last.fresh_s
+        wanted_s = last.fresh_s if fresh_s is None else min(fresh_s, last.fresh_s)
+        return self._clock() - last.read_at >= wanted_s
 
     def _read_at(self, pod: Pod) -> float:
         last = self._reports.get(pod.uid)

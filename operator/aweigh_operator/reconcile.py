@@ -17,24 +17,27 @@ from aweigh_api import names
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.state import State
 from aweigh_operator import desired, events, recent
+from aweigh_operator.autoscaling import FRESH_S, Autoscaling, looked
 from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.metrics import Metrics
-from aweigh_operator.observe import Key, Manifest, Observed, Pod, Refusal, Store
+from aweigh_operator.observe import Key, Manifest, Observed, Pod, Refusal, Store, key_of
 from aweigh_operator.plan import POLL_CONFLICT_S, Apply, Delete, Plan, plan
+from aweigh_operator.scaling.decision import Decision
 from aweigh_operator.settings import Settings
 
 STUCK_AFTER_S = 4.0  # a container that is being created for longer may wait for a volume
 MAX_STUCK = 3  # pods whose events are read at once
 FIRST_RETRY_S = 5.0  # of a child that the API server refused
 LONGEST_RETRY_S = 300.0
+AUTOSCALER_KNOWN_S = 60.0
 logger = logging.getLogger(__name__)
 
 
 class PodReader(Protocol):
     """Who reads the pods' reports."""
 
-    async def read(self, pods: Iterable[Pod]) -> dict[str, State]:
-        """What these pods say, by uid."""
+    async def read(self, pods: Iterable[Pod], fresh_s: float | None) -> dict[str, State]:
+        """What these pods say, by uid; no older than this, if they answer."""
         ...
 
 
@@ -56,6 +59,9 @@ class _Memory:
     refused: dict[str, _Refused]  # by kind
     written: Manifest | None = None  # the InferenceService as our last status write left it
     window: recent.Window = field(default_factory=dict)  # what its pods have told of late
+    autoscaling: Autoscaling = field(default_factory=Autoscaling)
+    autoscaler: str | None = None  # of somebody else, that scales the Deployment
+    autoscaler_until: float = 0.0  # when to ask again whether it does
 
 
 class Reconciler:
@@ -88,47 +94,89 @@ class Reconciler:
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._forget(key)
             return None
-        observed, actions = await self._observe(key, body)
-        done, failure = await self._act(key, actions, memory)
+        observed, todo = await self._observe(key, body, memory)
+        await self._mark(observed, todo)
+        done, failure = await self._act(key, todo.actions, memory)
         if failure is not None and failure.namespace_leaves:
             return POLL_CONFLICT_S  # most likely the InferenceService goes too
         # What a pod tells changes no child, so a pod that does not answer delays none.
         refusals = {kind: each.refusal for kind, each in memory.refused.items()}
-        step = self._plan(replace(await self._ask(observed, memory), refusals=refusals))
+        step = self._plan(replace(await self._ask(observed, todo, memory), refusals=refusals))
         told = await self._report(key, body, step, done, memory)
         if failure is not None:
             raise failure
+        if (step.replicas, step.marks) != (todo.replicas, todo.marks):
+            return 0.0  # the load asks for another number than what was just applied
         again_after_s = step.requeue_after_s if told else POLL_CONFLICT_S
-        return min(again_after_s, max(0.1, memory.resync_at - time.monotonic()))
+        look_after_s = memory.autoscaling.again_s or again_after_s
+        return min(again_after_s, look_after_s, max(0.1, memory.resync_at - time.monotonic()))
 
     def _plan(self, observed: Observed) -> Plan:
         return plan(observed, self._settings.runtime_image, datetime.now(UTC))
 
-    async def _observe(self, key: Key, body: Manifest) -> tuple[Observed, Sequence[Apply | Delete]]:
+    async def _observe(self, key: Key, body: Manifest, memory: _Memory) -> tuple[Observed, Plan]:
         """What is there, and what is to be done about it."""
         children, pods = self._store.children(key, desired.KINDS), self._store.pods(key)
-        observed = Observed(body=body, children=children, pods=pods)
-        actions = self._plan(observed).actions
+        observed = Observed(
+            body=body,
+            children=children,
+            pods=pods,
+            decision=memory.autoscaling.decision,
+            cheapest=memory.autoscaling.cheapest,
+        )
+        observed = replace(observed, autoscaler=await self._autoscaler(key, observed, memory))
+        todo = self._plan(observed)
         # The watches tell only of objects with our label, and a moment late: before a child is
         # created, look whether its name is really free.
-        kinds = [each.kind for each in actions if _creates(each)]
+        kinds = [each.kind for each in todo.actions if _creates(each)]
         found = await asyncio.gather(*(self._cluster.read(kind, key) for kind in kinds))
         held = {kind: child for kind, child in zip(kinds, found, strict=True) if child is not None}
         if not held:
-            return observed, actions
+            return observed, todo
         observed = replace(observed, children={**children, **held})
-        return observed, self._plan(observed).actions
+        return observed, self._plan(observed)
 
-    async def _ask(self, observed: Observed, memory: _Memory) -> Observed:
-        """Add what the pods tell, and what is told about them."""
+    async def _autoscaler(self, key: Key, observed: Observed, memory: _Memory) -> str | None:
+        """Who else scales the Deployment: asked when its size is no longer what we applied."""
+        now_s = time.monotonic()
+        known = memory.autoscaler
+        if known is None and not self._plan(observed).resized:
+            return None
+        if known is None or now_s >= memory.autoscaler_until:
+            memory.autoscaler = await self._cluster.autoscaler(key)
+            memory.autoscaler_until = now_s + AUTOSCALER_KNOWN_S
+        return memory.autoscaler
+
+    async def _mark(self, observed: Observed, todo: Plan) -> None:
+        """Say which pods go: their watch tells when it is there, and then they may."""
+        namespace = observed.body["metadata"]["namespace"]
+        await asyncio.gather(*(self._cluster.mark(namespace, each) for each in todo.marks))
+
+    async def _ask(self, observed: Observed, todo: Plan, memory: _Memory) -> Observed:
+        """Add what the pods tell, what is told about them, and how many the load asks for."""
         pods = observed.pods
+        fresh_s = FRESH_S if todo.scaling is not None else None
         states, failures = await asyncio.gather(
-            self._reports.read(pods), self._mount_failures(pods)
+            self._reports.read(pods, fresh_s), self._mount_failures(pods)
         )
         now_s = time.monotonic()
         memory.window = recent.remembered(memory.window, pods, states, now_s)
         counts = recent.counts(memory.window, pods, now_s)
-        return replace(observed, states=states, counts=counts, mount_failures=failures)
+        observed = replace(observed, states=states, counts=counts, mount_failures=failures)
+        before = memory.autoscaling
+        found = looked(before, observed, todo.scaling, todo.replicas, datetime.now(UTC), now_s)
+        self._tell_of(key_of(observed.body), before.decision, found.decision)
+        memory.autoscaling = found
+        return replace(observed, decision=found.decision, cheapest=found.cheapest)
+
+    def _tell_of(self, key: Key, before: Decision | None, decision: Decision | None) -> None:
+        if decision is None:
+            self._metrics.unscaled(key)
+        elif decision is not before:
+            self._metrics.decided(key, decision)
+            changed = before is None or before.replicas != decision.replicas
+            level = logging.INFO if changed else logging.DEBUG
+            logger.log(level, "%s: %s (%s)", key, decision.reason, decision.sentence)
 
     async def _mount_failures(self, pods: Iterable[Pod]) -> dict[str, str]:
         now = datetime.now(UTC)
@@ -205,6 +253,7 @@ class Reconciler:
             *events.of_actions(done),
             *events.of_transitions(step.transitions),
             *events.of_clamp(step.clamped),
+            *events.of_scaling(step.scaled),
         ]
         await self._recorder.tell(body, news)
         if done or (ready["reason"], ready["message"]) != (before["reason"], before["message"]):
@@ -240,6 +289,7 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._memories.pop(key, None)
+        self._metrics.unscaled(key)
         self._metrics.service(key, None)
 
     def _next_resync(self) -> float:

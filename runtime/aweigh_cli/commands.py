@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from aweigh_cli import bench, chat, distill, local, plan, quantize, serve, upgrade, version
+from aweigh_cli import (
+    bench,
+    chat,
+    distill,
+    local,
+    plan,
+    quantize,
+    serve,
+    top,
+    upgrade,
+    version,
+    why,
+)
 from aweigh_cli.arguments import Command
 
 app = typer.Typer(
@@ -25,6 +37,8 @@ for command in (
     plan.plan,
     quantize.quantize,
     distill.distill,
+    top.top,
+    why.why,
     upgrade.upgrade,
     version.version,
 ):

@@ -224,6 +224,36 @@ REFUSALS = (
         "metadata.name must start with a letter",
         name="c" * 51,
     ),
+    Refusal(
+        "a number of pods beside a rule for it",
+        spec(replicas=2, scaling={"maxReplicas": 4}),
+        "replicas and scaling contradict each other",
+    ),
+    Refusal(
+        "bounds that contradict",
+        spec(scaling={"minReplicas": 5, "maxReplicas": 4}),
+        "scaling.minReplicas must not be more than maxReplicas",
+    ),
+    Refusal(
+        "a fallback without a number",
+        spec(scaling={"maxReplicas": 4, "fallback": {"onMissingMetrics": "Static"}}),
+        "scaling.fallback.replicas goes with onMissingMetrics Static",
+    ),
+    Refusal(
+        "a number of pods that holds nothing",
+        spec(scaling={"maxReplicas": 4, "fallback": {"replicas": 2}}),
+        "scaling.fallback.replicas goes with onMissingMetrics Static",
+    ),
+    Refusal(
+        "a fallback beyond the bounds",
+        spec(scaling={"maxReplicas": 4, "fallback": {"onMissingMetrics": "Static", "replicas": 5}}),
+        "scaling.fallback.replicas must not be more than maxReplicas",
+    ),
+    Refusal(
+        "pods that must stay, be there ever so many",
+        spec(scaling={"maxReplicas": 4}, disruption={"minAvailable": 4}),
+        "disruption.minAvailable must be less than scaling.maxReplicas",
+    ),
 )
 
 OUT_OF_RANGE = (

@@ -24,6 +24,9 @@ def test_a_value_out_of_range_is_refused_with_its_path(spec: dict[str, object], 
     assert any(found.startswith(path) for found in paths)
 
 
+SCALED = {"minReplicas": 2, "maxReplicas": 8}
+
+
 def test_every_rule_has_a_refusal_that_shows_it() -> None:
     shown = {
         rule.message
@@ -97,11 +100,24 @@ def test_an_amount_of_memory_is_written_as_in_kubernetes(amount: int | str) -> N
         pytest.param({"replicas": 3}, 3, id="as many as replicas says"),
         pytest.param({"replicas": 0}, 0, id="none with zero replicas"),
         pytest.param({"replicas": 3, "suspend": True}, 0, id="none while suspended"),
+        pytest.param({"scaling": SCALED}, 4, id="as the load asks for"),
+        pytest.param({"scaling": {**SCALED, "maxReplicas": 3}}, 3, id="no more than the bounds"),
+        pytest.param({"scaling": SCALED, "suspend": True}, 0, id="none while suspended, scaled"),
+        pytest.param(
+            {"scaling": {**SCALED, "mode": "DryRun"}, "replicas": 3},
+            3,
+            id="as many as replicas says while scaling is only tried",
+        ),
     ],
 )
 def test_wanted_replicas(parts: dict[str, object], pods: int) -> None:
     service = InferenceService.model_validate(manifest("chat", spec(**parts)))
-    assert service.spec.wanted_replicas == pods
+    assert service.spec.wanted_replicas(4) == pods
+
+
+def test_before_the_load_is_known_the_fewest_pods_run() -> None:
+    service = InferenceService.model_validate(manifest("chat", spec(scaling=SCALED)))
+    assert service.spec.wanted_replicas(None) == 2
 
 
 def test_the_model_is_named_after_the_service_unless_it_has_a_name() -> None:

@@ -9,7 +9,7 @@ from tests.cli.command import ENTRY, aweigh, environment, script
 
 def test_help_names_every_command() -> None:
     help_text = aweigh("--help").stdout
-    commands = "serve local chat plan quantize distill bench upgrade version"
+    commands = "serve local chat plan quantize distill bench top why upgrade version"
     for command in commands.split():
         assert f"\n  {command} " in help_text
 

@@ -27,6 +27,11 @@ ALL_IS_WELL = {
     Reason.ACTIVE,
     Reason.NO_PROMPTS,
     Reason.DISABLED,
+    Reason.STEADY,
+    Reason.SETTLING,
+    Reason.LOAD_GREW,
+    Reason.LOAD_FELL,
+    Reason.BOUNDS,
 }
 TAKES_TIME = {Reason.LOADING, Reason.PROGRESSING, Reason.WAITING_FOR_PODS}
 REFUSED_AT_APPLY = {Reason.INVALID_SPEC, Reason.INVALID_CONFIGURATION}  # the message says it all

@@ -15,6 +15,7 @@ from aweigh_operator.desired import KINDS
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key, Manifest, Pod, Store, pod_of, stripped
 from aweigh_operator.reconcile import Reconciler
+from aweigh_operator.replicas import Mark
 from aweigh_operator.settings import Settings
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -114,6 +115,9 @@ class FakeCluster:
         self.refuse: Callable[[Manifest], ApiError | None] = lambda _: None
         self.lose_status = 0  # writes of a status that are answered 404
         self.mount_failures: dict[str, str] = {}
+        self.marked: list[Mark] = []
+        self.autoscalers: dict[Key, str] = {}
+        self.asked_for_autoscalers = 0
         self._versions = itertools.count(100)
 
     def put(self, manifest: Manifest) -> Manifest:
@@ -166,6 +170,20 @@ class FakeCluster:
         """Take an object away."""
         self.objects.pop((kind, key), None)
         self.applied.pop((kind, key), None)
+
+    async def mark(self, namespace: str, mark: Mark) -> None:
+        found = self.objects.get(("Pod", Key(namespace, mark.pod)))
+        if found is not None and found["metadata"]["uid"] == mark.uid:
+            annotations = dict(found["metadata"]["annotations"])
+            annotations.pop(names.DELETION_COST, None)
+            if mark.cost is not None:
+                annotations[names.DELETION_COST] = str(mark.cost)
+            self.marked.append(mark)
+            self.put({**found, "metadata": {**found["metadata"], "annotations": annotations}})
+
+    async def autoscaler(self, key: Key) -> str | None:
+        self.asked_for_autoscalers += 1
+        return self.autoscalers.get(key)
 
     async def write_status(self, body: Manifest, status: Manifest) -> Manifest | None:
         key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
@@ -232,7 +250,7 @@ class FakeReports:
         self.states: dict[str, State] = {}
         self.asked: Callable[[], None] = lambda: None
 
-    async def read(self, pods: Iterable[Pod]) -> dict[str, State]:
+    async def read(self, pods: Iterable[Pod], fresh_s: float | None = None) -> dict[str, State]:
         self.asked()
         return {pod.uid: self.states[pod.uid] for pod in pods if pod.uid in self.states}
 

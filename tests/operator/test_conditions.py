@@ -5,6 +5,7 @@ import pytest
 
 from aweigh_api.prefix_cache import PrefixCache
 from aweigh_api.reasons import ConditionType, Reason
+from aweigh_api.spec import Spec
 from aweigh_api.state import Loading, Speculation, State
 from aweigh_api.termination import Termination
 from aweigh_operator import conditions
@@ -28,14 +29,14 @@ def verdicts(
     **observed: Any,
 ) -> dict[ConditionType, Verdict]:
     seen = Observed(body=fakes.service(), pods=tuple(map(pod_of, pods)), **observed)
-    wanted = Wanted(
-        replicas,
-        suspended=False,
-        template_hash="new",
-        prefix_cache=cache,
-        speculates=speculates,
-    )
-    return conditions.verdicts(seen, wanted, invalid, fakes.NOW + timedelta(seconds=later_s))
+    spec: Manifest = {"model": {"uri": "builtin://helmsman-8m"}}
+    if cache is not None:
+        spec["prefixCache"] = cache.manifest()
+    if speculates:
+        spec["speculativeDecoding"] = {"method": "ngram"}
+    wanted = Wanted(replicas, False, "new", Spec.model_validate(spec))
+    now = fakes.NOW + timedelta(seconds=later_s)
+    return conditions.verdicts(seen, wanted, invalid, None, now)
 
 
 def crashed(code: int = 1, message: str = "", reason: str = "Error") -> Manifest:

@@ -20,7 +20,13 @@ def owner(spec: Manifest | None = None, **metadata: Any) -> InferenceService:
 
 
 def children(spec: Manifest | None = None, current: Manifest | None = None) -> dict[str, Manifest]:
-    return desired.children(owner(spec), current, fakes.IMAGE)
+    return rendered(owner(spec), current)
+
+
+def rendered(
+    service: InferenceService, current: Manifest | None, image: str = fakes.IMAGE
+) -> dict[str, Manifest]:
+    return desired.children(service, current, image, service.spec.wanted_replicas(None))
 
 
 def pod_spec(spec: Manifest | None = None) -> Manifest:
@@ -293,7 +299,7 @@ def test_no_network_policy_when_it_is_switched_off() -> None:
 
 def test_a_newer_operator_keeps_the_template_that_serves() -> None:
     before = children()["Deployment"]
-    after = desired.children(owner(), before, "registry.example/aweigh-runtime:2")["Deployment"]
+    after = rendered(owner(), before, "registry.example/aweigh-runtime:2")["Deployment"]
     assert after["spec"]["template"] == before["spec"]["template"]
 
 
@@ -371,7 +377,7 @@ def test_what_users_put_in_comes_back_with_a_kept_template() -> None:
         "tolerations": [{"operator": "Exists"}],
     }
     before = children({"template": shape})["Deployment"]
-    after = desired.children(owner({"template": shape}), before, "new")["Deployment"]
+    after = rendered(owner({"template": shape}), before, "new")["Deployment"]
     assert after == before
 
 
@@ -387,24 +393,24 @@ def test_a_spec_at_its_bounds_leaves_the_annotations_within_the_limit_of_kuberne
     deployment = children(spec)["Deployment"]
     annotations = deployment["metadata"]["annotations"]
     assert sum(len(key) + len(value.encode()) for key, value in annotations.items()) < 16_384
-    assert desired.children(owner(spec), deployment, "new")["Deployment"] == deployment
+    assert rendered(owner(spec), deployment, "new")["Deployment"] == deployment
 
 
 def test_a_changed_spec_takes_the_current_image() -> None:
     before = children()["Deployment"]
     changed = owner({"model": {"uri": "builtin://helmsman-8m", "maxModelLen": 128}})
-    after = desired.children(changed, before, "new")["Deployment"]
+    after = rendered(changed, before, "new")["Deployment"]
     assert template.image_of(after) == "new"
 
 
 def test_the_upgrade_annotation_takes_the_current_image() -> None:
     before = children()["Deployment"]
     upgraded = owner(annotations={names.UPGRADE: "2026-11-23"})
-    assert template.image_of(desired.children(upgraded, before, "new")["Deployment"]) == "new"
+    assert template.image_of(rendered(upgraded, before, "new")["Deployment"]) == "new"
 
 
 def test_other_annotations_and_more_replicas_restart_nothing() -> None:
     before = children()["Deployment"]
     same = owner({"replicas": 5}, annotations={"team": "a"})
-    after = desired.children(same, before, "new")["Deployment"]
+    after = rendered(same, before, "new")["Deployment"]
     assert after["spec"]["template"] == before["spec"]["template"]

@@ -9,6 +9,7 @@ from aweigh_operator import logs
 from aweigh_operator.health import Health
 from aweigh_operator.main import parse
 from aweigh_operator.metrics import Metrics
+from aweigh_operator.observe import Key
 from aweigh_operator.settings import Settings
 
 
@@ -85,10 +86,11 @@ async def test_probes_and_metrics_are_served_on_ports_of_their_own() -> None:
 
 def test_the_gauge_of_services_follows_each_of_them() -> None:
     metrics = Metrics()
-    metrics.service("a", "False")
-    metrics.service("b", "False")
-    metrics.service("a", "True")
-    metrics.service("b", None)
+    one, other = Key("team", "a"), Key("team", "b")
+    metrics.service(one, "False")
+    metrics.service(other, "False")
+    metrics.service(one, "True")
+    metrics.service(other, None)
     text = metrics.text().decode()
     assert 'aweigh_operator_inference_services{ready="True"} 1.0' in text
     assert 'aweigh_operator_inference_services{ready="False"} 0.0' in text

@@ -48,7 +48,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list, watch]
+  verbs: [list, watch, patch] # patch: which pods go first when there are too many
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers] # whether another scales a Deployment of ours
+  verbs: [list]
 - apiGroups: [""]
   resources: [events] # why a volume cannot be mounted stands only there
   verbs: [list]

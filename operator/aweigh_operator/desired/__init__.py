@@ -23,7 +23,7 @@ KINDS = ("ServiceAccount", "NetworkPolicy", "Service", "PodDisruptionBudget", "D
 
 
 def children(
-    owner: InferenceService, current: Manifest | None, runtime_image: str
+    owner: InferenceService, current: Manifest | None, runtime_image: str, replicas: int
 ) -> dict[str, Manifest]:
     """What should be there, by kind; `current` is the Deployment that is there."""
     ours = template.bare(owner, runtime_image)
@@ -32,8 +32,8 @@ def children(
         "ServiceAccount": service_account.manifest(owner),
         "NetworkPolicy": network_policy.manifest(owner),
         "Service": service.manifest(owner),
-        "PodDisruptionBudget": disruption.manifest(owner),
-        "Deployment": deployment.manifest(owner, pods),
+        "PodDisruptionBudget": disruption.manifest(owner, replicas),
+        "Deployment": deployment.manifest(owner, pods, replicas),
     }
     return {kind: _signed(wanted[kind]) for kind in KINDS if wanted[kind]}
 

@@ -8,8 +8,8 @@ from aweigh_operator.desired.metadata import Manifest, metadata
 REVISION_HISTORY = 2
 
 
-def manifest(owner: InferenceService, bare: Manifest) -> Manifest:
-    """The Deployment of pods of this bare template."""
+def manifest(owner: InferenceService, bare: Manifest, replicas: int) -> Manifest:
+    """The Deployment of so many pods of this bare template."""
     common, spec = metadata(owner), owner.spec
     annotations = {
         names.TEMPLATE_HASH: template.template_hash(owner),
@@ -20,7 +20,7 @@ def manifest(owner: InferenceService, bare: Manifest) -> Manifest:
         "kind": "Deployment",
         "metadata": {**common, "annotations": annotations},
         "spec": {
-            "replicas": spec.wanted_replicas,
+            "replicas": replicas,
             "progressDeadlineSeconds": spec.rollout.progress_deadline_seconds,
             "revisionHistoryLimit": REVISION_HISTORY,
             "selector": {"matchLabels": names.selector(owner.metadata.name)},

@@ -1,40 +1,24 @@
-"""How many pods there shall be: the law, held back by guards. Pure: same looks, same decisions.
+"""How many pods there shall be: what is asked for, held back by guards. Pure: no clock, no I/O.
 
 A missing report holds; pods that start count as there; while no node takes one, none is added; and
 one pod goes at a time, after a quiet time in which nothing asked for it, if the law holds without.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from itertools import pairwise
-from math import ceil
 
-from aweigh_operator.scaling import estimates
+from aweigh_api.reasons import Reason
+from aweigh_api.state import State
+from aweigh_operator.scaling import counts, estimates
 from aweigh_operator.scaling.estimates import FROZEN_S, Estimates
-from aweigh_operator.scaling.law import NOTHING, Choice, Law, Limit, Worth
-from aweigh_operator.scaling.look import Look
-from aweigh_operator.scaling.rules import Behavior, Rules, Select
+from aweigh_operator.scaling.law import Limit
+from aweigh_operator.scaling.look import Look, Pod
+from aweigh_operator.scaling.policies import reachable
+from aweigh_operator.scaling.rules import Rules, Select
+from aweigh_operator.scaling.wishes import Wish, wish
 
 LEAST_LOOK_S = 10.0  # between two looks: less says nothing of rates
-_KV_SHARE = 0.85  # of a pod's memory, where nothing but that is known
-_LOOKS_AHEAD_S = 30.0  # until traffic is noticed and decided about, on top of a pod's start
-_MOST_FOR_BACKLOG = 2  # times as many pods as the load itself needs
-_FASTEST = 2.0  # times as many pods at once, while nothing but memory is known
-
-
-class Why(StrEnum):
-    """Reason of a decision, for the condition ScalingActive and for events."""
-
-    STEADY = "Steady"
-    LOAD_GREW = "LoadGrew"
-    LOAD_FELL = "LoadFell"
-    BOUNDS = "Bounds"  # minReplicas or maxReplicas moved it
-    AT_MAXIMUM = "AtMaximum"  # more pods are needed than may be
-    WAITING = "WaitingForReports"  # nothing was measured yet
-    REPORTS_MISSING = "ReportsMissing"
-    UNSCHEDULABLE = "Unschedulable"
-    SETTLING = "Settling"  # fewer would do: the quiet time runs, or a pod starts
+LONGEST_LOOK_S = 60.0  # between two looks of one quiet time
+_STUCK = 3.0  # times as long as pods need to start: nothing waits for such a pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +26,32 @@ class Decision:
     """A number of pods, and why."""
 
     replicas: int
-    why: Why
+    reason: Reason
     sentence: str
     unreachable: tuple[Limit, ...] = ()  # limits that no number of pods keeps
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What the law asked for at one look."""
+    """What was asked for at one look; one that could not judge votes for what there is."""
 
     at_s: float
-    needed: int  # pods
-    enough: int  # pods that keep some distance from every limit, so that none is asked for again
+    needed: int
+    enough: int
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What one decision leaves to the next."""
 
-    last: Look | None = None
-    decision: "Decision | None" = None  # of that look
+    decision: Decision | None = None
+    looked_s: float | None = None  # when the last look was
+    counted_s: float | None = None  # when reports were counted last
+    told: dict[str, State] = field(default_factory=dict)  # what was counted last, by uid
+    served: frozenset[str] = frozenset()  # uids of pods that were seen serving
     known: Estimates = field(default_factory=Estimates)
-    votes: tuple["Vote", ...] = ()  # while a quiet time runs
-    since_s: float = 0.0  # when the first look was
+    votes: tuple[Vote, ...] = ()
+    since_s: float = 0.0  # when looks without a gap began
     changes: tuple[tuple[float, int], ...] = ()  # from when on there were how many pods
 
 
@@ -76,210 +63,147 @@ def decide(memory: Memory, look: Look, rules: Rules) -> tuple[Memory, Decision]:
         look: at the pods, now.
         rules: of this service.
     """
-    memory, decision = _decided(_noted(memory, look), look, rules)
-    return replace(memory, decision=decision), decision
-
-
-def _decided(memory: Memory, look: Look, rules: Rules) -> tuple[Memory, Decision]:
-    bounded = min(max(look.replicas, rules.least), rules.most)
-    if bounded != look.replicas:
-        sentence = (
-            f"{look.replicas} pods are outside of minReplicas {rules.least} and maxReplicas "
-            f"{rules.most}"
-        )
-        return memory, Decision(bounded, Why.BOUNDS, sentence)
-    if not look.serving:
-        return memory, Decision(look.replicas, Why.WAITING, f"none of {look.replicas} pods serves")
-    if look.silent:
-        return memory, _without_reports(look, rules)
-    if memory.last is None:
-        sentence = f"{look.replicas} pods stay: their load is measured between two looks"
-        memory = replace(memory, last=look, since_s=look.now_s)
-        return memory, Decision(look.replicas, Why.WAITING, sentence)
-    if look.now_s - memory.last.now_s < LEAST_LOOK_S and memory.decision is not None:
-        return memory, memory.decision  # what it asked for may not be there yet
-    frozen = bool(memory.changes) and look.now_s - memory.changes[-1][0] < FROZEN_S
-    known = estimates.learned(memory.known, memory.last, look, frozen=frozen)
-    memory = replace(memory, last=look, known=known)
-    law = _law(known, look, rules)
-    if law is None:
-        return memory, _by_memory(known, look, rules)
-    return _by_law(memory, law, look, rules)
+    memory = _noted(memory, look)
+    memory, decision = _judged(memory, look, rules)
+    decision = _bounded(decision, look, rules)
+    return replace(memory, looked_s=look.now_s, decision=decision), decision
 
 
 def _noted(memory: Memory, look: Look) -> Memory:
-    """Whoever has changed the number of pods, caches must settle."""
-    if not memory.changes:
-        return replace(memory, changes=((float("-inf"), look.replicas),))
-    if memory.changes[-1][1] == look.replicas:
-        return memory
-    return replace(memory, changes=(*memory.changes[-63:], (look.now_s, look.replicas)))
+    """Who serves, and since when there are so many pods, whoever has changed it."""
+    first = memory.looked_s is None
+    gap = first or look.now_s - (memory.looked_s or 0.0) > LONGEST_LOOK_S
+    live = {pod.uid for pod in look.pods}
+    changes = memory.changes or ((float("-inf"), look.replicas),)
+    if changes[-1][1] != look.replicas:
+        changes = (*changes[-63:], (look.now_s, look.replicas))
+    return replace(
+        memory,
+        known=memory.known if first else estimates.started(memory.known, look, memory.served),
+        told={uid: state for uid, state in memory.told.items() if uid in live},
+        served=frozenset(memory.served & live | {pod.uid for pod in look.serving}),
+        votes=() if gap else memory.votes,
+        since_s=look.now_s if gap else memory.since_s,
+        changes=changes,
+    )
 
 
-def _without_reports(look: Look, rules: Rules) -> Decision:
-    silent = len(look.silent)
+def _judged(memory: Memory, look: Look, rules: Rules) -> tuple[Memory, Decision]:
+    """What the look says, before bounds."""
+    if not look.serving:
+        return _held(memory, look, rules, f"stays at {look.replicas}: no pod serves")
+    if silent := counts.silent(look, memory.told):
+        return _without_reports(memory, look, rules, len(silent))
+    before_s = memory.counted_s
+    if before_s is not None and look.now_s - before_s < LEAST_LOOK_S and memory.decision:
+        return memory, memory.decision  # what it asked for may not be there yet
+    seconds = 0.0 if before_s is None else look.now_s - before_s
+    windows = None if before_s is None else counts.windows(look, memory.told, seconds)
+    counted = {uid: s for uid, s in look.states.items() if s.arrived_requests is not None}
+    memory = replace(memory, told=memory.told | counted, counted_s=look.now_s)
+    if windows is None:
+        measured = f"stays at {look.replicas}: load is measured between two looks"
+        return _held(memory, look, rules, measured)
+    frozen = look.now_s - memory.changes[-1][0] < FROZEN_S
+    known = estimates.learned(memory.known, look, windows, seconds, frozen=frozen)
+    memory = replace(memory, known=known)
+    if (found := wish(known, look, rules)) is None:
+        unknown = f"stays at {look.replicas}: no pod has told yet what it can hold"
+        return _held(memory, look, rules, unknown)
+    memory = _voted(memory, look, rules, found.needed, found.enough)
+    guarded = _more if found.needed > look.replicas else _fewer
+    return memory, guarded(memory, found, look, rules)
+
+
+def _held(memory: Memory, look: Look, rules: Rules, sentence: str) -> tuple[Memory, Decision]:
+    voted = _voted(memory, look, rules, look.replicas, look.replicas)
+    return voted, Decision(look.replicas, Reason.WAITING_FOR_REPORTS, sentence)
+
+
+def _without_reports(
+    memory: Memory, look: Look, rules: Rules, silent: int
+) -> tuple[Memory, Decision]:
+    now, fallback = look.replicas, rules.fallback_replicas or 0
     told = f"{silent} of {len(look.serving)} serving pods do not report their load"
-    fallback = rules.fallback_replicas
-    if fallback is None or fallback <= look.replicas:
-        return Decision(look.replicas, Why.REPORTS_MISSING, f"{look.replicas} pods stay: {told}")
+    memory = _voted(memory, look, rules, now, now)
     raised = min(fallback, rules.most)
-    return Decision(raised, Why.REPORTS_MISSING, f"{raised} pods, as fallback says: {told}")
+    if raised <= now:
+        return memory, Decision(now, Reason.REPORTS_MISSING, f"stays at {now}: {told}")
+    if any(pod.unschedulable for pod in look.pods):
+        sentence = f"stays at {now}: {told}, and no node takes one more, as fallback says"
+        return memory, Decision(now, Reason.UNSCHEDULABLE, sentence)
+    sentence = f"{now} → {raised} pods, as fallback says: {told}"
+    return memory, Decision(raised, Reason.REPORTS_MISSING, sentence)
 
 
-def _law(known: Estimates, look: Look, rules: Rules) -> Law | None:
-    states = [pod.state for pod in look.pods if pod.state is not None]
-    warm = [pod.state for pod in look.pods if pod.warm and pod.state is not None]
-    costs, room = estimates.costs(known, warm or states), estimates.room(states)
-    if costs is None or room is None or known.requests is None:
-        return None
-    if rules.count_hits and known.hit_share is None and known.prompt_tokens:
-        return None  # what a cold cache costs is no reason for more pods
-    return Law(
-        costs=costs,
-        demand=estimates.demand(known, look),
-        worth=_worth(known, rules),
-        room=room if rules.count_hits else replace(room, hot_tokens=0),
-        aim=rules.aim,
+def _bounded(decision: Decision, look: Look, rules: Rules) -> Decision:
+    pods = min(max(decision.replicas, rules.least), rules.most)
+    if pods == decision.replicas:
+        return decision
+    bounds = f"minReplicas is {rules.least} and maxReplicas {rules.most}"
+    return replace(
+        decision,
+        replicas=pods,
+        reason=Reason.BOUNDS,
+        sentence=f"{look.replicas} → {pods} pods: {bounds}",
     )
 
 
-def _worth(known: Estimates, rules: Rules) -> Worth:
-    found = estimates.worth(known)
-    if not rules.count_hits:
-        found = replace(NOTHING, accepted_length=found.accepted_length)
-    return found if rules.count_drafts else replace(found, accepted_length=1.0)
-
-
-def _by_memory(known: Estimates, look: Look, rules: Rules) -> Decision:
-    """Before anything of steps is known: answers in flight, by what memory holds."""
-    states = [pod.state for pod in look.serving if pod.state is not None]
-    room = estimates.room(states)
-    if room is None:
-        sentence = f"{look.replicas} pods stay: none has told yet what it can hold"
-        return Decision(look.replicas, Why.WAITING, sentence)
-    busy = sum((state.running or 0) + (state.waiting or 0) for state in states)
-    unshared = estimates.demand(known, look).unshared
-    one = min(_KV_SHARE * room.kv_tokens / unshared, float(room.rows))
-    needed = max(look.replicas, min(ceil(busy / one), int(_FASTEST * look.replicas)))
-    pods = min(needed, rules.most)
-    sentence = (
-        f"{busy} requests are in flight and a pod holds about {one:.0f}: {pods} pods, until steps, "
-        "hits and drafts are measured"
-    )
-    return Decision(pods, Why.LOAD_GREW if pods > look.replicas else Why.WAITING, sentence)
-
-
-def _by_law(memory: Memory, law: Law, look: Look, rules: Rules) -> tuple[Memory, Decision]:
-    ahead_s = memory.known.start_s + _LOOKS_AHEAD_S
-    ahead = replace(law, demand=law.demand.times(estimates.growth(memory.known, ahead_s)))
-    choice = ahead.choose(rules.most)
-    # What piles up until new pods serve shall be gone soon, too, but not at any price.
-    urgent = ahead.overrun(max(1, look.replicas), ahead_s).choose(rules.most)
-    needed = min(urgent.pods, _MOST_FOR_BACKLOG * choice.pods, rules.most)
-    enough = next(
-        n
-        for n in range(choice.pods, rules.most + 1)
-        if n == rules.most or ahead.holds(n, 1.0 - rules.tolerance, choice.unreachable)
-    )
+def _voted(memory: Memory, look: Look, rules: Rules, needed: int, enough: int) -> Memory:
     since_s = look.now_s - max(rules.up.quiet_s, rules.down.quiet_s)
     votes = tuple(vote for vote in memory.votes if vote.at_s >= since_s)
-    memory = replace(memory, votes=(*votes, Vote(look.now_s, needed, enough)))
-    if needed > look.replicas:
-        return memory, _more(memory, ahead, choice, look, rules)
-    return memory, _fewer(memory, law, choice, look, rules)
+    return replace(memory, votes=(*votes, Vote(look.now_s, needed, enough)))
 
 
-def _more(memory: Memory, law: Law, choice: Choice, look: Look, rules: Rules) -> Decision:
-    needed, now = memory.votes[-1].needed, look.replicas
-    why_so_many = f"{choice.pods} for the load"
-    if choice.limit is not None:
-        why_so_many += f", as {choice.limit} would pass its limit with {choice.pods - 1}"
-    if needed > choice.pods:
-        why_so_many += f", and {needed - choice.pods} for what piles up until they serve"
+def _more(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
+    now = look.replicas
+    needed = f"{found.needed} are needed ({found.because}); {found.numbers(now)}"
+    stays = Decision(now, Reason.SETTLING, f"stays at {now}: {needed}", found.unreachable)
     if any(pod.unschedulable for pod in look.pods):
-        sentence = (
-            f"{needed} pods are needed ({why_so_many}), but no node takes one of the {now}; "
-            f"{_numbers(law, now)}"
-        )
-        return Decision(now, Why.UNSCHEDULABLE, sentence, choice.unreachable)
+        sentence = f"stays at {now}, as no node takes one of them: {needed}"
+        return replace(stays, reason=Reason.UNSCHEDULABLE, sentence=sentence)
+    if rules.up.select is Select.DISABLED:
+        return replace(stays, sentence=f"stays at {now}, as scaleUp is disabled: {needed}")
     since_s = look.now_s - rules.up.quiet_s
     target = min(vote.needed for vote in memory.votes if vote.at_s >= since_s)
-    pods = max(min(target, _reachable(memory.changes, look, rules.up, +1)), now)
+    pods = max(min(target, reachable(memory.changes, look, rules.up, +1)), now)
     if pods == now:
-        sentence = f"{now} pods stay for a while, as behavior.scaleUp says: {needed} are needed"
-        return Decision(pods, Why.SETTLING, f"{sentence} ({why_so_many})", choice.unreachable)
-    too_few = not law.holds(pods, 1.0, choice.unreachable)
-    return Decision(
-        pods,
-        Why.AT_MAXIMUM if pods == rules.most and too_few else Why.LOAD_GREW,
-        f"{now} → {pods} pods: {why_so_many}; {_numbers(law, pods)}",
-        choice.unreachable,
+        sentence = f"stays at {now} for a while, as behavior.scaleUp says: {needed}"
+        return replace(stays, sentence=sentence)
+    return replace(
+        stays,
+        replicas=pods,
+        reason=Reason.AT_MAXIMUM if pods == rules.most and found.too_much else Reason.LOAD_GREW,
+        sentence=f"{now} → {pods} pods: {found.because}; {found.numbers(pods)}",
     )
 
 
-def _fewer(memory: Memory, law: Law, choice: Choice, look: Look, rules: Rules) -> Decision:
-    now = look.replicas
-    at_most = choice.pods == rules.most and not law.holds(now, 1.0, choice.unreachable)
-    stays = Decision(
-        now,
-        Why.AT_MAXIMUM if at_most else Why.STEADY,
-        f"{now} pods: {_numbers(law, now)}",
-        choice.unreachable,
-    )
-    since_s = look.now_s - rules.down.quiet_s
-    enough = max(vote.enough for vote in memory.votes if vote.at_s >= since_s)
-    pods = max(enough, rules.least, _reachable(memory.changes, look, rules.down, -1))
-    if memory.votes[-1].enough >= now or now <= rules.least:
+def _fewer(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
+    now, quiet_s = look.replicas, rules.down.quiet_s
+    at_most = now == rules.most and found.too_much
+    reason = Reason.AT_MAXIMUM if at_most else Reason.STEADY
+    stays = Decision(now, reason, f"stays at {now}: {found.numbers(now)}", found.unreachable)
+    if found.enough >= now or now <= rules.least:
         return stays
-    if any(pod.ready_for_s is None for pod in look.pods):
-        return replace(stays, why=Why.SETTLING, sentence=f"{now} pods stay until all of them serve")
-    if pods >= now or look.now_s - memory.since_s < rules.down.quiet_s:
+    stays = replace(stays, reason=Reason.SETTLING)
+    would_do = f"{found.enough} would do; {found.numbers(now)}"
+    if rules.down.select is Select.DISABLED:
+        return replace(stays, sentence=f"stays at {now}, as scaleDown is disabled: {would_do}")
+    if any(_starts(pod, memory.known) for pod in look.pods):
+        return replace(stays, sentence=f"stays at {now} until all of them serve: {would_do}")
+    since_s = look.now_s - quiet_s
+    enough = max(vote.enough for vote in memory.votes if vote.at_s >= since_s)
+    pods = max(enough, rules.least, reachable(memory.changes, look, rules.down, -1))
+    if pods >= now or memory.since_s > since_s:
         sentence = (
-            f"{now} pods stay: {memory.votes[-1].enough} would do, once nothing has asked for more "
-            f"for {rules.down.quiet_s:.0f} s; {_numbers(law, now)}"
+            f"stays at {now} until nothing has asked for more for {quiet_s:.0f} s: {would_do}"
         )
-        return replace(stays, why=Why.SETTLING, sentence=sentence)
-    sentence = f"{now} → {pods} pods: they are enough; {_numbers(law, pods)}"
-    return Decision(pods, Why.LOAD_FELL, sentence, choice.unreachable)
+        return replace(stays, sentence=sentence)
+    sentence = f"{now} → {pods} pods: they are enough; {found.numbers(pods)}"
+    return Decision(pods, Reason.LOAD_FELL, sentence, found.unreachable)
 
 
-def _reachable(
-    changes: Sequence[tuple[float, int]], look: Look, behavior: Behavior, direction: int
-) -> int:
-    """The number of pods that policies let one direction go to."""
-    if behavior.select is Select.DISABLED:
-        return look.replicas
-    if not behavior.policies:
-        return look.replicas + direction * 1_000_000
-    reaches = []
-    for policy in behavior.policies:
-        moved = _moved(changes, look.now_s - policy.period_s, direction)
-        at_first = look.replicas - direction * moved
-        reaches.append(at_first + direction * policy.reach(at_first))
-    farthest = max(reaches) if direction > 0 else min(reaches)
-    nearest = min(reaches) if direction > 0 else max(reaches)
-    return farthest if behavior.select is Select.MAX else nearest
-
-
-def _moved(changes: Sequence[tuple[float, int]], since_s: float, direction: int) -> int:
-    """Pods that came, or went, since then."""
-    steps = (
-        direction * (after - before)
-        for (_, before), (at_s, after) in pairwise(changes)
-        if at_s > since_s
-    )
-    return sum(step for step in steps if step > 0)
-
-
-def _numbers(law: Law, pods: int) -> str:
-    """What decides, with its figures."""
-    found, demand = law.steady(pods), law.demand
-    parts = [
-        f"{demand.requests:.2g} requests/s with {demand.prompt_tokens:.3g} prompt tokens/s",
-        f"{found.hit_share:.0%} of them cached",
-        f"{law.worth.accepted_length:.2f} tokens a step",
-        f"utilization {found.utilization:.0%} of {law.aim.utilization:.0%} with {pods}",
-    ]
-    if demand.waiting:
-        parts.append(f"{demand.waiting:.0f} requests wait")
-    return ", ".join(parts)
+def _starts(pod: Pod, known: Estimates) -> bool:
+    """It will serve soon: one that no node takes, or that takes far too long, may be let go."""
+    waits = pod.ready_for_s is None and not pod.unschedulable
+    return waits and pod.age_s <= _STUCK * known.start_s

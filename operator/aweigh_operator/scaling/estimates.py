@@ -5,19 +5,22 @@ the number of pods the hit share is left as it was until caches have settled: it
 prefixes lie elsewhere, which must not ask for one more pod.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from math import log2, sqrt
 from statistics import median
 
 from aweigh_api.state import State
+from aweigh_operator.scaling import counts
+from aweigh_operator.scaling.counts import Counted, Window
 from aweigh_operator.scaling.law import LARGEST_HIT_SHARE, Costs, Demand, Room, Worth
-from aweigh_operator.scaling.look import Counted, Look, counted
+from aweigh_operator.scaling.look import Look
 
 UNKNOWN_LENGTH = 256.0  # tokens of a prompt or answer until one was seen
-LEAST_PROMPT_TOKENS = 5000  # of warm pods between two looks, to judge hits by
-LEAST_ROWS = 500  # to judge drafts by
+LEAST_PROMPT_TOKENS = 5000  # of warm pods, to judge hits by: fewer are gathered over several looks
+LEAST_ROWS = 500  # to judge drafts by, likewise
 FROZEN_S = 90.0  # after a change of the number of pods
+START_RANGE_S = (10.0, 1800.0)  # that a pod may be believed to need to become ready
 _RATE = 0.5  # weight of what was counted last
 _SURPRISE = 4.0  # standard deviations
 _TREND = 0.3
@@ -35,7 +38,7 @@ class Estimates:
 
     requests: float | None = None  # per second
     prompt_tokens: float | None = None  # per second
-    trend: float = 0.0  # of prompt tokens per second, per second
+    trend: float = 0.0  # of requests per second, per second
     prompt_length: float | None = None
     output_length: float | None = None
     context: float | None = None
@@ -45,22 +48,47 @@ class Estimates:
     hit_pods: int = 1  # behind the hit share
     kept: float = _KEPT_AT_FIRST  # of the hit share when pods double
     start_s: float = 60.0  # that a new pod needs to become ready
+    gathered_prompts: Counted = field(default_factory=Counted)  # too few to judge hits by
+    gathered_rows: Counted = field(default_factory=Counted)  # too few to judge drafts by
 
 
-def learned(before: Estimates, last: Look, look: Look, *, frozen: bool) -> Estimates:
+def learned(
+    before: Estimates, look: Look, windows: Mapping[str, Window], seconds: float, *, frozen: bool
+) -> Estimates:
     """What is believed after a look.
 
     Args:
         before: what was believed at the last one.
-        last: the look before.
-        look: the one of now, at which every serving pod has reported.
+        look: the one of now.
+        windows: what pods have counted, by uid.
+        seconds: since the last look.
         frozen: the number of pods has changed lately.
     """
-    everybody = counted(last.states, look.states, look.states)
-    warm = [pod.uid for pod in look.pods if pod.warm]
-    found = _demand(before, everybody, look.now_s - last.now_s)
-    found = _starts(_drafts(found, everybody), last, look)
-    return found if frozen else _hits(found, counted(last.states, look.states, warm), len(warm))
+    found = _drafts(_demand(before, windows.values(), seconds), counts.total(windows.values()))
+    if frozen:
+        return replace(found, gathered_prompts=counts.NOTHING)
+    warm = [windows[pod.uid] for pod in look.pods if pod.warm and pod.uid in windows]
+    return _hits(found, counts.total(warm), len(warm))
+
+
+def started(before: Estimates, look: Look, served: frozenset[str]) -> Estimates:
+    """With what the pods needed that serve for the first time.
+
+    Args:
+        before: what was believed.
+        look: the one of now.
+        served: uids of pods that have served before.
+    """
+    took = [
+        pod.age_s - pod.ready_for_s
+        for pod in look.serving
+        if pod.uid not in served and pod.ready_for_s is not None
+    ]
+    if not took:
+        return before
+    shortest, longest = START_RANGE_S
+    slowest = min(max(*took, shortest), longest)
+    return replace(before, start_s=_mixed(before.start_s, slowest, _RATE))
 
 
 def demand(known: Estimates, look: Look) -> Demand:
@@ -82,10 +110,10 @@ def demand(known: Estimates, look: Look) -> Demand:
 
 
 def growth(known: Estimates, ahead_s: float) -> float:
-    """How many times as much traffic there will be in a while, if the trend goes on."""
-    if not known.prompt_tokens:
+    """How many times as many requests there will be in a while, if the trend goes on."""
+    if not known.requests:
         return 1.0
-    return 1.0 + max(0.0, known.trend) * ahead_s / known.prompt_tokens
+    return 1.0 + max(0.0, known.trend) * ahead_s / known.requests
 
 
 def worth(known: Estimates) -> Worth:
@@ -99,8 +127,12 @@ def worth(known: Estimates) -> Worth:
 
 
 def costs(known: Estimates, states: Iterable[State]) -> Costs | None:
-    """Of a step: the median of what pods have fitted; None: none has."""
-    fits = [state.step_fit for state in states if state.step_fit is not None]
+    """Of a step: the median of what pods have fitted; None: none has.
+
+    A fit in which prompts or answers cost nothing has not seen them yet.
+    """
+    told = [state.step_fit for state in states if state.step_fit is not None]
+    fits = [fit for fit in told if fit.prompt_token > 0.0 and fit.row + fit.kv_token > 0.0]
     if not fits:
         return None
     return Costs(
@@ -124,18 +156,20 @@ def room(states: Iterable[State]) -> Room | None:
     return Room(rows=min(rows), kv_tokens=min(capacities), hot_tokens=max(hot))
 
 
-def _demand(before: Estimates, seen: Counted, seconds: float) -> Estimates:
-    now = seen.arrived_requests / seconds
-    jumps = _jumps(before.requests, seen.arrived_requests, seconds)
+def _demand(before: Estimates, windows: Iterable[Window], seconds: float) -> Estimates:
+    told = [window for window in windows if window.seconds > 0.0]
+    seen = counts.total(told)
+    now = sum(window.counted.arrived_requests / window.seconds for window in told)
+    prompts = sum(window.counted.arrived_prompt_tokens / window.seconds for window in told)
+    jumps = _jumps(before.requests, now, seconds)
     weight = 1.0 if jumps else _RATE
     requests = _mixed(before.requests, now, weight)
-    prompts = _mixed(before.prompt_tokens, seen.arrived_prompt_tokens / seconds, weight)
-    old = prompts if before.prompt_tokens is None else before.prompt_tokens
+    old = requests if before.requests is None else before.requests
     return replace(
         before,
         requests=requests,
-        prompt_tokens=prompts,
-        trend=before.trend if jumps else _mixed(before.trend, (prompts - old) / seconds, _TREND),
+        prompt_tokens=_mixed(before.prompt_tokens, prompts, weight),
+        trend=before.trend if jumps else _mixed(before.trend, (requests - old) / seconds, _TREND),
         prompt_length=_ratio(
             before.prompt_length, seen.arrived_prompt_tokens, seen.arrived_requests, _LENGTH
         ),
@@ -146,40 +180,32 @@ def _demand(before: Estimates, seen: Counted, seconds: float) -> Estimates:
     )
 
 
-def _jumps(before: float | None, arrived: int, seconds: float) -> bool:
+def _jumps(before: float | None, now: float, seconds: float) -> bool:
     """So many more requests have come that chance is no reason: arrivals are Poisson."""
     if before is None:
         return True
     expected = before * seconds
-    return arrived > expected + _SURPRISE * sqrt(expected + 1.0)
-
-
-def _starts(before: Estimates, last: Look, look: Look) -> Estimates:
-    """Pods that have become ready since the last look."""
-    served = {pod.uid for pod in last.serving}
-    took = [
-        pod.state.uptime_s - pod.ready_for_s
-        for pod in look.serving
-        if pod.uid not in served and pod.state is not None and pod.ready_for_s is not None
-    ]
-    if not took:
-        return before
-    return replace(before, start_s=_mixed(before.start_s, max(max(took), 0.0), _RATE))
+    return now * seconds > expected + _SURPRISE * sqrt(expected + 1.0)
 
 
 def _drafts(before: Estimates, seen: Counted) -> Estimates:
+    seen = before.gathered_rows + seen
     if seen.decoded_rows < LEAST_ROWS:
-        return before
+        return replace(before, gathered_rows=seen)
     drafted = _ratio(before.drafted, seen.drafted_tokens, seen.decoded_rows, _ACCEPTED)
     length = _ratio(before.accepted_length, seen.decode_tokens, seen.decoded_rows, _ACCEPTED)
-    return replace(before, drafted=drafted or 0.0, accepted_length=length)
+    return replace(
+        before, drafted=drafted or 0.0, accepted_length=length, gathered_rows=counts.NOTHING
+    )
 
 
 def _hits(before: Estimates, warm: Counted, pods: int) -> Estimates:
-    prompts = warm.cached_prompt_tokens + warm.computed_prompt_tokens
+    seen = before.gathered_prompts + warm
+    prompts = seen.cached_prompt_tokens + seen.computed_prompt_tokens
     if prompts < LEAST_PROMPT_TOKENS or pods < 1:
-        return before
-    share = min(warm.cached_prompt_tokens / prompts, LARGEST_HIT_SHARE)
+        return replace(before, gathered_prompts=seen)
+    before = replace(before, gathered_prompts=counts.NOTHING)
+    share = min(seen.cached_prompt_tokens / prompts, LARGEST_HIT_SHARE)
     if before.hit_share is None:
         return replace(before, hit_share=share, hit_pods=pods)
     if pods != before.hit_pods:  # what they kept is known now, and counts at once

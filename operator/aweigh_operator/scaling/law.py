@@ -206,10 +206,21 @@ class Law:
         A limit that none of them keeps limits nothing, but for the utilization.
         """
         broken = [self.broken(pods) for pods in range(1, most + 1)]
-        unreachable = set.intersection(*broken) - {Limit.UTILIZATION}
+        unreachable = self._unreachable(broken)
         pods = next((n for n, each in enumerate(broken, 1) if each <= unreachable), most)
         fewer = broken[pods - 2] - unreachable if pods > 1 else set()
         return Choice(pods, _first(fewer), tuple(sorted(unreachable)))
+
+    def _unreachable(self, broken: list[set[Limit]]) -> set[Limit]:
+        """Limits that no number of pods keeps, be it loaded no more than it may be.
+
+        Where all numbers are overloaded, those that one pod without any load breaks.
+        """
+        loaded = [each for each in broken if Limit.UTILIZATION not in each]
+        if loaded:
+            return set.intersection(*loaded)
+        nobody = replace(self.demand, requests=0.0, prompt_tokens=0.0, waiting=0.0)
+        return replace(self, demand=nobody).broken(1)
 
     def holds(self, pods: int, share: float, besides: tuple[Limit, ...]) -> bool:
         """Whether so many pods keep a share of every limit but some."""

@@ -1,7 +1,7 @@
-"""What one look at a service's pods shows, and what they counted since the one before. Pure."""
+"""What one look at a service's pods shows. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from aweigh_api.state import State
 
@@ -13,7 +13,8 @@ class Pod:
     """One pod that lives."""
 
     uid: str
-    ready_for_s: float | None  # None: it is starting
+    age_s: float  # since it was created
+    ready_for_s: float | None  # None: it takes no requests
     unschedulable: bool = False
     state: State | None = None  # its newest report; None: it does not answer
 
@@ -37,54 +38,6 @@ class Look:
         return [pod for pod in self.pods if pod.ready_for_s is not None]
 
     @property
-    def silent(self) -> list[Pod]:
-        """Pods that take requests and do not report."""
-        return [pod for pod in self.serving if pod.state is None]
-
-    @property
     def states(self) -> dict[str, State]:
         """Reports by the pod's uid."""
         return {pod.uid: pod.state for pod in self.pods if pod.state is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """Sums over some pods, between two looks."""
-
-    arrived_requests: int = 0
-    arrived_prompt_tokens: int = 0
-    finished_requests: int = 0
-    finished_output_tokens: int = 0
-    cached_prompt_tokens: int = 0
-    computed_prompt_tokens: int = 0
-    decode_tokens: int = 0
-    decoded_rows: int = 0
-    kv_tokens_read: int = 0
-    drafted_tokens: int = 0
-
-    def __add__(self, other: "Counted") -> "Counted":
-        return Counted(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-
-def counted(
-    before: Mapping[str, State], after: Mapping[str, State], uids: Iterable[str]
-) -> Counted:
-    """What some pods have counted between two looks.
-
-    A pod that was not there before has counted since it started; a new boot begins at 0.
-    """
-    total = Counted()
-    for uid in uids:
-        if uid in after:
-            total += _since(before.get(uid), after[uid])
-    return total
-
-
-def _since(before: State | None, after: State) -> Counted:
-    known = before if before is not None and before.boot_id == after.boot_id else None
-    return Counted(*(_grown(known, after, field.name) for field in fields(Counted)))
-
-
-def _grown(before: State | None, after: State, name: str) -> int:
-    old = 0 if before is None else getattr(before, name) or 0
-    return max(0, (getattr(after, name) or 0) - old)

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 
+from aweigh_api import scaling as api
 from aweigh_operator.scaling.law import Aim
 
 
@@ -54,3 +56,43 @@ class Rules:
     up: Behavior = UP
     down: Behavior = DOWN
     fallback_replicas: int | None = None  # without reports: at least so many; None: as they are
+
+
+def rules(part: api.Scaling) -> Rules:
+    """What the spec says."""
+    wanted = part.objective or api.Objective()
+    return Rules(
+        least=part.min_replicas,
+        most=part.max_replicas,
+        aim=Aim(
+            utilization=part.target_utilization_percent / 100,
+            inter_token_s=_seconds(wanted.inter_token_milliseconds),
+            first_token_s=_seconds(wanted.time_to_first_token_milliseconds),
+            drain_s=float(part.drain_within_seconds),
+        ),
+        tolerance=part.tolerance_percent / 100,
+        count_hits=part.corrections.prefix_cache.enabled,
+        count_drafts=part.corrections.speculation.enabled,
+        up=_behavior(part.behavior.scale_up, UP),
+        down=_behavior(part.behavior.scale_down, DOWN),
+        fallback_replicas=part.fallback.replicas,
+    )
+
+
+def _seconds(milliseconds: int | None) -> float:
+    return inf if milliseconds is None else milliseconds / 1000
+
+
+def _behavior(part: api.ScalingRules, usual: Behavior) -> Behavior:
+    window_s = part.stabilization_window_seconds
+    policies = None if part.policies is None else tuple(map(_policy, part.policies))
+    return Behavior(
+        quiet_s=usual.quiet_s if window_s is None else float(window_s),
+        policies=usual.policies if policies is None else policies,
+        select=Select(part.select_policy),
+    )
+
+
+def _policy(part: api.ScalingPolicy) -> Policy:
+    pods, percent = (part.value, 0) if part.type == "Pods" else (0, part.value)
+    return Policy(pods, percent, float(part.period_seconds))

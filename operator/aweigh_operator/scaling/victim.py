@@ -10,17 +10,17 @@ def cheapest_first(pods: Sequence[Pod], before: Mapping[str, State]) -> list[str
     """Uids of pods, the one whose loss costs least first.
 
     One that does not serve yet costs nothing; of the others, the seconds of prefill that their hits
-    have saved since `before` count, and then how many requests they have.
+    have saved since `before` count, then how many requests they have, then who is younger.
 
     Args:
         pods: all that live.
         before: their reports a while ago, by uid.
     """
 
-    def cost(pod: Pod) -> tuple[bool, float, int]:
+    def cost(pod: Pod) -> tuple[bool, float, int, float]:
         state = pod.state
         busy = 0 if state is None else (state.running or 0) + (state.waiting or 0)
-        return pod.ready_for_s is not None, _saved(before.get(pod.uid), state), busy
+        return pod.ready_for_s is not None, _saved(before.get(pod.uid), state), busy, pod.age_s
 
     return [pod.uid for pod in sorted(pods, key=cost)]
 

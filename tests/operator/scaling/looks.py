@@ -28,6 +28,7 @@ class Service:
         self.born: dict[str, float] = {f"pod-{each}": 0.0 for each in range(pods)}
         self.counted = dict.fromkeys(self.born, 0.0)  # seconds of its share of the stream
         self.silent: set[str] = set()
+        self.repeated: dict[str, State] = {}
         self.starting: set[str] = set()
         self.unschedulable: set[str] = set()
 
@@ -49,10 +50,13 @@ class Service:
         return decision
 
     def resize(self, replicas: int) -> None:
-        """New pods serve at once, and old ones go."""
-        uids = list(self.born)
+        """New pods serve at once, and old ones go, first what does not serve."""
+        idle = self.starting | self.unschedulable
+        uids = sorted(self.born, key=lambda uid: uid in idle)
         for uid in uids[replicas:]:
             del self.born[uid]
+            self.starting.discard(uid)
+            self.unschedulable.discard(uid)
         for number in range(len(self.born), replicas):
             uid = f"pod-{number}-{self.now_s:.0f}"
             self.born[uid], self.counted[uid] = self.now_s, 0.0
@@ -60,33 +64,44 @@ class Service:
 
     def _pod(self, uid: str, requests: float, hits: float, waiting: int, prompt: int) -> Pod:
         if uid in self.starting or uid in self.unschedulable:
-            return Pod(uid=uid, ready_for_s=None, unschedulable=uid in self.unschedulable)
+            age_s = self.now_s - self.born[uid]
+            stuck = uid in self.unschedulable
+            return Pod(uid=uid, age_s=age_s, ready_for_s=None, unschedulable=stuck)
         serving = len(self.born) - len(self.starting) - len(self.unschedulable)
         self.counted[uid] += LOOK_S * requests / serving
-        state = None if uid in self.silent else self._state(uid, hits, waiting, prompt)
-        return Pod(uid=uid, ready_for_s=self.now_s - self.born[uid], state=state)
+        state = None if uid in self.silent else self._report(uid, hits, waiting, prompt)
+        state = self.repeated.get(uid, state)
+        serves_s = self.now_s - self.born[uid]
+        return Pod(uid=uid, age_s=serves_s + 60, ready_for_s=serves_s, state=state)
 
-    def _state(self, uid: str, hits: float, waiting: int, prompt: int) -> State:
-        arrived = self.counted[uid]
-        rows = int(arrived * 200)
-        return State(
-            boot_id=uid,
-            uptime_s=self.now_s - self.born[uid] + 60,
-            phase="ready",
-            running=5,
-            waiting=waiting,
-            arrived_requests=int(arrived),
-            arrived_prompt_tokens=int(arrived * prompt),
-            finished_requests=int(arrived),
-            finished_output_tokens=rows,
-            cached_prompt_tokens=int(arrived * prompt * hits),
-            computed_prompt_tokens=int(arrived * prompt * (1 - hits)),
-            decode_tokens=rows,
-            decoded_rows=rows,
-            drafted_tokens=0,
-            kv_tokens_read=rows * prompt,
-            max_running=256,
-            kv_tokens=KvTokens(capacity=700_000, held=5000, cached=100_000, hot=50_000),
-            unshared_tokens_per_request=500.0,
-            step_fit=FIT,
-        )
+    def _report(self, uid: str, hits: float, waiting: int, prompt: int) -> State:
+        uptime_s = self.now_s - self.born[uid] + 60
+        return report(uid, self.counted[uid], uptime_s, hits, waiting, prompt)
+
+
+def report(
+    uid: str, arrived: float, uptime_s: float, hits: float, waiting: int = 0, prompt: int = 1000
+) -> State:
+    """What a pod tells after so many requests."""
+    rows = int(arrived * 200)
+    return State(
+        boot_id=uid,
+        uptime_s=uptime_s,
+        phase="ready",
+        running=5,
+        waiting=waiting,
+        arrived_requests=int(arrived),
+        arrived_prompt_tokens=int(arrived * prompt),
+        finished_requests=int(arrived),
+        finished_output_tokens=rows,
+        cached_prompt_tokens=int(arrived * prompt * hits),
+        computed_prompt_tokens=int(arrived * prompt * (1 - hits)),
+        decode_tokens=rows,
+        decoded_rows=rows,
+        drafted_tokens=0,
+        kv_tokens_read=rows * prompt,
+        max_running=256,
+        kv_tokens=KvTokens(capacity=700_000, held=5000, cached=100_000, hot=50_000),
+        unshared_tokens_per_request=500.0,
+        step_fit=FIT,
+    )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aweigh_operator.scaling.decision import Why
+from aweigh_api.reasons import Reason
 from aweigh_operator.scaling.law import Aim, Limit
 from aweigh_operator.scaling.rules import DOWN, UP, Policy, Rules, Select
 from tests.operator.scaling.looks import LOOK_S, Service
@@ -25,15 +25,15 @@ def grown(service: Service, **kinds: float) -> int:
 
 def test_load_that_grows_gets_pods_at_once_and_the_sentence_says_why() -> None:
     service = Service(1, RULES)
-    assert service.look(CALM).why is Why.WAITING  # one look says nothing of rates
-    assert service.run(4, CALM).why is Why.STEADY
+    assert service.look(CALM).reason is Reason.WAITING_FOR_REPORTS  # one look says nothing of rates
+    assert service.run(4, CALM).reason is Reason.STEADY
     found = service.look(BUSY)
     needed = grown(Service(1, RULES))
     assert needed <= found.replicas <= 2 * (needed + 1)  # half of them for what piles up meanwhile
-    assert found.why is Why.LOAD_GREW
+    assert found.reason is Reason.LOAD_GREW
     assert found.sentence.startswith(f"1 → {found.replicas} pods: ")
     assert "as utilization would pass its limit with" in found.sentence
-    assert "for what piles up until they serve; 1.5e+02 requests/s" in found.sentence
+    assert "for what piles up until they serve; 150 requests/s" in found.sentence
 
 
 def test_pods_that_start_are_counted_as_there() -> None:
@@ -67,13 +67,24 @@ def test_one_busy_moment_begins_the_quiet_time_anew() -> None:
     assert service.run(12, CALM).replicas == many
 
 
-def test_no_pod_goes_while_another_starts() -> None:
+def test_no_pod_goes_while_another_starts_unless_it_takes_far_too_long() -> None:
     service = Service(1, RULES)
     many = grown(service)
-    service.starting = {list(service.born)[-1]}
-    found = service.run(40, CALM)
-    assert (found.replicas, found.why) == (many, Why.SETTLING)
+    service.run(15, CALM)
+    late = list(service.born)[-1]
+    service.starting, service.born[late] = {late}, service.now_s
+    found = service.run(10, CALM)
+    assert (found.replicas, found.reason) == (many, Reason.SETTLING)
     assert "until all of them serve" in found.sentence
+    assert service.run(10, CALM).replicas < many  # nobody waits for it any more
+
+
+def test_a_pod_that_no_node_takes_may_go() -> None:
+    service = Service(1, RULES)
+    many = grown(service)
+    service.unschedulable = {list(service.born)[-1]}
+    assert service.run(17, CALM).replicas < many
+    assert not service.unschedulable
 
 
 def test_a_missing_report_holds_whatever_the_others_say() -> None:
@@ -82,7 +93,75 @@ def test_a_missing_report_holds_whatever_the_others_say() -> None:
     service.silent = {next(iter(service.born))}
     for requests in (0.0, CALM, 10 * BUSY):
         found = service.run(30, requests)
-        assert (found.replicas, found.why) == (many, Why.REPORTS_MISSING)
+        assert (found.replicas, found.reason) == (many, Reason.REPORTS_MISSING)
+
+
+def test_a_report_that_repeats_itself_is_a_missing_one() -> None:
+    service = Service(2, RULES)
+    service.run(6, CALM)
+    stuck = next(iter(service.born))
+    service.repeated[stuck] = service.memory.told[stuck]
+    assert service.run(30, 0.0).reason is Reason.REPORTS_MISSING
+
+
+def test_a_pod_that_does_not_count_arrivals_does_not_report() -> None:
+    service = Service(1, RULES)
+    service.run(6, CALM)
+    only = next(iter(service.born))
+    state = service.memory.told[only]
+    for late in range(1, 30):
+        told = {"arrived_requests": None, "uptime_s": state.uptime_s + LOOK_S * late}
+        service.repeated[only] = state.model_copy(update=told)
+        assert service.look(CALM).reason is Reason.REPORTS_MISSING
+
+
+def test_what_came_while_reports_were_missing_is_no_jump() -> None:
+    service = Service(3, RULES)
+    service.run(8, CALM)
+    before = service.memory.known.requests
+    service.silent = set(service.born)
+    service.run(20, CALM)
+    service.silent = set()
+    service.look(CALM)
+    assert service.memory.known.requests == pytest.approx(before, rel=0.1)
+
+
+def test_a_pod_that_is_not_ready_for_a_moment_changes_no_rate() -> None:
+    service = Service(3, RULES)
+    service.run(8, CALM)
+    before = service.memory.known
+    service.starting = {next(iter(service.born))}
+    service.look(CALM)
+    service.starting = set()
+    service.look(CALM)
+    assert service.memory.known.requests == pytest.approx(before.requests, rel=0.35)
+    assert service.memory.known.start_s == before.start_s
+
+
+def test_after_a_hold_the_quiet_time_begins_anew() -> None:
+    service = Service(1, RULES)
+    many = grown(service)
+    service.run(14, CALM)
+    service.silent = {next(iter(service.born))}
+    service.run(30, CALM)
+    service.silent = set()
+    assert service.run(15, CALM).replicas == many
+    assert service.run(3, CALM).replicas < many
+
+
+def test_little_traffic_is_gathered_until_it_says_something_of_hits() -> None:
+    service = Service(4, RULES)
+    service.run(6, 0.1, prompt=200)  # 300 prompt tokens a look
+    assert service.memory.known.hit_share is None
+    assert service.run(40, 0.1, prompt=200).replicas == 1  # without hits it would do, too
+    assert service.memory.known.hit_share == pytest.approx(0.5, abs=0.05)
+
+
+def test_longer_prompts_alone_are_no_trend() -> None:
+    service = Service(4, RULES)
+    service.run(10, 20.0, prompt=500)
+    service.run(1, 20.0, prompt=1000)
+    assert service.memory.known.trend == pytest.approx(0.0, abs=0.01)
 
 
 def test_a_fallback_may_only_raise() -> None:
@@ -105,7 +184,7 @@ def test_while_no_node_takes_a_pod_none_is_added() -> None:
     service.resize(2)
     service.unschedulable = {list(service.born)[1]}
     found = service.run(6, 3 * BUSY)
-    assert (found.replicas, found.why) == (2, Why.UNSCHEDULABLE)
+    assert (found.replicas, found.reason) == (2, Reason.UNSCHEDULABLE)
     assert "no node takes one" in found.sentence
 
 
@@ -114,7 +193,7 @@ def test_bounds_are_kept_at_once() -> None:
     assert Service(30, RULES).look(CALM).replicas == 20
     service = Service(1, replace(RULES, most=2))
     found = service.run(6, 20 * BUSY)
-    assert (found.replicas, found.why) == (2, Why.AT_MAXIMUM)
+    assert (found.replicas, found.reason) == (2, Reason.AT_MAXIMUM)
 
 
 def test_before_hits_are_known_only_memory_asks_for_pods() -> None:
@@ -142,6 +221,21 @@ def test_an_objective_that_no_number_of_pods_keeps_is_told_and_limits_nothing() 
     found = Service(1, rules).run(6, CALM)
     assert found.replicas == 1
     assert found.unreachable == (Limit.INTER_TOKEN,)
+
+
+def test_under_overload_no_objective_is_called_unreachable() -> None:
+    rules = replace(RULES, most=2, aim=Aim(inter_token_s=0.04, first_token_s=2.0))
+    found = Service(1, rules).run(6, 20 * BUSY)
+    assert (found.reason, found.unreachable) == (Reason.AT_MAXIMUM, ())
+
+
+def test_a_direction_that_is_disabled_is_said() -> None:
+    disabled = replace(UP, select=Select.DISABLED)
+    found = Service(1, replace(RULES, up=disabled)).run(6, BUSY)
+    assert (found.replicas, found.reason) == (1, Reason.SETTLING)
+    assert found.sentence.startswith("stays at 1, as scaleUp is disabled: ")
+    found = Service(3, replace(RULES, down=replace(DOWN, select=Select.DISABLED))).run(40, CALM)
+    assert found.sentence.startswith("stays at 3, as scaleDown is disabled: 1 would do")
 
 
 def test_what_waits_asks_for_pods_though_little_arrives() -> None:

@@ -1,0 +1,171 @@
+"""How many pods an InferenceService shall have, which of them go, and what is told of it. Pure.
+
+With `scaling`, a decision says how many; before the first one, and while another autoscaler scales
+the Deployment, the Deployment does: a restarted operator changes nothing that it has not measured.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from aweigh_api.reasons import Reason
+from aweigh_api.spec import InferenceService, Spec
+from aweigh_api.status import ScalingChange, ScalingStatus
+from aweigh_operator.observe import Manifest, Observed, Pod, moment
+from aweigh_operator.scaling.decision import Decision
+from aweigh_operator.scaling.law import Limit
+from aweigh_operator.verdict import Verdict
+
+FIRST_TO_GO = -100  # deletion cost; pods without one count as 0, and the lowest goes first
+MAX_HISTORY = 5
+MAX_MESSAGE = 1024
+TOLD_FOR = timedelta(seconds=60)  # figures alone are news only once a minute
+_NOT_DONE = (Reason.REPORTS_MISSING, Reason.UNSCHEDULABLE)
+_CALM = (Reason.STEADY, Reason.SETTLING)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Say of a pod what its deletion costs; None: nothing special."""
+
+    pod: str
+    uid: str
+    cost: int | None
+
+
+def wanted(service: InferenceService, observed: Observed) -> int:
+    """The number of pods that shall run."""
+    there = current(observed)
+    if observed.autoscaler is not None and there is not None and not service.spec.suspend:
+        return there
+    told = None if observed.decision is None else observed.decision.replicas
+    before = told_before(observed.body)
+    told_lately = None if before is None else before.desired_replicas
+    return service.spec.wanted_replicas(told or there or told_lately)
+
+
+def current(observed: Observed) -> int | None:
+    """What the Deployment says; None where there is none."""
+    replicas: int | None = observed.children.get("Deployment", {}).get("spec", {}).get("replicas")
+    return replicas
+
+
+def marks(observed: Observed, replicas: int) -> tuple[Mark, ...]:
+    """What must be said of pods before there may be only so many."""
+    there = current(observed)
+    if there is None or not 0 < replicas < there:
+        return ()
+    ranked = sorted(observed.live_pods, key=lambda pod: _place(observed, pod))
+    going = {pod.uid for pod in ranked[: max(0, len(ranked) - replicas)]}
+    costs = {pod: FIRST_TO_GO if pod.uid in going else None for pod in ranked}
+    return tuple(
+        Mark(pod.name, pod.uid, cost)
+        for pod, cost in costs.items()
+        if (pod.deletion_cost == FIRST_TO_GO) is not (cost is not None)
+    )
+
+
+def _place(observed: Observed, pod: Pod) -> tuple[bool, int, float]:
+    """In the order in which pods go: what does not serve, then what is worth least."""
+    known = observed.cheapest
+    place = known.index(pod.uid) if pod.uid in known else -1
+    return pod.ready, place, -pod.created_at.timestamp()
+
+
+def verdict(observed: Observed, spec: Spec, told: ScalingStatus | None) -> Verdict | None:
+    """ScalingActive; None where nobody scales."""
+    if observed.autoscaler is not None:
+        name = observed.body["metadata"]["name"]
+        message = (
+            f"HorizontalPodAutoscaler {observed.autoscaler} scales the Deployment {name}, which "
+            f"keeps the {current(observed)} pods that it has set: let it scale the "
+            f"InferenceService {name} without `scaling`, or remove it"
+        )
+        return Verdict("False", Reason.CONFLICT, message)
+    if spec.scaling is None:
+        return None
+    if spec.suspend:
+        return Verdict("False", Reason.SUSPENDED, "suspend is set: no pod runs")
+    if told is None:
+        waits = "the pods' load has not been looked at yet"
+        return Verdict("Unknown", Reason.WAITING_FOR_REPORTS, waits)
+    reason = Reason(told.reason)
+    message = told.message if spec.scaling.enforced else f"dry run: {told.message}"
+    if reason is Reason.WAITING_FOR_REPORTS:
+        return Verdict("Unknown", reason, message)
+    return Verdict("False" if reason in _NOT_DONE else "True", reason, message)
+
+
+def status(observed: Observed, spec: Spec, now: datetime) -> ScalingStatus | None:
+    """What the decision says; the last one's words where it says nothing new."""
+    before = told_before(observed.body)
+    if spec.scaling is None:
+        return None
+    decision = observed.decision
+    if decision is None or spec.suspend:
+        return before
+    reason, time = _reason(decision), _text(now)
+    if before is not None and (before.desired_replicas, before.reason) == (
+        decision.replicas,
+        reason,
+    ):
+        fresh = now - moment(before.time) < TOLD_FOR
+        if fresh or before.message == _message(decision):
+            return before
+    return ScalingStatus(
+        desired_replicas=decision.replicas,
+        reason=reason,
+        message=_message(decision),
+        time=time,
+        history=_history(before, decision, reason, time),
+    )
+
+
+def change(before: ScalingStatus | None, after: ScalingStatus | None) -> ScalingChange | None:
+    """The change of the number that is news."""
+    if (
+        after is None
+        or not after.history
+        or (before is not None and before.history[:1]) == (after.history[:1])
+    ):
+        return None
+    return after.history[0]
+
+
+def _history(
+    before: ScalingStatus | None, decision: Decision, reason: Reason, time: str
+) -> list[ScalingChange]:
+    known = [] if before is None else before.history
+    if before is None or before.desired_replicas == decision.replicas:
+        return known
+    latest = ScalingChange(
+        time=time,
+        from_replicas=before.desired_replicas,
+        to_replicas=decision.replicas,
+        reason=reason,
+        message=_message(decision),
+    )
+    return [latest, *known][:MAX_HISTORY]
+
+
+def _reason(decision: Decision) -> Reason:
+    """A limit that cannot be kept is what matters while nothing moves."""
+    if decision.unreachable and decision.reason in _CALM:
+        small = Limit.MEMORY in decision.unreachable
+        return Reason.CACHE_TOO_SMALL if small else Reason.OBJECTIVE_UNREACHABLE
+    return decision.reason
+
+
+def _message(decision: Decision) -> str:
+    lost = " and ".join(decision.unreachable)
+    why = f"; {lost} would pass the limit with any number of pods, and does not count"
+    return f"{decision.sentence}{why if lost else ''}"[:MAX_MESSAGE]
+
+
+def told_before(body: Manifest) -> ScalingStatus | None:
+    """What the status says."""
+    found = (body.get("status") or {}).get("scaling")
+    return None if found is None else ScalingStatus.model_validate(found)
+
+
+def _text(now: datetime) -> str:
+    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

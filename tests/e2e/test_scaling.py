@@ -1,0 +1,173 @@
+"""Pods come when load asks for them and go when it does not need them, and no request is lost."""
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from aweigh_api import names
+from tests.cli.command import aweigh, environment
+from tests.cluster.cluster import Cluster
+from tests.e2e.services import Service
+
+pytestmark = pytest.mark.cluster
+
+SMALL = {"uri": "builtin://helmsman-1m-draft"}
+PREFIX = "A Deployment keeps a number of pods of one template running. " * 30
+CLIENTS = 6
+LOAD_S = 240.0  # pods must be warm, hits be counted, and reports be read
+CALM_S = 180.0
+AUTOSCALER_S = 150.0  # it looks every 15 s; the operator asks for it once a minute
+
+
+@pytest.fixture
+def service(cluster: Cluster, operator: None, namespace: str) -> Service:
+    return Service(cluster, namespace)
+
+
+class Load:
+    """Clients that ask one question after the other, each over a connection of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self.answered = 0
+        self.failures: list[str] = []
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(CLIENTS)]
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Ask for as long as the context lasts."""
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for thread in self._threads:
+                thread.join(60)
+
+    def _ask(self, number: int) -> None:
+        while not self._stop.is_set():
+            prompt = f"{PREFIX} Client {number} asks at {time.monotonic()}."
+            problem = self._problem(prompt)
+            with self._lock:
+                self.answered += problem is None
+                if problem is not None:
+                    self.failures.append(problem)
+
+    def _problem(self, prompt: str) -> str | None:
+        """Why there was no whole answer; None: there was one."""
+        body = {"model": "chat", "prompt": prompt, "max_tokens": 40, "stream": True}
+        try:
+            with httpx.stream("POST", self._url, json=body, timeout=60) as answer:
+                if answer.status_code != 200:
+                    return f"{answer.status_code} {answer.read()!r}"
+                events = [line for line in answer.iter_lines() if line]
+        except httpx.TransportError as error:
+            return repr(error)
+        return None if events[-1:] == ["data: [DONE]"] else f"ended with {events[-1:]}"
+
+
+def command(service: Service, *given: str) -> "subprocess.CompletedProcess[str]":
+    known = service.cluster.environment()
+    kept = {name: known[name] for name in ("KUBECONFIG", "PATH") if name in known}
+    return aweigh(*given, "-n", service.namespace, env=environment(**kept))
+
+
+def size(service: Service) -> int:
+    deployment = service.cluster.get("deployment", service.name, service.namespace)
+    assert deployment is not None
+    found: int = deployment["spec"]["replicas"]
+    return found
+
+
+def serving(service: Service) -> int:
+    found: int = service.status().get("readyReplicas", 0)
+    return found
+
+
+def test_pods_follow_the_load_and_the_coldest_goes(
+    service: Service, tell: Callable[[str], None]
+) -> None:
+    scaling = {
+        "maxReplicas": 2,
+        "targetUtilizationPercent": 10,
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 15}},
+    }
+    service.apply(model=SMALL, scaling=scaling)
+    service.wait_ready()
+    (first,) = (pod["metadata"]["uid"] for pod in service.pods())
+    with service.cluster.endpoint(service.namespace, service.name, 8000) as url:
+        load = Load(f"{url}/v1/completions")
+        service.cluster.wait("the Service to answer", lambda: load._problem("Hello") is None)
+        begun = time.monotonic()
+        with load():
+            service.cluster.wait("a second pod to serve", lambda: serving(service) == 2, LOAD_S)
+            grown_s = time.monotonic() - begun
+            said = command(service, "why", "chat")
+            shown = command(service, "top", "chat")
+            time.sleep(10)  # both serve for a while
+        calm = time.monotonic()
+        service.cluster.wait("one pod to be left", lambda: len(service.pods()) == 1, CALM_S)
+        shrunk_s = time.monotonic() - calm
+    assert load.failures == []
+    assert load.answered > 100
+    (left,) = service.pods()
+    assert left["metadata"]["uid"] == first  # its cache has saved more
+    assert said.returncode == 0, said.stderr
+    assert "1 → 2 pods: 2 for the load" in said.stdout
+    assert "of them cached" in said.stdout
+    assert shown.stdout.count("chat-") == 2, shown.stdout + shown.stderr
+    history = service.status()["scaling"]["history"]
+    assert [(each["fromReplicas"], each["toReplicas"]) for each in history] == [(2, 1), (1, 2)]
+    assert service.condition("ScalingActive")["status"] == "True"
+    tell(
+        f"{load.answered} streams, none failed; a second pod served after {grown_s:.0f} s of "
+        f"load, and was gone {shrunk_s:.0f} s after its end; {history[1]['message']}"
+    )
+
+
+def test_an_autoscaler_of_the_deployment_is_told_and_left_alone(service: Service) -> None:
+    service.apply(model=SMALL, replicas=1)
+    service.wait_ready()
+    service.cluster.apply(json.dumps(autoscaler(service, 2)), service.namespace)
+    service.cluster.wait("another autoscaler to scale", lambda: size(service) == 2, AUTOSCALER_S)
+    conflict = service.wait_for_reason("ScalingActive", "Conflict", AUTOSCALER_S)
+    assert conflict["status"] == "False"
+    assert "HorizontalPodAutoscaler theirs scales the Deployment chat" in conflict["message"]
+    time.sleep(20)  # it looks once more, and so do we
+    assert size(service) == 2
+    service.cluster.kubectl("delete", "hpa", "theirs", "-n", service.namespace)
+    service.cluster.wait("the spec to count again", lambda: size(service) == 1, AUTOSCALER_S)
+
+
+def autoscaler(service: Service, pods: int) -> dict[str, Any]:
+    """One that knows no load: it keeps its lower bound."""
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": service.name}
+    load = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "theirs", "namespace": service.namespace},
+        "spec": {
+            "scaleTargetRef": target,
+            "minReplicas": pods,
+            "maxReplicas": pods,
+            "metrics": [{"type": "Resource", "resource": load}],
+        },
+    }
+
+
+def test_with_scaling_the_number_is_not_for_kubectl_scale(service: Service) -> None:
+    service.apply(model=SMALL, scaling={"maxReplicas": 2})
+    with pytest.raises(Exception, match="replicas and scaling contradict each other"):
+        service.cluster.kubectl("scale", "infs/chat", "--replicas=2", "-n", service.namespace)
+    assert names.DELETION_COST not in json.dumps(service.pods())

@@ -1,0 +1,298 @@
+"""From reports to replicas: a whole operator, with pods that tell what they have counted."""
+
+from typing import Any
+
+import pytest
+
+from aweigh_api import names
+from aweigh_operator import reconcile
+from aweigh_operator.autoscaling import LOOK_S
+from aweigh_operator.observe import Key, Manifest
+from tests.operator import fakes
+from tests.operator.fakes import KEY, FakeCluster, Operator
+from tests.operator.scaling.looks import report
+
+SCALING = {"minReplicas": 1, "maxReplicas": 6}
+BUSY, CALM = 100.0, 3.0  # requests per second for several pods, and for one
+
+
+class Clock:
+    """The time of the reconciler, which passes only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 5000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(reconcile, "time", found)
+    return found
+
+
+class World:
+    """An operator, the pods of its Deployment, and clients."""
+
+    def __init__(self, clock: Clock, **spec: Any) -> None:
+        self.clock = clock
+        self.cluster = FakeCluster()
+        self.cluster.put(fakes.service({"scaling": SCALING, **spec}))
+        self.operator = Operator(self.cluster)
+        self.counted: dict[str, float] = {}
+        self.silent: set[str] = set()
+        self.born = 0
+
+    @property
+    def size(self) -> int:
+        size: int = self.cluster.objects["Deployment", KEY]["spec"]["replicas"]
+        return size
+
+    @property
+    def pods(self) -> dict[str, Manifest]:
+        return {
+            key.name: each for (kind, key), each in self.cluster.objects.items() if kind == "Pod"
+        }
+
+    async def pass_(self, seconds: float, requests: float = CALM, **kinds: Any) -> None:
+        """Time passes, with a step of the operator every few seconds."""
+        for _ in range(round(seconds / 5)):
+            self.clock.now_s += 5
+            self.replace_pods()
+            for name in self.pods:
+                self.counted[name] = self.counted.get(name, 0.0) + 5 * requests / len(self.pods)
+                self.report(name, **kinds)
+            while await self.operator.reconcile() == 0.0:
+                pass
+
+    def replace_pods(self) -> None:
+        """As the controllers of Kubernetes do, at once."""
+        if ("Deployment", KEY) not in self.cluster.objects:
+            return
+        ranked = sorted(self.pods.items(), key=lambda each: _cost(each[1]))
+        for name, _ in ranked[: max(0, len(ranked) - self.size)]:
+            self.cluster.remove("Pod", Key(KEY.namespace, name))
+        for _ in range(self.size - len(self.pods)):
+            self.born += 1
+            self.cluster.put(fakes.pod(f"chat-{self.born}", ready=True))
+
+    def report(self, name: str, hits: float = 0.5, waiting: int = 0) -> None:
+        uid = f"uid-of-{name}"
+        if name in self.silent:
+            self.operator.reports.states.pop(uid, None)
+            return
+        arrived = self.counted[name]
+        state = report(uid, arrived, self.clock.now_s, hits, waiting)
+        saved = {"saved_prefill_seconds": arrived * self.worth(name)}
+        self.operator.reports.states[uid] = state.model_copy(update=saved)
+
+    def worth(self, name: str) -> float:
+        """Seconds of prefill that the cache of the oldest pods saves for each request."""
+        return 1.0 / int(name.removeprefix("chat-"))
+
+    def status(self) -> Manifest:
+        found: Manifest = self.operator.status()["scaling"]
+        return found
+
+    def active(self) -> tuple[str, str, str]:
+        return self.operator.condition("ScalingActive")
+
+
+def _cost(pod: Manifest) -> int:
+    return int(pod["metadata"]["annotations"].get(names.DELETION_COST, "0"))
+
+
+async def test_load_that_grows_gets_pods_and_everything_says_why(clock: Clock) -> None:
+    world = World(clock)
+    await world.pass_(120)
+    assert world.size == 1
+    assert world.active()[:2] == ("True", "Steady")
+    await world.pass_(60, BUSY)
+    assert world.size > 1
+    status = world.status()
+    assert status["desiredReplicas"] == world.size
+    first = status["history"][-1]
+    assert (first["fromReplicas"], first["reason"]) == (1, "LoadGrew")
+    assert f"1 → {first['toReplicas']} pods: " in first["message"]
+    assert "utilization" in first["message"]
+    (event,) = [each for each in world.cluster.events if each["reason"] == "LoadGrew"][:1]
+    assert event["note"] == first["message"]
+
+
+async def test_load_that_falls_costs_the_pod_whose_cache_is_worth_least(clock: Clock) -> None:
+    world = World(clock)
+    await world.pass_(60)
+    await world.pass_(400, BUSY)
+    many, marked_before = world.size, len(world.cluster.marked)
+    assert many > 2
+    while world.size == many:
+        await world.pass_(5)
+    (mark,) = world.cluster.marked[marked_before:]
+    assert mark.pod == max(world.pods, key=lambda name: int(name.removeprefix("chat-")))
+    await world.pass_(900)
+    assert world.size == 1
+    assert set(world.pods) == {"chat-1"}
+
+
+async def test_pods_are_marked_before_the_deployment_may_take_any(clock: Clock) -> None:
+    cluster = FakeCluster()
+    cluster.put(fakes.service({"replicas": 3}))
+    operator = Operator(cluster)
+    await operator.settle()
+    for name in ("chat-1", "chat-2", "chat-3"):
+        cluster.put(fakes.pod(name, ready=True))
+    await operator.settle()
+    cluster.edit(names.KIND, lambda body: body["spec"].update(replicas=2))
+    await operator.reconcile()
+    assert cluster.objects["Deployment", KEY]["spec"]["replicas"] == 3
+    assert len(cluster.marked) == 1
+    await operator.reconcile(catch_up=False)  # the mark has not been seen yet
+    assert cluster.objects["Deployment", KEY]["spec"]["replicas"] == 3
+    await operator.reconcile()
+    assert cluster.objects["Deployment", KEY]["spec"]["replicas"] == 2
+
+
+async def test_a_pod_that_was_to_go_and_stayed_is_unmarked_at_the_next_scale_in(
+    clock: Clock,
+) -> None:
+    cluster = FakeCluster()
+    cluster.put(fakes.service({"replicas": 3}))
+    operator = Operator(cluster)
+    await operator.settle()
+    for name in ("chat-1", "chat-2", "chat-3"):
+        cluster.put(fakes.pod(name, ready=name != "chat-3"))
+    cluster.edit(names.KIND, lambda body: body["spec"].update(replicas=2))
+    await operator.reconcile()
+    assert [mark.pod for mark in cluster.marked] == ["chat-3"]
+    cluster.edit(names.KIND, lambda body: body["spec"].update(replicas=3))
+    await operator.settle()
+    cluster.put(fakes.pod("chat-3", ready=True, hash="") | {"metadata": _marked("chat-3")})
+    cluster.put(fakes.pod("chat-1", ready=False))
+    cluster.edit(names.KIND, lambda body: body["spec"].update(replicas=2))
+    await operator.settle()
+    assert {(mark.pod, mark.cost is None) for mark in cluster.marked[1:]} == {
+        ("chat-3", True),
+        ("chat-1", False),
+    }
+
+
+def _marked(name: str) -> Manifest:
+    metadata: Manifest = fakes.pod(name)["metadata"]
+    annotations = {**metadata["annotations"], names.DELETION_COST: "-100"}
+    return {**metadata, "annotations": annotations}
+
+
+async def test_a_missing_report_changes_no_number(clock: Clock) -> None:
+    world = World(clock)
+    await world.pass_(60)
+    await world.pass_(400, BUSY)
+    many = world.size
+    world.silent = {next(iter(world.pods))}
+    await world.pass_(900, 0.0)
+    assert world.size == many
+    assert world.active()[:2] == ("False", "ReportsMissing")
+    assert "1 of " in world.active()[2]
+
+
+async def test_one_lost_report_is_no_news(clock: Clock) -> None:
+    world = World(clock)
+    await world.pass_(120)
+    for _ in range(6):
+        world.silent = set(world.pods)
+        await world.pass_(10)
+        world.silent = set()
+        await world.pass_(20)
+    assert "ReportsMissing" not in {each["reason"] for each in world.cluster.events}
+    assert world.active()[:2] == ("True", "Steady")
+
+
+async def test_a_restarted_operator_changes_no_number_that_it_has_not_measured(
+    clock: Clock,
+) -> None:
+    world = World(clock)
+    await world.pass_(60)
+    await world.pass_(400, BUSY)
+    many, history = world.size, world.status()["history"]
+    world.operator = Operator(world.cluster)
+    await world.pass_(30, BUSY)
+    assert world.size == many
+    assert world.status()["history"] == history
+
+
+async def test_a_dry_run_only_tells(clock: Clock) -> None:
+    world = World(clock, scaling={**SCALING, "mode": "DryRun"}, replicas=1)
+    await world.pass_(60)
+    await world.pass_(120, BUSY)
+    assert world.size == 1
+    assert world.status()["desiredReplicas"] > 1
+    assert world.active()[2].startswith("dry run: ")
+
+
+async def test_figures_that_change_nothing_are_no_news_within_a_minute(clock: Clock) -> None:
+    world = World(clock)
+    await world.pass_(300)
+    before = world.status()
+    await world.pass_(60, CALM + 1)
+    assert world.status() == before
+
+
+async def test_an_autoscaler_that_scales_the_deployment_is_told_and_left_alone(
+    clock: Clock,
+) -> None:
+    for spec in ({"scaling": SCALING}, {"replicas": 2}):
+        cluster = FakeCluster()
+        cluster.put(fakes.service(spec))
+        operator = Operator(cluster)
+        await operator.settle()
+        cluster.autoscalers[KEY] = "theirs"
+        for size in (4, 3, 5):
+            resize(cluster, size)
+            await operator.settle()
+            assert cluster.objects["Deployment", KEY]["spec"]["replicas"] == size
+        status, reason, message = operator.condition("ScalingActive")
+        assert (status, reason) == ("False", "Conflict")
+        assert "HorizontalPodAutoscaler theirs" in message
+        del cluster.autoscalers[KEY]
+        clock.now_s += reconcile.AUTOSCALER_KNOWN_S + 1
+        await operator.settle()
+        conditions = {each["type"] for each in operator.status()["conditions"]}
+        assert ("ScalingActive" in conditions) == ("scaling" in spec)
+
+
+def resize(cluster: FakeCluster, size: int) -> None:
+    cluster.edit("Deployment", lambda body: body["spec"].update(replicas=size))
+
+
+async def test_who_scales_the_deployment_by_hand_is_no_autoscaler(clock: Clock) -> None:
+    cluster = FakeCluster()
+    cluster.put(fakes.service({"replicas": 2}))
+    operator = Operator(cluster)
+    await operator.settle()
+    asked = cluster.asked_for_autoscalers
+    resize(cluster, 7)
+    await operator.settle()
+    assert cluster.objects["Deployment", KEY]["spec"]["replicas"] == 2
+    assert cluster.asked_for_autoscalers == asked + 1
+
+
+async def test_a_suspended_service_comes_back_as_large_as_it_was(clock: Clock) -> None:
+    world = World(clock)
+    await world.pass_(60)
+    await world.pass_(400, BUSY)
+    many = world.size
+    world.cluster.edit(names.KIND, lambda body: body["spec"].update(suspend=True))
+    await world.pass_(60)
+    assert world.size == 0
+    assert world.active()[:2] == ("False", "Suspended")
+    world.cluster.edit(names.KIND, lambda body: body["spec"].update(suspend=False))
+    await world.operator.reconcile()
+    assert world.size == many
+
+
+async def test_looks_come_every_fifteen_seconds(clock: Clock) -> None:
+    world = World(clock)
+    await world.pass_(60)
+    world.operator.watch.catch_up()
+    assert 0 < (await world.operator.reconcile() or 0) <= LOOK_S
