@@ -32,6 +32,7 @@ RESOURCES = {
     "PodDisruptionBudget": ("policy/v1", "poddisruptionbudgets"),
     "Pod": ("v1", "pods"),
 }
+_LEASES = ("coordination.k8s.io/v1", "leases")
 _CORE_EVENTS = ("v1", "events")
 _EVENTS = ("events.k8s.io/v1", "events")
 _AUTOSCALERS = ("autoscaling/v2", "horizontalpodautoscalers")
@@ -121,10 +122,15 @@ class ApiServer:
     """The Cluster behind an API server."""
 
     def __init__(self, configuration: Configuration, counted: Callable[[str, int], None]) -> None:
-        """`counted` is told the method and the status of each request."""
+        """`counted` is told the method and the status of each request.
+
+        Set `writable_s` where several operators take turns: it says how long a write that begins
+        now may take.
+        """
         self._client = ApiClient(configuration)
         self._client.user_agent = names.OPERATOR
         self._counted = counted
+        self.writable_s: Callable[[], float] = lambda: REQUEST_TIMEOUT_S
 
     async def close(self) -> None:
         """Close all connections."""
@@ -188,6 +194,24 @@ class ApiServer:
         found = [name for name, to in targets.items() if (to["kind"], to["name"]) == wanted]
         return min(found, default=None)
 
+    async def read_lease(self, key: Key) -> Manifest | None:
+        """The Lease as it is now."""
+        return await self._find(f"read the Lease {key}", "GET", _path(_LEASES, *key))
+
+    async def write_lease(self, lease: Manifest) -> Manifest | None:
+        """Create it, or replace the very version that was read; None: another was faster."""
+        metadata = lease["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        known = "resourceVersion" in metadata
+        method, path = ("PUT", (namespace, name)) if known else ("POST", (namespace,))
+        what = f"hold the Lease {namespace}/{name}"
+        try:
+            return await self._call(what, method, _path(_LEASES, *path), body=lease)
+        except ApiError as error:
+            if error.status in (404, 409):
+                return None
+            raise
+
     async def write_status(self, body: Manifest, status: Manifest) -> Manifest | None:
         """Replace the status; gives the InferenceService as stored, None when it is gone."""
         metadata = body["metadata"]
@@ -248,17 +272,23 @@ class ApiServer:
         body: Manifest | None = None,
         content: str = "application/json",
     ) -> Manifest:
-        status, text = await self._send(method, path, query or {}, body, content)
+        timeout_s = REQUEST_TIMEOUT_S
+        if method != "GET" and not path.startswith(f"/apis/{_LEASES[0]}/"):
+            timeout_s = min(timeout_s, self.writable_s())
+            if timeout_s <= 0.0:
+                raise ApiError(what, 0, "this operator no longer leads")
+        request = self._request(method, path, query or {}, body, content)
+        status, text = await self._send(await request, timeout_s)
         self._counted(method, status)
         if not 200 <= status <= 299:
             raise ApiError(what, status, *_refusal(text))
         answer: Manifest = json.loads(text)
         return answer
 
-    async def _send(
+    async def _request(
         self, method: str, path: str, query: Mapping[str, str], body: Manifest | None, content: str
-    ) -> tuple[int, str]:
-        request = await self._client.param_serialize(
+    ) -> tuple[Any, ...]:
+        found: tuple[Any, ...] = await self._client.param_serialize(
             method,
             path,
             query_params=list(query.items()),
@@ -266,12 +296,15 @@ class ApiServer:
             body=body,
             auth_settings=["BearerToken"],
         )
+        return found
+
+    async def _send(self, request: tuple[Any, ...], timeout_s: float) -> tuple[int, str]:
         try:
-            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 response = (await self._client.call_api(*request)).response
                 return response.status, await response.text()
         except TimeoutError:
-            return 0, f"no answer within {REQUEST_TIMEOUT_S:.0f} s"
+            return 0, f"no answer within {timeout_s:.0f} s"
         except (aiohttp.ClientError, OSError) as error:
             return 0, str(error)
 

@@ -5,11 +5,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -22,6 +23,7 @@ from aweigh_operator import handlers, logs
 from aweigh_operator.cluster import RESOURCES, ApiError, ApiServer, load_configuration
 from aweigh_operator.events import Recorder
 from aweigh_operator.health import LONGEST_WORK_S, Health
+from aweigh_operator.lease import Lease
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key, Store
 from aweigh_operator.pods import Reports
@@ -65,6 +67,12 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         action="append",
         help="watch this namespace only; may be repeated. Default: all namespaces",
     )
+    add(
+        "--lease",
+        metavar="NAMESPACE/NAME",
+        default=known("--lease") or defaults["lease"],
+        help="take turns with other operators by this Lease. Default: there is no other",
+    )
     add("--log-level", choices=logs.LEVELS, default=known("--log-level") or defaults["log_level"])
     for flag, kind in (
         ("--probe-port", int),
@@ -78,11 +86,14 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         parser.error(
             "--runtime-image (or AWEIGH_RUNTIME_IMAGE) must name the image of the serving pods"
         )
+    if given.lease and not re.fullmatch(r"[^/]+/[^/]+", given.lease):
+        parser.error(f"--lease is {given.lease!r}; expected NAMESPACE/NAME")
     namespaces = given.namespace or (known("--namespace") or "").split(",")
     return Settings(
         runtime_image=given.runtime_image,
         namespaces=tuple(sorted({each.strip() for each in namespaces} - {""})),
         log_level=given.log_level,
+        lease=given.lease,
         probe_port=given.probe_port,
         metrics_port=given.metrics_port,
         resync_seconds=given.resync_seconds,
@@ -101,6 +112,7 @@ async def _run(settings: Settings) -> None:
         recorder = Recorder(api, socket.gethostname(), metrics.told)
         reconciler = Reconciler(Store(indices), api, Reports(session), recorder, metrics, settings)
         queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, metrics)
+        metrics.leads(not settings.lease)
         metrics.watch(
             "aweigh_operator_queue_oldest_seconds",
             "Age of the key that has waited or is worked on longest.",
@@ -110,9 +122,38 @@ async def _run(settings: Settings) -> None:
         await health.start(settings.probe_port, settings.metrics_port)
         stack.push_async_callback(health.stop)
         await _unless(stop, check_access(api, settings))
+        if settings.lease:
+            await stack.enter_async_context(_turns(settings.lease, api, queue, reconciler, metrics))
         queue.start()
         stack.push_async_callback(queue.stop, STOP_GRACE_S)
         await _watch(settings, queue, indices, health, stop)
+
+
+@contextlib.asynccontextmanager
+async def _turns(
+    name: str, api: ApiServer, queue: WorkQueue[Key], reconciler: Reconciler, metrics: Metrics
+) -> AsyncIterator[None]:
+    """Work only while the Lease is held; it is given back at the end, when work has ended."""
+
+    def changed(leads: bool) -> None:
+        logger.info("%s: %s", name, "this operator works" if leads else "another may work")
+        metrics.leads(leads)
+        if leads:
+            reconciler.forget()
+            queue.resume()
+        else:
+            queue.pause()
+
+    queue.pause()
+    lease = Lease(api, Key(*name.split("/")), socket.gethostname(), changed)
+    api.writable_s = lambda: lease.writable_s
+    keeping = asyncio.create_task(lease.keep(), name="lease")
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await lease.release()
 
 
 async def _watch(

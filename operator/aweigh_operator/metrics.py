@@ -64,6 +64,9 @@ class Metrics:
             "namespace",
             "name",
         )
+        self._leads = self._gauge(
+            "leader_election_master_status", "1 while this operator works.", "name"
+        )
         self._readiness: dict[Key, str] = {}
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
@@ -108,6 +111,10 @@ class Metrics:
         """Nobody decides about the number of pods any more."""
         with contextlib.suppress(KeyError):
             self._desired.remove(*key)
+
+    def leads(self, leads: bool) -> None:
+        """This operator works, or stands by."""
+        self._leads.labels(CONTROLLER).set(leads)
 
     def service(self, key: Key, ready: str | None) -> None:
         """An InferenceService is ready, is not, or is gone (None)."""

@@ -84,6 +84,10 @@ class Reconciler:
         self._settings = settings
         self._memories: dict[Key, _Memory] = {}
 
+    def forget(self) -> None:
+        """What is remembered is of before another operator worked: find everything out again."""
+        self._memories.clear()
+
     async def reconcile(self, key: Key) -> float | None:
         """One step; gives the seconds after which to look again, None when the service is gone."""
         memory = self._memories.setdefault(key, _Memory(self._next_resync(), {}))

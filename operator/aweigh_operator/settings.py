@@ -14,4 +14,5 @@ class Settings:
     log_level: str = "info"
     probe_port: int = names.OPERATOR_PROBE_PORT
     metrics_port: int = names.OPERATOR_METRICS_PORT
+    lease: str = ""  # NAMESPACE/NAME by which several operators take turns; none: there is one
     resync_seconds: float = 300.0  # mean time between two full looks at a service

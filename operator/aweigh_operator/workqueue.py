@@ -52,6 +52,8 @@ class WorkQueue(Generic[K]):
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
         self._stopping = False
+        self._open = asyncio.Event()
+        self._open.set()
         self._tasks: list[asyncio.Task[None]] = []
 
     def add(self, key: K) -> None:
@@ -71,6 +73,16 @@ class WorkQueue(Generic[K]):
         self._cancel_timer(key)
         self._timers[key] = asyncio.get_running_loop().call_at(due, self._ring, key)
 
+    def pause(self) -> None:
+        """Let keys wait; what is in work goes on."""
+        self._open.clear()
+
+    def resume(self) -> None:
+        """Work on them again."""
+        now = self._now()
+        self._added_at = dict.fromkeys(self._added_at, now)  # they have waited for nobody
+        self._open.set()
+
     def start(self) -> None:
         """Start the workers."""
         self._tasks = [
@@ -81,6 +93,7 @@ class WorkQueue(Generic[K]):
     async def stop(self, grace_s: float) -> None:
         """Take no more keys, and give the work in flight this long to finish."""
         self._stopping = True
+        self._open.set()
         for key in list(self._timers):
             self._cancel_timer(key)
         for _ in self._tasks:
@@ -98,7 +111,8 @@ class WorkQueue(Generic[K]):
 
     def oldest_age_s(self) -> float:
         """How long the key that has waited or is worked on longest has been at it."""
-        since = [*self._added_at.values(), *self._working.values()]
+        waiting = self._added_at if self._open.is_set() else {}
+        since = [*waiting.values(), *self._working.values()]
         return max(0.0, self._now() - min(since)) if since else 0.0
 
     def broken(self) -> bool:
@@ -132,6 +146,7 @@ class WorkQueue(Generic[K]):
 
     async def _take(self) -> K | None:
         key = await self._ready.get()
+        await self._open.wait()
         if key is None or self._stopping:
             return None
         self._cancel_timer(key)

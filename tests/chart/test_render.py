@@ -59,7 +59,11 @@ def test_namespaced_mode_gives_no_right_outside_the_namespaces() -> None:
     found = manifests(*NAMESPACED, "rbac.aggregate=false")
     assert of_kind("ClusterRole", found) == of_kind("ClusterRoleBinding", found) == []
     roles = of_kind("Role", found)
-    assert [role["metadata"]["namespace"] for role in roles] == ["team-a", "team-b"]
+    assert [role["metadata"]["namespace"] for role in roles] == [
+        "aweigh-system",  # its Lease
+        "team-a",
+        "team-b",
+    ]
     (deployment,) = of_kind("Deployment", found)
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["args"] == ["--namespace=team-a", "--namespace=team-b"]

@@ -55,7 +55,9 @@ def test_the_operators_settings_come_from_the_values() -> None:
     environment = {each["name"]: each["value"] for each in container["env"]}
     settings = parse([], environment)
     assert settings.runtime_image == "registry.example.com/aweigh-runtime:1"
-    assert settings == Settings(runtime_image=settings.runtime_image)
+    assert settings == Settings(
+        runtime_image=settings.runtime_image, lease="aweigh-system/aweigh-operator"
+    )
 
 
 def test_namespaced_mode_reaches_the_operator() -> None:
@@ -67,7 +69,34 @@ def test_namespaced_mode_reaches_the_operator() -> None:
 
 def test_both_modes_give_the_same_rights() -> None:
     in_cluster = rules(manifests())
-    assert rules(manifests("watchNamespaces={team-a}")) == in_cluster
+    assert _sorted(rules(manifests("watchNamespaces={team-a}"))) == _sorted(in_cluster)
+
+
+def _sorted(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(found, key=str)
+
+
+def test_of_leases_it_may_touch_its_own_alone() -> None:
+    (role,) = of_kind("Role", manifests())
+    assert role["metadata"]["namespace"] == "aweigh-system"
+    (hold,) = role["rules"]
+    (lease,) = of_kind("Lease", manifests())
+    assert hold["resourceNames"] == [lease["metadata"]["name"]]
+    assert (hold["resourceNames"], hold["verbs"]) == (["aweigh-operator"], ["get", "update"])
+
+
+def test_two_operators_stand_on_two_nodes_and_a_drain_leaves_one() -> None:
+    found = manifests("operator.replicas=2")
+    (deployment,) = of_kind("Deployment", found)
+    assert deployment["spec"]["replicas"] == 2
+    (budget,) = of_kind("PodDisruptionBudget", found)
+    labels = deployment["spec"]["selector"]["matchLabels"]
+    assert budget["spec"] == {"minAvailable": 1, "selector": {"matchLabels": labels}}
+    (term,) = deployment["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert term["podAffinityTerm"]["labelSelector"]["matchLabels"] == labels
+    assert of_kind("PodDisruptionBudget", manifests()) == []
 
 
 def test_the_pod_satisfies_the_restricted_profile() -> None:

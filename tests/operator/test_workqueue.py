@@ -202,3 +202,26 @@ async def test_the_age_of_the_oldest_key_counts_waiting_and_work() -> None:
     release.set()
     await idle(queue)
     await queue.stop(1)
+
+
+async def test_while_paused_keys_wait_and_are_not_late_for_it() -> None:
+    done: list[str] = []
+
+    async def work(key: str) -> None:
+        done.append(key)
+
+    queue = queue_of(work)
+    queue.pause()
+    queue.start()
+    for key in ("a", "b", "a"):
+        queue.add(key)
+    await asyncio.sleep(0.05)
+    assert (done, queue.oldest_age_s()) == ([], 0.0)
+    queue.resume()
+    assert queue.oldest_age_s() < 0.05
+    await idle(queue)
+    assert sorted(done) == ["a", "b"]
+    queue.pause()
+    queue.add("c")
+    await queue.stop(1.0)  # a paused queue ends, too
+    assert sorted(done) == ["a", "b"]

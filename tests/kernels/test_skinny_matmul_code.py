@@ -1,0 +1,51 @@
+"""What the GPU kernel of skinny products becomes on GPUs that are not here."""
+
+import pytest
+
+from aweigh_kernels.gpu.skinny_matmul import multiply
+from aweigh_kernels.skinny_matmul import schedule, tokens_of
+from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
+
+PROCESSORS = 132
+
+
+def code_of(architecture: int, num_tokens: int, out_size: int, in_size: int) -> MachineCode:
+    types = dict.fromkeys(("x", "weight", "bias", "output"), "*bf16")
+    types |= {"sums": "*fp32", "arrived": "*i32", "num_tokens": "i32"}
+    chosen = schedule(num_tokens, out_size, in_size, PROCESSORS)
+    early = architecture >= 90
+    constants = {
+        "OUT": out_size,
+        "IN": in_size,
+        "TOKENS": tokens_of(num_tokens),
+        "ROWS": chosen.rows,
+        "DEPTH": chosen.depth,
+        "SPLITS": chosen.splits,
+        "AHEAD": chosen.ahead if early else 0,
+        "BIAS": False,
+        "EARLY": early,
+    }
+    return compiled(
+        multiply,
+        architecture,
+        types,
+        constants,
+        num_warps=chosen.num_warps,
+        num_stages=chosen.num_stages,
+    )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("num_tokens", "out_size", "in_size"),
+    [(1, 6144, 4096), (1, 28_672, 4096), (64, 4096, 14_336), (64, 128_256, 4096)],
+)
+def test_tiles_come_asynchronously_and_tensor_cores_multiply(
+    architecture: int, num_tokens: int, out_size: int, in_size: int
+) -> None:
+    code = code_of(architecture, num_tokens, out_size, in_size)
+    assert code.count("LDGSTS") or code.count("UTMALDG")  # asynchronous copies
+    assert code.count("HMMA") or code.count("HGMMA") or code.count("UTCHMMA")
+    assert code.stack_bytes == 0
+    assert code.shared_bytes <= 99 << 10  # what every one of them has
+    assert bool(code.count("ACQBULK")) == (architecture >= 90)
