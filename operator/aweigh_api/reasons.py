@@ -48,6 +48,7 @@ class Reason(StrEnum):
     CRASH_LOOPING = "CrashLooping"
     OUT_OF_MEMORY = "OutOfMemory"
     UNSCHEDULABLE = "Unschedulable"
+    ROLLOUT_BLOCKED = "RolloutBlocked"  # no node has room for the new pod beside the only old one
     PODS_REFUSED = "PodsRefused"  # quota, admission or limits refuse new pods
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     INTERNAL_ERROR = "InternalError"  # a bug of the runtime

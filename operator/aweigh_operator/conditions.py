@@ -18,7 +18,7 @@ from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.spec import Spec
 from aweigh_api.state import Loading
 from aweigh_api.status import Condition, ScalingStatus
-from aweigh_operator import replicas, speculation, troubles
+from aweigh_operator import replicas, rollout, speculation, troubles
 from aweigh_operator.observe import Observed
 from aweigh_operator.troubles import Trouble
 from aweigh_operator.verdict import Verdict
@@ -51,7 +51,7 @@ def verdicts(
     parts = {
         ConditionType.SPEC_VALID: _spec(observed, invalid, _blocking(trouble, serving, wanted)),
         ConditionType.MODEL_READY: _model(observed, serving, _blocking(trouble, serving, wanted)),
-        ConditionType.WORKLOAD_READY: _workload(observed, serving, wanted, trouble),
+        ConditionType.WORKLOAD_READY: _workload(observed, serving, wanted, trouble, now),
     }
     cache = {ConditionType.PREFIX_CACHE_WARM: _prefix_cache(observed, wanted)}
     spec = wanted.spec
@@ -124,13 +124,23 @@ def slowest_loading(observed: Observed) -> Loading | None:
     return min(reports, key=lambda loading: loading.done_bytes, default=None)
 
 
-def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble | None) -> Verdict:
+def _workload(
+    observed: Observed, serving: int, wanted: Wanted, trouble: Trouble | None, now: datetime
+) -> Verdict:
     if wanted.replicas == 0:
         why = "suspend is set" if wanted.suspended else "replicas is 0"
         return Verdict("False", Reason.SUSPENDED, f"{why}: no pod runs")
     count = f"{serving} of {wanted.replicas} pods serve"
     if serving < wanted.replicas:
         return _not_enough(count, trouble)
+    if wanted.replicas == 1 and (pod := rollout.blocked(observed, wanted.template_hash, now)):
+        return Verdict(
+            "True",
+            Reason.ROLLOUT_BLOCKED,
+            f"{count}, but no node has room for the new pod {pod.name} beside it: "
+            f"{troubles.short(pod.unschedulable or '')}; free or add a node, or set "
+            "rollout.allowDowntime",
+        )
     if trouble is not None:
         return Verdict("True", trouble.reason, f"{count}, but {trouble.message}")
     if _rolling(observed, wanted.template_hash):

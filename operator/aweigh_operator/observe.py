@@ -66,6 +66,7 @@ class Pod:
     running: bool
     restarts: int
     unschedulable: str | None  # the scheduler's sentence
+    unschedulable_since: datetime | None
     waiting: Waiting | None
     crash: Crash | None
 
@@ -214,6 +215,7 @@ def pod_of(body: Mapping[str, Any]) -> Pod:
         running="running" in state,
         restarts=container.get("restartCount", 0),
         unschedulable=_unschedulable(scheduled),
+        unschedulable_since=_moment_or_none(scheduled.get("lastTransitionTime")),
         waiting=_waiting(state.get("waiting")),
         crash=_crash(state.get("terminated") or container.get("lastState", {}).get("terminated")),
     )

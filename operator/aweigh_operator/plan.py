@@ -13,7 +13,7 @@ from aweigh_api.quantity import to_bytes
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.scaling import Scaling
 from aweigh_api.status import Condition, ScalingChange, Status
-from aweigh_operator import compare, conditions, desired, replicas, report, troubles
+from aweigh_operator import compare, conditions, desired, replicas, report, rollout, troubles
 from aweigh_operator.conditions import Wanted
 from aweigh_operator.desired import template
 from aweigh_operator.observe import Manifest, Observed, Refusal
@@ -97,12 +97,13 @@ def plan(observed: Observed, runtime_image: str, now: datetime) -> Plan:
     marks = replicas.marks(observed, pods)
     # Pods go only once it is seen that each is said to be one of those that shall.
     size = replicas.current(observed) or pods if marks else pods
-    there = observed.children.get("Deployment")
-    wanted = desired.children(service, there, runtime_image, size)
+    there, spec = observed.children.get("Deployment"), service.spec
+    made_from = template.template_hash(service)
+    downtime = spec.rollout.allow_downtime
+    in_place = rollout.in_place(observed, made_from, pods, now, allow_downtime=downtime)
+    wanted = desired.children(service, there, runtime_image, size, in_place=in_place)
     conflicts = _conflicts(observed, wanted)
     seen = replace(observed, refusals={**conflicts, **observed.refusals})
-    spec = service.spec
-    made_from = template.template_hash(service)
     aim = Wanted(pods, spec.suspend, made_from, spec)
     told = _report(seen, aim, None, now)
     if conflicts:

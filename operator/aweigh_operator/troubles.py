@@ -67,16 +67,16 @@ def _unsteady(pod: Pod) -> Trouble:
 def _unschedulable(pod: Pod, sentence: str) -> Trouble:
     missing = "persistentvolumeclaim" in sentence and "not found" in sentence
     reason = Reason.MOUNT_FAILED if missing else Reason.UNSCHEDULABLE
-    message = f"pod {pod.name} fits no node: {_short(sentence)}"
+    message = f"pod {pod.name} fits no node: {short(sentence)}"
     return Trouble(ConditionType.WORKLOAD_READY, reason, message)
 
 
 def _cannot_start(pod: Pod, waiting: Waiting) -> Trouble:
     if waiting.reason in _IMAGE:
         detail = waiting.message or waiting.reason
-        message = f"pod {pod.name} cannot pull image {pod.image}: {_short(detail)}"
+        message = f"pod {pod.name} cannot pull image {pod.image}: {short(detail)}"
         return Trouble(ConditionType.WORKLOAD_READY, Reason.IMAGE_PULL_FAILED, message)
-    detail = _short(waiting.message or "the kubelet gave no reason")
+    detail = short(waiting.message or "the kubelet gave no reason")
     message = f"pod {pod.name} cannot start its container ({waiting.reason}): {detail}"
     return Trouble(ConditionType.WORKLOAD_READY, Reason.CRASH_LOOPING, message)
 
@@ -89,16 +89,16 @@ def _crashed(pod: Pod, crash: Crash) -> Trouble:
         return Trouble(ConditionType.WORKLOAD_READY, Reason.OUT_OF_MEMORY, message)
     word = Termination.parse(crash.message)
     if word is not None:
-        return Trouble(word.condition, word.reason, f"{end}: {_short(word.message)}")
+        return Trouble(word.condition, word.reason, f"{end}: {short(word.message)}")
     lines = crash.message.strip().splitlines()
-    last = f": {_short(lines[-1])}" if lines else ""
+    last = f": {short(lines[-1])}" if lines else ""
     return Trouble(ConditionType.WORKLOAD_READY, Reason.CRASH_LOOPING, f"{end}{last}")
 
 
 def _of_deployment(observed: Observed, condition: str) -> Trouble | None:
     status = observed.children.get("Deployment", {}).get("status", {})
     found = {each["type"]: each for each in status.get("conditions", [])}.get(condition, {})
-    sentence = _short(found.get("message", ""))
+    sentence = short(found.get("message", ""))
     if condition == "ReplicaFailure" and found.get("status") == "True":
         message = f"the API server refuses new pods: {sentence}"
         return Trouble(ConditionType.WORKLOAD_READY, Reason.PODS_REFUSED, message)
@@ -108,6 +108,7 @@ def _of_deployment(observed: Observed, condition: str) -> Trouble | None:
     return None
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """Of somebody else's sentence the beginning."""
     text = " ".join(text.split())
     return text if len(text) <= MAX_SENTENCE else text[: MAX_SENTENCE - 1] + "…"

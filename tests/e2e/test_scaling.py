@@ -2,25 +2,21 @@
 
 import json
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 
 from aweigh_api import names
 from tests.cli.command import aweigh, environment
 from tests.cluster.cluster import Cluster
+from tests.e2e.load import Load
 from tests.e2e.services import Service
 
 pytestmark = pytest.mark.cluster
 
 SMALL = {"uri": "builtin://helmsman-1m-draft"}
-PREFIX = "A Deployment keeps a number of pods of one template running. " * 30
-CLIENTS = 6
 LOAD_S = 240.0  # pods must be warm, hits be counted, and reports be read
 CALM_S = 180.0
 AUTOSCALER_S = 150.0  # it looks every 15 s; the operator asks for it once a minute
@@ -29,51 +25,6 @@ AUTOSCALER_S = 150.0  # it looks every 15 s; the operator asks for it once a min
 @pytest.fixture
 def service(cluster: Cluster, operator: None, namespace: str) -> Service:
     return Service(cluster, namespace)
-
-
-class Load:
-    """Clients that ask one question after the other, each over a connection of its own."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self.answered = 0
-        self.failures: list[str] = []
-        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(CLIENTS)]
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Ask for as long as the context lasts."""
-        for thread in self._threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            for thread in self._threads:
-                thread.join(60)
-
-    def _ask(self, number: int) -> None:
-        while not self._stop.is_set():
-            prompt = f"{PREFIX} Client {number} asks at {time.monotonic()}."
-            problem = self._problem(prompt)
-            with self._lock:
-                self.answered += problem is None
-                if problem is not None:
-                    self.failures.append(problem)
-
-    def _problem(self, prompt: str) -> str | None:
-        """Why there was no whole answer; None: there was one."""
-        body = {"model": "chat", "prompt": prompt, "max_tokens": 40, "stream": True}
-        try:
-            with httpx.stream("POST", self._url, json=body, timeout=60) as answer:
-                if answer.status_code != 200:
-                    return f"{answer.status_code} {answer.read()!r}"
-                events = [line for line in answer.iter_lines() if line]
-        except httpx.TransportError as error:
-            return repr(error)
-        return None if events[-1:] == ["data: [DONE]"] else f"ended with {events[-1:]}"
 
 
 def command(service: Service, *given: str) -> "subprocess.CompletedProcess[str]":
@@ -107,7 +58,7 @@ def test_pods_follow_the_load_and_the_coldest_goes(
     (first,) = (pod["metadata"]["uid"] for pod in service.pods())
     with service.cluster.endpoint(service.namespace, service.name, 8000) as url:
         load = Load(f"{url}/v1/completions")
-        service.cluster.wait("the Service to answer", lambda: load._problem("Hello") is None)
+        service.cluster.wait("the Service to answer", lambda: load.problem("Hello") is None)
         begun = time.monotonic()
         with load():
             service.cluster.wait("a second pod to serve", lambda: serving(service) == 2, LOAD_S)

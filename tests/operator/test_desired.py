@@ -195,15 +195,6 @@ def test_the_startup_probe_lasts_as_long_as_the_rollout_may() -> None:
     assert probe["httpGet"] == {"path": "/readyz", "port": "admin", "scheme": "HTTP"}
 
 
-def test_a_rollout_adds_a_pod_or_with_downtime_allowed_takes_one() -> None:
-    def rolling(spec: Manifest) -> Manifest:
-        found: Manifest = children(spec)["Deployment"]["spec"]["strategy"]["rollingUpdate"]
-        return found
-
-    assert rolling({}) == {"maxSurge": 1, "maxUnavailable": 0}
-    assert rolling({"rollout": {"allowDowntime": True}}) == {"maxSurge": 0, "maxUnavailable": 1}
-
-
 def test_a_spread_constraint_counts_the_services_own_pods() -> None:
     constraint = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
     (spread,) = pod_spec({"template": {"topologySpreadConstraints": [constraint]}})[

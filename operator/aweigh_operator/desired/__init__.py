@@ -23,9 +23,22 @@ KINDS = ("ServiceAccount", "NetworkPolicy", "Service", "PodDisruptionBudget", "D
 
 
 def children(
-    owner: InferenceService, current: Manifest | None, runtime_image: str, replicas: int
+    owner: InferenceService,
+    current: Manifest | None,
+    runtime_image: str,
+    replicas: int,
+    *,
+    in_place: bool = False,
 ) -> dict[str, Manifest]:
-    """What should be there, by kind; `current` is the Deployment that is there."""
+    """What should be there, by kind.
+
+    Args:
+        owner: the InferenceService.
+        current: the Deployment that is there.
+        runtime_image: of new pods.
+        replicas: how many pods.
+        in_place: an old pod goes before its new one starts.
+    """
     ours = template.bare(owner, runtime_image)
     pods = template.kept(owner, current, ours) or ours
     wanted = {
@@ -33,7 +46,7 @@ def children(
         "NetworkPolicy": network_policy.manifest(owner),
         "Service": service.manifest(owner),
         "PodDisruptionBudget": disruption.manifest(owner, replicas),
-        "Deployment": deployment.manifest(owner, pods, replicas),
+        "Deployment": deployment.manifest(owner, pods, replicas, in_place=in_place),
     }
     return {kind: _signed(wanted[kind]) for kind in KINDS if wanted[kind]}
 

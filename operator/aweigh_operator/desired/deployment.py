@@ -8,7 +8,7 @@ from aweigh_operator.desired.metadata import Manifest, metadata
 REVISION_HISTORY = 2
 
 
-def manifest(owner: InferenceService, bare: Manifest, replicas: int) -> Manifest:
+def manifest(owner: InferenceService, bare: Manifest, replicas: int, *, in_place: bool) -> Manifest:
     """The Deployment of so many pods of this bare template."""
     common, spec = metadata(owner), owner.spec
     annotations = {
@@ -26,15 +26,15 @@ def manifest(owner: InferenceService, bare: Manifest, replicas: int) -> Manifest
             "selector": {"matchLabels": names.selector(owner.metadata.name)},
             "strategy": {
                 "type": "RollingUpdate",
-                "rollingUpdate": _rolling(spec.rollout.allow_downtime),
+                "rollingUpdate": _rolling(in_place),
             },
             "template": template.dressed(owner, bare),
         },
     }
 
 
-def _rolling(allow_downtime: bool) -> Manifest:
+def _rolling(in_place: bool) -> Manifest:
     """One more pod for the while of a rollout; or one less, where no GPU is spare."""
-    if allow_downtime:
+    if in_place:
         return {"maxSurge": 0, "maxUnavailable": 1}
     return {"maxSurge": 1, "maxUnavailable": 0}

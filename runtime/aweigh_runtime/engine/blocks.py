@@ -93,6 +93,18 @@ class BlockPool:
         self.num_unshared += count
         return blocks
 
+    def take_one(self) -> int | None:
+        """The same for one block, without the cost of a list; None: there is none."""
+        if self._free:
+            block = heappop(self._free)
+        elif self._cold or self._hot:
+            block = self._evict()
+        else:
+            return None
+        self._holders[block] = 1
+        self.num_unshared += 1
+        return block
+
     def find(self, name: Name) -> int | None:
         """The block of a name."""
         return self._block_of.get(name)

@@ -231,21 +231,34 @@ class Scheduler:
         Returns the requests that still read their prompts.
         """
         block_tokens = self._pool.block_tokens
+        last = block_tokens - 1
         reading = []
         for request in self._running[:]:
             computed = request.computed
-            if len(request.tokens) - computed != 1:
+            end = computed + 1
+            if len(request.tokens) != end:
                 reading.append(request)
                 continue
             if not request.running:
                 continue
             past_block = computed % block_tokens
-            if past_block == 0 and not self._reserve(request, 1, parts):
+            if past_block == 0 and not self._has_next_block(request, parts):
                 continue
-            parts.append(Part(request, computed, computed + 1))
-            if past_block == block_tokens - 1:
-                self.prefixes.announce(request, computed + 1)
+            parts.append(Part(request, computed, end))
+            if past_block == last:
+                self.prefixes.announce(request, end)
         return reading
+
+    def _has_next_block(self, request: Request, parts: list[Part]) -> bool:
+        """Give an answer that has filled its blocks another one; most of the time there is one."""
+        self.prefixes.settle(request)
+        if len(request.blocks) * self._pool.block_tokens > request.computed:
+            return True  # drafts had room
+        block = self._pool.take_one()
+        if block is None:
+            return self._reserve(request, 1, parts)
+        request.blocks.append(block)
+        return True
 
     def _look_ahead(
         self, parts: list[Part], lookahead: Lookahead, reading: list[Request], budget: _Budget

@@ -162,7 +162,7 @@ def out_of_room(limit_bytes: int) -> ApiError:
     """The bodies that arrive just now take all the memory that they may."""
     return ApiError(
         429,
-        f"The requests that arrive just now exceed {limit_bytes} bytes together; try again shortly.",
+        f"Requests that arrive just now exceed {limit_bytes} bytes together; try again shortly.",
         code="overloaded",
         headers={"Retry-After": "1"},
     )

@@ -1,0 +1,64 @@
+"""How new pods replace old ones. Pure.
+
+One new pod more, and none less, is the rule. Where no node has room for one more, two or more pods
+are replaced in their own places, one at a time; a single pod waits, unless downtime is allowed.
+"""
+
+from datetime import datetime, timedelta
+
+from aweigh_operator.observe import Observed, Pod
+
+_NO_ROOM = "Insufficient"  # the scheduler's word for a resource that a node has too little of
+PATIENCE = timedelta(seconds=60)  # for a node to be added, or freed
+
+
+def in_place(
+    observed: Observed,
+    template_hash: str,
+    replicas: int,
+    now: datetime,
+    *,
+    allow_downtime: bool,
+) -> bool:
+    """Whether an old pod goes before its new one starts.
+
+    Args:
+        observed: what there is.
+        template_hash: of the pods that are wanted.
+        replicas: how many are wanted.
+        now: the time of day.
+        allow_downtime: rollout.allowDowntime.
+    """
+    if allow_downtime:
+        return True
+    if replicas < 2:
+        return False
+    begun = _rolling_in_place(observed) and _old(observed, template_hash)
+    return bool(begun or blocked(observed, template_hash, now))
+
+
+def blocked(observed: Observed, template_hash: str | None, now: datetime) -> Pod | None:
+    """A new pod for which no node has room while an old one has its place; None: there is none.
+
+    One that no node takes for another reason would not come though an old one went.
+    """
+    if template_hash is None or not _old(observed, template_hash):
+        return None
+    waiting = [
+        pod
+        for pod in observed.live_pods
+        if pod.template_hash == template_hash
+        and _NO_ROOM in (pod.unschedulable or "")
+        and now - (pod.unschedulable_since or pod.created_at) >= PATIENCE
+    ]
+    return waiting[0] if waiting else None
+
+
+def _old(observed: Observed, template_hash: str) -> list[Pod]:
+    return [pod for pod in observed.live_pods if pod.template_hash != template_hash]
+
+
+def _rolling_in_place(observed: Observed) -> bool:
+    """What has been begun is finished so: the new pod that no node took has its place by then."""
+    strategy = observed.children.get("Deployment", {}).get("spec", {}).get("strategy", {})
+    return bool(strategy.get("rollingUpdate", {}).get("maxSurge") == 0)
