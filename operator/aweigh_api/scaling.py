@@ -98,7 +98,9 @@ class Fallback(Schema):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="has(self.replicas) == (self.onMissingMetrics == 'Static')",
+            # The API server judges the default {} before it fills in the defaults inside of it.
+            cel="has(self.replicas) == "
+            "(has(self.onMissingMetrics) && self.onMissingMetrics == 'Static')",
             message="scaling.fallback.replicas goes with onMissingMetrics Static, and only with "
             "it: give both, or neither",
             holds=lambda part: (part.replicas is not None) == (part.on_missing_metrics == "Static"),

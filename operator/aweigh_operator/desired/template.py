@@ -81,6 +81,9 @@ def bare(owner: InferenceService, image: str) -> Manifest:
             "automountServiceAccountToken": False,
             # A Service called `aweigh` would otherwise set AWEIGH_PORT, which is a flag of ours.
             "enableServiceLinks": False,
+            # The kernel drops a signal to the first process of a namespace that has no handler yet:
+            # a pod deleted while its server starts would stay for all of the grace period.
+            "shareProcessNamespace": True,
             "terminationGracePeriodSeconds": _grace_s(owner),
             "securityContext": {
                 "runAsNonRoot": True,

@@ -1,0 +1,120 @@
+"""The operator's rights are those that it uses: none is missing, and none is there for nothing."""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.cluster.cluster import OPERATOR_NAMESPACE, Cluster
+from tests.e2e.services import Service
+
+pytestmark = pytest.mark.cluster
+
+SMALL = {"uri": "builtin://helmsman-1m-draft"}
+ACCOUNT = f"system:serviceaccount:{OPERATOR_NAMESPACE}:aweigh-operator"
+WITHOUT_A_REQUEST = {("serving.aweigh.dev", "inferenceservices/finalizers", "update")}
+"""An owner reference that blocks deletion needs it."""
+ONCE_IN_FIVE_MINUTES = {("serving.aweigh.dev", "inferenceservices", "get")}
+"""A resync looks whether a service that no watch tells of is still there."""
+
+
+class Right(NamedTuple):
+    """What may be done to a kind of objects."""
+
+    group: str
+    resource: str
+    verb: str
+
+
+@pytest.fixture
+def service(cluster: Cluster, operator: None, namespace: str) -> Service:
+    return Service(cluster, namespace)
+
+
+def granted(cluster: Cluster) -> set[Right]:
+    """By the roles that are bound to the operator."""
+    roles = _all(cluster, "clusterroles,roles")
+    bindings = _all(cluster, "clusterrolebindings,rolebindings")
+    named = {
+        (each["roleRef"]["kind"], each["roleRef"]["name"])
+        for each in bindings
+        for subject in each.get("subjects", [])
+        if subject["kind"] == "ServiceAccount"
+        and (subject.get("namespace"), subject["name"]) == (OPERATOR_NAMESPACE, "aweigh-operator")
+    }
+    return {
+        Right(group, resource, verb)
+        for role in roles
+        if (role["kind"], role["metadata"]["name"]) in named
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def _all(cluster: Cluster, kinds: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(cluster.kubectl("get", kinds, "-A", "-o", "json"))[
+        "items"
+    ]
+    return found
+
+
+def asked(cluster: Cluster) -> tuple[set[Right], list[dict[str, Any]]]:
+    """What the operator has asked for since the cluster began, and what it was refused."""
+    entries = [each for each in cluster.audit() if each["user"]["username"] == ACCOUNT]
+    used = {_right(each["objectRef"], each["verb"]) for each in entries if "objectRef" in each}
+    decision = "authorization.k8s.io/decision"
+    refused = [each for each in entries if each["annotations"][decision] == "forbid"]
+    return used, refused
+
+
+def _right(ref: dict[str, Any], verb: str) -> Right:
+    sub = f"/{ref['subresource']}" if "subresource" in ref else ""
+    return Right(ref.get("apiGroup", ""), f"{ref['resource']}{sub}", verb)
+
+
+def test_every_right_is_used_and_none_is_missing(
+    service: Service, tell: Callable[[str], None]
+) -> None:
+    cluster = service.cluster
+    exercise(service)
+    used, refused = asked(cluster)
+    assert refused == []
+    rights = granted(cluster)
+    assert used - rights <= _open_to_everybody()
+    # Who applies what is not there must be allowed to create it; the log has one entry, patch.
+    used |= {right._replace(verb="create") for right in used if right.verb == "patch"}
+    assert rights - used <= WITHOUT_A_REQUEST | ONCE_IN_FIVE_MINUTES
+    tell(f"{len(rights)} rights, each of them used; nothing else asked for")
+
+
+def _open_to_everybody() -> set[Right]:
+    """What Kubernetes lets every account do."""
+    return {Right("authorization.k8s.io", "selfsubjectaccessreviews", "create")}
+
+
+def exercise(service: Service) -> None:
+    """What needs each of them: all of a life of a service."""
+    cluster, where = service.cluster, ("-n", service.namespace)
+    service.apply(model=SMALL, replicas=2)
+    service.wait_ready()
+    cluster.kubectl("scale", "deployment", service.name, "--replicas=3", *where)  # autoscalers
+    service.apply(model=SMALL, replicas=1, networkPolicy={"enabled": False})  # marks, deletions
+    cluster.wait("one pod", lambda: len(service.pods()) == 1)
+    gone = ("networkpolicy", "pdb")
+    cluster.wait(
+        "children that are not wanted to go",
+        lambda: all(cluster.get(kind, service.name, service.namespace) is None for kind in gone),
+    )
+    # A volume that cannot be mounted stands only in events.
+    waiting = Service(cluster, service.namespace, "waiting")
+    waiting.apply(model=SMALL, auth={"apiKeys": {"secretRef": {"name": "nobody"}}})
+    waiting.wait_for_reason("WorkloadReady", "MountFailed")
+    # An event that happens again is counted.
+    for _ in range(2):
+        service.apply(model=SMALL, suspend=True)
+        service.wait_for_reason("WorkloadReady", "Suspended")
+        service.apply(model=SMALL)
+        service.wait_ready()
