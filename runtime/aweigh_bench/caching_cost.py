@@ -3,10 +3,15 @@
 Both run at the same time and answer the same bursts in turn, a fraction of a second each, so that
 whatever else the machine does hits both alike. Their memory is small and full, as that of a server
 that has run for long: every new block of the one that keeps them evicts another.
+
+Two servers that are alike differ by some percent, and the one that is started first is mostly the
+slower one. So they are started in either order, and a ratio is the geometric mean of two pairs, one
+of each.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import sqrt
 
 from aweigh_bench.paired import Comparison, compare, verdict
 from aweigh_bench.processes import TICK_S, engine_cpu_s
@@ -18,6 +23,7 @@ OFF = "--no-prefix-cache-enabled"
 CONCURRENCY = 8  # requests of a burst
 PROMPT_TOKENS, ANSWER_TOKENS = 250, 32
 BAR_PERCENT = 1.0
+STARTS = 3  # of both servers in either order, among which the pairs are divided
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class Cost:
         title = (
             "Tokens/s with a full cache and 0 % hits, divided by those without: "
             f"{self.pair_requests} requests of {PROMPT_TOKENS} and {ANSWER_TOKENS} tokens to each "
-            "server in a pair"
+            "server in a pair, started in either order"
         )
         return Table(title, columns, rows)
 
@@ -72,25 +78,60 @@ class _Side:
         return engine_cpu_s(self.served.own.pid)
 
 
+@dataclass(frozen=True, slots=True)
+class _Ratio:
+    """Time without caching, times that with it."""
+
+    wall: float
+    cpu: float
+
+
 async def measure_cost(
     setting: Setting, pairs: int, pair_requests: int, advance: Callable[[], None]
 ) -> Cost:
-    """Pairs of equal work; a first one, which warms both servers, is not counted.
+    """Pairs of equal work, as many with either server started first."""
+    found: list[_Ratio] = []
+    starts = min(STARTS, pairs)
+    for start in range(starts):
+        count = pairs * (start + 1) // starts - pairs * start // starts
+        both = [
+            await _ratios(setting, count, pair_requests, cached_first=first, advance=advance)
+            for first in (True, False)
+        ]
+        found += map(_mean, *both)
+    wall, cpu = [each.wall for each in found], [each.cpu for each in found]
+    return Cost(compare(wall), compare(cpu), pair_requests)
 
-    Both servers are new: prefixes that others have asked for again and again would keep their
-    room, and fewer requests would run at once.
+
+async def _ratios(
+    setting: Setting,
+    pairs: int,
+    pair_requests: int,
+    *,
+    cached_first: bool,
+    advance: Callable[[], None],
+) -> list[_Ratio]:
+    """Of two new servers; a first pair, which warms both, is not counted.
+
+    Where they have served before, prefixes that others have asked for again and again would keep
+    their room, and fewer requests would run at once.
     """
     without = replace(setting, flags=(*setting.flags, OFF), seed=setting.seed + 1)
-    wall, cpu = [], []
-    async with subject(setting) as cached, subject(without) as uncached:
+    order = (setting, without) if cached_first else (without, setting)
+    found = []
+    async with subject(order[0]) as one, subject(order[1]) as other:
+        cached, uncached = (one, other) if cached_first else (other, one)
         cached.expect_fitting(PROMPT_TOKENS + ANSWER_TOKENS)
         for number in range(pairs + 1):
             on, off = await _pair(cached, uncached, pair_requests)
             if number:
-                wall.append(off.wall_s / on.wall_s)
-                cpu.append(off.cpu_s / on.cpu_s)
+                found.append(_Ratio(off.wall_s / on.wall_s, off.cpu_s / on.cpu_s))
                 advance()
-    return Cost(compare(wall), compare(cpu), pair_requests)
+    return found
+
+
+def _mean(one: _Ratio, other: _Ratio) -> _Ratio:
+    return _Ratio(sqrt(one.wall * other.wall), sqrt(one.cpu * other.cpu))
 
 
 async def _pair(cached: Subject, uncached: Subject, pair_requests: int) -> tuple[_Side, _Side]:

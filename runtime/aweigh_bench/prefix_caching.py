@@ -62,7 +62,7 @@ class Crowding:
 async def run(options: Options) -> Report:
     """Shares first, then evictions, then the cost where every new block evicts one."""
     setting = options.setting
-    with progress("prefix caching", len(options.shares) + 2 + options.pairs) as advance:
+    with progress("prefix caching", len(options.shares) + 2 + 2 * options.pairs) as advance:
         async with subject(setting) as served:
             shared = [await _sharing(options, served, share, advance) for share in options.shares]
         small = replace(

@@ -26,7 +26,7 @@ def check(x: torch.Tensor, activation: Activation) -> None:
     gate, up = x.double().chunk(2, -1)
     wanted = (exact(gate, activation).to(x.dtype).double() * up).to(x.dtype)
     # fp16 loses bits of what is smaller than any normal number.
-    torch.testing.assert_close(output, wanted, rtol=ONE_STEP[x.dtype], atol=2e-7)
+    torch.testing.assert_close(output, wanted, rtol=2 * ONE_STEP[x.dtype], atol=2e-7)
     assert (output != wanted).sum() <= FEW * output.numel() + 2
     # Where 1 + tanh cancels, torch's own is off by more.
     torch.testing.assert_close(
@@ -38,7 +38,8 @@ def exact(gate: torch.Tensor, activation: Activation) -> torch.Tensor:
     """In fp64."""
     if activation == "silu":
         return gate * gate.sigmoid()
-    return gate * (2 * (2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3)).sigmoid()
+    inner: torch.Tensor = 2 * (2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3)
+    return gate * inner.sigmoid()
 
 
 @pytest.mark.parametrize("activation", get_args(Activation))

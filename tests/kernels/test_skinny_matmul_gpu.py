@@ -80,7 +80,7 @@ def test_a_vocabulary(scratch: Scratch) -> None:
 def test_in_however_many_parts_it_is_the_same(
     splits: int, shape: tuple[int, int], scratch: Scratch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = Schedule(rows=64, depth=64, splits=splits, ahead=64, num_warps=4, num_stages=3)
+    chosen = Schedule(rows=64, depth=64, splits=splits, num_stages=3)
     monkeypatch.setattr(module, "schedule", lambda *_: chosen)
     for tokens in (3, 40):
         Case(tokens, *shape).check(scratch)
