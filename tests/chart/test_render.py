@@ -113,7 +113,7 @@ def test_every_value_has_a_schema() -> None:
 
 def test_a_pod_monitor_is_made_only_when_asked_for() -> None:
     assert of_kind("PodMonitor", manifests()) == []
-    (monitor,) = of_kind("PodMonitor", manifests("metrics.podMonitor.enabled=true"))
+    monitor, _ = of_kind("PodMonitor", manifests("metrics.podMonitor.enabled=true"))
     assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "metrics", "interval": "30s"}]
 
 
