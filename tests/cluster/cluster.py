@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -107,6 +108,18 @@ class Cluster:
         if self.place is None:
             raise RuntimeError(f"{name} cannot be restarted: the node is not this machine")
         processes.restart(self.place, name)
+
+    @contextlib.contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """Stop a process of the node made here in its tracks, for as long as the context lasts."""
+        if self.place is None:
+            raise RuntimeError(f"{name} cannot be paused: the node is not this machine")
+        pid = processes.recorded(self.place)[name].pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def audit(self) -> Objects:
         """What service accounts have asked of the API server made here, in order."""

@@ -1,0 +1,178 @@
+"""Faults under load: every answer that a client waits for arrives whole.
+
+Two pods serve; clients ask without a pause, each question over a connection of its own. Only answers
+of a pod that is killed without grace may fail.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.cluster import OPERATOR_NAMESPACE, Cluster
+from tests.e2e.load import CLIENTS, Load
+from tests.e2e.services import Service
+
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(600)]
+
+SMALL = {"uri": "builtin://helmsman-1m-draft"}
+STREAMS = 400
+OPERATOR = "aweigh-operator"
+ETCD_PAUSE_S = 20.0
+
+Fault = Callable[[Service], None]
+
+
+def spec(**more: Any) -> dict[str, Any]:
+    return {"model": SMALL, "replicas": 2, **more}
+
+
+def rolling_update(service: Service) -> None:
+    before = {pod["metadata"]["uid"] for pod in service.pods()}
+    service.apply(**spec(template={"env": [{"name": "ROLLOUT", "value": "two"}]}))
+    service.cluster.wait(
+        "all pods to be new",
+        lambda: not before & {pod["metadata"]["uid"] for pod in service.pods()},
+        180,
+    )
+    service.wait_ready()
+
+
+def scale_in(service: Service) -> None:
+    service.apply(**spec(replicas=1))
+    service.cluster.wait("one pod", lambda: len(service.pods()) == 1, 180)
+
+
+def eviction(service: Service) -> None:
+    """As a drain of a node asks for it."""
+    (first, *_) = service.pods()
+    metadata = {"name": first["metadata"]["name"], "namespace": service.namespace}
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+    path = f"/api/v1/namespaces/{service.namespace}/pods/{metadata['name']}/eviction"
+    service.cluster.kubectl("create", "--raw", path, "-f", "-", input=json.dumps(body))
+    uid = first["metadata"]["uid"]
+    service.cluster.wait(
+        "another pod in its place",
+        lambda: uid not in {pod["metadata"]["uid"] for pod in service.pods()},
+        180,
+    )
+    service.wait_ready()
+
+
+def operator_killed(service: Service) -> None:
+    where = ("-n", OPERATOR_NAMESPACE)
+    service.cluster.kubectl(
+        "delete", "pod", *where, "-l", f"app.kubernetes.io/name={OPERATOR}",
+        "--grace-period=0", "--force",
+    )  # fmt: skip
+    rollout(service.cluster)
+
+
+def operator_upgrade(service: Service) -> None:
+    before = [pod["metadata"]["uid"] for pod in service.pods()]
+    service.cluster.install(f"--set-string=operator.podAnnotations.upgraded={time.time_ns()}")
+    rollout(service.cluster)
+    assert [pod["metadata"]["uid"] for pod in service.pods()] == before
+
+
+def rollout(cluster: Cluster) -> None:
+    where = ("-n", OPERATOR_NAMESPACE)
+    cluster.kubectl("rollout", "status", f"deployment/{OPERATOR}", *where, "--timeout=90s")
+
+
+def api_server_restarted(service: Service) -> None:
+    service.cluster.restart("apiserver")
+    service.cluster.wait("the API server to answer", lambda: answers(service), 120)
+
+
+def answers(service: Service) -> bool:
+    try:
+        return bool(service.pods())
+    except Exception:
+        return False
+
+
+def etcd_paused(service: Service) -> None:
+    with service.cluster.paused("etcd"):
+        time.sleep(ETCD_PAUSE_S)
+    service.cluster.wait("the API server to answer", lambda: answers(service), 120)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        rolling_update,
+        scale_in,
+        eviction,
+        operator_killed,
+        operator_upgrade,
+        api_server_restarted,
+        etcd_paused,
+    ],
+)
+def test_no_answer_is_lost(
+    cluster: Cluster, operator: None, namespace: str, fault: Fault, tell: Callable[[str], None]
+) -> None:
+    load, _ = under_load(Service(cluster, namespace), fault)
+    assert load.failures == []
+    tell(f"{fault.__name__}: {load.answered} streams, all whole")
+
+
+def test_of_a_pod_that_is_killed_only_its_own_answers_are_lost(
+    cluster: Cluster, operator: None, namespace: str, tell: Callable[[str], None]
+) -> None:
+    service = Service(cluster, namespace)
+    load, _ = under_load(service, killed)
+    assert 0 <= len(load.failures) <= 2 * CLIENTS  # open ones, and those on their way to it
+    restarts = sum(
+        each["restartCount"]
+        for pod in service.pods()
+        for each in pod["status"]["containerStatuses"]
+    )
+    assert restarts == 1
+    tell(f"pod killed: {load.answered} streams whole, {len(load.failures)} lost with it")
+
+
+def killed(service: Service) -> None:
+    """As the kernel kills one that needs too much memory: at once, all of its processes."""
+    (first, *_) = service.pods()
+    for pid in processes_of(first["metadata"]["uid"]):
+        os.kill(pid, signal.SIGKILL)
+    service.cluster.wait("a pod less", lambda: service.status().get("readyReplicas") != 2, 60)
+    service.wait_ready(120)
+
+
+def processes_of(uid: str) -> list[int]:
+    """The runtime's processes of a pod, by the name of their control group."""
+    marks = (uid, uid.replace("-", "_"))
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            group, command = (folder / "cgroup").read_text(), (folder / "cmdline").read_bytes()
+        except OSError:  # it has ended meanwhile
+            continue
+        if any(mark in group for mark in marks) and b"aweigh" in command:
+            found.append(int(folder.name))
+    return found
+
+
+def under_load(service: Service, fault: Fault) -> tuple[Load, float]:
+    """The load that was there before, during and after a fault, and how long that took."""
+    service.apply(**spec())
+    service.wait_ready()
+    with service.cluster.endpoint(service.namespace, service.name, 8000) as url:
+        load = Load(f"{url}/v1/completions")
+        service.cluster.wait("the Service to answer", lambda: load.problem("Hello") is None)
+        began = time.monotonic()
+        with load():
+            time.sleep(5)
+            fault(service)
+            service.cluster.wait(
+                f"{STREAMS} streams", lambda: load.answered >= STREAMS, timeout_s=180
+            )
+    return load, time.monotonic() - began
