@@ -1,7 +1,7 @@
 """Faults under load: every answer that a client waits for arrives whole.
 
-Two pods serve; clients ask without a pause, each question over a connection of its own. Only answers
-of a pod that is killed without grace may fail.
+Two pods serve; clients ask without a pause, each question over a connection of its own. Only what a
+pod that is killed without grace was answering may fail.
 """
 
 import json
