@@ -67,7 +67,7 @@ test-fast: env ## Neither a GPU nor a cluster
 
 .PHONY: test-gpu
 test-gpu: env ## What needs this machine's GPU
-	$(VENV)/python -m pytest -m gpu tests/runtime
+	$(VENV)/python -m pytest -m gpu tests/kernels tests/runtime
 
 .PHONY: test-long
 test-long: ## Soaks, faults and scale: minutes each

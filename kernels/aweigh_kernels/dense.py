@@ -1,0 +1,36 @@
+"""Refuses tensors that a GPU kernel cannot walk through, by name. It changes none."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+
+from aweigh_kernels.checks import expect
+
+NARROW = (torch.bfloat16, torch.float16)
+_HOPPER = (9, 0)
+
+
+def expect_dense(
+    name: str, tensor: torch.Tensor, shape: Sequence[int], dtypes: Sequence[torch.dtype]
+) -> None:
+    """Refuse another shape or number format, a strided tensor, and one that is on no GPU.
+
+    Raises:
+        ValueError: names the tensor, what it is and what was expected.
+    """
+    expect(name, tensor, [shape], dtypes)
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} has strides {list(tensor.stride())}; expected contiguous")
+    if not tensor.is_cuda:
+        raise ValueError(f"{name} is on {tensor.device}; expected a GPU: `reference` runs anywhere")
+
+
+@cache
+def starts_early(device: torch.device) -> bool:
+    """Whether a kernel may start while the one before it still runs, and wait for it by itself.
+
+    Starting one takes about a microsecond, which then passes while the last one ends
+    (programmatic dependent launch).
+    """
+    return torch.cuda.get_device_capability(device) >= _HOPPER

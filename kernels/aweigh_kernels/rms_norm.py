@@ -1,0 +1,98 @@
+"""Root mean square norm of each row, with the addition before it if there is one (Triton).
+
+    hidden = x + residual,   output = hidden / sqrt(mean(hidden², over N) + eps) · weight
+
+As torch rounds: the sum once, to the activations' numbers, and the output once. In between
+everything is fp32. Bound: memory; 2·T·N numbers move, 4·T·N with a residual.
+"""
+
+import torch
+import triton
+
+from aweigh_kernels.dense import NARROW, expect_dense, starts_early
+from aweigh_kernels.gpu.rms_norm import normalize
+
+MOST_COLUMNS = 32_768  # of a row, which one program holds in registers
+_TILE = 2048  # numbers of a program at least, where rows are short
+_NUMBERS_A_WARP = 512  # of one row: two loads of 16 bytes of each thread
+
+
+def rms_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    *,
+    residual: torch.Tensor | None = None,
+    output: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Normalize each row; what a residual is added to is its sum from then on.
+
+    Args:
+        x: [T, N], bf16 or fp16, contiguous like all of them; T may be 0, N at most MOST_COLUMNS.
+            Fastest where rows are a multiple of 16 bytes.
+        weight: [N], as x, or fp32 as models have it whose weights are stored less one: the one
+            is already added.
+        eps: added to the mean square.
+        residual: [T, N], as x; becomes x + residual, which is what is normalized.
+        output: [T, N], as x; x itself is allowed. None: new memory.
+
+    Returns:
+        output: [T, N].
+
+    Raises:
+        ValueError: shapes, number formats, strides or devices are others.
+    """
+    num_rows, size = x.shape
+    expect_dense("x", x, [num_rows, size], NARROW)
+    expect_dense("weight", weight, [size], [x.dtype, torch.float32])
+    if residual is not None:
+        expect_dense("residual", residual, x.shape, [x.dtype])
+    if output is None:
+        output = torch.empty_like(x)
+    expect_dense("output", output, x.shape, [x.dtype])
+    if not 0 < size <= MOST_COLUMNS:
+        raise ValueError(f"x has rows of {size} numbers; expected 1 to {MOST_COLUMNS}")
+    if num_rows:
+        _launch(x, weight, eps, residual, output)
+    return output
+
+
+def reference(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same by torch, on any device; it changes nothing.
+
+    Returns:
+        output, hidden: [T, N] both.
+    """
+    hidden = x if residual is None else x + residual
+    normed = torch.rms_norm(hidden.to(weight.dtype), weight.shape, weight, eps)
+    return normed.to(x.dtype), hidden
+
+
+def _launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor | None,
+    output: torch.Tensor,
+) -> None:
+    num_rows, size = x.shape
+    size_up = triton.next_power_of_2(size)
+    rows = max(1, _TILE // size_up)
+    early = starts_early(x.device)
+    normalize[(triton.cdiv(num_rows, rows),)](
+        x,
+        x if residual is None else residual,
+        weight,
+        output,
+        num_rows,
+        eps,
+        SIZE=size,
+        SIZE_UP=size_up,
+        ROWS=rows,
+        ADD=residual is not None,
+        EARLY=early,
+        num_warps=min(16, max(1, rows * size_up // _NUMBERS_A_WARP)),
+        launch_pdl=early,
+    )

@@ -1,0 +1,181 @@
+"""x · weightᵀ for a few tokens, as fast as the weight can be read (Triton).
+
+Bound: memory; O·I numbers of the weight move, and T·(O + I) of x and the output, which are few.
+Sums are fp32, in an order that depends on shapes alone: the same product is the same bits again.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import triton
+
+from aweigh_kernels.dense import NARROW, expect_dense, starts_early
+from aweigh_kernels.gpu.skinny_matmul import multiply
+
+MOST_TOKENS = 64
+_LEAST_TOKENS = 16  # that a tensor core takes
+_MOST_SPLITS = 8
+_LEAST_STEPS = 4  # of a part
+_TILE = 64  # rows of the weight, where programs share them
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a product is divided."""
+
+    rows: int  # of the weight, of one program
+    depth: int  # numbers of each row that are read at once
+    splits: int  # programs that share rows, each with a part of their numbers
+    num_stages: int  # tiles on their way, and the one that is multiplied
+    ahead: int = 256  # numbers of each row that are asked for while the kernel before ends
+    num_warps: int = 4
+
+    def stages_within(self, num_bytes: int, num_tokens: int) -> int:
+        """As many stages as so much shared memory has room for."""
+        stage_bytes = 2 * self.depth * (self.rows + tokens_of(num_tokens))
+        return min(self.num_stages, num_bytes // stage_bytes)
+
+
+class Scratch:
+    """Where programs that share rows leave their sums: one for each stream that multiplies.
+
+    Its address stays, so that graphs may hold products that use it. Make it before capturing one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # `schedule` lets three programs of each multiprocessor share rows, one if tokens are many.
+        num_processors = _processors(device).multi_processor_count
+        size = num_processors * _TILE * MOST_TOKENS
+        self.sums = torch.empty(size, dtype=torch.float32, device=device)
+        self.arrived = torch.zeros(3 * num_processors, dtype=torch.int32, device=device)
+
+
+def skinny_matmul(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scratch: Scratch,
+    *,
+    bias: torch.Tensor | None = None,
+    output: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Multiply a few rows with a matrix.
+
+    Args:
+        x: [T, I], bf16 or fp16, contiguous like all of them; T may be 0, and is MOST_TOKENS at
+            most.
+        weight: [O, I], as x. Fastest where rows are a multiple of 16 bytes.
+        scratch: on the same device; no other product may use it at the same time.
+        bias: [O], as x; added before rounding.
+        output: [T, O], as x. None: new memory.
+
+    Returns:
+        output: [T, O], rounded once.
+
+    Raises:
+        ValueError: shapes, number formats, strides or devices are others.
+    """
+    (num_tokens, in_size), out_size = x.shape, weight.shape[0]
+    expect_dense("x", x, [num_tokens, in_size], NARROW)
+    expect_dense("weight", weight, [out_size, in_size], [x.dtype])
+    if bias is not None:
+        expect_dense("bias", bias, [out_size], [x.dtype])
+    if output is None:
+        output = x.new_empty(num_tokens, out_size)
+    expect_dense("output", output, [num_tokens, out_size], [x.dtype])
+    if num_tokens > MOST_TOKENS:
+        raise ValueError(f"x has {num_tokens} rows; expected at most {MOST_TOKENS}")
+    if output.numel():
+        num_processors = _processors(x.device).multi_processor_count
+        chosen = schedule(num_tokens, out_size, in_size, num_processors)
+        _launch(x, weight, scratch, bias, output, chosen)
+    return output
+
+
+def reference(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The same by torch, on any device."""
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+def schedule(num_tokens: int, out_size: int, in_size: int, num_processors: int) -> Schedule:
+    """What is fastest on an H200 (docs/kernels/skinny-matmul.md), by shape alone.
+
+    Args:
+        num_tokens: T.
+        out_size: O.
+        in_size: I.
+        num_processors: multiprocessors of the GPU.
+    """
+    few = num_tokens <= _LEAST_TOKENS
+    tiles = -(-out_size // _TILE)
+    if few and tiles > 3 * num_processors:
+        return Schedule(_TILE, 128, 1, 4, ahead=0)
+    if not few and tiles > 2 * num_processors:
+        return Schedule(
+            128, 64, 1, 5, ahead=0
+        )  # each tile needs all of x: the fewer of them the better
+    most = max(1, min(_MOST_SPLITS, in_size // (128 * _LEAST_STEPS)))
+    alone, three = (_splits(tiles, each * num_processors, most) for each in (1, 3))
+    # One program of each multiprocessor with many tiles on their way is best. Three with fewer are
+    # better where they are needed, or fill the GPU more evenly: unless what many tokens leave to
+    # each other costs more than that.
+    if tiles > num_processors or (few and three > 3.3 * alone):
+        return Schedule(_TILE, 128, three if few else 1, 3)
+    return Schedule(_TILE, 128, alone, 6 if few else 5)
+
+
+def _splits(tiles: int, programs: int, most: int) -> int:
+    """The largest power of two that makes at most so many programs."""
+    wanted = max(1, min(most, programs // max(tiles, 1)))
+    return 1 << (wanted.bit_length() - 1)
+
+
+def tokens_of(num_tokens: int) -> int:
+    """Columns of the tile that so many tokens need."""
+    return max(_LEAST_TOKENS, int(triton.next_power_of_2(num_tokens)))
+
+
+def _launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scratch: Scratch,
+    bias: torch.Tensor | None,
+    output: torch.Tensor,
+    chosen: Schedule,
+) -> None:
+    num_tokens, in_size = x.shape
+    out_size = len(weight)
+    early = starts_early(x.device)
+    multiply[(triton.cdiv(out_size, chosen.rows), chosen.splits)](
+        x,
+        weight,
+        x if bias is None else bias,
+        output,
+        scratch.sums,
+        scratch.arrived,
+        num_tokens,
+        OUT=out_size,
+        IN=in_size,
+        TOKENS=tokens_of(num_tokens),
+        ROWS=chosen.rows,
+        DEPTH=chosen.depth,
+        SPLITS=chosen.splits,
+        AHEAD=chosen.ahead,
+        BIAS=bias is not None,
+        EARLY=early,
+        num_warps=chosen.num_warps,
+        num_stages=chosen.stages_within(_shared_bytes(x.device), num_tokens),
+        launch_pdl=early,
+    )
+
+
+@cache
+def _processors(device: torch.device) -> "torch._C._CudaDeviceProperties":
+    return torch.cuda.get_device_properties(device)
+
+
+def _shared_bytes(device: torch.device) -> int:
+    """Of one program at most."""
+    return int(_processors(device).shared_memory_per_block_optin)  # type: ignore[attr-defined]
