@@ -14,6 +14,7 @@
 #define LANES 16
 #define TILE 64 /* positions whose scores are held at once: the same for every token */
 #define ALIGNMENT 64
+#define LINE 64 /* bytes that come from memory together */
 #define VECTORS (HEAD_SIZE / LANES)
 #define NOTHING -1e30f
 #define FP32 0
@@ -158,6 +159,13 @@ static inline void add_block(
     }
 }
 
+/* Have rows brought near: the next block lies anywhere, and no machine foresees where. */
+static inline void ask(const number *row, int64_t apart, int64_t count) {
+    for (int64_t j = 0; j < count; j++)
+        for (size_t byte = 0; byte < HEAD_SIZE * sizeof(number); byte += LINE)
+            __builtin_prefetch((const char *)(row + j * apart) + byte, 0, 2);
+}
+
 /* One request, for some heads of keys; `memory` holds their state. */
 static void attend_request(
     const struct step *step, int64_t request, int64_t head, int64_t last, struct state memory
@@ -184,10 +192,15 @@ static void attend_request(
         const int64_t place = at % block_tokens, block = blocks[at / block_tokens];
         const number *kv = step->kv + (block * block_tokens + place) * apart;
         count = least(least(block_tokens - place, TILE - place % TILE), end - at);
+        const int64_t next = at + count;
+        const number *ahead = next >= end ? kv : step->kv +
+            (blocks[next / block_tokens] * block_tokens + next % block_tokens) * apart;
         for (int64_t shared = head; shared < last; shared++) {
             const int64_t i = (shared - head) * each;
             const struct state state = {query + i, sums + i, memory.scores, most + i, total + i};
             const number *keys = kv + shared * HEAD_SIZE;
+            ask(ahead + shared * HEAD_SIZE, apart, count);
+            ask(ahead + (kv_heads + shared) * HEAD_SIZE, apart, count);
             add_block(
                 &state, keys, keys + kv_heads * HEAD_SIZE, apart, at, count, sharing, tokens, seen,
                 step->window
