@@ -60,6 +60,7 @@ def without_effect(service: "InferenceService") -> list[str]:
     spec = service.spec
     meaningless = {
         "replicas": spec.replicas not in (None, 1),
+        "scaling": spec.scaling is not None,
         "suspend": spec.suspend,
         "rollout": "rollout" in spec.model_fields_set,
         "networkPolicy": "network_policy" in spec.model_fields_set,

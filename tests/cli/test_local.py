@@ -116,6 +116,9 @@ def test_fields_without_meaning_on_one_machine_are_named() -> None:
         "spec.networkPolicy",
         "spec.template",
     ]
+    scaled = spec(scaling={"maxReplicas": 2})
+    (warning,) = without_effect(read_service(document(manifest("chat", scaled)), "f.yaml", None))
+    assert warning.startswith("spec.scaling has no effect without a cluster")
 
 
 def test_a_service_that_means_the_same_everywhere_warns_of_nothing() -> None:
