@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 
 from aweigh_api import model_uri, names
 from aweigh_api.access import Auth, SecretRef, Tls
-from aweigh_api.fields import Quantity, part
+from aweigh_api.fields import Name, Quantity, part
 from aweigh_api.network import NetworkPolicy
 from aweigh_api.prefix_cache import PrefixCache
 from aweigh_api.quantization import Quantization
@@ -19,6 +19,16 @@ from aweigh_api.template import Template
 DTypeName = Literal["auto", "bf16", "fp16", "fp32"]
 GPU = "nvidia.com/gpu"
 _NAME = rf"^[a-z]([-a-z0-9]{{0,{names.MAX_NAME_LENGTH - 2}}}[a-z0-9])?$"
+
+
+class ModelCache(Schema):
+    """Where pods keep what they have downloaded."""
+
+    claim: Name = Field(
+        description="A PersistentVolumeClaim of this namespace that pods may write: a new pod "
+        "finds there what another one has downloaded, and the kernels that it has compiled. It "
+        "must be ReadWriteMany where pods run on several nodes."
+    )
 
 
 class Model(Schema):
@@ -49,6 +59,11 @@ class Model(Schema):
         "token; for s3://: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where needed, "
         "AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL; for oci://: username and password, or "
         ".dockerconfigjson. It is mounted into the pod; the operator never reads it.",
+    )
+    cache: ModelCache | None = Field(
+        default=None,
+        description="Where downloads are kept. Default: with the pod, and each downloads for "
+        "itself.",
     )
     max_model_len: int | None = Field(
         default=None,
@@ -184,6 +199,18 @@ class Spec(Schema):
     )
 
     RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.model.cache) || "
+            + _any_starts("self.model.uri")
+            + " || (has(self.speculativeDecoding) && has(self.speculativeDecoding.draftModels) && "
+            f"self.speculativeDecoding.draftModels.exists(each, {_any_starts('each.uri')}))",
+            message="model.cache is only for what is downloaded, hf://, s3:// and oci:// models "
+            "and drafts: remove it, or give such a uri",
+            holds=lambda spec: (
+                spec.model.cache is None
+                or any(uri.startswith(model_uri.WITH_SECRET) for uri in spec.uris)
+            ),
+        ),
         Rule(
             cel="!has(self.model.secretRef) || "
             + _any_starts("self.model.uri")

@@ -52,6 +52,11 @@ REFUSALS = (
         "model.secretRef is only for hf://, s3:// and oci:// models and drafts",
     ),
     Refusal(
+        "a cache for what is not downloaded",
+        spec(model={"uri": "pvc://models/llama", "cache": {"claim": "cache"}}),
+        "model.cache is only for what is downloaded",
+    ),
+    Refusal(
         "a bucket without a model",
         spec(model={"uri": "s3://models"}),
         "s3://BUCKET/PREFIX",

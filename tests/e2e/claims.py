@@ -4,12 +4,18 @@ from pathlib import Path
 
 from tests.cluster.cluster import Cluster
 
+READ, WRITE = "ReadOnlyMany", "ReadWriteMany"
 
-def claim(cluster: Cluster, namespace: str, folder: Path) -> str:
-    """Make the folder a claim `models` that pods can read; returns the volume's name."""
+
+def claim(
+    cluster: Cluster, namespace: str, folder: Path, name: str = "models", *, mode: str = READ
+) -> str:
+    """Make the folder a claim that pods can read, or write; returns the volume's name."""
     for each in (folder, *folder.parents[:2]):
         each.chmod(0o755)
-    volume = f"models-{namespace}"
+    if mode == WRITE:
+        folder.chmod(0o777)
+    volume = f"{name}-{namespace}"
     cluster.apply(
         {
             "apiVersion": "v1",
@@ -17,9 +23,9 @@ def claim(cluster: Cluster, namespace: str, folder: Path) -> str:
             "metadata": {"name": volume},
             "spec": {
                 "capacity": {"storage": "1Gi"},
-                "accessModes": ["ReadOnlyMany"],
+                "accessModes": [mode],
                 "storageClassName": "",
-                "claimRef": {"name": "models", "namespace": namespace},
+                "claimRef": {"name": name, "namespace": namespace},
                 "hostPath": {"path": str(folder)},
             },
         }
@@ -28,9 +34,9 @@ def claim(cluster: Cluster, namespace: str, folder: Path) -> str:
         {
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "models"},
+            "metadata": {"name": name},
             "spec": {
-                "accessModes": ["ReadOnlyMany"],
+                "accessModes": [mode],
                 "storageClassName": "",
                 "resources": {"requests": {"storage": "1Gi"}},
                 "volumeName": volume,

@@ -7,6 +7,7 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.network import NODE_IP
+from tests.e2e.claims import WRITE, claim
 from tests.e2e.services import Service
 from tests.runtime.hub import Hub
 
@@ -83,3 +84,20 @@ def test_a_hub_that_does_not_answer_is_named(service: Service, hub: Hub) -> None
     fetch(service, hub)
     found = service.wait_for_reason("ModelReady", "SourceUnreachable", timeout_s=120)
     assert hub.url in found["message"]
+
+
+def test_what_one_pod_has_downloaded_others_find_in_the_claim(
+    service: Service, hub: Hub, tmp_path: Path
+) -> None:
+    commit = hub.add("acme/helmsman", HELMSMAN)
+    volume = claim(service.cluster, service.namespace, tmp_path, "downloads", mode=WRITE)
+    try:
+        fetch(service, hub, revision=commit, cache={"claim": "downloads"})
+        service.wait_ready()
+        hub.faults.every_status = 503  # whoever asks it again fails
+        service.cluster.kubectl("scale", "infs/chat", "--replicas=2", "-n", service.namespace)
+        service.wait_ready()
+        assert service.status()["readyReplicas"] == 2
+    finally:
+        service.cluster.kubectl("delete", "infs", "chat", "-n", service.namespace)
+        service.cluster.kubectl("delete", "pv", volume, "--wait=false")

@@ -195,6 +195,17 @@ def test_the_startup_probe_lasts_as_long_as_the_rollout_may() -> None:
     assert probe["httpGet"] == {"path": "/readyz", "port": "admin", "scheme": "HTTP"}
 
 
+def test_downloads_are_kept_in_a_claim_where_one_is_named() -> None:
+    model = {"uri": "hf://acme/llama", "cache": {"claim": "downloads"}}
+    spec = pod_spec({"model": model})
+    (cache,) = (each for each in spec["volumes"] if each["name"] == "cache")
+    assert cache["persistentVolumeClaim"] == {"claimName": "downloads"}
+    assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsUser"]
+    own = pod_spec({"model": {"uri": "hf://acme/llama"}})
+    assert {"name": "cache", "emptyDir": {}} in own["volumes"]
+    assert "fsGroup" not in own["securityContext"]
+
+
 def test_a_spread_constraint_counts_the_services_own_pods() -> None:
     constraint = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
     (spread,) = pod_spec({"template": {"topologySpreadConstraints": [constraint]}})[

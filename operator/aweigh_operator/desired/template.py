@@ -85,16 +85,24 @@ def bare(owner: InferenceService, image: str) -> Manifest:
             # a pod deleted while its server starts would stay for all of the grace period.
             "shareProcessNamespace": True,
             "terminationGracePeriodSeconds": _grace_s(owner),
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": _security(owner),
             "containers": [_container(owner, image)],
             "volumes": [volume for volume, _ in _volumes(owner)],
         },
     }
+
+
+def _security(owner: InferenceService) -> Manifest:
+    context = {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    if owner.spec.model.cache is None:
+        return context
+    # So that the pod may write what others of its kind have written.
+    return {**context, "fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
 
 
 def dressed(owner: InferenceService, template: Manifest) -> Manifest:
@@ -190,8 +198,11 @@ def _probe(path: str) -> Manifest:
 def _volumes(owner: InferenceService) -> list[tuple[Manifest, Manifest]]:
     """Each volume with its mount."""
     model = owner.spec.model
+    kept: Manifest = {"emptyDir": {}}
+    if model.cache is not None:
+        kept = {"persistentVolumeClaim": {"claimName": model.cache.claim}}
     volumes: list[tuple[Manifest, Manifest]] = [
-        ({"name": "cache", "emptyDir": {}}, _mount("cache", names.CACHE_MOUNT)),
+        ({"name": "cache", **kept}, _mount("cache", names.CACHE_MOUNT)),
         ({"name": "tmp", "emptyDir": {}}, _mount("tmp", "/tmp")),
     ]
     volumes += _claims(owner.spec)
