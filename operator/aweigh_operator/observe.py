@@ -96,6 +96,11 @@ class Counts:
     rows: int = 0  # steps in which an answer grew
 
     @property
+    def any_prompts(self) -> bool:
+        """Whether somebody has asked anything."""
+        return self.cached + self.computed > 0
+
+    @property
     def hit_rate_percent(self) -> int | None:
         """The share of prompt tokens that was cached; of none there is none."""
         return _percent(self.cached, self.cached + self.computed)

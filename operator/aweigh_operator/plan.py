@@ -23,6 +23,7 @@ from aweigh_operator.verdict import Verdict
 
 POLL_LOADING_S = 2.0  # pods that start: progress, and failures that only time tells
 POLL_SERVING_S = 20.0  # what a pod tells is in the status within half a minute
+POLL_IDLE_S = 60.0  # where nobody has asked anything for minutes
 POLL_CONFLICT_S = 15.0  # the object in our way is not watched, nor is the namespace
 _QUIET = (
     Reason.VALID,
@@ -239,7 +240,9 @@ def _requeue_after_s(observed: Observed, wanted: Wanted, now: datetime) -> float
     settled = len(pods) == wanted.replicas and all(troubles.steady(pod, now) for pod in pods)
     if observed.refusals:
         return POLL_CONFLICT_S
-    return POLL_SERVING_S if settled else POLL_LOADING_S
+    if not settled:
+        return POLL_LOADING_S
+    return POLL_SERVING_S if observed.counts.any_prompts else POLL_IDLE_S
 
 
 def _clamped(observed: Observed, wanted: Wanted, status: Manifest) -> str | None:

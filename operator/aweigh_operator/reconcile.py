@@ -128,8 +128,10 @@ class Reconciler:
             decision=memory.autoscaling.decision,
             cheapest=memory.autoscaling.cheapest,
         )
-        observed = replace(observed, autoscaler=await self._autoscaler(key, observed, memory))
         todo = self._plan(observed)
+        if todo.resized or memory.autoscaler is not None:
+            observed = replace(observed, autoscaler=await self._autoscaler(key, memory))
+            todo = self._plan(observed)
         # The watches tell only of objects with our label, and a moment late: before a child is
         # created, look whether its name is really free.
         kinds = [each.kind for each in todo.actions if _creates(each)]
@@ -140,13 +142,10 @@ class Reconciler:
         observed = replace(observed, children={**children, **held})
         return observed, self._plan(observed)
 
-    async def _autoscaler(self, key: Key, observed: Observed, memory: _Memory) -> str | None:
-        """Who else scales the Deployment: asked when its size is no longer what we applied."""
+    async def _autoscaler(self, key: Key, memory: _Memory) -> str | None:
+        """Who else scales the Deployment, whose size is not what we applied, or was not before."""
         now_s = time.monotonic()
-        known = memory.autoscaler
-        if known is None and not self._plan(observed).resized:
-            return None
-        if known is None or now_s >= memory.autoscaler_until:
+        if memory.autoscaler is None or now_s >= memory.autoscaler_until:
             memory.autoscaler = await self._cluster.autoscaler(key)
             memory.autoscaler_until = now_s + AUTOSCALER_KNOWN_S
         return memory.autoscaler

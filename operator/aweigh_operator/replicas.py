@@ -7,6 +7,8 @@ the Deployment, the Deployment does: a restarted operator changes nothing that i
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from pydantic import ValidationError
+
 from aweigh_api.reasons import Reason
 from aweigh_api.spec import InferenceService, Spec
 from aweigh_api.status import ScalingChange, ScalingStatus
@@ -162,9 +164,12 @@ def _message(decision: Decision) -> str:
 
 
 def told_before(body: Manifest) -> ScalingStatus | None:
-    """What the status says."""
+    """What the status says; None also where another version has written what we cannot read."""
     found = (body.get("status") or {}).get("scaling")
-    return None if found is None else ScalingStatus.model_validate(found)
+    try:
+        return None if found is None else ScalingStatus.model_validate(found)
+    except ValidationError:
+        return None
 
 
 def _text(now: datetime) -> str:

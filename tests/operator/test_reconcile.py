@@ -500,4 +500,7 @@ async def test_serving_pods_are_asked_for_three_times_a_minute_and_starting_ones
     starting = await operator.reconcile()
     operator.cluster.put(fakes.pod(ready=True))
     await operator.settle()
-    assert (starting, await operator.reconcile()) == (2.0, 20.0)
+    assert (starting, await operator.reconcile()) == (2.0, 60.0)  # nobody has asked anything
+    told = State(boot_id="a", uptime_s=1.0, phase="ready", computed_prompt_tokens=9)
+    operator.reports.states["uid-of-chat-1"] = told.model_copy(update={"cached_prompt_tokens": 0})
+    assert await operator.reconcile() == 20.0
