@@ -243,13 +243,15 @@ class Spec(Schema):
             ),
         ),
         Rule(
-            cel="!has(self.scaling) || self.scaling.maxReplicas < 2 || !has(self.disruption) || "
+            cel="!has(self.scaling) || self.scaling.mode == 'DryRun' || "
+            "self.scaling.maxReplicas < 2 || !has(self.disruption) || "
             "!has(self.disruption.minAvailable) || "
             "self.disruption.minAvailable < self.scaling.maxReplicas",
             message="disruption.minAvailable must be less than scaling.maxReplicas, or no node "
             "could ever be drained",
             holds=lambda spec: (
                 spec.scaling is None
+                or not spec.scaling.enforced
                 or spec.scaling.max_replicas < 2
                 or spec.disruption is None
                 or (spec.disruption.min_available or 0) < spec.scaling.max_replicas

@@ -86,7 +86,9 @@ def _aged(before: Autoscaling, observed: Observed, now: datetime, now_s: float) 
     found = replace(before, born_s=born, ready_s=ready)
     states = {pod.uid: state for pod in pods if (state := observed.states.get(pod.uid))}
     worth = [each for each in before.worth if each[0] >= now_s - WORTH_S]
-    first = worth[0][1] if worth else {}
+    first: dict[str, State] = {}
+    for _, told in reversed(worth):  # of each pod the oldest
+        first |= told
     cheapest = victim.cheapest_first(_pods(found, observed, now_s), first)
     if states and (not worth or now_s - worth[-1][0] >= WORTH_EVERY_S):
         worth.append((now_s, states))
@@ -100,6 +102,7 @@ def _pods(known: Autoscaling, observed: Observed, now_s: float) -> list[look.Pod
             age_s=now_s - known.born_s[pod.uid],
             ready_for_s=now_s - known.ready_s[pod.uid] if pod.ready else None,
             unschedulable=pod.unschedulable is not None,
+            restarted=pod.restarts > 0,
             state=observed.states.get(pod.uid),
         )
         for pod in observed.live_pods

@@ -108,12 +108,17 @@ class Lease:
         if lease is not None and not self._free(lease):
             return False
         self._stored = await self._api.write_lease(self._renewed(lease))
+        if self._stored is None and self._held:
+            # Was it another, or our own last write, whose answer was lost?
+            lease = await self._api.read_lease(self._key)
+            if lease is None or _holder(lease) == self._identity:
+                self._stored = await self._api.write_lease(self._renewed(lease))
         return self._stored is not None
 
     def _free(self, lease: Manifest) -> bool:
         """It is ours, or nobody's, or its holder has been silent for as long as it lasts."""
         spec: Manifest = lease.get("spec") or {}
-        if spec.get("holderIdentity", "") in ("", self._identity):
+        if _holder(lease) in ("", self._identity):
             return True
         if self._seen is None or self._seen.spec != spec:
             self._seen = _Seen(spec, self._clock())
@@ -139,8 +144,20 @@ class Lease:
             },
         }
 
+    @property
+    def transitions(self) -> int | None:
+        """How often the holder has changed, as of our last renewal; None: it is not ours."""
+        spec = {} if self._stored is None else self._stored["spec"]
+        found: int | None = spec.get("leaseTransitions")
+        return found
+
     def _tell(self) -> None:
         held = self.writable_s > 0.0
         if held is not self._held:
             self._held = held
             self._changed(held)
+
+
+def _holder(lease: Manifest) -> str:
+    spec: Manifest = lease.get("spec") or {}
+    return str(spec.get("holderIdentity") or "")

@@ -134,12 +134,16 @@ async def _turns(
     name: str, api: ApiServer, queue: WorkQueue[Key], reconciler: Reconciler, metrics: Metrics
 ) -> AsyncIterator[None]:
     """Work only while the Lease is held; it is given back at the end, when work has ended."""
+    worked_at: int | None = None  # that many changes of the holder
 
     def changed(leads: bool) -> None:
+        nonlocal worked_at
         logger.info("%s: %s", name, "this operator works" if leads else "another may work")
         metrics.leads(leads)
         if leads:
-            reconciler.forget()
+            if lease.transitions != worked_at:  # else nobody has worked in between
+                reconciler.forget()
+            worked_at = lease.transitions
             queue.resume()
         else:
             queue.pause()

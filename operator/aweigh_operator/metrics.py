@@ -113,8 +113,12 @@ class Metrics:
             self._desired.remove(*key)
 
     def leads(self, leads: bool) -> None:
-        """This operator works, or stands by."""
+        """This operator works, or stands by: then another one tells of the services."""
         self._leads.labels(CONTROLLER).set(leads)
+        if not leads:
+            self._readiness.clear()
+            self._services.clear()
+            self._desired.clear()
 
     def service(self, key: Key, ready: str | None) -> None:
         """An InferenceService is ready, is not, or is gone (None)."""

@@ -133,6 +133,7 @@ class Observed:
     decision: Decision | None = None  # how many pods the load asks for
     cheapest: tuple[str, ...] = ()  # uids of pods, in the order in which they shall go
     autoscaler: str | None = None  # of somebody else, that scales the Deployment
+    marks_refused: bool = False  # the API server does not let us say which pods go first
     refusals: Mapping[str, Refusal] = field(default_factory=dict)  # by kind
 
     @property

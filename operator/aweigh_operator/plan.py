@@ -80,7 +80,6 @@ class Plan:
     marks: tuple[Mark, ...]
     replicas: int
     scaling: Scaling | None  # where the load decides how many there are
-    resized: bool  # somebody has changed the size of the Deployment that we have applied
     status: Manifest
     status_changed: bool
     transitions: tuple[Transition, ...]
@@ -97,7 +96,8 @@ def plan(observed: Observed, runtime_image: str, now: datetime) -> Plan:
     pods = replicas.wanted(service, observed)
     marks = replicas.marks(observed, pods)
     # Pods go only once it is seen that each is said to be one of those that shall.
-    size = replicas.current(observed) or pods if marks else pods
+    goes = bool(marks) and pods < (replicas.current(observed) or 0)
+    size = replicas.current(observed) or pods if goes else pods
     there, spec = observed.children.get("Deployment"), service.spec
     made_from = template.template_hash(service)
     downtime = spec.rollout.allow_downtime
@@ -114,18 +114,7 @@ def plan(observed: Observed, runtime_image: str, now: datetime) -> Plan:
         actions=tuple(_actions(observed, wanted)),
         marks=marks,
         scaling=spec.scaling,
-        resized=_resized(there, wanted["Deployment"]),
     )
-
-
-def _resized(there: Manifest | None, wanted: Manifest) -> bool:
-    if there is None:
-        return False
-    hashes = [
-        each["metadata"].get("annotations", {}).get(names.APPLIED_HASH) for each in (there, wanted)
-    ]
-    sizes = [each["spec"].get("replicas") for each in (there, wanted)]
-    return bool(hashes[0] == hashes[1] and sizes[0] != sizes[1])
 
 
 def belongs(child: Manifest, body: Manifest) -> bool:
@@ -207,7 +196,6 @@ def _report(observed: Observed, wanted: Wanted, invalid: str | None, now: dateti
         marks=(),
         replicas=wanted.replicas,
         scaling=None,
-        resized=False,
         status=status,
         status_changed=_own_status(status) != _own_status(observed.body.get("status") or {}),
         transitions=_transitions(found, before),

@@ -16,7 +16,7 @@ from typing import Protocol
 from aweigh_api import names
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.state import State
-from aweigh_operator import desired, events, recent
+from aweigh_operator import desired, events, recent, replicas
 from aweigh_operator.autoscaling import FRESH_S, Autoscaling, looked
 from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.metrics import Metrics
@@ -62,6 +62,7 @@ class _Memory:
     autoscaling: Autoscaling = field(default_factory=Autoscaling)
     autoscaler: str | None = None  # of somebody else, that scales the Deployment
     autoscaler_until: float = 0.0  # when to ask again whether it does
+    marks_refused: bool = False
 
 
 class Reconciler:
@@ -99,7 +100,9 @@ class Reconciler:
             self._forget(key)
             return None
         observed, todo = await self._observe(key, body, memory)
-        await self._mark(observed, todo)
+        if not await self._mark(observed, todo):
+            memory.marks_refused = True
+            return 0.0  # they go all the same, as their ReplicaSet chooses
         done, failure = await self._act(key, todo.actions, memory)
         if failure is not None and failure.namespace_leaves:
             return POLL_CONFLICT_S  # most likely the InferenceService goes too
@@ -127,9 +130,10 @@ class Reconciler:
             pods=pods,
             decision=memory.autoscaling.decision,
             cheapest=memory.autoscaling.cheapest,
+            marks_refused=memory.marks_refused,
         )
         todo = self._plan(observed)
-        if todo.resized or memory.autoscaler is not None:
+        if memory.autoscaler is not None or _changes_size(observed, todo):
             observed = replace(observed, autoscaler=await self._autoscaler(key, memory))
             todo = self._plan(observed)
         # The watches tell only of objects with our label, and a moment late: before a child is
@@ -143,17 +147,27 @@ class Reconciler:
         return observed, self._plan(observed)
 
     async def _autoscaler(self, key: Key, memory: _Memory) -> str | None:
-        """Who else scales the Deployment, whose size is not what we applied, or was not before."""
+        """Who else scales the Deployment: asked before each change of its size.
+
+        Only the answer that somebody does is remembered, for a while.
+        """
         now_s = time.monotonic()
         if memory.autoscaler is None or now_s >= memory.autoscaler_until:
             memory.autoscaler = await self._cluster.autoscaler(key)
             memory.autoscaler_until = now_s + AUTOSCALER_KNOWN_S
         return memory.autoscaler
 
-    async def _mark(self, observed: Observed, todo: Plan) -> None:
+    async def _mark(self, observed: Observed, todo: Plan) -> bool:
         """Say which pods go: their watch tells when it is there, and then they may."""
         namespace = observed.body["metadata"]["namespace"]
-        await asyncio.gather(*(self._cluster.mark(namespace, each) for each in todo.marks))
+        try:
+            await asyncio.gather(*(self._cluster.mark(namespace, each) for each in todo.marks))
+        except ApiError as error:
+            if error.transient:
+                raise
+            logger.warning("%s", error)
+            return False
+        return True
 
     async def _ask(self, observed: Observed, todo: Plan, memory: _Memory) -> Observed:
         """Add what the pods tell, what is told about them, and how many the load asks for."""
@@ -298,6 +312,10 @@ class Reconciler:
     def _next_resync(self) -> float:
         period_s = self._settings.resync_seconds
         return time.monotonic() + period_s * random.uniform(0.8, 1.2)
+
+
+def _changes_size(observed: Observed, todo: Plan) -> bool:
+    return replicas.current(observed) not in (None, todo.replicas)
 
 
 def _creates(action: Apply | Delete) -> bool:

@@ -52,10 +52,14 @@ def current(observed: Observed) -> int | None:
 
 
 def marks(observed: Observed, replicas: int) -> tuple[Mark, ...]:
-    """What must be said of pods before there may be only so many."""
+    """What must be said of pods before there may be only so many, or no longer holds."""
     there = current(observed)
-    if there is None or not 0 < replicas < there:
+    if there is None or replicas == 0 or observed.marks_refused:
         return ()
+    if replicas >= there:  # a mark that has done its work is left to the pod that goes
+        settled = len(observed.live_pods) <= replicas
+        old = [pod for pod in observed.live_pods if pod.deletion_cost == FIRST_TO_GO]
+        return tuple(Mark(pod.name, pod.uid, None) for pod in old) if settled else ()
     ranked = sorted(observed.live_pods, key=lambda pod: _place(observed, pod))
     going = {pod.uid for pod in ranked[: max(0, len(ranked) - replicas)]}
     costs = {pod: FIRST_TO_GO if pod.uid in going else None for pod in ranked}
@@ -167,9 +171,10 @@ def told_before(body: Manifest) -> ScalingStatus | None:
     """What the status says; None also where another version has written what we cannot read."""
     found = (body.get("status") or {}).get("scaling")
     try:
-        return None if found is None else ScalingStatus.model_validate(found)
+        told = None if found is None else ScalingStatus.model_validate(found)
     except ValidationError:
         return None
+    return told if told is not None and told.reason in set(Reason) else None
 
 
 def _text(now: datetime) -> str:

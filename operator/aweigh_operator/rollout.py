@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 
 from aweigh_operator.observe import Observed, Pod
 
-_NO_ROOM = "Insufficient"  # the scheduler's word for a resource that a node has too little of
+# The scheduler's words for what a pod that goes gives back.
+_NO_ROOM = ("Insufficient", "Too many pods", "anti-affinity", "free ports", "max volume count")
 PATIENCE = timedelta(seconds=60)  # for a node to be added, or freed
 
 
@@ -40,7 +41,8 @@ def in_place(
 def blocked(observed: Observed, template_hash: str | None, now: datetime) -> Pod | None:
     """A new pod for which no node has room while an old one has its place; None: there is none.
 
-    One that no node takes for another reason would not come though an old one went.
+    One that no node takes for another reason, such as its labels, would not come though an old one
+    went.
     """
     if template_hash is None or not _old(observed, template_hash):
         return None
@@ -48,7 +50,7 @@ def blocked(observed: Observed, template_hash: str | None, now: datetime) -> Pod
         pod
         for pod in observed.live_pods
         if pod.template_hash == template_hash
-        and _NO_ROOM in (pod.unschedulable or "")
+        and any(each in (pod.unschedulable or "") for each in _NO_ROOM)
         and now - (pod.unschedulable_since or pod.created_at) >= PATIENCE
     ]
     return waiting[0] if waiting else None

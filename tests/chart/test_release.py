@@ -39,7 +39,8 @@ def test_an_upgrade_of_the_release_restarts_no_serving_pod(
     cluster.install("--set-string=operator.podAnnotations.test=upgraded")
     service.wait_ready()
     assert pod_names(service) == before
-    (pod,) = cluster.list("pods", OPERATOR_NAMESPACE, "app.kubernetes.io/name=aweigh-operator")
+    pods = cluster.list("pods", OPERATOR_NAMESPACE, "app.kubernetes.io/name=aweigh-operator")
+    (pod,) = (each for each in pods if "deletionTimestamp" not in each["metadata"])
     assert pod["metadata"]["annotations"]["test"] == "upgraded"
 
 

@@ -79,7 +79,8 @@ def _sorted(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_of_leases_it_may_touch_its_own_alone() -> None:
     (role,) = of_kind("Role", manifests())
     assert role["metadata"]["namespace"] == "aweigh-system"
-    (hold,) = role["rules"]
+    create, hold = role["rules"]
+    assert (create["resources"], create["verbs"]) == (["leases"], ["create"])
     (lease,) = of_kind("Lease", manifests())
     assert hold["resourceNames"] == [lease["metadata"]["name"]]
     assert (hold["resourceNames"], hold["verbs"]) == (["aweigh-operator"], ["get", "update"])

@@ -116,6 +116,7 @@ class FakeCluster:
         self.lose_status = 0  # writes of a status that are answered 404
         self.mount_failures: dict[str, str] = {}
         self.marked: list[Mark] = []
+        self.refuse_marks: ApiError | None = None
         self.autoscalers: dict[Key, str] = {}
         self.asked_for_autoscalers = 0
         self._versions = itertools.count(100)
@@ -172,6 +173,8 @@ class FakeCluster:
         self.applied.pop((kind, key), None)
 
     async def mark(self, namespace: str, mark: Mark) -> None:
+        if self.refuse_marks is not None:
+            raise self.refuse_marks
         found = self.objects.get(("Pod", Key(namespace, mark.pod)))
         if found is not None and found["metadata"]["uid"] == mark.uid:
             annotations = dict(found["metadata"]["annotations"])

@@ -171,6 +171,26 @@ async def test_never_do_two_write(story: list[tuple[str, str, int]]) -> None:
     assert len(world.writers()) == 1
 
 
+async def test_a_lease_that_is_deleted_is_made_again() -> None:
+    world = World("a", "bb")
+    await world.run(30)
+    world.server.lease = None
+    await world.run(2 * RETRY_S)
+    assert world.writers() == ["a"]
+    assert world.server.lease is not None
+
+
+async def test_a_renewal_whose_answer_is_lost_costs_nothing() -> None:
+    world = World("a", "bb")
+    await world.run(30)
+    lease = world.leases["a"]
+    stored = copy.deepcopy(lease._stored)
+    await lease.attempt()
+    lease._stored = stored  # as it was before the answer that did not come
+    await world.run(30)
+    assert world.told == {"a": [True], "bb": []}
+
+
 def test_the_lease_is_as_kubernetes_wants_it() -> None:
     world = World("a")
     found: Any = world.leases["a"]._renewed(None)

@@ -50,6 +50,22 @@ async def test_one_more_is_the_rule_and_one_less_where_downtime_is_allowed() -> 
     assert strategy(await rolling(1, rollout={"allowDowntime": True})) == IN_PLACE
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        FULL,
+        "0/2 nodes are available: 2 Too many pods.",
+        "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.",
+        "0/2 nodes are available: 2 node(s) didn't have free ports for the requested pod ports.",
+    ],
+)
+async def test_what_a_pod_that_goes_gives_back_is_room(message: str) -> None:
+    operator = await rolling(2)
+    new_pod(operator, message, LONG_AGO)
+    await operator.settle()
+    assert strategy(operator) == IN_PLACE
+
+
 async def test_where_no_node_has_room_two_pods_are_replaced_in_their_places() -> None:
     operator = await rolling(2)
     new_pod(operator, FULL, JUST_NOW)

@@ -7,12 +7,14 @@ import pytest
 from aweigh_api import names
 from aweigh_operator import reconcile
 from aweigh_operator.autoscaling import LOOK_S
+from aweigh_operator.cluster import ApiError
 from aweigh_operator.observe import Key, Manifest
 from tests.operator import fakes
 from tests.operator.fakes import KEY, FakeCluster, Operator
 from tests.operator.scaling.looks import report
 
 SCALING = {"minReplicas": 1, "maxReplicas": 6}
+DRY_RUN = {"scaling": {**SCALING, "mode": "DryRun"}, "replicas": 1}
 BUSY, CALM = 100.0, 3.0  # requests per second for several pods, and for one
 
 
@@ -263,6 +265,91 @@ async def test_an_autoscaler_that_scales_the_deployment_is_told_and_left_alone(
 
 def resize(cluster: FakeCluster, size: int) -> None:
     cluster.edit("Deployment", lambda body: body["spec"].update(replicas=size))
+
+
+async def test_an_autoscaler_is_left_alone_whose_pods_are_there_and_after_a_restart() -> None:
+    for spec in ({"replicas": 2}, {"scaling": SCALING}, DRY_RUN):
+        cluster = FakeCluster()
+        cluster.put(fakes.service(spec))
+        operator = Operator(cluster)
+        await operator.settle()
+        cluster.autoscalers[KEY] = "theirs"
+        resize(cluster, 5)
+        for number in range(5):
+            cluster.put(fakes.pod(f"chat-{number}", ready=True))
+        await operator.settle()
+        for _ in range(2):
+            assert cluster.objects["Deployment", KEY]["spec"]["replicas"] == 5
+            assert operator.condition("ScalingActive")[1] == "Conflict"
+            assert cluster.marked == []
+            operator = Operator(cluster)
+            resize(cluster, 4)
+            await operator.settle()
+            resize(cluster, 5)
+            await operator.settle()
+
+
+def tell(cluster: FakeCluster, status: Manifest) -> None:
+    cluster.edit(names.KIND, lambda body: body.update(status=status))
+
+
+async def test_a_status_of_another_version_stops_nothing(clock: Clock) -> None:
+    for change in ({"reason": "NewWord"}, {"field": "new"}):
+        world = World(clock)
+        await world.pass_(60)
+        status = {**world.operator.status()}
+        status["scaling"] = {**status["scaling"], **change}
+        tell(world.cluster, status)
+        world.operator = Operator(world.cluster)
+        await world.pass_(60)
+        assert world.status()["reason"] == "Steady"
+
+
+async def test_a_pod_that_does_not_tell_what_it_has_saved_is_not_the_first_to_go(
+    clock: Clock,
+) -> None:
+    cluster = FakeCluster()
+    cluster.put(fakes.service({"replicas": 2}))
+    operator = Operator(cluster)
+    await operator.settle()
+    for name in ("hot", "idle"):
+        cluster.put(fakes.pod(name, ready=True))
+        operator.reports.states[f"uid-of-{name}"] = report(name, 10.0, clock.now_s, 0.5)
+    await operator.settle()
+    del operator.reports.states["uid-of-hot"]
+    await operator.reconcile()
+    cluster.edit(names.KIND, lambda body: body["spec"].update(replicas=1))
+    await operator.settle()
+    assert [mark.pod for mark in cluster.marked] == ["idle"]
+
+
+async def test_a_mark_that_is_refused_holds_nothing_up(clock: Clock) -> None:
+    cluster = FakeCluster()
+    cluster.put(fakes.service({"replicas": 2}))
+    operator = Operator(cluster)
+    await operator.settle()
+    for name in ("one", "two"):
+        cluster.put(fakes.pod(name, ready=True))
+    cluster.refuse_marks = ApiError("mark a pod", 403, "no")
+    cluster.edit(names.KIND, lambda body: body["spec"].update(replicas=1))
+    while await operator.reconcile() == 0.0:
+        pass
+    assert cluster.objects["Deployment", KEY]["spec"]["replicas"] == 1
+
+
+async def test_a_scale_in_that_is_taken_back_takes_its_marks_back(clock: Clock) -> None:
+    cluster = FakeCluster()
+    cluster.put(fakes.service({"replicas": 2}))
+    operator = Operator(cluster)
+    await operator.settle()
+    for name in ("one", "two"):
+        cluster.put(fakes.pod(name, ready=True))
+    await operator.settle()
+    cluster.edit(names.KIND, lambda body: body["spec"].update(replicas=1))
+    await operator.reconcile()
+    cluster.edit(names.KIND, lambda body: body["spec"].update(replicas=2))
+    await operator.settle()
+    assert [mark.cost for mark in cluster.marked] == [-100, None]
 
 
 async def test_who_scales_the_deployment_by_hand_is_no_autoscaler(clock: Clock) -> None:

@@ -49,6 +49,8 @@ class Memory:
     counted_s: float | None = None  # when reports were counted last
     told: dict[str, State] = field(default_factory=dict)  # what was counted last, by uid
     served: frozenset[str] = frozenset()  # uids of pods that were seen serving
+    serving: frozenset[str] = frozenset()  # at the last look
+    moved_s: float = float("-inf")  # when other pods began to serve, or fewer: caches must settle
     known: Estimates = field(default_factory=Estimates)
     votes: tuple[Vote, ...] = ()
     since_s: float = 0.0  # when looks without a gap began
@@ -77,11 +79,15 @@ def _noted(memory: Memory, look: Look) -> Memory:
     changes = memory.changes or ((float("-inf"), look.replicas),)
     if changes[-1][1] != look.replicas:
         changes = (*changes[-63:], (look.now_s, look.replicas))
+    serving = frozenset(pod.uid for pod in look.serving)
+    moved = not first and serving != memory.serving
     return replace(
         memory,
-        known=memory.known if first else estimates.started(memory.known, look, memory.served),
+        serving=serving,
+        moved_s=look.now_s if moved else memory.moved_s,
+        known=estimates.started(memory.known, look, memory.served),
         told={uid: state for uid, state in memory.told.items() if uid in live},
-        served=frozenset(memory.served & live | {pod.uid for pod in look.serving}),
+        served=memory.served & live | serving,
         votes=() if gap else memory.votes,
         since_s=look.now_s if gap else memory.since_s,
         changes=changes,
@@ -104,7 +110,7 @@ def _judged(memory: Memory, look: Look, rules: Rules) -> tuple[Memory, Decision]
     if windows is None:
         measured = f"stays at {look.replicas}: load is measured between two looks"
         return _held(memory, look, rules, measured)
-    frozen = look.now_s - memory.changes[-1][0] < FROZEN_S
+    frozen = look.now_s - max(memory.changes[-1][0], memory.moved_s) < FROZEN_S
     known = estimates.learned(memory.known, look, windows, seconds, frozen=frozen)
     memory = replace(memory, known=known)
     if (found := wish(known, look, rules)) is None:
@@ -192,7 +198,8 @@ def _fewer(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
     if any(_starts(pod, memory.known) for pod in look.pods):
         return replace(stays, sentence=f"stays at {now} until all of them serve: {would_do}")
     since_s = look.now_s - quiet_s
-    enough = max(vote.enough for vote in memory.votes if vote.at_s >= since_s)
+    asked = [max(vote.needed, vote.enough) for vote in memory.votes if vote.at_s >= since_s]
+    enough = max(asked)
     pods = max(enough, rules.least, reachable(memory.changes, look, rules.down, -1))
     if pods >= now or memory.since_s > since_s:
         sentence = (
@@ -206,4 +213,4 @@ def _fewer(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
 def _starts(pod: Pod, known: Estimates) -> bool:
     """It will serve soon: one that no node takes, or that takes far too long, may be let go."""
     waits = pod.ready_for_s is None and not pod.unschedulable
-    return waits and pod.age_s <= _STUCK * known.start_s
+    return waits and (known.start_s is None or pod.age_s <= _STUCK * known.start_s)

@@ -19,7 +19,8 @@ from aweigh_operator.scaling.look import Look
 UNKNOWN_LENGTH = 256.0  # tokens of a prompt or answer until one was seen
 LEAST_PROMPT_TOKENS = 5000  # of warm pods, to judge hits by: fewer are gathered over several looks
 LEAST_ROWS = 500  # to judge drafts by, likewise
-FROZEN_S = 90.0  # after a change of the number of pods
+UNKNOWN_START_S = 60.0  # until a pod was seen to become ready
+FROZEN_S = 90.0  # after a change of the number of pods, and of those that serve
 START_RANGE_S = (10.0, 1800.0)  # that a pod may be believed to need to become ready
 _RATE = 0.5  # weight of what was counted last
 _SURPRISE = 4.0  # standard deviations
@@ -47,7 +48,7 @@ class Estimates:
     hit_share: float | None = None
     hit_pods: int = 1  # behind the hit share
     kept: float = _KEPT_AT_FIRST  # of the hit share when pods double
-    start_s: float = 60.0  # that a new pod needs to become ready
+    start_s: float | None = None  # that a new pod needs to become ready
     gathered_prompts: Counted = field(default_factory=Counted)  # too few to judge hits by
     gathered_rows: Counted = field(default_factory=Counted)  # too few to judge drafts by
 
@@ -72,23 +73,26 @@ def learned(
 
 
 def started(before: Estimates, look: Look, served: frozenset[str]) -> Estimates:
-    """With what the pods needed that serve for the first time.
+    """With what the pods needed that are seen serving for the first time.
 
     Args:
         before: what was believed.
         look: the one of now.
-        served: uids of pods that have served before.
+        served: uids of pods that were seen serving before.
     """
     took = [
         pod.age_s - pod.ready_for_s
         for pod in look.serving
-        if pod.uid not in served and pod.ready_for_s is not None
+        if pod.uid not in served and pod.ready_for_s is not None and not pod.restarted
     ]
     if not took:
         return before
+    # Pods that are there already may have waited for a node, which the next ones need not.
+    found = max(took) if before.start_s is not None else min(took)
     shortest, longest = START_RANGE_S
-    slowest = min(max(*took, shortest), longest)
-    return replace(before, start_s=_mixed(before.start_s, slowest, _RATE))
+    return replace(
+        before, start_s=_mixed(before.start_s, min(max(found, shortest), longest), _RATE)
+    )
 
 
 def demand(known: Estimates, look: Look) -> Demand:

@@ -16,6 +16,7 @@ class Pod:
     age_s: float  # since it was created
     ready_for_s: float | None  # None: it takes no requests
     unschedulable: bool = False
+    restarted: bool = False  # its container has: how long it took to serve first is not known
     state: State | None = None  # its newest report; None: it does not answer
 
     @property

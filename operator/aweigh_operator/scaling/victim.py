@@ -9,7 +9,8 @@ from aweigh_operator.scaling.look import Pod
 def cheapest_first(pods: Sequence[Pod], before: Mapping[str, State]) -> list[str]:
     """Uids of pods, the one whose loss costs least first.
 
-    One that does not serve yet costs nothing; of the others, the seconds of prefill that their hits
+    One that does not serve yet costs nothing, and one that serves and does not tell what it has
+    saved may be worth most; of the others, the seconds of prefill that their hits
     have saved since `before` count, then how many requests they have, then who is younger.
 
     Args:
@@ -17,10 +18,11 @@ def cheapest_first(pods: Sequence[Pod], before: Mapping[str, State]) -> list[str
         before: their reports a while ago, by uid.
     """
 
-    def cost(pod: Pod) -> tuple[bool, float, int, float]:
+    def cost(pod: Pod) -> tuple[bool, bool, float, int, float]:
         state = pod.state
         busy = 0 if state is None else (state.running or 0) + (state.waiting or 0)
-        return pod.ready_for_s is not None, _saved(before.get(pod.uid), state), busy, pod.age_s
+        serves, saved = pod.ready_for_s is not None, _saved(before.get(pod.uid), state)
+        return serves, serves and state is None, saved, busy, pod.age_s
 
     return [pod.uid for pod in sorted(pods, key=cost)]
 

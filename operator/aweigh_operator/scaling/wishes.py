@@ -81,7 +81,8 @@ def _worth(known: Estimates, rules: Rules) -> Worth:
 
 
 def _by_law(known: Estimates, law: Law, look: Look, rules: Rules) -> Wish:
-    ahead_s = known.start_s + _LOOKS_AHEAD_S
+    starts_s = estimates.UNKNOWN_START_S if known.start_s is None else known.start_s
+    ahead_s = starts_s + _LOOKS_AHEAD_S
     growth = estimates.growth(known, ahead_s)
     ahead = replace(law, demand=law.demand.times(growth))
     choice = ahead.choose(rules.most)

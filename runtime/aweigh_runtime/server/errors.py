@@ -159,7 +159,7 @@ def grammars_busy() -> ApiError:
 
 
 def out_of_room(limit_bytes: int) -> ApiError:
-    """The bodies that arrive just now take all the memory that they may."""
+    """Bodies that are not tokens yet take all the memory that they may."""
     return ApiError(
         429,
         f"Requests that arrive just now exceed {limit_bytes} bytes together; try again shortly.",

@@ -102,9 +102,9 @@ def _answering(
         service = request.app[SERVICE]
         service.model()  # refuse before reading the body
         async with request.app[BODIES].read(request) as body:
-            asked = parse(body, kind)
-        _expect_model(service, asked.model)
-        return await answer(request, service, asked)
+            asked = parse(body.content, kind)
+            _expect_model(service, asked.model)
+            return await answer(request, service, asked)
 
     handler.__name__ = answer.__name__
     return handler

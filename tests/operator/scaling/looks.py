@@ -27,6 +27,7 @@ class Service:
         self.replicas = pods
         self.born: dict[str, float] = {f"pod-{each}": 0.0 for each in range(pods)}
         self.counted = dict.fromkeys(self.born, 0.0)  # seconds of its share of the stream
+        self.start_s = 60.0  # from a pod's creation until it serves
         self.silent: set[str] = set()
         self.repeated: dict[str, State] = {}
         self.starting: set[str] = set()
@@ -72,7 +73,7 @@ class Service:
         state = None if uid in self.silent else self._report(uid, hits, waiting, prompt)
         state = self.repeated.get(uid, state)
         serves_s = self.now_s - self.born[uid]
-        return Pod(uid=uid, age_s=serves_s + 60, ready_for_s=serves_s, state=state)
+        return Pod(uid=uid, age_s=serves_s + self.start_s, ready_for_s=serves_s, state=state)
 
     def _report(self, uid: str, hits: float, waiting: int, prompt: int) -> State:
         uptime_s = self.now_s - self.born[uid] + 60

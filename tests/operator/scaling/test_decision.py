@@ -281,3 +281,48 @@ def test_whatever_comes_the_number_stays_within_its_bounds(
         if service.silent:
             assert found.replicas == before
         service.resize(found.replicas)
+
+
+def test_pods_for_what_piled_up_stay_for_the_quiet_time_too() -> None:
+    service = Service(1, RULES)
+    service.run(40, 20.0, hits=0.9)
+    most = service.run(1, 105.0, hits=0.9).replicas
+    assert most > 2
+    quiet = int(DOWN.quiet_s / LOOK_S)
+    assert [service.run(1, 105.0, hits=0.9).replicas for _ in range(quiet - 1)] == [most] * (
+        quiet - 1
+    )
+
+
+def test_hits_of_pods_that_serve_late_ask_for_no_more_pods() -> None:
+    for looks in (4, 8, 16):  # until the new one serves
+        service = Service(1, RULES)
+        requests = 20.0
+        while service.replicas < 2:
+            requests += 2
+            service.run(2, requests, hits=0.9)
+        new = list(service.born)[-1]
+        service.starting = {new}
+        for _ in range(looks):
+            service.look(requests, hits=0.9)
+        service.starting, service.born[new] = set(), service.now_s
+        for _ in range(5):  # its share of prompts is cold for a while
+            assert service.look(requests, hits=0.5).replicas == 2
+
+
+def test_a_new_operator_learns_from_pods_that_serve_how_long_others_will_start() -> None:
+    service = Service(4, RULES)
+    service.start_s = 600.0
+    service.look(CALM)
+    assert service.memory.known.start_s == 600.0
+
+
+def test_no_pod_is_stuck_before_one_was_seen_to_start() -> None:
+    service = Service(2, RULES)
+    slow = list(service.born)[-1]
+    service.starting = {slow}
+    service.memory = replace(service.memory, known=replace(service.memory.known, start_s=None))
+    service.look(CALM)
+    service.memory = replace(service.memory, known=replace(service.memory.known, start_s=None))
+    found = service.run(40, CALM)
+    assert (found.replicas, found.reason) == (2, Reason.SETTLING)

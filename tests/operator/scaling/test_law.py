@@ -90,7 +90,9 @@ def test_it_asks_for_the_smallest_number_that_keeps_every_limit(law: Law) -> Non
     for pods in range(1, choice.pods):
         assert law.broken(pods) & reachable
     for limit in choice.unreachable:
-        assert all(limit in law.broken(pods) for pods in range(1, MOST + 1))
+        broken = [law.broken(pods) for pods in range(1, MOST + 1)]
+        loaded = [each for each in broken if Limit.UTILIZATION not in each]
+        assert all(limit in each for each in loaded)
 
 
 @given(laws(), st.floats(1.0, 10.0))

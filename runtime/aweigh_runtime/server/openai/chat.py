@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from aweigh_runtime.server.auth import CALLER, TENANT, where_from
+from aweigh_runtime.server.bodies import BODY
 from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.answer import Answer
 from aweigh_runtime.server.openai.chat_style import ChatStyle
@@ -39,6 +40,7 @@ async def chat(request: web.Request, service: Service, asked: ChatRequest) -> we
             grammar=await _grammar(model, asked, calls, where_from(request)),
             spelled=frozenset() if calls is None else calls.special.keys(),
         )
+        request[BODY].let_go()
         with Generation(service, model, order) as generation:
             request[GENERATION] = generation
             style = ChatStyle(model, order, PlainReader if calls is None else calls.reader)

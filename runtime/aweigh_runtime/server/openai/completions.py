@@ -7,6 +7,7 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from aweigh_runtime.server.auth import CALLER, TENANT, where_from
+from aweigh_runtime.server.bodies import BODY
 from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.answer import Answer, Choices, Whole
 from aweigh_runtime.server.openai.choice import Token
@@ -105,6 +106,7 @@ async def complete(
             tenant=request[TENANT],
             grammar=grammar,
         )
+        request[BODY].let_go()
         with Generation(service, model, order) as generation:
             request[GENERATION] = generation
             return await Answer(TextStyle(model, order), asked, generation).respond(request)
