@@ -348,7 +348,10 @@ class Scheduler:
         if request.started_s is None:
             request.started_s = now_s
         request.running = True
-        insort(self._running, request, key=lambda each: each.order)
+        if self._running and self._running[-1].order > request.order:
+            insort(self._running, request, key=lambda each: each.order)
+        else:  # as it mostly is: nobody has arrived later
+            self._running.append(request)
         self.prefixes.adopt(request, found)
 
     def _portion(self, request: Request, budget: _Budget) -> int:
