@@ -7,6 +7,7 @@ KEDA triggers and gateways made for vLLM work unchanged.
 REQUESTS_RUNNING = "aweigh_requests_running"
 REQUESTS_WAITING = "aweigh_requests_waiting"
 REQUESTS = "aweigh_requests_total"  # label finish_reason
+TURNED_AWAY = "aweigh_requests_turned_away_total"  # with 429: the queue is full
 PROMPT_TOKENS = "aweigh_prompt_tokens_total"
 GENERATED_TOKENS = "aweigh_generated_tokens_total"
 TIME_TO_FIRST_TOKEN = "aweigh_time_to_first_token_seconds"

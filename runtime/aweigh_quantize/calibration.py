@@ -27,6 +27,7 @@ from aweigh_runtime.text.questions import questions
 from aweigh_runtime.text.template import find_template
 from aweigh_runtime.text.tokenizer import Tokenizer
 
+MIN_TEXT_TOKENS = 16  # of each
 MIN_TOKENS = 512  # with fewer, what is measured of the activations means nothing
 _HELD_OUT_SHARE = 4  # of files that are calibrated on a fourth is held out, at most
 _HELD_OUT = 1_000_003  # added to a seed: texts for measuring, never those for calibrating
@@ -56,6 +57,11 @@ class Amount:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.num_tokens < MIN_TEXT_TOKENS:
+            raise TooShort(
+                f"--text-tokens is {self.num_tokens}; expected at least {MIN_TEXT_TOKENS}: the "
+                "first tokens of a text say next to nothing of the rest"
+            )
         if self.most_tokens < MIN_TOKENS:
             raise TooShort(
                 f"--num-texts {self.num_texts} of --text-tokens {self.num_tokens} are at most "

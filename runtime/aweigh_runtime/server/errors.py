@@ -131,7 +131,7 @@ def overloaded(limit: int) -> ApiError:
     """The queue is full."""
     return ApiError(
         429,
-        f"This server already has {limit} requests; try again shortly.",
+        f"This server already computes or queues {limit} answers; try again shortly.",
         code="overloaded",
         headers={"Retry-After": "1"},
     )
@@ -141,7 +141,7 @@ def share_taken(held: int, limit: int) -> ApiError:
     """The queue is full for one API key."""
     return ApiError(
         429,
-        f"This API key already has {held} of the {limit} requests that this server takes, and has "
+        f"This API key already has {held} of the {limit} answers that this server takes, and has "
         "to leave room for other keys; try again shortly.",
         code="overloaded",
         headers={"Retry-After": "1"},

@@ -64,6 +64,7 @@ class Figures:
         # queue is full have arrived, those that no server could answer have not.
         self.arrived_requests = 0
         self.arrived_prompt_tokens = 0
+        self.num_turned_away = 0
         self.finished_requests = 0  # answered to their end
         self.finished_output_tokens = 0
         self.ended: Counter[str] = Counter()  # by finish reason; abort and error among them
@@ -78,6 +79,7 @@ class Figures:
 
     def turned_away(self, requests: int) -> None:
         """There was no room for them: nobody knows their tokens, so they count as the others."""
+        self.num_turned_away += requests
         known = max(self.arrived_requests, 1)
         self.arrived(requests, round(requests * self.arrived_prompt_tokens / known))
 

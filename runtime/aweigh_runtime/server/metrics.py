@@ -21,6 +21,7 @@ _HELP = {
     metrics.REQUESTS_RUNNING: "Answers that are being computed.",
     metrics.REQUESTS_WAITING: "Answers that wait for a place.",
     metrics.REQUESTS: "Answers that have ended.",
+    metrics.TURNED_AWAY: "Requests refused because the queue was full.",
     metrics.PROMPT_TOKENS: "Prompt tokens read, computed or from the cache.",
     metrics.CACHED_PROMPT_TOKENS: "Prompt tokens that were not computed.",
     metrics.GENERATED_TOKENS: "Tokens generated.",
@@ -74,6 +75,7 @@ class Metrics(Collector):
         kv = stepped.kv
         yield from self._gauges(metrics.KV_CACHE_USAGE, kv.held / max(kv.capacity, 1))
         yield from self._ended()
+        yield from self._counters(metrics.TURNED_AWAY, figures.num_turned_away)
         for name, count in _counts(stepped.counters).items():
             yield from self._counters(name, count)
         if self._service.config.speculation_method != "none":
