@@ -44,6 +44,10 @@ chart: env ## Render the chart anew into the files that reviews compare
 requirements: ## Refresh the pinned versions from pyproject.toml
 	$(CLUSTER) requirements
 
+.PHONY: sbom
+sbom: ## Write a bill of materials of each image into dist/
+	$(CLUSTER) sbom
+
 .PHONY: format
 format: env ## Rewrite files to the house style
 	$(VENV)/ruff check --fix-only .

@@ -47,8 +47,22 @@ def _speculation(service: InferenceService) -> list[str]:
     ]
 
 
+def fetch_arguments(service: InferenceService, sources: list[tuple[str, str | None]]) -> list[str]:
+    """The command line of the pod that downloads models, each given by URI and revision."""
+    secret = names.SECRET_MOUNT if service.spec.model.secret_ref else None
+    return [
+        "fetch",
+        *(draft_argument(uri, revision) for uri, revision in sources),
+        *([] if secret is None else [f"--secret-dir={secret}"]),
+        f"--cache-dir={names.CACHE_MOUNT}",
+        "--host=0.0.0.0",
+        f"--admin-port={names.ADMIN_PORT}",
+        f"--termination-log={names.TERMINATION_LOG}",
+    ]
+
+
 def draft_argument(uri: str, revision: str | None) -> str:
-    """A draft model as a flag's value: URI, or URI@REVISION of an hf:// repository."""
+    """A model as an argument: URI, or URI@REVISION of an hf:// repository."""
     return uri if revision is None else f"{uri}@{revision}"
 
 

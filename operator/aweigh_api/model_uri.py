@@ -5,7 +5,7 @@ import re
 from aweigh_api.schema import Rule
 
 URI_SCHEMES = ("builtin", "file", "pvc", "hf", "s3", "oci")
-WITH_SECRET = ("hf://", "s3://", "oci://")  # sources that a Secret may open
+FETCHED = ("hf://", "s3://", "oci://")  # sources that are downloaded; a Secret may open them
 FORMS = (
     "builtin://NAME (shipped with the runtime), file:///PATH (in the runtime's container), "
     "pvc://CLAIM/PATH (a PersistentVolumeClaim of this namespace), hf://ORGANISATION/MODEL (a "

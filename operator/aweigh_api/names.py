@@ -23,11 +23,13 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 LABEL_PART_OF = "app.kubernetes.io/part-of"
 MANAGED_BY = "aweigh"
 RUNTIME = "aweigh-runtime"
+PREFETCH = "aweigh-prefetch"
 OPERATOR = "aweigh-operator"
 
 TEMPLATE_HASH = f"{GROUP}/template-hash"  # annotation: what the pods were made from, image apart
 TEMPLATE = f"{GROUP}/template"  # annotation: our part of the template as made, fingerprinted
 APPLIED_HASH = f"{GROUP}/applied-hash"  # annotation: of the manifest that was applied last
+FETCHED = f"{GROUP}/fetched"  # annotation of a Job: hash of what it fetches
 UPGRADE = f"{GROUP}/upgrade"  # annotation: a new value moves the pods to the current runtime image
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"  # annotation of pods; Kubernetes' own
@@ -54,14 +56,24 @@ def selector(name: str) -> dict[str, str]:
     return {LABEL_NAME: RUNTIME, LABEL_INSTANCE: name}
 
 
+def every_pod(name: str) -> dict[str, str]:
+    """Labels that select all pods of the InferenceService `name`, also one that fetches."""
+    return {LABEL_INSTANCE: name, LABEL_MANAGED_BY: MANAGED_BY}
+
+
 def labels(name: str) -> dict[str, str]:
-    """Labels of every child of the InferenceService `name`, its pods included."""
+    """Labels of every child of the InferenceService `name`, and of its serving pods."""
     return {
         **selector(name),
         LABEL_COMPONENT: "runtime",
         LABEL_MANAGED_BY: MANAGED_BY,
         LABEL_PART_OF: "aweigh",
     }
+
+
+def prefetch_labels(name: str) -> dict[str, str]:
+    """Labels of the pod that fetches the models of the InferenceService `name`."""
+    return {**labels(name), LABEL_NAME: PREFETCH, LABEL_COMPONENT: "prefetch"}
 
 
 def url(name: str, namespace: str, tls: bool) -> str:

@@ -29,6 +29,11 @@ class ModelCache(Schema):
         "finds there what another one has downloaded, and the kernels that it has compiled. It "
         "must be ReadWriteMany where pods run on several nodes."
     )
+    prefetch: bool = Field(
+        default=False,
+        description="Fetch the models by a Job before pods are made that serve them: no GPU waits "
+        "for a download, and what serves stays until the next model is there.",
+    )
 
 
 class Model(Schema):
@@ -152,7 +157,7 @@ class Disruption(Schema):
 
 
 def _any_starts(uri: str) -> str:
-    return " || ".join(f"{uri}.startsWith('{each}')" for each in model_uri.WITH_SECRET)
+    return " || ".join(f"{uri}.startsWith('{each}')" for each in model_uri.FETCHED)
 
 
 class Spec(Schema):
@@ -208,7 +213,7 @@ class Spec(Schema):
             "and drafts: remove it, or give such a uri",
             holds=lambda spec: (
                 spec.model.cache is None
-                or any(uri.startswith(model_uri.WITH_SECRET) for uri in spec.uris)
+                or any(uri.startswith(model_uri.FETCHED) for uri in spec.uris)
             ),
         ),
         Rule(
@@ -220,7 +225,7 @@ class Spec(Schema):
             "it, or give such a uri",
             holds=lambda spec: (
                 spec.model.secret_ref is None
-                or any(uri.startswith(model_uri.WITH_SECRET) for uri in spec.uris)
+                or any(uri.startswith(model_uri.FETCHED) for uri in spec.uris)
             ),
         ),
         Rule(

@@ -30,6 +30,7 @@ RESOURCES = {
     "ServiceAccount": ("v1", "serviceaccounts"),
     "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
     "PodDisruptionBudget": ("policy/v1", "poddisruptionbudgets"),
+    "Job": ("batch/v1", "jobs"),
     "Pod": ("v1", "pods"),
 }
 _LEASES = ("coordination.k8s.io/v1", "leases")
@@ -69,7 +70,7 @@ class Cluster(Protocol):
         ...
 
     async def pods(self, key: Key) -> list[Manifest]:
-        """The pods of a service as they are now."""
+        """All pods of a service as they are now, also one that fetches."""
         ...
 
     async def mount_failure(self, namespace: str, pod: str) -> str | None:
@@ -141,9 +142,9 @@ class ApiServer:
         return await self._find(f"read {kind} {key}", "GET", _path(RESOURCES[kind], *key))
 
     async def pods(self, key: Key) -> list[Manifest]:
-        """The pods of a service as they are now."""
-        labels = {**names.selector(key.name), names.LABEL_MANAGED_BY: names.MANAGED_BY}
-        query = {"labelSelector": ",".join(f"{label}={value}" for label, value in labels.items())}
+        """All pods of a service as they are now, also one that fetches."""
+        labels = names.every_pod(key.name).items()
+        query = {"labelSelector": ",".join(f"{label}={value}" for label, value in labels)}
         path = _path(RESOURCES["Pod"], key.namespace)
         return _items(await self._call(f"list the pods of {key}", "GET", path, query))
 

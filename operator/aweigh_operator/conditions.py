@@ -36,6 +36,7 @@ class Wanted:
     suspended: bool
     template_hash: str | None  # None when the spec cannot be read
     spec: Spec | None = None  # likewise
+    fetching: bool = False  # new pods wait for what they shall serve
 
 
 def verdicts(
@@ -105,19 +106,24 @@ def _model(observed: Observed, serving: int, trouble: Trouble | None) -> Verdict
     loading = slowest_loading(observed)
     if trouble is not None or loading is None:
         return Verdict("Unknown", Reason.WAITING_FOR_PODS, "no pod has loaded the model yet")
-    done = f"{loading.done_bytes} bytes"
-    if loading.total_bytes is not None:
-        done = f"{loading.done_bytes} of {loading.total_bytes} bytes"
     if loading.stage == "downloading":
-        return Verdict("False", Reason.DOWNLOADING, f"the model is being downloaded: {done}")
-    return Verdict("False", Reason.LOADING, f"the model is being loaded: {done}")
+        sentence = f"the model is being downloaded: {_progress(loading)}"
+        return Verdict("False", Reason.DOWNLOADING, sentence)
+    return Verdict("False", Reason.LOADING, f"the model is being loaded: {_progress(loading)}")
+
+
+def _progress(loading: Loading) -> str:
+    if loading.total_bytes is None:
+        return f"{loading.done_bytes} bytes"
+    return f"{loading.done_bytes} of {loading.total_bytes} bytes"
 
 
 def slowest_loading(observed: Observed) -> Loading | None:
     """The report of the loading pod that has come least far."""
+    fetchers = () if observed.fetcher is None else (observed.fetcher,)
     reports = [
         state.loading
-        for pod in observed.live_pods
+        for pod in (*observed.live_pods, *fetchers)
         if not pod.ready and pod.running and (state := observed.states.get(pod.uid))
         if state.loading is not None
     ]
@@ -143,6 +149,11 @@ def _workload(
         )
     if trouble is not None:
         return Verdict("True", trouble.reason, f"{count}, but {trouble.message}")
+    if wanted.fetching:
+        loading = slowest_loading(observed)
+        far = "" if loading is None else f": {_progress(loading)}"
+        sentence = f"{count}; what is new is downloaded before pods are replaced{far}"
+        return Verdict("True", Reason.DOWNLOADING, sentence)
     if _rolling(observed, wanted.template_hash):
         return Verdict("True", Reason.PROGRESSING, f"{count}; a rollout replaces pods")
     return Verdict("True", Reason.AVAILABLE, count)

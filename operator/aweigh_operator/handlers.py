@@ -19,6 +19,7 @@ CHILDREN = {
     "ServiceAccount": ("", "v1", "serviceaccounts"),
     "NetworkPolicy": ("networking.k8s.io", "v1", "networkpolicies"),
     "PodDisruptionBudget": ("policy", "v1", "poddisruptionbudgets"),
+    "Job": ("batch", "v1", "jobs"),
 }
 PODS = ("", "v1", "pods")
 SOON_S = 0.1  # what children do in this time is looked at together

@@ -57,6 +57,7 @@ class Pod:
     template_hash: str  # what the pod was made from
     image: str
     ip: str | None
+    fetches: bool  # models, for those that serve
     leaving: bool
     finished: bool  # failed or evicted for good: its ReplicaSet has replaced it
     scheduled: bool
@@ -127,6 +128,7 @@ class Observed:
     body: Manifest  # the InferenceService
     children: Mapping[str, Manifest] = field(default_factory=dict)  # by kind; all bear its name
     pods: tuple[Pod, ...] = ()
+    fetcher: Pod | None = None  # that brings the models for them
     states: Mapping[str, State] = field(default_factory=dict)  # by the pod's uid
     counts: Counts = Counts()  # of the last minutes
     mount_failures: Mapping[str, str] = field(default_factory=dict)  # by the pod's uid
@@ -165,9 +167,18 @@ class Store:
         }
 
     def pods(self, key: Key) -> tuple[Pod, ...]:
-        """The service's pods, oldest first."""
+        """The pods that serve, oldest first."""
+        return tuple(pod for pod in self.every_pod(key) if not pod.fetches)
+
+    def fetcher(self, key: Key) -> Pod | None:
+        """The newest pod that fetches models, unless it has ended."""
+        found = [pod for pod in self.every_pod(key) if pod.fetches and pod.live]
+        return found[-1] if found else None
+
+    def every_pod(self, key: Key) -> list[Pod]:
+        """All pods of the service, oldest first."""
         pods = [pod for pod in self._seen("Pod", key) if pod.uid not in self._buried]
-        return tuple(sorted(pods, key=lambda pod: (pod.created_at, pod.name)))
+        return sorted(pods, key=lambda pod: (pod.created_at, pod.name))
 
     def bury(self, uid: str) -> None:
         """Forget an object whose deletion no watch has told."""
@@ -212,6 +223,7 @@ def pod_of(body: Mapping[str, Any]) -> Pod:
         template_hash=metadata.get("annotations", {}).get(names.TEMPLATE_HASH, ""),
         image=_image(body),
         ip=status.get("podIP"),
+        fetches=metadata.get("labels", {}).get(names.LABEL_NAME) == names.PREFETCH,
         leaving="deletionTimestamp" in metadata,
         finished=status.get("phase") in ("Failed", "Succeeded"),
         scheduled=scheduled.get("status") == "True",

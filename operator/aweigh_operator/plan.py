@@ -15,7 +15,7 @@ from aweigh_api.scaling import Scaling
 from aweigh_api.status import Condition, ScalingChange, Status
 from aweigh_operator import compare, conditions, desired, replicas, report, rollout, troubles
 from aweigh_operator.conditions import Wanted
-from aweigh_operator.desired import template
+from aweigh_operator.desired import prefetch, template
 from aweigh_operator.observe import Manifest, Observed, Refusal
 from aweigh_operator.parse import parse
 from aweigh_operator.replicas import Mark
@@ -105,13 +105,14 @@ def plan(observed: Observed, runtime_image: str, now: datetime) -> Plan:
     wanted = desired.children(service, there, runtime_image, size, in_place=in_place)
     conflicts = _conflicts(observed, wanted)
     seen = replace(observed, refusals={**conflicts, **observed.refusals})
-    aim = Wanted(pods, spec.suspend, made_from, spec)
+    waits = _waits(observed, wanted, made_from)
+    aim = Wanted(pods, spec.suspend, made_from, spec, fetching=waits)
     told = _report(seen, aim, None, now)
     if conflicts:
         return told
     return replace(
         told,
-        actions=tuple(_actions(observed, wanted)),
+        actions=tuple(_actions(observed, wanted, waits)),
         marks=marks,
         scaling=spec.scaling,
     )
@@ -123,19 +124,37 @@ def belongs(child: Manifest, body: Manifest) -> bool:
     return owner is not None and owner.get("uid") == body["metadata"]["uid"]
 
 
-def _actions(observed: Observed, wanted: Mapping[str, Manifest]) -> list[Apply | Delete]:
-    actions: list[Apply | Delete] = []
-    for kind in desired.KINDS:
-        child, manifest = observed.children.get(kind), wanted.get(kind)
-        if child is None and manifest is not None:
-            actions.append(Apply(manifest, creates=True))
-        if child is None or _leaves(child, observed.body):
-            continue
-        if manifest is None and belongs(child, observed.body):
-            actions.append(Delete(kind, child["metadata"]["uid"]))
-        if manifest is not None and not compare.holds(child, manifest):
-            actions.append(Apply(_only(child, manifest), creates=False))
-    return actions
+def _waits(observed: Observed, wanted: Mapping[str, Manifest], made_from: str) -> bool:
+    """Whether new pods have to wait until a Job has fetched what they shall serve."""
+    job, there = wanted.get("Job"), observed.children.get("Deployment")
+    if job is None or prefetch.done(observed.children.get("Job"), job):
+        return False
+    annotations = (there or {"metadata": {}})["metadata"].get("annotations") or {}
+    return annotations.get(names.TEMPLATE_HASH) != made_from
+
+
+def _actions(
+    observed: Observed, wanted: Mapping[str, Manifest], waits: bool
+) -> list[Apply | Delete]:
+    """What brings each child there; while new pods wait, what serves stays as it is."""
+    kinds = [kind for kind in desired.KINDS if not (waits and kind == "Deployment")]
+    found = (_action(observed, kind, wanted.get(kind)) for kind in kinds)
+    return [action for action in found if action is not None]
+
+
+def _action(observed: Observed, kind: str, manifest: Manifest | None) -> Apply | Delete | None:
+    child = observed.children.get(kind)
+    if child is None:
+        return None if manifest is None else Apply(manifest, creates=True)
+    if _leaves(child, observed.body):
+        return None
+    if manifest is None:
+        ours = belongs(child, observed.body)
+        return Delete(kind, child["metadata"]["uid"]) if ours else None
+    if kind == "Job":  # it cannot be changed
+        same = prefetch.same(child, manifest)
+        return None if same else Delete(kind, child["metadata"]["uid"])
+    return None if compare.holds(child, manifest) else Apply(_only(child, manifest), creates=False)
 
 
 def _only(child: Manifest, manifest: Manifest) -> Manifest:
@@ -225,7 +244,11 @@ def _worth_telling(kind: ConditionType, verdict: Verdict) -> bool:
 
 def _requeue_after_s(observed: Observed, wanted: Wanted, now: datetime) -> float:
     pods = observed.live_pods
-    settled = len(pods) == wanted.replicas and all(troubles.steady(pod, now) for pod in pods)
+    settled = (
+        not wanted.fetching
+        and len(pods) == wanted.replicas
+        and all(troubles.steady(pod, now) for pod in pods)
+    )
     if observed.refusals:
         return POLL_CONFLICT_S
     if not settled:

@@ -128,6 +128,7 @@ class Reconciler:
             body=body,
             children=children,
             pods=pods,
+            fetcher=self._store.fetcher(key),
             decision=memory.autoscaling.decision,
             cheapest=memory.autoscaling.cheapest,
             marks_refused=memory.marks_refused,
@@ -172,9 +173,10 @@ class Reconciler:
     async def _ask(self, observed: Observed, todo: Plan, memory: _Memory) -> Observed:
         """Add what the pods tell, what is told about them, and how many the load asks for."""
         pods = observed.pods
+        asked = pods if observed.fetcher is None else (*pods, observed.fetcher)
         fresh_s = FRESH_S if todo.scaling is not None else None
         states, failures = await asyncio.gather(
-            self._reports.read(pods, fresh_s), self._mount_failures(pods)
+            self._reports.read(asked, fresh_s), self._mount_failures(asked)
         )
         now_s = time.monotonic()
         memory.window = recent.remembered(memory.window, pods, states, now_s)
@@ -287,7 +289,7 @@ class Reconciler:
         for kind, child in {**seen, **self._store.children(key, desired.KINDS)}.items():
             await self._bury_if_gone(kind, key, child)
         alive = {pod["metadata"]["uid"] for pod in await self._cluster.pods(key)}
-        for pod in self._store.pods(key):
+        for pod in self._store.every_pod(key):
             if pod.uid not in alive:
                 self._store.bury(pod.uid)
 

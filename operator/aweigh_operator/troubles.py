@@ -31,6 +31,8 @@ class Trouble:
 def worst(observed: Observed, template_hash: str | None, now: datetime) -> Trouble | None:
     """What to tell first: troubles of the newest template before others."""
     pods = sorted(observed.live_pods, key=lambda pod: pod.template_hash != template_hash)
+    if observed.fetcher is not None:  # the others wait for it
+        pods = [observed.fetcher, *pods]
     found = [trouble for pod in pods if (trouble := of_pod(pod, observed.mount_failures, now))]
     return _of_deployment(observed, "ReplicaFailure") or (
         found[0] if found else _of_deployment(observed, "Progressing")

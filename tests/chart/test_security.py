@@ -47,7 +47,7 @@ def test_the_operator_cannot_change_what_users_want() -> None:
 
 def test_only_what_may_become_unwanted_can_be_deleted() -> None:
     deletable = [rule["resources"] for rule in rules(manifests()) if "delete" in rule["verbs"]]
-    assert deletable == [["networkpolicies"], ["poddisruptionbudgets"]]
+    assert deletable == [["networkpolicies"], ["jobs"], ["poddisruptionbudgets"]]
 
 
 def test_the_operators_settings_come_from_the_values() -> None:

@@ -5,7 +5,17 @@ import os
 import sys
 
 from tests.cluster import cluster as clusters
-from tests.cluster import demo, environment, network, node, places, prepare, processes, progress
+from tests.cluster import (
+    demo,
+    environment,
+    network,
+    node,
+    places,
+    prepare,
+    processes,
+    progress,
+    sbom,
+)
 from tests.cluster.cluster import Cluster
 
 
@@ -65,6 +75,12 @@ def pin(_cluster: Cluster, _words: list[str]) -> None:
     environment.pin()
 
 
+def bills(_cluster: Cluster, _words: list[str]) -> None:
+    """Write what Python packages each image holds, as a CycloneDX bill of materials."""
+    for path in sbom.write():
+        sys.stdout.write(f"{path}\n")
+
+
 def everything(cluster: Cluster, _words: list[str]) -> None:
     """The environment, the cluster and the images, side by side."""
     prepare.everything(cluster)
@@ -99,6 +115,7 @@ COMMANDS = {
     "images": images,
     "environment": make_environment,
     "requirements": pin,
+    "sbom": bills,
     "everything": everything,
     "demo": run_demo,
     "exec": execute,

@@ -36,12 +36,12 @@ def make() -> None:
 
 def _install() -> None:
     log = places.cache() / "logs" / "environment.log"
-    uv = _uv(log)
+    tool = uv(log)
     python = os.path.realpath(sys.executable)
     venv = ["venv", "--quiet", "--allow-existing", "--no-python-downloads", f"--python={python}"]
-    progress.run([uv, *venv, ENVIRONMENT], log)
+    progress.run([tool, *venv, ENVIRONMENT], log)
     # The packages are hard links into uv's cache, so a second checkout takes seconds.
-    pip = [uv, "pip", "install", f"--python={ENVIRONMENT}/bin/python"]
+    pip = [tool, "pip", "install", f"--python={ENVIRONMENT}/bin/python"]
     progress.run([*pip, "--requirement", CHECKOUT / "requirements.txt"], log)
     progress.run([*pip, "--no-deps", "--editable", CHECKOUT], log)
 
@@ -49,9 +49,9 @@ def _install() -> None:
 def pin() -> None:
     """Write the newest versions that pyproject.toml allows into the pinned files, which keep
     the versions that they have already unless those are not allowed any more."""
-    uv = _uv(places.cache() / "logs" / "environment.log")
+    tool = uv(places.cache() / "logs" / "environment.log")
     plain = ["--no-header", "--no-annotate", "--no-emit-index-url", "--universal", "--quiet"]
-    command = [uv, "pip", "compile", "--python-version=3.11", *plain]
+    command = [tool, "pip", "compile", "--python-version=3.11", *plain]
     whole = CHECKOUT / "requirements.txt"
     everything = ["--extra=operator", "--extra=runtime", "--extra=bench", "--group=dev"]
     project = CHECKOUT / "pyproject.toml"
@@ -70,7 +70,7 @@ def pin() -> None:
     progress.output([*command, request, pinned, f"--output-file={target}"])
 
 
-def _uv(log: Path) -> Path:
+def uv(log: Path) -> Path:
     """The uv on PATH, or one of our own."""
     if found := shutil.which("uv"):
         return Path(found)

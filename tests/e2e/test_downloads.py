@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from aweigh_api import names
 from tests.cluster.cluster import Cluster
 from tests.cluster.network import NODE_IP
 from tests.e2e.claims import WRITE, claim
@@ -39,7 +40,7 @@ def service(cluster: Cluster, operator: None, namespace: str) -> Service:
 
 def fetch(service: Service, hub: Hub, **model: object) -> None:
     service.apply(
-        model={"uri": "hf://acme/helmsman", **model},
+        model={"uri": "hf://acme/helmsman"} | model,
         template={"env": [{"name": "HF_ENDPOINT", "value": hub.url}]},
     )
 
@@ -101,3 +102,42 @@ def test_what_one_pod_has_downloaded_others_find_in_the_claim(
     finally:
         service.cluster.kubectl("delete", "infs", "chat", "-n", service.namespace)
         service.cluster.kubectl("delete", "pv", volume, "--wait=false")
+
+
+def test_a_job_fetches_before_pods_are_made_and_before_they_are_replaced(
+    service: Service, hub: Hub, tmp_path: Path
+) -> None:
+    cluster, where = service.cluster, service.namespace
+    first, second = (hub.add(f"acme/{name}", HELMSMAN) for name in ("helmsman", "admiral"))
+    volume = claim(cluster, where, tmp_path, "downloads", mode=WRITE)
+    kept = {"claim": "downloads", "prefetch": True}
+    try:
+        hub.faults.piece_delay_s = 0.4
+        fetch(service, hub, revision=first, cache=kept)
+        found = service.wait_for_reason("Ready", "Downloading")
+        assert "bytes" in found["message"]
+        assert cluster.get("deployment", service.name, where) is None
+        hub.faults.piece_delay_s = 0.0
+        service.wait_ready()
+        serving = serving_pods(service)
+        hub.faults.piece_delay_s = 0.4
+        fetch(service, hub, uri="hf://acme/admiral", revision=second, cache=kept)
+        found = service.wait_for_reason("Ready", "Downloading")
+        assert found["status"] == "True"
+        assert found["message"].startswith("1 of 1 pods serve; what is new is downloaded")
+        assert serving_pods(service) == serving
+        hub.faults.piece_delay_s = 0.0
+        cluster.wait("new pods", lambda: not serving & serving_pods(service), 120)
+        hub.faults.every_status = 503  # whoever asks it again fails
+        service.wait_ready()
+    finally:
+        cluster.kubectl("delete", "infs", "chat", "-n", where)
+        cluster.kubectl("delete", "pv", volume, "--wait=false")
+
+
+def serving_pods(service: Service) -> set[str]:
+    return {
+        pod["metadata"]["uid"]
+        for pod in service.pods()
+        if pod["metadata"]["labels"][names.LABEL_NAME] == names.RUNTIME
+    }

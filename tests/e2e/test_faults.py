@@ -7,13 +7,16 @@ pod that is killed without grace was answering may fail.
 import json
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aweigh_api import names
 from tests.cluster.cluster import OPERATOR_NAMESPACE, Cluster
 from tests.e2e.load import CLIENTS, Load
 from tests.e2e.services import Service
@@ -123,6 +126,52 @@ def test_no_answer_is_lost(
     tell(f"{fault.__name__}: {load.answered} streams, all whole")
 
 
+def test_while_no_report_can_be_read_the_number_of_pods_stays(
+    cluster: Cluster, operator: None, namespace: str, tell: Callable[[str], None]
+) -> None:
+    service = Service(cluster, namespace)
+    sizes: list[int] = []
+
+    def reports_lost(service: Service) -> None:
+        # Two pods stay for as long as a fall of the load is not believed.
+        service.apply(model=SMALL, scaling={"minReplicas": 1, "maxReplicas": 3})
+        with unreachable(service):
+            service.wait_for_reason("ScalingActive", "ReportsMissing")
+            for _ in range(20):
+                sizes.append(len(service.pods()))
+                time.sleep(1)
+        cluster.wait(
+            "reports to count again",
+            lambda: service.condition("ScalingActive")["reason"] != "ReportsMissing",
+        )
+
+    load, _ = under_load(service, reports_lost, scaling={"minReplicas": 2, "maxReplicas": 3})
+    assert load.failures == []
+    assert set(sizes) == {2}
+    tell(f"reports lost: {load.answered} streams, all whole; the number of pods stayed")
+
+
+@contextmanager
+def unreachable(service: Service) -> Iterator[None]:
+    """The operator finds no way to the pods; everybody else does."""
+    where = json.loads(
+        service.cluster.kubectl(
+            "get", "pods", "-n", OPERATOR_NAMESPACE, "-l", f"{names.LABEL_NAME}={OPERATOR}",
+            "-o", "json",
+        )
+    )["items"]  # fmt: skip
+    (process, *_) = processes_of(where[0]["metadata"]["uid"])
+    addresses = [pod["status"]["podIP"] for pod in service.pods()]
+    ip = ["nsenter", "-t", str(process), "-n", "ip", "route"]
+    for address in addresses:
+        subprocess.run([*ip, "add", "blackhole", address], check=True)
+    try:
+        yield
+    finally:
+        for address in addresses:
+            subprocess.run([*ip, "delete", "blackhole", address], check=True)
+
+
 def test_of_a_pod_that_is_killed_only_its_own_answers_are_lost(
     cluster: Cluster, operator: None, namespace: str, tell: Callable[[str], None]
 ) -> None:
@@ -148,7 +197,7 @@ def killed(service: Service) -> None:
 
 
 def processes_of(uid: str) -> list[int]:
-    """The runtime's processes of a pod, by the name of their control group."""
+    """Our processes of a pod, by the name of their control group."""
     marks = (uid, uid.replace("-", "_"))
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -161,9 +210,9 @@ def processes_of(uid: str) -> list[int]:
     return found
 
 
-def under_load(service: Service, fault: Fault) -> tuple[Load, float]:
+def under_load(service: Service, fault: Fault, **scaled: Any) -> tuple[Load, float]:
     """The load that was there before, during and after a fault, and how long that took."""
-    service.apply(**spec())
+    service.apply(**({"model": SMALL, **scaled} if scaled else spec()))
     service.wait_ready()
     with service.cluster.endpoint(service.namespace, service.name, 8000) as url:
         load = Load(f"{url}/v1/completions")

@@ -129,6 +129,13 @@ def exercise(service: Service) -> None:
     waiting = Service(cluster, service.namespace, "waiting")
     waiting.apply(model=SMALL, auth={"apiKeys": {"secretRef": {"name": "nobody"}}})
     waiting.wait_for_reason("WorkloadReady", "MountFailed")
+    # A Job that fetches: nobody answers it, so it stays until it is not wanted.
+    fetching = Service(cluster, service.namespace, "fetching")
+    cache = {"claim": "nobody"}
+    fetching.apply(model={"uri": "hf://a/b", "cache": {**cache, "prefetch": True}}, replicas=0)
+    cluster.wait("a Job", lambda: cluster.get("job", "fetching", service.namespace))
+    fetching.apply(model={"uri": "hf://a/b", "cache": cache}, replicas=0)
+    cluster.wait("no Job", lambda: cluster.get("job", "fetching", service.namespace) is None)
     # A Lease that somebody has deleted is made again.
     cluster.kubectl("delete", "lease", OPERATOR, "-n", OPERATOR_NAMESPACE)
     cluster.wait("the Lease", lambda: cluster.get("lease", OPERATOR, OPERATOR_NAMESPACE))

@@ -112,6 +112,7 @@ class FakeCluster:
         self.repeated: list[tuple[str, Manifest]] = []
         self.writes = 0  # that changed something
         self.deleted: list[tuple[str, str]] = []
+        self.jobs_end = True  # at once, and well
         self.refuse: Callable[[Manifest], ApiError | None] = lambda _: None
         self.lose_status = 0  # writes of a status that are answered 404
         self.mount_failures: dict[str, str] = {}
@@ -218,6 +219,8 @@ class FakeCluster:
             raise ApiError(f"apply {kind}", 409, "the object has been replaced")
         kept = _without(found, self.applied.get((kind, key), {}), manifest)
         merged = _merged(_defaults(kind), _as_stored(_merged(kept, manifest)))
+        if kind == "Job" and self.jobs_end:
+            merged["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
         self.applied[kind, key] = copy.deepcopy(manifest)
         if merged != found:
             self.writes += 1

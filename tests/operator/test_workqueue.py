@@ -197,7 +197,7 @@ async def test_the_age_of_the_oldest_key_counts_waiting_and_work() -> None:
     queue.start()
     await asyncio.sleep(0.02)
     queue.add("b")
-    assert queue.oldest_age_s() >= 0.02
+    assert queue.oldest_age_s() >= 0.015  # a sleep may be a clock tick short
     assert queue.depth == 1
     release.set()
     await idle(queue)

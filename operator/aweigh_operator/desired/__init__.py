@@ -10,6 +10,7 @@ from aweigh_operator.desired import (
     deployment,
     disruption,
     network_policy,
+    prefetch,
     service,
     service_account,
     template,
@@ -19,7 +20,7 @@ from aweigh_operator.desired.metadata import Manifest, fingerprint
 __all__ = ["KINDS", "Manifest", "children", "fingerprint"]
 
 # In the order of creation: a pod needs its account, and should not be reached before its policy.
-KINDS = ("ServiceAccount", "NetworkPolicy", "Service", "PodDisruptionBudget", "Deployment")
+KINDS = ("ServiceAccount", "NetworkPolicy", "Service", "PodDisruptionBudget", "Job", "Deployment")
 
 
 def children(
@@ -46,6 +47,7 @@ def children(
         "NetworkPolicy": network_policy.manifest(owner),
         "Service": service.manifest(owner),
         "PodDisruptionBudget": disruption.manifest(owner, replicas),
+        "Job": prefetch.manifest(owner, runtime_image),
         "Deployment": deployment.manifest(owner, pods, replicas, in_place=in_place),
     }
     return {kind: _signed(wanted[kind]) for kind in KINDS if wanted[kind]}

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from urllib.parse import urlsplit
 
-from aweigh_api import names
+from aweigh_api import model_uri, names
 from aweigh_api.spec import InferenceService
 from aweigh_operator.desired.metadata import Manifest, metadata
 
@@ -19,7 +19,6 @@ _ENDPOINTS = (
     "http_proxy",
 )
 _COLLECTORS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-_FETCHED = ("hf://", "s3://", "oci://")
 
 
 def manifest(owner: InferenceService) -> Manifest | None:
@@ -31,7 +30,7 @@ def manifest(owner: InferenceService) -> Manifest | None:
         "kind": "NetworkPolicy",
         "metadata": metadata(owner),
         "spec": {
-            "podSelector": {"matchLabels": names.selector(owner.metadata.name)},
+            "podSelector": {"matchLabels": names.every_pod(owner.metadata.name)},
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [_api(owner), _admin()],
             "egress": _egress(owner),
@@ -59,7 +58,7 @@ def _egress(owner: InferenceService) -> list[Manifest]:
 
 
 def _ports_out(owner: InferenceService) -> set[int]:
-    fetched = [uri for uri in owner.spec.uris if uri.startswith(_FETCHED)]
+    fetched = [uri for uri in owner.spec.uris if uri.startswith(model_uri.FETCHED)]
     if not fetched:
         return _ports_of(_values(owner, _COLLECTORS))
     urls = [

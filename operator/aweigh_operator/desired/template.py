@@ -54,6 +54,7 @@ def template_hash(owner: InferenceService) -> str:
         )
         if part in spec
     }
+    made_from["model"].get("cache", {}).pop("prefetch", None)  # of no account to a pod
     deadline = spec.get("rollout", {}).get("progressDeadlineSeconds")
     upgrade = owner.metadata.annotations.get(names.UPGRADE)
     return fingerprint([made_from, deadline, upgrade])
