@@ -1,11 +1,8 @@
 """`aweigh chat NAME` and `aweigh upgrade` against a real cluster."""
 
-import subprocess
-
 import pytest
 
 from aweigh_api import names
-from tests.cli.command import aweigh, environment
 from tests.cluster.cluster import Cluster
 from tests.e2e.services import Service
 
@@ -20,28 +17,21 @@ def service(cluster: Cluster, operator: None, namespace: str) -> Service:
     return running
 
 
-def command(service: Service, *given: str) -> "subprocess.CompletedProcess[str]":
-    """`aweigh` with kubectl on the PATH and the cluster's kubeconfig."""
-    known = service.cluster.environment()
-    kept = {name: known[name] for name in ("KUBECONFIG", "PATH") if name in known}
-    return aweigh(*given, "-n", service.namespace, env=environment(**kept))
-
-
 def test_a_service_is_chatted_with_by_its_name(service: Service) -> None:
-    done = command(service, "chat", "chat", "--once", "What is a Pod?")
+    done = service.aweigh("chat", "chat", "--once", "What is a Pod?")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) > 3
 
 
 def test_a_service_that_is_not_there_is_named(service: Service) -> None:
-    done = command(service, "chat", "nobody", "--once", "hi")
+    done = service.aweigh("chat", "nobody", "--once", "hi")
     assert done.returncode == 1
     assert 'inferenceservices.serving.aweigh.dev "nobody" not found' in done.stderr
 
 
 def test_an_upgrade_replaces_the_pods_and_waits_for_the_new_ones(service: Service) -> None:
     (before,) = service.pods()
-    done = command(service, "upgrade", "chat")
+    done = service.aweigh("upgrade", "chat")
     assert done.returncode == 0, done.stderr
     image = service.cluster.image("runtime")
     assert done.stdout.splitlines() == [
@@ -63,7 +53,7 @@ def test_an_upgrade_of_a_whole_namespace_takes_each_in_turn(service: Service) ->
     second = Service(service.cluster, service.namespace, "code")
     second.apply(model={"uri": "builtin://helmsman-1m-draft"}, suspend=True)
     second.wait_for_reason("Ready", "Suspended")
-    done = command(service, "upgrade", "--all")
+    done = service.aweigh("upgrade", "--all")
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
         f"{service.namespace}/chat",

@@ -1,11 +1,13 @@
 """InferenceServices in tests: apply one, wait for what its status says."""
 
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tests.api.refusals import manifest
+from tests.cli.command import aweigh, environment
 from tests.cluster.cluster import Cluster
 
 Condition = dict[str, Any]
@@ -60,6 +62,24 @@ class Service:
 
     def _wait(self, holds: Callable[[], bool], type_: str, reason: str, timeout_s: float) -> None:
         self.cluster.wait(f"{type_} of {self.name} to be {reason}", holds, timeout_s)
+
+    def aweigh(self, *given: str) -> "subprocess.CompletedProcess[str]":
+        """The command line in its namespace, with kubectl and the cluster's kubeconfig."""
+        known = self.cluster.environment()
+        kept = {name: known[name] for name in ("KUBECONFIG", "PATH") if name in known}
+        return aweigh(*given, "-n", self.namespace, env=environment(**kept))
+
+    def serving(self) -> int:
+        """Pods that serve."""
+        found: int = self.status().get("readyReplicas", 0)
+        return found
+
+    def size(self) -> int:
+        """Pods that its Deployment asks for."""
+        deployment = self.cluster.get("deployment", self.name, self.namespace)
+        assert deployment is not None
+        found: int = deployment["spec"]["replicas"]
+        return found
 
     def pods(self) -> list[dict[str, Any]]:
         """Its pods."""

@@ -104,20 +104,13 @@ def _open_to_everybody() -> set[Right]:
     return {Right("authorization.k8s.io", "selfsubjectaccessreviews", "create")}
 
 
-def _size(service: Service) -> int:
-    deployment = service.cluster.get("deployment", service.name, service.namespace)
-    assert deployment is not None
-    found: int = deployment["spec"]["replicas"]
-    return found
-
-
 def exercise(service: Service) -> None:
     """What needs each of them: all of a life of a service."""
     cluster, where = service.cluster, ("-n", service.namespace)
     service.apply(model=SMALL, replicas=2)
     service.wait_ready()
     cluster.kubectl("scale", "deployment", service.name, "--replicas=3", *where)  # autoscalers
-    cluster.wait("the spec to count", lambda: _size(service) == 2)
+    cluster.wait("the spec to count", lambda: service.size() == 2)
     service.apply(model=SMALL, replicas=1, networkPolicy={"enabled": False})  # marks, deletions
     cluster.wait("one pod", lambda: len(service.pods()) == 1)
     gone = ("networkpolicy", "pdb")

@@ -1,7 +1,6 @@
 """Pods come when load asks for them and go when it does not need them, and no request is lost."""
 
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import pytest
 
 from aweigh_api import names
-from tests.cli.command import aweigh, environment
 from tests.cluster.cluster import Cluster
 from tests.e2e.load import Load
 from tests.e2e.services import Service
@@ -25,24 +23,6 @@ AUTOSCALER_S = 150.0  # it looks every 15 s; the operator asks for it once a min
 @pytest.fixture
 def service(cluster: Cluster, operator: None, namespace: str) -> Service:
     return Service(cluster, namespace)
-
-
-def command(service: Service, *given: str) -> "subprocess.CompletedProcess[str]":
-    known = service.cluster.environment()
-    kept = {name: known[name] for name in ("KUBECONFIG", "PATH") if name in known}
-    return aweigh(*given, "-n", service.namespace, env=environment(**kept))
-
-
-def size(service: Service) -> int:
-    deployment = service.cluster.get("deployment", service.name, service.namespace)
-    assert deployment is not None
-    found: int = deployment["spec"]["replicas"]
-    return found
-
-
-def serving(service: Service) -> int:
-    found: int = service.status().get("readyReplicas", 0)
-    return found
 
 
 def test_pods_follow_the_load_and_the_coldest_goes(
@@ -61,10 +41,10 @@ def test_pods_follow_the_load_and_the_coldest_goes(
         service.cluster.wait("the Service to answer", lambda: load.problem("Hello") is None)
         begun = time.monotonic()
         with load():
-            service.cluster.wait("a second pod to serve", lambda: serving(service) == 2, LOAD_S)
+            service.cluster.wait("a second pod to serve", lambda: service.serving() == 2, LOAD_S)
             grown_s = time.monotonic() - begun
-            said = command(service, "why", "chat")
-            shown = command(service, "top", "chat")
+            said = service.aweigh("why", "chat")
+            shown = service.aweigh("top", "chat")
             time.sleep(10)  # both serve for a while
         calm = time.monotonic()
         service.cluster.wait("one pod to be left", lambda: len(service.pods()) == 1, CALM_S)
@@ -90,14 +70,14 @@ def test_an_autoscaler_of_the_deployment_is_told_and_left_alone(service: Service
     service.apply(model=SMALL, replicas=1)
     service.wait_ready()
     service.cluster.apply(json.dumps(autoscaler(service, 2)), service.namespace)
-    service.cluster.wait("another autoscaler to scale", lambda: size(service) == 2, AUTOSCALER_S)
+    service.cluster.wait("another autoscaler to scale", lambda: service.size() == 2, AUTOSCALER_S)
     conflict = service.wait_for_reason("ScalingActive", "Conflict", AUTOSCALER_S)
     assert conflict["status"] == "False"
     assert "HorizontalPodAutoscaler theirs scales the Deployment chat" in conflict["message"]
     time.sleep(20)  # it looks once more, and so do we
-    assert size(service) == 2
+    assert service.size() == 2
     service.cluster.kubectl("delete", "hpa", "theirs", "-n", service.namespace)
-    service.cluster.wait("the spec to count again", lambda: size(service) == 1, AUTOSCALER_S)
+    service.cluster.wait("the spec to count again", lambda: service.size() == 1, AUTOSCALER_S)
 
 
 def autoscaler(service: Service, pods: int) -> dict[str, Any]:
