@@ -36,11 +36,15 @@ from aweigh_runtime.model.cache import FP8, CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
+from aweigh_runtime.model.graph_sizes import graph_sizes
 from aweigh_runtime.model.host_copy import HostCopies
 from aweigh_runtime.model.load import Loaded, Wish, load
+from aweigh_runtime.model.random_weights import make_up
 from aweigh_runtime.model.reads import FEW
+from aweigh_runtime.model.step_inputs import Tokens
 from aweigh_runtime.text.defaults import stop_tokens_of
 
+_Forward = Callable[[Tokens, Sequence[Chunk]], torch.Tensor]
 _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", FP8: "fp8"}
 
 
@@ -100,7 +104,10 @@ def parts(
         max_model_len=start.max_model_len,
         exact=start.exact,
     )
-    loaded = load(directory, wish, device, progress)
+    if start.random_weights:
+        loaded = make_up(directory, wish, device)
+    else:
+        loaded = load(directory, wish, device, progress)
     decoder, quantization = loaded.decoder, loaded.quantization
     kept = _cache_format(start, loaded)
     use_threads(device, loaded.weight_bytes)
@@ -128,6 +135,7 @@ def parts(
     memory, copy = _memory(start, cache, block_bytes)
     forward = _forward(decoder, cache)
     _compile(forward, limits, cache)
+    forward = _recorded(forward, decoder, cache, limits, _longest_draft(start, drafts))
     largest_s = _warm_up(forward, sampler, limits, cache, _longest_draft(start, drafts))
 
     compiler = Grammars(directory, decoder.config.vocab_size, stop_tokens_of(directory))
@@ -182,11 +190,32 @@ def _cache_format(start: Start, loaded: Loaded) -> CacheFormat:
     return CacheFormat.of(loaded.decoder.dtype, wanted, loaded.kv_scales)
 
 
-def _forward(decoder: Decoder, cache: KVCache) -> Forward:
-    def forward(tokens: list[int], chunks: Sequence[Chunk]) -> torch.Tensor:
-        return decoder.forward(torch.tensor(tokens, device=decoder.device), chunks, cache)
+def _forward(decoder: Decoder, cache: KVCache) -> _Forward:
+    def forward(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
+        return decoder.forward(tokens, chunks, cache)
 
     return forward
+
+
+def _recorded(
+    forward: _Forward, decoder: Decoder, cache: KVCache, limits: Limits, longest_draft: int
+) -> _Forward:
+    """The same, with decode steps replayed from graphs where that is possible."""
+    if not decoder.recordable:
+        return forward
+    from aweigh_runtime.model import decode_graphs  # its kernels need Triton
+
+    most = min(limits.max_running, cache.num_blocks)
+    sizes = decode_graphs.recordable(decoder, cache, graph_sizes(most, longest_draft))
+    if not sizes:
+        return forward
+    graphs = decode_graphs.DecodeGraphs(decoder, cache, sizes)
+
+    def replayed(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
+        found = graphs.forward(tokens, chunks)
+        return forward(tokens, chunks) if found is None else found
+
+    return replayed
 
 
 def _num_blocks(
