@@ -5,7 +5,7 @@ graph has fixed shapes: a step runs in the smallest that takes it, and its paddi
 nor seen. All graphs share one pool of memory, so what one has put out is gone with the next replay.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,15 @@ class DecodeGraphs:
         self._inputs.write(size, tokens, chunks)
         self._graphs[size].replay()
         return self._logits[: sum(chunk.num_tokens for chunk in chunks)]
+
+    @property
+    def sizes(self) -> Iterable[Size]:
+        """That were recorded."""
+        return self._graphs.keys()
+
+    def replay_of(self, size: Size) -> Callable[[], None]:
+        """What computes the last step of a size again."""
+        return self._graphs[size].replay
 
     @torch.inference_mode()
     def _recorded(self, size: Size) -> torch.cuda.CUDAGraph:
