@@ -68,7 +68,10 @@ class Reads:
                 torch.tensor([firsts, counts, seen], dtype=torch.int32).flatten(),
                 table.flatten().int(),
             )
-        ).to(device)
+        )
+        if device.type == "cuda":  # which takes it in its own time: nobody waits for it
+            packed = packed.pin_memory()
+        packed = packed.to(device, non_blocking=True)
         ends = [first + count - 1 for first, count in zip(seen, counts, strict=True)]
         longest = max(ends, default=0)
         if window is not None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import linear
 
+from aweigh_kernels import paired_matmul
 from aweigh_kernels.dense import NARROW
 from aweigh_kernels.gated import gated
 from aweigh_kernels.rms_norm import MOST_COLUMNS, rms_norm
@@ -43,7 +44,7 @@ class FewRows(Fast):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
-        self._scratch = Scratch(device)
+        self.scratch = Scratch(device)
 
     def project(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
@@ -51,7 +52,7 @@ class FewRows(Fast):
         """[T, in] to [T, out]."""
         if len(x) > MOST_TOKENS:
             return linear(x, weight, bias)
-        return skinny_matmul(x, weight, self._scratch, bias=bias)
+        return skinny_matmul(x, weight, self.scratch, bias=bias)
 
 
 class FusedLayers:
@@ -135,16 +136,13 @@ class FusedAttention:
         self, config: ModelConfig, layer: LayerConfig, rope: int, storage: Storage
     ) -> None:
         self._norm = AddedNorm(config, storage)
-        heads = NormedHeads if config.head_norms else Heads
-        self._qkv = heads(config, storage.within("qkv"))
+        self._heads = stored_heads(config, layer, storage.within("qkv"))
         queries = config.num_heads * config.head_dim
         self._out = out_projection(config, queries, config.out_bias, storage.within("out"))
         self._shape = AttentionShape(
             config.num_heads, config.attention_scale, config.attention_soft_cap, layer.window
         )
         self._rope = rope  # which of the model's
-        num_turned = config.num_heads + config.num_kv_heads
-        self._turned = (slice(None), slice(num_turned), slice(layer.rope.size))
 
     def __call__(
         self,
@@ -155,21 +153,70 @@ class FusedAttention:
         step: Plan,
     ) -> torch.Tensor:
         """[T, N], to be added to `hidden`; see `FusedLayer`."""
-        heads = self._qkv(self._norm(hidden, update))  # [T, H+2K, D]
-        queries = heads[:, : self._shape.num_heads]
-        new = self._stored(heads, turns[self._rope], kv, step)
+        normed = self._norm(hidden, update)
+        queries, new = self._heads(normed, turns[self._rope], kv, step.slots)
         return self._out(attend_stored(queries, new, kv, step, self._shape))
 
-    def _stored(
-        self, heads: torch.Tensor, turn: CosSin, kv: LayerCache, step: Plan
-    ) -> torch.Tensor:
-        """Turn queries and keys; keep keys and values, [T, 2K, D] as they will be read."""
-        new = heads[:, self._shape.num_heads :]
+
+class StoredHeads:
+    """Heads that are turned, and whose keys and values are in the cache."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, storage: Storage) -> None:
+        heads = NormedHeads if config.head_norms else Heads
+        self._qkv = heads(config, storage)
+        self._num_heads = config.num_heads
+        num_turned = config.num_heads + config.num_kv_heads
+        self._turned = (slice(None), slice(num_turned), slice(layer.rope.size))
+
+    def __call__(
+        self, x: torch.Tensor, turn: CosSin, kv: LayerCache, slots: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute, turn and keep them.
+
+        Args:
+            x: [T, N].
+            turn: of each token.
+            kv: gets keys and values.
+            slots: [T], where.
+
+        Returns:
+            queries [T, H, D], and keys and values [T, 2K, D] as they will be read.
+        """
+        heads = self._qkv(x)  # [T, H+2K, D]
+        queries, new = heads[:, : self._num_heads], heads[:, self._num_heads :]
         if keeps(kv, heads.dtype, heads.device):
-            rope_write(heads, *turn, kv.kept, step.slots, kv_scales=kv.scales)
-            return new
+            rope_write(heads, *turn, kv.kept, slots, kv_scales=kv.scales)
+            return queries, new
         turn_(heads[self._turned], *turn)
-        return kv.store(new, step.slots)
+        return queries, kv.store(new, slots)
+
+
+class TurnedHeads(StoredHeads):
+    """The same; of few tokens by one kernel. Heads are turned as a whole, and have no norms."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, storage: Storage) -> None:
+        super().__init__(config, layer, storage)
+        self._weight, self._bias = _dense(storage)
+        self._scratch = _scratch(storage)
+        self._size = config.head_dim
+
+    def __call__(
+        self, x: torch.Tensor, turn: CosSin, kv: LayerCache, slots: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `StoredHeads`."""
+        if kv.kept.dtype != x.dtype or not paired_matmul.turns(x, self._weight, self._size):
+            return super().__call__(x, turn, kv, slots)
+        heads = paired_matmul.turned_matmul(
+            x, self._weight, self._scratch, turn, kv.kept, slots, bias=self._bias
+        )
+        return heads[:, : self._num_heads], heads[:, self._num_heads :]
+
+
+def stored_heads(config: ModelConfig, layer: LayerConfig, storage: Storage) -> StoredHeads:
+    """What a layer needs."""
+    whole = layer.rope.size == config.head_dim and not config.head_norms
+    kind = TurnedHeads if whole and storage.is_dense("weight") else StoredHeads
+    return kind(config, layer, storage)
 
 
 class FusedMLP:
@@ -178,16 +225,56 @@ class FusedMLP:
     def __init__(self, config: ModelConfig, layer: LayerConfig, storage: Storage) -> None:
         size, bias = layer.mlp_size, config.mlp_bias
         self._norm = AddedNorm(config, storage)
-        self._gate_up = Projection(2 * size, config.hidden_size, bias, storage.within("gate_up"))
+        kind = DenseGates if storage.within("gate_up").is_dense("weight") else Gates
+        self._gates = kind(config, size, storage.within("gate_up"))
         self._down = out_projection(config, size, bias, storage.within("down"))
-        self._activation = config.activation
 
     def __call__(self, hidden: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
         """[T, N], to be added to `hidden`, which gets `update`."""
-        return self._down(gated(self._gate_up(self._norm(hidden, update)), self._activation))
+        return self._down(self._gates(self._norm(hidden, update)))
+
+
+class Gates:
+    """activation(gate) · up."""
+
+    def __init__(self, config: ModelConfig, size: int, storage: Storage) -> None:
+        self._gate_up = Projection(2 * size, config.hidden_size, config.mlp_bias, storage)
+        self._activation = config.activation
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[T, N] to [T, M]."""
+        return gated(self._gate_up(x), self._activation)
+
+
+class DenseGates(Gates):
+    """The same; of few tokens by one kernel."""
+
+    def __init__(self, config: ModelConfig, size: int, storage: Storage) -> None:
+        super().__init__(config, size, storage)
+        self._weight, self._bias = _dense(storage)
+        self._scratch = _scratch(storage)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[T, N] to [T, M]."""
+        if len(x) > MOST_TOKENS:
+            return super().__call__(x)
+        return paired_matmul.gated_matmul(
+            x, self._weight, self._scratch, self._activation, bias=self._bias
+        )
 
 
 def keeps(kv: LayerCache, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether our kernel writes what is computed as `dtype` into such a cache."""
     kept = kv.kept.dtype
     return kept == dtype or (kept == FP8 and torch.cuda.get_device_capability(device) >= _FP8_SINCE)
+
+
+def _dense(storage: Storage) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight and bias of a projection that is dense, and built."""
+    weights = storage.weights
+    return weights[f"{storage.name}weight"], weights.get(f"{storage.name}bias")
+
+
+def _scratch(storage: Storage) -> Scratch:
+    assert isinstance(storage.arithmetic, FewRows)
+    return storage.arithmetic.scratch
