@@ -1,6 +1,7 @@
 """Products with what follows them, on a GPU: to the bit what separate kernels compute."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_what_does_not_fit_together_is_refused_by_name(scratch: Scratch) -> None
     x, weight = normal(2, 64), normal(6 * 64, 64)
     turn, slots = (normal(2, 64), normal(2, 64)), torch.tensor([0, 1], device="cuda")
     kv = normal(2, 16, 2, 64)
-    for call, said in (
+    refused: list[tuple[Callable[[], object], str]] = [
         (lambda: gated_matmul(x, weight[:3], scratch, "silu"), "weight has 3 rows"),
         (lambda: gated_matmul(normal(65, 64), weight, scratch, "silu"), "x has 65 rows"),
         (lambda: gated_matmul(x.float(), weight, scratch, "silu"), "x is float32"),
@@ -111,6 +112,7 @@ def test_what_does_not_fit_together_is_refused_by_name(scratch: Scratch) -> None
             ),
             "heads have 32 numbers; expected a multiple of 64",
         ),
-    ):
+    ]
+    for call, said in refused:
         with pytest.raises(ValueError, match=re.escape(said)):
             call()

@@ -90,7 +90,6 @@ class DecodeGraphs:
         cache, decoder = self._cache, self._decoder
         layouts: dict[Any, Any] = {}
         for window in {layer.window for layer in decoder.config.layers}:
-            longest = decoder.max_model_len
             layouts[prompts, window] = []
             layouts[paged_on_gpu, window] = paged_attention_gpu.Reads(
                 inputs.firsts,
@@ -98,7 +97,6 @@ class DecodeGraphs:
                 inputs.seen,
                 inputs.table,
                 size.tokens_each,
-                longest if window is None else min(longest, window + size.tokens_each),
                 window,
             )
         return Plan(
