@@ -36,15 +36,13 @@ from aweigh_runtime.model.cache import FP8, CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
-from aweigh_runtime.model.graph_sizes import graph_sizes
 from aweigh_runtime.model.host_copy import HostCopies
 from aweigh_runtime.model.load import Loaded, Wish, load
 from aweigh_runtime.model.random_weights import make_up
 from aweigh_runtime.model.reads import FEW
-from aweigh_runtime.model.step_inputs import Tokens
+from aweigh_runtime.model.stepping import launched, recorded
 from aweigh_runtime.text.defaults import stop_tokens_of
 
-_Forward = Callable[[Tokens, Sequence[Chunk]], torch.Tensor]
 _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", FP8: "fp8"}
 
 
@@ -133,9 +131,8 @@ def parts(
     block_bytes = start.block_tokens * (own_bytes + drafts.bytes_per_token)
     cache = KVCache(decoder.config, num_blocks, start.block_tokens, kept, device)
     memory, copy = _memory(start, cache, block_bytes)
-    forward = _forward(decoder, cache)
-    _compile(forward, limits, cache)
-    forward = _recorded(forward, decoder, cache, limits, _longest_draft(start, drafts))
+    _compile(launched(decoder, cache), limits, cache)
+    forward = recorded(decoder, cache, limits.max_running, _longest_draft(start, drafts))
     largest_s = _warm_up(forward, sampler, limits, cache, _longest_draft(start, drafts))
 
     compiler = Grammars(directory, decoder.config.vocab_size, stop_tokens_of(directory))
@@ -190,34 +187,6 @@ def _cache_format(start: Start, loaded: Loaded) -> CacheFormat:
     return CacheFormat.of(loaded.decoder.dtype, wanted, loaded.kv_scales)
 
 
-def _forward(decoder: Decoder, cache: KVCache) -> _Forward:
-    def forward(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
-        return decoder.forward(tokens, chunks, cache)
-
-    return forward
-
-
-def _recorded(
-    forward: _Forward, decoder: Decoder, cache: KVCache, limits: Limits, longest_draft: int
-) -> _Forward:
-    """The same, with decode steps replayed from graphs where that is possible."""
-    if not decoder.recordable:
-        return forward
-    from aweigh_runtime.model import decode_graphs  # its kernels need Triton
-
-    most = min(limits.max_running, cache.num_blocks)
-    sizes = decode_graphs.recordable(decoder, cache, graph_sizes(most, longest_draft))
-    if not sizes:
-        return forward
-    graphs = decode_graphs.DecodeGraphs(decoder, cache, sizes)
-
-    def replayed(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
-        found = graphs.forward(tokens, chunks)
-        return forward(tokens, chunks) if found is None else found
-
-    return replayed
-
-
 def _num_blocks(
     start: Start,
     decoder: Decoder,
@@ -235,7 +204,7 @@ def _num_blocks(
         size = (num_blocks, start.block_tokens, kept, decoder.device)
         cache = KVCache(decoder.config, *size)
         longest = _longest_draft(start, drafts)
-        _warm_up(_forward(decoder, cache), sampler, limits, cache, longest)
+        _warm_up(launched(decoder, cache), sampler, limits, cache, longest)
 
     reserved = peak_bytes(decoder.device, largest_step)
     host_bytes = start.host_memory_bytes if start.prefix_caching else 0
