@@ -28,7 +28,7 @@ _MOST_TILE = 64  # positions that are read at once,
 _TILE_BYTES = 32 << 10  # of keys and values: three tiles fit into what every GPU has
 _FEW_ROWS = 32  # which two warps compute as fast as four, with less to wait for
 _SHARES_EACH = 3  # of a multiprocessor: what fits into its shared memory
-_LEAST_TILES = 4  # of a share
+_LEAST_TILES = 1  # of a share: in a step of few requests whatever is idle is lost
 _PARTS = 32  # that are joined at once
 _JOIN_WARPS = 2
 
