@@ -24,13 +24,27 @@ from aweigh_kernels.gpu.paged_attention import attend_share, join
 MOST_ROWS = 128  # of one matrix: heads that share keys, times new tokens
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _FP8 = torch.float8_e4m3fn
-_MOST_TILE = 64  # positions that are read at once,
-_TILE_BYTES = 32 << 10  # of keys and values: three tiles fit into what every GPU has
-_FEW_ROWS = 32  # which two warps compute as fast as four, with less to wait for
-_SHARES_EACH = 3  # of a multiprocessor: what fits into its shared memory
-_LEAST_TILES = 4  # of a share
-_PARTS = 32  # that are joined at once
-_JOIN_WARPS = 2
+_FEW_ROWS = 32  # of which a program holds all that it found in registers, and what is on its way
+_MOST_TILE = 128  # positions that are read at once,
+_TILE_BYTES = (32 << 10, 64 << 10)  # of keys and values
+_WIDE_BYTES = 160 << 10  # of shared memory, which broad tiles need
+_LEAST_POSITIONS = 128  # of a share
+_PARTS = 16  # that are joined at once
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How programs work."""
+
+    tile: int  # positions that are read at once
+    num_stages: int  # tiles on their way, and the one that is computed with
+    shares_each: int  # programs of a multiprocessor: no more than fit there
+    num_warps: int = 4
+
+    @property
+    def least_tiles(self) -> int:
+        """Of a share."""
+        return max(1, _LEAST_POSITIONS // self.tile)
 
 
 @dataclass(frozen=True)
@@ -150,20 +164,24 @@ def attend(  # noqa: PLR0913 - what attention is
     _launch(query, kv, reads, output, scale, kv_scales[1], soft_cap)
 
 
-def tile_of(size: int, dtype: torch.dtype) -> int:
-    """Positions that are read at once, for heads of so many numbers."""
-    position_bytes = 2 * int(triton.next_power_of_2(size)) * dtype.itemsize
-    return max(16, min(_MOST_TILE, _TILE_BYTES // position_bytes))
+def schedule(rows: int, position_bytes: int, *, few: bool, wide: bool) -> Schedule:
+    """What is fastest on an H200 (docs/kernels/paged-attention-gpu.md), by shape alone.
 
+    Args:
+        rows: of one matrix.
+        position_bytes: of a head's keys and values of one position.
+        few: requests, times heads of keys, are no more than multiprocessors.
+        wide: programs may have `_WIDE_BYTES` of shared memory.
+    """
 
-def warps_of(rows: int, kept: torch.dtype) -> int:
-    """Of a program."""
-    return 2 if rows <= _FEW_ROWS else 4
-
-
-def stages_of(rows: int) -> int:
-    """Tiles on their way, and the one that is computed with."""
-    return 3 if rows <= _FEW_ROWS else 2
+    narrow, broad = (
+        max(16, min(_MOST_TILE, num_bytes // position_bytes)) for num_bytes in _TILE_BYTES
+    )
+    if rows > _FEW_ROWS:
+        return Schedule(min(narrow, 64), 2, 2)
+    if few and wide and broad > narrow:
+        return Schedule(broad, 3, 1) if rows == 16 else Schedule(narrow, 5, 1)
+    return Schedule(narrow, 3, 2)
 
 
 def requests_of(num_requests: int) -> int:
@@ -186,7 +204,9 @@ def _launch(  # noqa: PLR0913 - what the kernels take
     heads, kv_heads = query.shape[1], kv_rows // 2
     rows = max(16, triton.next_power_of_2(heads // kv_heads * reads.most_tokens))
     early = starts_early(query.device)
-    shares = _num_shares(kv_heads, query.device)
+    chosen = _schedule(rows, size, kv.dtype, reads.num_requests * kv_heads, query.device)
+    num_programs = chosen.shares_each * _processors(query.device).multi_processor_count
+    shares = max(1, num_programs // kv_heads)
     constants = {
         "HEADS": heads,
         "KV_HEADS": kv_heads,
@@ -194,8 +214,8 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         "SIZE_UP": triton.next_power_of_2(size),
         "ROWS": rows,
         "REQUESTS": requests_of(reads.num_requests),
-        "TILE": tile_of(size, query.dtype),
-        "LEAST": _LEAST_TILES,
+        "TILE": chosen.tile,
+        "LEAST": chosen.least_tiles,
         "WINDOWED": reads.window is not None,
         "EARLY": early,
     }
@@ -224,8 +244,8 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         BLOCK=block_tokens,
         CAPPED=soft_cap is not None,
         PAIRED=paired,
-        num_warps=warps_of(rows, kv.dtype),
-        num_stages=stages_of(rows),
+        num_warps=chosen.num_warps,
+        num_stages=chosen.num_stages,
         launch_pdl=early,
     )
     most_joined = min(reads.num_requests, shares)
@@ -242,16 +262,26 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         **constants,
         PARTS=_PARTS,
         BY_SHARE=reads.num_requests > shares,
-        num_warps=_JOIN_WARPS,
+        num_warps=4,
         launch_pdl=early,
     )
 
 
+def _schedule(
+    rows: int, size: int, kept: torch.dtype, num_lines: int, device: torch.device
+) -> Schedule:
+    properties = _processors(device)
+    return schedule(
+        rows,
+        2 * int(triton.next_power_of_2(size)) * kept.itemsize,
+        few=num_lines <= properties.multi_processor_count,
+        wide=properties.shared_memory_per_block_optin >= _WIDE_BYTES,  # type: ignore[attr-defined]
+    )
+
+
 @cache
-def _num_shares(kv_heads: int, device: torch.device) -> int:
-    """Into how many all that is seen is divided: as many as the GPU works on at a time."""
-    properties = torch.cuda.get_device_properties(device)
-    return max(1, _SHARES_EACH * int(properties.multi_processor_count) // kv_heads)
+def _processors(device: torch.device) -> "torch._C._CudaDeviceProperties":
+    return torch.cuda.get_device_properties(device)
 
 
 @cache
