@@ -24,12 +24,28 @@ from aweigh_kernels.gpu.paged_attention import attend_share, join
 MOST_ROWS = 128  # of one matrix: heads that share keys, times new tokens
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _FP8 = torch.float8_e4m3fn
+_LEAST_ROWS = 16  # that a tensor core takes
 _FEW_ROWS = 32  # of which a program holds all that it found in registers, and what is on its way
 _MOST_TILE = 128  # positions that are read at once,
 _TILE_BYTES = (32 << 10, 64 << 10)  # of keys and values
 _WIDE_BYTES = 160 << 10  # of shared memory, which broad tiles need
 _LEAST_POSITIONS = 128  # of a share
 _PARTS = 16  # that are joined at once
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a schedule depends on."""
+
+    num_processors: int  # multiprocessors
+    shared_bytes: int  # shared memory of one program, at most
+
+    @classmethod
+    @cache
+    def of(cls, device: torch.device) -> "Gpu":
+        """Ask the device."""
+        found = torch.cuda.get_device_properties(device)
+        return cls(found.multi_processor_count, found.shared_memory_per_block_optin)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,10 @@ class Schedule:
     def least_tiles(self) -> int:
         """Of a share."""
         return max(1, _LEAST_POSITIONS // self.tile)
+
+    def num_shares(self, kv_heads: int, gpu: Gpu) -> int:
+        """Into how many what is seen is divided for each head of keys."""
+        return max(1, self.shares_each * gpu.num_processors // kv_heads)
 
 
 @dataclass(frozen=True)
@@ -164,23 +184,25 @@ def attend(  # noqa: PLR0913 - what attention is
     _launch(query, kv, reads, output, scale, kv_scales[1], soft_cap)
 
 
-def schedule(rows: int, position_bytes: int, *, few: bool, wide: bool) -> Schedule:
+def schedule(rows: int, position_bytes: int, num_lines: int, gpu: "Gpu") -> Schedule:
     """What is fastest on an H200 (docs/kernels/paged-attention-gpu.md), by shape alone.
 
     Args:
         rows: of one matrix.
         position_bytes: of a head's keys and values of one position.
-        few: requests, times heads of keys, are no more than multiprocessors.
-        wide: programs may have `_WIDE_BYTES` of shared memory.
+        num_lines: requests times heads of keys.
+        gpu: that computes.
     """
-
     narrow, broad = (
         max(16, min(_MOST_TILE, num_bytes // position_bytes)) for num_bytes in _TILE_BYTES
     )
     if rows > _FEW_ROWS:
         return Schedule(min(narrow, 64), 2, 2)
-    if few and wide and broad > narrow:
-        return Schedule(broad, 3, 1) if rows == 16 else Schedule(narrow, 5, 1)
+    if gpu.shared_bytes >= _WIDE_BYTES and broad > narrow:
+        if 4 * num_lines <= gpu.num_processors:
+            return Schedule(narrow, 5, 1)
+        if num_lines <= gpu.num_processors and rows == _LEAST_ROWS:
+            return Schedule(broad, 3, 1)
     return Schedule(narrow, 3, 2)
 
 
@@ -202,11 +224,12 @@ def _launch(  # noqa: PLR0913 - what the kernels take
 ) -> None:
     _, block_tokens, kv_rows, size = kv.shape
     heads, kv_heads = query.shape[1], kv_rows // 2
-    rows = max(16, triton.next_power_of_2(heads // kv_heads * reads.most_tokens))
+    rows = max(_LEAST_ROWS, triton.next_power_of_2(heads // kv_heads * reads.most_tokens))
     early = starts_early(query.device)
-    chosen = _schedule(rows, size, kv.dtype, reads.num_requests * kv_heads, query.device)
-    num_programs = chosen.shares_each * _processors(query.device).multi_processor_count
-    shares = max(1, num_programs // kv_heads)
+    gpu = Gpu.of(query.device)
+    position_bytes = 2 * int(triton.next_power_of_2(size)) * kv.dtype.itemsize
+    chosen = schedule(rows, position_bytes, reads.num_requests * kv_heads, gpu)
+    shares = chosen.num_shares(kv_heads, gpu)
     constants = {
         "HEADS": heads,
         "KV_HEADS": kv_heads,
@@ -262,26 +285,9 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         **constants,
         PARTS=_PARTS,
         BY_SHARE=reads.num_requests > shares,
-        num_warps=4,
+        num_warps=2,
         launch_pdl=early,
     )
-
-
-def _schedule(
-    rows: int, size: int, kept: torch.dtype, num_lines: int, device: torch.device
-) -> Schedule:
-    properties = _processors(device)
-    return schedule(
-        rows,
-        2 * int(triton.next_power_of_2(size)) * kept.itemsize,
-        few=num_lines <= properties.multi_processor_count,
-        wide=properties.shared_memory_per_block_optin >= _WIDE_BYTES,  # type: ignore[attr-defined]
-    )
-
-
-@cache
-def _processors(device: torch.device) -> "torch._C._CudaDeviceProperties":
-    return torch.cuda.get_device_properties(device)
 
 
 @cache

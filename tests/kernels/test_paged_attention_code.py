@@ -6,12 +6,14 @@ import triton
 
 from aweigh_kernels import paged_attention_gpu
 from aweigh_kernels.gpu.paged_attention import attend_share, join
+from aweigh_kernels.paged_attention_gpu import Gpu
 from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
 
 ROWS = {1: 16, 5: 32, 9: 64}  # of Llama's four heads for each of keys, by new tokens
 
 
 ANYWHERE_BYTES = 99 << 10  # of shared memory, which every one of them has
+WIDE_BYTES = 163 << 10  # which those have that serve large models
 
 
 def share(
@@ -23,7 +25,7 @@ def share(
     dtype: torch.dtype = torch.bfloat16,
     windowed: bool = False,
     requests: int = 16,
-    few: bool = False,
+    lines: int = 1000,
 ) -> MachineCode:
     own = "*fp32" if dtype == torch.float32 else "*bf16"
     paired = kept == "fp8e4nv"
@@ -34,7 +36,8 @@ def share(
     numbers |= dict.fromkeys(("scale", "value_scale", "soft_cap"), "fp32") | {"window": "i32"}
     size_up = triton.next_power_of_2(size)
     position_bytes = 2 * size_up * (1 if paired else dtype.itemsize)
-    chosen = paged_attention_gpu.schedule(ROWS[new], position_bytes, few=few, wide=few)
+    gpu = Gpu(132, WIDE_BYTES if lines < 1000 else ANYWHERE_BYTES)
+    chosen = paged_attention_gpu.schedule(ROWS[new], position_bytes, lines, gpu)
     constants = {
         "HEADS": 32,
         "KV_HEADS": 8,
@@ -66,7 +69,8 @@ def test_tiles_come_asynchronously_and_tensor_cores_multiply(architecture: int, 
     code = share(architecture, "bf16", new)
     assert code.count("LDGSTS") or code.count("UTMALDG")  # asynchronous copies
     assert code.count("HMMA") or code.count("HGMMA") or code.count("UTCHMMA")
-    assert code.stack_bytes <= (16 if architecture < 90 and new > 5 else 0)
+    # Long drafts need a few registers more than there are; half of the programs would cost more.
+    assert code.stack_bytes <= (96 if architecture != 90 and new > 5 else 0)
     assert code.registers <= 255
     assert code.shared_bytes <= ANYWHERE_BYTES
 
@@ -118,10 +122,10 @@ def test_a_thousand_requests_fit_into_registers(architecture: int) -> None:
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 100])
-@pytest.mark.parametrize("new", [1, 5])
-def test_few_requests_have_tiles_on_their_way_where_shared_memory_is_large(
-    architecture: int, new: int
+@pytest.mark.parametrize(("new", "lines"), [(1, 8), (5, 8), (1, 128)])
+def test_few_requests_have_more_on_their_way_where_shared_memory_is_large(
+    architecture: int, new: int, lines: int
 ) -> None:
-    code = share(architecture, "bf16", new, requests=1, few=True)
+    code = share(architecture, "bf16", new, lines=lines)
     assert code.stack_bytes == 0
-    assert ANYWHERE_BYTES < code.shared_bytes <= paged_attention_gpu._WIDE_BYTES
+    assert ANYWHERE_BYTES < code.shared_bytes <= WIDE_BYTES

@@ -131,13 +131,13 @@ def test_drafts_of_every_length_are_verified(new: int) -> None:
     assert Case([(700, new), (3, 1), (64, new)]).error() < TOLERANCE[torch.bfloat16]
 
 
-@pytest.mark.parametrize("shares_each", [0, 1, 2, 40])
+@pytest.mark.parametrize("shares", [1, 2, 3, 7, 64, 1000])
 @pytest.mark.parametrize("tile", [16, 64, 128])
 def test_in_however_many_shares_it_is_the_same(
-    shares_each: int, tile: int, monkeypatch: pytest.MonkeyPatch
+    shares: int, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = Schedule(tile, 2, shares_each)
-    monkeypatch.setattr(paged_attention_gpu, "schedule", lambda *_, **__: chosen)
+    monkeypatch.setattr(paged_attention_gpu, "schedule", lambda *_: Schedule(tile, 2, 1))
+    monkeypatch.setattr(Schedule, "num_shares", lambda *_: shares)
     case = Case([(5000, 1), (3, 1), (130, 4), (0, 1), (700, 17)])
     assert case.error() < TOLERANCE[torch.bfloat16]
     once = case.computed()
