@@ -72,7 +72,8 @@ class Reads:
     """Requests, and what their tokens see: the same for all layers, on the device.
 
     The tokens of a request are consecutive rows, and each sees one position more than the one
-    before it, itself included.
+    before it, itself included. It may change between replays of a graph, but the kernel that is
+    launched right before `attend` must not write it: it is read while that one ends.
     """
 
     firsts: torch.Tensor  # [S], int32: the first row of each request
@@ -81,7 +82,7 @@ class Reads:
         torch.Tensor
     )  # [S], int32: positions that the first one sees, were there no window; 0: padding
     table: torch.Tensor  # [S, W], int32: blocks of each request
-    most_tokens: int  # the largest of `counts`
+    most_tokens: int  # the largest of `counts` that there may be
     window: int | None = None  # positions that a token sees at most; None: all
 
     @classmethod
@@ -153,6 +154,7 @@ def attend(  # noqa: PLR0913 - what attention is
 
     Args:
         query: [T, H, D], of which `takes` says that it can be computed; tokens may lie apart.
+            T may be more than there are: what belongs to no request is neither read nor written.
         kv: [B, P, 2K, D], contiguous, keys first; H is a multiple of K. As query, or fp8 (e4m3).
         reads: which tokens, and what they see; rows and blocks that there are.
         scale: of the scores.
