@@ -24,13 +24,47 @@ from aweigh_kernels.gpu.paged_attention import attend_share, join
 MOST_ROWS = 128  # of one matrix: heads that share keys, times new tokens
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _FP8 = torch.float8_e4m3fn
-_MOST_TILE = 64  # positions that are read at once,
-_TILE_BYTES = 32 << 10  # of keys and values: three tiles fit into what every GPU has
-_FEW_ROWS = 32  # which two warps compute as fast as four, with less to wait for
-_SHARES_EACH = 3  # of a multiprocessor: what fits into its shared memory
-_LEAST_TILES = 1  # of a share: in a step of few requests whatever is idle is lost
-_PARTS = 32  # that are joined at once
-_JOIN_WARPS = 2
+_LEAST_ROWS = 16  # that a tensor core takes
+_FEW_ROWS = 32  # of which a program holds all that it found in registers, and what is on its way
+_MOST_TILE = 128  # positions that are read at once,
+_TILE_BYTES = (32 << 10, 64 << 10)  # of keys and values
+_WIDE_BYTES = 160 << 10  # of shared memory, which broad tiles need
+_LEAST_POSITIONS = 128  # of a share
+_PARTS = 16  # that are joined at once
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a schedule depends on."""
+
+    num_processors: int  # multiprocessors
+    shared_bytes: int  # shared memory of one program, at most
+
+    @classmethod
+    @cache
+    def of(cls, device: torch.device) -> "Gpu":
+        """Ask the device."""
+        found = torch.cuda.get_device_properties(device)
+        return cls(found.multi_processor_count, found.shared_memory_per_block_optin)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How programs work."""
+
+    tile: int  # positions that are read at once
+    num_stages: int  # tiles on their way, and the one that is computed with
+    shares_each: int  # programs of a multiprocessor: no more than fit there
+    num_warps: int = 4
+
+    @property
+    def least_tiles(self) -> int:
+        """Of a share."""
+        return max(1, _LEAST_POSITIONS // self.tile)
+
+    def num_shares(self, kv_heads: int, gpu: Gpu) -> int:
+        """Into how many what is seen is divided for each head of keys."""
+        return max(1, self.shares_each * gpu.num_processors // kv_heads)
 
 
 @dataclass(frozen=True)
@@ -38,7 +72,8 @@ class Reads:
     """Requests, and what their tokens see: the same for all layers, on the device.
 
     The tokens of a request are consecutive rows, and each sees one position more than the one
-    before it, itself included.
+    before it, itself included. It may change between replays of a graph, but the kernel that is
+    launched right before `attend` must not write it: it is read while that one ends.
     """
 
     firsts: torch.Tensor  # [S], int32: the first row of each request
@@ -47,7 +82,7 @@ class Reads:
         torch.Tensor
     )  # [S], int32: positions that the first one sees, were there no window; 0: padding
     table: torch.Tensor  # [S, W], int32: blocks of each request
-    most_tokens: int  # the largest of `counts`
+    most_tokens: int  # the largest of `counts` that there may be
     window: int | None = None  # positions that a token sees at most; None: all
 
     @classmethod
@@ -122,6 +157,7 @@ def attend(  # noqa: PLR0913 - what attention is
 
     Args:
         query: [T, H, D], of which `takes` says that it can be computed; tokens may lie apart.
+            T may be more than there are: what belongs to no request is neither read nor written.
         kv: [B, P, 2K, D], contiguous, keys first; H is a multiple of K. As query, or fp8 (e4m3).
         reads: which tokens, and what they see; rows and blocks that there are.
         scale: of the scores.
@@ -153,20 +189,26 @@ def attend(  # noqa: PLR0913 - what attention is
     _launch(query, kv, reads, output, scale, kv_scales[1], soft_cap)
 
 
-def tile_of(size: int, dtype: torch.dtype) -> int:
-    """Positions that are read at once, for heads of so many numbers."""
-    position_bytes = 2 * int(triton.next_power_of_2(size)) * dtype.itemsize
-    return max(16, min(_MOST_TILE, _TILE_BYTES // position_bytes))
+def schedule(rows: int, position_bytes: int, num_lines: int, gpu: "Gpu") -> Schedule:
+    """What is fastest on an H200 (docs/kernels/paged-attention-gpu.md), by shape alone.
 
-
-def warps_of(rows: int, kept: torch.dtype) -> int:
-    """Of a program."""
-    return 2 if rows <= _FEW_ROWS else 4
-
-
-def stages_of(rows: int) -> int:
-    """Tiles on their way, and the one that is computed with."""
-    return 3 if rows <= _FEW_ROWS else 2
+    Args:
+        rows: of one matrix.
+        position_bytes: of a head's keys and values of one position.
+        num_lines: requests times heads of keys.
+        gpu: that computes.
+    """
+    narrow, broad = (
+        max(16, min(_MOST_TILE, num_bytes // position_bytes)) for num_bytes in _TILE_BYTES
+    )
+    if rows > _FEW_ROWS:
+        return Schedule(min(narrow, 64), 2, 2)
+    if gpu.shared_bytes >= _WIDE_BYTES and broad > narrow:
+        if 4 * num_lines <= gpu.num_processors:
+            return Schedule(narrow, 5, 1)
+        if num_lines <= gpu.num_processors and rows == _LEAST_ROWS:
+            return Schedule(broad, 3, 1)
+    return Schedule(narrow, 3, 2)
 
 
 def requests_of(num_requests: int) -> int:
@@ -187,9 +229,12 @@ def _launch(  # noqa: PLR0913 - what the kernels take
 ) -> None:
     _, block_tokens, kv_rows, size = kv.shape
     heads, kv_heads = query.shape[1], kv_rows // 2
-    rows = max(16, triton.next_power_of_2(heads // kv_heads * reads.most_tokens))
+    rows = max(_LEAST_ROWS, triton.next_power_of_2(heads // kv_heads * reads.most_tokens))
     early = starts_early(query.device)
-    shares = _num_shares(kv_heads, query.device)
+    gpu = Gpu.of(query.device)
+    position_bytes = 2 * int(triton.next_power_of_2(size)) * kv.dtype.itemsize
+    chosen = schedule(rows, position_bytes, reads.num_requests * kv_heads, gpu)
+    shares = chosen.num_shares(kv_heads, gpu)
     constants = {
         "HEADS": heads,
         "KV_HEADS": kv_heads,
@@ -197,8 +242,8 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         "SIZE_UP": triton.next_power_of_2(size),
         "ROWS": rows,
         "REQUESTS": requests_of(reads.num_requests),
-        "TILE": tile_of(size, query.dtype),
-        "LEAST": _LEAST_TILES,
+        "TILE": chosen.tile,
+        "LEAST": chosen.least_tiles,
         "WINDOWED": reads.window is not None,
         "EARLY": early,
     }
@@ -227,8 +272,8 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         BLOCK=block_tokens,
         CAPPED=soft_cap is not None,
         PAIRED=paired,
-        num_warps=warps_of(rows, kv.dtype),
-        num_stages=stages_of(rows),
+        num_warps=chosen.num_warps,
+        num_stages=chosen.num_stages,
         launch_pdl=early,
     )
     most_joined = min(reads.num_requests, shares)
@@ -245,16 +290,9 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         **constants,
         PARTS=_PARTS,
         BY_SHARE=reads.num_requests > shares,
-        num_warps=_JOIN_WARPS,
+        num_warps=2,
         launch_pdl=early,
     )
-
-
-@cache
-def _num_shares(kv_heads: int, device: torch.device) -> int:
-    """Into how many all that is seen is divided: as many as the GPU works on at a time."""
-    properties = torch.cuda.get_device_properties(device)
-    return max(1, _SHARES_EACH * int(properties.multi_processor_count) // kv_heads)
 
 
 @cache

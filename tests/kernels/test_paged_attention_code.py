@@ -6,9 +6,14 @@ import triton
 
 from aweigh_kernels import paged_attention_gpu
 from aweigh_kernels.gpu.paged_attention import attend_share, join
+from aweigh_kernels.paged_attention_gpu import Gpu
 from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
 
-ROWS = {1: 16, 9: 64}  # of Llama's four heads for each of keys, by new tokens
+ROWS = {1: 16, 5: 32, 9: 64}  # of Llama's four heads for each of keys, by new tokens
+
+
+ANYWHERE_BYTES = 99 << 10  # of shared memory, which every one of them has
+WIDE_BYTES = 163 << 10  # which those have that serve large models
 
 
 def share(
@@ -20,6 +25,7 @@ def share(
     dtype: torch.dtype = torch.bfloat16,
     windowed: bool = False,
     requests: int = 16,
+    lines: int = 1000,
 ) -> MachineCode:
     own = "*fp32" if dtype == torch.float32 else "*bf16"
     paired = kept == "fp8e4nv"
@@ -28,31 +34,32 @@ def share(
     pointers |= dict.fromkeys(("firsts", "counts", "seen", "table"), "*i32")
     numbers = dict.fromkeys(("query_stride", "table_stride", "num_requests", "shares"), "i32")
     numbers |= dict.fromkeys(("scale", "value_scale", "soft_cap"), "fp32") | {"window": "i32"}
+    size_up = triton.next_power_of_2(size)
+    position_bytes = 2 * size_up * (1 if paired else dtype.itemsize)
+    gpu = Gpu(132, WIDE_BYTES if lines < 1000 else ANYWHERE_BYTES)
+    chosen = paged_attention_gpu.schedule(ROWS[new], position_bytes, lines, gpu)
     constants = {
         "HEADS": 32,
         "KV_HEADS": 8,
         "SIZE": size,
-        "SIZE_UP": triton.next_power_of_2(size),
+        "SIZE_UP": size_up,
         "ROWS": ROWS[new],
         "REQUESTS": requests,
         "BLOCK": 16,
-        "TILE": paged_attention_gpu.tile_of(size, dtype),
-        "LEAST": 4,
+        "TILE": chosen.tile,
+        "LEAST": chosen.least_tiles,
         "CAPPED": windowed,
         "WINDOWED": windowed,
         "PAIRED": paired,
         "EARLY": architecture >= 90,
     }
-    kept_as = torch.float8_e4m3fn if kept == "fp8e4nv" else dtype
-    warps = paged_attention_gpu.warps_of(ROWS[new], kept_as)
-    stages = paged_attention_gpu.stages_of(ROWS[new])
     return compiled(
         attend_share,
         architecture,
         pointers | numbers,
         constants,
-        num_warps=warps,
-        num_stages=stages,
+        num_warps=chosen.num_warps,
+        num_stages=chosen.num_stages,
     )
 
 
@@ -62,9 +69,10 @@ def test_tiles_come_asynchronously_and_tensor_cores_multiply(architecture: int, 
     code = share(architecture, "bf16", new)
     assert code.count("LDGSTS") or code.count("UTMALDG")  # asynchronous copies
     assert code.count("HMMA") or code.count("HGMMA") or code.count("UTCHMMA")
-    assert code.stack_bytes <= (16 if architecture < 90 and new > 1 else 0)
+    # Long drafts need a few registers more than there are; half of the programs would cost more.
+    assert code.stack_bytes <= (96 if architecture != 90 and new > 5 else 0)
     assert code.registers <= 255
-    assert code.shared_bytes <= 99 << 10  # what every one of them has
+    assert code.shared_bytes <= ANYWHERE_BYTES
 
 
 @pytest.mark.parametrize("architecture", [89, 90, 100])
@@ -72,6 +80,8 @@ def test_a_cache_of_8_bits_is_read_without_spilling(architecture: int) -> None:
     code = share(architecture, "fp8e4nv", 1)
     assert code.stack_bytes == 0
     assert code.count("HMMA") or code.count("HGMMA") or code.count("UTCHMMA")
+    assert "LDS.U8" not in code.text  # tiles are loaded for tensor cores, two numbers at once
+    assert code.shared_bytes <= ANYWHERE_BYTES
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -89,7 +99,7 @@ def test_wide_heads_and_numbers_fit_into_every_gpu(
 ) -> None:
     kept = "fp32" if dtype == torch.float32 else "bf16"
     code = share(architecture, kept, new, size=size, dtype=dtype, windowed=windowed)
-    assert code.shared_bytes <= 99 << 10
+    assert code.shared_bytes <= ANYWHERE_BYTES
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -109,3 +119,13 @@ def test_parts_are_joined_without_spilling(architecture: int, by_share: bool) ->
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_thousand_requests_fit_into_registers(architecture: int) -> None:
     assert share(architecture, "bf16", 1, requests=1024).stack_bytes == 0
+
+
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+@pytest.mark.parametrize(("new", "lines"), [(1, 8), (5, 8), (1, 128)])
+def test_few_requests_have_more_on_their_way_where_shared_memory_is_large(
+    architecture: int, new: int, lines: int
+) -> None:
+    code = share(architecture, "bf16", new, lines=lines)
+    assert code.stack_bytes == 0
+    assert ANYWHERE_BYTES < code.shared_bytes <= WIDE_BYTES

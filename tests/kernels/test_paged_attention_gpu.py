@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aweigh_kernels import paged_attention_gpu
-from aweigh_kernels.paged_attention_gpu import Reads, attend, takes
+from aweigh_kernels.paged_attention_gpu import Reads, Schedule, attend, takes
 
 pytestmark = pytest.mark.gpu
 
@@ -132,12 +132,12 @@ def test_drafts_of_every_length_are_verified(new: int) -> None:
 
 
 @pytest.mark.parametrize("shares", [1, 2, 3, 7, 64, 1000])
-@pytest.mark.parametrize("least", [1, 4])
+@pytest.mark.parametrize("tile", [16, 64, 128])
 def test_in_however_many_shares_it_is_the_same(
-    shares: int, least: int, monkeypatch: pytest.MonkeyPatch
+    shares: int, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paged_attention_gpu, "_num_shares", lambda *_: shares)
-    monkeypatch.setattr(paged_attention_gpu, "_LEAST_TILES", least)
+    monkeypatch.setattr(paged_attention_gpu, "schedule", lambda *_: Schedule(tile, 2, 1))
+    monkeypatch.setattr(Schedule, "num_shares", lambda *_: shares)
     case = Case([(5000, 1), (3, 1), (130, 4), (0, 1), (700, 17)])
     assert case.error() < TOLERANCE[torch.bfloat16]
     once = case.computed()
@@ -195,6 +195,7 @@ def test_a_recorded_graph_follows_what_requests_see() -> None:
 def test_many_requests_and_long_ones() -> None:
     assert Case([(length % 700, 1) for length in range(0, 7000, 23)]).error() < 1.2e-2
     assert Case([(40_000, 1)], heads=32, kv_heads=8, size=128).error() < 1.2e-2
+    assert Case([(131_071, 1), (3, 1)], heads=32, kv_heads=8, size=128).error() < 1.2e-2
 
 
 def test_a_step_without_such_tokens_writes_nothing() -> None:
