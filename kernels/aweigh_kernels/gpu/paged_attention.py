@@ -1,21 +1,23 @@
 """See `paged_attention_gpu`.
 
-A program reads for all rows of one request and one head of keys: heads of queries that share it,
-times new tokens. Tiles of positions come through shared memory while earlier ones are computed
-with; a running maximum (Milakov and Gimelshein 2018) scales what was summed before.
+All that requests see is one line of tiles: request after request, head of keys after head, position
+after position. Each program takes an equal share of it, so that lengths on the device alone say who
+reads what. Tiles come through shared memory while earlier ones are computed with; a running maximum
+(Milakov and Gimelshein 2018) scales what was summed before.
 """
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 # Kernels are compiled for constants alone, never for what changes from step to step: neither for
 # sizes that happen to be 1 or multiples of 16, nor for where arrays of a step begin.
 _OF_REQUESTS = ("firsts", "counts", "seen", "table")
-CHANGING = ("query_stride", "table_stride", "parts", "window", *_OF_REQUESTS)
+CHANGING = ("query_stride", "table_stride", "num_requests", "shares", "window", *_OF_REQUESTS)
 
 
 @triton.jit(do_not_specialize=CHANGING)
-def attend_part(
+def attend_share(
     query,
     kv,
     output,
@@ -27,7 +29,8 @@ def attend_part(
     table,
     query_stride,
     table_stride,
-    parts,
+    num_requests,
+    shares,
     scale,
     value_scale,
     soft_cap,
@@ -37,118 +40,381 @@ def attend_part(
     SIZE: tl.constexpr,
     SIZE_UP: tl.constexpr,
     ROWS: tl.constexpr,
+    REQUESTS: tl.constexpr,
     BLOCK: tl.constexpr,
     TILE: tl.constexpr,
-    SPLIT: tl.constexpr,
+    LEAST: tl.constexpr,
+    CAPPED: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    PAIRED: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """One share: the end of one row of tiles, some whole ones, the beginning of another."""
+    SHARING: tl.constexpr = HEADS // KV_HEADS
+    if EARLY:
+        gdc_launch_dependents()
+    through = _through(counts, seen, num_requests, window, REQUESTS, TILE, WINDOWED)
+    all_tiles = tl.max(through, 0) * KV_HEADS
+    each = tl.maximum(tl.cdiv(all_tiles, shares), LEAST)
+    share = tl.program_id(0)
+    at = share * each
+    stop = tl.minimum(at + each, all_tiles)
+    row = tl.arange(0, ROWS)
+    token, shared = row // SHARING, row % SHARING
+    number = tl.arange(0, SIZE_UP)
+    if EARLY:
+        gdc_wait()
+    while at < stop:
+        request, before = _request_of(through, at, KV_HEADS)
+        count, first = tl.load(counts + request), tl.load(firsts + request)
+        visible = tl.load(seen + request)
+        tiles = _tiles(count, visible, window, TILE, WINDOWED)
+        head, tile = (at - before) // tiles, (at - before) % tiles
+        taken = tl.minimum(tiles - tile, stop - at)
+        low = _low(visible, window, WINDOWED)
+        begin = (low // TILE + tile) * TILE
+        end = tl.minimum(begin + taken * TILE, visible + count - 1)
+
+        wanted = token < count
+        own = query + (first + token).to(tl.int64) * query_stride + (head * SHARING + shared) * SIZE
+        blocks = table + request.to(tl.int64) * table_stride
+        high = visible + token  # what a row sees ends there
+        of_head = kv + head * (SIZE // 2 if PAIRED else SIZE)
+        see: tl.constexpr = _see_pairs if PAIRED else _see
+        found, total, most = see(
+            own, wanted, of_head, blocks, (begin, end, low, high), scale, soft_cap, window,
+            KV_HEADS, SIZE, SIZE_UP, ROWS, BLOCK, TILE, CAPPED, WINDOWED,
+        )  # fmt: skip
+        mean = found * (value_scale / tl.where(total > 0, total, 1.0))[:, None]
+        written = wanted[:, None] & (number < SIZE)[None, :]
+        if taken == tiles:
+            to = ((first + token).to(tl.int64) * HEADS + head * SHARING + shared) * SIZE
+            rounded = mean.to(output.dtype.element_ty)
+            tl.store(output + to[:, None] + number[None, :], rounded, mask=written)
+        else:
+            place = _place(share, tile == 0, ROWS) + row
+            tl.store(partial + place[:, None] * SIZE + number[None, :], mean, mask=written)
+            log = tl.where(total > 0, most + tl.log2(total), -1e30)
+            tl.store(logs + place, log, mask=wanted)
+        at += taken
+
+
+@triton.jit
+def _see(
+    own,
+    wanted,
+    kv,
+    blocks,
+    span,
+    scale,
+    soft_cap,
+    window,
+    KV_HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    SIZE_UP: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
     CAPPED: tl.constexpr,
     WINDOWED: tl.constexpr,
 ):
-    """One request, one head of keys, one part of what it sees."""
-    SHARING: tl.constexpr = HEADS // KV_HEADS
-    request, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    count, first = tl.load(counts + request), tl.load(firsts + request)
-    visible = tl.load(seen + request)
-    row = tl.arange(0, ROWS)
-    token, shared = row // SHARING, row % SHARING
-    wanted = token < count
-    numbers = tl.arange(0, SIZE_UP)
-    inside = numbers < SIZE
-    own = (first + token).to(tl.int64) * query_stride + (head * SHARING + shared) * SIZE
-    q = tl.load(
-        query + own[:, None] + numbers[None, :], mask=wanted[:, None] & inside[None, :], other=0.0
-    )
-    end = visible + count - 1
-    low = 0  # what is before it may be another request's
-    if WINDOWED:
-        low = tl.maximum(visible - window, 0)
-    start = low // TILE * TILE
-    tiles = tl.cdiv(end - start, TILE)
-    each = tl.cdiv(tiles, parts) * TILE
-    begin = start + part * each
-    stop = tl.minimum(begin + each, end)
-
-    high = visible + token  # what a row sees ends there
-    most = tl.full([ROWS], -1e30, tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
+    """Some tiles of one request and head: sums of weighted values, of weights, their scale."""
+    begin, end, low, high = span
+    number = tl.arange(0, SIZE_UP)
+    inside = (number < SIZE)[None, :]
+    q = tl.load(own[:, None] + number[None, :], mask=wanted[:, None] & inside, other=0.0)
+    most = tl.full([ROWS], -1e29, tl.float32)  # far above what hidden scores become
+    sums = tl.zeros([ROWS, TILE], tl.float32)
     found = tl.zeros([ROWS, SIZE_UP], tl.float32)
-    blocks = table + request * table_stride
-    for at in range(begin, stop, TILE):
-        position = at + tl.arange(0, TILE)
-        there = position < stop
-        if WINDOWED:
-            there &= position >= low
-        block = tl.load(blocks + position // BLOCK, mask=there, other=0).to(tl.int64)
-        line = (block * BLOCK + position % BLOCK) * (2 * KV_HEADS * SIZE)
-        rows_at = kv + line[:, None] + head * SIZE + numbers[None, :]
-        readable = there[:, None] & inside[None, :]
-        keys = tl.load(rows_at, mask=readable, other=0.0)
-        values = tl.load(rows_at + KV_HEADS * SIZE, mask=readable, other=0.0)
+    block = _blocks_of(blocks, begin, low, end, BLOCK, TILE)
+    for start in range(begin, end, TILE):
+        line, there = _lines(block, start, low, end, KV_HEADS * SIZE, BLOCK, TILE, WINDOWED)
+        # The next blocks are known when this tile is asked for: copies need not wait for them.
+        block = _blocks_of(blocks, start + TILE, low, end, BLOCK, TILE)
+        at = kv + line[:, None] + number[None, :]
+        keys = tl.load(at, mask=there[:, None] & inside, other=0)
+        values = tl.load(at + KV_HEADS * SIZE, mask=there[:, None] & inside, other=0)
         scores = tl.dot(q, tl.trans(keys.to(q.dtype)), input_precision="ieee") * scale
-        if CAPPED:
-            scores = soft_cap * (2.0 / (1.0 + tl.exp(-2.0 * scores / soft_cap)) - 1.0)
-        scores *= 1.4426950408889634  # to powers of 2
-        sees = there[None, :] & (position[None, :] < high[:, None])
-        if WINDOWED:
-            sees &= position[None, :] >= high[:, None] - window
-        scores = tl.where(sees, scores, -1e30)
-        more = tl.maximum(most, tl.max(scores, 1))
-        weights = tl.where(sees, tl.exp2(scores - more[:, None]), 0.0)
-        kept = tl.exp2(most - more)
-        total = total * kept + tl.sum(weights, 1)
-        found = found * kept[:, None]
-        found = tl.dot(weights.to(q.dtype), values.to(q.dtype), found, input_precision="ieee")
-        most = more
-
-    if SPLIT:
-        place = ((request.to(tl.int64) * KV_HEADS + head) * parts + part) * ROWS + row
-        mean = found * (value_scale / tl.where(total > 0, total, 1.0))[:, None]
-        tl.store(
-            partial + place[:, None] * SIZE + numbers[None, :],
-            mean,
-            mask=wanted[:, None] & inside[None, :],
+        weights, kept, most = _weigh(
+            scores, start, high, most, soft_cap, window, TILE, CAPPED, WINDOWED
         )
-        tl.store(logs + place, tl.where(total > 0, most + tl.log2(total), -1e30), mask=wanted)
-    else:
-        to = ((first + token).to(tl.int64) * HEADS + head * SHARING + shared) * SIZE
-        tl.store(
-            output + to[:, None] + numbers[None, :],
-            (found * (value_scale / total)[:, None]).to(q.dtype),
-            mask=wanted[:, None] & inside[None, :],
+        sums = sums * kept[:, None] + weights
+        found = tl.dot(
+            weights.to(q.dtype),
+            values.to(q.dtype),
+            found * kept[:, None],
+            input_precision="ieee",
         )
+    return found, tl.sum(sums, 1), most
 
 
-@triton.jit(do_not_specialize=("parts", "firsts", "counts"))
+@triton.jit
+def _see_pairs(
+    own,
+    wanted,
+    kv,
+    blocks,
+    span,
+    scale,
+    soft_cap,
+    window,
+    KV_HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    SIZE_UP: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
+    CAPPED: tl.constexpr,
+    WINDOWED: tl.constexpr,
+):
+    """The same of e4m3 numbers, two and two; what is even and what is odd is multiplied apart."""
+    begin, end, low, high = span
+    pair = tl.arange(0, SIZE_UP // 2)
+    inside = (pair < SIZE // 2)[None, :]
+    first = own[:, None] + 2 * pair[None, :]
+    q_even = tl.load(first, mask=wanted[:, None] & inside, other=0.0)
+    q_odd = tl.load(first + 1, mask=wanted[:, None] & inside, other=0.0)
+    q_even, q_odd, scales = _scaled(q_even, q_odd)
+    scales *= scale
+    most = tl.full([ROWS], -1e29, tl.float32)
+    sums = tl.zeros([ROWS, TILE], tl.float32)
+    even = tl.zeros([ROWS, SIZE_UP // 2], tl.float32)
+    odd = tl.zeros([ROWS, SIZE_UP // 2], tl.float32)
+    block = _blocks_of(blocks, begin, low, end, BLOCK, TILE)
+    for start in range(begin, end, TILE):
+        line, there = _lines(block, start, low, end, KV_HEADS * SIZE // 2, BLOCK, TILE, WINDOWED)
+        block = _blocks_of(blocks, start + TILE, low, end, BLOCK, TILE)
+        at = kv + line[:, None] + pair[None, :]
+        keys = tl.load(at, mask=there[:, None] & inside, other=0)
+        values = tl.load(at + KV_HEADS * SIZE // 2, mask=there[:, None] & inside, other=0)
+        keys_even, keys_odd = _widened(tl.trans(keys))
+        scores = tl.dot(q_odd, keys_odd, tl.dot(q_even, keys_even)) * scales[:, None]
+        weights, kept, most = _weigh(
+            scores, start, high, most, soft_cap, window, TILE, CAPPED, WINDOWED
+        )
+        sums = sums * kept[:, None] + weights
+        values_even, values_odd = _widened(values)
+        narrow = weights.to(tl.float16)
+        even = tl.dot(narrow, values_even, even * kept[:, None])
+        odd = tl.dot(narrow, values_odd, odd * kept[:, None])
+    return tl.interleave(even, odd), tl.sum(sums, 1), most
+
+
+@triton.jit
+def _blocks_of(blocks, start, low, end, BLOCK: tl.constexpr, TILE: tl.constexpr):
+    """Where the positions of a tile lie; block 0 for those that nobody sees."""
+    offset = tl.arange(0, TILE)
+    there = (start + offset >= low) & (start + offset < end)
+    if TILE % BLOCK == 0:
+        return tl.load(blocks + start // BLOCK + offset // BLOCK, mask=there, other=0)
+    return tl.load(blocks + (start + offset) // BLOCK, mask=there, other=0)
+
+
+@triton.jit
+def _lines(
+    block,
+    start,
+    low,
+    end,
+    NUMBERS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
+    WINDOWED: tl.constexpr,
+):
+    """Where the keys of each position of a tile begin, and whether it is seen.
+
+    Positions of the whole pool are counted in 32 bits, numbers in 64.
+    """
+    offset = tl.arange(0, TILE)
+    there = start + offset < end
+    if WINDOWED:
+        there &= start + offset >= low
+    within = offset % BLOCK if TILE % BLOCK == 0 else (start + offset) % BLOCK
+    return (block * BLOCK + within).to(tl.int64) * (2 * NUMBERS), there
+
+
+@triton.jit
+def _weigh(
+    scores,
+    start,
+    high,
+    most,
+    soft_cap,
+    window,
+    TILE: tl.constexpr,
+    CAPPED: tl.constexpr,
+    WINDOWED: tl.constexpr,
+):
+    """Powers of 2 of what each row sees; how much what was found before still weighs."""
+    if CAPPED:
+        scores = 2.0 / (1.0 + tl.exp(-2.0 * scores / soft_cap)) - 1.0
+        scores *= soft_cap * 1.4426950408889634
+    position = start + tl.arange(0, TILE)
+    sees = position[None, :] < high[:, None]
+    if WINDOWED:
+        sees &= position[None, :] >= high[:, None] - window
+    scores = tl.where(sees, scores, -1e30)
+    more = tl.maximum(most, tl.max(scores, 1))
+    return tl.exp2(scores - more[:, None]), tl.exp2(most - more), more
+
+
+@triton.jit
+def _scaled(even, odd):
+    """As fp16, which has room for them by what each row's largest is; and that."""
+    even, odd = even.to(tl.float32), odd.to(tl.float32)
+    largest = tl.max(tl.maximum(tl.abs(even), tl.abs(odd)), 1)
+    largest = tl.where(largest > 0, largest, 1.0)
+    even, odd = even / largest[:, None], odd / largest[:, None]
+    return even.to(tl.float16), odd.to(tl.float16), largest
+
+
+@triton.jit
+def _widened(pairs):
+    """fp16 of the first and of the second of two e4m3 numbers that lie in 16 bits.
+
+    Tensor cores want neighbours of another row side by side, and only 16 bits can be loaded so.
+    """
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 sorted;
+        .reg .b16 first, second;
+        prmt.b32 sorted, $2, 0, 0x3120;
+        mov.b32 {first, second}, sorted;
+        cvt.rn.f16x2.e4m3x2 $0, first;
+        cvt.rn.f16x2.e4m3x2 $1, second;
+        }""",
+        "=r,=r,r",
+        [pairs],
+        dtype=(tl.float16, tl.float16),
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit(do_not_specialize=("num_requests", "shares", "window", "firsts", "counts", "seen"))
 def join(
     output,
     partial,
     logs,
     firsts,
     counts,
-    parts,
+    seen,
+    num_requests,
+    shares,
+    window,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     SIZE: tl.constexpr,
     SIZE_UP: tl.constexpr,
     ROWS: tl.constexpr,
-    MOST_PARTS: tl.constexpr,
+    REQUESTS: tl.constexpr,
+    TILE: tl.constexpr,
+    LEAST: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    PARTS: tl.constexpr,
+    BY_SHARE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
-    """The parts of one row, each by how much it weighs."""
+    """What several shares found for one row, each by how much it weighs."""
     SHARING: tl.constexpr = HEADS // KV_HEADS
-    request, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    through = _through(counts, seen, num_requests, window, REQUESTS, TILE, WINDOWED)
+    all_tiles = tl.max(through, 0) * KV_HEADS
+    each = tl.maximum(tl.cdiv(all_tiles, shares), LEAST)
+    share, row = tl.program_id(0), tl.program_id(1)
+    if BY_SHARE:  # the tiles in which a share begins
+        at = share * each
+        request, before = _request_of(through, at, KV_HEADS)
+    else:
+        request = share // KV_HEADS
+        at = 0
+        before = _tiles_before(through, request, REQUESTS) * KV_HEADS
+    there = (at < all_tiles) & (request < num_requests)
+    count = tl.load(counts + request, mask=there, other=0)
+    visible = tl.load(seen + request, mask=there, other=0)
+    tiles = _tiles(count, visible, window, TILE, WINDOWED)
+    head = (at - before) // tl.maximum(tiles, 1) if BY_SHARE else share % KV_HEADS
+    begin = before + head * tiles
+    first_share = begin // each
+    last_share = (begin + tiles - 1) // each
     token, shared = row // SHARING, row % SHARING
-    if token < tl.load(counts + request):
-        part, numbers = tl.arange(0, MOST_PARTS), tl.arange(0, SIZE_UP)
-        place = ((request.to(tl.int64) * KV_HEADS + head) * parts + part) * ROWS + row
-        there = part < parts
-        own = tl.load(logs + place, mask=there, other=-1e30)
-        weights = tl.exp2(own - tl.max(own, 0))
-        weights = weights / tl.sum(weights, 0)
-        means = tl.load(
-            partial + place[:, None] * SIZE + numbers[None, :],
-            mask=there[:, None] & (numbers < SIZE)[None, :],
-            other=0.0,
-        )
-        joined = tl.sum(means * weights[:, None], 0)
+    joins = (token < count) & (first_share < last_share)
+    if BY_SHARE:
+        joins &= last_share == share  # who ends them joins them
+    if EARLY:
+        gdc_wait()
+        # Not sooner: what comes next would find room only where shares end first, and crowd there.
+        gdc_launch_dependents()
+    if joins:
+        numbers = tl.arange(0, SIZE_UP)
+        most = -1e30
+        total = 0.0
+        joined = tl.zeros([SIZE_UP], tl.float32)
+        for part in range(first_share, last_share + 1, PARTS):
+            own = part + tl.arange(0, PARTS)
+            exists = own <= last_share
+            place = _place(own, own * each <= begin, ROWS) + row
+            log = tl.load(logs + place, mask=exists, other=-1e30)
+            means = tl.load(
+                partial + place[:, None] * SIZE + numbers[None, :],
+                mask=exists[:, None] & (numbers < SIZE)[None, :],
+                other=0.0,
+            )
+            more = tl.maximum(most, tl.max(log, 0))
+            weights = tl.where(exists, tl.exp2(log - more), 0.0)
+            kept = tl.exp2(most - more)
+            total = total * kept + tl.sum(weights, 0)
+            joined = joined * kept + tl.sum(means * weights[:, None], 0)
+            most = more
         first = tl.load(firsts + request)
         to = ((first + token).to(tl.int64) * HEADS + head * SHARING + shared) * SIZE
-        tl.store(output + to + numbers, joined.to(output.dtype.element_ty), mask=numbers < SIZE)
+        joined = (joined / total).to(output.dtype.element_ty)
+        tl.store(output + to + numbers, joined, mask=numbers < SIZE)
+
+
+@triton.jit
+def _through(
+    counts,
+    seen,
+    num_requests,
+    window,
+    REQUESTS: tl.constexpr,
+    TILE: tl.constexpr,
+    WINDOWED: tl.constexpr,
+):
+    """Tiles of each request and of all before it, for one head of keys."""
+    request = tl.arange(0, REQUESTS)
+    count = tl.load(counts + request, mask=request < num_requests, other=0)
+    visible = tl.load(seen + request, mask=request < num_requests, other=0)
+    return tl.cumsum(_tiles(count, visible, window, TILE, WINDOWED), 0)
+
+
+@triton.jit
+def _tiles(count, visible, window, TILE: tl.constexpr, WINDOWED: tl.constexpr):
+    """Of what a request sees; padding sees nothing."""
+    low = _low(visible, window, WINDOWED)
+    tiles = tl.cdiv(visible + count - 1, TILE) - low // TILE
+    return tl.where((count > 0) & (visible > 0), tiles, 0)
+
+
+@triton.jit
+def _low(visible, window, WINDOWED: tl.constexpr):
+    """The first position that a request sees."""
+    return tl.maximum(visible - window, 0) if WINDOWED else visible * 0
+
+
+@triton.jit
+def _request_of(through, at, KV_HEADS: tl.constexpr):
+    """Whose tile it is, and how many tiles are before that request's."""
+    passed = through * KV_HEADS <= at
+    return tl.sum(passed.to(tl.int32), 0), tl.max(tl.where(passed, through, 0), 0) * KV_HEADS
+
+
+@triton.jit
+def _tiles_before(through, request, REQUESTS: tl.constexpr):
+    return tl.max(tl.where(tl.arange(0, REQUESTS) < request, through, 0), 0)
+
+
+@triton.jit
+def _place(share, begins, ROWS: tl.constexpr):
+    """Where a share leaves what it has found: it may end one row of tiles and begin another."""
+    return (share.to(tl.int64) * 2 + tl.where(begins, 1, 0)) * ROWS
