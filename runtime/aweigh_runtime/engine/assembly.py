@@ -73,6 +73,7 @@ def build(
         found.copy,
         speculator(start, found.proposers),
     )
+    engine.runs_ahead = _device(start.device).type == "cuda"
     return engine, found.ready
 
 
@@ -183,8 +184,10 @@ def _cache_format(start: Start, loaded: Loaded) -> CacheFormat:
 
 
 def _forward(decoder: Decoder, cache: KVCache) -> Forward:
-    def forward(tokens: list[int], chunks: Sequence[Chunk]) -> torch.Tensor:
-        return decoder.forward(torch.tensor(tokens, device=decoder.device), chunks, cache)
+    def forward(tokens: list[int] | torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+        if isinstance(tokens, list):
+            tokens = torch.tensor(tokens, device=decoder.device)
+        return decoder.forward(tokens, chunks, cache)
 
     return forward
 

@@ -13,6 +13,7 @@ import torch
 from aweigh_runtime.engine.masks import Masks
 from aweigh_runtime.engine.matcher import Matcher
 from aweigh_runtime.engine.messages import FailureKind, TokenLogprobs
+from aweigh_runtime.engine.sampling.arriving import Arriving
 from aweigh_runtime.engine.sampling.edits import allow, edit
 from aweigh_runtime.engine.sampling.logprobs import logprobs
 from aweigh_runtime.engine.sampling.race import draw_filtered, draw_plain
@@ -51,6 +52,33 @@ class Continued:
     failures: dict[int, RowFailure] = field(default_factory=dict)
 
 
+class Pending:
+    """One step's tokens, chosen on the device: the next step may take them there."""
+
+    def __init__(self, tokens: torch.Tensor, best: torch.Tensor, positions: list[int]) -> None:
+        """Take what will be there when all is done that was launched until now.
+
+        Args:
+            tokens: [S], int64, NO_TOKEN where a row has failed.
+            best: [S], fp32, the largest logit of each row: why it has.
+            positions: S of them, of the tokens.
+        """
+        self.tokens = tokens
+        self._best = best
+        self._positions = positions
+        self._arriving = Arriving(tokens)
+
+    def chosen(self) -> Chosen:
+        """The same on the host; waits until they are there, and not for what comes after them."""
+        tokens = self._arriving.read()
+        failures = {
+            index: no_number(self._best[index].item(), self._positions[index])
+            for index, token in enumerate(tokens)
+            if token == NO_TOKEN
+        }
+        return Chosen(tokens, failures=failures)
+
+
 class Sampler:
     """Chooses tokens of one vocabulary."""
 
@@ -80,6 +108,16 @@ class Sampler:
         chosen = _failing(_tokens(logits, rows), logits, rows, dead)
         _tell(chosen, raw, rows, told)
         return chosen
+
+    def begin(self, logits: torch.Tensor, rows: Sequence[Row]) -> Pending:
+        """The same for rows of which none is special, without waiting for the device.
+
+        Args:
+            logits: [S, V], fp32, contiguous; they are overwritten, and may be by others later.
+            rows: S of them, at least 1.
+        """
+        tokens, best = _choices(logits, rows)
+        return Pending(tokens, best, [row.position for row in rows])
 
     def verify(
         self, logits: torch.Tensor, rows: Sequence[Row], drafted: Sequence[Drafted]
@@ -149,7 +187,12 @@ class Sampler:
 
 
 def _tokens(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
-    """NO_TOKEN where the largest logit is no finite number."""
+    chosen: list[int] = _choices(logits, rows)[0].tolist()
+    return chosen
+
+
+def _choices(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens, NO_TOKEN where the largest logit is no finite number, and those logits."""
     best, tokens = logits.max(dim=-1)  # the first of equals; NaN counts as the largest
     for way, draw in _DRAWS.items():
         drawn = [index for index, row in enumerate(rows) if row.way is way]
@@ -158,8 +201,7 @@ def _tokens(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
         elif drawn:
             at = torch.tensor(drawn, device=logits.device)
             tokens[at] = draw(logits[at], best[at], [rows[index] for index in drawn])
-    chosen: list[int] = torch.where(best.isfinite(), tokens, NO_TOKEN).tolist()
-    return chosen
+    return torch.where(best.isfinite(), tokens, NO_TOKEN), best
 
 
 def _failing(
@@ -183,9 +225,14 @@ def _reason(best: float, row: Row) -> RowFailure:
             f"the grammar allows no token at position {row.position}, not even an end of the "
             "answer; expected a grammar that the model's tokens can complete",
         )
+    return no_number(best, row.position)
+
+
+def no_number(best: float, position: int) -> RowFailure:
+    """Why a row has no token whose largest logit is not finite."""
     return RowFailure(
         "internal",
-        f"the largest logit at position {row.position} is {best}; expected a finite number, so "
+        f"the largest logit at position {position} is {best}; expected a finite number, so "
         "the model's weights or its number format are broken for this prompt",
     )
 
