@@ -94,10 +94,11 @@ def counted(counters: Counters) -> tuple[int, ...]:
     return counters.generated_tokens, counters.decode_tokens, counters.computed_prompt_tokens
 
 
+PROMPTS = [stem[:length] for stem in ([1, 2, 1] * 5, [0] * 15) for length in (3, 4, 7, 10, 15)]
 ARRIVALS = st.lists(
     st.tuples(
         st.integers(0, 3),  # steps since the one before
-        st.lists(st.integers(0, 2), min_size=1, max_size=14),  # prompt
+        st.sampled_from(PROMPTS),
         st.integers(1, 20),  # tokens of the answer
         st.sampled_from(KINDS),
         st.sets(st.integers(0, VOCABULARY - 1), max_size=1),  # stop tokens
@@ -126,7 +127,8 @@ def test_answers_are_the_same_as_those_of_steps_one_by_one(
     traffic, now = Traffic(), 0
     for id, (gap, prompt, length, sampling, stops, patience) in enumerate(arrivals):
         now += gap
-        new = Submission(id, prompt, length, list(stops), sampling)
+        own = structs.replace(sampling, seed=id)
+        new = Submission(id, prompt, length, list(stops), own)
         traffic.submitted.setdefault(now, []).append(new)
         if patience is not None:
             traffic.aborted.setdefault(now + patience, []).append(id)
