@@ -18,7 +18,8 @@ from aweigh_runtime.engine.out_of_memory import out_of_memory, return_unused_mem
 from aweigh_runtime.engine.prefixes import Copies
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.run_ahead import Launched, advance, assume, packed
-from aweigh_runtime.engine.sampling.choice import Chosen, Continued, Pending, Sampler
+from aweigh_runtime.engine.sampling.choice import Continued, Sampler
+from aweigh_runtime.engine.sampling.pending import Chosen, Pending
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Lookahead, Part, RequestTooLong, Scheduler
 from aweigh_runtime.engine.speculation.speculator import Speculator

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from aweigh_runtime.engine.counting import count_computed
-from aweigh_runtime.engine.sampling.choice import Pending
+from aweigh_runtime.engine.sampling.pending import Pending
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Part, Scheduler
 
