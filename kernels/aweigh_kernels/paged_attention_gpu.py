@@ -1,9 +1,12 @@
 """Attention of a few tokens of each request over a paged cache, on a GPU (Triton).
 
 All heads of queries that share a head of keys, and all new tokens of a request, are the rows of one
-matrix: what they see is read once. Where requests are fewer than the GPU can work on at a time,
-what each sees is split, and the parts are joined by a second, small kernel (Flash-Decoding, Dao et
-al. 2023).
+matrix: what they see is read once. All that is seen is divided evenly among as many programs as the
+GPU works on at a time; where that splits what one request sees, a second, small kernel joins the
+parts (Flash-Decoding, Dao et al. 2023; even shares as stream-K's, Osama et al. 2023).
+
+Programs find their share on the device: a launch depends on shapes alone, so that a CUDA graph that
+was recorded once follows whatever `Reads` holds when it is replayed.
 """
 
 from collections.abc import Sequence
@@ -14,19 +17,18 @@ import torch
 import triton
 
 from aweigh_kernels.checks import expect
-from aweigh_kernels.gpu.paged_attention import attend_part, join
+from aweigh_kernels.dense import starts_early
+from aweigh_kernels.gpu.paged_attention import attend_share, join
 
 MOST_ROWS = 128  # of one matrix: heads that share keys, times new tokens
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _FP8 = torch.float8_e4m3fn
 _MOST_TILE = 64  # positions that are read at once,
 _TILE_BYTES = 32 << 10  # of keys and values: three tiles fit into what every GPU has
-_STAGES = 4  # tiles on their way
 _FEW_ROWS = 32  # which two warps compute as fast as four, with less to wait for
-_PROGRAMS_EACH = 4  # for each multiprocessor, where what is seen can be split into so many
-_LEAST_TILES = 2  # of a part
-_UNSPLIT = 512  # positions that are read sooner than parts are joined
-_MOST_PARTS = 64
+_SHARES_EACH = 3  # of a multiprocessor: what fits into its shared memory
+_LEAST_TILES = 4  # of a share
+_PARTS = 32  # that are joined at once
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,12 @@ class Reads:
     """
 
     firsts: torch.Tensor  # [S], int32: the first row of each request
-    counts: torch.Tensor  # [S], int32: how many rows, 1 at least
-    seen: torch.Tensor  # [S], int32: positions that the first one sees, were there no window
+    counts: torch.Tensor  # [S], int32: how many rows; 0: padding, which sees nothing
+    seen: (
+        torch.Tensor
+    )  # [S], int32: positions that the first one sees, were there no window; 0: padding
     table: torch.Tensor  # [S, W], int32: blocks of each request
     most_tokens: int  # the largest of `counts`
-    longest: int  # positions that a token sees at most
     window: int | None = None  # positions that a token sees at most; None: all
 
     @classmethod
@@ -68,16 +71,13 @@ class Reads:
                 torch.tensor([firsts, counts, seen], dtype=torch.int32).flatten(),
                 table.flatten().int(),
             )
-        ).to(device)
-        ends = [first + count - 1 for first, count in zip(seen, counts, strict=True)]
-        longest = max(ends, default=0)
-        if window is not None:
-            longest = min(longest, window + max(counts, default=1))
+        )
+        if device.type == "cuda":  # which takes it in its own time: nobody waits for it
+            packed = packed.pin_memory()
+        packed = packed.to(device, non_blocking=True)
         of_rows = packed[: 3 * size].view(3, size)
         blocks = packed[3 * size :].view(size, -1) if size else packed.view(0, 0)
-        return cls(
-            of_rows[0], of_rows[1], of_rows[2], blocks, max(counts, default=0), longest, window
-        )
+        return cls(of_rows[0], of_rows[1], of_rows[2], blocks, max(counts, default=0), window)
 
     @cached_property
     def num_requests(self) -> int:
@@ -145,8 +145,7 @@ def attend(  # noqa: PLR0913 - what attention is
             raise ValueError(f"{name} has strides {list(tensor.stride())}; expected dense heads")
     if not reads.num_requests:
         return
-    parts = _num_parts(reads, kv_heads, query.device)
-    _launch(query, kv, reads, output, parts, scale * kv_scales[0], kv_scales[1], soft_cap)
+    _launch(query, kv, reads, output, scale * kv_scales[0], kv_scales[1], soft_cap)
 
 
 def tile_of(size: int, dtype: torch.dtype) -> int:
@@ -155,12 +154,28 @@ def tile_of(size: int, dtype: torch.dtype) -> int:
     return max(16, min(_MOST_TILE, _TILE_BYTES // position_bytes))
 
 
+def warps_of(rows: int, kept: torch.dtype) -> int:
+    """Of a program."""
+    return 2 if rows <= _FEW_ROWS and kept != _FP8 else 4
+
+
+def stages_of(rows: int) -> int:
+    """Tiles on their way, and the one that is computed with."""
+    return 3 if rows <= _FEW_ROWS else 2
+
+
+def requests_of(num_requests: int) -> int:
+    """Requests that a compiled kernel takes: three kinds are enough for up to 1,024."""
+    return next((each for each in (16, 128, 1024) if num_requests <= each), 0) or int(
+        triton.next_power_of_2(num_requests)
+    )
+
+
 def _launch(  # noqa: PLR0913 - what the kernels take
     query: torch.Tensor,
     kv: torch.Tensor,
     reads: Reads,
     output: torch.Tensor,
-    parts: int,
     scale: float,
     value_scale: float,
     soft_cap: float | None,
@@ -168,19 +183,23 @@ def _launch(  # noqa: PLR0913 - what the kernels take
     _, block_tokens, kv_rows, size = kv.shape
     heads, kv_heads = query.shape[1], kv_rows // 2
     rows = max(16, triton.next_power_of_2(heads // kv_heads * reads.most_tokens))
-    shapes = {
+    early = starts_early(query.device)
+    shares = _num_shares(query.device)
+    constants = {
         "HEADS": heads,
         "KV_HEADS": kv_heads,
         "SIZE": size,
         "SIZE_UP": triton.next_power_of_2(size),
         "ROWS": rows,
+        "REQUESTS": requests_of(reads.num_requests),
+        "TILE": tile_of(size, query.dtype),
+        "LEAST": _LEAST_TILES,
+        "WINDOWED": reads.window is not None,
+        "EARLY": early,
     }
-    partial = logs = output  # not written
-    if parts > 1:
-        whole = (reads.num_requests, kv_heads, parts, rows)
-        partial = torch.empty(*whole, size, dtype=torch.float32, device=query.device)
-        logs = torch.empty(whole, dtype=torch.float32, device=query.device)
-    attend_part[(reads.num_requests, kv_heads, parts)](
+    partial = torch.empty(shares, 2, rows, size, dtype=torch.float32, device=query.device)
+    logs = torch.empty(shares, 2, rows, dtype=torch.float32, device=query.device)
+    attend_share[(shares,)](
         query,
         kv,
         output,
@@ -192,46 +211,43 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         reads.table,
         query.stride(0),
         reads.table.stride(0),
-        parts,
+        reads.num_requests,
+        shares,
         scale,
         value_scale,
         soft_cap or 0.0,
         reads.window or 0,
-        **shapes,
+        **constants,
         BLOCK=block_tokens,
-        TILE=tile_of(size, query.dtype),
-        SPLIT=parts > 1,
         CAPPED=soft_cap is not None,
-        WINDOWED=reads.window is not None,
-        num_warps=2 if rows <= _FEW_ROWS else 4,
-        num_stages=_STAGES,
+        num_warps=warps_of(rows, kv.dtype),
+        num_stages=stages_of(rows),
+        launch_pdl=early,
     )
-    if parts > 1:
-        join[(reads.num_requests, kv_heads, heads // kv_heads * reads.most_tokens)](
-            output,
-            partial,
-            logs,
-            reads.firsts,
-            reads.counts,
-            parts,
-            **shapes,
-            MOST_PARTS=_MOST_PARTS,
-            num_warps=2,
-        )
-
-
-def _num_parts(reads: Reads, kv_heads: int, device: torch.device) -> int:
-    """Into how many what a request sees is split, so that the GPU has enough to do."""
-    if reads.longest <= _UNSPLIT:
-        return 1
-    wanted = _PROGRAMS_EACH * _num_processors(device) // (reads.num_requests * kv_heads)
-    possible = triton.cdiv(reads.longest, _LEAST_TILES * _MOST_TILE)
-    return max(1, min(wanted, int(possible), _MOST_PARTS))
+    whole = reads.num_requests * kv_heads
+    join[(min(whole, shares), heads // kv_heads * reads.most_tokens)](
+        output,
+        partial,
+        logs,
+        reads.firsts,
+        reads.counts,
+        reads.seen,
+        reads.num_requests,
+        shares,
+        reads.window or 0,
+        **constants,
+        PARTS=_PARTS,
+        BY_SHARE=whole > shares,
+        num_warps=2,
+        launch_pdl=early,
+    )
 
 
 @cache
-def _num_processors(device: torch.device) -> int:
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+def _num_shares(device: torch.device) -> int:
+    """Into how many all that is seen is divided: as many as the GPU works on at a time."""
+    properties = torch.cuda.get_device_properties(device)
+    return _SHARES_EACH * int(properties.multi_processor_count)
 
 
 @cache

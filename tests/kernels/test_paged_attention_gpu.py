@@ -131,13 +131,65 @@ def test_drafts_of_every_length_are_verified(new: int) -> None:
     assert Case([(700, new), (3, 1), (64, new)]).error() < TOLERANCE[torch.bfloat16]
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 7, 64])
-def test_in_however_many_parts_it_is_the_same(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paged_attention_gpu, "_num_parts", lambda *_: parts)
-    case = Case([(5000, 1), (3, 1), (130, 4)], window=None)
+@pytest.mark.parametrize("shares", [1, 2, 3, 7, 64, 1000])
+@pytest.mark.parametrize("least", [1, 4])
+def test_in_however_many_shares_it_is_the_same(
+    shares: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged_attention_gpu, "_num_shares", lambda _: shares)
+    monkeypatch.setattr(paged_attention_gpu, "_LEAST_TILES", least)
+    case = Case([(5000, 1), (3, 1), (130, 4), (0, 1), (700, 17)])
     assert case.error() < TOLERANCE[torch.bfloat16]
     once = case.computed()
     assert all(torch.equal(case.computed(), once) for _ in range(5))
+
+
+@pytest.mark.parametrize("size", [1, 2, 16, 17, 128, 129, 512])
+def test_batches_of_any_size_with_requests_of_any_length(size: int) -> None:
+    chance = torch.Generator().manual_seed(size)
+    lengths = torch.randint(0, 700, (size,), generator=chance).tolist()
+    assert Case([(length, 1) for length in lengths]).error() < TOLERANCE[torch.bfloat16]
+
+
+def test_padding_reads_nothing_and_writes_nothing() -> None:
+    case = Case([(300, 1), (20, 2), (90, 1)])
+    wanted = case.wanted()
+    case.reads.counts[1] = 0
+    case.reads.seen[2] = 0
+    case.reads.table[1:] = 1 << 30  # reading there would be a fault
+    found = case.computed()
+    assert found[1:].isnan().all()
+    assert (found[0].double() - wanted[0]).abs().max() < 1.2e-2 * wanted[0].abs().max()
+
+
+def test_a_recorded_graph_follows_what_requests_see() -> None:
+    cases = [
+        Case([(length, 1) for length in lengths])
+        for lengths in ((5000, 3, 0, 800), (0, 4000, 15, 16), (1, 1, 5000, 5000))
+    ]
+    width = max(case.table.shape[1] for case in cases)
+    most_blocks = max(len(case.kv) for case in cases)
+    query, output = (
+        torch.empty_like(cases[0].query),
+        torch.empty(4, 8, 64, device="cuda").bfloat16(),
+    )
+    kv = torch.full((most_blocks, *cases[0].kv.shape[1:]), NAN, device="cuda").bfloat16()
+    fixed = Reads.of(
+        ([0, 1, 2, 3], [1] * 4, [0] * 4), torch.zeros(4, width), None, torch.device("cuda")
+    )
+    attend(query, kv, fixed, 0.125, output)  # compiles it
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        attend(query, kv, fixed, 0.125, output)
+    for case in [*cases, *cases]:
+        query.copy_(case.query)
+        kv[: len(case.kv)] = case.kv
+        fixed.seen.copy_(case.reads.seen)
+        fixed.table[:, : case.table.shape[1]] = case.reads.table
+        output.fill_(NAN)
+        graph.replay()
+        wanted = case.wanted()
+        assert (output.double() - wanted).abs().max() < 1.2e-2 * wanted.abs().max()
 
 
 def test_many_requests_and_long_ones() -> None:

@@ -38,7 +38,9 @@ from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
 from aweigh_runtime.model.host_copy import HostCopies
 from aweigh_runtime.model.load import Loaded, Wish, load
+from aweigh_runtime.model.random_weights import make_up
 from aweigh_runtime.model.reads import FEW
+from aweigh_runtime.model.stepping import launched, recorded
 from aweigh_runtime.text.defaults import stop_tokens_of
 
 _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", FP8: "fp8"}
@@ -101,7 +103,10 @@ def parts(
         max_model_len=start.max_model_len,
         exact=start.exact,
     )
-    loaded = load(directory, wish, device, progress)
+    if start.random_weights:
+        loaded = make_up(directory, wish, device)
+    else:
+        loaded = load(directory, wish, device, progress)
     decoder, quantization = loaded.decoder, loaded.quantization
     kept = _cache_format(start, loaded)
     use_threads(device, loaded.weight_bytes)
@@ -127,8 +132,8 @@ def parts(
     block_bytes = start.block_tokens * (own_bytes + drafts.bytes_per_token)
     cache = KVCache(decoder.config, num_blocks, start.block_tokens, kept, device)
     memory, copy = _memory(start, cache, block_bytes)
-    forward = _forward(decoder, cache)
-    _compile(forward, limits, cache)
+    _compile(launched(decoder, cache), limits, cache)
+    forward = recorded(decoder, cache, limits.max_running, _longest_draft(start, drafts))
     largest_s = _warm_up(forward, sampler, limits, cache, _longest_draft(start, drafts))
 
     compiler = Grammars(directory, decoder.config.vocab_size, stop_tokens_of(directory))
@@ -183,15 +188,6 @@ def _cache_format(start: Start, loaded: Loaded) -> CacheFormat:
     return CacheFormat.of(loaded.decoder.dtype, wanted, loaded.kv_scales)
 
 
-def _forward(decoder: Decoder, cache: KVCache) -> Forward:
-    def forward(tokens: list[int] | torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
-        if isinstance(tokens, list):
-            tokens = torch.tensor(tokens, device=decoder.device)
-        return decoder.forward(tokens, chunks, cache)
-
-    return forward
-
-
 def _num_blocks(
     start: Start,
     decoder: Decoder,
@@ -209,7 +205,7 @@ def _num_blocks(
         size = (num_blocks, start.block_tokens, kept, decoder.device)
         cache = KVCache(decoder.config, *size)
         longest = _longest_draft(start, drafts)
-        _warm_up(_forward(decoder, cache), sampler, limits, cache, longest)
+        _warm_up(launched(decoder, cache), sampler, limits, cache, longest)
 
     reserved = peak_bytes(decoder.device, largest_step)
     host_bytes = start.host_memory_bytes if start.prefix_caching else 0

@@ -26,11 +26,12 @@ from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.engine.speed import PromptSpeed
 from aweigh_runtime.engine.step_fit import Load, StepFitter
 from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.step_inputs import Tokens
 
-Forward = Callable[[list[int] | torch.Tensor, Sequence[Chunk]], torch.Tensor]
+Forward = Callable[[Tokens, Sequence[Chunk]], torch.Tensor]
 """Tokens of all chunks, packed, and the chunks; gives their logits [sum of num_logits, V], fp32.
 
-Tokens are a list, or on the device: [T], int64. The logits last until the next call.
+Tokens that are on the device are int64. The next call may write over the logits.
 """
 
 T = TypeVar("T")

@@ -17,6 +17,7 @@ from aweigh_runtime.engine.counting import count_computed
 from aweigh_runtime.engine.sampling.pending import Pending
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Part, Scheduler
+from aweigh_runtime.model.step_inputs import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def advance(parts: Sequence[Part], scheduler: Scheduler) -> None:
             scheduler.advance(part, 0)
 
 
-def packed(tokens: list[int], parts: Sequence[Part], last: Pending) -> list[int] | torch.Tensor:
+def packed(tokens: list[int], parts: Sequence[Part], last: Pending) -> Tokens:
     """A step's tokens: on the device if it alone knows some of them.
 
     Args:

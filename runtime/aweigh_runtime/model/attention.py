@@ -52,7 +52,31 @@ def attend(
         [T, H·D].
     """
     query, new = heads[:, : shape.num_heads], heads[:, shape.num_heads :]
-    new = kv.store(new, plan.slots)
+    return attend_stored(query, kv.store(new, plan.slots), kv, plan, shape, by_torch=by_torch)
+
+
+def attend_stored(
+    query: torch.Tensor,
+    new: torch.Tensor,
+    kv: LayerCache,
+    plan: Plan,
+    shape: AttentionShape,
+    *,
+    by_torch: bool = False,
+) -> torch.Tensor:
+    """The same where the step's keys and values are in the cache.
+
+    Args:
+        query: [T, H, D], turned.
+        new: [T, 2K, D], the step's keys and values, as they are read from the cache.
+        kv: one layer of the cache.
+        plan: of this step.
+        shape: of this layer.
+        by_torch: decodes, too, even where a kernel of ours would take them.
+
+    Returns:
+        [T, H·D].
+    """
     output = query.new_empty(query.shape)  # [T, H, D]
     for prompt in plan.layout(prompts, shape.window):
         output[prompt.rows] = _attend_prompt(query, new, kv, prompt, shape)

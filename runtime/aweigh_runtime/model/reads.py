@@ -14,7 +14,7 @@ from aweigh_api.speculation import MAX_DRAFT_TOKENS
 from aweigh_kernels import paged_attention
 from aweigh_runtime.model.cache import Index
 from aweigh_runtime.model.chunks import Chunk
-from aweigh_runtime.model.step_plan import Integers, Plan, index
+from aweigh_runtime.model.step_plan import Integers, Plan, index, on_device
 
 if TYPE_CHECKING:
     from aweigh_kernels import paged_attention_gpu
@@ -136,7 +136,7 @@ def _decodes(plan: Plan, rows: Integers, group: list[int], window: int | None) -
     return Decodes(
         rows=index((rows[group][:, None] + offsets).ravel(), device),
         num_tokens=num_tokens,
-        blocks=index(blocks[0], device) if len(group) == 1 else torch.from_numpy(blocks).to(device),
+        blocks=index(blocks[0], device) if len(group) == 1 else on_device(blocks, device),
         mask=mask.view(len(group), 1, num_tokens, -1),
     )
 
@@ -159,9 +159,9 @@ def _mask(low: Integers, high: Integers, width: int, plan: Plan) -> torch.Tensor
     """[rows, width]: 0 from low[i] up to high[i], minus infinity elsewhere."""
     device = plan.positions.device
     columns = torch.arange(width, device=device)
-    hidden = columns >= torch.from_numpy(high).to(device)[:, None]
+    hidden = columns >= on_device(high, device)[:, None]
     if low.any():
-        hidden |= columns < torch.from_numpy(low).to(device)[:, None]
+        hidden |= columns < on_device(low, device)[:, None]
     return torch.zeros(hidden.shape, dtype=plan.dtype, device=device).masked_fill_(
         hidden, float("-inf")
     )

@@ -11,6 +11,7 @@ from aweigh_runtime.engine.messages import Failure, Output, Sampling, Stepped, S
 from aweigh_runtime.engine.prefixes import Copies
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.step_inputs import Tokens
 from tests.runtime.engine.machine import scheduler
 
 VOCABULARY = 100
@@ -59,7 +60,7 @@ def engine(
     limits = {"max_running": 4, "step_tokens": 8, "max_model_len": 64}
     line = scheduler(**{**limits, **memory})  # type: ignore[arg-type]
 
-    def compute(tokens: list[int] | torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+    def compute(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
         assert isinstance(tokens, list)  # nothing runs ahead here
         return forward(tokens, chunks)
 

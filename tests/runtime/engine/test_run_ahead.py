@@ -17,8 +17,9 @@ from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.pending import Chosen, Pending
 from aweigh_runtime.engine.sampling.row import Row
 from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.step_inputs import Tokens
+from tests.runtime.engine.hashing import BLOCK_TOKENS, VOCABULARY, Hashing
 from tests.runtime.engine.machine import scheduler
-from tests.runtime.engine.remembering import BLOCK_TOKENS, VOCABULARY, Remembering
 from tests.runtime.engine.test_loop import NoCompiler
 from tests.runtime.engine.test_scheduler import expect_consistent
 
@@ -45,7 +46,7 @@ class Traffic:
         return max(*self.submitted, *self.aborted, 0)
 
 
-def engine(model: Remembering, *, ahead: bool, **pool: int) -> Engine:
+def engine(model: Hashing, *, ahead: bool, **pool: int) -> Engine:
     limits = {"num_blocks": 64, "max_running": 8, "step_tokens": 16, "max_model_len": 64, **pool}
     line = scheduler(block_tokens=BLOCK_TOKENS, **limits)  # type: ignore[arg-type]
     made = Engine(line, model.forward, Sampler(VOCABULARY), NoCompiler(), model.copy)
@@ -137,7 +138,7 @@ def test_answers_are_the_same_as_those_of_steps_one_by_one(
 
     found = []
     for ahead in (False, True):
-        running = engine(Remembering(broken), ahead=ahead, **pool)
+        running = engine(Hashing(broken), ahead=ahead, **pool)
         reports = play(running, fresh(traffic))
         found.append(told(reports))
         assert (reports[-1].running, reports[-1].waiting, reports[-1].kv.held) == (0, 0, 0)
@@ -176,7 +177,7 @@ class Watched(Sampler):
         return Noted()
 
 
-def watched(model: Remembering, events: list[str]) -> Engine:
+def watched(model: Hashing, events: list[str]) -> Engine:
     line = scheduler(block_tokens=BLOCK_TOKENS)
     running = Engine(line, model.forward, Watched(events), NoCompiler(), model.copy)
     running.runs_ahead = True
@@ -185,12 +186,12 @@ def watched(model: Remembering, events: list[str]) -> Engine:
 
 def test_a_step_is_launched_before_the_last_one_is_read() -> None:
     events: list[str] = []
-    play(watched(Remembering(), events), once(Submission(1, [1, 2], 4, [], GREEDY)))
+    play(watched(Hashing(), events), once(Submission(1, [1, 2], 4, [], GREEDY)))
     assert events == ["choose", "choose", "read", "choose", "read", "choose", "read", "read"]
 
 
 def test_the_tokens_of_a_step_ahead_never_leave_the_device() -> None:
-    model = Remembering()
+    model = Hashing()
     play(engine(model, ahead=True), once(Submission(1, [1, 2], 6, [], GREEDY)))
     assert (len(model.calls), model.on_device) == (6, 5)
 
@@ -198,7 +199,7 @@ def test_the_tokens_of_a_step_ahead_never_leave_the_device() -> None:
 def test_an_answer_that_stops_costs_one_row_more_and_counts_none() -> None:
     answers = {}
     for ahead in (False, True):
-        model = Remembering()
+        model = Hashing()
         running = engine(model, ahead=ahead)
         (tokens, _, _) = told(play(running, once(Submission(1, [1, 2], 9, [], GREEDY))))[1]
         model.calls.clear()
@@ -214,13 +215,13 @@ def test_an_answer_that_stops_costs_one_row_more_and_counts_none() -> None:
 
 
 def test_an_answer_that_ends_at_its_limit_costs_no_row_more() -> None:
-    model = Remembering()
+    model = Hashing()
     play(engine(model, ahead=True), once(Submission(1, [1, 2], 5, [], GREEDY)))
     assert model.calls == [2, 1, 1, 1, 1]
 
 
 def test_new_requests_join_without_a_pause() -> None:
-    model = Remembering()
+    model = Hashing()
     running = engine(model, ahead=True)
     new = Submission(2, [2, 1, 1], 3, [], GREEDY)
     play(running, Traffic({0: [Submission(1, [1, 2], 8, [], GREEDY)], 3: [new]}))
@@ -234,7 +235,7 @@ def test_who_needs_the_host_for_every_token_gets_it_and_then_the_others_run_ahea
 ) -> None:
     events: list[str] = []
     asked = (Submission(1, [1, 2], 12, [], GREEDY), Submission(2, [2, 2], 4, [], sampling))
-    found = told(play(watched(Remembering(), events), once(*asked)))
+    found = told(play(watched(Hashing(), events), once(*asked)))
     assert events[:8] == 4 * ["choose", "read"]
     assert events[8:11] == ["choose", "choose", "read"]
     assert [len(found[id][0]) for id in (1, 2)] == [12, 4]
@@ -242,7 +243,7 @@ def test_who_needs_the_host_for_every_token_gets_it_and_then_the_others_run_ahea
 
 def test_a_minimum_that_is_reached_needs_the_host_no_more() -> None:
     events: list[str] = []
-    play(watched(Remembering(), events), once(Submission(1, [1, 2], 8, [3], MINIMUM)))
+    play(watched(Hashing(), events), once(Submission(1, [1, 2], 8, [3], MINIMUM)))
     assert events[:8] == 4 * ["choose", "read"]
     assert events[8:11] == ["choose", "choose", "read"]
 
@@ -250,7 +251,7 @@ def test_a_minimum_that_is_reached_needs_the_host_no_more() -> None:
 def test_a_row_that_is_no_number_fails_with_the_same_words() -> None:
     failures: list[list[Failure]] = []
     for ahead in (False, True):
-        running = engine(Remembering(frozenset(range(40))), ahead=ahead)
+        running = engine(Hashing(frozenset(range(40))), ahead=ahead)
         asked = [Submission(id, [1, 2, id], 30, [], GREEDY) for id in range(1, 5)]
         reports = play(running, once(*asked))
         failures.append([failure for report in reports for failure in report.failures])
@@ -260,11 +261,11 @@ def test_a_row_that_is_no_number_fails_with_the_same_words() -> None:
 
 @pytest.mark.parametrize("failing", range(1, 9))
 def test_without_memory_for_a_step_ahead_its_largest_request_fails_alone(failing: int) -> None:
-    model = Remembering()
+    model = Hashing()
     running = engine(model, ahead=True)
     steps = 0
 
-    def forward(tokens: list[int] | torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+    def forward(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
         nonlocal steps
         steps += 1
         if steps == failing:
@@ -274,7 +275,7 @@ def test_without_memory_for_a_step_ahead_its_largest_request_fails_alone(failing
     running._forward = forward
     asked = [Submission(id, [1, 2, id], 8, [], GREEDY) for id in range(1, 4)]
     traffic = Traffic({0: asked, 4: [Submission(9, [2] * 9, 6, [], GREEDY)]})
-    plain = told(play(engine(Remembering(), ahead=False), fresh(traffic)))
+    plain = told(play(engine(Hashing(), ahead=False), fresh(traffic)))
     reports = play(running, fresh(traffic))
     failed = [failure.id for report in reports for failure in report.failures]
     assert len(failed) == 1
@@ -292,8 +293,8 @@ def test_without_memory_for_the_copies_of_a_step_ahead_nobody_fails(failing: int
     traffic = Traffic(
         {6 * at: [Submission(at, 17 * one, 6, [], GREEDY)] for at, one in enumerate(asked)}
     )
-    plain = told(play(engine(Remembering(), ahead=False), fresh(traffic)))
-    model = Remembering()
+    plain = told(play(engine(Hashing(), ahead=False), fresh(traffic)))
+    model = Hashing()
     running = engine(model, ahead=True, num_blocks=7, num_host_blocks=16, step_tokens=32)
     num_copies = 0
 
@@ -310,7 +311,7 @@ def test_without_memory_for_the_copies_of_a_step_ahead_nobody_fails(failing: int
 
 
 def test_an_abort_between_launch_and_reading_says_nothing_more() -> None:
-    model = Remembering()
+    model = Hashing()
     running = engine(model, ahead=True)
     running.take(Work([Submission(1, [1, 2], 30, [], GREEDY)], []))
     running.step()
@@ -320,10 +321,10 @@ def test_an_abort_between_launch_and_reading_says_nothing_more() -> None:
 
 
 def test_the_time_of_a_step_is_counted_once() -> None:
-    model = Remembering()
+    model = Hashing()
     running = engine(model, ahead=True)
 
-    def forward(tokens: list[int] | torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+    def forward(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
         time.sleep(0.002)
         return model.forward(tokens, chunks)
 

@@ -1,18 +1,20 @@
-"""A model of tensors that only remembers: what follows depends on every token in the cache."""
+"""A model whose logits are a hash of all tokens that it finds in the cache."""
 
 import hashlib
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
 from aweigh_runtime.engine.prefixes import Copies
 from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.step_inputs import Tokens
 
 VOCABULARY = 8  # few, so that random prompts share prefixes
 BLOCK_TOKENS = 4
 
 
-class Remembering:
+class Hashing:
     """Computes steps on a cache of tokens. A request that read another's would answer nonsense."""
 
     def __init__(self, broken: frozenset[int] = frozenset()) -> None:
@@ -22,11 +24,11 @@ class Remembering:
         self._cells: dict[tuple[int, int], int] = {}
         self._host: dict[int, list[int | None]] = {}
 
-    def forward(self, tokens: list[int] | torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+    def forward(self, tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
         """As `loop.Forward`."""
         if isinstance(tokens, torch.Tensor):
             self.on_device += 1
-            tokens = tokens.tolist()
+            tokens = cast(list[int], tokens.tolist())
         self.calls.append(len(tokens))
         first = 0
         for chunk in chunks:
