@@ -3,9 +3,9 @@
     python -m benchmarks.run_ahead_gpu [--shape llama-3.1-8b] [--traffic] [--save FILE.md]
 
 The whole engine with random weights, greedy, its messages encoded as for the API process; each step
-by itself and one ahead, in turns. Either the median step of so many answers that decode, or traffic:
-1.5 times as many requests as run at once, prompts of 200 and answers of 100 to 300 tokens, no two
-prompts alike, so that prompts come into the steps all the time.
+by itself and one ahead, in turns. Either the median step of so many answers that decode, or
+traffic: 1.5 times as many requests as run at once, prompts of 200 and answers of 100 to 300 tokens,
+no two prompts alike, so that prompts come into the steps all the time.
 """
 
 import argparse
