@@ -30,7 +30,7 @@ BATCHES = (1, 64, 256, 512)
 PROMPT, ANSWER = 32, 96
 RUNNING = 256
 TRAFFIC_PROMPT, TRAFFIC_ANSWERS = 200, (100, 300)
-ROUNDS = 2
+ROUNDS = 3
 DECODING = ("requests", "step ms", "one ahead ms", "saved ms", "tokens/s", "one ahead tokens/s")
 TRAFFIC = ("requests at once", "tokens/s", "one ahead tokens/s", "times")
 
