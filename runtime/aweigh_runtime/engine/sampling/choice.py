@@ -4,7 +4,7 @@ The logits are edited first, then every row goes one of three ways. A row whose 
 nowhere, or whose logits are no numbers, fails alone: no operation here mixes rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,15 +13,12 @@ import torch
 from aweigh_runtime.engine.masks import Masks
 from aweigh_runtime.engine.matcher import Matcher
 from aweigh_runtime.engine.messages import TokenLogprobs
+from aweigh_runtime.engine.sampling.drawing import Draws
 from aweigh_runtime.engine.sampling.edits import allow, edit
 from aweigh_runtime.engine.sampling.logprobs import logprobs
-from aweigh_runtime.engine.sampling.pending import Chosen, Drawn, Pending, RowFailure, broken
-from aweigh_runtime.engine.sampling.race import draw_filtered, draw_plain
-from aweigh_runtime.engine.sampling.row import Row, Way
+from aweigh_runtime.engine.sampling.pending import Chosen, Pending, RowFailure, broken
+from aweigh_runtime.engine.sampling.row import Row
 from aweigh_runtime.engine.sampling.verification import NO_TOKEN, Ahead, Drafted, compare
-
-_Draw = Callable[[torch.Tensor, torch.Tensor, Sequence[Row]], torch.Tensor]
-_DRAWS: dict[Way, _Draw] = {Way.PLAIN: draw_plain, Way.FILTERED: draw_filtered}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +37,7 @@ class Sampler:
 
     def __init__(self, vocab_size: int) -> None:
         self._masks = Masks(vocab_size)
+        self._draws = Draws()
 
     def choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> Chosen:
         """The next token of every row; arguments are those of `begin`, which does not wait."""
@@ -54,7 +52,7 @@ class Sampler:
         """
         special = [index for index, row in enumerate(rows) if row.special]
         if not special:
-            return Pending(_drawn(logits, rows), rows, {})
+            return Pending(self._draws.draw(logits, rows), rows, {})
         told = [index for index in special if rows[index].logprobs is not None]
         raw = logits[torch.tensor(told, device=logits.device)] if told else logits
         constrained = [
@@ -64,7 +62,7 @@ class Sampler:
         ]
         dead = self._edit(logits, rows, special, constrained)
         tell = partial(_tell, raw=raw, rows=rows, told=told) if told else None
-        return Pending(_drawn(logits, rows), rows, dead, tell)
+        return Pending(self._draws.draw(logits, rows), rows, dead, tell)
 
     def verify(
         self, logits: torch.Tensor, rows: Sequence[Row], drafted: Sequence[Drafted]
@@ -87,7 +85,7 @@ class Sampler:
             if (matcher := row.matcher) is not None
         ]
         dead = self._edit(logits, ahead.rows, special, constrained)
-        continued = _continued(ahead, _own(logits, ahead), compare(logits, ahead))
+        continued = _continued(ahead, self._own(logits, ahead), compare(logits, ahead))
         _explain(continued, logits, ahead, dead)
         _tell_all(continued, raw, ahead, told)
         return continued
@@ -103,6 +101,14 @@ class Sampler:
             top: at least 0.
         """
         return logprobs(logits, targets, [top] * len(targets))
+
+    def _own(self, logits: torch.Tensor, ahead: Ahead) -> dict[int, int]:
+        """What rows choose by themselves, by their index: all but those that compare."""
+        own = ahead.own
+        if len(own) < len(ahead.rows):
+            logits = logits[torch.tensor(own, device=logits.device)]
+        drawn = self._draws.draw(logits, [ahead.rows[index] for index in own])
+        return dict(zip(own, drawn.read(), strict=True))
 
     def _edit(
         self,
@@ -133,22 +139,6 @@ class Sampler:
         }
 
 
-def _drawn(logits: torch.Tensor, rows: Sequence[Row]) -> Drawn:
-    """What every row chooses by itself."""
-    if not rows:
-        empty = logits.new_empty(0)
-        return Drawn(empty.long(), empty)
-    best, tokens = logits.max(dim=-1)  # the first of equals; NaN counts as the largest
-    for way, draw in _DRAWS.items():
-        drawn = [index for index, row in enumerate(rows) if row.way is way]
-        if len(drawn) == len(rows):
-            tokens = draw(logits, best, rows)
-        elif drawn:
-            at = torch.tensor(drawn, device=logits.device)
-            tokens[at] = draw(logits[at], best[at], [rows[index] for index in drawn])
-    return Drawn(torch.where(best.isfinite(), tokens, NO_TOKEN), best)
-
-
 def _tell(chosen: Chosen, raw: torch.Tensor, rows: Sequence[Row], told: Sequence[int]) -> None:
     """Add the log-probabilities that rows asked for."""
     targets = [max(chosen.tokens[index], 0) for index in told]
@@ -156,15 +146,6 @@ def _tell(chosen: Chosen, raw: torch.Tensor, rows: Sequence[Row], told: Sequence
     for index, part in zip(told, parts, strict=True):
         if index not in chosen.failures:
             chosen.logprobs[index] = part
-
-
-def _own(logits: torch.Tensor, ahead: Ahead) -> dict[int, int]:
-    """What rows choose by themselves, by their index: all but those that compare."""
-    own = ahead.own
-    if len(own) < len(ahead.rows):
-        logits = logits[torch.tensor(own, device=logits.device)]
-    drawn = _drawn(logits, [ahead.rows[index] for index in own])
-    return dict(zip(own, drawn.read(), strict=True))
 
 
 def _continued(
