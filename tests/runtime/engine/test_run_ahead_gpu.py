@@ -15,6 +15,7 @@ from tests.runtime.model.test_decode_graphs_gpu import nobody_waits
 pytestmark = pytest.mark.gpu
 
 GREEDY = Sampling(temperature=0)
+KINDS = [GREEDY, Sampling(seed=3), Sampling(seed=4, top_p=0.9, top_k=100)]
 VOCABULARY = 8192
 
 
@@ -58,7 +59,7 @@ def texts(reports: list[Stepped]) -> dict[int, list[int]]:
     return found
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(seed=3), Sampling(seed=4, top_p=0.9)])
+@pytest.mark.parametrize("sampling", KINDS)
 def test_answers_are_the_same_as_those_of_steps_one_by_one(
     running: Engine, sampling: Sampling
 ) -> None:
@@ -87,10 +88,12 @@ def test_an_answer_that_stops_leaves_the_others_as_they_are(running: Engine) -> 
             assert len(found[each.id]) == len(plain[each.id])
 
 
+@pytest.mark.parametrize("sampling", KINDS)
 def test_the_host_never_waits_to_launch_a_step(
-    running: Engine, monkeypatch: pytest.MonkeyPatch
+    running: Engine, monkeypatch: pytest.MonkeyPatch, sampling: Sampling
 ) -> None:
     running.runs_ahead = True
+    run(running, asked(sampling))
     launch, launched = running._launch, 0
 
     def watched(*last):  # type: ignore[no-untyped-def]
@@ -100,6 +103,6 @@ def test_the_host_never_waits_to_launch_a_step(
             return launch(*last)
 
     monkeypatch.setattr(running, "_launch", watched)
-    run(running, asked())
+    run(running, asked(sampling))
     assert launched > 80
     torch.cuda.synchronize()
