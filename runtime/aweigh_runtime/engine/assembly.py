@@ -75,6 +75,7 @@ def build(
         found.copy,
         speculator(start, found.proposers),
     )
+    engine.runs_ahead = _device(start.device).type == "cuda"
     return engine, found.ready
 
 
