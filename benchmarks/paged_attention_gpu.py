@@ -5,6 +5,8 @@
 Layers of Llama 3.1 8B: 32 heads, 8 of keys, of 128 numbers; random keys and values in blocks of 16
 that lie anywhere. Operands rotate over more than 320 MB, so that they come from memory and not from
 the GPU's caches; calls are replayed from a CUDA graph, A B B A, after both gave the same numbers.
+Times are of calls in a row, each of which starts while the one before it ends; `apart` has another,
+tiny kernel between them that lets none start early, whose own time is subtracted.
 The floor: bytes of keys and values that are seen ÷ 4.3 TB/s, what copying reaches on an H200.
 """
 
@@ -22,15 +24,19 @@ from aweigh_kernels.paged_attention_gpu import Reads, attend
 
 HEADS, KV_HEADS, SIZE, BLOCK = 32, 8, 128, 16
 SCALE = SIZE**-0.5
+_TOKEN_NUMBERS = 2 * KV_HEADS * SIZE  # keys and values
 ROTATED_BYTES = 320_000_000
 FLOOR_BYTES_PER_S = 4.3e12
 BF16, FP8 = torch.bfloat16, torch.float8_e4m3fn
 CASES = [
-    *((batch, length, 1, BF16) for batch, length in ((1, 4096), (1, 32_768), (16, 4096))),
-    *((64, 4096, 1, BF16), (256, 2048, 1, BF16), (1, 4096, 5, BF16), (16, 4096, 5, BF16)),
-    *((16, 4096, 1, FP8), (64, 4096, 1, FP8)),
+    *((batch, length, 1, BF16) for batch, length in ((1, 4096), (1, 32_768), (1, 131_072))),
+    *((16, 4096, 1, BF16), (64, 4096, 1, BF16), (256, 2048, 1, BF16)),
+    *((1, 4096, 5, BF16), (16, 4096, 5, BF16)),
+    *((1, 32_768, 1, FP8), (16, 4096, 1, FP8), (64, 4096, 1, FP8)),
 ]
-ROUNDS = 20
+MIXED = [131_072] + 15 * [2048]  # tokens of requests, one of them long
+LEAST_CALLS = 24  # of one replay, which takes 10 to 20 us to start
+ROUNDS = 10
 
 
 def main() -> None:
@@ -42,12 +48,14 @@ def main() -> None:
     lines += [
         "",
         "| requests | tokens each | new | kept as | us | p10 | p90 | TB/s | of the floor | "
-        "torch us | times as fast | from | to |",
-        "|---:|---:|---:|---|" + 9 * "---:|",
+        "apart us | torch us | times as fast | from | to |",
+        "|---:|---:|---:|---|" + 10 * "---:|",
     ]
     for batch, length, new, kept in CASES:
         lines.append(_row(batch, length, new, kept))
         print(lines[-1], flush=True)
+    lines += ["", _mixed(), "", _nothing()]
+    print(*lines[-4:], sep="\n")
     if given.save is not None:
         given.save.write_text("\n".join(lines) + "\n")
 
@@ -55,13 +63,7 @@ def main() -> None:
 def _row(batch: int, length: int, new: int, kept: torch.dtype) -> str:
     generator = torch.Generator(device="cuda").manual_seed(batch)
     each = length // BLOCK
-    num_bytes = batch * length * 2 * KV_HEADS * SIZE * kept.itemsize
-    count = max(2, -(-ROTATED_BYTES // num_bytes))
-    shape = (batch * each, BLOCK, 2 * KV_HEADS, SIZE)
-    caches = [
-        torch.randn(shape, device="cuda", generator=generator, dtype=BF16).to(kept)
-        for _ in range(count)
-    ]
+    caches = _caches(batch * each, kept, generator)
     query = torch.randn(batch * new, HEADS, SIZE, device="cuda", generator=generator, dtype=BF16)
     table = torch.randperm(batch * each).view(batch, each)
     rows = ([place * new for place in range(batch)], [new] * batch, [length - new + 1] * batch)
@@ -95,31 +97,105 @@ def _row(batch: int, length: int, new: int, kept: torch.dtype) -> str:
     times: list[list[float]] = [[], []]
     for turn in range(ROUNDS):
         for which in (0, 1, 1, 0) if turn % 2 else (1, 0, 0, 1):
-            times[which].append(_replayed_us(graphs[which]) / count)
+            times[which].append(_replayed_us(graphs[which]) / _num_calls(caches))
     own, other = map(median, times)
     ratio = compare([b / a for a, b in zip(*times, strict=True)])
     low, *_, high = quantiles(times[0], n=10)
-    floor_us = num_bytes / FLOOR_BYTES_PER_S * 1e6
+    num_bytes = batch * length * _TOKEN_NUMBERS * kept.itemsize
     name = "fp8" if kept == FP8 else "bf16"
     return (
         f"| {batch} | {length} | {new} | {name} | {own:.1f} | {low:.1f} | {high:.1f} | "
-        f"{num_bytes / own / 1e6:.2f} | {floor_us / own:.2f} | {other:.1f} | {ratio.ratio:.2f} | "
+        f"{num_bytes / own / 1e6:.2f} | {_floor_us(num_bytes) / own:.2f} | "
+        f"{_apart_us(ours, caches):.1f} | {other:.1f} | {ratio.ratio:.2f} | "
         f"{ratio.low:.2f} | {ratio.high:.2f} |"
     )
 
 
+def _mixed() -> str:
+    """One long request among short ones; its blocks are as many as all the others' together."""
+    generator = torch.Generator(device="cuda").manual_seed(1)
+    caches = _caches(sum(MIXED) // BLOCK, BF16, generator)
+    blocks = torch.randperm(sum(MIXED) // BLOCK)
+    table = torch.zeros(len(MIXED), max(MIXED) // BLOCK, dtype=torch.int64)
+    first = 0
+    for request, length in enumerate(MIXED):
+        num_blocks = length // BLOCK
+        table[request, :num_blocks] = blocks[first : first + num_blocks]
+        first += num_blocks
+    query = torch.randn(len(MIXED), HEADS, SIZE, device="cuda", generator=generator, dtype=BF16)
+    reads = Reads.of((list(range(len(MIXED))), [1] * len(MIXED), MIXED), table, None, query.device)
+    output = torch.empty_like(query)
+
+    def ours(cache: torch.Tensor) -> None:
+        attend(query, cache, reads, SCALE, output)
+
+    graph = _graph(ours, caches)
+    own = median(_replayed_us(graph) for _ in range(ROUNDS)) / _num_calls(caches)
+    share = _floor_us(sum(MIXED) * _TOKEN_NUMBERS * BF16.itemsize) / own
+    sizes = f"One request of {MIXED[0]} tokens and {len(MIXED) - 1} of {MIXED[-1]}"
+    return f"{sizes}: {own:.1f} us, {share:.2f} of the floor."
+
+
+def _nothing() -> str:
+    """What both kernels cost that find nothing to read."""
+    cache = torch.zeros(1, BLOCK, 2 * KV_HEADS, SIZE, device="cuda", dtype=BF16)
+    query = torch.zeros(1, HEADS, SIZE, device="cuda", dtype=BF16)
+    reads = Reads.of(([0], [1], [0]), torch.zeros(1, 1), None, query.device)
+    output = torch.empty_like(query)
+
+    def ours(cache: torch.Tensor) -> None:
+        attend(query, cache, reads, SCALE, output)
+
+    graph = _graph(ours, [cache])
+    own = median(_replayed_us(graph) for _ in range(ROUNDS)) / _num_calls([cache])
+    apart = _apart_us(ours, [cache])
+    return f"A launch that finds nothing to read: {own:.1f} us in a row, {apart:.1f} us apart."
+
+
+def _caches(num_blocks: int, kept: torch.dtype, generator: torch.Generator) -> list[torch.Tensor]:
+    """As many as make up the bytes that calls rotate over, two at least."""
+    num_bytes = num_blocks * BLOCK * _TOKEN_NUMBERS * kept.itemsize
+    shape = (num_blocks, BLOCK, 2 * KV_HEADS, SIZE)
+    return [
+        torch.randn(shape, device="cuda", generator=generator, dtype=BF16).to(kept)
+        for _ in range(max(2, -(-ROTATED_BYTES // num_bytes)))
+    ]
+
+
+def _floor_us(num_bytes: int) -> float:
+    return num_bytes / FLOOR_BYTES_PER_S * 1e6
+
+
+def _num_calls(caches: list[torch.Tensor]) -> int:
+    return max(LEAST_CALLS, len(caches))
+
+
 def _graph(
-    call: Callable[[torch.Tensor], torch.Tensor], caches: list[torch.Tensor]
+    call: Callable[[torch.Tensor], object], caches: list[torch.Tensor]
 ) -> torch.cuda.CUDAGraph:
-    for cache in caches:
+    for cache in caches[:2]:
         call(cache)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for cache in caches:
-            call(cache)
+        for number in range(_num_calls(caches)):
+            call(caches[number % len(caches)])
     graph.replay()
     return graph
+
+
+def _apart_us(call: Callable[[torch.Tensor], object], caches: list[torch.Tensor]) -> float:
+    tiny = torch.zeros(64, device="cuda")
+
+    def both(cache: torch.Tensor) -> None:
+        tiny.zero_()
+        call(cache)
+
+    graphs = _graph(both, caches), _graph(lambda _: tiny.zero_(), caches)
+    with_it, without = (
+        median(_replayed_us(graph) for _ in range(ROUNDS)) / _num_calls(caches) for graph in graphs
+    )
+    return with_it - without
 
 
 def _replayed_us(graph: torch.cuda.CUDAGraph) -> float:

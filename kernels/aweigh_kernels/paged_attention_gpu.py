@@ -170,8 +170,8 @@ def stages_of(rows: int) -> int:
 
 
 def requests_of(num_requests: int) -> int:
-    """Requests that a compiled kernel takes: three kinds are enough for up to 1,024."""
-    return next((each for each in (16, 128, 1024) if num_requests <= each), 0) or int(
+    """Requests that a compiled kernel takes: four kinds are enough for up to 1,024."""
+    return next((each for each in (1, 16, 128, 1024) if num_requests <= each), 0) or int(
         triton.next_power_of_2(num_requests)
     )
 
@@ -189,7 +189,7 @@ def _launch(  # noqa: PLR0913 - what the kernels take
     heads, kv_heads = query.shape[1], kv_rows // 2
     rows = max(16, triton.next_power_of_2(heads // kv_heads * reads.most_tokens))
     early = starts_early(query.device)
-    shares = _num_shares(query.device)
+    shares = _num_shares(kv_heads, query.device)
     constants = {
         "HEADS": heads,
         "KV_HEADS": kv_heads,
@@ -202,10 +202,10 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         "WINDOWED": reads.window is not None,
         "EARLY": early,
     }
-    partial = torch.empty(shares, 2, rows, size, dtype=torch.float32, device=query.device)
-    logs = torch.empty(shares, 2, rows, dtype=torch.float32, device=query.device)
+    partial = torch.empty(kv_heads, shares, 2, rows, size, dtype=torch.float32, device=query.device)
+    logs = torch.empty(kv_heads, shares, 2, rows, dtype=torch.float32, device=query.device)
     paired = kv.dtype == _FP8 and query.dtype != torch.float32
-    attend_share[(shares,)](
+    attend_share[(kv_heads, shares)](
         query,
         kv.view(torch.int16) if paired else kv,
         output,
@@ -231,8 +231,8 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         num_stages=stages_of(rows),
         launch_pdl=early,
     )
-    whole = reads.num_requests * kv_heads
-    join[(min(whole, shares), heads // kv_heads * reads.most_tokens)](
+    most_joined = min(reads.num_requests, shares)
+    join[(kv_heads, most_joined, heads // kv_heads * reads.most_tokens)](
         output,
         partial,
         logs,
@@ -244,17 +244,17 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         reads.window or 0,
         **constants,
         PARTS=_PARTS,
-        BY_SHARE=whole > shares,
+        BY_SHARE=reads.num_requests > shares,
         num_warps=_JOIN_WARPS,
         launch_pdl=early,
     )
 
 
 @cache
-def _num_shares(device: torch.device) -> int:
+def _num_shares(kv_heads: int, device: torch.device) -> int:
     """Into how many all that is seen is divided: as many as the GPU works on at a time."""
     properties = torch.cuda.get_device_properties(device)
-    return _SHARES_EACH * int(properties.multi_processor_count)
+    return max(1, _SHARES_EACH * int(properties.multi_processor_count) // kv_heads)
 
 
 @cache

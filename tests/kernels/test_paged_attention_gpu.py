@@ -136,7 +136,7 @@ def test_drafts_of_every_length_are_verified(new: int) -> None:
 def test_in_however_many_shares_it_is_the_same(
     shares: int, least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paged_attention_gpu, "_num_shares", lambda _: shares)
+    monkeypatch.setattr(paged_attention_gpu, "_num_shares", lambda *_: shares)
     monkeypatch.setattr(paged_attention_gpu, "_LEAST_TILES", least)
     case = Case([(5000, 1), (3, 1), (130, 4), (0, 1), (700, 17)])
     assert case.error() < TOLERANCE[torch.bfloat16]

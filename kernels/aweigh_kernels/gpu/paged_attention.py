@@ -1,9 +1,10 @@
 """See `paged_attention_gpu`.
 
-All that requests see is one line of tiles: request after request, head of keys after head, position
-after position. Each program takes an equal share of it, so that lengths on the device alone say who
-reads what. Tiles come through shared memory while earlier ones are computed with; a running maximum
-(Milakov and Gimelshein 2018) scales what was summed before.
+All that requests see is one line of tiles: request after request, position after position. Each
+program takes an equal share of it for one head of keys, so that lengths on the device alone say who
+reads what, and all heads read the same lines of memory at the same time. Tiles come through shared
+memory while earlier ones are computed with; a running maximum (Milakov and Gimelshein 2018) scales
+what was summed before.
 """
 
 import triton
@@ -54,9 +55,9 @@ def attend_share(
     if EARLY:
         gdc_launch_dependents()
     through = _through(counts, seen, num_requests, window, REQUESTS, TILE, WINDOWED)
-    all_tiles = tl.max(through, 0) * KV_HEADS
+    all_tiles = tl.max(through, 0)
     each = tl.maximum(tl.cdiv(all_tiles, shares), LEAST)
-    share = tl.program_id(0)
+    head, share = tl.program_id(0), tl.program_id(1)
     at = share * each
     stop = tl.minimum(at + each, all_tiles)
     row = tl.arange(0, ROWS)
@@ -65,11 +66,11 @@ def attend_share(
     if EARLY:
         gdc_wait()
     while at < stop:
-        request, before = _request_of(through, at, KV_HEADS)
+        request, before = _request_of(through, at)
         count, first = tl.load(counts + request), tl.load(firsts + request)
         visible = tl.load(seen + request)
         tiles = _tiles(count, visible, window, TILE, WINDOWED)
-        head, tile = (at - before) // tiles, (at - before) % tiles
+        tile = at - before
         taken = tl.minimum(tiles - tile, stop - at)
         low = _low(visible, window, WINDOWED)
         begin = (low // TILE + tile) * TILE
@@ -92,7 +93,7 @@ def attend_share(
             rounded = mean.to(output.dtype.element_ty)
             tl.store(output + to[:, None] + number[None, :], rounded, mask=written)
         else:
-            place = _place(share, tile == 0, ROWS) + row
+            place = _place(head * shares + share, tile == 0, ROWS) + row
             tl.store(partial + place[:, None] * SIZE + number[None, :], mean, mask=written)
             log = tl.where(total > 0, most + tl.log2(total), -1e30)
             tl.store(logs + place, log, mask=wanted)
@@ -318,28 +319,25 @@ def join(
     """What several shares found for one row, each by how much it weighs."""
     SHARING: tl.constexpr = HEADS // KV_HEADS
     through = _through(counts, seen, num_requests, window, REQUESTS, TILE, WINDOWED)
-    all_tiles = tl.max(through, 0) * KV_HEADS
+    all_tiles = tl.max(through, 0)
     each = tl.maximum(tl.cdiv(all_tiles, shares), LEAST)
-    share, row = tl.program_id(0), tl.program_id(1)
-    if BY_SHARE:  # the tiles in which a share begins
-        at = share * each
-        request, before = _request_of(through, at, KV_HEADS)
+    head, row = tl.program_id(0), tl.program_id(2)
+    at, request = 0, tl.program_id(1)
+    if BY_SHARE:  # the request in which a share begins
+        at = request * each
+        request, before = _request_of(through, at)
     else:
-        request = share // KV_HEADS
-        at = 0
-        before = _tiles_before(through, request, REQUESTS) * KV_HEADS
+        before = tl.max(tl.where(tl.arange(0, REQUESTS) < request, through, 0), 0)
     there = (at < all_tiles) & (request < num_requests)
     count = tl.load(counts + request, mask=there, other=0)
     visible = tl.load(seen + request, mask=there, other=0)
     tiles = _tiles(count, visible, window, TILE, WINDOWED)
-    head = (at - before) // tl.maximum(tiles, 1) if BY_SHARE else share % KV_HEADS
-    begin = before + head * tiles
-    first_share = begin // each
-    last_share = (begin + tiles - 1) // each
+    first_share = before // each
+    last_share = (before + tiles - 1) // each
     token, shared = row // SHARING, row % SHARING
     joins = (token < count) & (first_share < last_share)
     if BY_SHARE:
-        joins &= last_share == share  # who ends them joins them
+        joins &= last_share * each == at  # who ends them joins them
     if EARLY:
         gdc_wait()
         # Not sooner: what comes next would find room only where shares end first, and crowd there.
@@ -352,7 +350,7 @@ def join(
         for part in range(first_share, last_share + 1, PARTS):
             own = part + tl.arange(0, PARTS)
             exists = own <= last_share
-            place = _place(own, own * each <= begin, ROWS) + row
+            place = _place(head * shares + own, own * each <= before, ROWS) + row
             log = tl.load(logs + place, mask=exists, other=-1e30)
             means = tl.load(
                 partial + place[:, None] * SIZE + numbers[None, :],
@@ -381,7 +379,7 @@ def _through(
     TILE: tl.constexpr,
     WINDOWED: tl.constexpr,
 ):
-    """Tiles of each request and of all before it, for one head of keys."""
+    """Tiles of each request and of all before it."""
     request = tl.arange(0, REQUESTS)
     count = tl.load(counts + request, mask=request < num_requests, other=0)
     visible = tl.load(seen + request, mask=request < num_requests, other=0)
@@ -403,15 +401,10 @@ def _low(visible, window, WINDOWED: tl.constexpr):
 
 
 @triton.jit
-def _request_of(through, at, KV_HEADS: tl.constexpr):
+def _request_of(through, at):
     """Whose tile it is, and how many tiles are before that request's."""
-    passed = through * KV_HEADS <= at
-    return tl.sum(passed.to(tl.int32), 0), tl.max(tl.where(passed, through, 0), 0) * KV_HEADS
-
-
-@triton.jit
-def _tiles_before(through, request, REQUESTS: tl.constexpr):
-    return tl.max(tl.where(tl.arange(0, REQUESTS) < request, through, 0), 0)
+    passed = through <= at
+    return tl.sum(passed.to(tl.int32), 0), tl.max(tl.where(passed, through, 0), 0)
 
 
 @triton.jit
