@@ -1,0 +1,54 @@
+"""What the GPU kernels of prompts' attention become on GPUs that are not here."""
+
+import pytest
+import triton
+
+from aweigh_kernels import prefill_attention_gpu
+from aweigh_kernels.gpu.prefill_attention import attend_tile
+from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
+
+MULTIPLIES = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
+
+
+def tile(
+    architecture: int, *, size: int = 128, kept: str = "bf16", windowed_and_capped: bool = False
+) -> MachineCode:
+    pointers = {"query": "*bf16", "kv": f"*{kept}", "output": "*bf16"}
+    pointers |= {"tiles": "*i32", "table": "*i32"}
+    numbers = dict.fromkeys(("query_stride", "table_stride", "window"), "i32")
+    numbers |= dict.fromkeys(("scale", "value_scale", "soft_cap"), "fp32")
+    demanding = (windowed_and_capped or kept != "bf16") and architecture < 90
+    constants = {
+        "HEADS": 32,
+        "KV_HEADS": 8,
+        "SIZE": size,
+        "SIZE_UP": triton.next_power_of_2(size),
+        "ROWS": prefill_attention_gpu.rows_of(size),
+        "BLOCK": 16,
+        "TILE": prefill_attention_gpu.positions_of(size, many_registers=demanding),
+        "CAPPED": windowed_and_capped,
+        "WINDOWED": windowed_and_capped,
+    }
+    return compiled(
+        attend_tile, architecture, pointers | numbers, constants, num_warps=8, num_stages=2
+    )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("size", [64, 80, 128, 256])
+@pytest.mark.parametrize("windowed_and_capped", [False, True])
+def test_tensor_cores_multiply_what_is_copied_asynchronously_and_nothing_is_spilled(
+    architecture: int, size: int, windowed_and_capped: bool
+) -> None:
+    code = tile(architecture, size=size, windowed_and_capped=windowed_and_capped)
+    assert code.count(MULTIPLIES[architecture])
+    assert code.count("LDGSTS")
+    assert code.stack_bytes == 0
+    assert code.shared_bytes <= 99 << 10  # what every one of them has
+
+
+@pytest.mark.parametrize("architecture", [89, 90, 100])
+def test_a_cache_of_8_bits_is_read_without_spilling(architecture: int) -> None:
+    code = tile(architecture, kept="fp8e4nv")
+    assert code.count(MULTIPLIES[architecture])
+    assert code.stack_bytes == 0
