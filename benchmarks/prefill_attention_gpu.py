@@ -11,7 +11,7 @@ matrices of random numbers reach on an H200.
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -45,8 +45,8 @@ def main() -> None:
         "",
         "In TFLOP/s, but for the time of ours. Triton: our kernel for GPUs other than Hopper.",
         "",
-        "| requests | cached | new | us | p10 | p90 | ours | of the bound | Triton | torch: flash | "
-        "torch: cuDNN |",
+        "| requests | cached | new | us | p10 | p90 | ours | of the bound | Triton | torch: flash "
+        "| cuDNN |",
         "|" + 11 * "---:|",
     ]
     for case in CASES:
@@ -84,8 +84,11 @@ def _row(batch: int, cached: int, new: int) -> str:
 
     def by_torch(backend: SDPBackend) -> Callable[[int], torch.Tensor]:
         def call(which: int) -> torch.Tensor:
+            query, keys, values = unpaged[which]
             with sdpa_kernel(backend):
-                found = scaled_dot_product_attention(*unpaged[which], is_causal=True, scale=SCALE)
+                found = scaled_dot_product_attention(
+                    query, keys, values, is_causal=True, scale=SCALE
+                )
             return found.transpose(1, 2)
 
         return call
@@ -96,12 +99,7 @@ def _row(batch: int, cached: int, new: int) -> str:
     wanted = ours(0).clone()
     for call in calls[1:]:
         torch.testing.assert_close(call(0).reshape(wanted.shape), wanted, atol=2e-2, rtol=2e-2)
-    graphs = [_graph(call, count) for call in calls]
-    times: list[list[float]] = [[] for _ in graphs]
-    order = list(range(len(graphs)))
-    for turn in range(ROUNDS):
-        for which in order if turn % 2 else reversed(order):
-            times[which].append(_replayed_us(graphs[which]) / count)
+    times = _times(calls, count)
     pairs = batch * (new * cached + new * (new + 1) // 2)
     speeds = [4 * HEADS * SIZE * pairs / (median(each) * 1e6) for each in times]
     low, *_, high = quantiles(times[0], n=10)
@@ -110,6 +108,17 @@ def _row(batch: int, cached: int, new: int) -> str:
         f"| {batch} | {cached} | {new} | {median(times[0]):.1f} | {low:.1f} | {high:.1f} | "
         f"{shown[0]} | {speeds[0] * 1e12 / BOUND_FLOP_PER_S:.2f} | {' | '.join(shown[1:])} |"
     )
+
+
+def _times(calls: Sequence[Callable[[int], torch.Tensor]], count: int) -> list[list[float]]:
+    """Microseconds of each, by turns."""
+    graphs = [_graph(call, count) for call in calls]
+    times: list[list[float]] = [[] for _ in graphs]
+    order = list(range(len(graphs)))
+    for turn in range(ROUNDS):
+        for which in order if turn % 2 else reversed(order):
+            times[which].append(_replayed_us(graphs[which]) / count)
+    return times
 
 
 def _random(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:

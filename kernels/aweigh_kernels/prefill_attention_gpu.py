@@ -254,7 +254,6 @@ def _launch_hopper(  # noqa: PLR0913 - what the kernel takes
         BLOCK=block_tokens,
         CAPPED=soft_cap is not None,
         WINDOWED=tiles.window is not None,
-        ORDERED=ORDERED,
         num_warps=4,
     )
 
@@ -283,7 +282,3 @@ def _capability(device: torch.device) -> tuple[int, int]:
 @cache
 def _num_processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
-
-
-import os
-ORDERED = bool(int(os.environ.get("ORDERED", "1")))

@@ -15,7 +15,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
     tma,
     warpgroup_mma,
-    warpgroup_mma_init,
     warpgroup_mma_wait,
 )
 
@@ -32,6 +31,16 @@ _POSITIONS = gl.constexpr(POSITIONS)
 _COLUMNS = gl.constexpr(COLUMNS)
 _STAGES = gl.constexpr(STAGES)
 _LOG2_E = gl.constexpr(1.4426950408889634)
+
+
+@gluon.constexpr_function
+def _scores_layout():
+    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, POSITIONS, 16])
+
+
+@gluon.constexpr_function
+def _found_layout(size):
+    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, size, 16])
 
 
 @gluon.jit(do_not_specialize=[*CHANGING, "num_items"])
@@ -54,12 +63,11 @@ def attend_items(
     BLOCK: gl.constexpr,
     CAPPED: gl.constexpr,
     WINDOWED: gl.constexpr,
-    ORDERED: gl.constexpr,
 ):
     """All items of this program."""
     dtype: gl.constexpr = pages.dtype
     layout: gl.constexpr = pages.layout
-    queries = gl.allocate_shared_memory(dtype, [2, _ROWS, SIZE], layout)
+    queries = gl.allocate_shared_memory(dtype, [4, _ROWS, SIZE], layout)
     keys = gl.allocate_shared_memory(dtype, [_STAGES, _POSITIONS, SIZE], layout)
     values = gl.allocate_shared_memory(dtype, [_STAGES, _POSITIONS, SIZE], layout)
     full = gl.allocate_shared_memory(gl.int64, [2 * _STAGES, 1], mbarrier.MBarrierLayout())
@@ -70,22 +78,22 @@ def attend_items(
         mbarrier.init(empty.index(each), count=2)
     for each in gl.static_range(2):
         mbarrier.init(turns.index(each), count=1)
-    what = (tiles, num_items, window)
-    shared = (keys, values, full, empty)
+    work = (tiles, num_items, window)
+    rings = (keys, values, full, empty)
     numbers = (query_stride, scale, value_scale, soft_cap)
     gl.warp_specialize(
         [
             (
                 _compute,
-                (query, output, queries, shared, turns, what, numbers,
-                 0, HEADS, KV_HEADS, CAPPED, WINDOWED, ORDERED),
+                (query, output, queries, rings, turns, work, numbers,
+                 0, HEADS, KV_HEADS, CAPPED, WINDOWED),
             ),
             (
                 _compute,
-                (query, output, queries, shared, turns, what, numbers,
-                 1, HEADS, KV_HEADS, CAPPED, WINDOWED, ORDERED),
+                (query, output, queries, rings, turns, work, numbers,
+                 1, HEADS, KV_HEADS, CAPPED, WINDOWED),
             ),
-            (_copy, (pages, table, table_stride, shared, what, KV_HEADS, BLOCK, WINDOWED)),
+            (_copy, (pages, table, table_stride, rings, work, KV_HEADS, BLOCK, WINDOWED)),
         ],
         [4, 1],
         [240, 24],
@@ -103,10 +111,10 @@ def _item(turn):
 @gluon.jit
 def _first_tile(before, window, WINDOWED: gl.constexpr):
     """Of keys that some row sees."""
+    first = 0
     if WINDOWED:
-        return gl.maximum(before + 1 - window, 0) // _POSITIONS
-    else:
-        return 0
+        first = gl.maximum(before + 1 - window, 0) // _POSITIONS
+    return first
 
 
 @gluon.jit
@@ -114,15 +122,15 @@ def _copy(
     pages,
     table,
     table_stride,
-    shared,
-    what,
+    rings,
+    work,
     KV_HEADS: gl.constexpr,
     BLOCK: gl.constexpr,
     WINDOWED: gl.constexpr,
 ):
     """Fill the rings, the last tile of each item first."""
-    keys, values, full, empty = shared
-    tiles, num_items, window = what
+    keys, values, full, empty = rings
+    tiles, num_items, window = work
     SIZE: gl.constexpr = keys.shape[2]
     BOX: gl.constexpr = pages.block_type.shape[0]
     BOXES: gl.constexpr = _POSITIONS // BOX
@@ -145,7 +153,7 @@ def _copy(
         first_block = 0
         if WINDOWED:
             first_block = gl.maximum(before + 1 - window, 0) // BLOCK
-        for back in range(0, last - first + 1):
+        for back in range(last - first + 1):
             at = (last - back) * _POSITIONS
             stage = step % _STAGES
             phase = (step // _STAGES) & 1
@@ -154,7 +162,8 @@ def _copy(
                 position = at + box * BOX
                 # Others' blocks are not read: what they hold may be no number.
                 block = gl.minimum(gl.maximum(position // BLOCK, first_block), last_block)
-                rows = rows + (gl.load(blocks + block) * BLOCK + position % BLOCK,)
+                row = gl.load(blocks + block) * BLOCK + position % BLOCK
+                rows = rows + (row,)  # type: ignore[assignment]  # noqa: RUF005 - no stars there
             for kind in gl.static_range(2):
                 slot = kind * _STAGES + stage
                 target = key_boxes if kind == 0 else value_boxes
@@ -170,6 +179,151 @@ def _copy(
             step += 1
         turn += 1
         item = _item(turn)
+
+
+@gluon.jit
+def _compute(
+    query,
+    output,
+    queries,
+    rings,
+    turns,
+    work,
+    numbers,
+    WHICH: gl.constexpr,
+    HEADS: gl.constexpr,
+    KV_HEADS: gl.constexpr,
+    CAPPED: gl.constexpr,
+    WINDOWED: gl.constexpr,
+):
+    """Half of the rows of each item."""
+    tiles, num_items, window = work
+    query_stride, scale, value_scale, soft_cap = numbers
+    SIZE: gl.constexpr = queries.shape[2]
+    SHARING: gl.constexpr = HEADS // KV_HEADS
+    layout: gl.constexpr = _scores_layout()
+    token = (gl.arange(0, _ROWS, gl.SliceLayout(1, layout)) + WHICH * _ROWS) // SHARING
+    step = 0  # of all tiles of keys, whatever their item
+    turn = 0
+    item = _item(0)
+    _ask_for_queries(
+        query, queries.index(2 * WHICH), tiles, item, num_items, query_stride,
+        WHICH, HEADS, KV_HEADS,
+    )  # fmt: skip
+    while item < num_items:
+        tile = tiles + item // KV_HEADS * 4
+        row, before, count = gl.load(tile + 1), gl.load(tile + 2), gl.load(tile + 3)
+        high = before + 1 + token  # what a row sees ends there
+        first = _first_tile(before, window, WINDOWED)
+        last = (before + count - 1) // _POSITIONS
+        async_copy.wait_group(0)
+        fence_async_shared()
+        gl.thread_barrier()
+        own = queries.index(2 * WHICH + turn % 2)
+        turn += 1
+        following = _item(turn)
+        _ask_for_queries(
+            query, queries.index(2 * WHICH + turn % 2), tiles, following, num_items, query_stride,
+            WHICH, HEADS, KV_HEADS,
+        )  # fmt: skip
+        weights, most, total = _begin(
+            step, last * _POSITIONS, own, rings, turns, high, window, scale, soft_cap,
+            WHICH, CAPPED, WINDOWED,
+        )  # fmt: skip
+        found = gl.zeros([_ROWS, SIZE], gl.float32, _found_layout(SIZE))
+        step += 1
+        # Of the tiles before this one all rows see everything, but for a window.
+        all_seen = first if WINDOWED else gl.minimum((before + 1) // _POSITIONS, last)
+        for back in range(1, last - all_seen + 1):
+            weights, most, total, found = _meet(
+                weights, most, total, found, step, (last - back) * _POSITIONS,
+                own, rings, turns, high, window, scale, soft_cap, WHICH, True, CAPPED, WINDOWED,
+            )  # fmt: skip
+            step += 1
+        for back in range(last - all_seen + 1, last - first + 1):
+            weights, most, total, found = _meet(
+                weights, most, total, found, step, (last - back) * _POSITIONS,
+                own, rings, turns, high, window, scale, soft_cap, WHICH, False, CAPPED, WINDOWED,
+            )  # fmt: skip
+            step += 1
+        found = _end(weights, found, step, rings)
+        _write(
+            output, found, total, value_scale, row, count, item % KV_HEADS, WHICH, HEADS, SHARING
+        )
+        item = following
+
+
+@gluon.jit
+def _begin(
+    step, at, queries, rings, turns, high, window, scale, soft_cap,
+    WHICH: gl.constexpr, CAPPED: gl.constexpr, WINDOWED: gl.constexpr,
+):  # fmt: skip
+    """Weigh an item's first tile of keys, which is the last of its positions."""
+    keys, _values, full, empty = rings
+    layout: gl.constexpr = _scores_layout()
+    stage, phase = step % _STAGES, (step // _STAGES) & 1
+    mbarrier.wait(full.index(stage), phase)
+    mbarrier.wait(turns.index(WHICH), (step & 1) ^ (1 - WHICH))
+    scores = gl.zeros([_ROWS, _POSITIONS], gl.float32, layout)
+    scores = warpgroup_mma(
+        queries, keys.index(stage).permute((1, 0)), scores, use_acc=False, is_async=True
+    )
+    mbarrier.arrive(turns.index(1 - WHICH), count=1)
+    scores = warpgroup_mma_wait(0, [scores])
+    mbarrier.arrive(empty.index(stage), count=1)
+    most = gl.full([_ROWS], -1e30, gl.float32, gl.SliceLayout(1, layout))
+    total = gl.zeros([_ROWS], gl.float32, gl.SliceLayout(1, layout))
+    weights, most, total, _ = _weigh(
+        scores, most, total, at, high, window, scale, soft_cap, True, CAPPED, WINDOWED
+    )
+    operand: gl.constexpr = gl.DotOperandLayout(0, _found_layout(keys.shape[2]), 2)
+    return gl.convert_layout(weights.to(keys.dtype), operand), most, total
+
+
+@gluon.jit
+def _meet(
+    weights, most, total, found, step, at,
+    queries, rings, turns, high, window, scale, soft_cap,
+    WHICH: gl.constexpr, MASKED: gl.constexpr, CAPPED: gl.constexpr, WINDOWED: gl.constexpr,
+):  # fmt: skip
+    """Add the values of the tile before; weigh the keys of this one, the `step`th."""
+    keys, values, full, empty = rings
+    found_layout: gl.constexpr = _found_layout(keys.shape[2])
+    stage, phase = step % _STAGES, (step // _STAGES) & 1
+    earlier, its_phase = (step - 1) % _STAGES, ((step - 1) // _STAGES) & 1
+    mbarrier.wait(full.index(stage), phase)
+    mbarrier.wait(turns.index(WHICH), (step & 1) ^ (1 - WHICH))
+    scores = gl.zeros([_ROWS, _POSITIONS], gl.float32, _scores_layout())
+    scores = warpgroup_mma(
+        queries, keys.index(stage).permute((1, 0)), scores, use_acc=False, is_async=True
+    )
+    mbarrier.wait(full.index(_STAGES + earlier), its_phase)
+    adding = warpgroup_mma(weights, values.index(earlier), found, is_async=True)
+    mbarrier.arrive(turns.index(1 - WHICH), count=1)
+    scores = warpgroup_mma_wait(1, [scores])
+    mbarrier.arrive(empty.index(stage), count=1)
+    fresh, most, total, kept = _weigh(
+        scores, most, total, at, high, window, scale, soft_cap, MASKED, CAPPED, WINDOWED
+    )
+    if not MASKED:  # where registers are enough
+        total = _after(total)
+    found, _ = warpgroup_mma_wait(0, [adding, weights])
+    mbarrier.arrive(empty.index(_STAGES + earlier), count=1)
+    found = found * gl.convert_layout(kept, gl.SliceLayout(1, found_layout))[:, None]
+    operand: gl.constexpr = gl.DotOperandLayout(0, found_layout, 2)
+    return gl.convert_layout(fresh.to(keys.dtype), operand), most, total, found
+
+
+@gluon.jit
+def _end(weights, found, step, rings):
+    """Add the values of an item's last tile."""
+    _keys, values, full, empty = rings
+    stage, phase = (step - 1) % _STAGES, ((step - 1) // _STAGES) & 1
+    mbarrier.wait(full.index(_STAGES + stage), phase)
+    found = warpgroup_mma(weights, values.index(stage), found, is_async=True)
+    found = warpgroup_mma_wait(0, [found])
+    mbarrier.arrive(empty.index(_STAGES + stage), count=1)
+    return found
 
 
 @gluon.jit
@@ -222,49 +376,15 @@ def _weigh(
 
 
 @gluon.jit
-def _meet(
-    weights, most, total, found, step, at,
-    queries, shared, turns, high, window, scale, soft_cap,
-    WHICH: gl.constexpr, MASKED: gl.constexpr, CAPPED: gl.constexpr, WINDOWED: gl.constexpr, ORDERED: gl.constexpr,
-):  # fmt: skip
-    """Add the values of the tile before; weigh the keys of this one, the `step`th."""
-    keys, values, full, empty = shared
-    layout: gl.constexpr = _scores_layout()
-    stage, phase = step % _STAGES, (step // _STAGES) & 1
-    earlier, its_phase = (step - 1) % _STAGES, ((step - 1) // _STAGES) & 1
-    mbarrier.wait(full.index(stage), phase)
-    mbarrier.wait(turns.index(WHICH), (step & 1) ^ (1 - WHICH))
-    scores = warpgroup_mma_init(gl.zeros([_ROWS, _POSITIONS], gl.float32, layout))
-    scores = warpgroup_mma(
-        queries, keys.index(stage).permute((1, 0)), scores, use_acc=False, is_async=True
-    )
-    mbarrier.wait(full.index(_STAGES + earlier), its_phase)
-    adding = warpgroup_mma(
-        weights, values.index(earlier), found, is_async=True
-    )
-    mbarrier.arrive(turns.index(1 - WHICH), count=1)
-    scores = warpgroup_mma_wait(1, [scores])
-    mbarrier.arrive(empty.index(stage), count=1)
-    fresh, most, total, kept = _weigh(
-        scores, most, total, at, high, window, scale, soft_cap, MASKED, CAPPED, WINDOWED
-    )
-    SIZE: gl.constexpr = keys.shape[2]
-    operand: gl.constexpr = gl.DotOperandLayout(0, _found_layout(SIZE), 2)
-    if ORDERED:
-        total = _after(total)
-    found, _ = warpgroup_mma_wait(0, [adding, weights])
-    fresh = gl.convert_layout(fresh.to(keys.dtype), operand)
-    mbarrier.arrive(empty.index(_STAGES + earlier), count=1)
-    across: gl.constexpr = gl.SliceLayout(1, _found_layout(SIZE))
-    found = found * gl.convert_layout(kept, across)[:, None]
-    return fresh, most, total, found
-
-
-@gluon.jit
 def _after(total):
-    """Nothing that follows is moved before what these sums come from."""
+    """Nothing that follows is moved before what these sums come from.
+
+    The compiler would have waiting for a product come before weighing, which is to fill that time.
+    A store that depends on the sums, and never happens as none is below 0, holds it back.
+    """
     return gl.inline_asm_elementwise(
-        "{ .reg .pred less; .reg .b32 at; mov.b32 at, 0; setp.lt.f32 less, $1, 0f00000000; @less st.volatile.shared.f32 [at], $1; mov.b32 $0, $1; }",
+        "{ .reg .pred never; .reg .b32 at; mov.b32 at, 0; setp.lt.f32 never, $1, 0f00000000;"
+        " @never st.volatile.shared.f32 [at], $1; mov.b32 $0, $1; }",
         "=f,f",
         [total],
         dtype=gl.float32,
@@ -273,109 +393,10 @@ def _after(total):
     )
 
 
-@gluon.constexpr_function
-def _scores_layout():
-    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, POSITIONS, 16])
-
-
-@gluon.constexpr_function
-def _found_layout(size):
-    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, size, 16])
-
-
-@gluon.jit
-def _compute(
-    query,
-    output,
-    queries,
-    shared,
-    turns,
-    what,
-    numbers,
-    WHICH: gl.constexpr,
-    HEADS: gl.constexpr,
-    KV_HEADS: gl.constexpr,
-    CAPPED: gl.constexpr,
-    WINDOWED: gl.constexpr,
-    ORDERED: gl.constexpr,
-):
-    """Half of the rows of each item."""
-    keys, values, full, empty = shared
-    tiles, num_items, window = what
-    query_stride, scale, value_scale, soft_cap = numbers
-    SIZE: gl.constexpr = keys.shape[2]
-    SHARING: gl.constexpr = HEADS // KV_HEADS
-    layout: gl.constexpr = _scores_layout()
-    operand: gl.constexpr = gl.DotOperandLayout(0, _found_layout(SIZE), 2)
-    own = queries.index(WHICH)
-    token = (gl.arange(0, _ROWS, gl.SliceLayout(1, layout)) + WHICH * _ROWS) // SHARING
-    step = 0
-    turn = 0
-    item = _item(0)
-    _ask_for_queries(query, own, tiles, item, num_items, query_stride, WHICH, HEADS, KV_HEADS)
-    while item < num_items:
-        tile = tiles + item // KV_HEADS * 4
-        row, before, count = gl.load(tile + 1), gl.load(tile + 2), gl.load(tile + 3)
-        high = before + 1 + token
-        first = _first_tile(before, window, WINDOWED)
-        last = (before + count - 1) // _POSITIONS
-        # All rows see all of the tiles before this one, but for a window.
-        all_seen = first if WINDOWED else gl.minimum(gl.maximum((before + 1) // _POSITIONS, first), last)
-
-        async_copy.wait_group(0)
-        fence_async_shared()
-        gl.thread_barrier()
-        stage, phase = step % _STAGES, (step // _STAGES) & 1
-        mbarrier.wait(full.index(stage), phase)
-        mbarrier.wait(turns.index(WHICH), (step & 1) ^ (1 - WHICH))
-        scores = gl.zeros([_ROWS, _POSITIONS], gl.float32, layout)
-        scores = warpgroup_mma(
-            own, keys.index(stage).permute((1, 0)), scores, use_acc=False, is_async=True
-        )
-        mbarrier.arrive(turns.index(1 - WHICH), count=1)
-        scores = warpgroup_mma_wait(0, [scores])
-        mbarrier.arrive(empty.index(stage), count=1)
-        most = gl.full([_ROWS], -1e30, gl.float32, gl.SliceLayout(1, layout))
-        total = gl.zeros([_ROWS], gl.float32, gl.SliceLayout(1, layout))
-        fresh, most, total, _ = _weigh(
-            scores, most, total, last * _POSITIONS, high, window, scale, soft_cap,
-            True, CAPPED, WINDOWED,
-        )  # fmt: skip
-        weights = gl.convert_layout(fresh.to(keys.dtype), operand)
-        found = gl.zeros([_ROWS, SIZE], gl.float32, _found_layout(SIZE))
-        step += 1
-        for back in range(1, last - all_seen + 1):
-            weights, most, total, found = _meet(
-                weights, most, total, found, step, (last - back) * _POSITIONS,
-                own, shared, turns, high, window, scale, soft_cap, WHICH, True, CAPPED, WINDOWED, ORDERED,
-            )  # fmt: skip
-            step += 1
-        for back in range(last - all_seen + 1, last - first + 1):
-            weights, most, total, found = _meet(
-                weights, most, total, found, step, (last - back) * _POSITIONS,
-                own, shared, turns, high, window, scale, soft_cap, WHICH, False, CAPPED, WINDOWED, ORDERED,
-            )  # fmt: skip
-            step += 1
-
-        turn += 1
-        following = _item(turn)
-        gl.thread_barrier()
-        _ask_for_queries(
-            query, own, tiles, following, num_items, query_stride, WHICH, HEADS, KV_HEADS
-        )
-        stage, phase = (step - 1) % _STAGES, ((step - 1) // _STAGES) & 1
-        mbarrier.wait(full.index(_STAGES + stage), phase)
-        found = warpgroup_mma(weights, values.index(stage), found, is_async=True)
-        found = warpgroup_mma_wait(0, [found])
-        mbarrier.arrive(empty.index(_STAGES + stage), count=1)
-        _write(output, found, total, value_scale, row, count, item % KV_HEADS, WHICH, SHARING, HEADS)
-        item = following
-
-
 @gluon.jit
 def _write(
     output, found, total, value_scale, first, count, head,
-    WHICH: gl.constexpr, SHARING: gl.constexpr, HEADS: gl.constexpr,
+    WHICH: gl.constexpr, HEADS: gl.constexpr, SHARING: gl.constexpr,
 ):  # fmt: skip
     """The rows of this group of warps."""
     SIZE: gl.constexpr = found.shape[1]
