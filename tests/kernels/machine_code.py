@@ -11,6 +11,7 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
 ARCHITECTURES = (80, 89, 90, 100)
 _TOOL = Path(str(triton.__file__)).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -40,7 +41,7 @@ def compiled(
     """Compile a kernel.
 
     Args:
-        kernel: a function of `triton.jit`.
+        kernel: a function of `triton.jit` or `gluon.jit`.
         architecture: 90 is sm_90.
         types: of what changes, as `*bf16` and `i32`.
         constants: all others.
@@ -53,7 +54,8 @@ def compiled(
         for name, kind in types.items()
         if kind.startswith("*") or name in multiples
     }
-    source = ASTSource(kernel, signature, dict(constants), attributes)
+    language = GluonASTSource if kernel.is_gluon() else ASTSource
+    source = language(kernel, signature, dict(constants), attributes)
     found = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(found.asm["cubin"])
