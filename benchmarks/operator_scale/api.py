@@ -49,7 +49,7 @@ class Api:
             where = path(kind)
             if kind != names.KIND:
                 where += f"?labelSelector={names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
-            for each in (await self._call("GET", where, None, METADATA_ONLY))["items"]:
+            for each in (await self._call("GET", where, None, METADATA_ONLY))["items"] or ():
                 found[each["metadata"]["uid"]] = each["metadata"]["resourceVersion"]
         return found
 
@@ -57,7 +57,7 @@ class Api:
         """Objects of a kind, whosever they are."""
         listing = await self._call("GET", f"{path(kind)}?limit=1", None, METADATA_ONLY)
         more: int = listing["metadata"].get("remainingItemCount", 0)
-        return len(listing["items"]) + more
+        return len(listing["items"] or ()) + more
 
     async def num_ready(self) -> int:
         """InferenceServices that are Ready."""

@@ -330,8 +330,8 @@ def _path(resource: tuple[str, str], namespace: str | None, name: str | None = N
 
 
 def _items(listing: Manifest) -> list[Manifest]:
-    items: list[Manifest] = listing.get("items", [])
-    return items
+    items: list[Manifest] | None = listing.get("items")  # null where there is nothing
+    return items or []
 
 
 def _refusal(text: str) -> tuple[str, str]:

@@ -90,6 +90,7 @@ def _kwok(run: Path) -> list[object]:
         f"--config={stages}",
         "--manage-all-nodes=true",
         f"--node-ip={NODE_IP}",
+        "--node-lease-duration-seconds=40",  # renewed at a quarter of it
     ]
 
 
@@ -166,7 +167,11 @@ capacity: {cpu: "1000", memory: 4Ti, pods: "250"}
 _POD_READY = _stage(
     "pod-ready",
     "Pod",
-    [_rule(".metadata.deletionTimestamp", "DoesNotExist"), _NOT_READY],
+    [
+        _rule(".metadata.deletionTimestamp", "DoesNotExist"),
+        _rule(".status.phase", "In", "Pending"),
+        _NOT_READY,
+    ],
     {
         "statusTemplate": """
 phase: Running
