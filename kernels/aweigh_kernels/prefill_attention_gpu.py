@@ -9,19 +9,30 @@ fill up what is left of the GPU at the end.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import gcd
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import triton
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from aweigh_kernels.checks import expect
 from aweigh_kernels.gpu.prefill_attention import attend_tile
+from aweigh_kernels.gpu.prefill_attention_hopper import (
+    COLUMNS,
+    POSITIONS,
+    ROWS,
+    SWIZZLED,
+    attend_items,
+)
 
 _DTYPES = (torch.bfloat16, torch.float16)
 _FP8 = torch.float8_e4m3fn
 _SIZES = range(16, 257)  # of heads
 _HOPPER = (9, 0)
+_HOPPER_SIZES = (64, 128)
+_LEAST_BOX = 8  # tokens of a block, of which a swizzle's pattern consists
 _WIDE = 128  # heads of more numbers are computed in smaller tiles
 
 Integers = npt.NDArray[np.int64]
@@ -121,12 +132,13 @@ def attend(  # noqa: PLR0913 - what attention is
     """
     _expect(query, kv, tiles, output)
     if len(tiles.tiles):
-        _launch(query, kv, tiles, output, scale * kv_scales[0], kv_scales[1], soft_cap)
+        launch = _launch_hopper if _on_hopper(query, kv) else _launch
+        launch(query, kv, tiles, output, scale * kv_scales[0], kv_scales[1], soft_cap)
 
 
 def rows_of(size: int) -> int:
     """Rows of a tile, for heads of so many numbers."""
-    return 128 if size <= _WIDE else 64
+    return ROWS if size <= _WIDE else 64
 
 
 def positions_of(size: int, *, many_registers: bool = False) -> int:
@@ -198,6 +210,54 @@ def _launch(  # noqa: PLR0913 - what the kernel takes
     )
 
 
+def _on_hopper(query: torch.Tensor, kv: torch.Tensor) -> bool:
+    """Whether Hopper's kernel computes with such tensors."""
+    return (
+        _capability(query.device) == _HOPPER
+        and kv.dtype == query.dtype
+        and query.shape[-1] in _HOPPER_SIZES
+        and kv.shape[1] % _LEAST_BOX == 0
+        and query.stride(0) % 8 == 0
+        and query.data_ptr() % 16 == 0
+    )
+
+
+def _launch_hopper(  # noqa: PLR0913 - what the kernel takes
+    query: torch.Tensor,
+    kv: torch.Tensor,
+    tiles: Tiles,
+    output: torch.Tensor,
+    scale: float,
+    value_scale: float,
+    soft_cap: float | None,
+) -> None:
+    num_blocks, block_tokens, kv_rows, size = kv.shape
+    num_items = len(tiles.tiles) * kv_rows // 2
+    rows = kv.view(num_blocks * block_tokens, kv_rows * size)
+    box = [gcd(block_tokens, POSITIONS), COLUMNS]
+    attend_items[(min(num_items, _num_processors(query.device)),)](
+        TensorDescriptor.from_tensor(rows, box, SWIZZLED),
+        query,
+        output,
+        tiles.tiles,
+        tiles.table,
+        num_items,
+        query.stride(0),
+        tiles.table.stride(0),
+        scale,
+        value_scale,
+        soft_cap or 0.0,
+        tiles.window or 0,
+        HEADS=query.shape[1],
+        KV_HEADS=kv_rows // 2,
+        SIZE=size,
+        BLOCK=block_tokens,
+        CAPPED=soft_cap is not None,
+        WINDOWED=tiles.window is not None,
+        num_warps=4,
+    )
+
+
 def _tiles(
     firsts: Integers, counts: Integers, before: Integers, tokens: int, window: int | None
 ) -> Integers:
@@ -217,3 +277,8 @@ def _tiles(
 @cache
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
+
+
+@cache
+def _num_processors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)

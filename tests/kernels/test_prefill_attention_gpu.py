@@ -114,11 +114,6 @@ class Case:
         return float((self.computed().float() - wanted).abs().max() / wanted.abs().max())
 
 
-@pytest.fixture(autouse=True)
-def _sums_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-
-
 SIZES = [(0, 1), (0, 15), (0, 16), (0, 17), (16, 129), (300, 40), (5, 333), (2000, 128), (31, 2)]
 
 
@@ -134,9 +129,10 @@ def test_every_number_format_and_shape_of_heads(
     assert case.error() < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("size", [64, 128, 256])
-@pytest.mark.parametrize("block", [16, 32, 48, 128, 256])
-@pytest.mark.parametrize("window", [None, 1, 5, 40, 1000])
+@pytest.mark.parametrize(
+    ("size", "block"), [(64, 32), (128, 16), (128, 48), (128, 128), (128, 256), (256, 32)]
+)
+@pytest.mark.parametrize("window", [None, 1, 40, 1000])
 def test_any_blocks_and_windows(size: int, block: int, window: int | None) -> None:
     case = Case(SIZES, size=size, block=block, window=window)
     assert case.error() < TOLERANCE[torch.bfloat16]

@@ -1,7 +1,8 @@
 """Which keys and values attention reads in a step. Indices and masks only.
 
 Requests with one new token, or few of them, are decodes: a kernel reads for one after the other,
-torch for groups of equally many tokens and of similar length. Each longer chunk is read by itself.
+torch for groups of equally many tokens and of similar length. Longer chunks are prompts: a kernel
+reads for tiles of them, torch for each by itself.
 """
 
 from collections.abc import Callable
