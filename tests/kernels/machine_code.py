@@ -3,7 +3,7 @@
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def compiled(
     architecture: int,
     types: Mapping[str, str],
     constants: Mapping[str, Any],
-    aligned: Sequence[str] = (),
+    multiples: Collection[str] = (),
     **options: int,
 ) -> MachineCode:
     """Compile a kernel.
@@ -45,14 +45,14 @@ def compiled(
         architecture: 90 is sm_90.
         types: of what changes, as `*bf16` and `i32`.
         constants: all others.
-        aligned: numbers that are multiples of 16; pointers always are.
+        multiples: what changes in steps of 16, beside where arrays begin.
         options: num_warps and num_stages.
     """
     signature = dict(types) | dict.fromkeys(constants, "constexpr")
     attributes = {
         (kernel.arg_names.index(name),): [["tt.divisibility", 16]]
         for name, kind in types.items()
-        if kind.startswith("*") or name in aligned
+        if kind.startswith("*") or name in multiples
     }
     language = GluonASTSource if kernel.is_gluon() else ASTSource
     source = language(kernel, signature, dict(constants), attributes)

@@ -73,8 +73,8 @@ def items(*, size: int = 128, block: int = 16, windowed_and_capped: bool = False
     types |= dict.fromkeys(("scale", "value_scale", "soft_cap"), "fp32")
     constants = {"HEADS": 32, "KV_HEADS": 8, "SIZE": size, "BLOCK": block}
     constants |= dict.fromkeys(("CAPPED", "WINDOWED"), windowed_and_capped)
-    aligned = ("query_stride",)  # or queries could not be copied asynchronously
-    return compiled(attend_items, 90, types, constants, aligned, num_warps=4)
+    multiples = ("query_stride",)  # or queries could not be copied asynchronously
+    return compiled(attend_items, 90, types, constants, multiples, num_warps=4)
 
 
 @pytest.mark.parametrize(
