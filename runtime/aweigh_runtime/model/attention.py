@@ -80,7 +80,7 @@ def attend_stored(
         kv: one layer of the cache.
         plan: of this step.
         shape: of this layer.
-        by_torch: decodes, too, even where a kernel of ours would take them.
+        by_torch: all of it, even where a kernel of ours would take them.
 
     Returns:
         [T, H·D].
