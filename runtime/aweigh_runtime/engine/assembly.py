@@ -43,6 +43,7 @@ from aweigh_runtime.model.reads import FEW
 from aweigh_runtime.model.stepping import launched, recorded
 from aweigh_runtime.text.defaults import stop_tokens_of
 
+_FEW_ROWS = (32, 64)
 _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", FP8: "fp8"}
 
 
@@ -251,13 +252,14 @@ def _cache_bytes(memory: Memory, block_bytes: int) -> int | None:
 def _compile(forward: Forward, limits: Limits, cache: KVCache) -> None:
     """Compute every kind of decode once on a GPU, whose kernels are compiled at their first use.
 
-    What is left of a prompt behind cached tokens is one, too, where it is short.
+    What is left of a prompt behind cached tokens is one, too, where it is short. Products of up to
+    64 tokens have kernels of their own.
     """
     if cache.layers.device.type != "cuda":
         return
     room = min(cache.num_blocks * cache.block_tokens, limits.max_model_len)
     blocks = range(cache.num_blocks)
-    for count in range(1, FEW + 1):
+    for count in (*range(1, FEW + 1), *_FEW_ROWS):
         for end in (count + 1, room):
             if count < end <= room:
                 forward([0] * count, [Chunk(end - count, count, blocks, 1)])

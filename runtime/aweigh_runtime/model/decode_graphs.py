@@ -76,6 +76,7 @@ class DecodeGraphs:
         step = self._plan(size, inputs)
         output = self._logits[: size.rows]
         layers = self._cache.by_layer
+        self._inputs.blank(size)
         # Once before: kernels are compiled, and libraries take what they need.
         self._decoder.compute(inputs.tokens, layers, step, output)
         self._stream.wait_stream(torch.cuda.current_stream())

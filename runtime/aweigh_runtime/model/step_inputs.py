@@ -58,6 +58,11 @@ class StepInputs:
         table = self._table[: size.requests]
         return Inputs(tokens, positions, slots, firsts, counts, seen, table)
 
+    def blank(self, size: Size) -> None:
+        """A step of a size that is padding alone."""
+        self._packed.zero_()
+        self.of(size).slots.fill_(-1)
+
     def write(self, size: Size, tokens: Tokens, chunks: Sequence[Chunk]) -> None:
         """Fill them for one step; the device is not waited for. O(T + blocks).
 

@@ -107,6 +107,10 @@ def steps(recorded: Recorded) -> Steps:
     return Steps(recorded)
 
 
+def test_recording_keeps_nothing(decoder: Decoder) -> None:
+    assert not Recorded(decoder).cache.layers.any()
+
+
 def test_steps_of_every_number_of_requests_are_those_of_the_eager_decoder(steps: Steps) -> None:
     requests = [steps.read(7 * index) for index in range(24)]
     for count in (1, 2, 3, 4, 5, 8, 9, 16, 17, 24):

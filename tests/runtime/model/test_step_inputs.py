@@ -65,6 +65,16 @@ def test_padding_is_kept_nowhere_and_sees_nothing(inputs: StepInputs) -> None:
     assert found.seen[3:].tolist() == [0] * 5
 
 
+def test_a_blank_step_is_padding_alone(inputs: StepInputs) -> None:
+    for size in SIZES:
+        written(inputs)
+        inputs.blank(size)
+        found = inputs.of(size)
+        assert set(found.slots.tolist()) == {-1}
+        for zeros in (found.tokens, found.positions, found.counts, found.seen):
+            assert not zeros.any()
+
+
 def test_arrays_of_a_size_stay_where_they_are(inputs: StepInputs) -> None:
     before = inputs.of(Size(4, 3))
     after = written(inputs, Size(4, 3))
