@@ -1,6 +1,6 @@
 """Decode steps of a whole model on a GPU, replayed from graphs, beside what memory allows.
 
-    python -m benchmarks.decode_steps_gpu [--shape llama-3.1-8b] [--profile] [--save FILE.md]
+    python -m benchmarks.decode_steps_gpu [--shape llama-3.1-8b] [--starts 2] [--save FILE.md]
 
 A shape with random weights, greedy, 1,024 tokens in and 256 out: the mean step sees 1,152. A step
 writes its inputs, replays its graph and takes the likeliest tokens, which stay on the device; the
@@ -10,6 +10,7 @@ H200, or their operations ÷ 790 TFLOP/s, whichever is longer.
 """
 
 import argparse
+import asyncio
 import shlex
 import sys
 import time
@@ -20,6 +21,7 @@ from statistics import median
 
 import torch
 
+from aweigh_bench.own_server import own_server
 from aweigh_bench.report import Bar, Cell, Report, Table
 from aweigh_bench.shapes import SHAPES, shape_directory
 from aweigh_runtime.model.cache import CacheFormat, KVCache
@@ -45,8 +47,10 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="llama-3.1-8b")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--profile", action="store_true", help="print the kernels of each step")
+    parser.add_argument("--starts", type=int, default=0, help="of `aweigh serve`, timed first")
     parser.add_argument("--save", type=Path, action="append", default=[])
     given = parser.parse_args()
+    starts_s = [asyncio.run(_start_s(given.shape)) for _ in range(given.starts)]
     device = torch.device("cuda")
     with shape_directory(given.shape) as directory:
         decoder = make_up(directory, Wish(max_model_len=PROMPT + ANSWER), device).decoder
@@ -80,13 +84,22 @@ def main() -> None:
         tables=[Table("Median of the steps from 1,024 to 1,280 tokens", COLUMNS, rows)],
         bars=bars,
         notes=[
+            *(f"Start {index + 1} of a server took {s:.1f} s." for index, s in enumerate(starts_s)),
             f"Recording {seconds[1]:.1f} s, of which the first time, with compiled kernels missing "
-            f"or on disk, {seconds[0]:.1f} s more."
+            f"or on disk, {seconds[0]:.1f} s more.",
         ],
     )
     print(report.text())
     for path in given.save:
         report.save(path)
+
+
+async def _start_s(shape: str) -> float:
+    """Seconds until `aweigh serve` is ready, with kernels compiled or on disk as they are."""
+    with shape_directory(shape) as directory:
+        began_s = time.monotonic()
+        async with own_server(f"file://{directory}", ["--random-weights"]):
+            return time.monotonic() - began_s
 
 
 def _recorded(decoder: Decoder, cache: KVCache, most: int) -> tuple[DecodeGraphs, list[float]]:

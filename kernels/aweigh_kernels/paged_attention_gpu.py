@@ -12,6 +12,7 @@ was recorded once follows whatever `Reads` holds when it is replayed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from math import e, log2
 
 import torch
 import triton
@@ -27,8 +28,9 @@ _MOST_TILE = 64  # positions that are read at once,
 _TILE_BYTES = 32 << 10  # of keys and values: three tiles fit into what every GPU has
 _FEW_ROWS = 32  # which two warps compute as fast as four, with less to wait for
 _SHARES_EACH = 3  # of a multiprocessor: what fits into its shared memory
-_LEAST_TILES = 4  # of a share
+_LEAST_TILES = 1  # of a share: in a step of few requests whatever is idle is lost
 _PARTS = 32  # that are joined at once
+_JOIN_WARPS = 2
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,10 @@ def attend(  # noqa: PLR0913 - what attention is
             raise ValueError(f"{name} has strides {list(tensor.stride())}; expected dense heads")
     if not reads.num_requests:
         return
-    _launch(query, kv, reads, output, scale * kv_scales[0], kv_scales[1], soft_cap)
+    scale *= kv_scales[0]
+    if soft_cap is None:
+        scale *= log2(e)  # weights are powers of 2
+    _launch(query, kv, reads, output, scale, kv_scales[1], soft_cap)
 
 
 def tile_of(size: int, dtype: torch.dtype) -> int:
@@ -156,7 +161,7 @@ def tile_of(size: int, dtype: torch.dtype) -> int:
 
 def warps_of(rows: int, kept: torch.dtype) -> int:
     """Of a program."""
-    return 2 if rows <= _FEW_ROWS and kept != _FP8 else 4
+    return 2 if rows <= _FEW_ROWS else 4
 
 
 def stages_of(rows: int) -> int:
@@ -199,9 +204,10 @@ def _launch(  # noqa: PLR0913 - what the kernels take
     }
     partial = torch.empty(shares, 2, rows, size, dtype=torch.float32, device=query.device)
     logs = torch.empty(shares, 2, rows, dtype=torch.float32, device=query.device)
+    paired = kv.dtype == _FP8 and query.dtype != torch.float32
     attend_share[(shares,)](
         query,
-        kv,
+        kv.view(torch.int16) if paired else kv,
         output,
         partial,
         logs,
@@ -220,6 +226,7 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         **constants,
         BLOCK=block_tokens,
         CAPPED=soft_cap is not None,
+        PAIRED=paired,
         num_warps=warps_of(rows, kv.dtype),
         num_stages=stages_of(rows),
         launch_pdl=early,
@@ -238,7 +245,7 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         **constants,
         PARTS=_PARTS,
         BY_SHARE=whole > shares,
-        num_warps=2,
+        num_warps=_JOIN_WARPS,
         launch_pdl=early,
     )
 

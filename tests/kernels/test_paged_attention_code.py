@@ -22,7 +22,8 @@ def share(
     requests: int = 16,
 ) -> MachineCode:
     own = "*fp32" if dtype == torch.float32 else "*bf16"
-    pointers = {"query": own, "kv": f"*{kept}", "output": own}
+    paired = kept == "fp8e4nv"
+    pointers = {"query": own, "kv": "*i16" if paired else f"*{kept}", "output": own}
     pointers |= dict.fromkeys(("partial", "logs"), "*fp32")
     pointers |= dict.fromkeys(("firsts", "counts", "seen", "table"), "*i32")
     numbers = dict.fromkeys(("query_stride", "table_stride", "num_requests", "shares"), "i32")
@@ -39,6 +40,7 @@ def share(
         "LEAST": 4,
         "CAPPED": windowed,
         "WINDOWED": windowed,
+        "PAIRED": paired,
         "EARLY": architecture >= 90,
     }
     kept_as = torch.float8_e4m3fn if kept == "fp8e4nv" else dtype

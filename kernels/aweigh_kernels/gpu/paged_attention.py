@@ -46,13 +46,13 @@ def attend_share(
     LEAST: tl.constexpr,
     CAPPED: tl.constexpr,
     WINDOWED: tl.constexpr,
+    PAIRED: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """One share: the end of one row of tiles, some whole ones, the beginning of another."""
     SHARING: tl.constexpr = HEADS // KV_HEADS
     if EARLY:
         gdc_launch_dependents()
-        gdc_wait()
     through = _through(counts, seen, num_requests, window, REQUESTS, TILE, WINDOWED)
     all_tiles = tl.max(through, 0) * KV_HEADS
     each = tl.maximum(tl.cdiv(all_tiles, shares), LEAST)
@@ -61,8 +61,9 @@ def attend_share(
     stop = tl.minimum(at + each, all_tiles)
     row = tl.arange(0, ROWS)
     token, shared = row // SHARING, row % SHARING
-    numbers = tl.arange(0, SIZE_UP)
-    inside = numbers < SIZE
+    number = tl.arange(0, SIZE_UP)
+    if EARLY:
+        gdc_wait()
     while at < stop:
         request, before = _request_of(through, at, KV_HEADS)
         count, first = tl.load(counts + request), tl.load(firsts + request)
@@ -70,60 +71,224 @@ def attend_share(
         tiles = _tiles(count, visible, window, TILE, WINDOWED)
         head, tile = (at - before) // tiles, (at - before) % tiles
         taken = tl.minimum(tiles - tile, stop - at)
-
-        wanted = token < count
-        known = wanted[:, None] & inside[None, :]
-        own = (first + token).to(tl.int64) * query_stride + (head * SHARING + shared) * SIZE
-        q = tl.load(query + own[:, None] + numbers[None, :], mask=known, other=0.0)
-        low = _low(visible, window, WINDOWED)  # what is before it may be another request's
+        low = _low(visible, window, WINDOWED)
         begin = (low // TILE + tile) * TILE
         end = tl.minimum(begin + taken * TILE, visible + count - 1)
-        high = visible + token  # what a row sees ends there
-        most = tl.full([ROWS], -1e29, tl.float32)  # far above what hidden scores become
-        total = tl.zeros([ROWS], tl.float32)
-        found = tl.zeros([ROWS, SIZE_UP], tl.float32)
-        blocks = table + request.to(tl.int64) * table_stride
-        ahead = begin + tl.arange(0, TILE)
-        block = tl.load(blocks + ahead // BLOCK, mask=(ahead >= low) & (ahead < end), other=0)
-        for start in range(begin, end, TILE):
-            position = start + tl.arange(0, TILE)
-            there = position < end
-            if WINDOWED:
-                there &= position >= low
-            line = (block.to(tl.int64) * BLOCK + position % BLOCK) * (2 * KV_HEADS * SIZE)
-            # The next blocks are known when this tile is asked for: copies need not wait for them.
-            ahead = position + TILE
-            block = tl.load(blocks + ahead // BLOCK, mask=ahead < end, other=0)
-            rows_at = kv + line[:, None] + head * SIZE + numbers[None, :]
-            readable = there[:, None] & inside[None, :]
-            keys = tl.load(rows_at, mask=readable, other=0.0)
-            values = tl.load(rows_at + KV_HEADS * SIZE, mask=readable, other=0.0)
-            scores = tl.dot(q, tl.trans(keys.to(q.dtype)), input_precision="ieee") * scale
-            if CAPPED:
-                scores = soft_cap * (2.0 / (1.0 + tl.exp(-2.0 * scores / soft_cap)) - 1.0)
-            scores *= 1.4426950408889634  # to powers of 2
-            sees = there[None, :] & (position[None, :] < high[:, None])
-            if WINDOWED:
-                sees &= position[None, :] >= high[:, None] - window
-            scores = tl.where(sees, scores, -1e30)
-            more = tl.maximum(most, tl.max(scores, 1))
-            weights = tl.exp2(scores - more[:, None])
-            kept = tl.exp2(most - more)
-            total = total * kept + tl.sum(weights, 1)
-            found = found * kept[:, None]
-            found = tl.dot(weights.to(q.dtype), values.to(q.dtype), found, input_precision="ieee")
-            most = more
 
+        wanted = token < count
+        own = query + (first + token).to(tl.int64) * query_stride + (head * SHARING + shared) * SIZE
+        blocks = table + request.to(tl.int64) * table_stride
+        high = visible + token  # what a row sees ends there
+        of_head = kv + head * (SIZE // 2 if PAIRED else SIZE)
+        see: tl.constexpr = _see_pairs if PAIRED else _see
+        found, total, most = see(
+            own, wanted, of_head, blocks, (begin, end, low, high), scale, soft_cap, window,
+            KV_HEADS, SIZE, SIZE_UP, ROWS, BLOCK, TILE, CAPPED, WINDOWED,
+        )  # fmt: skip
         mean = found * (value_scale / tl.where(total > 0, total, 1.0))[:, None]
+        written = wanted[:, None] & (number < SIZE)[None, :]
         if taken == tiles:
             to = ((first + token).to(tl.int64) * HEADS + head * SHARING + shared) * SIZE
-            tl.store(output + to[:, None] + numbers[None, :], mean.to(q.dtype), mask=known)
+            rounded = mean.to(output.dtype.element_ty)
+            tl.store(output + to[:, None] + number[None, :], rounded, mask=written)
         else:
             place = _place(share, tile == 0, ROWS) + row
-            tl.store(partial + place[:, None] * SIZE + numbers[None, :], mean, mask=known)
+            tl.store(partial + place[:, None] * SIZE + number[None, :], mean, mask=written)
             log = tl.where(total > 0, most + tl.log2(total), -1e30)
             tl.store(logs + place, log, mask=wanted)
         at += taken
+
+
+@triton.jit
+def _see(
+    own,
+    wanted,
+    kv,
+    blocks,
+    span,
+    scale,
+    soft_cap,
+    window,
+    KV_HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    SIZE_UP: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
+    CAPPED: tl.constexpr,
+    WINDOWED: tl.constexpr,
+):
+    """Some tiles of one request and head: sums of weighted values, of weights, their scale."""
+    begin, end, low, high = span
+    number = tl.arange(0, SIZE_UP)
+    inside = (number < SIZE)[None, :]
+    q = tl.load(own[:, None] + number[None, :], mask=wanted[:, None] & inside, other=0.0)
+    most = tl.full([ROWS], -1e29, tl.float32)  # far above what hidden scores become
+    sums = tl.zeros([ROWS, TILE], tl.float32)
+    found = tl.zeros([ROWS, SIZE_UP], tl.float32)
+    block = _blocks_of(blocks, begin, low, end, BLOCK, TILE)
+    for start in range(begin, end, TILE):
+        line, there = _lines(block, start, low, end, KV_HEADS * SIZE, BLOCK, TILE, WINDOWED)
+        # The next blocks are known when this tile is asked for: copies need not wait for them.
+        block = _blocks_of(blocks, start + TILE, low, end, BLOCK, TILE)
+        at = kv + line[:, None] + number[None, :]
+        keys = tl.load(at, mask=there[:, None] & inside, other=0)
+        values = tl.load(at + KV_HEADS * SIZE, mask=there[:, None] & inside, other=0)
+        scores = tl.dot(q, tl.trans(keys.to(q.dtype)), input_precision="ieee") * scale
+        weights, kept, most = _weigh(
+            scores, start, high, most, soft_cap, window, TILE, CAPPED, WINDOWED
+        )
+        sums = sums * kept[:, None] + weights
+        found = tl.dot(
+            weights.to(q.dtype),
+            values.to(q.dtype),
+            found * kept[:, None],
+            input_precision="ieee",
+        )
+    return found, tl.sum(sums, 1), most
+
+
+@triton.jit
+def _see_pairs(
+    own,
+    wanted,
+    kv,
+    blocks,
+    span,
+    scale,
+    soft_cap,
+    window,
+    KV_HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    SIZE_UP: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
+    CAPPED: tl.constexpr,
+    WINDOWED: tl.constexpr,
+):
+    """The same of e4m3 numbers, two and two; what is even and what is odd is multiplied apart."""
+    begin, end, low, high = span
+    pair = tl.arange(0, SIZE_UP // 2)
+    inside = (pair < SIZE // 2)[None, :]
+    first = own[:, None] + 2 * pair[None, :]
+    q_even = tl.load(first, mask=wanted[:, None] & inside, other=0.0)
+    q_odd = tl.load(first + 1, mask=wanted[:, None] & inside, other=0.0)
+    q_even, q_odd, scales = _scaled(q_even, q_odd)
+    scales *= scale
+    most = tl.full([ROWS], -1e29, tl.float32)
+    sums = tl.zeros([ROWS, TILE], tl.float32)
+    even = tl.zeros([ROWS, SIZE_UP // 2], tl.float32)
+    odd = tl.zeros([ROWS, SIZE_UP // 2], tl.float32)
+    block = _blocks_of(blocks, begin, low, end, BLOCK, TILE)
+    for start in range(begin, end, TILE):
+        line, there = _lines(block, start, low, end, KV_HEADS * SIZE // 2, BLOCK, TILE, WINDOWED)
+        block = _blocks_of(blocks, start + TILE, low, end, BLOCK, TILE)
+        at = kv + line[:, None] + pair[None, :]
+        keys = tl.load(at, mask=there[:, None] & inside, other=0)
+        values = tl.load(at + KV_HEADS * SIZE // 2, mask=there[:, None] & inside, other=0)
+        keys_even, keys_odd = _widened(tl.trans(keys))
+        scores = tl.dot(q_odd, keys_odd, tl.dot(q_even, keys_even)) * scales[:, None]
+        weights, kept, most = _weigh(
+            scores, start, high, most, soft_cap, window, TILE, CAPPED, WINDOWED
+        )
+        sums = sums * kept[:, None] + weights
+        values_even, values_odd = _widened(values)
+        narrow = weights.to(tl.float16)
+        even = tl.dot(narrow, values_even, even * kept[:, None])
+        odd = tl.dot(narrow, values_odd, odd * kept[:, None])
+    return tl.interleave(even, odd), tl.sum(sums, 1), most
+
+
+@triton.jit
+def _blocks_of(blocks, start, low, end, BLOCK: tl.constexpr, TILE: tl.constexpr):
+    """Where the positions of a tile lie; block 0 for those that nobody sees."""
+    offset = tl.arange(0, TILE)
+    there = (start + offset >= low) & (start + offset < end)
+    if TILE % BLOCK == 0:
+        return tl.load(blocks + start // BLOCK + offset // BLOCK, mask=there, other=0)
+    return tl.load(blocks + (start + offset) // BLOCK, mask=there, other=0)
+
+
+@triton.jit
+def _lines(
+    block,
+    start,
+    low,
+    end,
+    NUMBERS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
+    WINDOWED: tl.constexpr,
+):
+    """Where the keys of each position of a tile begin, and whether it is seen.
+
+    Positions of the whole pool are counted in 32 bits, numbers in 64.
+    """
+    offset = tl.arange(0, TILE)
+    there = start + offset < end
+    if WINDOWED:
+        there &= start + offset >= low
+    within = offset % BLOCK if TILE % BLOCK == 0 else (start + offset) % BLOCK
+    return (block * BLOCK + within).to(tl.int64) * (2 * NUMBERS), there
+
+
+@triton.jit
+def _weigh(
+    scores,
+    start,
+    high,
+    most,
+    soft_cap,
+    window,
+    TILE: tl.constexpr,
+    CAPPED: tl.constexpr,
+    WINDOWED: tl.constexpr,
+):
+    """Powers of 2 of what each row sees; how much what was found before still weighs."""
+    if CAPPED:
+        scores = 2.0 / (1.0 + tl.exp(-2.0 * scores / soft_cap)) - 1.0
+        scores *= soft_cap * 1.4426950408889634
+    position = start + tl.arange(0, TILE)
+    sees = position[None, :] < high[:, None]
+    if WINDOWED:
+        sees &= position[None, :] >= high[:, None] - window
+    scores = tl.where(sees, scores, -1e30)
+    more = tl.maximum(most, tl.max(scores, 1))
+    return tl.exp2(scores - more[:, None]), tl.exp2(most - more), more
+
+
+@triton.jit
+def _scaled(even, odd):
+    """As fp16, which has room for them by what each row's largest is; and that."""
+    even, odd = even.to(tl.float32), odd.to(tl.float32)
+    largest = tl.max(tl.maximum(tl.abs(even), tl.abs(odd)), 1)
+    largest = tl.where(largest > 0, largest, 1.0)
+    even, odd = even / largest[:, None], odd / largest[:, None]
+    return even.to(tl.float16), odd.to(tl.float16), largest
+
+
+@triton.jit
+def _widened(pairs):
+    """fp16 of the first and of the second of two e4m3 numbers that lie in 16 bits.
+
+    Tensor cores want neighbours of another row side by side, and only 16 bits can be loaded so.
+    """
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 sorted;
+        .reg .b16 first, second;
+        prmt.b32 sorted, $2, 0, 0x3120;
+        mov.b32 {first, second}, sorted;
+        cvt.rn.f16x2.e4m3x2 $0, first;
+        cvt.rn.f16x2.e4m3x2 $1, second;
+        }""",
+        "=r,=r,r",
+        [pairs],
+        dtype=(tl.float16, tl.float16),
+        is_pure=True,
+        pack=2,
+    )
 
 
 @triton.jit(do_not_specialize=("num_requests", "shares", "window", "firsts", "counts", "seen"))
@@ -152,9 +317,6 @@ def join(
 ):
     """What several shares found for one row, each by how much it weighs."""
     SHARING: tl.constexpr = HEADS // KV_HEADS
-    if EARLY:
-        gdc_launch_dependents()
-        gdc_wait()
     through = _through(counts, seen, num_requests, window, REQUESTS, TILE, WINDOWED)
     all_tiles = tl.max(through, 0) * KV_HEADS
     each = tl.maximum(tl.cdiv(all_tiles, shares), LEAST)
@@ -178,6 +340,10 @@ def join(
     joins = (token < count) & (first_share < last_share)
     if BY_SHARE:
         joins &= last_share == share  # who ends them joins them
+    if EARLY:
+        gdc_wait()
+        # Not sooner: what comes next would find room only where shares end first, and crowd there.
+        gdc_launch_dependents()
     if joins:
         numbers = tl.arange(0, SIZE_UP)
         most = -1e30
