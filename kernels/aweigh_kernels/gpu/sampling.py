@@ -29,7 +29,8 @@ _LAST_ID = tl.constexpr((1 << 32) - 1)
 _LISTED_TILE = tl.constexpr(256)
 _ROW_TILE = tl.constexpr(4096)
 _FEW_GROUPS = tl.constexpr(64)  # so many cost no more than fewer
-_MOST_GROUPS = tl.constexpr(512)  # that are read where top_p alone bounds a row
+_SOME_GROUPS = tl.constexpr(128)  # that are read where top_p alone bounds a row
+_MOST_GROUPS = tl.constexpr(512)  # that are read if those are too light together
 _REACH = tl.constexpr(50.0)  # e^-50 wins no race: noise is 2^-64 at least and 17 at most
 _GOLDEN = tl.constexpr(0x9E3779B97F4A7C15)  # of splitmix64, like the factors in `_mixed`
 _POSITIVE = tl.constexpr((1 << 63) - 1)
@@ -157,19 +158,29 @@ def _filtered(
     logit = tl.load(maxima + group, mask=there, other=float("-inf"))
     gap = tl.abs(best - logit)
     limit = _limit(temperature, top_p, _real(setting + 4), top_k)
-    cut = limit
     need = total.to(tl.float64) * top_p
-    if (top_k > 1) | nucleus:
-        cut = _cut(gap, limit, temperature, top_k, need, nucleus)
-    chosen = there & (gap.to(tl.int32, bitcast=True) <= cut)
-    tl.store(order + tl.cumsum(chosen.to(tl.int32), 0) - 1, group, mask=chosen)
-    tl.debug_barrier()
-    count = _list(logits, order, listed, best, cut, tl.sum(chosen.to(tl.int32), 0), size)
-    tl.debug_barrier()
-    complete = count <= CAPACITY
-    if nucleus & complete & (cut < limit):
-        _, mass = _measured(listed, best, count, _FAR - 1, temperature, True)
-        complete = mass.to(tl.float64) >= need
+    want = tl.where(nucleus, _SOME_GROUPS, top_k)
+    count = tl.full([], 0, tl.int32)
+    complete = False
+    listing = True
+    while listing:
+        listing = False
+        cut = limit
+        if (top_k > 1) | nucleus:
+            cut = _cut(gap, limit, temperature, want, need, nucleus)
+        chosen = there & (gap.to(tl.int32, bitcast=True) <= cut)
+        tl.store(order + tl.cumsum(chosen.to(tl.int32), 0) - 1, group, mask=chosen)
+        tl.debug_barrier()
+        count = _list(logits, order, listed, best, cut, tl.sum(chosen.to(tl.int32), 0), size)
+        tl.debug_barrier()
+        complete = count <= CAPACITY
+        if nucleus & complete & (cut < limit):
+            _, mass = _measured(listed, best, count, _FAR - 1, temperature, True)
+            complete = mass.to(tl.float64) >= need
+            # Four times as many groups may hold enough if these have a quarter.
+            listing = (want == _SOME_GROUPS) & (not complete) & (4.0 * mass.to(tl.float64) >= need)
+            want = tl.full([], _MOST_GROUPS, tl.int64)
+            tl.debug_barrier()
     if complete:
         token = _drawn(logits, listed, setting, best, count, total, True)
     else:
@@ -189,10 +200,9 @@ def _limit(temperature, top_p, min_p, top_k):
 
 
 @triton.jit
-def _cut(gap, limit, temperature, top_k, need, nucleus):
+def _cut(gap, limit, temperature, want, need, nucleus):
     """The gap, as bits, up to which groups hold enough tokens by their largest alone."""
     bits = gap.to(tl.int32, bitcast=True)
-    want = tl.where(nucleus, _MOST_GROUPS, top_k)
     low, high = limit * 0, limit
     while low < high:
         middle = low + (high - low) // 2
@@ -276,16 +286,16 @@ def _last(source, best, count, top_k, temperature, LISTED: tl.constexpr):
 def _measured(source, best, count, bound, temperature, LISTED: tl.constexpr):
     """How many keys are not beyond a bound, and the sum of their shares."""
     WIDTH: tl.constexpr = _LISTED_TILE if LISTED else _ROW_TILE
-    number = tl.full([], 0, tl.int32)
-    mass = tl.full([], 0, tl.int64)
+    number = tl.zeros([WIDTH], tl.int32)
+    mass = tl.zeros([WIDTH], tl.int64)
     first = 0
     while first < count:
         key = _read(source, best, first + tl.arange(0, WIDTH), count, LISTED)
         near = key <= bound
-        number += tl.sum(near.to(tl.int32), 0)
-        mass += tl.sum(_share(tl.where(near, _weight(_gap(key), temperature), 0.0)), 0)
+        number += near.to(tl.int32)
+        mass += _share(tl.where(near, _weight(_gap(key), temperature), 0.0))
         first += WIDTH
-    return number, mass
+    return tl.sum(number, 0), tl.sum(mass, 0)
 
 
 @triton.jit
@@ -294,16 +304,16 @@ def _winner(source, setting, best, count, bound, LISTED: tl.constexpr):
     WIDTH: tl.constexpr = _LISTED_TILE if LISTED else _ROW_TILE
     seed, position = tl.load(setting), tl.load(setting + 1)
     temperature, min_p = _real(setting + 2).to(tl.float32), _real(setting + 4).to(tl.float32)
-    winner = tl.full([], -1, tl.int64)
+    winner = tl.full([WIDTH], -1, tl.int64)
     first = 0
     while first < count:
         key = _read(source, best, first + tl.arange(0, WIDTH), count, LISTED)
         weight = _weight(_gap(key), temperature)
         runs = (key <= bound) & (weight >= min_p)
         ran = _raced(weight, key & LAST_TOKEN, seed, position)
-        winner = tl.maximum(winner, tl.max(tl.where(runs, ran, -1), 0))
+        winner = tl.maximum(winner, tl.where(runs, ran, -1))
         first += WIDTH
-    return winner
+    return tl.max(winner, 0)
 
 
 @triton.jit
