@@ -154,7 +154,6 @@ def _controllers(run: Path) -> Sequence[object]:
         f"--cluster-cidr={POD_IPS}",
         f"--service-cluster-ip-range={SERVICE_IPS}",
         "--horizontal-pod-autoscaler-sync-period=2s",
-        "--node-monitor-grace-period=16s",
         "--kube-api-qps=300",
         "--kube-api-burst=600",
     ]
