@@ -27,7 +27,8 @@ NO_TOKEN = -1
 _GREEDY = 1  # top_k
 _NEAR = 6.0  # logits below the largest: of rows that go no further, few tokens are listed
 _REACH = 50.0  # temperatures below the largest: nothing behind can win
-_DECIDE_WARPS = 8
+_SPREAD_WARPS = 8
+_DECIDE_WARPS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def launch(
             chunks,
             GROUPS_UP=groups_up,
             EARLY=early,
-            num_warps=4,
+            num_warps=_SPREAD_WARPS,
             launch_pdl=early,
         )
     sampling.decide[(num_rows,)](
