@@ -64,6 +64,10 @@ class Settings:
         ]
         return cls(packed, bool((packed[:, 5] == sampling.RACED.value).any()), any(weighs))
 
+    def of_rows(self, places: Sequence[int]) -> "Settings":
+        """The same for rows that are drawn as those in these places."""
+        return Settings(self.packed[np.array(places, np.int64)], self.races, self.weighs)
+
     def at(self, positions: Sequence[int], device: torch.device) -> torch.Tensor:
         """On the device, for tokens at these positions: [S, 6], int64. It does not wait.
 
