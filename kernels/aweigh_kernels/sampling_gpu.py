@@ -27,7 +27,8 @@ NO_TOKEN = -1
 _GREEDY = 1  # top_k
 _NEAR = 6.0  # logits below the largest: of rows that go no further, few tokens are listed
 _REACH = 50.0  # temperatures below the largest: nothing behind can win
-_DECIDE_WARPS = 8
+_SPREAD_WARPS = 8
+_DECIDE_WARPS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,10 @@ class Settings:
             for top_k, each in zip(packed[:, 5], choices, strict=True)
         ]
         return cls(packed, bool((packed[:, 5] == sampling.RACED.value).any()), any(weighs))
+
+    def of_rows(self, places: Sequence[int]) -> "Settings":
+        """The same for rows that are drawn as those in these places."""
+        return Settings(self.packed[np.array(places, np.int64)], self.races, self.weighs)
 
     def at(self, positions: Sequence[int], device: torch.device) -> torch.Tensor:
         """On the device, for tokens at these positions: [S, 6], int64. It does not wait.
@@ -130,7 +135,7 @@ def launch(
             chunks,
             GROUPS_UP=groups_up,
             EARLY=early,
-            num_warps=4,
+            num_warps=_SPREAD_WARPS,
             launch_pdl=early,
         )
     sampling.decide[(num_rows,)](

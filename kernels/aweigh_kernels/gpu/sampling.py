@@ -27,7 +27,8 @@ RACED = tl.constexpr(-1)  # top_k of rows of which every token runs
 _FAR = tl.constexpr((1 << 50) - 1)  # behind every key
 _LAST_ID = tl.constexpr((1 << 32) - 1)
 _LISTED_TILE = tl.constexpr(256)
-_ROW_TILE = tl.constexpr(4096)
+_ROW_TILE = tl.constexpr(2048)
+_LIST_TILE = tl.constexpr(4096)
 _FEW_GROUPS = tl.constexpr(64)  # so many cost no more than fewer
 _SOME_GROUPS = tl.constexpr(128)  # that are read where top_p alone bounds a row
 _MOST_GROUPS = tl.constexpr(512)  # that are read if those are too light together
@@ -74,11 +75,11 @@ def spread(
     top_k = tl.load(setting + 5)
     raced = top_k == RACED
     if raced | ((top_k == 0) & (_real(setting + 3) < 1.0)):
-        best = _largest(maxima, row, chunks, GROUPS_UP)
-        temperature = _real(setting + 2).to(tl.float32)
         token = chunk * CHUNK + tl.arange(0, CHUNK)
         inside = token < size
         logit = tl.load(logits + row * size + token, mask=inside, other=float("-inf"))
+        best = _largest(maxima, row, chunks, GROUPS_UP)  # while the logits come
+        temperature = _real(setting + 2).to(tl.float32)
         weight = _weight(tl.abs(best - logit), temperature)
         to = sums + row * chunks + chunk
         if raced:
@@ -221,7 +222,7 @@ def _cut(gap, limit, temperature, want, need, nucleus):
 @triton.jit
 def _list(logits, order, listed, best, cut, num_groups, size):
     """List the keys of tokens up to a gap, in chosen groups; how many there are."""
-    place = tl.arange(0, _ROW_TILE)
+    place = tl.arange(0, _LIST_TILE)
     inside = place % GROUP
     highest = _keys(cut, LAST_TOKEN)
     count = num_groups * 0
@@ -238,7 +239,7 @@ def _list(logits, order, listed, best, cut, num_groups, size):
         at = count + tl.cumsum(taken.to(tl.int32), 0) - 1
         tl.store(listed + at, key, mask=taken & (at < CAPACITY))
         count += tl.sum(taken.to(tl.int32), 0)
-        first += _ROW_TILE // GROUP
+        first += _LIST_TILE // GROUP
     return count
 
 

@@ -83,4 +83,7 @@ def settings_of(rows: Sequence[Row], vocab_size: int) -> "sampling_gpu.Settings"
             seed=sampling.seed ^ Stream.CHOICE,
         )
 
-    return sampling_gpu.Settings.of([choice(row) for row in rows], vocab_size)
+    alike = {id(row.sampling): row for row in rows}  # those of one draft share it
+    places = {key: place for place, key in enumerate(alike)}
+    settings = sampling_gpu.Settings.of([choice(row) for row in alike.values()], vocab_size)
+    return settings.of_rows([places[id(row.sampling)] for row in rows])
