@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio import config
@@ -119,6 +120,8 @@ async def load_configuration() -> Configuration:
             config_file=os.environ.get("KUBECONFIG"), client_configuration=configuration
         )
     configuration.connection_pool_maxsize = MAX_CONNECTIONS
+    # Else each request looks for a .netrc file first, in a thread.
+    configuration.client_session_kwargs = {"trust_env": bool(getproxies())}
     return configuration
 
 

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -36,6 +37,7 @@ from aweigh_operator.workqueue import WorkQueue
 STOP_GRACE_S = 7.0
 ACCESS_TIMEOUT_S = 60.0  # for the API server to come up, the CRD and the role to be created
 ACCESS_RETRY_S = 2.0
+NEW_OBJECTS = 20_000  # after so many the garbage collector looks at the young ones
 logger = logging.getLogger(__name__)
 
 
@@ -47,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `aweigh-operator`."""
     settings = parse(sys.argv[1:] if argv is None else argv, os.environ)
     logs.configure(settings.log_level)
+    # What is imported stays for ever, and what is known of services for long: with the defaults
+    # the collector would look through all of it again and again.
+    gc.freeze()
+    gc.set_threshold(NEW_OBJECTS, 20, 20)
     try:
         asyncio.run(_run(settings))
     except AccessError as error:
