@@ -21,7 +21,7 @@ from aweigh_operator.observe import Key, Manifest
 from aweigh_operator.replicas import Mark
 
 REQUEST_TIMEOUT_S = 10.0
-MAX_CONNECTIONS = 32
+MAX_CONNECTIONS = 16  # each holds a quarter of a MiB
 PAGE = 500  # objects of one listing
 STATUS_MANAGER = f"{names.FIELD_MANAGER}-status"
 # Of each kind: the API it belongs to, and its name in paths.
