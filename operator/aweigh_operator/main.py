@@ -115,7 +115,7 @@ async def _run(settings: Settings) -> None:
     api = ApiServer(await load_configuration(), metrics.requested)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(api.close)
-        session = await stack.enter_async_context(aiohttp.ClientSession())
+        session = await stack.enter_async_context(_session())
         store = Store()
         recorder = Recorder(api, socket.gethostname(), metrics.told)
         reconciler = Reconciler(store, api, Reports(session), recorder, metrics, settings)
@@ -138,6 +138,12 @@ async def _run(settings: Settings) -> None:
         sweeping = keep_sweeping(api, store, settings.namespaces, queue.add, period_s)
         registry = handlers.registry(queue, store, _login)
         await _watch(settings, registry, queue, health, stop, sweeping)
+
+
+def _session() -> aiohttp.ClientSession:
+    """For the pods: each is asked too seldom for its connection to be kept, and sets no cookie."""
+    connector = aiohttp.TCPConnector(force_close=True)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
 @contextlib.asynccontextmanager
