@@ -75,11 +75,14 @@ class Api:
         where = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
         return str((await self._call("GET", where))["spec"].get("holderIdentity", ""))
 
-    async def watch(self, kind: str, namespace: str) -> AsyncIterator[Manifest]:
-        """Every version of the objects of a namespace, from now on."""
+    async def version(self, kind: str, namespace: str) -> str:
+        """What a watch of these objects may begin with."""
+        listing = await self._call("GET", f"{path(kind, namespace)}?limit=1")
+        return str(listing["metadata"]["resourceVersion"])
+
+    async def watch(self, kind: str, namespace: str, since: str) -> AsyncIterator[Manifest]:
+        """Every version of the objects of a namespace since that one."""
         where = path(kind, namespace)
-        listing = await self._call("GET", f"{where}?limit=1")
-        since = listing["metadata"]["resourceVersion"]
         url = f"{where}?watch=1&resourceVersion={since}"
         timeout = aiohttp.ClientTimeout(total=None)
         async with self._session.get(url, timeout=timeout, read_bufsize=2**20) as response:

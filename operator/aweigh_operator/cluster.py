@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio import config
@@ -20,7 +21,7 @@ from aweigh_operator.observe import Key, Manifest
 from aweigh_operator.replicas import Mark
 
 REQUEST_TIMEOUT_S = 10.0
-MAX_CONNECTIONS = 32
+MAX_CONNECTIONS = 16  # each holds a quarter of a MiB
 PAGE = 500  # objects of one listing
 STATUS_MANAGER = f"{names.FIELD_MANAGER}-status"
 # Of each kind: the API it belongs to, and its name in paths.
@@ -119,6 +120,8 @@ async def load_configuration() -> Configuration:
             config_file=os.environ.get("KUBECONFIG"), client_configuration=configuration
         )
     configuration.connection_pool_maxsize = MAX_CONNECTIONS
+    # Else each request looks for a .netrc file first, in a thread.
+    configuration.client_session_kwargs = {"trust_env": bool(getproxies())}
     return configuration
 
 

@@ -99,8 +99,10 @@ def _watch(
         if gone:
             metadata = body["metadata"]
             store.drop(kind, key, metadata["uid"], int(metadata["resourceVersion"]))
-        if gone or memo.news:
-            queue.add_after(key, 0 if _is_new_spec(kind, body) else SOON_S)
+        if memo.news and not gone and _is_new_spec(kind, body):
+            queue.add(key, urgent=True)
+        elif gone or memo.news:
+            queue.add_after(key, SOON_S)
 
 
 def _is_new_spec(kind: str, body: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -36,6 +37,7 @@ from aweigh_operator.workqueue import WorkQueue
 STOP_GRACE_S = 7.0
 ACCESS_TIMEOUT_S = 60.0  # for the API server to come up, the CRD and the role to be created
 ACCESS_RETRY_S = 2.0
+NEW_OBJECTS = 20_000  # after so many the garbage collector looks at the young ones
 logger = logging.getLogger(__name__)
 
 
@@ -47,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `aweigh-operator`."""
     settings = parse(sys.argv[1:] if argv is None else argv, os.environ)
     logs.configure(settings.log_level)
+    # What is imported stays for ever, and what is known of services for long: with the defaults
+    # the collector would look through all of it again and again.
+    gc.freeze()
+    gc.set_threshold(NEW_OBJECTS, 20, 20)
     try:
         asyncio.run(_run(settings))
     except AccessError as error:
@@ -109,7 +115,7 @@ async def _run(settings: Settings) -> None:
     api = ApiServer(await load_configuration(), metrics.requested)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(api.close)
-        session = await stack.enter_async_context(aiohttp.ClientSession())
+        session = await stack.enter_async_context(_session())
         store = Store()
         recorder = Recorder(api, socket.gethostname(), metrics.told)
         reconciler = Reconciler(store, api, Reports(session), recorder, metrics, settings)
@@ -132,6 +138,12 @@ async def _run(settings: Settings) -> None:
         sweeping = keep_sweeping(api, store, settings.namespaces, queue.add, period_s)
         registry = handlers.registry(queue, store, _login)
         await _watch(settings, registry, queue, health, stop, sweeping)
+
+
+def _session() -> aiohttp.ClientSession:
+    """For the pods: each is asked too seldom for its connection to be kept, and sets no cookie."""
+    connector = aiohttp.TCPConnector(force_close=True)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
 @contextlib.asynccontextmanager
