@@ -79,7 +79,7 @@ test-long: ## Soaks, faults and scale: minutes each
 	$(VENV)/python -m pytest -m 'long and not gpu'
 
 .PHONY: bench
-bench: env ## Run the benchmark BENCH=NAME; without it, say which there are
+bench: env ## Run the benchmark BENCH=NAME; without it, all that this machine has what they need for
 	$(VENV)/python -m benchmarks $(BENCH)
 
 .PHONY: check

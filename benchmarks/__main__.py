@@ -1,21 +1,21 @@
-"""Runs a benchmark by its name; without a name, says which there are and what they need.
+"""Runs benchmarks by their names; without a name all that this machine has what they need for.
 
     make bench [BENCH=NAME]
-    python -m benchmarks [NAME …]
+    python -m benchmarks [--list] [NAME …]
 
 Each prints its figures, with the bars that it is held to. Where it keeps a result, that is written
-to benchmarks/results. The name `all` stands for all of them, one after the other.
+to benchmarks/results.
 """
 
 import argparse
 import importlib.util
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-ALL = "all"
 GPU = "a CUDA GPU"
 PEER = "llm-compressor, in an environment of its own"
 ROOT = "root, for a network of its own"
@@ -37,6 +37,12 @@ def _saved(name: str, *suffixes: str) -> tuple[str, ...]:
 
 
 BENCHMARKS = {
+    "decode-steps": Benchmark(
+        "decode_steps_gpu",
+        "decode steps of Llama 3.1 8B's shape",
+        GPU,
+        ("--starts=2", *_saved("decode-steps-gpu", ".md", ".json")),
+    ),
     "distill": Benchmark("distill_noisy", "what `aweigh distill` wins back of a ruined draft"),
     "fused-operations": Benchmark(
         "fused_operations_gpu",
@@ -61,8 +67,29 @@ BENCHMARKS = {
         GPU,
         _saved("paged-attention-gpu", ".md"),
     ),
+    "prefill-attention": Benchmark(
+        "prefill_attention_gpu",
+        "attention of prompts",
+        GPU,
+        _saved("prefill-attention-gpu", ".md"),
+    ),
     "quantize-layer": Benchmark("quantize_layer", "seconds to quantize a layer, per scheme"),
     "quantized-sizes": Benchmark("quantized_sizes", "bytes of a quantized layer, per scheme"),
+    "run-ahead": Benchmark(
+        "run_ahead_gpu",
+        "steps that are launched before the last one is read",
+        GPU,
+        _saved("run-ahead-gpu", ".md", ".json"),
+    ),
+    "run-ahead-traffic": Benchmark(
+        "run_ahead_gpu",
+        "the same while prompts come in",
+        GPU,
+        ("--traffic", *_saved("run-ahead-traffic-gpu", ".md", ".json")),
+    ),
+    "sampling": Benchmark(
+        "sampling_gpu", "choosing tokens", GPU, _saved("sampling-gpu", ".md", ".json")
+    ),
     "skinny-matmul": Benchmark(
         "skinny_matmul_gpu",
         "products of few rows",
@@ -80,14 +107,19 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    names = parser.parse_args().names
-    if unknown := sorted(set(names) - {ALL, *BENCHMARKS}):
+    parser.add_argument("--list", action="store_true", help="say what they measure and need")
+    arguments = parser.parse_args()
+    names = arguments.names
+    if unknown := sorted(set(names) - BENCHMARKS.keys()):
         parser.error(f"there is no benchmark {unknown[0]}; expected {', '.join(BENCHMARKS)}")
-    if not names:
+    if arguments.list:
         _list()
         return 0
-    chosen = list(BENCHMARKS) if ALL in names else names
-    return max(_run(name, BENCHMARKS[name]) for name in chosen)
+    lacking = {name for name in names or BENCHMARKS if _lacks(BENCHMARKS[name])}
+    for name in lacking:
+        print(f"{name} needs {BENCHMARKS[name].needs}, which is not here")
+    codes = [_run(name, BENCHMARKS[name]) for name in names or BENCHMARKS if name not in lacking]
+    return max([*codes, int(bool(names and lacking))])
 
 
 def _list() -> None:
@@ -98,19 +130,18 @@ def _list() -> None:
 
 def _run(name: str, benchmark: Benchmark) -> int:
     print(f"== {name}: {benchmark.measures}", flush=True)
-    if (benchmark.needs == GPU and not _has_gpu()) or (
-        benchmark.needs == PEER and importlib.util.find_spec("llmcompressor") is None
-    ):
-        print(f"{name} needs {benchmark.needs}, which is not here", flush=True)
-        return 1
     command = [sys.executable, "-m", f"benchmarks.{benchmark.module}", *benchmark.options]
     return subprocess.run(command, cwd=FOLDER.parent, check=False).returncode
 
 
-def _has_gpu() -> bool:
-    import torch
+def _lacks(benchmark: Benchmark) -> bool:
+    if benchmark.needs == GPU:
+        import torch
 
-    return torch.cuda.is_available()
+        return not torch.cuda.is_available()
+    if benchmark.needs == PEER:
+        return importlib.util.find_spec("llmcompressor") is None
+    return benchmark.needs == ROOT and os.geteuid() != 0
 
 
 if __name__ == "__main__":

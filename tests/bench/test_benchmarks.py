@@ -23,8 +23,8 @@ def test_every_script_has_a_name_and_every_name_a_script() -> None:
     assert {each.module for each in BENCHMARKS.values()} == (scripts | packages) - set(PARTS)
 
 
-def test_without_a_name_all_are_listed_with_what_they_need() -> None:
-    listed = bench()
+def test_all_are_listed_with_what_they_need() -> None:
+    listed = bench("--list")
     assert listed.returncode == 0
     lines = {line.split()[0]: line for line in listed.stdout.splitlines()}
     assert lines.keys() == BENCHMARKS.keys()
@@ -34,7 +34,7 @@ def test_without_a_name_all_are_listed_with_what_they_need() -> None:
 def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:
     refused = bench("operators")
     assert refused.returncode == 2
-    assert "there is no benchmark operators; expected distill, " in refused.stderr
+    assert "there is no benchmark operators; expected decode-steps, " in refused.stderr
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a GPU")
