@@ -76,6 +76,7 @@ def build(
         found.copy,
         speculator(start, found.proposers),
     )
+    engine.runs_ahead = _device(start.device).type == "cuda"
     return engine, found.ready
 
 
@@ -276,6 +277,7 @@ def _warm_up(
     prompt = min(limits.step_tokens, limits.max_model_len, room)
     blocks = range(cache.num_blocks)
     num_rows = min(limits.max_running, cache.num_blocks)
+    # Rows that top_p alone bounds take all there is of sampling, and most memory.
     rows = [Row(Sampling(seed=index, top_p=0.9), prompt=[0]) for index in range(num_rows)]
     scored = min(prompt, PROMPT_LOGPROBS_TOKENS)
     started_s = time.monotonic()
