@@ -78,6 +78,10 @@ test-long: ## Soaks, faults and scale: minutes each
 	$(CLUSTER) everything
 	$(VENV)/python -m pytest -m 'long and not gpu'
 
+.PHONY: bench
+bench: env ## Run the benchmark BENCH=NAME; without it, all that this machine has what they need for
+	$(VENV)/python -m benchmarks $(BENCH)
+
 .PHONY: check
 check: lint test ## What CI runs
 

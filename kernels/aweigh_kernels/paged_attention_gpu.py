@@ -29,7 +29,6 @@ _FEW_ROWS = 32  # of which a program holds all that it found in registers, and w
 _MOST_TILE = 128  # positions that are read at once,
 _TILE_BYTES = (32 << 10, 64 << 10)  # of keys and values
 _WIDE_BYTES = 160 << 10  # of shared memory, which broad tiles need
-_LEAST_POSITIONS = 128  # of a share
 _PARTS = 16  # that are joined at once
 
 
@@ -56,11 +55,6 @@ class Schedule:
     num_stages: int  # tiles on their way, and the one that is computed with
     shares_each: int  # programs of a multiprocessor: no more than fit there
     num_warps: int = 4
-
-    @property
-    def least_tiles(self) -> int:
-        """Of a share."""
-        return max(1, _LEAST_POSITIONS // self.tile)
 
     def num_shares(self, kv_heads: int, gpu: Gpu) -> int:
         """Into how many what is seen is divided for each head of keys."""
@@ -108,7 +102,10 @@ class Reads:
                 torch.tensor([firsts, counts, seen], dtype=torch.int32).flatten(),
                 table.flatten().int(),
             )
-        ).to(device)
+        )
+        if device.type == "cuda":  # which takes it in its own time: nobody waits for it
+            packed = packed.pin_memory()
+        packed = packed.to(device, non_blocking=True)
         of_rows = packed[: 3 * size].view(3, size)
         blocks = packed[3 * size :].view(size, -1) if size else packed.view(0, 0)
         return cls(of_rows[0], of_rows[1], of_rows[2], blocks, max(counts, default=0), window)
@@ -240,7 +237,6 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         "ROWS": rows,
         "REQUESTS": requests_of(reads.num_requests),
         "TILE": chosen.tile,
-        "LEAST": chosen.least_tiles,
         "WINDOWED": reads.window is not None,
         "EARLY": early,
     }

@@ -37,7 +37,8 @@ def rope_write(
             of a head are turned, those behind them stay.
         sin: the same; the halves carry the signs of the formula: the first is less the second.
         kv: [B, P, 2K, D], keys first; as heads, or fp8 (e4m3, from sm_89 on).
-        slots: [T], int64, block · P + place in it; there is each, and none twice.
+        slots: [T], int64, block · P + place in it; there is each, and none twice. Negative: the
+            token is padding, and is kept nowhere.
         kv_scales: of keys and values, by which what fp8 keeps is multiplied when it is read;
             numbers of heads' format.
 
@@ -78,14 +79,14 @@ def reference(
     swapped = turned.roll(size // 2, -1)
     turned.mul_(cos.view(-1, 1, size)).addcmul_(swapped, sin.view(-1, 1, size))
     new = heads[:, heads.shape[1] - kv_rows :]
-    rows = kv.flatten(0, 1)
+    rows, there = kv.flatten(0, 1), slots >= 0
     if kv.dtype != FP8:
-        rows.index_copy_(0, slots, new)
+        rows.index_copy_(0, slots[there], new[there])
         return
     scale = torch.tensor(kv_scales, dtype=heads.dtype, device=heads.device)
     scale = scale.repeat_interleave(kv_rows // 2)[:, None]
     rounded = (new / scale).clamp(-_LARGEST, _LARGEST).to(FP8)
-    rows.view(torch.uint8).index_copy_(0, slots, rounded.view(torch.uint8))
+    rows.view(torch.uint8).index_copy_(0, slots[there], rounded.view(torch.uint8)[there])
     new.copy_(rounded.to(heads.dtype) * scale)
 
 

@@ -6,6 +6,7 @@ Sums are fp32, in an order that depends on shapes alone: the same product is the
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -86,9 +87,8 @@ def skinny_matmul(
     if num_tokens > MOST_TOKENS:
         raise ValueError(f"x has {num_tokens} rows; expected at most {MOST_TOKENS}")
     if output.numel():
-        num_processors = _processors(x.device).multi_processor_count
-        chosen = schedule(num_tokens, out_size, in_size, num_processors)
-        _launch(x, weight, scratch, bias, output, chosen)
+        chosen = schedule_on(x.device, num_tokens, out_size, in_size)
+        launch(multiply, (x, weight, bias, output), scratch, chosen)
     return output
 
 
@@ -126,6 +126,12 @@ def schedule(num_tokens: int, out_size: int, in_size: int, num_processors: int) 
     return Schedule(_TILE, 128, alone, 6 if few else 5)
 
 
+def schedule_on(device: torch.device, num_tokens: int, out_size: int, in_size: int) -> Schedule:
+    """The same, for a GPU that is there."""
+    num_processors = _processors(device).multi_processor_count
+    return schedule(num_tokens, out_size, in_size, num_processors)
+
+
 def _splits(tiles: int, programs: int, most: int) -> int:
     """The largest power of two that makes at most so many programs."""
     wanted = max(1, min(most, programs // max(tiles, 1)))
@@ -137,18 +143,28 @@ def tokens_of(num_tokens: int) -> int:
     return max(_LEAST_TOKENS, int(triton.next_power_of_2(num_tokens)))
 
 
-def _launch(
-    x: torch.Tensor,
-    weight: torch.Tensor,
+def launch(
+    kernel: Any,
+    tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor],
     scratch: Scratch,
-    bias: torch.Tensor | None,
-    output: torch.Tensor,
     chosen: Schedule,
+    *behind: torch.Tensor,
+    **constants: int,
 ) -> None:
-    num_tokens, in_size = x.shape
-    out_size = len(weight)
+    """Launch a kernel that begins as `multiply` does.
+
+    Args:
+        kernel: of Triton.
+        tensors: x, weight, bias, output.
+        scratch: see `skinny_matmul`.
+        chosen: how it is divided.
+        behind: what else the kernel takes.
+        constants: likewise.
+    """
+    x, weight, bias, output = tensors
+    (num_tokens, in_size), out_size = x.shape, len(weight)
     early = starts_early(x.device)
-    multiply[(triton.cdiv(out_size, chosen.rows), chosen.splits)](
+    kernel[(triton.cdiv(out_size, chosen.rows), chosen.splits)](
         x,
         weight,
         x if bias is None else bias,
@@ -156,6 +172,7 @@ def _launch(
         scratch.sums,
         scratch.arrived,
         num_tokens,
+        *behind,
         OUT=out_size,
         IN=in_size,
         TOKENS=tokens_of(num_tokens),
@@ -165,6 +182,7 @@ def _launch(
         AHEAD=chosen.ahead,
         BIAS=bias is not None,
         EARLY=early,
+        **constants,
         num_warps=chosen.num_warps,
         num_stages=chosen.stages_within(_shared_bytes(x.device), num_tokens),
         launch_pdl=early,

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio import config
@@ -20,7 +21,8 @@ from aweigh_operator.observe import Key, Manifest
 from aweigh_operator.replicas import Mark
 
 REQUEST_TIMEOUT_S = 10.0
-MAX_CONNECTIONS = 32
+MAX_CONNECTIONS = 16  # each holds a quarter of a MiB
+PAGE = 500  # objects of one listing
 STATUS_MANAGER = f"{names.FIELD_MANAGER}-status"
 # Of each kind: the API it belongs to, and its name in paths.
 RESOURCES = {
@@ -37,6 +39,8 @@ _LEASES = ("coordination.k8s.io/v1", "leases")
 _CORE_EVENTS = ("v1", "events")
 _EVENTS = ("events.k8s.io/v1", "events")
 _AUTOSCALERS = ("autoscaling/v2", "horizontalpodautoscalers")
+_JSON = "application/json"
+_METADATA_ONLY = f"{_JSON};as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 _TRANSIENT = (0, 408, 409, 429)  # 0: no answer
 
 
@@ -69,15 +73,15 @@ class Cluster(Protocol):
         """One object as it is now."""
         ...
 
-    async def pods(self, key: Key) -> list[Manifest]:
-        """All pods of a service as they are now, also one that fetches."""
+    async def uids(self, kind: str, namespace: str | None) -> set[str]:
+        """What is there of a kind: every InferenceService, or all children of any."""
         ...
 
     async def mount_failure(self, namespace: str, pod: str) -> str | None:
         """What the kubelet said last about a volume that it cannot mount."""
         ...
 
-    async def apply(self, manifest: Manifest, *, force: bool = True) -> None:
+    async def apply(self, manifest: Manifest, *, force: bool = True) -> Manifest:
         """Create or update one child; without force, no field that another set is changed."""
         ...
 
@@ -116,6 +120,8 @@ async def load_configuration() -> Configuration:
             config_file=os.environ.get("KUBECONFIG"), client_configuration=configuration
         )
     configuration.connection_pool_maxsize = MAX_CONNECTIONS
+    # Else each request looks for a .netrc file first, in a thread.
+    configuration.client_session_kwargs = {"trust_env": bool(getproxies())}
     return configuration
 
 
@@ -141,12 +147,19 @@ class ApiServer:
         """One object as it is now."""
         return await self._find(f"read {kind} {key}", "GET", _path(RESOURCES[kind], *key))
 
-    async def pods(self, key: Key) -> list[Manifest]:
-        """All pods of a service as they are now, also one that fetches."""
-        labels = names.every_pod(key.name).items()
-        query = {"labelSelector": ",".join(f"{label}={value}" for label, value in labels)}
-        path = _path(RESOURCES["Pod"], key.namespace)
-        return _items(await self._call(f"list the pods of {key}", "GET", path, query))
+    async def uids(self, kind: str, namespace: str | None) -> set[str]:
+        """What is there of a kind: every InferenceService, or all children of any."""
+        query = {"limit": str(PAGE)}
+        if kind != names.KIND:
+            query["labelSelector"] = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+        path, what = _path(RESOURCES[kind], namespace), f"list {RESOURCES[kind][1]}"
+        found: set[str] = set()
+        while True:
+            page = await self._call(what, "GET", path, query, content=_METADATA_ONLY)
+            found |= {each["metadata"]["uid"] for each in _items(page)}
+            query["continue"] = page.get("metadata", {}).get("continue", "")
+            if not query["continue"]:
+                return found
 
     async def mount_failure(self, namespace: str, pod: str) -> str | None:
         """What the kubelet said last about a volume that it cannot mount."""
@@ -161,12 +174,12 @@ class ApiServer:
         what = f"list {RESOURCES[kind][1]} in {namespace or 'all namespaces'}"
         await self._call(what, "GET", _path(RESOURCES[kind], namespace), {"limit": "1"})
 
-    async def apply(self, manifest: Manifest, *, force: bool = True) -> None:
+    async def apply(self, manifest: Manifest, *, force: bool = True) -> Manifest:
         """Create or update one child; without force, no field that another set is changed."""
         kind, metadata = manifest["kind"], manifest["metadata"]
         path = _path(RESOURCES[kind], metadata["namespace"], metadata["name"])
         what = f"apply {kind} {metadata['namespace']}/{metadata['name']}"
-        await self._apply(what, path, manifest, names.FIELD_MANAGER, force)
+        return await self._apply(what, path, manifest, names.FIELD_MANAGER, force)
 
     async def delete(self, kind: str, key: Key, uid: str) -> None:
         """Delete this very object, if it is still there."""
@@ -255,7 +268,7 @@ class ApiServer:
         method: str,
         path: str,
         body: Manifest | None = None,
-        content: str = "application/json",
+        content: str = _JSON,
     ) -> Manifest | None:
         try:
             return await self._call(what, method, path, body=body, content=content)
@@ -271,7 +284,7 @@ class ApiServer:
         path: str,
         query: Mapping[str, str] | None = None,
         body: Manifest | None = None,
-        content: str = "application/json",
+        content: str = _JSON,
     ) -> Manifest:
         timeout_s = REQUEST_TIMEOUT_S
         if method != "GET" and not path.startswith(f"/apis/{_LEASES[0]}/"):
@@ -289,11 +302,13 @@ class ApiServer:
     async def _request(
         self, method: str, path: str, query: Mapping[str, str], body: Manifest | None, content: str
     ) -> tuple[Any, ...]:
+        """`content` is the form of what is sent, or of what a GET asks for."""
+        accepted = content if method == "GET" else _JSON
         found: tuple[Any, ...] = await self._client.param_serialize(
             method,
             path,
             query_params=list(query.items()),
-            header_params={"Accept": "application/json", "Content-Type": content},
+            header_params={"Accept": accepted, "Content-Type": content},
             body=body,
             auth_settings=["BearerToken"],
         )
@@ -318,8 +333,8 @@ def _path(resource: tuple[str, str], namespace: str | None, name: str | None = N
 
 
 def _items(listing: Manifest) -> list[Manifest]:
-    items: list[Manifest] = listing.get("items", [])
-    return items
+    items: list[Manifest] | None = listing.get("items")  # null where there is nothing
+    return items or []
 
 
 def _refusal(text: str) -> tuple[str, str]:

@@ -19,7 +19,8 @@ from aweigh_api import names
 from aweigh_api.reasons import Reason
 from aweigh_api.status import ScalingChange
 from aweigh_operator.observe import Manifest
-from aweigh_operator.plan import Apply, Delete, Transition
+from aweigh_operator.plan import Apply, Delete
+from aweigh_operator.tell import Transition
 
 BURST = 20  # events that one service may write at once
 REFILL_S = 30.0  # after which it may write one more

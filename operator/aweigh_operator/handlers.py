@@ -1,4 +1,4 @@
-"""Kopf wiring: an event becomes a key in the queue, an object an entry in an index; nothing more.
+"""Kopf wiring: an object goes into the store, and what is news as a key into the queue.
 
 Kopf watches and never writes: no handler here needs a finalizer, an annotation or an event.
 """
@@ -9,7 +9,8 @@ from typing import Any
 import kopf
 
 from aweigh_api import names
-from aweigh_operator.observe import Key, Manifest, Pod, key_of, key_of_pod, pod_of, stripped
+from aweigh_operator.observe import Key, key_of, key_of_pod
+from aweigh_operator.store import POD, Store
 from aweigh_operator.workqueue import WorkQueue
 
 SERVICES = (names.GROUP, names.VERSION, names.PLURAL)
@@ -28,24 +29,18 @@ OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 
 def registry(
     queue: WorkQueue[Key],
+    store: Store,
     login: Callable[[], Awaitable[kopf.ConnectionInfo]],
-    indices: dict[str, Any],
 ) -> kopf.OperatorRegistry:
-    """All handlers. `queue` takes the keys, `indices` is filled by kind when kopf starts."""
+    """All handlers: `store` takes the objects, `queue` the keys."""
     handlers = kopf.OperatorRegistry()
-    resources = {names.KIND: SERVICES, **CHILDREN, "Pod": PODS}
 
     @kopf.on.login(registry=handlers)
     async def connect(**_: Any) -> kopf.ConnectionInfo:
         return await login()
 
-    @kopf.on.startup(registry=handlers)
-    async def begin(**given: Any) -> None:
-        indices.update({kind: given[kind] for kind in resources})
-
-    for kind, resource in resources.items():
-        key, value = (key_of_pod, pod_of) if kind == "Pod" else (key_of, stripped)
-        _watch(handlers, kind, resource, key, value, queue)
+    for kind, resource in {names.KIND: SERVICES, **CHILDREN, POD: PODS}.items():
+        _watch(handlers, kind, resource, store, queue)
     return handlers
 
 
@@ -64,30 +59,50 @@ def settings() -> kopf.OperatorSettings:
     # A worker that lingers counts against nothing here, but costs memory.
     chosen.queueing.idle_timeout = 0.1
     chosen.process.ultimate_exiting_timeout = 30
+    chosen.persistence.diffbase_storage = _NoDiffs()
     for resource in (*CHILDREN.values(), PODS):
         chosen.watching.label_selectors[resource] = OURS
     return chosen
+
+
+class _NoDiffs(kopf.AnnotationsDiffBaseStorage):
+    """Kopf compares each object with a copy of its last state: nobody here asks for that."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> None:
+        return None
 
 
 def _watch(
     handlers: kopf.OperatorRegistry,
     kind: str,
     resource: tuple[str, str, str],
-    key: Callable[[Mapping[str, Any]], Key],
-    value: Callable[[Mapping[str, Any]], Manifest | Pod],
+    store: Store,
     queue: WorkQueue[Key],
 ) -> None:
-    """Index the objects of a resource by service, and have each event looked at."""
+    """Keep the objects of a resource, and have each news looked at."""
     group, version, plural = resource
     where: dict[str, Any] = {"group": group, "version": version, "plural": plural}
 
+    # An index is made before any event is handled: so no service is looked at before all objects
+    # of all kinds are known. It stays empty.
     @kopf.index(**where, id=kind, registry=handlers)
-    async def remember(body: kopf.Body, **_: Any) -> dict[Key, Manifest | Pod]:
-        return {key(body): value(body)}
+    async def keep(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+        memo.news = store.put(kind, body)
 
     @kopf.on.event(**where, id=f"{kind} changed", registry=handlers)
-    async def notice(body: kopf.Body, **_: Any) -> None:
-        queue.add_after(key(body), 0 if _is_new_spec(kind, body) else SOON_S)
+    async def notice(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+        key = key_of_pod(body) if kind == POD else key_of(body)
+        gone = type == "DELETED"
+        if gone:
+            metadata = body["metadata"]
+            store.drop(kind, key, metadata["uid"], int(metadata["resourceVersion"]))
+        if memo.news and not gone and _is_new_spec(kind, body):
+            queue.add(key, urgent=True)
+        elif gone or memo.news:
+            queue.add_after(key, SOON_S)
 
 
 def _is_new_spec(kind: str, body: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -25,15 +26,18 @@ from aweigh_operator.events import Recorder
 from aweigh_operator.health import LONGEST_WORK_S, Health
 from aweigh_operator.lease import Lease
 from aweigh_operator.metrics import Metrics
-from aweigh_operator.observe import Key, Store
+from aweigh_operator.observe import Key
 from aweigh_operator.pods import Reports
 from aweigh_operator.reconcile import Reconciler
 from aweigh_operator.settings import Settings
+from aweigh_operator.store import Store
+from aweigh_operator.sweep import keep_sweeping
 from aweigh_operator.workqueue import WorkQueue
 
 STOP_GRACE_S = 7.0
 ACCESS_TIMEOUT_S = 60.0  # for the API server to come up, the CRD and the role to be created
 ACCESS_RETRY_S = 2.0
+NEW_OBJECTS = 20_000  # after so many the garbage collector looks at the young ones
 logger = logging.getLogger(__name__)
 
 
@@ -45,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `aweigh-operator`."""
     settings = parse(sys.argv[1:] if argv is None else argv, os.environ)
     logs.configure(settings.log_level)
+    # What is imported stays for ever, and what is known of services for long: with the defaults
+    # the collector would look through all of it again and again.
+    gc.freeze()
+    gc.set_threshold(NEW_OBJECTS, 20, 20)
     try:
         asyncio.run(_run(settings))
     except AccessError as error:
@@ -107,10 +115,10 @@ async def _run(settings: Settings) -> None:
     api = ApiServer(await load_configuration(), metrics.requested)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(api.close)
-        session = await stack.enter_async_context(aiohttp.ClientSession())
-        indices: dict[str, Any] = {}
+        session = await stack.enter_async_context(_session())
+        store = Store()
         recorder = Recorder(api, socket.gethostname(), metrics.told)
-        reconciler = Reconciler(Store(indices), api, Reports(session), recorder, metrics, settings)
+        reconciler = Reconciler(store, api, Reports(session), recorder, metrics, settings)
         queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, metrics)
         metrics.leads(not settings.lease)
         metrics.watch(
@@ -126,7 +134,16 @@ async def _run(settings: Settings) -> None:
             await stack.enter_async_context(_turns(settings.lease, api, queue, reconciler, metrics))
         queue.start()
         stack.push_async_callback(queue.stop, STOP_GRACE_S)
-        await _watch(settings, queue, indices, health, stop)
+        period_s = settings.resync_seconds
+        sweeping = keep_sweeping(api, store, settings.namespaces, queue.add, period_s)
+        registry = handlers.registry(queue, store, _login)
+        await _watch(settings, registry, queue, health, stop, sweeping)
+
+
+def _session() -> aiohttp.ClientSession:
+    """For the pods: each is asked too seldom for its connection to be kept, and sets no cookie."""
+    connector = aiohttp.TCPConnector(force_close=True)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
 @contextlib.asynccontextmanager
@@ -162,16 +179,18 @@ async def _turns(
 
 async def _watch(
     settings: Settings,
+    registry: kopf.OperatorRegistry,
     queue: WorkQueue[Key],
-    indices: dict[str, Any],
     health: Health,
     stop: asyncio.Event,
+    sweeping: Coroutine[Any, Any, None],
 ) -> None:
-    """Let kopf watch until it fails or is told to stop."""
+    """Let kopf watch, and sweep, until one of them fails or they are told to stop."""
     if stop.is_set():
+        sweeping.close()
         return
     tasks = await kopf.spawn_tasks(
-        registry=handlers.registry(queue, _login, indices),
+        registry=registry,
         settings=handlers.settings(),
         standalone=True,
         # Kopf's own guess asks for the name of the user, and a pod's user has none.
@@ -182,6 +201,7 @@ async def _watch(
     _stop_on_signals(stop)  # kopf has put its own handlers in their place
     logger.info("watching %s", ", ".join(settings.namespaces) or "all namespaces")
     health.ready = True
+    tasks = [*tasks, asyncio.create_task(sweeping, name="sweep")]
     stopping = asyncio.create_task(stop.wait())
     done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
     health.ready = False

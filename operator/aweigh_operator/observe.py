@@ -1,11 +1,8 @@
-"""What the cluster holds for one InferenceService, read from kopf's indices. It asks nobody.
-
-An index keeps what its watch told. A watch that was cut for long misses deletions, so what a
-resync finds gone is buried: it stays in the index, but is no longer seen.
-"""
+"""What is observed of one InferenceService, and how it is read from objects. Pure."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -144,53 +141,6 @@ class Observed:
         return tuple(pod for pod in self.pods if pod.live)
 
 
-class Store:
-    """The indices, by service."""
-
-    def __init__(self, indices: Mapping[str, Mapping[Key, Collection[Any]]]) -> None:
-        self._indices = indices
-        self._buried: set[str] = set()
-
-    def body(self, key: Key) -> Manifest | None:
-        """The InferenceService, unless it is gone."""
-        found = [body for body in self._seen(names.KIND, key) if not self._is_buried(body)]
-        return found[-1] if found else None
-
-    def children(self, key: Key, kinds: Iterable[str]) -> dict[str, Manifest]:
-        """The labelled objects that bear the service's name, whoever owns them."""
-        seen = {kind: self._seen(kind, key) for kind in kinds}
-        return {
-            kind: child
-            for kind, found in seen.items()
-            for child in found
-            if not self._is_buried(child)
-        }
-
-    def pods(self, key: Key) -> tuple[Pod, ...]:
-        """The pods that serve, oldest first."""
-        return tuple(pod for pod in self.every_pod(key) if not pod.fetches)
-
-    def fetcher(self, key: Key) -> Pod | None:
-        """The newest pod that fetches models, unless it has ended."""
-        found = [pod for pod in self.every_pod(key) if pod.fetches and pod.live]
-        return found[-1] if found else None
-
-    def every_pod(self, key: Key) -> list[Pod]:
-        """All pods of the service, oldest first."""
-        pods = [pod for pod in self._seen("Pod", key) if pod.uid not in self._buried]
-        return sorted(pods, key=lambda pod: (pod.created_at, pod.name))
-
-    def bury(self, uid: str) -> None:
-        """Forget an object whose deletion no watch has told."""
-        self._buried.add(uid)
-
-    def _seen(self, kind: str, key: Key) -> Collection[Any]:
-        return self._indices.get(kind, {}).get(key, ())
-
-    def _is_buried(self, body: Manifest) -> bool:
-        return body["metadata"].get("uid") in self._buried
-
-
 def key_of(body: Mapping[str, Any]) -> Key:
     """The key of an InferenceService, or of the one that a child bears the name of."""
     return Key(body["metadata"]["namespace"], body["metadata"]["name"])
@@ -202,12 +152,6 @@ def key_of_pod(body: Mapping[str, Any]) -> Key:
     return Key(metadata["namespace"], metadata.get("labels", {}).get(names.LABEL_INSTANCE, ""))
 
 
-def stripped(body: Mapping[str, Any]) -> Manifest:
-    """An object without the bookkeeping that makes half of its size."""
-    metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
-    return {**body, "metadata": metadata}
-
-
 def pod_of(body: Mapping[str, Any]) -> Pod:
     """Read what matters of a pod."""
     metadata, status = body["metadata"], body.get("status", {})
@@ -217,11 +161,11 @@ def pod_of(body: Mapping[str, Any]) -> Pod:
     state = container.get("state", {})
     return Pod(
         name=metadata["name"],
-        namespace=metadata["namespace"],
+        namespace=sys.intern(metadata["namespace"]),
         uid=metadata["uid"],
         created_at=moment(metadata["creationTimestamp"]),
-        template_hash=metadata.get("annotations", {}).get(names.TEMPLATE_HASH, ""),
-        image=_image(body),
+        template_hash=sys.intern(metadata.get("annotations", {}).get(names.TEMPLATE_HASH, "")),
+        image=sys.intern(_image(body)),
         ip=status.get("podIP"),
         fetches=metadata.get("labels", {}).get(names.LABEL_NAME) == names.PREFETCH,
         leaving="deletionTimestamp" in metadata,

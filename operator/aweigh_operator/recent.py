@@ -55,7 +55,7 @@ def counts(window: Window, pods: Iterable[Pod], now_s: float) -> Counts:
 def _extended(samples: tuple[Sample, ...], state: State | None, now_s: float) -> tuple[Sample, ...]:
     sample = None if state is None else _sample(state, now_s)
     if sample is not None and not (samples and _same_report(samples[-1], sample)):
-        samples = (*samples, sample)
+        samples = (*samples, _sharing(samples[-1], sample) if samples else sample)
     # The last one before the window is what the first one in it is compared with.
     old = sum(each.seen_at_s <= now_s - WINDOW_S for each in samples)
     return samples[max(0, old - 1) :][-MAX_SAMPLES:]
@@ -68,6 +68,13 @@ def _sample(state: State, now_s: float) -> Sample:
         *_pair(state.decode_tokens, state.decoded_rows),
     )
     return Sample(now_s, state.boot_id, state.uptime_s, counted)
+
+
+def _sharing(before: Sample, sample: Sample) -> Sample:
+    """The same sample, with what has not changed kept once: thousands of pods are idle."""
+    boot_id = before.boot_id if before.boot_id == sample.boot_id else sample.boot_id
+    counted = before.counts if before.counts == sample.counts else sample.counts
+    return sample._replace(boot_id=boot_id, counts=counted)
 
 
 def _pair(one: int | None, other: int | None) -> tuple[int, int]:

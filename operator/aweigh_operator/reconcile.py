@@ -1,4 +1,4 @@
-"""Reconcile one InferenceService: observe, plan, act, ask its pods, report. `plan` decides.
+"""Reconcile one InferenceService: observe, plan, act, ask its pods, tell. `plan` decides.
 
 What is remembered between two runs only saves work or shortens a wait: after a restart of the
 operator everything is found out again.
@@ -20,10 +20,12 @@ from aweigh_operator import desired, events, recent, replicas
 from aweigh_operator.autoscaling import FRESH_S, Autoscaling, looked
 from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.metrics import Metrics
-from aweigh_operator.observe import Key, Manifest, Observed, Pod, Refusal, Store, key_of
-from aweigh_operator.plan import POLL_CONFLICT_S, Apply, Delete, Plan, plan
+from aweigh_operator.observe import Key, Manifest, Observed, Pod, Refusal, key_of
+from aweigh_operator.plan import Apply, Delete, Plan, plan
 from aweigh_operator.scaling.decision import Decision
 from aweigh_operator.settings import Settings
+from aweigh_operator.store import Store
+from aweigh_operator.tell import POLL_CONFLICT_S, Told, tell
 
 STUCK_AFTER_S = 4.0  # a container that is being created for longer may wait for a volume
 MAX_STUCK = 3  # pods whose events are read at once
@@ -57,7 +59,7 @@ class _Memory:
 
     resync_at: float
     refused: dict[str, _Refused]  # by kind
-    written: Manifest | None = None  # the InferenceService as our last status write left it
+    planned: tuple[object, Plan] | None = None  # that all is well, and what that follows from
     window: recent.Window = field(default_factory=dict)  # what its pods have told of late
     autoscaling: Autoscaling = field(default_factory=Autoscaling)
     autoscaler: str | None = None  # of somebody else, that scales the Deployment
@@ -93,9 +95,9 @@ class Reconciler:
         """One step; gives the seconds after which to look again, None when the service is gone."""
         memory = self._memories.setdefault(key, _Memory(self._next_resync(), {}))
         if time.monotonic() >= memory.resync_at:
-            await self._resync(key)
+            memory.planned = None
             memory.resync_at = self._next_resync()
-        body = self._newest(key, memory)
+        body = self._store.body(key)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._forget(key)
             return None
@@ -106,20 +108,33 @@ class Reconciler:
         done, failure = await self._act(key, todo.actions, memory)
         if failure is not None and failure.namespace_leaves:
             return POLL_CONFLICT_S  # most likely the InferenceService goes too
+        if done:
+            now_there = self._store.children(key, desired.KINDS)
+            observed = replace(observed, children={**observed.children, **now_there})
         # What a pod tells changes no child, so a pod that does not answer delays none.
+        observed = await self._ask(observed, todo, memory)
         refusals = {kind: each.refusal for kind, each in memory.refused.items()}
-        step = self._plan(replace(await self._ask(observed, todo, memory), refusals=refusals))
-        told = await self._report(key, body, step, done, memory)
+        step = self._plan(key, observed, memory)
+        told = tell(replace(observed, refusals=refusals), step, datetime.now(UTC))
+        written = await self._report(key, body, told, done)
         if failure is not None:
             raise failure
         if (step.replicas, step.marks) != (todo.replicas, todo.marks):
             return 0.0  # the load asks for another number than what was just applied
-        again_after_s = step.requeue_after_s if told else POLL_CONFLICT_S
+        again_after_s = told.requeue_after_s if written else POLL_CONFLICT_S
         look_after_s = memory.autoscaling.again_s or again_after_s
         return min(again_after_s, look_after_s, max(0.1, memory.resync_at - time.monotonic()))
 
-    def _plan(self, observed: Observed) -> Plan:
-        return plan(observed, self._settings.runtime_image, datetime.now(UTC))
+    def _plan(self, key: Key, observed: Observed, memory: _Memory) -> Plan:
+        """What to do. That all is well stays true until something that it follows from changes."""
+        basis = _basis(self._store.changed(key), observed)
+        if memory.planned is not None and memory.planned[0] == basis:
+            return memory.planned[1]
+        found = plan(observed, self._settings.runtime_image, datetime.now(UTC))
+        waits = any(pod.unschedulable is not None for pod in observed.pods)
+        lasts = not (found.actions or found.marks or waits)  # else time may change it
+        memory.planned = (basis, found) if lasts else None
+        return found
 
     async def _observe(self, key: Key, body: Manifest, memory: _Memory) -> tuple[Observed, Plan]:
         """What is there, and what is to be done about it."""
@@ -133,10 +148,10 @@ class Reconciler:
             cheapest=memory.autoscaling.cheapest,
             marks_refused=memory.marks_refused,
         )
-        todo = self._plan(observed)
+        todo = self._plan(key, observed, memory)
         if memory.autoscaler is not None or _changes_size(observed, todo):
             observed = replace(observed, autoscaler=await self._autoscaler(key, memory))
-            todo = self._plan(observed)
+            todo = self._plan(key, observed, memory)
         # The watches tell only of objects with our label, and a moment late: before a child is
         # created, look whether its name is really free.
         kinds = [each.kind for each in todo.actions if _creates(each)]
@@ -145,7 +160,7 @@ class Reconciler:
         if not held:
             return observed, todo
         observed = replace(observed, children={**children, **held})
-        return observed, self._plan(observed)
+        return observed, self._plan(key, observed, memory)
 
     async def _autoscaler(self, key: Key, memory: _Memory) -> str | None:
         """Who else scales the Deployment: asked before each change of its size.
@@ -244,7 +259,7 @@ class Reconciler:
             return False
         try:
             # What appeared since we looked is somebody else's: a conflict, and the next look tells.
-            await self._cluster.apply(action.manifest, force=not action.creates)
+            stored = await self._cluster.apply(action.manifest, force=not action.creates)
         except ApiError as error:
             if error.transient or error.namespace_leaves:
                 raise
@@ -252,27 +267,28 @@ class Reconciler:
             pause_s = before.pause_s * 2 if before is not None and same else FIRST_RETRY_S
             memory.refused[action.kind] = _refused(action, error, min(pause_s, LONGEST_RETRY_S))
             return False
+        self._store.put(action.kind, stored)
         memory.refused.pop(action.kind, None)
         self._metrics.wrote(action.kind, "create" if action.creates else "update")
         return True
 
     async def _report(
-        self, key: Key, body: Manifest, step: Plan, done: Sequence[Apply | Delete], memory: _Memory
+        self, key: Key, body: Manifest, told: Told, done: Sequence[Apply | Delete]
     ) -> bool:
         """Write status and events; False when there was nothing to write them on."""
-        if step.status_changed:
-            stored = await self._cluster.write_status(body, step.status)
+        if told.changed:
+            stored = await self._cluster.write_status(body, told.status)
             if stored is None:
-                await self._bury_if_gone(names.KIND, key, body)
+                await self._drop_if_gone(key, body["metadata"]["uid"])
                 return False
-            memory.written = stored
-        ready, before = _ready(step.status), _ready(body.get("status") or {})
+            self._store.put(names.KIND, stored)
+        ready, before = _ready(told.status), _ready(body.get("status") or {})
         self._metrics.service(key, ready["status"])
         news = [
             *events.of_actions(done),
-            *events.of_transitions(step.transitions),
-            *events.of_clamp(step.clamped),
-            *events.of_scaling(step.scaled),
+            *events.of_transitions(told.transitions),
+            *events.of_clamp(told.clamped),
+            *events.of_scaling(told.scaled),
         ]
         await self._recorder.tell(body, news)
         if done or (ready["reason"], ready["message"]) != (before["reason"], before["message"]):
@@ -282,29 +298,10 @@ class Reconciler:
             )
         return True
 
-    async def _resync(self, key: Key) -> None:
-        """Bury what is gone without any watch having told so."""
-        body = self._store.body(key)
-        seen = {names.KIND: body} if body else {}
-        for kind, child in {**seen, **self._store.children(key, desired.KINDS)}.items():
-            await self._bury_if_gone(kind, key, child)
-        alive = {pod["metadata"]["uid"] for pod in await self._cluster.pods(key)}
-        for pod in self._store.every_pod(key):
-            if pod.uid not in alive:
-                self._store.bury(pod.uid)
-
-    async def _bury_if_gone(self, kind: str, key: Key, seen: Manifest) -> None:
-        uid, live = seen["metadata"]["uid"], await self._cluster.read(kind, key)
+    async def _drop_if_gone(self, key: Key, uid: str) -> None:
+        live = await self._cluster.read(names.KIND, key)
         if live is None or live["metadata"]["uid"] != uid:
-            self._store.bury(uid)
-
-    def _newest(self, key: Key, memory: _Memory) -> Manifest | None:
-        """Our own status write is newer than the watch for a moment."""
-        seen, written = self._store.body(key), memory.written
-        if seen is None or written is None:
-            return seen
-        same = seen["metadata"]["uid"] == written["metadata"]["uid"]
-        return written if same and _version(written) > _version(seen) else seen
+            self._store.drop(names.KIND, key, uid)
 
     def _forget(self, key: Key) -> None:
         self._memories.pop(key, None)
@@ -314,6 +311,18 @@ class Reconciler:
     def _next_resync(self) -> float:
         period_s = self._settings.resync_seconds
         return time.monotonic() + period_s * random.uniform(0.8, 1.2)
+
+
+def _basis(changed: int, observed: Observed) -> object:
+    """What a plan follows from: what the watches have told, and what they do not tell."""
+    return (
+        changed,
+        tuple(child["metadata"]["uid"] for child in observed.children.values()),
+        None if observed.decision is None else observed.decision.replicas,
+        observed.cheapest,
+        observed.autoscaler,
+        observed.marks_refused,
+    )
 
 
 def _changes_size(observed: Observed, todo: Plan) -> bool:
@@ -355,7 +364,3 @@ def _ready(status: Manifest) -> Manifest:
     """The condition Ready; of a status that has none, an empty one."""
     found = [each for each in status.get("conditions", []) if each["type"] == ConditionType.READY]
     return found[0] if found else {"status": "", "reason": "", "message": ""}
-
-
-def _version(body: Manifest) -> int:
-    return int(body["metadata"]["resourceVersion"])

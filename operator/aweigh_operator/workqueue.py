@@ -1,10 +1,12 @@
 """A queue of keys: each key is worked on by one worker at a time, and no addition is lost.
 
-It remembers that a key wants work, never why: what is to be done is found out by looking. A key
-that fails comes back after a pause that doubles; a key that asks for it comes back after its delay.
+It remembers that a key wants work, never why: what is to be done is found out by looking. Keys
+that somebody waits for come first, all others in the order in which they were added. A key that
+fails comes back after a pause that doubles; a key that asks for it comes back after its delay.
 """
 
 import asyncio
+import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Hashable
@@ -46,7 +48,9 @@ class WorkQueue(Generic[K]):
         self._observer = observer
         self._num_workers = workers
         self._jitter = jitter
-        self._ready: asyncio.Queue[K | None] = asyncio.Queue()
+        self._ready: asyncio.PriorityQueue[tuple[int, int, K | None]] = asyncio.PriorityQueue()
+        self._places = itertools.count()  # in that queue
+        self._urgent: set[K] = set()
         self._added_at: dict[K, float] = {}  # of keys that wait or have been added during work
         self._working: dict[K, float] = {}  # since when
         self._timers: dict[K, asyncio.TimerHandle] = {}
@@ -56,11 +60,14 @@ class WorkQueue(Generic[K]):
         self._open.set()
         self._tasks: list[asyncio.Task[None]] = []
 
-    def add(self, key: K) -> None:
-        """Have this key worked on as soon as a worker is free."""
-        if self._stopping or key in self._added_at:
+    def add(self, key: K, *, urgent: bool = False) -> None:
+        """Have this key worked on as soon as a worker is free; an urgent one before others."""
+        hastens = urgent and key not in self._urgent
+        if self._stopping or (key in self._added_at and not hastens):
             return
-        self._added_at[key] = self._now()
+        self._added_at.setdefault(key, self._now())
+        if urgent:
+            self._urgent.add(key)
         if key not in self._working:
             self._enqueue(key)
 
@@ -97,7 +104,7 @@ class WorkQueue(Generic[K]):
         for key in list(self._timers):
             self._cancel_timer(key)
         for _ in self._tasks:
-            self._ready.put_nowait(None)
+            self._ready.put_nowait((0, next(self._places), None))
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=grace_s)
             for task in late:
@@ -107,7 +114,8 @@ class WorkQueue(Generic[K]):
     @property
     def depth(self) -> int:
         """Keys that wait for a worker."""
-        return self._ready.qsize()
+        again = sum(key in self._added_at for key in self._working)  # they wait for their worker
+        return len(self._added_at) - again
 
     def oldest_age_s(self) -> float:
         """How long the key that has waited or is worked on longest has been at it."""
@@ -132,7 +140,8 @@ class WorkQueue(Generic[K]):
             timer.cancel()
 
     def _enqueue(self, key: K) -> None:
-        self._ready.put_nowait(key)
+        rank = 0 if key in self._urgent else 1
+        self._ready.put_nowait((rank, next(self._places), key))
         self._observer.added(self.depth)
 
     async def _worker(self) -> None:
@@ -145,10 +154,14 @@ class WorkQueue(Generic[K]):
                 self._enqueue(key)
 
     async def _take(self) -> K | None:
-        key = await self._ready.get()
-        await self._open.wait()
-        if key is None or self._stopping:
-            return None
+        while True:
+            _, _, key = await self._ready.get()
+            await self._open.wait()
+            if key is None or self._stopping:
+                return None
+            if key in self._added_at and key not in self._working:
+                break  # else it has become urgent meanwhile, and this was its place before
+        self._urgent.discard(key)
         self._cancel_timer(key)
         now = self._now()
         self._observer.started(self.depth, now - self._added_at.pop(key))

@@ -44,7 +44,7 @@ def _report(options: Options, model: str, found: dict[int, Measures]) -> Report:
     return Report(
         title="Latency by prompt length",
         command=options.command,
-        model=options.setting.model or model,
+        model=options.setting.model or options.setting.shape or model,
         machine=machine.describe(),
         tables=[Table(title, columns, [_row(length, run) for length, run in found.items()])],
         notes=["One request at a time; prompts are random, so nothing is cached."],

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aweigh_bench.endpoint import PROBE_WORDS, Asking, Endpoint
@@ -10,6 +10,7 @@ from aweigh_bench.failures import BenchFailure, Impossible
 from aweigh_bench.load import together
 from aweigh_bench.measures import Measures, measure
 from aweigh_bench.own_server import OwnServer, own_server
+from aweigh_bench.shapes import shape_directory
 from aweigh_bench.traffic import Ids, Length, Query, random_lengths
 
 
@@ -17,7 +18,8 @@ from aweigh_bench.traffic import Ids, Length, Query, random_lengths
 class Setting:
     """Which model, and how it is served."""
 
-    model: str | None = None  # URI; None: base_url is measured
+    model: str | None = None  # URI; None: a shape or base_url is measured
+    shape: str | None = None  # a model with random weights
     base_url: str | None = None
     api_key: str | None = None
     flags: tuple[str, ...] = ()  # of `aweigh serve`
@@ -73,9 +75,17 @@ class Subject:
 @asynccontextmanager
 async def subject(setting: Setting) -> AsyncIterator[Subject]:
     """The model under test, ready and asked once."""
+    if setting.shape is not None:
+        _expect_alone(setting)
+        with shape_directory(setting.shape) as directory:
+            random = (*setting.flags, "--random-weights")
+            served = replace(setting, model=f"file://{directory}", shape=None, flags=random)
+            async with subject(served) as found:
+                yield found
+        return
     if setting.model is None:
         if setting.base_url is None:
-            raise Impossible("nothing to measure: give a MODEL or --base-url")
+            raise Impossible("nothing to measure: give a MODEL, --shape or --base-url")
         async with _asked(setting, setting.base_url, None) as found:
             yield found
         return
@@ -92,6 +102,14 @@ async def subject(setting: Setting) -> AsyncIterator[Subject]:
         _asked(setting, server.base_url, server) as found,
     ):
         yield found
+
+
+def _expect_alone(setting: Setting) -> None:
+    other = setting.model or setting.base_url
+    if other is not None:
+        raise Impossible(
+            f"--shape ({setting.shape}) and {other} are both given; expected one of them"
+        )
 
 
 @asynccontextmanager

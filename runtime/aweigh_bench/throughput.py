@@ -67,7 +67,7 @@ def _report(options: Options, model: str, found: dict[int, list[Measures]]) -> R
     return Report(
         title="Throughput by number of requests at once",
         command=options.command,
-        model=options.setting.model or model,
+        model=options.setting.model or options.setting.shape or model,
         machine=machine.describe(),
         tables=[Table(f"{title}, median of {options.rounds} rounds", columns, rows)],
         bars=_bars(middles),

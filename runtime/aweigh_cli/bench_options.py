@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +43,12 @@ OptionalModel = Annotated[
 ]
 UrlOption = Annotated[
     str | None, typer.Option(help="An OpenAI API that runs already, instead of MODEL.")
+]
+ShapeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A model of this shape, as llama-3.1-8b, with random weights, instead of MODEL."
+    ),
 ]
 ThreadsOption = Annotated[
     int | None,
@@ -189,7 +195,7 @@ def serving(*, anywhere: bool) -> Callable[[Callable[..., Job]], Callable[..., J
     """Give a command the options for its server, and call it with the setting they make.
 
     Args:
-        anywhere: a server that runs already may be measured, too.
+        anywhere: a server that runs already may be measured, too, and a model without weights.
     """
 
     def decorate(command: Callable[..., Job]) -> Callable[..., Job]:
@@ -197,6 +203,7 @@ def serving(*, anywhere: bool) -> Callable[[Callable[..., Job]], Callable[..., J
             *,
             model: OptionalModel = None,
             base_url: UrlOption = None,
+            shape: ShapeOption = None,
             threads: ThreadsOption = None,
             serve_flag: FlagsOption = None,
             cache_dir: CacheOption = None,
@@ -206,7 +213,9 @@ def serving(*, anywhere: bool) -> Callable[[Callable[..., Job]], Callable[..., J
         ) -> Job:
             flags = tuple(serve_flag or ())
             given = _setting(model, base_url, threads, flags, cache_dir, vocabulary, seed)
-            return command(given, **own)
+            if shape is not None:
+                _expect(SERVER_NEEDS, "starting a server", "runtime")
+            return command(replace(given, shape=shape), **own)
 
         joined = _joined(command, shared)
         return joined if anywhere else _for_own_server(joined)
@@ -263,7 +272,8 @@ def _joined(command: Callable[..., Any], shared: Callable[..., Any]) -> Callable
 
 def _for_own_server(command: Callable[..., Any]) -> Callable[..., Any]:
     """The same command, but MODEL must be given."""
-    parameters = dict(inspect.signature(_without(command, "base_url")).parameters)
+    plain = _without(_without(command, "base_url"), "shape")
+    parameters = dict(inspect.signature(plain).parameters)
     model = parameters["model"].replace(annotation=ModelArgument, default=inspect.Parameter.empty)
     return _with_parameters(command, parameters | {"model": model})
 

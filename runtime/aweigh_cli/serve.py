@@ -145,6 +145,9 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
     exact: Annotated[
         bool, _flag("--exact", "An answer never depends on what else runs; slower.")
     ] = False,
+    random_weights: Annotated[
+        bool, _flag("--random-weights", "Make weights up instead of reading any: to measure.")
+    ] = False,
     kv_cache_memory: Annotated[
         int | None,
         _flag(
@@ -249,6 +252,7 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
         max_waiting=max_waiting,
         step_tokens=step_tokens,
         exact=exact,
+        random_weights=random_weights,
         kv_cache_memory=kv_cache_memory,
         speculation=speculation,
         draft_model=tuple(draft_model),

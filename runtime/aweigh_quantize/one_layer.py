@@ -13,7 +13,7 @@ from aweigh_quantize.observation import Observer, Part, Watch
 from aweigh_runtime.formats.kv_scales import written_names
 from aweigh_runtime.formats.layout import Quantization
 from aweigh_runtime.model.config import ModelConfig
-from aweigh_runtime.model.decoder import Layer
+from aweigh_runtime.model.layers import Layer
 from aweigh_runtime.model.mapped import FORMATS, fill, rows_of
 from aweigh_runtime.model.placement import Place, layer_places
 from aweigh_runtime.model.storage import Storage

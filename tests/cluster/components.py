@@ -59,18 +59,12 @@ def commands(place: Place) -> dict[str, Sequence[object]]:
     """The command line of every process, by the name of its log."""
     run = place.run
     return {
-        "etcd": _etcd(run),
+        "etcd": etcd(run),
         "registry": [program("registry"), "serve", run / "registry.yaml"],
         "containerd": ["containerd", "--config", run / "containerd.toml"],
-        "apiserver": _api_server(run),
-        "controllers": _controllers(run),
-        "scheduler": [
-            program("kube-scheduler"),
-            *_kubeconfigs(run, "scheduler"),
-            "--bind-address=127.0.0.1",
-            "--leader-elect=false",
-            f"--cert-dir={run}/pki",
-        ],
+        "apiserver": [*api_server(run), *_audited(run)],
+        "controllers": controllers(run),
+        "scheduler": scheduler(run),
         "kubelet": [
             program("kubelet"),
             f"--config={run}/kubelet.yaml",
@@ -85,7 +79,8 @@ def commands(place: Place) -> dict[str, Sequence[object]]:
     }
 
 
-def _etcd(run: Path) -> Sequence[object]:
+def etcd(run: Path) -> Sequence[object]:
+    """The command line of etcd."""
     return [
         program("etcd"),
         "--name=test",
@@ -100,7 +95,8 @@ def _etcd(run: Path) -> Sequence[object]:
     ]
 
 
-def _api_server(run: Path) -> Sequence[object]:
+def api_server(run: Path) -> Sequence[object]:
+    """The command line of the API server."""
     pki = run / "pki"
     return [
         program("kube-apiserver"),
@@ -130,9 +126,11 @@ def _api_server(run: Path) -> Sequence[object]:
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
         "--allow-privileged=true",
-        f"--audit-policy-file={run}/audit.yaml",
-        f"--audit-log-path={audit_log(run)}",
     ]
+
+
+def _audited(run: Path) -> list[str]:
+    return [f"--audit-policy-file={run}/audit.yaml", f"--audit-log-path={audit_log(run)}"]
 
 
 def audit_log(run: Path) -> Path:
@@ -140,7 +138,8 @@ def audit_log(run: Path) -> Path:
     return run / "logs" / "audit.log"
 
 
-def _controllers(run: Path) -> Sequence[object]:
+def controllers(run: Path) -> Sequence[object]:
+    """The command line of Kubernetes' controllers."""
     return [
         program("kube-controller-manager"),
         *_kubeconfigs(run, "controllers"),
@@ -154,9 +153,19 @@ def _controllers(run: Path) -> Sequence[object]:
         f"--cluster-cidr={POD_IPS}",
         f"--service-cluster-ip-range={SERVICE_IPS}",
         "--horizontal-pod-autoscaler-sync-period=2s",
-        "--node-monitor-grace-period=16s",
         "--kube-api-qps=300",
         "--kube-api-burst=600",
+    ]
+
+
+def scheduler(run: Path) -> Sequence[object]:
+    """The command line of the scheduler."""
+    return [
+        program("kube-scheduler"),
+        *_kubeconfigs(run, "scheduler"),
+        "--bind-address=127.0.0.1",
+        "--leader-elect=false",
+        f"--cert-dir={run}/pki",
     ]
 
 

@@ -1,6 +1,6 @@
 """The operator as a process of this machine: it can be killed, restarted and looked into.
 
-It works on one namespace, with the rights of whoever runs the tests.
+It works on one namespace, or with none on all, with the rights of whoever runs the tests.
 """
 
 import contextlib
@@ -34,6 +34,7 @@ class LocalOperator:
     namespace: str
     image: str
     options: tuple[str, ...] = ()
+    host: str = ""  # the name of the machine that it believes to be on; none: this one's
     log: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
     _process: subprocess.Popen[bytes] | None = None
     _ports: tuple[int, int] = (0, 0)
@@ -49,7 +50,11 @@ class LocalOperator:
             *self.options,
         ]
         environment = {**self.cluster.environment(), "PYTHONPATH": str(CHECKOUT / "operator")}
-        self._process = subprocess.Popen([*COMMAND, *flags], env=environment, stderr=self.log)
+        command = [*COMMAND, *flags]
+        if self.host:
+            named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.host]
+            command = [*named, *command]
+        self._process = subprocess.Popen(command, env=environment, stderr=self.log)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._ready():
             assert self.running(), f"the operator has ended:\n{self.said()}"
@@ -90,6 +95,17 @@ class LocalOperator:
         """Memory that it holds."""
         pages = int(Path(f"/proc/{self._running().pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def peak_mib(self) -> float:
+        """The most memory that it has held."""
+        status = Path(f"/proc/{self._running().pid}/status").read_text()
+        (line,) = (each for each in status.splitlines() if each.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+
+    def cpu_s(self) -> float:
+        """Seconds of a processor that it has taken."""
+        fields = Path(f"/proc/{self._running().pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _ready(self) -> bool:
         with contextlib.suppress(OSError):

@@ -18,6 +18,7 @@ import pytest
 
 from aweigh_api import names
 from tests.cluster.cluster import OPERATOR_NAMESPACE, Cluster
+from tests.e2e import operators
 from tests.e2e.load import CLIENTS, Load
 from tests.e2e.services import Service
 
@@ -25,7 +26,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(600)]
 
 SMALL = {"uri": "builtin://helmsman-1m-draft"}
 STREAMS = 400
-OPERATOR = "aweigh-operator"
 ETCD_PAUSE_S = 20.0
 
 Fault = Callable[[Service], None]
@@ -70,22 +70,38 @@ def eviction(service: Service) -> None:
 def operator_killed(service: Service) -> None:
     where = ("-n", OPERATOR_NAMESPACE)
     service.cluster.kubectl(
-        "delete", "pod", *where, "-l", f"app.kubernetes.io/name={OPERATOR}",
+        "delete", "pod", *where, "-l", f"app.kubernetes.io/name={operators.NAME}",
         "--grace-period=0", "--force",
     )  # fmt: skip
-    rollout(service.cluster)
+    operators.roll_out(service.cluster)
 
 
 def operator_upgrade(service: Service) -> None:
     before = [pod["metadata"]["uid"] for pod in service.pods()]
     service.cluster.install(f"--set-string=operator.podAnnotations.upgraded={time.time_ns()}")
-    rollout(service.cluster)
+    operators.roll_out(service.cluster)
     assert [pod["metadata"]["uid"] for pod in service.pods()] == before
 
 
-def rollout(cluster: Cluster) -> None:
-    where = ("-n", OPERATOR_NAMESPACE)
-    cluster.kubectl("rollout", "status", f"deployment/{OPERATOR}", *where, "--timeout=90s")
+def leader_lost(service: Service) -> None:
+    """It stands still until another has taken over, and goes on while that one replaces pods."""
+    cluster = service.cluster
+    with operators.two(cluster):
+        leader = cluster.wait("a holder", lambda: operators.holder(cluster))
+        (uid,) = (
+            pod["metadata"]["uid"]
+            for pod in operators.pods(cluster)
+            if pod["metadata"]["name"] == leader
+        )
+        stopped = processes_of(uid)
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            assert operators.followed_after_s(cluster, leader) <= operators.TAKEOVER_S
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        rolling_update(service)
 
 
 def api_server_restarted(service: Service) -> None:
@@ -114,6 +130,7 @@ def etcd_paused(service: Service) -> None:
         eviction,
         operator_killed,
         operator_upgrade,
+        leader_lost,
         api_server_restarted,
         etcd_paused,
     ],
@@ -156,7 +173,7 @@ def unreachable(service: Service) -> Iterator[None]:
     """The operator finds no way to the pods; everybody else does."""
     where = json.loads(
         service.cluster.kubectl(
-            "get", "pods", "-n", OPERATOR_NAMESPACE, "-l", f"{names.LABEL_NAME}={OPERATOR}",
+            "get", "pods", "-n", OPERATOR_NAMESPACE, "-l", f"{names.LABEL_NAME}={operators.NAME}",
             "-o", "json",
         )
     )["items"]  # fmt: skip

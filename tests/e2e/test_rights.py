@@ -16,8 +16,8 @@ OPERATOR = "aweigh-operator"
 ACCOUNT = f"system:serviceaccount:{OPERATOR_NAMESPACE}:{OPERATOR}"
 WITHOUT_A_REQUEST = {("serving.aweigh.dev", "inferenceservices/finalizers", "update")}
 """An owner reference that blocks deletion needs it."""
-ONCE_IN_FIVE_MINUTES = {("serving.aweigh.dev", "inferenceservices", "get")}
-"""A resync looks whether a service that no watch tells of is still there."""
+SELDOM = {("serving.aweigh.dev", "inferenceservices", "get")}
+"""Whether a service is still there whose status could not be written."""
 
 
 class Right(NamedTuple):
@@ -95,7 +95,7 @@ def test_every_right_is_used_and_none_is_missing(
     assert used - rights <= _open_to_everybody()
     # Who applies what is not there must be allowed to create it; the log has one entry, patch.
     used |= {right._replace(verb="create") for right in used if right.verb == "patch"}
-    assert rights - used <= WITHOUT_A_REQUEST | ONCE_IN_FIVE_MINUTES
+    assert rights - used <= WITHOUT_A_REQUEST | SELDOM
     tell(f"{len(rights)} rights, each of them used; nothing else asked for")
 
 

@@ -3,7 +3,7 @@
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
 ARCHITECTURES = (80, 89, 90, 100)
 _TOOL = Path(str(triton.__file__)).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -34,24 +35,27 @@ def compiled(
     architecture: int,
     types: Mapping[str, str],
     constants: Mapping[str, Any],
+    multiples: Collection[str] = (),
     **options: int,
 ) -> MachineCode:
     """Compile a kernel.
 
     Args:
-        kernel: a function of `triton.jit`.
+        kernel: a function of `triton.jit` or `gluon.jit`.
         architecture: 90 is sm_90.
         types: of what changes, as `*bf16` and `i32`.
         constants: all others.
+        multiples: what changes in steps of 16, beside where arrays begin.
         options: num_warps and num_stages.
     """
     signature = dict(types) | dict.fromkeys(constants, "constexpr")
     attributes = {
         (kernel.arg_names.index(name),): [["tt.divisibility", 16]]
         for name, kind in types.items()
-        if kind.startswith("*")
+        if kind.startswith("*") or name in multiples
     }
-    source = ASTSource(kernel, signature, dict(constants), attributes)
+    language = GluonASTSource if kernel.is_gluon() else ASTSource
+    source = language(kernel, signature, dict(constants), attributes)
     found = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(found.asm["cubin"])

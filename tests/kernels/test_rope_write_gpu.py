@@ -113,6 +113,19 @@ def test_values_keep_every_bit_and_neighbours_are_left_alone() -> None:
     case.check()
 
 
+@pytest.mark.parametrize("kept", [None, FP8], ids=str)
+def test_padding_is_turned_and_kept_nowhere(kept: torch.dtype | None) -> None:
+    case = Case.of(9, (32, 8, 128, 96), kept=kept)
+    alone = Case.of(9, (32, 8, 128, 96), kept=kept)
+    case.slots[3:] = -1
+    kv = case.kv.clone()
+    rope_write(case.heads, case.cos, case.sin, kv, case.slots, kv_scales=case.scales)
+    kept_alone = alone.kv.clone()
+    first = (alone.heads[:3].contiguous(), alone.cos[:3].contiguous(), alone.sin[:3].contiguous())
+    rope_write(*first, kept_alone, alone.slots[:3].contiguous(), kv_scales=alone.scales)
+    assert torch.equal(bits(kv), bits(kept_alone))
+
+
 def test_no_tokens() -> None:
     Case.of(0).check()
 

@@ -1,8 +1,10 @@
 """What the GPU kernel of skinny products becomes on GPUs that are not here."""
 
+from typing import Any
+
 import pytest
 
-from aweigh_kernels.gpu.skinny_matmul import multiply
+from aweigh_kernels.gpu.skinny_matmul import multiply, multiply_gated, multiply_turned
 from aweigh_kernels.skinny_matmul import schedule, tokens_of
 from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
 
@@ -10,7 +12,9 @@ PROCESSORS = 132
 MOST_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10}  # of shared memory
 
 
-def code_of(architecture: int, num_tokens: int, out_size: int, in_size: int) -> MachineCode:
+def code_of(
+    architecture: int, num_tokens: int, out_size: int, in_size: int, kernel: Any = multiply
+) -> MachineCode:
     types = dict.fromkeys(("x", "weight", "bias", "output"), "*bf16")
     types |= {"sums": "*fp32", "arrived": "*i32", "num_tokens": "i32"}
     chosen = schedule(num_tokens, out_size, in_size, PROCESSORS)
@@ -26,8 +30,13 @@ def code_of(architecture: int, num_tokens: int, out_size: int, in_size: int) -> 
         "BIAS": False,
         "EARLY": early,
     }
+    if kernel is multiply_gated:
+        constants |= {"GELU": False}
+    if kernel is multiply_turned:
+        types |= dict.fromkeys(("cos", "sin", "kv"), "*bf16") | {"slots": "*i64"}
+        constants |= {"SIZE": 128, "KV_HEADS": 8}
     return compiled(
-        multiply,
+        kernel,
         architecture,
         types,
         constants,
@@ -50,3 +59,17 @@ def test_tiles_come_asynchronously_and_tensor_cores_multiply(
     assert code.stack_bytes == 0
     assert code.shared_bytes <= MOST_BYTES[architecture]
     assert bool(code.count("ACQBULK")) == (architecture >= 90)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("num_tokens", [1, 64])
+@pytest.mark.parametrize(
+    ("kernel", "out_size"), [(multiply_gated, 28_672), (multiply_turned, 6144)]
+)
+def test_what_follows_a_product_stays_in_registers(
+    architecture: int, num_tokens: int, kernel: Any, out_size: int
+) -> None:
+    code = code_of(architecture, num_tokens, out_size, 4096, kernel)
+    assert code.count("LDGSTS") or code.count("UTMALDG")
+    assert code.stack_bytes == 0
+    assert code.shared_bytes <= MOST_BYTES[architecture]

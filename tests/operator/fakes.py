@@ -9,14 +9,16 @@ from typing import Any
 from aweigh_api import names
 from aweigh_api.state import State
 from aweigh_operator import events
-from aweigh_operator.cluster import ApiError
+from aweigh_operator.cluster import RESOURCES, ApiError
 from aweigh_operator.compare import ATOMIC
 from aweigh_operator.desired import KINDS
 from aweigh_operator.metrics import Metrics
-from aweigh_operator.observe import Key, Manifest, Pod, Store, pod_of, stripped
+from aweigh_operator.observe import Key, Manifest, Pod
 from aweigh_operator.reconcile import Reconciler
 from aweigh_operator.replicas import Mark
 from aweigh_operator.settings import Settings
+from aweigh_operator.store import Store
+from aweigh_operator.sweep import sweep
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 NOW_TEXT = "2026-11-23T12:00:00Z"
@@ -141,18 +143,17 @@ class FakeCluster:
     async def read(self, kind: str, key: Key) -> Manifest | None:
         return copy.deepcopy(self.objects.get((kind, key)))
 
-    async def pods(self, key: Key) -> list[Manifest]:
-        return [
-            copy.deepcopy(each)
-            for (kind, at), each in self.objects.items()
-            if kind == "Pod" and each["metadata"]["labels"].get(names.LABEL_INSTANCE) == key.name
-            if at.namespace == key.namespace
-        ]
+    async def uids(self, kind: str, namespace: str | None) -> set[str]:
+        return {
+            each["metadata"]["uid"]
+            for (of, at), each in self.objects.items()
+            if of == kind and namespace in (None, at.namespace)
+        }
 
     async def mount_failure(self, namespace: str, pod: str) -> str | None:
         return self.mount_failures.get(pod)
 
-    async def apply(self, manifest: Manifest, *, force: bool = True) -> None:
+    async def apply(self, manifest: Manifest, *, force: bool = True) -> Manifest:
         if error := self.refuse(manifest):
             raise error
         kind, metadata = manifest["kind"], manifest["metadata"]
@@ -161,6 +162,7 @@ class FakeCluster:
         if theirs is not None and not force and _clash(theirs, manifest):
             raise ApiError(f"apply {kind}", 409, "Apply failed with 1 conflict")
         self._store(kind, manifest)
+        return copy.deepcopy(self.objects[at])
 
     async def delete(self, kind: str, key: Key, uid: str) -> None:
         found = self.objects.get((kind, key))
@@ -228,25 +230,25 @@ class FakeCluster:
 
 
 class Watch:
-    """Kopf's indices: they hold what was there when `catch_up` was called last."""
+    """Tells a store of what there is when `catch_up` is called."""
 
-    def __init__(self, cluster: FakeCluster) -> None:
+    def __init__(self, cluster: FakeCluster, store: Store) -> None:
         self.cluster = cluster
-        self.indices: dict[str, dict[Key, list[Any]]] = {}
+        self.store = store
         self.catch_up()
 
     def catch_up(self) -> None:
-        """See everything with our label, as it is now."""
-        found: dict[str, dict[Key, list[Any]]] = {}
-        for (kind, key), each in self.cluster.objects.items():
+        """See everything with our label as it is now, and that all else is gone."""
+        there = set()
+        for (kind, _), each in self.cluster.objects.items():
             labels = each["metadata"].get("labels", {})
-            if kind != names.KIND and labels.get(names.LABEL_MANAGED_BY) != names.MANAGED_BY:
-                continue
-            at = Key(key.namespace, labels.get(names.LABEL_INSTANCE, "")) if kind == "Pod" else key
-            value = pod_of(each) if kind == "Pod" else stripped(copy.deepcopy(each))
-            found.setdefault(kind, {}).setdefault(at, []).append(value)
-        self.indices.clear()
-        self.indices.update(found)
+            if kind == names.KIND or labels.get(names.LABEL_MANAGED_BY) == names.MANAGED_BY:
+                there.add(each["metadata"]["uid"])
+                self.store.put(kind, each)
+        for kind in RESOURCES:
+            for uid, key in self.store.uids(kind).items():
+                if uid not in there:
+                    self.store.drop(kind, key, uid)
 
 
 class FakeReports:
@@ -268,10 +270,10 @@ class Operator:
         self, cluster: FakeCluster, image: str = IMAGE, resync_seconds: float = 300
     ) -> None:
         self.cluster = cluster
-        self.watch = Watch(cluster)
+        self.store = Store()
+        self.watch = Watch(cluster, self.store)
         self.reports = FakeReports()
         self.metrics = Metrics()
-        self.store = Store(self.watch.indices)
         settings = Settings(runtime_image=image, resync_seconds=resync_seconds)
         recorder = events.Recorder(cluster, "test", self.metrics.told)
         self.reconciler = Reconciler(
@@ -283,6 +285,10 @@ class Operator:
         if catch_up:
             self.watch.catch_up()
         return await self.reconciler.reconcile(KEY)
+
+    async def sweep(self) -> None:
+        """Look for what is gone though the watch has not told."""
+        await sweep(self.cluster, self.store, (), lambda _: None)
 
     async def settle(self) -> None:
         """Steps until nothing is written any more."""

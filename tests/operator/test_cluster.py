@@ -25,6 +25,7 @@ class Answers:
         self.status = 200
         self.recovers_after: int | None = None  # answers of that status
         self.body: Any = {}
+        self.first: list[Any] = []  # bodies of the first answers, if they are others
         self.delay_s = 0.0
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.content_types: list[str] = []
@@ -37,7 +38,8 @@ class Answers:
         await asyncio.sleep(self.delay_s)
         recovered = self.recovers_after is not None and len(self.asked) > self.recovers_after
         status = 200 if recovered else self.status
-        return web.json_response(self.body, status=status)
+        body = self.first.pop(0) if self.first else self.body
+        return web.json_response(body, status=status)
 
 
 @pytest.fixture
@@ -176,12 +178,22 @@ async def test_a_server_that_is_gone_is_a_transient_failure() -> None:
     await api.close()
 
 
-async def test_pods_are_listed_by_their_labels(api: ApiServer, answers: Answers) -> None:
-    answers.body = {"items": [{"metadata": {"name": "chat-1"}}]}
-    assert await api.pods(KEY) == answers.body["items"]
+async def test_what_is_there_is_listed_by_our_label_as_metadata_alone(
+    api: ApiServer, answers: Answers
+) -> None:
+    answers.body = {"items": [{"metadata": {"uid": "one"}}, {"metadata": {"uid": "two"}}]}
+    assert await api.uids("Pod", "team") == {"one", "two"}
     ((_, path, query, _),) = answers.asked
     assert path == "/api/v1/namespaces/team/pods"
-    assert f"{names.LABEL_INSTANCE}=chat" in query["labelSelector"]
+    assert query["labelSelector"] == f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+
+
+async def test_every_page_of_a_listing_is_read(api: ApiServer, answers: Answers) -> None:
+    page = {"items": [{"metadata": {"uid": "one"}}], "metadata": {"continue": "more"}}
+    answers.first = [page]
+    answers.body = {"items": [{"metadata": {"uid": "two"}}], "metadata": {}}
+    assert await api.uids(names.KIND, None) == {"one", "two"}
+    assert "labelSelector" not in answers.asked[-1][2]
 
 
 async def test_the_newest_failure_to_mount_counts(api: ApiServer, answers: Answers) -> None:

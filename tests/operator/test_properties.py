@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aweigh_api import names
 from aweigh_operator.desired import KINDS
-from aweigh_operator.observe import Key, Manifest, Observed, stripped
+from aweigh_operator.observe import Key, Manifest, Observed
 from aweigh_operator.plan import Apply, Delete, plan
 from tests.operator import fakes
 from tests.operator.fakes import KEY, FakeCluster, Operator
@@ -71,9 +71,7 @@ def settled(spec: Manifest) -> dict[str, Manifest]:
 
 
 def observe(cluster: FakeCluster) -> Observed:
-    children = {
-        kind: stripped(each) for (kind, _), each in cluster.objects.items() if kind in KINDS
-    }
+    children = {kind: each for (kind, _), each in cluster.objects.items() if kind in KINDS}
     return Observed(body=cluster.objects[names.KIND, KEY], children=children)
 
 

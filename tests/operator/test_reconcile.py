@@ -8,7 +8,7 @@ from aweigh_api.state import Loading, ServedModel, Speculation, State
 from aweigh_operator.cluster import ApiError
 from aweigh_operator.desired import KINDS
 from aweigh_operator.observe import Key, Manifest
-from aweigh_operator.plan import POLL_CONFLICT_S
+from aweigh_operator.tell import POLL_CONFLICT_S
 from tests.operator import fakes
 from tests.operator.fakes import KEY, FakeCluster, Operator
 
@@ -219,7 +219,7 @@ async def test_in_a_namespace_that_is_being_deleted_nothing_is_told_and_the_key_
     assert "status" not in operator.cluster.objects[names.KIND, KEY]
 
 
-async def test_a_status_that_finds_nothing_once_does_not_bury_the_service() -> None:
+async def test_a_status_that_finds_nothing_once_does_not_drop_the_service() -> None:
     operator = Operator(cluster_with())
     await operator.settle()
     operator.cluster.lose_status = 1
@@ -317,22 +317,23 @@ async def test_a_deleted_service_is_forgotten() -> None:
     assert operator.cluster.writes == writes
 
 
-async def test_a_service_whose_deletion_no_watch_told_is_buried_by_a_resync() -> None:
-    operator = Operator(cluster_with(), resync_seconds=0)
+async def test_a_service_whose_deletion_no_watch_told_is_found_gone_by_a_sweep() -> None:
+    operator = Operator(cluster_with())
     await operator.settle()
     for kind in (names.KIND, *KINDS):
         operator.cluster.remove(kind)
+    await operator.sweep()
     assert await operator.reconcile(catch_up=False) is None
     assert operator.cluster.objects == {}
 
 
-async def test_a_pod_whose_deletion_no_watch_told_is_buried_by_a_resync() -> None:
-    operator = Operator(cluster_with(), resync_seconds=0)
+async def test_a_pod_whose_deletion_no_watch_told_is_found_gone_by_a_sweep() -> None:
+    operator = Operator(cluster_with())
     operator.cluster.put(fakes.pod(ready=True))
     await operator.settle()
     assert operator.status()["readyReplicas"] == 1
     operator.cluster.remove("Pod", Key("team", "chat-1"))
-    await operator.reconcile(catch_up=False)
+    await operator.sweep()
     await operator.reconcile(catch_up=False)
     assert operator.status()["readyReplicas"] == 0
 

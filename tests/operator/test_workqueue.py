@@ -29,11 +29,11 @@ async def idle(queue: WorkQueue[str]) -> None:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    adds=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=40),
+    adds=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.booleans()), max_size=40),
     workers=st.integers(1, 5),
 )
 def test_no_two_workers_share_a_key_and_no_addition_is_lost(
-    adds: list[tuple[str, int]], workers: int
+    adds: list[tuple[str, int, bool]], workers: int
 ) -> None:
     at_work: Counter[str] = Counter()
     last_add: dict[str, int] = {}
@@ -51,9 +51,9 @@ def test_no_two_workers_share_a_key_and_no_addition_is_lost(
     async def play() -> None:
         queue = queue_of(work, workers)
         queue.start()
-        for key, pause in adds:
+        for key, pause, urgent in adds:
             last_add[key] = next(clock)
-            queue.add(key)
+            queue.add(key, urgent=urgent)
             for _ in range(pause):
                 await asyncio.sleep(0)
         await idle(queue)
@@ -62,6 +62,24 @@ def test_no_two_workers_share_a_key_and_no_addition_is_lost(
 
     asyncio.run(play())
     assert all(last_start[key] > added for key, added in last_add.items())
+
+
+async def test_an_urgent_key_comes_before_those_that_wait_and_only_once() -> None:
+    seen: list[str] = []
+
+    async def work(key: str) -> None:
+        seen.append(key)
+
+    queue = queue_of(work, workers=1)
+    for key in "abc":
+        queue.add(key)
+    queue.add("c", urgent=True)
+    queue.add("d", urgent=True)
+    assert queue.depth == 4
+    queue.start()
+    await idle(queue)
+    await queue.stop(1)
+    assert seen == ["c", "d", "a", "b"]
 
 
 async def test_a_key_added_many_times_while_it_waits_is_worked_on_once() -> None:

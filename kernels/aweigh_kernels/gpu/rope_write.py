@@ -37,7 +37,8 @@ def turn_and_keep(
     head = tl.program_id(1) * TILE + tl.arange(0, TILE)
     turns = (head < HEADS + KV_HEADS)[:, None]
     lies = (token * ALL + head)[:, None] * SIZE
-    keeps = (tl.load(slots + token) * (2 * KV_HEADS) + head - HEADS)[:, None] * SIZE
+    slot = tl.load(slots + token)
+    keeps = (slot * (2 * KV_HEADS) + head - HEADS)[:, None] * SIZE
     scale = tl.where(turns, key_scale, value_scale)
 
     pair = tl.arange(0, HALF_UP)
@@ -53,7 +54,7 @@ def turn_and_keep(
     y2 = (x2 * c).to(first.dtype).to(tl.float32) + x1 * s
     first = tl.where(turns, y1.to(first.dtype), first)
     second = tl.where(turns, y2.to(first.dtype), second)
-    kept = (head >= HEADS)[:, None]
+    kept = (head >= HEADS)[:, None] & (slot >= 0)
     if tl.program_id(1) * TILE + TILE > HEADS:  # else they are queries alone
         first = _keep(kv + keeps + pair[None, :], first, scale, there, kept, FP8)
         second = _keep(kv + keeps + HALF + pair[None, :], second, scale, there, kept, FP8)

@@ -38,9 +38,12 @@ from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
 from aweigh_runtime.model.host_copy import HostCopies
 from aweigh_runtime.model.load import Loaded, Wish, load
+from aweigh_runtime.model.random_weights import make_up
 from aweigh_runtime.model.reads import FEW
+from aweigh_runtime.model.stepping import launched, recorded
 from aweigh_runtime.text.defaults import stop_tokens_of
 
+_FEW_ROWS = (32, 64)
 _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", FP8: "fp8"}
 
 
@@ -73,6 +76,7 @@ def build(
         found.copy,
         speculator(start, found.proposers),
     )
+    engine.runs_ahead = _device(start.device).type == "cuda"
     return engine, found.ready
 
 
@@ -100,7 +104,10 @@ def parts(
         max_model_len=start.max_model_len,
         exact=start.exact,
     )
-    loaded = load(directory, wish, device, progress)
+    if start.random_weights:
+        loaded = make_up(directory, wish, device)
+    else:
+        loaded = load(directory, wish, device, progress)
     decoder, quantization = loaded.decoder, loaded.quantization
     kept = _cache_format(start, loaded)
     use_threads(device, loaded.weight_bytes)
@@ -126,8 +133,8 @@ def parts(
     block_bytes = start.block_tokens * (own_bytes + drafts.bytes_per_token)
     cache = KVCache(decoder.config, num_blocks, start.block_tokens, kept, device)
     memory, copy = _memory(start, cache, block_bytes)
-    forward = _forward(decoder, cache)
-    _compile(forward, limits, cache)
+    _compile(launched(decoder, cache), limits, cache)
+    forward = recorded(decoder, cache, limits.max_running, _longest_draft(start, drafts))
     largest_s = _warm_up(forward, sampler, limits, cache, _longest_draft(start, drafts))
 
     compiler = Grammars(directory, decoder.config.vocab_size, stop_tokens_of(directory))
@@ -182,13 +189,6 @@ def _cache_format(start: Start, loaded: Loaded) -> CacheFormat:
     return CacheFormat.of(loaded.decoder.dtype, wanted, loaded.kv_scales)
 
 
-def _forward(decoder: Decoder, cache: KVCache) -> Forward:
-    def forward(tokens: list[int], chunks: Sequence[Chunk]) -> torch.Tensor:
-        return decoder.forward(torch.tensor(tokens, device=decoder.device), chunks, cache)
-
-    return forward
-
-
 def _num_blocks(
     start: Start,
     decoder: Decoder,
@@ -206,7 +206,7 @@ def _num_blocks(
         size = (num_blocks, start.block_tokens, kept, decoder.device)
         cache = KVCache(decoder.config, *size)
         longest = _longest_draft(start, drafts)
-        _warm_up(_forward(decoder, cache), sampler, limits, cache, longest)
+        _warm_up(launched(decoder, cache), sampler, limits, cache, longest)
 
     reserved = peak_bytes(decoder.device, largest_step)
     host_bytes = start.host_memory_bytes if start.prefix_caching else 0
@@ -252,13 +252,14 @@ def _cache_bytes(memory: Memory, block_bytes: int) -> int | None:
 def _compile(forward: Forward, limits: Limits, cache: KVCache) -> None:
     """Compute every kind of decode once on a GPU, whose kernels are compiled at their first use.
 
-    What is left of a prompt behind cached tokens is one, too, where it is short.
+    What is left of a prompt behind cached tokens is one, too, where it is short. Products of up to
+    64 tokens have kernels of their own.
     """
     if cache.layers.device.type != "cuda":
         return
     room = min(cache.num_blocks * cache.block_tokens, limits.max_model_len)
     blocks = range(cache.num_blocks)
-    for count in range(1, FEW + 1):
+    for count in (*range(1, FEW + 1), *_FEW_ROWS):
         for end in (count + 1, room):
             if count < end <= room:
                 forward([0] * count, [Chunk(end - count, count, blocks, 1)])
@@ -276,6 +277,7 @@ def _warm_up(
     prompt = min(limits.step_tokens, limits.max_model_len, room)
     blocks = range(cache.num_blocks)
     num_rows = min(limits.max_running, cache.num_blocks)
+    # Rows that top_p alone bounds take all there is of sampling, and most memory.
     rows = [Row(Sampling(seed=index, top_p=0.9), prompt=[0]) for index in range(num_rows)]
     scored = min(prompt, PROMPT_LOGPROBS_TOKENS)
     started_s = time.monotonic()

@@ -255,6 +255,7 @@ def _start(config: Config) -> Start:
         drafts=[Draft(*draft_of(each)) for each in config.draft_model],
         max_draft_tokens=config.max_draft_tokens,
         min_acceptance_percent=config.min_acceptance_percent,
+        random_weights=config.random_weights,
     )
 
 

@@ -1,36 +1,40 @@
-"""The step loop: take in what is new, schedule, compute, sample, report."""
+"""The step loop: take in what is new, schedule, compute, sample, report.
+
+A step is launched, then read: planned and given to the device, then its tokens are recorded. On a
+GPU the next one is launched in between, wherever nothing but those tokens is missing (`run_ahead`).
+"""
 
 import time
 from collections.abc import Callable, Sequence
 from math import ceil
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
-from aweigh_runtime.engine.counting import count_computed, count_new, count_read
+from aweigh_runtime.engine.answers import Answers, score_prompt, scores_prompt
 from aweigh_runtime.engine.grammars import Compiled
-from aweigh_runtime.engine.messages import (
-    Failure,
-    FinishReason,
-    Output,
-    Stepped,
-    Submission,
-    TokenLogprobs,
-    Work,
-)
+from aweigh_runtime.engine.messages import Failure, Output, Stepped, Submission, Work
 from aweigh_runtime.engine.out_of_memory import out_of_memory, return_unused_memory
 from aweigh_runtime.engine.prefixes import Copies
 from aweigh_runtime.engine.request import Request
+from aweigh_runtime.engine.run_ahead import Launched, advance, assume, packed
 from aweigh_runtime.engine.sampling.choice import Continued, Sampler
+from aweigh_runtime.engine.sampling.pending import Chosen, Pending
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Lookahead, Part, RequestTooLong, Scheduler
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.engine.speed import PromptSpeed
 from aweigh_runtime.engine.step_fit import Load, StepFitter
 from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.step_inputs import Tokens
 
-Forward = Callable[[list[int], Sequence[Chunk]], torch.Tensor]
-"""Tokens of all chunks, packed, and the chunks; gives their logits [sum of num_logits, V], fp32."""
+Forward = Callable[[Tokens, Sequence[Chunk]], torch.Tensor]
+"""Tokens of all chunks, packed, and the chunks; gives their logits [sum of num_logits, V], fp32.
+
+Tokens that are on the device are int64. The next call may write over the logits.
+"""
+
+T = TypeVar("T")
 
 _LOGITS_WEIGHT = 8  # a row of logits takes about as much memory as so many tokens
 _ROUNDING = 1e-6
@@ -60,7 +64,10 @@ class Compiler(Protocol):
 
 
 class Engine:
-    """Runs forward passes for as long as there are requests. One thread owns it."""
+    """Runs forward passes for as long as there are requests. One thread owns it.
+
+    `runs_ahead` may be set before the first step: a step is launched before the last one is read.
+    """
 
     def __init__(
         self,
@@ -77,15 +84,19 @@ class Engine:
         self._compiler = compiler
         self._copy = copy
         self._speculator = speculator
+        self.runs_ahead = False
+        self._next: Launched | None = None  # launched already
+        self._finished_s = 0.0  # when the last step's tokens had been recorded
         self._compiling: dict[int, Submission] = {}
-        self._failures: list[Failure] = []  # since the last report
+        self._answers = Answers(scheduler)
+        self._failures = self._answers.failures  # since the last report
         self._prompt_speed = PromptSpeed()
         self._step_fitter = StepFitter()
 
     @property
     def patience_s(self) -> float:
         """How long the loop may wait for messages before the next step."""
-        if not self._scheduler.idle or self._failures:
+        if not self._scheduler.idle or self._next is not None or self._failures:
             return 0.0
         return COMPILING_TICK_S if self._compiling else IDLE_TICK_S
 
@@ -104,23 +115,30 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> Stepped:
-        """Run one forward pass, if there is anything to compute."""
-        started_s = time.monotonic()
+        """Finish one step, if there is anything to compute; the next one may have begun by then."""
         self._add_compiled()
-        step = self._scheduler.step(started_s, self._lookahead(started_s))
-        outputs: list[Output] = []
-        if self._copied(step.copies) and step.parts:
-            outputs = self._computed(step.parts, started_s)
-        return self._report(outputs, started_s, sum(part.num_tokens for part in step.parts))
+        current, self._next = self._next or self._launch(), None
+        if current is None:
+            return self._report([], None, 0)
+        if current.pending is not None:
+            assume(current, self._scheduler)
+            self._next = self._launch(current.pending)
+        outputs = self._read(current)
+        now_s = time.monotonic()  # a step that was launched ahead has run since the last one ended
+        seconds, self._finished_s = now_s - max(current.started_s, self._finished_s), now_s
+        if outputs is not None:
+            self._observe(current, seconds)
+        return self._report(outputs or [], seconds, current.num_tokens)
 
     def _lookahead(self, now_s: float) -> Lookahead | None:
         if self._speculator is None:
             return None
         return self._speculator.lookahead(self._scheduler.num_running, now_s)
 
-    def _report(self, outputs: list[Output], started_s: float, num_tokens: int) -> Stepped:
-        scheduler, now_s = self._scheduler, time.monotonic()
-        failures, self._failures = self._failures, []
+    def _report(self, outputs: list[Output], duration_s: float | None, num_tokens: int) -> Stepped:
+        scheduler = self._scheduler
+        failures = self._failures[:]
+        self._failures.clear()
         return Stepped(
             outputs=outputs,
             failures=failures,
@@ -128,9 +146,9 @@ class Engine:
             waiting=self._waiting_requests(),
             waiting_prompt_tokens=scheduler.waiting_prompt_tokens,
             counters=scheduler.counters,
-            kv=scheduler.kv_tokens(now_s),
+            kv=scheduler.kv_tokens(time.monotonic()),
             unshared_tokens_per_request=scheduler.unshared_tokens_per_request(),
-            duration_s=now_s - started_s if num_tokens else None,
+            duration_s=duration_s,
             num_tokens=num_tokens,
             step_fit=self._step_fitter.fit,
             speculation=None if self._speculator is None else self._speculator.state,
@@ -160,6 +178,19 @@ class Engine:
                 request.stop_tokens |= self._compiler.stop_tokens
                 self._add(request)
 
+    def _launch(self, last: Pending | None = None) -> Launched | None:
+        """Plan the next step and begin it; None: there is nothing to compute, or no memory.
+
+        Args:
+            last: what the step before has chosen, if the host has not read it.
+        """
+        started_s = time.monotonic()
+        step = self._scheduler.step(started_s, self._lookahead(started_s))
+        parts = step.parts
+        if not self._copied(step.copies) or not parts:
+            return None
+        return self._within_memory(parts, lambda: self._begin(parts, last, started_s))
+
     def _copied(self, copies: Copies) -> bool:
         """Whether the step can be computed; without memory for its copies it is undone.
 
@@ -178,14 +209,15 @@ class Engine:
         return_unused_memory()
         return False
 
-    def _computed(self, parts: list[Part], started_s: float) -> list[Output]:
+    def _within_memory(self, parts: list[Part], work: Callable[[], T]) -> T | None:
+        """What `work` gives for the step planned last; None: it is undone for lack of memory."""
         try:
-            return self._compute(parts, started_s)
+            return work()
         except Exception as error:
             if not out_of_memory(error):
                 raise
         self._give_up_the_largest(parts)
-        return []
+        return None
 
     def _give_up_the_largest(self, parts: list[Part]) -> None:
         """There was no memory for this step: it is repeated without the request that needs most.
@@ -204,7 +236,7 @@ class Engine:
             self._failures.append(Failure(largest.request.id, "out_of_memory", message))
         return_unused_memory()
 
-    def _compute(self, parts: list[Part], started_s: float) -> list[Output]:
+    def _begin(self, parts: list[Part], last: Pending | None, started_s: float) -> Launched:
         drafted = self._drafted(parts)
         tokens: list[int] = []
         chunks: list[Chunk] = []
@@ -215,60 +247,51 @@ class Engine:
             count = part.num_tokens + len(ahead)
             logits = _num_logits(part) + len(ahead)
             chunks.append(Chunk(part.start, count, request.blocks, logits))
-        found = self._forward(tokens, chunks)
+        found = self._forward(tokens if last is None else packed(tokens, parts, last), chunks)
 
         complete: list[Part] = []
-        behind: list[Drafted] = []  # each of them
+        behind: list[Drafted] = []
         rows: list[int] = []  # of the logits that predict new tokens
         num_rows = 0
         for index, (part, chunk) in enumerate(zip(parts, chunks, strict=True)):
             num_rows += chunk.num_logits
-            if _scores_prompt(part):
-                self._score_prompt(part, found[num_rows - chunk.num_logits : num_rows])
+            if scores_prompt(part):
+                score_prompt(self._sampler, part, found[num_rows - chunk.num_logits : num_rows])
             if part.end == len(part.request.tokens):
                 complete.append(part)
                 behind.append(drafted.get(index, _NOTHING))
                 rows.extend(range(num_rows - 1 - len(behind[-1].tokens), num_rows))
         wanted = found if len(rows) == num_rows else found[rows]
-        outputs = self._continue(parts, complete, behind, wanted)
-        self._observe(parts, behind, time.monotonic() - started_s)
-        return outputs
+        pending = self._choosing(complete, wanted) if self.runs_ahead else None
+        return Launched(parts, started_s, complete, behind, wanted, pending)
 
     def _drafted(self, parts: list[Part]) -> dict[int, Drafted]:
         if self._speculator is None or not any(part.room for part in parts):
             return {}
         return self._speculator.propose(parts)
 
-    def _continue(
-        self,
-        parts: list[Part],
-        complete: list[Part],
-        behind: list[Drafted],
-        logits: torch.Tensor,
-    ) -> list[Output]:
-        """The next tokens of every request whose tokens have all been read."""
-        continued = self._continued(complete, behind, logits)
-        kept = dict(zip(map(id, complete), continued.kept, strict=True))
-        for part in parts:
-            count_computed(self._scheduler.counters, part)
-            if not kept.get(id(part), 0):  # else when its tokens are known
-                self._scheduler.advance(part, 0)
-        outputs = []
-        stayed: dict[int, int] = {}
-        for index, part in enumerate(complete):
-            request = part.request
-            output = self._record(part, continued, index, len(behind[index].tokens))
-            if output is not None:
-                outputs.append(output)
-            failure = None if request.gone else continued.failures.get(index)
-            if failure is None:
-                stayed[request.id] = continued.kept[index]
-                continue
-            if failure.kind == "internal":
-                self._scheduler.distrust(request)
-            else:
-                self._scheduler.finish(request)
-            self._failures.append(Failure(request.id, failure.kind, failure.message))
+    def _choosing(self, complete: list[Part], logits: torch.Tensor) -> Pending | None:
+        """The new tokens on the device; None: the host has to see each before the next."""
+        rows = [part.request.row for part in complete]
+        if self._speculator is not None or not rows or any(row.special for row in rows):
+            return None
+        return self._sampler.begin(logits, rows)
+
+    def _read(self, step: Launched) -> list[Output] | None:
+        """Record the new tokens; None: there was no memory to choose them."""
+        complete, behind = step.complete, step.behind
+        if step.pending is not None:
+            continued = _single(step.pending.chosen())
+        else:
+            found = self._within_memory(
+                step.parts, lambda: self._continued(complete, behind, step.logits)
+            )
+            if found is None:
+                return None
+            continued = found
+            advance(step.parts, self._scheduler)
+        token_s = self._prompt_speed.token_s or 0.0
+        outputs, stayed = self._answers.add(complete, behind, continued, token_s)
         if self._speculator is not None:
             self._speculator.verified(stayed)
         return outputs
@@ -279,79 +302,18 @@ class Engine:
         rows = [part.request.row for part in complete]
         if any(each.tokens for each in behind):
             return self._sampler.verify(logits, rows, behind)
-        chosen = self._sampler.choose(logits, rows)
-        return Continued(
-            tokens=[
-                [] if index in chosen.failures else [token]
-                for index, token in enumerate(chosen.tokens)
-            ],
-            kept=[0] * len(rows),
-            logprobs={index: [one] for index, one in chosen.logprobs.items()},
-            failures=chosen.failures,
-        )
+        return _single(self._sampler.choose(logits, rows))
 
-    def _score_prompt(self, part: Part, logits: torch.Tensor) -> None:
-        """How likely the prompt's tokens were, each after those before it: [tokens, V]."""
-        request, scores = part.request, part.request.prompt_scores
-        first = len(scores)  # the token that the next score is for; later ones after a preemption
-        targets = request.tokens[first : min(part.end + 1, request.num_prompt_tokens)]
-        if targets:
-            rows = logits[first - 1 - part.start :][: len(targets)]
-            scores += self._sampler.prompt_logprobs(rows, targets, request.prompt_logprobs or 0)
-
-    def _record(self, part: Part, continued: Continued, index: int, drafted: int) -> Output | None:
-        """Add new tokens to an answer, up to the one that ends it."""
-        request = part.request
-        if request.max_tokens == request.num_prompt_tokens:  # only the prompt was to be read
-            if index in continued.failures:
-                return None
-            self._scheduler.finish(request)
-            return self._first_output(request, [], "length", None)
-        first = not request.answering
-        tokens, finish = _append(request, continued.tokens[index])
-        kept = min(continued.kept[index], len(tokens))
-        count_new(self._scheduler.counters, part, len(tokens), drafted, kept)
-        if kept:
-            self._scheduler.advance(part, kept)
-        if finish is not None:
-            self._scheduler.finish(request)
-        if not tokens:
-            return None
-        scores = continued.logprobs.get(index)
-        scores = None if scores is None else scores[: len(tokens)]
-        if not first:
-            return Output(request.id, tokens, finish, scores)
-        return self._first_output(request, tokens, finish, scores)
-
-    def _first_output(
-        self,
-        request: Request,
-        tokens: list[int],
-        finish: FinishReason | None,
-        scores: list[TokenLogprobs] | None,
-    ) -> Output:
-        looked_up = self._scheduler.prefixes.serves(request)
-        token_s = self._prompt_speed.token_s or 0.0
-        count_read(self._scheduler.counters, request, looked_up=looked_up, token_s=token_s)
-        return Output(
-            request.id,
-            tokens,
-            finish,
-            scores,
-            cached_tokens=request.cached,
-            prompt_logprobs=None if request.prompt_logprobs is None else request.prompt_scores,
-            queued_s=(request.started_s or request.arrived_s) - request.arrived_s,
-        )
-
-    def _observe(self, parts: list[Part], behind: list[Drafted], seconds: float) -> None:
+    def _observe(self, step: Launched, seconds: float) -> None:
+        parts = step.parts
         answers = sum(part.num_tokens == 1 for part in parts)
-        others = sum(part.num_tokens for part in parts) - answers
+        others = step.num_tokens - answers
         undrafted_s = seconds
         if self._speculator is not None:
-            undrafted_s = self._speculator.took(len(behind), seconds, others)
+            undrafted_s = self._speculator.took(len(step.behind), seconds, others)
         self._prompt_speed.observe(others, answers, undrafted_s)
         kv_tokens = sum(part.end for part in parts if part.num_tokens == 1)
-        drafted = sum(len(each.tokens) for each in behind)
+        drafted = sum(len(each.tokens) for each in step.behind)
         self._step_fitter.observe(Load(others, answers, kv_tokens, drafted), seconds)
         self._scheduler.prefixes.judge_loading(self._prompt_speed.token_s)
 
@@ -364,26 +326,20 @@ def _memory(part: Part) -> int:
     return part.num_tokens + _LOGITS_WEIGHT * _num_logits(part)
 
 
-def _append(request: Request, tokens: list[int]) -> tuple[list[int], FinishReason | None]:
-    """Those that join the answer: after the one that ends it there are none."""
-    joined: list[int] = []
-    for token in tokens:
-        joined.append(token)
-        request.tokens.append(token)
-        request.row.append(token)
-        if token in request.stop_tokens:
-            return joined, "stop"
-        if len(request.tokens) >= request.max_tokens:
-            return joined, "length"
-    return joined, None
+def _single(chosen: Chosen) -> Continued:
+    """One token for each answer that has not failed."""
+    return Continued(
+        tokens=[
+            [] if index in chosen.failures else [token] for index, token in enumerate(chosen.tokens)
+        ],
+        kept=[0] * len(chosen.tokens),
+        logprobs={index: [one] for index, one in chosen.logprobs.items()},
+        failures=chosen.failures,
+    )
 
 
 def _num_logits(part: Part) -> int:
     """Rows of logits that somebody looks at."""
-    if _scores_prompt(part):
+    if scores_prompt(part):
         return part.num_tokens
     return 1 if part.end == len(part.request.tokens) else 0
-
-
-def _scores_prompt(part: Part) -> bool:
-    return part.request.prompt_logprobs is not None and not part.request.answering

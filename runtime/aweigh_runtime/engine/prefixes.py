@@ -67,7 +67,7 @@ class Prefixes:
         self._adopters: dict[Request, tuple[int, int]] = {}
 
     def begin_step(self) -> None:
-        """The last step was computed."""
+        """The last step was computed, or is: what comes after it finds what it writes."""
         self._host.settle()
         self._announced.clear()
         self._adopters.clear()
@@ -149,11 +149,12 @@ class Prefixes:
             self._advance(request, [block])
 
     def announce(self, request: Request, end: int) -> None:
-        """Name the blocks that the step being planned fills."""
-        first, full = request.computed // self._tokens, end // self._tokens
-        if not self._caching or full == first:
+        """Name the blocks that the step being planned fills, as far as their tokens are known."""
+        first = request.computed // self._tokens
+        full = min(end, request.num_known) // self._tokens
+        if not self._caching or full <= first:
             return
-        self._extend_names(request, end)
+        self._extend_names(request, full * self._tokens)
         for index in range(first, full):
             block = request.blocks[index]
             if self.pool.name(block, request.names[index]) == block:
@@ -164,6 +165,7 @@ class Prefixes:
         full = request.computed // self._tokens
         if not self._caching or full <= request.settled:
             return
+        self._extend_names(request, request.computed)
         for index in range(request.settled, full):
             own = request.blocks[index]
             known = self.pool.name(own, request.names[index])

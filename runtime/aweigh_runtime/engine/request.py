@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # scheduling needs no grammar library
     from aweigh_runtime.engine.matcher import Matcher
 
 
+_PLACEHOLDER = 0  # any token: nobody looks at it
+
+
 def no_blocks() -> "array[int]":
     """An empty page table; tensor libraries read this kind without touching each number."""
     return array("q")
@@ -24,7 +27,7 @@ class Request:
     """A prompt and what has been generated after it."""
 
     id: int
-    tokens: list[int]  # the prompt, then the answer
+    tokens: list[int]  # the prompt, then the answer; the last one may be `unread`
     num_prompt_tokens: int
     max_tokens: int  # prompt and answer together
     stop_tokens: Set[int]  # any of them ends the answer
@@ -41,6 +44,7 @@ class Request:
     started_s: float | None = None  # when its first step began
     running: bool = False
     gone: bool = False  # finished or aborted
+    unread: int | None = None  # row of the step that chose the last token, while only it knows it
     blocks: "array[int]" = field(default_factory=no_blocks)  # held; the last may be partly filled
     computed: int = 0  # tokens whose keys and values are in the cache
     names: list[Name] = field(default_factory=list)  # of full blocks, as far as they are known
@@ -83,3 +87,23 @@ class Request:
     def answering(self) -> bool:
         """The prompt has been read, if only before a preemption."""
         return len(self.tokens) > self.num_prompt_tokens
+
+    @property
+    def num_known(self) -> int:
+        """Tokens that the host knows."""
+        return len(self.tokens) - (self.unread is not None)
+
+    def expect(self, row: int) -> None:
+        """The step under way chooses the next token in its row of this number."""
+        self.tokens.append(_PLACEHOLDER)
+        self.row.append(_PLACEHOLDER)
+        self.unread = row
+
+    def join(self, token: int) -> None:
+        """The next token of the answer is known."""
+        if self.unread is None:
+            self.tokens.append(token)
+            self.row.append(token)
+        else:
+            self.tokens[-1] = token
+            self.unread = None

@@ -168,25 +168,26 @@ class Scheduler:
     def abort(self, id: int) -> None:
         """Drop a request wherever it stands; one that has finished meanwhile is no error."""
         request = self._requests.get(id)
-        if request is None:
-            return
-        if request.running:
+        if request is not None:
             self.finish(request)
-        else:
-            del self._requests[id]
-            self._waiting.leave(request)
 
     def distrust(self, request: Request) -> None:
-        """Drop a running request whose keys and values are broken."""
+        """Drop a request whose keys and values are broken."""
         self.prefixes.distrust(request)
         self.finish(request)
 
     def finish(self, request: Request) -> None:
-        """Drop a running request; its blocks are free, or found by the next one, at once."""
+        """Drop a request; its blocks are free, or found by the next one, at once.
+
+        A step that still computes it does no harm: whoever gets the blocks writes them after it.
+        """
+        del self._requests[request.id]
+        if not request.running:
+            self._waiting.leave(request)
+            return
         self._running.remove(request)
         self._let_go(request)
         request.gone = True
-        del self._requests[request.id]
 
     def advance(self, part: Part, kept: int) -> None:
         """A part is computed, and so many of the tokens drafted behind it have stayed."""

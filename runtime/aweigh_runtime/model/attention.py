@@ -12,7 +12,15 @@ from torch.nn.functional import scaled_dot_product_attention
 from aweigh_kernels import paged_attention
 from aweigh_runtime.model.cache import LayerCache
 from aweigh_runtime.model.capping import capped_
-from aweigh_runtime.model.reads import Decodes, Prompt, decodes, paged, paged_on_gpu, prompts
+from aweigh_runtime.model.reads import (
+    Decodes,
+    Prompt,
+    decodes,
+    paged,
+    paged_on_gpu,
+    prompts,
+    tiled,
+)
 from aweigh_runtime.model.step_plan import Plan
 
 # cuDNN builds a plan for every new length: 35 ms on an H200, and every decode step has a new one.
@@ -46,20 +54,68 @@ def attend(
         kv: one layer of the cache.
         plan: of this step.
         shape: of this layer.
-        by_torch: decodes, too, even where a kernel of ours would take them.
+        by_torch: all of it, even where a kernel of ours would take it.
 
     Returns:
         [T, H·D].
     """
     query, new = heads[:, : shape.num_heads], heads[:, shape.num_heads :]
-    new = kv.store(new, plan.slots)
+    return attend_stored(query, kv.store(new, plan.slots), kv, plan, shape, by_torch=by_torch)
+
+
+def attend_stored(
+    query: torch.Tensor,
+    new: torch.Tensor,
+    kv: LayerCache,
+    plan: Plan,
+    shape: AttentionShape,
+    *,
+    by_torch: bool = False,
+) -> torch.Tensor:
+    """The same where the step's keys and values are in the cache.
+
+    Args:
+        query: [T, H, D], turned.
+        new: [T, 2K, D], the step's keys and values, as they are read from the cache.
+        kv: one layer of the cache.
+        plan: of this step.
+        shape: of this layer.
+        by_torch: all of it, even where a kernel of ours would take them.
+
+    Returns:
+        [T, H·D].
+    """
     output = query.new_empty(query.shape)  # [T, H, D]
-    for prompt in plan.layout(prompts, shape.window):
-        output[prompt.rows] = _attend_prompt(query, new, kv, prompt, shape)
+    if by_torch or not _attend_prompts_by_kernel(query, kv, plan, shape, output):
+        for prompt in plan.layout(prompts, shape.window):
+            output[prompt.rows] = _attend_prompt(query, new, kv, prompt, shape)
     if by_torch or not _attend_by_kernel(query, kv, plan, shape, output):
         for group in plan.layout(decodes, shape.window):
             output[group.rows] = _attend_decodes(query, kv, group, shape)
     return output.flatten(1)
+
+
+def _attend_prompts_by_kernel(
+    query: torch.Tensor, kv: LayerCache, plan: Plan, shape: AttentionShape, output: torch.Tensor
+) -> bool:
+    """All longer chunks, where a kernel of ours takes them; False: there is none for them."""
+    if not query.is_cuda:
+        return False
+    from aweigh_kernels import prefill_attention_gpu  # Triton is not everywhere
+
+    if not prefill_attention_gpu.takes(query, kv.kept):
+        return False
+    tokens = prefill_attention_gpu.tile_tokens(query, kv.kept)
+    prefill_attention_gpu.attend(
+        query,
+        kv.kept,
+        plan.layout(tiled(tokens), shape.window),
+        shape.scale,
+        output,
+        soft_cap=shape.soft_cap,
+        kv_scales=kv.scales,
+    )
+    return True
 
 
 def _attend_by_kernel(

@@ -166,7 +166,7 @@ class KVCache:
     def clear(self, blocks: torch.Tensor) -> None:
         """Forget what is in blocks [n]."""
         if len(blocks):
-            self.layers[:, blocks] = 0
+            self.layers.index_fill_(1, blocks, 0)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

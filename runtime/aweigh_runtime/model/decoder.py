@@ -5,29 +5,50 @@ see where one request ends; only attention does. In what models differ is decide
 are built from the config; the forward pass asks nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
+import numpy as np
 import torch
 
-from aweigh_runtime.model.attention import AttentionShape
 from aweigh_runtime.model.cache import KVCache, LayerCache
 from aweigh_runtime.model.chunks import Chunk
-from aweigh_runtime.model.config import LayerConfig, ModelConfig
-from aweigh_runtime.model.mlp import mlp
-from aweigh_runtime.model.norm import norm
-from aweigh_runtime.model.projection import Heads, NormedHeads, out_projection
-from aweigh_runtime.model.rope import angles_of, turn_
-from aweigh_runtime.model.step_plan import Plan, plan
+from aweigh_runtime.model.config import ModelConfig, Rope
+from aweigh_runtime.model.layers import CosSin, Layers
+from aweigh_runtime.model.rope import angles_of
+from aweigh_runtime.model.step_plan import Plan, on_device, plan
 from aweigh_runtime.model.storage import Storage
 from aweigh_runtime.model.vocabulary import embedding, head
 
-CosSin = tuple[torch.Tensor, torch.Tensor]  # [T, 1, turned part of a head] both
+
+class Stack(Protocol):
+    """All layers, and the norm behind them."""
+
+    recordable: bool  # they launch the same kernels for every step of a size, and wait for nothing
+
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        turns: Sequence[CosSin],
+        caches: Sequence[LayerCache],
+        step: Plan,
+    ) -> torch.Tensor:
+        """[T, N] to [rows of logits, N]; `hidden` may be written over."""
+
+
+BuildStack = Callable[[ModelConfig, Sequence[Rope], Storage], Stack]
 
 
 class Decoder:
     """A decoder-only transformer whose shape is its config's."""
 
-    def __init__(self, config: ModelConfig, max_model_len: int, storage: Storage) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        max_model_len: int,
+        storage: Storage,
+        layers: BuildStack = Layers,
+    ) -> None:
         """Weights are left uninitialised: loading fills them in place."""
         ropes = list(dict.fromkeys(layer.rope for layer in config.layers))
         self.config = config
@@ -38,22 +59,20 @@ class Decoder:
         self.matrices = storage.matrices  # those that are quantized, by name
         self.settle = storage.settle  # once they are loaded
         self._embedding = embedding(config, storage.within("embedding"))
-        self._layers = [
-            Layer(config, layer, ropes.index(layer.rope), storage.within(f"layers.{index}"))
-            for index, layer in enumerate(config.layers)
-        ]
-        self._norm = norm(config, storage)
+        self._layers = layers(config, ropes, storage)
+        self.recordable = self._layers.recordable and not storage.matrices
         self._head = head(config, self._embedding, storage)
         self._angles = [angles_of(rope, max_model_len, storage) for rope in ropes]
 
     @torch.inference_mode()
     def forward(
-        self, tokens: torch.Tensor, chunks: Sequence[Chunk], cache: KVCache
+        self, tokens: Sequence[int] | torch.Tensor, chunks: Sequence[Chunk], cache: KVCache
     ) -> torch.Tensor:
-        """Compute one step.
+        """Compute one step. The device is never waited for, except by layers with experts.
 
         Args:
-            tokens: [T], int64, the new tokens of all requests, in the order of `chunks`.
+            tokens: [T], the new tokens of all requests, in the order of `chunks`; on the device
+                int64.
             chunks: [S], where each run of tokens is written and what it sees.
             cache: holds the earlier tokens of each chunk; gets the keys and values of the new ones.
 
@@ -65,10 +84,16 @@ class Decoder:
         """
         step = plan(chunks, cache)
         cache.clear(step.begun)
+        if not isinstance(tokens, torch.Tensor):
+            tokens = on_device(np.array(tokens, np.int64), self.device)
         return self.compute(tokens, cache.by_layer, step)
 
     def compute(
-        self, tokens: torch.Tensor, layers: Sequence[LayerCache], step: Plan
+        self,
+        tokens: torch.Tensor,
+        layers: Sequence[LayerCache],
+        step: Plan,
+        output: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The same for a step that is planned already; gradients flow through it.
 
@@ -76,57 +101,11 @@ class Decoder:
             tokens: [T], int64.
             layers: each one's keys and values.
             step: `forward`'s chunks as they lie in the cache.
+            output: [sum of num_logits, V], fp32. None: new memory.
 
         Returns:
             As `forward`.
         """
         turns = [angles.at(step.positions, self.dtype) for angles in self._angles]
         hidden = self._embedding(tokens)  # [T, N]
-        for layer, kv in zip(self._layers, layers, strict=True):
-            hidden = layer(hidden, turns, kv, step)
-        return self._head(self._norm(hidden[step.logit_rows]))
-
-
-class Layer:
-    """Attention and MLP, each added to its input."""
-
-    def __init__(
-        self, config: ModelConfig, layer: LayerConfig, rope: int, storage: Storage
-    ) -> None:
-        self._attention = Attention(config, layer, rope, storage.within("attention"))
-        self._mlp = mlp(config, layer, storage.within("mlp"))
-
-    def __call__(
-        self, hidden: torch.Tensor, turns: Sequence[CosSin], kv: LayerCache, step: Plan
-    ) -> torch.Tensor:
-        """[T, N] to [T, N]; `kv` gets the new keys and values."""
-        hidden = hidden + self._attention(hidden, turns, kv, step)
-        return hidden + self._mlp(hidden)
-
-
-class Attention:
-    """From hidden states to heads and back, behind a norm."""
-
-    def __init__(
-        self, config: ModelConfig, layer: LayerConfig, rope: int, storage: Storage
-    ) -> None:
-        self._norm = norm(config, storage)
-        heads = NormedHeads if config.head_norms else Heads
-        self._qkv = heads(config, storage.within("qkv"))
-        queries = config.num_heads * config.head_dim
-        self._out = out_projection(config, queries, config.out_bias, storage.within("out"))
-        self._shape = AttentionShape(
-            config.num_heads, config.attention_scale, config.attention_soft_cap, layer.window
-        )
-        self._attend = storage.arithmetic.attend
-        self._rope = rope  # which of the model's
-        num_turned = config.num_heads + config.num_kv_heads
-        self._turned = (slice(None), slice(num_turned), slice(layer.rope.size))
-
-    def __call__(
-        self, hidden: torch.Tensor, turns: Sequence[CosSin], kv: LayerCache, step: Plan
-    ) -> torch.Tensor:
-        """[T, N] to [T, N]; `kv` gets the new keys and values."""
-        heads = self._qkv(self._norm(hidden))  # [T, H+2K, D]
-        turn_(heads[self._turned], *turns[self._rope])
-        return self._out(self._attend(heads, kv, step, self._shape))
+        return self._head(self._layers(hidden, turns, layers, step), output)

@@ -14,16 +14,15 @@ import torch
 from aweigh_api.number_formats import SchemeName
 from aweigh_api.spec import DTypeName
 from aweigh_kernels.weight import Weight
-from aweigh_runtime.failures import ModelDoesNotFit, ModelUnreadable
+from aweigh_runtime.failures import ModelUnreadable
 from aweigh_runtime.formats.choice import choose
 from aweigh_runtime.formats.kv_scales import read_kv_scale
 from aweigh_runtime.formats.layout import LayoutError, Quantization
 from aweigh_runtime.model.architectures import read_config
-from aweigh_runtime.model.arithmetic import Fast
+from aweigh_runtime.model.building import Frame, build, expect_room
 from aweigh_runtime.model.cache import KvScales
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.decoder import Decoder
-from aweigh_runtime.model.exact import Exact
 from aweigh_runtime.model.footprint import model_len, weight_bytes
 from aweigh_runtime.model.header import StoredTensor
 from aweigh_runtime.model.homes import (
@@ -35,11 +34,9 @@ from aweigh_runtime.model.homes import (
     homes_of,
 )
 from aweigh_runtime.model.mapped import expect_finite, fill, mapped, rows_of
-from aweigh_runtime.model.memory import available_bytes
 from aweigh_runtime.model.number_format import STORED, compute_dtype
 from aweigh_runtime.model.placement import canonical
 from aweigh_runtime.model.shards import stored_tensors
-from aweigh_runtime.model.storage import Storage
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in total
 
@@ -88,9 +85,15 @@ def load(directory: Path, wish: Wish, device: torch.device, progress: Progress) 
     homes = homes_of(directory, config, stored, quantization)
     chosen = compute_dtype(wish.dtype, STORED[checkpoint_format(config, stored)], device)
     needed = weight_bytes(config, chosen.itemsize, None if wish.exact else homes.kept_bytes)
-    _expect_room(directory, needed, chosen, device)
-    arithmetic = Exact() if wish.exact else Fast()
-    decoder = Decoder(config, length, Storage(chosen, device, arithmetic, quantized=homes.names))
+    expect_room(directory, needed, chosen, device)
+    frame = Frame(
+        max_model_len=length,
+        dtype=chosen,
+        device=device,
+        exact=wish.exact,
+        quantized=homes.names,
+    )
+    decoder = build(config, frame)
     _fill(decoder, homes, stored, progress)
     decoder.settle()
     return Loaded(
@@ -99,16 +102,6 @@ def load(directory: Path, wish: Wish, device: torch.device, progress: Progress) 
         quantization=quantization,
         kv_scales=_kv_scales(homes, config),
     )
-
-
-def _expect_room(directory: Path, needed: int, dtype: torch.dtype, device: torch.device) -> None:
-    free = available_bytes(device)
-    if needed > free:
-        raise ModelDoesNotFit(
-            f"the weights of {directory} need {needed / 1e9:.2f} GB in {dtype}, and "
-            f"{free / 1e9:.2f} GB are free on {device}; give the pod more memory or serve a "
-            "smaller model"
-        )
 
 
 def _fill(decoder: Decoder, homes: Homes, stored: Stored, progress: Progress) -> None:

@@ -1,10 +1,13 @@
 """Which keys and values attention reads in a step. Indices and masks only.
 
 Requests with one new token, or few of them, are decodes: a kernel reads for one after the other,
-torch for groups of equally many tokens and of similar length. Each longer chunk is read by itself.
+torch for groups of equally many tokens and of similar length. Longer chunks are prompts: a kernel
+reads for tiles of them, torch for each by itself.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,10 +17,10 @@ from aweigh_api.speculation import MAX_DRAFT_TOKENS
 from aweigh_kernels import paged_attention
 from aweigh_runtime.model.cache import Index
 from aweigh_runtime.model.chunks import Chunk
-from aweigh_runtime.model.step_plan import Integers, Plan, index
+from aweigh_runtime.model.step_plan import Integers, Plan, index, on_device
 
 if TYPE_CHECKING:
-    from aweigh_kernels import paged_attention_gpu
+    from aweigh_kernels import paged_attention_gpu, prefill_attention_gpu
 
 # New tokens of a request that is read together with others: one, and a draft behind it.
 FEW = MAX_DRAFT_TOKENS + 1
@@ -56,6 +59,23 @@ def prompts(plan: Plan, window: int | None) -> list[Prompt]:
         for i, chunk in enumerate(plan.chunks)
         if not _is_decode(chunk)
     ]
+
+
+@cache
+def tiled(tokens: int) -> "Callable[[Plan, int | None], prefill_attention_gpu.Tiles]":
+    """The same, for the GPU's kernel that takes so many tokens of a chunk at a time."""
+    from aweigh_kernels import prefill_attention_gpu  # Triton is not everywhere
+
+    def lay_out(plan: Plan, window: int | None) -> prefill_attention_gpu.Tiles:
+        rows = _first_rows(plan)
+        long = [i for i, chunk in enumerate(plan.chunks) if not _is_decode(chunk)]
+        counts = [plan.chunks[i].num_tokens for i in long]
+        starts = [plan.chunks[i].start for i in long]
+        placed = rows[long].tolist(), counts, starts
+        device = plan.positions.device
+        return prefill_attention_gpu.Tiles.of(placed, plan.table[long], tokens, window, device)
+
+    return lay_out
 
 
 def decodes(plan: Plan, window: int | None) -> list[Decodes]:
@@ -136,7 +156,7 @@ def _decodes(plan: Plan, rows: Integers, group: list[int], window: int | None) -
     return Decodes(
         rows=index((rows[group][:, None] + offsets).ravel(), device),
         num_tokens=num_tokens,
-        blocks=index(blocks[0], device) if len(group) == 1 else torch.from_numpy(blocks).to(device),
+        blocks=index(blocks[0], device) if len(group) == 1 else on_device(blocks, device),
         mask=mask.view(len(group), 1, num_tokens, -1),
     )
 
@@ -159,9 +179,9 @@ def _mask(low: Integers, high: Integers, width: int, plan: Plan) -> torch.Tensor
     """[rows, width]: 0 from low[i] up to high[i], minus infinity elsewhere."""
     device = plan.positions.device
     columns = torch.arange(width, device=device)
-    hidden = columns >= torch.from_numpy(high).to(device)[:, None]
+    hidden = columns >= on_device(high, device)[:, None]
     if low.any():
-        hidden |= columns < torch.from_numpy(low).to(device)[:, None]
+        hidden |= columns < on_device(low, device)[:, None]
     return torch.zeros(hidden.shape, dtype=plan.dtype, device=device).masked_fill_(
         hidden, float("-inf")
     )

@@ -6,6 +6,7 @@ per step and window.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -47,37 +48,66 @@ class Plan:
         return found
 
 
-def plan(chunks: Sequence[Chunk], cache: KVCache) -> Plan:
-    """Lay out a step. O(T + blocks) once, on the host.
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The same on the host, before anything is copied."""
+
+    starts: Integers  # [S]
+    counts: Integers  # [S]
+    table: Integers  # [S, widest], each chunk's blocks, then its last one again
+    positions: Integers  # [T]
+    slots: Integers  # [T]
+    begun: Integers
+
+
+def lay_out(chunks: Sequence[Chunk], cache: KVCache) -> Places:
+    """Where the tokens of some chunks go. O(T + blocks).
 
     Raises:
         IndexError: a chunk lies outside the cache, or wants more logits than it has tokens.
     """
-    size, device = cache.block_tokens, cache.layers.device
+    size = cache.block_tokens
     _check(chunks, cache)
     starts = np.array([chunk.start for chunk in chunks])
     counts = np.array([chunk.num_tokens for chunk in chunks])
-    wanted = np.array([chunk.num_logits for chunk in chunks])
-    table = _table(chunks, size)
+    table = _table(chunks, starts + counts, size)
     outside = ((table < 0) | (table >= cache.num_blocks)).any(1)
     if outside.any():
         raise IndexError(_outside(chunks[int(outside.argmax())], cache))
     ends = np.cumsum(counts)
     owner = np.repeat(np.arange(len(chunks)), counts)  # [T], whose token it is
     positions = np.arange(ends[-1]) + (starts + counts - ends)[owner]
-    slots = table[owner, positions // size] * size + positions % size
+    return Places(
+        starts=starts,
+        counts=counts,
+        table=table,
+        positions=positions,
+        slots=table[owner, positions // size] * size + positions % size,
+        begun=_begun(table, starts, starts + counts, size),
+    )
+
+
+def plan(chunks: Sequence[Chunk], cache: KVCache) -> Plan:
+    """Lay out a step. O(T + blocks) once, on the host.
+
+    Raises:
+        IndexError: a chunk lies outside the cache, or wants more logits than it has tokens.
+    """
+    device = cache.layers.device
+    places = lay_out(chunks, cache)
+    wanted = np.array([chunk.num_logits for chunk in chunks])
     last = np.cumsum(wanted)
-    logit_rows = np.arange(last[-1]) + np.repeat(ends - last, wanted)
+    logit_rows = np.arange(last[-1]) + np.repeat(np.cumsum(places.counts) - last, wanted)
     return Plan(
         chunks=chunks,
-        block_tokens=size,
+        block_tokens=cache.block_tokens,
         token_bytes=cache.layers[0, 0, 0].nbytes,
         dtype=cache.dtype,
-        table=table,
-        positions=torch.from_numpy(positions).to(device),
-        slots=torch.from_numpy(slots).to(device),
+        table=places.table,
+        positions=on_device(places.positions, device),
+        slots=on_device(places.slots, device),
         logit_rows=index(logit_rows, device),
-        begun=torch.from_numpy(_begun(table, starts, starts + counts, size)).to(device),
+        begun=on_device(places.begun, device),
     )
 
 
@@ -96,14 +126,16 @@ def _outside(chunk: Chunk, cache: KVCache) -> str:
     )
 
 
-def _table(chunks: Sequence[Chunk], size: int) -> Integers:
-    used = [-(-chunk.end // size) for chunk in chunks]
-    blocks = [
-        np.asarray(chunk.blocks[:count], np.int64)
-        for chunk, count in zip(chunks, used, strict=True)
-    ]
-    table = np.repeat([[each[-1]] for each in blocks], max(used), axis=1)
-    table[np.arange(max(used)) < np.array(used)[:, None]] = np.concatenate(blocks)
+def _table(chunks: Sequence[Chunk], ends: Integers, size: int) -> Integers:
+    used = -(-ends // size)
+    counts = used.tolist()
+    blocks = chain.from_iterable(
+        chunk.blocks[:count] for chunk, count in zip(chunks, counts, strict=True)
+    )
+    packed = np.fromiter(blocks, np.int64, sum(counts))  # one call for all: they are many
+    widest = max(counts)
+    table = np.repeat(packed[np.cumsum(used) - 1, None], widest, axis=1)
+    table[np.arange(widest) < used[:, None]] = packed
     return table
 
 
@@ -117,4 +149,10 @@ def index(values: Integers, device: torch.device) -> Index:
     """Indices on the device, or a slice."""
     if len(values) and (np.diff(values) == 1).all():
         return slice(int(values[0]), int(values[0]) + len(values))
-    return torch.from_numpy(values).to(device)
+    return on_device(values, device)
+
+
+def on_device(values: Integers, device: torch.device) -> torch.Tensor:
+    """The same numbers there. A GPU takes them in its own time: nobody waits for it."""
+    here = torch.from_numpy(values)
+    return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here

@@ -43,15 +43,19 @@ class Storage:
         self.dense.append(matrix)
         return matrix
 
+    def is_dense(self, name: str) -> bool:
+        """Whether a matrix is no quantized one."""
+        return f"{self.name}{name}" not in self.quantized
+
     def matrix(self, name: str, out_size: int, in_size: int) -> Matrix:
         """A matrix that is multiplied with, quantized if the checkpoint has it so."""
-        if f"{self.name}{name}" in self.quantized:
+        if not self.is_dense(name):
             return self._quantized(name, 1)[0]
         return Dense(self.columns(name, out_size, in_size), self.arithmetic.project)
 
     def stacked(self, name: str, count: int, out_size: int, in_size: int) -> Sequence[Matrix]:
         """Several of them."""
-        if f"{self.name}{name}" in self.quantized:
+        if not self.is_dense(name):
             return self._quantized(name, count)
         weight = self.columns(name, count, out_size, in_size)
         return [Dense(weight, self.arithmetic.project, place) for place in range(count)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from aweigh_runtime.model.step_plan import Integers, Plan
+from aweigh_runtime.model.step_plan import Integers, Plan, on_device
 
 KEYS = 128  # positions in a tile of keys; every block size divides it
 SPAN = 16  # tiles of keys that are weighed against each other at once
@@ -133,4 +133,4 @@ def _span(plan: Plan, tiles: list[_Tile], place: int) -> Span:
 
 
 def _on_device(values: Integers, plan: Plan) -> torch.Tensor:
-    return torch.from_numpy(values).to(plan.positions.device)
+    return on_device(values, plan.positions.device)

@@ -38,9 +38,10 @@ class Head:
     def __init__(self, matrix: Matrix) -> None:
         self._matrix = matrix  # [V, N]
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[rows, N] to [rows, V], fp32."""
-        return self._matrix(hidden).float()
+    def __call__(self, hidden: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
+        """[rows, N] to [rows, V], fp32; in `output`, if there is one."""
+        logits = self._matrix(hidden)
+        return logits.float() if output is None else output.copy_(logits)
 
 
 class CappedHead(Head):
@@ -50,9 +51,9 @@ class CappedHead(Head):
         super().__init__(matrix)
         self._cap = cap
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[rows, N] to [rows, V], fp32."""
-        return capped_(super().__call__(hidden), self._cap)
+    def __call__(self, hidden: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
+        """[rows, N] to [rows, V], fp32; in `output`, if there is one."""
+        return capped_(super().__call__(hidden, output), self._cap)
 
 
 def embedding(config: ModelConfig, storage: Storage) -> Embedding:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 
-from aweigh_runtime.engine.assembly import _forward
 from aweigh_runtime.engine.loop import Engine
 from aweigh_runtime.engine.messages import Sampling, Stepped, Submission, Work
 from aweigh_runtime.engine.prefixes import Memory
@@ -16,6 +15,7 @@ from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.host_copy import HostCopies
 from aweigh_runtime.model.load import Wish, load
+from aweigh_runtime.model.stepping import launched
 from aweigh_runtime.sources.local import builtin
 from tests.runtime.engine.test_loop import NoCompiler
 
@@ -52,7 +52,7 @@ def real_engine(
     )
     return Engine(
         Scheduler(limits, memory),
-        _forward(decoder, cache),
+        launched(decoder, cache),
         Sampler(decoder.config.vocab_size),
         NoCompiler(),
         lambda step: copies.run(step.to_host, step.from_host),

@@ -11,6 +11,7 @@ from aweigh_runtime.engine.messages import Failure, Output, Sampling, Stepped, S
 from aweigh_runtime.engine.prefixes import Copies
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.step_inputs import Tokens
 from tests.runtime.engine.machine import scheduler
 
 VOCABULARY = 100
@@ -58,7 +59,12 @@ def engine(
 ) -> Engine:
     limits = {"max_running": 4, "step_tokens": 8, "max_model_len": 64}
     line = scheduler(**{**limits, **memory})  # type: ignore[arg-type]
-    return Engine(line, forward, Sampler(VOCABULARY), compiler or NoCompiler(), copy)
+
+    def compute(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
+        assert isinstance(tokens, list)  # nothing runs ahead here
+        return forward(tokens, chunks)
+
+    return Engine(line, compute, Sampler(VOCABULARY), compiler or NoCompiler(), copy)
 
 
 def submission(id: int, prompt: list[int], max_tokens: int, **fields: object) -> Submission:

@@ -157,6 +157,20 @@ def test_no_rows_give_no_tokens() -> None:
     assert Sampler(SIZE).choose(torch.empty(0, SIZE), []).tokens == []
 
 
+def test_tokens_are_on_the_device_before_the_host_asks_for_them(device: str) -> None:
+    logits = random_logits(4).to(device)
+    logits[2, 5] = math.nan
+    rows = [Row(GREEDY, [1]), Row(Sampling(seed=3), [1]), Row(GREEDY, [1]), Row(GREEDY, [1])]
+    expected = Sampler(SIZE).choose(logits.clone(), rows)
+    pending = Sampler(SIZE).begin(logits, rows)
+    logits.zero_()  # the next step's
+    assert pending.tokens.device == logits.device
+    assert pending.tokens.dtype == torch.int64
+    assert pending.tokens.tolist() == expected.tokens
+    assert pending.chosen().tokens == expected.tokens
+    assert "nan" in pending.chosen().failures[2].message
+
+
 def test_penalties_count_prompt_and_answer_as_documented() -> None:
     logits = torch.tensor([[4.0, 3.9, 3.8, 3.7, -1.0]])
     once = Sampling(temperature=0, repetition_penalty=1.1)

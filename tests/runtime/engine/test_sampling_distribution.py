@@ -22,6 +22,11 @@ Probabilities = NDArray[np.float64]
 Choose = Callable[[torch.Tensor, Sequence[Row]], list[int]]
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 def sampler(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
     return Sampler(SIZE).choose(logits, rows).tokens
 
@@ -98,8 +103,13 @@ def likelihood(found: NDArray[np.int64], probabilities: Probabilities) -> float:
         pytest.param(Sampling(logit_bias={11: 4.0, 0: -100.0}, temperature=1.2), id="logit_bias"),
     ],
 )
-def test_tokens_are_drawn_with_their_probabilities(sampling: Sampling) -> None:
-    assert likelihood(counts(sampling, sampler), wanted(sampling)) > UNLIKELY
+def test_tokens_are_drawn_with_their_probabilities(sampling: Sampling, device: str) -> None:
+    draws = Sampler(SIZE)
+
+    def choose(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
+        return draws.choose(logits.to(device), rows).tokens
+
+    assert likelihood(counts(sampling, choose), wanted(sampling)) > UNLIKELY
 
 
 def slightly_too_warm(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:

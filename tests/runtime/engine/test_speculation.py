@@ -23,6 +23,7 @@ from aweigh_runtime.engine.speculation.ngram import NGram
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal, Proposer
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.step_inputs import Tokens
 from tests.runtime.engine.machine import VOCABULARY, answer, next_token, scheduler
 from tests.runtime.engine.test_loop import NoCompiler, no_copies
 
@@ -39,7 +40,8 @@ class Remembering:
     cells: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
     tokens_read: int = 0
 
-    def __call__(self, tokens: Sequence[int], chunks: Sequence[Chunk]) -> torch.Tensor:
+    def __call__(self, tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
+        assert not isinstance(tokens, torch.Tensor)
         histories = []
         first = 0
         for chunk in chunks:  # all of a step's cells are written before any is read
@@ -239,7 +241,7 @@ def test_a_step_without_memory_is_repeated_without_drafts_and_nobody_fails() -> 
     running = engine([drafter])
     whole, failed = running._forward, False
 
-    def short_of_memory(tokens: list[int], chunks: Sequence[Chunk]) -> torch.Tensor:
+    def short_of_memory(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
         nonlocal failed
         if not failed and any(chunk.num_logits > 1 for chunk in chunks):
             failed = True

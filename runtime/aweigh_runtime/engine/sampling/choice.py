@@ -4,40 +4,21 @@ The logits are edited first, then every row goes one of three ways. A row whose 
 nowhere, or whose logits are no numbers, fails alone: no operation here mixes rows.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from aweigh_runtime.engine.masks import Masks
 from aweigh_runtime.engine.matcher import Matcher
-from aweigh_runtime.engine.messages import FailureKind, TokenLogprobs
+from aweigh_runtime.engine.messages import TokenLogprobs
+from aweigh_runtime.engine.sampling.drawing import Draws
 from aweigh_runtime.engine.sampling.edits import allow, edit
 from aweigh_runtime.engine.sampling.logprobs import logprobs
-from aweigh_runtime.engine.sampling.race import draw_filtered, draw_plain
-from aweigh_runtime.engine.sampling.row import Row, Way
+from aweigh_runtime.engine.sampling.pending import Chosen, Pending, RowFailure, broken
+from aweigh_runtime.engine.sampling.row import Row
 from aweigh_runtime.engine.sampling.verification import NO_TOKEN, Ahead, Drafted, compare
-
-_Draw = Callable[[torch.Tensor, torch.Tensor, Sequence[Row]], torch.Tensor]
-_DRAWS: dict[Way, _Draw] = {Way.PLAIN: draw_plain, Way.FILTERED: draw_filtered}
-
-
-@dataclass(frozen=True, slots=True)
-class RowFailure:
-    """Why a row has no token."""
-
-    kind: FailureKind
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """One step's tokens. Rows that asked for more, or failed, are found by their index."""
-
-    tokens: list[int]  # NO_TOKEN where the row failed
-    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
-    failures: dict[int, RowFailure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +37,22 @@ class Sampler:
 
     def __init__(self, vocab_size: int) -> None:
         self._masks = Masks(vocab_size)
+        self._draws = Draws()
 
     def choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> Chosen:
-        """The next token of every row. Ties go to the lowest token.
+        """The next token of every row; arguments are those of `begin`, which does not wait."""
+        return self.begin(logits, rows).chosen()
+
+    def begin(self, logits: torch.Tensor, rows: Sequence[Row]) -> Pending:
+        """Begin to choose the next token of every row. Ties go to the lowest token.
 
         Args:
-            logits: [S, V], fp32, contiguous; they are overwritten.
+            logits: [S, V], fp32, contiguous; they are overwritten. Nothing reads them later.
             rows: S of them.
         """
-        if not rows:
-            return Chosen([])
         special = [index for index, row in enumerate(rows) if row.special]
         if not special:
-            return _failing(_tokens(logits, rows), logits, rows, {})
+            return Pending(self._draws.draw(logits, rows), rows, {})
         told = [index for index in special if rows[index].logprobs is not None]
         raw = logits[torch.tensor(told, device=logits.device)] if told else logits
         constrained = [
@@ -77,9 +61,8 @@ class Sampler:
             if (matcher := rows[index].matcher) is not None
         ]
         dead = self._edit(logits, rows, special, constrained)
-        chosen = _failing(_tokens(logits, rows), logits, rows, dead)
-        _tell(chosen, raw, rows, told)
-        return chosen
+        tell = partial(_tell, raw=raw, rows=rows, told=told) if told else None
+        return Pending(self._draws.draw(logits, rows), rows, dead, tell)
 
     def verify(
         self, logits: torch.Tensor, rows: Sequence[Row], drafted: Sequence[Drafted]
@@ -102,7 +85,7 @@ class Sampler:
             if (matcher := row.matcher) is not None
         ]
         dead = self._edit(logits, ahead.rows, special, constrained)
-        continued = _continued(ahead, _drawn(logits, ahead), compare(logits, ahead))
+        continued = _continued(ahead, self._own(logits, ahead), compare(logits, ahead))
         _explain(continued, logits, ahead, dead)
         _tell_all(continued, raw, ahead, told)
         return continued
@@ -118,6 +101,14 @@ class Sampler:
             top: at least 0.
         """
         return logprobs(logits, targets, [top] * len(targets))
+
+    def _own(self, logits: torch.Tensor, ahead: Ahead) -> dict[int, int]:
+        """What rows choose by themselves, by their index: all but those that compare."""
+        own = ahead.own
+        if len(own) < len(ahead.rows):
+            logits = logits[torch.tensor(own, device=logits.device)]
+        drawn = self._draws.draw(logits, [ahead.rows[index] for index in own])
+        return dict(zip(own, drawn.read(), strict=True))
 
     def _edit(
         self,
@@ -148,66 +139,13 @@ class Sampler:
         }
 
 
-def _tokens(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
-    """NO_TOKEN where the largest logit is no finite number."""
-    best, tokens = logits.max(dim=-1)  # the first of equals; NaN counts as the largest
-    for way, draw in _DRAWS.items():
-        drawn = [index for index, row in enumerate(rows) if row.way is way]
-        if len(drawn) == len(rows):
-            tokens = draw(logits, best, rows)
-        elif drawn:
-            at = torch.tensor(drawn, device=logits.device)
-            tokens[at] = draw(logits[at], best[at], [rows[index] for index in drawn])
-    chosen: list[int] = torch.where(best.isfinite(), tokens, NO_TOKEN).tolist()
-    return chosen
-
-
-def _failing(
-    tokens: list[int], logits: torch.Tensor, rows: Sequence[Row], dead: dict[int, RowFailure]
-) -> Chosen:
-    """The tokens, and for each row without one the reason."""
-    for index in dead:
-        tokens[index] = NO_TOKEN
-    failures = dict(dead)
-    if NO_TOKEN in tokens:
-        for index, token in enumerate(tokens):
-            if token == NO_TOKEN and index not in dead:
-                failures[index] = _reason(logits[index].amax().item(), rows[index])
-    return Chosen(tokens, failures=failures)
-
-
-def _reason(best: float, row: Row) -> RowFailure:
-    if row.matcher is not None and best == -math.inf:
-        return RowFailure(
-            "grammar",
-            f"the grammar allows no token at position {row.position}, not even an end of the "
-            "answer; expected a grammar that the model's tokens can complete",
-        )
-    return RowFailure(
-        "internal",
-        f"the largest logit at position {row.position} is {best}; expected a finite number, so "
-        "the model's weights or its number format are broken for this prompt",
-    )
-
-
 def _tell(chosen: Chosen, raw: torch.Tensor, rows: Sequence[Row], told: Sequence[int]) -> None:
     """Add the log-probabilities that rows asked for."""
-    if not told:
-        return
     targets = [max(chosen.tokens[index], 0) for index in told]
     parts = logprobs(raw, targets, [rows[index].logprobs or 0 for index in told])
     for index, part in zip(told, parts, strict=True):
         if index not in chosen.failures:
             chosen.logprobs[index] = part
-
-
-def _drawn(logits: torch.Tensor, ahead: Ahead) -> dict[int, int]:
-    """What rows choose by themselves, by their index: all but those that compare."""
-    own = ahead.own
-    if len(own) == len(ahead.rows):
-        return dict(enumerate(_tokens(logits, ahead.rows)))
-    chosen = logits[torch.tensor(own, device=logits.device)]
-    return dict(zip(own, _tokens(chosen, [ahead.rows[index] for index in own]), strict=True))
 
 
 def _continued(
@@ -242,7 +180,7 @@ def _explain(
             index = first + len(tokens) - 1
             del tokens[-1]
             best = logits[index].amax().item()
-            continued.failures[answer] = _reason(best, ahead.rows[index])
+            continued.failures[answer] = broken(best, ahead.rows[index], ahead.rows[index].position)
 
 
 def _tell_all(continued: Continued, raw: torch.Tensor, ahead: Ahead, told: Sequence[int]) -> None:

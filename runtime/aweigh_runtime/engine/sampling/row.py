@@ -3,6 +3,7 @@
 A row is made once and advanced by every new token, so that a step builds nothing from history.
 """
 
+import math
 from array import array
 from collections.abc import Sequence
 from copy import copy
@@ -30,6 +31,7 @@ class Row:
 
     __slots__ = (
         "_answer_begins",
+        "_special_until",
         "bias",
         "logprobs",
         "matcher",
@@ -57,11 +59,10 @@ class Row:
         self.penalties = Penalties.of(sampling, prompt)
         self.bias = Bias(sampling.logit_bias) if sampling.logit_bias else None
         self.way = _way(sampling)
-        self.special = (
-            any(part is not None for part in (logprobs, matcher, self.penalties, self.bias))
-            or sampling.min_tokens > 0
-        )
         self._answer_begins = len(prompt)
+        always = any(part is not None for part in (logprobs, matcher, self.penalties, self.bias))
+        self._special_until = math.inf if always else len(prompt) + sampling.min_tokens
+        self.special = self.position < self._special_until
 
     @classmethod
     def of(cls, submission: Submission, matcher: "Matcher | None" = None) -> "Row":
@@ -77,6 +78,7 @@ class Row:
     def append(self, token: int) -> None:
         """A token has joined the answer. Computing it once more is no reason to call this."""
         self.position += 1
+        self.special = self.position < self._special_until
         if self.penalties is not None:
             self.penalties.append(token)
         if self.matcher is not None:

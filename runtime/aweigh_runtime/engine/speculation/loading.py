@@ -23,6 +23,7 @@ from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token, weight_bytes
 from aweigh_runtime.model.load import Wish, load
+from aweigh_runtime.model.stepping import Step, recorded
 
 _WIDE_BYTES = 4  # of a weight in fp32
 _SMALL_BYTES = 32 << 20  # weights that stay in a CPU's caches
@@ -105,7 +106,7 @@ def proposers(start: Start, drafts: Drafts, frame: Frame, num_blocks: int) -> Pr
     failures = list(drafts.failures)
     for each in drafts.loaded:
         try:
-            ready.append(_warm(each, frame, num_blocks))
+            ready.append(_warm(each, frame, num_blocks, start.max_running))
         except Exception as error:
             failures.append(_broken(each.name, error))
     return Proposers(ready, failures)
@@ -163,9 +164,10 @@ def _broken(name: str, error: Exception) -> Speculation:
     )
 
 
-def _warm(draft: LoadedDraft, frame: Frame, num_blocks: int) -> DraftModel:
+def _warm(draft: LoadedDraft, frame: Frame, num_blocks: int, most_requests: int) -> DraftModel:
     cache = _cache(draft.decoder, num_blocks, frame.block_tokens)
-    model = DraftModel(draft.name, _forward(draft.decoder, cache), frame)
+    step = recorded(draft.decoder, cache, most_requests)
+    model = DraftModel(draft.name, _forward(draft.decoder, step), frame)
     model.warm_up(num_blocks)
     return model
 
@@ -175,12 +177,12 @@ def _cache(decoder: Decoder, num_blocks: int, block_tokens: int) -> KVCache:
     return KVCache(decoder.config, num_blocks, block_tokens, kept, decoder.device)
 
 
-def _forward(decoder: Decoder, cache: KVCache) -> DraftForward:
+def _forward(decoder: Decoder, step: Step) -> DraftForward:
     # A target may have more rows than its tokenizer has tokens, and a client may name one of them:
     # the draft reads another token there, and what it guesses then is worse, never wrong.
     last = decoder.config.vocab_size - 1
 
     def forward(tokens: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
-        return decoder.forward(tokens.clamp(0, last), chunks, cache)
+        return step(tokens.clamp(0, last), chunks)
 
     return forward

@@ -1,0 +1,148 @@
+"""Runs benchmarks by their names; without a name all that this machine has what they need for.
+
+    make bench [BENCH=NAME]
+    python -m benchmarks [--list] [NAME …]
+
+Each prints its figures, with the bars that it is held to. Where it keeps a result, that is written
+to benchmarks/results.
+"""
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+GPU = "a CUDA GPU"
+PEER = "llm-compressor, in an environment of its own"
+ROOT = "root, for a network of its own"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One of them."""
+
+    module: str  # in this folder
+    measures: str
+    needs: str = ""
+    options: tuple[str, ...] = ()
+
+
+def _saved(name: str, *suffixes: str) -> tuple[str, ...]:
+    """The options that write its result."""
+    return tuple(f"--save=benchmarks/results/{name}{suffix}" for suffix in suffixes)
+
+
+BENCHMARKS = {
+    "decode-steps": Benchmark(
+        "decode_steps_gpu",
+        "decode steps of Llama 3.1 8B's shape",
+        GPU,
+        ("--starts=2", *_saved("decode-steps-gpu", ".md", ".json")),
+    ),
+    "distill": Benchmark("distill_noisy", "what `aweigh distill` wins back of a ruined draft"),
+    "fused-operations": Benchmark(
+        "fused_operations_gpu",
+        "norm, rotary embedding with the write into the cache, gates",
+        GPU,
+        _saved("fused-operations-gpu", ".md", ".json"),
+    ),
+    "gptq-peer": Benchmark("gptq_peer", "GPTQ of a matrix here and in llm-compressor", PEER),
+    "mixed-precision": Benchmark(
+        "mixed_precision", "`aweigh quantize --budget` against other choices of the same size"
+    ),
+    "operator": Benchmark(
+        "operator_scale",
+        "the operator with 1,000 InferenceServices",
+        ROOT,
+        _saved("operator-scale", ".md", ".json"),
+    ),
+    "paged-attention": Benchmark("paged_attention", "attention of decodes on a CPU"),
+    "paged-attention-gpu": Benchmark(
+        "paged_attention_gpu",
+        "attention of decodes on a GPU",
+        GPU,
+        _saved("paged-attention-gpu", ".md"),
+    ),
+    "prefill-attention": Benchmark(
+        "prefill_attention_gpu",
+        "attention of prompts",
+        GPU,
+        _saved("prefill-attention-gpu", ".md"),
+    ),
+    "quantize-layer": Benchmark("quantize_layer", "seconds to quantize a layer, per scheme"),
+    "quantized-sizes": Benchmark("quantized_sizes", "bytes of a quantized layer, per scheme"),
+    "run-ahead": Benchmark(
+        "run_ahead_gpu",
+        "steps that are launched before the last one is read",
+        GPU,
+        _saved("run-ahead-gpu", ".md", ".json"),
+    ),
+    "run-ahead-traffic": Benchmark(
+        "run_ahead_gpu",
+        "the same while prompts come in",
+        GPU,
+        ("--traffic", *_saved("run-ahead-traffic-gpu", ".md", ".json")),
+    ),
+    "sampling": Benchmark(
+        "sampling_gpu", "choosing tokens", GPU, _saved("sampling-gpu", ".md", ".json")
+    ),
+    "skinny-matmul": Benchmark(
+        "skinny_matmul_gpu",
+        "products of few rows",
+        GPU,
+        _saved("skinny-matmul-gpu", ".md", ".json"),
+    ),
+}
+PARTS = ("__main__", "replays")  # what is no benchmark of its own
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--list", action="store_true", help="say what they measure and need")
+    arguments = parser.parse_args()
+    names = arguments.names
+    if unknown := sorted(set(names) - BENCHMARKS.keys()):
+        parser.error(f"there is no benchmark {unknown[0]}; expected {', '.join(BENCHMARKS)}")
+    if arguments.list:
+        _list()
+        return 0
+    lacking = {name for name in names or BENCHMARKS if _lacks(BENCHMARKS[name])}
+    for name in lacking:
+        print(f"{name} needs {BENCHMARKS[name].needs}, which is not here")
+    codes = [_run(name, BENCHMARKS[name]) for name in names or BENCHMARKS if name not in lacking]
+    return max([*codes, int(bool(names and lacking))])
+
+
+def _list() -> None:
+    for name, benchmark in BENCHMARKS.items():
+        needs = f"; needs {benchmark.needs}" if benchmark.needs else ""
+        print(f"{name:20} {benchmark.measures}{needs}")
+
+
+def _run(name: str, benchmark: Benchmark) -> int:
+    print(f"== {name}: {benchmark.measures}", flush=True)
+    command = [sys.executable, "-m", f"benchmarks.{benchmark.module}", *benchmark.options]
+    return subprocess.run(command, cwd=FOLDER.parent, check=False).returncode
+
+
+def _lacks(benchmark: Benchmark) -> bool:
+    if benchmark.needs == GPU:
+        import torch
+
+        return not torch.cuda.is_available()
+    if benchmark.needs == PEER:
+        return importlib.util.find_spec("llmcompressor") is None
+    return benchmark.needs == ROOT and os.geteuid() != 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

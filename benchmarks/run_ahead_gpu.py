@@ -1,0 +1,143 @@
+"""What launching a step before the last one is read saves on a GPU.
+
+    python -m benchmarks.run_ahead_gpu [--shape llama-3.1-8b] [--traffic] [--save FILE.md]
+
+The whole engine with random weights, greedy, its messages encoded as for the API process; each step
+by itself and one ahead, in turns. Either the median step of so many answers that decode, or
+traffic: 1.5 times as many requests as run at once, prompts of 200 and answers of 100 to 300 tokens,
+no two prompts alike, so that prompts come into the steps all the time.
+"""
+
+import argparse
+import random
+import shlex
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import msgspec
+import torch
+
+from aweigh_bench.report import Cell, Report, Table
+from aweigh_bench.shapes import SHAPES, shape_directory
+from aweigh_runtime.engine.assembly import build
+from aweigh_runtime.engine.loop import Engine
+from aweigh_runtime.engine.messages import Sampling, Start, Stepped, Submission, Work
+from benchmarks.replays import described
+
+BATCHES = (1, 64, 256, 512)
+PROMPT, ANSWER = 32, 96
+RUNNING = 256
+TRAFFIC_PROMPT, TRAFFIC_ANSWERS = 200, (100, 300)
+ROUNDS = 3
+DECODING = ("requests", "step ms", "one ahead ms", "saved ms", "tokens/s", "one ahead tokens/s")
+TRAFFIC = ("requests at once", "tokens/s", "one ahead tokens/s", "times")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=SHAPES, default="llama-3.1-8b")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
+    parser.add_argument("--traffic", action="store_true")
+    parser.add_argument("--save", type=Path, action="append", default=[])
+    given = parser.parse_args()
+    most = RUNNING if given.traffic else max(given.batches)
+    with shape_directory(given.shape) as directory:
+        engine, ready = build(_start(most), directory, lambda done, total: None)
+    driver = Driver(engine, ready.vocab_size)
+    report = Report(
+        title="One step ahead on a GPU",
+        command=f"python -m benchmarks.run_ahead_gpu {shlex.join(sys.argv[1:])}".strip(),
+        model=f"{given.shape}, random weights, {ready.dtype}",
+        machine=described(),
+        tables=[_traffic(driver) if given.traffic else _decoding(driver, given.batches)],
+        bars=[],
+        notes=[],
+    )
+    print(report.text())
+    for path in given.save:
+        report.save(path)
+
+
+def _decoding(driver: "Driver", batches: list[int]) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for batch in batches:
+        alone, ahead = (median(times) for times in driver.decode(batch))
+        saved = alone - ahead
+        rows.append((batch, 1e3 * alone, 1e3 * ahead, 1e3 * saved, batch / alone, batch / ahead))
+    return Table("Answers alone: median step", DECODING, rows)
+
+
+def _traffic(driver: "Driver") -> Table:
+    alone, ahead = driver.traffic(RUNNING * 3 // 2)
+    return Table("Traffic: median of the rounds", TRAFFIC, [(RUNNING, alone, ahead, ahead / alone)])
+
+
+class Driver:
+    """Asks an engine, and takes the time of its steps."""
+
+    def __init__(self, engine: Engine, vocab_size: int) -> None:
+        self._engine = engine
+        self._vocab_size = vocab_size
+        self._chance = random.Random(0)
+        self._last_id = 0
+
+    def decode(self, batch: int) -> tuple[list[float], list[float]]:
+        """Seconds of steps of so many answers, by themselves and one ahead."""
+        times: tuple[list[float], list[float]] = ([], [])
+        for _ in range(ROUNDS):
+            for ahead, found in enumerate(times):
+                self._engine.runs_ahead = bool(ahead)
+                self._submit(batch, PROMPT, (ANSWER, ANSWER))
+                steps = self._run()
+                found += [s for s, report in steps if report.num_tokens == batch][8:-2]
+        return times
+
+    def traffic(self, count: int) -> tuple[float, float]:
+        """Tokens per second of so many requests, by themselves and one ahead."""
+        rates: tuple[list[float], list[float]] = ([], [])
+        for _ in range(ROUNDS):
+            for ahead, found in enumerate(rates):
+                self._engine.runs_ahead = bool(ahead)
+                self._submit(count, TRAFFIC_PROMPT, TRAFFIC_ANSWERS)
+                steps = self._run()
+                tokens = sum(len(each.tokens) for _, step in steps for each in step.outputs)
+                found.append(tokens / sum(seconds for seconds, _ in steps))
+        return median(rates[0]), median(rates[1])
+
+    def _submit(self, count: int, prompt: int, answers: tuple[int, int]) -> None:
+        asked = []
+        lengths = random.Random(count)  # the same in every round
+        for _ in range(count):
+            self._last_id += 1
+            tokens = [self._chance.randrange(self._vocab_size) for _ in range(prompt)]
+            length = lengths.randint(*answers)
+            asked.append(Submission(self._last_id, tokens, length, [], Sampling(temperature=0)))
+        self._engine.take(Work(asked, []))
+
+    def _run(self) -> list[tuple[float, Stepped]]:
+        steps = []
+        began_s = time.perf_counter()
+        while self._engine.patience_s == 0:
+            report = self._engine.step()
+            msgspec.msgpack.encode(report)
+            ended_s = time.perf_counter()
+            steps.append((ended_s - began_s, report))
+            began_s = ended_s
+        return steps
+
+
+def _start(max_running: int) -> Start:
+    return Start(
+        uri="shape", revision=None, secret_dir=None, cache_dir="", max_model_len=1024,
+        dtype="auto", quantization="auto", kv_cache_dtype="auto", device="cuda", exact=False,
+        max_running=max_running, step_tokens=None, block_tokens=16, kv_cache_bytes=None,
+        prefix_caching=True, prefix_cache_bytes=None, host_memory_bytes=0, random_weights=True,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    if not torch.cuda.is_available():
+        sys.exit("this measures a GPU, and none is visible")
+    main()

@@ -1,0 +1,165 @@
+"""What the watches have told of every object, the newest version. It asks nobody.
+
+Of each object it keeps only what is read: children as compact text without what others write into
+their status, pods as the few values that matter. So an event that changes nothing of that is no
+news, and what the API server has answered to a write of ours is none when its watch tells it again.
+"""
+
+import json
+import sys
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from aweigh_api import names
+from aweigh_operator.observe import Key, Manifest, Pod, key_of, key_of_pod, pod_of
+
+POD = "Pod"
+MAX_GONE = 1024  # deletions that are remembered, for answers that come late
+_UNREAD = ("managedFields", "resourceVersion", "creationTimestamp", "selfLink")  # of metadata
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_TROUBLES = ("ReplicaFailure", "Progressing")  # conditions of a Deployment
+
+
+class _Kept(NamedTuple):
+    """One object."""
+
+    uid: str
+    version: int
+    content: bytes | Pod
+
+
+@dataclass(slots=True)
+class _Service:
+    """All that belongs to one InferenceService, or bears its name."""
+
+    changed: int = 0  # grows with each news
+    objects: dict[str, _Kept] = field(default_factory=dict)  # by kind, pods apart
+    pods: dict[str, _Kept] = field(default_factory=dict)  # by uid
+
+
+class Store:
+    """Objects by service."""
+
+    def __init__(self) -> None:
+        self._services: dict[Key, _Service] = {}
+        self._changes = 0
+        self._gone: OrderedDict[str, int] = OrderedDict()  # versions by uid
+
+    def put(self, kind: str, body: Mapping[str, Any]) -> bool:
+        """Keep this version, unless a newer one is known; whether it tells anything new."""
+        metadata = body["metadata"]
+        uid, version = metadata["uid"], int(metadata["resourceVersion"])
+        service = self._services.setdefault(_key(kind, body), _Service())
+        kept, place = _place(service, kind, uid)
+        before = kept.get(place)
+        known = before.version if before is not None else self._gone.get(uid, 0)
+        if known >= version:
+            return False
+        content = pod_of(body) if kind == POD else _content(kind, body)
+        kept[place] = _Kept(uid, version, content)
+        if before is not None and (before.uid, before.content) == (uid, content):
+            return False
+        self._touch(service)
+        return True
+
+    def drop(self, kind: str, key: Key, uid: str, version: int = 0) -> None:
+        """Forget this very object: it is gone, or bears our label no longer."""
+        service = self._services.get(key, _Service())
+        kept, place = _place(service, kind, uid)
+        if place in kept and kept[place].uid == uid:
+            version = max(version, kept.pop(place).version)
+            self._touch(service)
+        self._gone[uid] = version
+        if len(self._gone) > MAX_GONE:
+            self._gone.popitem(last=False)
+        if not service.objects and not service.pods:
+            self._services.pop(key, None)
+
+    def changed(self, key: Key) -> int:
+        """A number that is another after each news of this service."""
+        service = self._services.get(key)
+        return 0 if service is None else service.changed
+
+    def body(self, key: Key) -> Manifest | None:
+        """The InferenceService, unless it is gone."""
+        return self.children(key, (names.KIND,)).get(names.KIND)
+
+    def children(self, key: Key, kinds: Iterable[str]) -> dict[str, Manifest]:
+        """The labelled objects that bear the service's name, whoever owns them."""
+        found = self._services.get(key, _Service()).objects
+        texts = {kind: found[kind].content for kind in kinds if kind in found}
+        return {kind: json.loads(each) for kind, each in texts.items() if isinstance(each, bytes)}
+
+    def pods(self, key: Key) -> tuple[Pod, ...]:
+        """The pods that serve, oldest first."""
+        return tuple(pod for pod in self._every_pod(key) if not pod.fetches)
+
+    def fetcher(self, key: Key) -> Pod | None:
+        """The newest pod that fetches models, unless it has ended."""
+        found = [pod for pod in self._every_pod(key) if pod.fetches and pod.live]
+        return found[-1] if found else None
+
+    def uids(self, kind: str) -> dict[str, Key]:
+        """All objects of a kind, each with its service."""
+        found: dict[str, Key] = {}
+        for key, service in self._services.items():
+            if kind == POD:
+                found |= dict.fromkeys(service.pods, key)
+            elif kind in service.objects:
+                found[service.objects[kind].uid] = key
+        return found
+
+    def _every_pod(self, key: Key) -> list[Pod]:
+        found = self._services.get(key, _Service()).pods.values()
+        pods = [each.content for each in found if isinstance(each.content, Pod)]
+        return sorted(pods, key=lambda pod: (pod.created_at, pod.name))
+
+    def _touch(self, service: _Service) -> None:
+        self._changes += 1
+        service.changed = self._changes
+
+
+def _key(kind: str, body: Mapping[str, Any]) -> Key:
+    key = key_of_pod(body) if kind == POD else key_of(body)
+    return Key(sys.intern(key.namespace), sys.intern(key.name))
+
+
+def _place(service: _Service, kind: str, uid: str) -> tuple[dict[str, _Kept], str]:
+    """Where an object is kept: there is one of each kind, but of pods many."""
+    return (service.pods, uid) if kind == POD else (service.objects, kind)
+
+
+def _content(kind: str, body: Mapping[str, Any]) -> bytes:
+    """What is read of an object."""
+    metadata = {key: value for key, value in body["metadata"].items() if key not in _UNREAD}
+    annotations = dict(metadata.get("annotations") or {})
+    if annotations.pop(_LAST_APPLIED, None) is not None:
+        metadata["annotations"] = annotations
+    kept = {**body, "metadata": metadata}
+    status = kept.pop("status", None)
+    if kind != names.KIND:
+        metadata.pop("generation", None)
+        status = _status(kind, status or {})
+    if status:
+        kept["status"] = status
+    return json.dumps(kept, separators=(",", ":"), default=dict).encode()
+
+
+def _status(kind: str, status: Manifest) -> Manifest:
+    conditions = status.get("conditions") or []
+    if kind == "Deployment":
+        conditions = [each for each in conditions if _is_trouble(each)]
+    elif kind != "Job":
+        return {}
+    return {"conditions": conditions} if conditions else {}
+
+
+def _is_trouble(condition: Mapping[str, Any]) -> bool:
+    """What goes well is told by the pods."""
+    if condition["type"] not in _TROUBLES:
+        return False
+    return condition["type"] == "ReplicaFailure" or (
+        condition.get("reason") == "ProgressDeadlineExceeded"
+    )

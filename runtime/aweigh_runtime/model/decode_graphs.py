@@ -1,0 +1,124 @@
+"""Decode steps as CUDA graphs: recorded when a server starts, replayed by one launch each.
+
+A step of a small batch takes less time on the GPU than the host needs to launch its kernels. A
+graph has fixed shapes: a step runs in the smallest that takes it, and its padding is neither kept
+nor seen. All graphs share one pool of memory, so what one has put out is gone with the next replay.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from aweigh_kernels import paged_attention_gpu
+from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.decoder import Decoder
+from aweigh_runtime.model.fused import keeps
+from aweigh_runtime.model.graph_sizes import Size, smallest
+from aweigh_runtime.model.reads import paged_on_gpu, prompts
+from aweigh_runtime.model.step_inputs import Inputs, StepInputs, Tokens
+from aweigh_runtime.model.step_plan import Plan
+
+
+class DecodeGraphs:
+    """The graphs of one decoder over one cache."""
+
+    def __init__(self, decoder: Decoder, cache: KVCache, sizes: Sequence[Size]) -> None:
+        """Record them; nothing is kept in the cache.
+
+        Args:
+            decoder: whose weights are in place, and stay there.
+            cache: likewise.
+            sizes: the one with most rows first; those that `recordable` has left.
+        """
+        self._decoder = decoder
+        self._cache = cache
+        self._inputs = StepInputs(sizes, decoder.max_model_len, cache)
+        self._logits = torch.empty(
+            sizes[0].rows, decoder.config.vocab_size, dtype=torch.float32, device=decoder.device
+        )
+        self._pool = torch.cuda.graph_pool_handle()
+        # Nothing can be recorded on the stream that is there from the start.
+        self._stream = torch.cuda.Stream(decoder.device)  # type: ignore[no-untyped-call]
+        self._graphs = {size: self._recorded(size) for size in sizes}
+
+    @torch.inference_mode()
+    def forward(self, tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor | None:
+        """Compute one step, as `Decoder.forward` does; the device is not waited for.
+
+        Returns:
+            [sum of num_logits, V], fp32, which the next step writes over. None: no graph takes it.
+
+        Raises:
+            IndexError: a chunk lies outside the cache.
+        """
+        size = smallest(self._graphs, chunks)
+        if size is None:
+            return None
+        self._inputs.write(size, tokens, chunks)
+        self._graphs[size].replay()
+        return self._logits[: sum(chunk.num_tokens for chunk in chunks)]
+
+    @property
+    def sizes(self) -> Iterable[Size]:
+        """That were recorded."""
+        return self._graphs.keys()
+
+    def replay_of(self, size: Size) -> Callable[[], None]:
+        """What computes the last step of a size again."""
+        return self._graphs[size].replay
+
+    @torch.inference_mode()
+    def _recorded(self, size: Size) -> torch.cuda.CUDAGraph:
+        inputs = self._inputs.of(size)
+        step = self._plan(size, inputs)
+        output = self._logits[: size.rows]
+        layers = self._cache.by_layer
+        self._inputs.blank(size)
+        # Once before: kernels are compiled, and libraries take what they need.
+        self._decoder.compute(inputs.tokens, layers, step, output)
+        self._stream.wait_stream(torch.cuda.current_stream())
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(self._pool, capture_error_mode="thread_local")
+            self._decoder.compute(inputs.tokens, layers, step, output)
+            graph.capture_end()
+        return graph
+
+    def _plan(self, size: Size, inputs: Inputs) -> Plan:
+        cache, decoder = self._cache, self._decoder
+        layouts: dict[Any, Any] = {}
+        for window in {layer.window for layer in decoder.config.layers}:
+            layouts[prompts, window] = []
+            layouts[paged_on_gpu, window] = paged_attention_gpu.Reads(
+                inputs.firsts,
+                inputs.counts,
+                inputs.seen,
+                inputs.table,
+                size.tokens_each,
+                window,
+            )
+        return Plan(
+            chunks=(),
+            block_tokens=cache.block_tokens,
+            token_bytes=cache.layers[0, 0, 0].nbytes,
+            dtype=cache.dtype,
+            table=np.zeros((0, 0), np.int64),
+            positions=inputs.positions,
+            slots=inputs.slots,
+            logit_rows=slice(0, size.rows),
+            begun=inputs.slots[:0],
+            _layouts=layouts,
+        )
+
+
+def recordable(decoder: Decoder, cache: KVCache, sizes: Sequence[Size]) -> list[Size]:
+    """The sizes whose steps our kernels compute from end to end; none for other decoders."""
+    config, kv = decoder.config, cache.by_layer[0]
+    if not decoder.recordable or not keeps(kv, decoder.dtype, decoder.device):
+        return []
+    shape = (1, config.num_heads, config.head_dim)
+    query = torch.empty(shape, dtype=decoder.dtype, device=decoder.device)
+    return [size for size in sizes if paged_attention_gpu.takes(query, kv.kept, size.tokens_each)]

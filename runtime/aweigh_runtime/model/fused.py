@@ -1,0 +1,280 @@
+"""The layers of a decoder by our own GPU kernels: fewer launches, and less memory moved in each.
+
+What a layer adds to the hidden states is not added at once: the norm behind it does that, while it
+reads them in any case. Rounding is torch's. It has no gradients, and layers with experts are none
+of it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import linear
+
+from aweigh_kernels import paired_matmul
+from aweigh_kernels.dense import NARROW
+from aweigh_kernels.gated import gated
+from aweigh_kernels.rms_norm import MOST_COLUMNS, rms_norm
+from aweigh_kernels.rope_write import rope_write
+from aweigh_kernels.skinny_matmul import MOST_TOKENS, Scratch, skinny_matmul
+from aweigh_runtime.model.arithmetic import Fast
+from aweigh_runtime.model.attention import AttentionShape, attend_stored
+from aweigh_runtime.model.cache import FP8, LayerCache
+from aweigh_runtime.model.config import LayerConfig, ModelConfig, Rope
+from aweigh_runtime.model.layers import CosSin
+from aweigh_runtime.model.norm import Norm
+from aweigh_runtime.model.projection import Heads, NormedHeads, Projection, out_projection
+from aweigh_runtime.model.rope import turn_
+from aweigh_runtime.model.step_plan import Plan
+from aweigh_runtime.model.storage import Storage
+
+_FP8_SINCE = (8, 9)  # capability of GPUs that convert to it
+
+
+def takes(config: ModelConfig, dtype: torch.dtype) -> bool:
+    """Whether a model's layers can be computed so, on a GPU."""
+    return (
+        dtype in NARROW
+        and config.hidden_size <= MOST_COLUMNS
+        and all(layer.experts is None for layer in config.layers)
+    )
+
+
+class FewRows(Fast):
+    """As `Fast`, but products of a few tokens read their weight as fast as memory gives it."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.scratch = Scratch(device)
+
+    def project(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[T, in] to [T, out]."""
+        if len(x) > MOST_TOKENS:
+            return linear(x, weight, bias)
+        return skinny_matmul(x, weight, self.scratch, bias=bias)
+
+
+class FusedLayers:
+    """All layers, and the norm behind them."""
+
+    recordable = True
+
+    def __init__(self, config: ModelConfig, ropes: Sequence[Rope], storage: Storage) -> None:
+        self._layers = [
+            FusedLayer(config, layer, ropes.index(layer.rope), storage.within(f"layers.{index}"))
+            for index, layer in enumerate(config.layers)
+        ]
+        self._norm = AddedNorm(config, storage)
+
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        turns: Sequence[CosSin],
+        caches: Sequence[LayerCache],
+        step: Plan,
+    ) -> torch.Tensor:
+        """[T, N] to [rows of logits, N]; `hidden` is written over."""
+        update = None
+        for layer, kv in zip(self._layers, caches, strict=True):
+            update = layer(hidden, update, turns, kv, step)
+        assert update is not None
+        rows = step.logit_rows
+        return self._norm(hidden[rows], update[rows])
+
+
+class FusedLayer:
+    """Attention and MLP. What either adds to its input is left to the norm that comes next."""
+
+    def __init__(
+        self, config: ModelConfig, layer: LayerConfig, rope: int, storage: Storage
+    ) -> None:
+        self._attention = FusedAttention(config, layer, rope, storage.within("attention"))
+        self._mlp = FusedMLP(config, layer, storage.within("mlp"))
+
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        update: torch.Tensor | None,
+        turns: Sequence[CosSin],
+        kv: LayerCache,
+        step: Plan,
+    ) -> torch.Tensor:
+        """What is still to be added to `hidden`.
+
+        Args:
+            hidden: [T, N]; gets `update`, and what attention adds.
+            update: [T, N], of the layer before; None: there is none.
+            turns: of all rotary embeddings.
+            kv: gets the new keys and values.
+            step: where they go, and what is seen.
+
+        Returns:
+            [T, N].
+        """
+        return self._mlp(hidden, self._attention(hidden, update, turns, kv, step))
+
+
+class AddedNorm(Norm):
+    """Of the sum of hidden states and what is to be added to them."""
+
+    def __init__(self, config: ModelConfig, storage: Storage) -> None:
+        kept = storage.wide if config.norm_less_one else storage
+        super().__init__(config, kept.within("norm"))
+
+    def __call__(self, hidden: torch.Tensor, update: torch.Tensor | None = None) -> torch.Tensor:
+        """[T, N] to [T, N]; `hidden` becomes the sum."""
+        if update is None:
+            return rms_norm(hidden, self._weight, self._eps)
+        return rms_norm(update, self._weight, self._eps, residual=hidden)
+
+
+class FusedAttention:
+    """From hidden states to heads and back, behind a norm."""
+
+    def __init__(
+        self, config: ModelConfig, layer: LayerConfig, rope: int, storage: Storage
+    ) -> None:
+        self._norm = AddedNorm(config, storage)
+        self._heads = stored_heads(config, layer, storage.within("qkv"))
+        queries = config.num_heads * config.head_dim
+        self._out = out_projection(config, queries, config.out_bias, storage.within("out"))
+        self._shape = AttentionShape(
+            config.num_heads, config.attention_scale, config.attention_soft_cap, layer.window
+        )
+        self._rope = rope  # which of the model's
+
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        update: torch.Tensor | None,
+        turns: Sequence[CosSin],
+        kv: LayerCache,
+        step: Plan,
+    ) -> torch.Tensor:
+        """[T, N], to be added to `hidden`; see `FusedLayer`."""
+        normed = self._norm(hidden, update)
+        queries, new = self._heads(normed, turns[self._rope], kv, step.slots)
+        return self._out(attend_stored(queries, new, kv, step, self._shape))
+
+
+class StoredHeads:
+    """Heads that are turned, and whose keys and values are in the cache."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, storage: Storage) -> None:
+        heads = NormedHeads if config.head_norms else Heads
+        self._qkv = heads(config, storage)
+        self._num_heads = config.num_heads
+        num_turned = config.num_heads + config.num_kv_heads
+        self._turned = (slice(None), slice(num_turned), slice(layer.rope.size))
+
+    def __call__(
+        self, x: torch.Tensor, turn: CosSin, kv: LayerCache, slots: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute, turn and keep them.
+
+        Args:
+            x: [T, N].
+            turn: of each token.
+            kv: gets keys and values.
+            slots: [T], where.
+
+        Returns:
+            queries [T, H, D], and keys and values [T, 2K, D] as they will be read.
+        """
+        heads = self._qkv(x)  # [T, H+2K, D]
+        queries, new = heads[:, : self._num_heads], heads[:, self._num_heads :]
+        if keeps(kv, heads.dtype, heads.device):
+            rope_write(heads, *turn, kv.kept, slots, kv_scales=kv.scales)
+            return queries, new
+        turn_(heads[self._turned], *turn)
+        return queries, kv.store(new, slots)
+
+
+class TurnedHeads(StoredHeads):
+    """The same; of few tokens by one kernel. Heads are turned as a whole, and have no norms."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, storage: Storage) -> None:
+        super().__init__(config, layer, storage)
+        self._weight, self._bias = _dense(storage)
+        self._scratch = _scratch(storage)
+        self._size = config.head_dim
+
+    def __call__(
+        self, x: torch.Tensor, turn: CosSin, kv: LayerCache, slots: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `StoredHeads`."""
+        if kv.kept.dtype != x.dtype or not paired_matmul.turns(x, self._weight, self._size):
+            return super().__call__(x, turn, kv, slots)
+        heads = paired_matmul.turned_matmul(
+            x, self._weight, self._scratch, turn, kv.kept, slots, bias=self._bias
+        )
+        return heads[:, : self._num_heads], heads[:, self._num_heads :]
+
+
+def stored_heads(config: ModelConfig, layer: LayerConfig, storage: Storage) -> StoredHeads:
+    """What a layer needs."""
+    whole = layer.rope.size == config.head_dim and not config.head_norms
+    kind = TurnedHeads if whole and storage.is_dense("weight") else StoredHeads
+    return kind(config, layer, storage)
+
+
+class FusedMLP:
+    """down(activation(gate) · up), behind a norm."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, storage: Storage) -> None:
+        size, bias = layer.mlp_size, config.mlp_bias
+        self._norm = AddedNorm(config, storage)
+        kind = DenseGates if storage.within("gate_up").is_dense("weight") else Gates
+        self._gates = kind(config, size, storage.within("gate_up"))
+        self._down = out_projection(config, size, bias, storage.within("down"))
+
+    def __call__(self, hidden: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
+        """[T, N], to be added to `hidden`, which gets `update`."""
+        return self._down(self._gates(self._norm(hidden, update)))
+
+
+class Gates:
+    """activation(gate) · up."""
+
+    def __init__(self, config: ModelConfig, size: int, storage: Storage) -> None:
+        self._gate_up = Projection(2 * size, config.hidden_size, config.mlp_bias, storage)
+        self._activation = config.activation
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[T, N] to [T, M]."""
+        return gated(self._gate_up(x), self._activation)
+
+
+class DenseGates(Gates):
+    """The same; of few tokens by one kernel."""
+
+    def __init__(self, config: ModelConfig, size: int, storage: Storage) -> None:
+        super().__init__(config, size, storage)
+        self._weight, self._bias = _dense(storage)
+        self._scratch = _scratch(storage)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[T, N] to [T, M]."""
+        if len(x) > MOST_TOKENS:
+            return super().__call__(x)
+        return paired_matmul.gated_matmul(
+            x, self._weight, self._scratch, self._activation, bias=self._bias
+        )
+
+
+def keeps(kv: LayerCache, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether our kernel writes what is computed as `dtype` into such a cache."""
+    kept = kv.kept.dtype
+    return kept == dtype or (kept == FP8 and torch.cuda.get_device_capability(device) >= _FP8_SINCE)
+
+
+def _dense(storage: Storage) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight and bias of a projection that is dense, and built."""
+    weights = storage.weights
+    return weights[f"{storage.name}weight"], weights.get(f"{storage.name}bias")
+
+
+def _scratch(storage: Storage) -> Scratch:
+    assert isinstance(storage.arithmetic, FewRows)
+    return storage.arithmetic.scratch

@@ -1,0 +1,63 @@
+"""For which sizes of decode steps a graph is recorded, and which of them takes a step. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from aweigh_runtime.model.chunks import Chunk
+
+_STEPS = ((8, 8, 256), (256, 64, 1024))  # from so many requests by so many up to so many
+_MOST_VERIFIED = 256  # rows of a graph of requests that have drafts
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a graph has room for; what a step does not fill is padding."""
+
+    requests: int  # S
+    tokens_each: int  # of a request, at most: one, and a draft behind it
+
+    @property
+    def rows(self) -> int:
+        """Tokens of all requests together."""
+        return self.requests * self.tokens_each
+
+
+def graph_sizes(most_requests: int, longest_draft: int) -> list[Size]:
+    """All sizes, the one with most rows first: what it needs suffices for the others.
+
+    Args:
+        most_requests: that decode together, 1 at least.
+        longest_draft: tokens that are verified behind a request's own; 0: nobody drafts.
+    """
+    found = [Size(count, 1) for count in _counts(most_requests)]
+    if longest_draft:
+        each = longest_draft + 1
+        most = max(1, min(most_requests, _MOST_VERIFIED // each))
+        found += [Size(count, each) for count in _counts(most)]
+    return sorted(found, key=lambda size: (-size.rows, size.tokens_each))
+
+
+def smallest(sizes: Iterable[Size], chunks: Sequence[Chunk]) -> Size | None:
+    """The size with fewest rows that takes a step; None: none does.
+
+    A step is taken if all of its tokens have logits. O(sizes + chunks).
+    """
+    rows = each = 0
+    for chunk in chunks:
+        if chunk.num_logits != chunk.num_tokens:
+            return None
+        rows += chunk.num_tokens
+        each = max(each, chunk.num_tokens)
+    fitting = (
+        size
+        for size in sizes
+        if size.requests >= len(chunks) and size.tokens_each >= each and size.rows >= rows
+    )
+    return min(fitting, key=lambda size: (size.rows, size.tokens_each), default=None)
+
+
+def _counts(most: int) -> list[int]:
+    """1, 2, 4, 8, 16, 24, 32, … and the most itself; launches of more than 1024 are hidden."""
+    most = min(most, _STEPS[-1][-1])
+    growing = [count for first, by, last in _STEPS for count in range(first, last, by)]
+    return [count for count in (1, 2, 4, *growing) if count < most] + [most]

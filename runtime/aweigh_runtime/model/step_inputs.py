@@ -1,0 +1,137 @@
+"""What a recorded step reads: arrays whose place on the device stays, filled by one copy a step.
+
+Rows that a step does not need are padding: their slot is -1, so nothing is kept of them, and their
+requests have no tokens, so they see nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.graph_sizes import Size
+from aweigh_runtime.model.step_plan import Places, lay_out
+
+Tokens = Sequence[int] | torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Of steps of one size, on the device."""
+
+    tokens: torch.Tensor  # [T], int64
+    positions: torch.Tensor  # [T], int64
+    slots: torch.Tensor  # [T], int64: block · P + place in it; -1: padding
+    firsts: torch.Tensor  # [S], int32: the first row of each request
+    counts: torch.Tensor  # [S], int32: how many rows; 0: padding
+    seen: torch.Tensor  # [S], int32: positions that the first one sees
+    table: torch.Tensor  # [S, W], int32: blocks of each request, then whatever was there
+
+
+class StepInputs:
+    """The arrays of all sizes; those of one lie where those of another lie."""
+
+    def __init__(self, sizes: Sequence[Size], max_model_len: int, cache: KVCache) -> None:
+        """Take memory.
+
+        Args:
+            sizes: of steps.
+            max_model_len: tokens of a request.
+            cache: in whose blocks they are.
+        """
+        self._cache = cache
+        self._device = cache.layers.device
+        most = max(size.requests for size in sizes)
+        width = -(-max_model_len // cache.block_tokens)
+        num_bytes = max(_packed_bytes(size, width) for size in sizes)
+        self._packed = torch.zeros(num_bytes, dtype=torch.uint8, device=self._device)
+        self._table = torch.zeros(most, width, dtype=torch.int32, device=self._device)
+
+    def of(self, size: Size) -> Inputs:
+        """Where steps of a size find what they read."""
+        packed = _Packed.over(self._packed, size)
+        tokens, positions, slots = packed.rows
+        firsts, counts, seen = packed.requests
+        table = self._table[: size.requests]
+        return Inputs(tokens, positions, slots, firsts, counts, seen, table)
+
+    def blank(self, size: Size) -> None:
+        """A step of a size that is padding alone."""
+        self._packed.zero_()
+        self.of(size).slots.fill_(-1)
+
+    def write(self, size: Size, tokens: Tokens, chunks: Sequence[Chunk]) -> None:
+        """Fill them for one step; the device is not waited for. O(T + blocks).
+
+        What cached blocks hold from earlier is cleared where a step begins one.
+
+        Args:
+            size: takes the step.
+            tokens: [T], the new tokens of all requests; on the device int64.
+            chunks: [S], where each run of tokens is written.
+
+        Raises:
+            IndexError: a chunk lies outside the cache.
+        """
+        places = lay_out(chunks, self._cache)
+        here = torch.empty(
+            _packed_bytes(size, places.table.shape[1]),
+            dtype=torch.uint8,
+            pin_memory=self._device.type == "cuda",  # it is free again when the copy has ended
+        )
+        _fill(_Packed.over(here, size), tokens, places)
+        self._packed[: len(here)].copy_(here, non_blocking=True)
+        there = _Packed.over(self._packed[: len(here)], size)
+        num_requests, width = places.table.shape
+        table = there.table.view(-1, width)[:num_requests]
+        self._table[:num_requests, :width].copy_(table)
+        if isinstance(tokens, torch.Tensor):
+            there.rows[0, : len(tokens)].copy_(tokens)
+        self._cache.clear(there.begun[: len(places.begun)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Bytes, and what they mean for steps of one size."""
+
+    rows: torch.Tensor  # [3, T], int64: tokens, positions, slots
+    begun: torch.Tensor  # [S], int64: blocks to clear
+    requests: torch.Tensor  # [3, S], int32: firsts, counts, seen
+    table: torch.Tensor  # [S · W], int32
+
+    @classmethod
+    def over(cls, memory: torch.Tensor, size: Size) -> "_Packed":
+        of_rows, begun, of_requests = 24 * size.rows, 8 * size.requests, 12 * size.requests
+        left = len(memory) - of_rows - begun - of_requests
+        table_bytes = left - left % (4 * size.requests)
+        ends = np.cumsum([of_rows, begun, of_requests, table_bytes]).tolist()
+        return cls(
+            rows=memory[: ends[0]].view(torch.int64).view(3, -1),
+            begun=memory[ends[0] : ends[1]].view(torch.int64),
+            requests=memory[ends[1] : ends[2]].view(torch.int32).view(3, -1),
+            table=memory[ends[2] : ends[3]].view(torch.int32),
+        )
+
+
+def _packed_bytes(size: Size, width: int) -> int:
+    return 24 * size.rows + (8 + 12 + 4 * width) * size.requests
+
+
+def _fill(packed: _Packed, tokens: Tokens, places: Places) -> None:
+    rows, requests = packed.rows.numpy(), packed.requests.numpy()
+    num_rows, num_requests = len(places.positions), len(places.counts)
+    rows[:2] = 0  # any token will do where there is none
+    rows[2] = -1
+    if not isinstance(tokens, torch.Tensor):
+        rows[0, :num_rows] = tokens
+    rows[1, :num_rows] = places.positions
+    rows[2, :num_rows] = places.slots
+    packed.begun.numpy()[: len(places.begun)] = places.begun
+    requests[:] = 0
+    requests[0, :num_requests] = np.cumsum(places.counts) - places.counts
+    requests[1, :num_requests] = places.counts
+    requests[2, :num_requests] = places.starts + 1
+    packed.table.numpy()[: places.table.size] = places.table.ravel()

@@ -1,0 +1,120 @@
+"""The store: newest versions, no news where nothing that is read changes."""
+
+import copy
+from typing import Any
+
+from aweigh_api import names
+from aweigh_operator.observe import Manifest
+from aweigh_operator.store import MAX_GONE, Store
+from tests.operator import fakes
+from tests.operator.fakes import KEY
+
+
+def deployment(version: int = 5, uid: str = "of-deployment", **parts: Any) -> Manifest:
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": KEY.name,
+            "namespace": KEY.namespace,
+            "uid": uid,
+            "resourceVersion": str(version),
+            "managedFields": [{"manager": "aweigh"}],
+        },
+        "spec": {"replicas": 1},
+        **parts,
+    }
+
+
+def pod(version: int, **status: Any) -> Manifest:
+    body = fakes.pod(**status)
+    body["metadata"]["resourceVersion"] = str(version)
+    return body
+
+
+def test_what_is_put_is_given_back_without_bookkeeping() -> None:
+    store = Store()
+    assert store.put("Deployment", deployment())
+    (child,) = store.children(KEY, ("Deployment", "Service")).values()
+    assert child["spec"] == {"replicas": 1}
+    assert "managedFields" not in child["metadata"]
+    assert store.body(KEY) is None
+
+
+def test_an_older_version_is_no_news_and_changes_nothing() -> None:
+    store = Store()
+    store.put("Deployment", deployment(9, spec={"replicas": 2}))
+    changed = store.changed(KEY)
+    assert not store.put("Deployment", deployment(8, spec={"replicas": 1}))
+    assert store.children(KEY, ("Deployment",))["Deployment"]["spec"] == {"replicas": 2}
+    assert store.changed(KEY) == changed
+
+
+def test_what_others_count_in_a_childs_status_is_no_news() -> None:
+    store = Store()
+    store.put("Deployment", deployment(5))
+    going_well = {"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated"}
+    status = {"readyReplicas": 1, "conditions": [going_well]}
+    assert not store.put("Deployment", deployment(6, status=status))
+
+
+def test_a_deployment_that_cannot_go_on_is_news() -> None:
+    store = Store()
+    store.put("Deployment", deployment(5))
+    late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+    assert store.put("Deployment", deployment(6, status={"conditions": [late]}))
+    child = store.children(KEY, ("Deployment",))["Deployment"]
+    assert child["status"] == {"conditions": [late]}
+
+
+def test_a_status_that_somebody_writes_on_an_inference_service_is_news() -> None:
+    store = Store()
+    body = fakes.service(resourceVersion="1")
+    assert store.put(names.KIND, body)
+    told = {**body, "status": {"replicas": 7}}
+    told["metadata"] = {**body["metadata"], "resourceVersion": "2"}
+    assert store.put(names.KIND, told)
+    assert not store.put(names.KIND, copy.deepcopy(told))
+
+
+def test_a_pod_is_news_only_when_something_changes_that_is_read() -> None:
+    store = Store()
+    assert store.put("Pod", pod(1))
+    assert not store.put("Pod", pod(2, hostIP="10.0.0.1"))
+    assert store.put("Pod", pod(3, ready=True))
+    (found,) = store.pods(KEY)
+    assert found.ready
+
+
+def test_an_answer_that_comes_after_the_deletion_brings_nothing_back() -> None:
+    store = Store()
+    store.put("Deployment", deployment(5))
+    store.drop("Deployment", KEY, "of-deployment", 7)
+    assert not store.put("Deployment", deployment(6))
+    assert store.children(KEY, ("Deployment",)) == {}
+
+
+def test_a_child_that_bears_our_label_again_is_there_again() -> None:
+    store = Store()
+    store.put("Deployment", deployment(5))
+    store.drop("Deployment", KEY, "of-deployment", 7)
+    assert store.put("Deployment", deployment(8))
+    assert "Deployment" in store.children(KEY, ("Deployment",))
+
+
+def test_a_successor_outlives_the_deletion_of_the_one_before() -> None:
+    store = Store()
+    store.put("Deployment", deployment(5, uid="old"))
+    store.put("Deployment", deployment(8, uid="new"))
+    store.drop("Deployment", KEY, "old", 7)
+    assert store.uids("Deployment") == {"new": KEY}
+
+
+def test_a_service_of_which_nothing_is_left_takes_no_room() -> None:
+    store = Store()
+    for number in range(MAX_GONE + 10):
+        uid = f"uid-{number}"
+        store.put("Deployment", deployment(5, uid=uid))
+        store.drop("Deployment", KEY, uid, 7)
+    assert store.changed(KEY) == 0
+    assert store.uids("Deployment") == {}

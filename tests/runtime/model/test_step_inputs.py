@@ -1,0 +1,109 @@
+"""What a recorded step finds in its arrays: the step, and padding that does nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aweigh_runtime.model.architectures import read_config
+from aweigh_runtime.model.cache import CacheFormat, KVCache
+from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.graph_sizes import Size, graph_sizes
+from aweigh_runtime.model.step_inputs import Inputs, StepInputs
+from aweigh_runtime.model.step_plan import plan
+
+FP32 = CacheFormat(torch.float32, torch.float32)
+SIZES = graph_sizes(8, 2)
+CHUNKS = [
+    Chunk(37, 1, [9, 3, 5], 1),  # the sixth token of its third block
+    Chunk(16, 2, [4, 8], 2),  # begins a block
+    Chunk(0, 1, [7], 1),
+]
+TOKENS = [11, 12, 13, 14]
+LARGE = Size(8, 3)
+
+
+@pytest.fixture
+def cache(helmsman: Path, cpu: torch.device) -> KVCache:
+    return KVCache(read_config(helmsman), 20, 16, FP32, cpu)
+
+
+@pytest.fixture
+def inputs(cache: KVCache) -> StepInputs:
+    return StepInputs(SIZES, 100, cache)
+
+
+def written(inputs: StepInputs, size: Size = LARGE) -> Inputs:
+    inputs.write(size, TOKENS, CHUNKS)
+    return inputs.of(size)
+
+
+def test_rows_are_those_of_the_step(inputs: StepInputs, cache: KVCache) -> None:
+    found, expected = written(inputs), plan(CHUNKS, cache)
+    assert found.tokens[:4].tolist() == TOKENS
+    assert found.positions[:4].tolist() == expected.positions.tolist() == [37, 16, 17, 0]
+    assert found.slots[:4].tolist() == expected.slots.tolist()
+
+
+def test_requests_see_what_is_theirs(inputs: StepInputs) -> None:
+    found = written(inputs)
+    assert found.firsts[:3].tolist() == [0, 1, 3]
+    assert found.counts[:3].tolist() == [1, 2, 1]
+    assert found.seen[:3].tolist() == [38, 17, 1]
+    assert found.table[0, :3].tolist() == [9, 3, 5]
+    assert found.table[1, :2].tolist() == [4, 8]
+    assert found.table[2, 0] == 7
+
+
+def test_padding_is_kept_nowhere_and_sees_nothing(inputs: StepInputs) -> None:
+    inputs.write(LARGE, list(range(1, 9)), [Chunk(5, 1, [index], 1) for index in range(8)])
+    found = written(inputs)  # over a larger step
+    assert found.slots[4:].tolist() == [-1] * 20
+    assert found.tokens[4:].tolist() == [0] * 20
+    assert found.positions[4:].tolist() == [0] * 20
+    assert found.counts[3:].tolist() == [0] * 5
+    assert found.seen[3:].tolist() == [0] * 5
+
+
+def test_a_blank_step_is_padding_alone(inputs: StepInputs) -> None:
+    for size in SIZES:
+        written(inputs)
+        inputs.blank(size)
+        found = inputs.of(size)
+        assert set(found.slots.tolist()) == {-1}
+        for zeros in (found.tokens, found.positions, found.counts, found.seen):
+            assert not zeros.any()
+
+
+def test_arrays_of_a_size_stay_where_they_are(inputs: StepInputs) -> None:
+    before = inputs.of(Size(4, 3))
+    after = written(inputs, Size(4, 3))
+    assert before.tokens.data_ptr() == after.tokens.data_ptr()
+    assert before.table.data_ptr() == after.table.data_ptr()
+    assert before.slots.tolist() == after.slots.tolist()
+
+
+def test_every_size_takes_a_step_that_fits_it(inputs: StepInputs) -> None:
+    for size in SIZES:
+        chunks = [Chunk(99, 1, list(range(7)), 1)] * size.requests  # the longest there is
+        inputs.write(size, [5] * size.requests, chunks)
+        found = inputs.of(size)
+        assert found.tokens[: size.requests].tolist() == [5] * size.requests
+        assert found.table.tolist() == [list(range(7))] * size.requests
+
+
+def test_tokens_of_the_device_are_copied_there(inputs: StepInputs) -> None:
+    inputs.write(LARGE, torch.tensor(TOKENS), CHUNKS)
+    assert inputs.of(LARGE).tokens.tolist() == [*TOKENS, *[0] * 20]
+
+
+def test_a_block_is_cleared_when_a_step_begins_it(inputs: StepInputs, cache: KVCache) -> None:
+    cache.layers.fill_(float("nan"))
+    written(inputs)
+    cleared = [block for block in range(20) if not cache.layers[:, block].isnan().any()]
+    assert cleared == [7, 8]
+
+
+def test_a_step_outside_the_cache_is_refused(inputs: StepInputs) -> None:
+    with pytest.raises(IndexError, match="outside the cache of 20 blocks"):
+        inputs.write(LARGE, [1], [Chunk(0, 1, [20], 1)])
