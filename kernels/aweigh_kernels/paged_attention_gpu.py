@@ -29,7 +29,6 @@ _FEW_ROWS = 32  # of which a program holds all that it found in registers, and w
 _MOST_TILE = 128  # positions that are read at once,
 _TILE_BYTES = (32 << 10, 64 << 10)  # of keys and values
 _WIDE_BYTES = 160 << 10  # of shared memory, which broad tiles need
-_LEAST_POSITIONS = 128  # of a share
 _PARTS = 16  # that are joined at once
 
 
@@ -56,11 +55,6 @@ class Schedule:
     num_stages: int  # tiles on their way, and the one that is computed with
     shares_each: int  # programs of a multiprocessor: no more than fit there
     num_warps: int = 4
-
-    @property
-    def least_tiles(self) -> int:
-        """Of a share."""
-        return max(1, _LEAST_POSITIONS // self.tile)
 
     def num_shares(self, kv_heads: int, gpu: Gpu) -> int:
         """Into how many what is seen is divided for each head of keys."""
@@ -243,7 +237,6 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         "ROWS": rows,
         "REQUESTS": requests_of(reads.num_requests),
         "TILE": chosen.tile,
-        "LEAST": chosen.least_tiles,
         "WINDOWED": reads.window is not None,
         "EARLY": early,
     }

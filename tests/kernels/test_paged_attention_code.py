@@ -47,7 +47,6 @@ def share(
         "REQUESTS": requests,
         "BLOCK": 16,
         "TILE": chosen.tile,
-        "LEAST": chosen.least_tiles,
         "CAPPED": windowed,
         "WINDOWED": windowed,
         "PAIRED": paired,
@@ -109,7 +108,7 @@ def test_parts_are_joined_without_spilling(architecture: int, by_share: bool) ->
     pointers |= dict.fromkeys(("firsts", "counts", "seen"), "*i32")
     pointers |= dict.fromkeys(("num_requests", "shares", "window"), "i32")
     constants = {"HEADS": 32, "KV_HEADS": 8, "SIZE": 128, "SIZE_UP": 128, "ROWS": 16}
-    constants |= {"REQUESTS": 128, "TILE": 64, "LEAST": 4, "WINDOWED": False}
+    constants |= {"REQUESTS": 128, "TILE": 64, "WINDOWED": False}
     constants |= {"PARTS": paged_attention_gpu._PARTS, "BY_SHARE": by_share}
     constants["EARLY"] = architecture >= 90
     code = compiled(join, architecture, pointers, constants, num_warps=2, num_stages=3)

@@ -44,7 +44,6 @@ def attend_share(
     REQUESTS: tl.constexpr,
     BLOCK: tl.constexpr,
     TILE: tl.constexpr,
-    LEAST: tl.constexpr,
     CAPPED: tl.constexpr,
     WINDOWED: tl.constexpr,
     PAIRED: tl.constexpr,
@@ -56,7 +55,7 @@ def attend_share(
         gdc_launch_dependents()
     through = _through(counts, seen, num_requests, window, REQUESTS, TILE, WINDOWED)
     all_tiles = tl.max(through, 0)
-    each = tl.maximum(tl.cdiv(all_tiles, shares), LEAST)
+    each = tl.maximum(tl.cdiv(all_tiles, shares), 1)
     head, share = tl.program_id(0), tl.program_id(1)
     at = share * each
     stop = tl.minimum(at + each, all_tiles)
@@ -310,7 +309,6 @@ def join(
     ROWS: tl.constexpr,
     REQUESTS: tl.constexpr,
     TILE: tl.constexpr,
-    LEAST: tl.constexpr,
     WINDOWED: tl.constexpr,
     PARTS: tl.constexpr,
     BY_SHARE: tl.constexpr,
@@ -320,7 +318,7 @@ def join(
     SHARING: tl.constexpr = HEADS // KV_HEADS
     through = _through(counts, seen, num_requests, window, REQUESTS, TILE, WINDOWED)
     all_tiles = tl.max(through, 0)
-    each = tl.maximum(tl.cdiv(all_tiles, shares), LEAST)
+    each = tl.maximum(tl.cdiv(all_tiles, shares), 1)
     head, row = tl.program_id(0), tl.program_id(2)
     at, request = 0, tl.program_id(1)
     if BY_SHARE:  # the request in which a share begins
