@@ -22,20 +22,20 @@ Metrics = Mapping[str, float]
 class Created:
     """How long it took until so many services were there."""
 
-    children_s: float
-    ready_s: float
-    requests: float  # to the API server
-    reconciles: float
+    children_s: float = 0.0
+    ready_s: float = 0.0
+    requests: float = 0.0  # to the API server
+    reconciles: float = 0.0
 
 
 @dataclass(frozen=True)
 class Idle:
     """What an operator costs while nothing changes."""
 
-    cpu_percent: float  # of one core
-    reports_per_15_s: float
-    requests_per_s: float
-    reconciles_per_s: float
+    cpu_percent: float = 0.0  # of one core
+    reports_per_15_s: float = 0.0
+    requests_per_s: float = 0.0
+    reconciles_per_s: float = 0.0
 
 
 def services(count: int, per_namespace: int = 50) -> list[tuple[str, str]]:
@@ -44,7 +44,8 @@ def services(count: int, per_namespace: int = 50) -> list[tuple[str, str]]:
 
 
 def manifest(namespace: str, name: str) -> Manifest:
-    """An InferenceService as users write it."""
+    """An InferenceService as users write it, each one a little different."""
+    memory = f"{1024 + int(name.rpartition('-')[2])}Mi"
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -53,8 +54,8 @@ def manifest(namespace: str, name: str) -> Manifest:
             "model": {"uri": "builtin://helmsman-8m"},
             "replicas": 1,
             "resources": {
-                "requests": {"cpu": "250m", "memory": "1Gi"},
-                "limits": {"memory": "2Gi"},
+                "requests": {"cpu": "250m", "memory": memory},
+                "limits": {"memory": "4Gi"},
             },
         },
     }

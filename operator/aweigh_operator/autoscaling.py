@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from aweigh_api.scaling import Scaling
-from aweigh_api.state import State
 from aweigh_operator.observe import Observed
 from aweigh_operator.scaling import counts, look, victim
 from aweigh_operator.scaling.decision import Decision, Memory, decide
 from aweigh_operator.scaling.look import Look
 from aweigh_operator.scaling.rules import rules
+from aweigh_operator.scaling.victim import Savings
 
 LOOK_S = 15.0  # between two decisions
 RETRY_S = 5.0  # while a pod does not answer
@@ -31,7 +31,7 @@ class Autoscaling:
     memory: Memory = field(default_factory=Memory)
     born_s: Mapping[str, float] = field(default_factory=dict)  # by uid, on our clock
     ready_s: Mapping[str, float] = field(default_factory=dict)  # likewise: ready without a break
-    worth: tuple[tuple[float, Mapping[str, State]], ...] = ()  # reports a while ago, oldest first
+    worth: tuple[tuple[float, Mapping[str, Savings]], ...] = ()  # a while ago, oldest first
     cheapest: tuple[str, ...] = ()  # uids, in the order in which pods shall go
     again_s: float | None = None  # when to look again; None: nothing is scaled
 
@@ -84,14 +84,15 @@ def _aged(before: Autoscaling, observed: Observed, now: datetime, now_s: float) 
         if pod.ready
     }
     found = replace(before, born_s=born, ready_s=ready)
-    states = {pod.uid: state for pod in pods if (state := observed.states.get(pod.uid))}
-    worth = [each for each in before.worth if each[0] >= now_s - WORTH_S]
-    first: dict[str, State] = {}
-    for _, told in reversed(worth):  # of each pod the oldest
-        first |= told
+    reports = {pod.uid: observed.states.get(pod.uid) for pod in pods}
+    told = {uid: Savings.told(state) for uid, state in reports.items() if state is not None}
+    worth = [one for one in before.worth if one[0] >= now_s - WORTH_S]
+    first: dict[str, Savings] = {}
+    for _, each in reversed(worth):  # of each pod the oldest
+        first |= each
     cheapest = victim.cheapest_first(_pods(found, observed, now_s), first)
-    if states and (not worth or now_s - worth[-1][0] >= WORTH_EVERY_S):
-        worth.append((now_s, states))
+    if told and (not worth or now_s - worth[-1][0] >= WORTH_EVERY_S):
+        worth.append((now_s, told))
     return replace(found, worth=tuple(worth), cheapest=tuple(cheapest))
 
 

@@ -86,22 +86,18 @@ def _watch(
     group, version, plural = resource
     where: dict[str, Any] = {"group": group, "version": version, "plural": plural}
 
-    # An index is made before any event is handled: so no service is looked at before all objects
-    # of all kinds are known. It stays empty.
-    @kopf.index(**where, id=kind, registry=handlers)
-    async def keep(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
-        memo.news = store.put(kind, body)
-
-    @kopf.on.event(**where, id=f"{kind} changed", registry=handlers)
-    async def notice(type: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+    @kopf.on.event(**where, id=kind, registry=handlers)
+    async def notice(type: str | None, body: kopf.Body, **_: Any) -> None:
         key = key_of_pod(body) if kind == POD else key_of(body)
-        gone = type == "DELETED"
-        if gone:
+        if type == "DELETED":
             metadata = body["metadata"]
             store.drop(kind, key, metadata["uid"], int(metadata["resourceVersion"]))
-        if memo.news and not gone and _is_new_spec(kind, body):
+            queue.add_after(key, SOON_S)
+        elif not store.put(kind, body):
+            return
+        elif _is_new_spec(kind, body):
             queue.add(key, urgent=True)
-        elif gone or memo.news:
+        else:
             queue.add_after(key, SOON_S)
 
 

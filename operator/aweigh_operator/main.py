@@ -31,7 +31,7 @@ from aweigh_operator.pods import Reports
 from aweigh_operator.reconcile import Reconciler
 from aweigh_operator.settings import Settings
 from aweigh_operator.store import Store
-from aweigh_operator.sweep import keep_sweeping
+from aweigh_operator.sweep import keep_sweeping, until_known
 from aweigh_operator.workqueue import WorkQueue
 
 STOP_GRACE_S = 7.0
@@ -132,12 +132,10 @@ async def _run(settings: Settings) -> None:
         await _unless(stop, check_access(api, settings))
         if settings.lease:
             await stack.enter_async_context(_turns(settings.lease, api, queue, reconciler, metrics))
-        queue.start()
         stack.push_async_callback(queue.stop, STOP_GRACE_S)
-        period_s = settings.resync_seconds
-        sweeping = keep_sweeping(api, store, settings.namespaces, queue.add, period_s)
         registry = handlers.registry(queue, store, _login)
-        await _watch(settings, registry, queue, health, stop, sweeping)
+        working = _work(api, store, settings, queue, health)
+        await _watch(settings, registry, queue, health, stop, working)
 
 
 def _session() -> aiohttp.ClientSession:
@@ -177,17 +175,28 @@ async def _turns(
         await lease.release()
 
 
+async def _work(
+    api: ApiServer, store: Store, settings: Settings, queue: WorkQueue[Key], health: Health
+) -> None:
+    """Let the queue work once everything is known, and look for what is gone, for ever."""
+    await until_known(api, store, settings.namespaces)
+    queue.start()
+    health.ready = True
+    period_s = settings.resync_seconds
+    await keep_sweeping(api, store, settings.namespaces, queue.add, period_s)
+
+
 async def _watch(
     settings: Settings,
     registry: kopf.OperatorRegistry,
     queue: WorkQueue[Key],
     health: Health,
     stop: asyncio.Event,
-    sweeping: Coroutine[Any, Any, None],
+    working: Coroutine[Any, Any, None],
 ) -> None:
-    """Let kopf watch, and sweep, until one of them fails or they are told to stop."""
+    """Let kopf watch, and work, until one of them fails or they are told to stop."""
     if stop.is_set():
-        sweeping.close()
+        working.close()
         return
     tasks = await kopf.spawn_tasks(
         registry=registry,
@@ -200,8 +209,7 @@ async def _watch(
     )
     _stop_on_signals(stop)  # kopf has put its own handlers in their place
     logger.info("watching %s", ", ".join(settings.namespaces) or "all namespaces")
-    health.ready = True
-    tasks = [*tasks, asyncio.create_task(sweeping, name="sweep")]
+    tasks = [*tasks, asyncio.create_task(working, name="work")]
     stopping = asyncio.create_task(stop.wait())
     done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
     health.ready = False

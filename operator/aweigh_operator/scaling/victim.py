@@ -1,12 +1,26 @@
 """Which pods go when there are too many: those whose caches are worth least. Pure."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from aweigh_api.state import State
 from aweigh_operator.scaling.look import Pod
 
 
-def cheapest_first(pods: Sequence[Pod], before: Mapping[str, State]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """What a report says of them: much less than all of it, which is kept for minutes."""
+
+    boot_id: str
+    seconds: float  # of prefill that hits have saved since the boot
+
+    @classmethod
+    def told(cls, state: State) -> "Savings":
+        """By a report."""
+        return cls(state.boot_id, state.saved_prefill_seconds or 0.0)
+
+
+def cheapest_first(pods: Sequence[Pod], before: Mapping[str, Savings]) -> list[str]:
     """Uids of pods, the one whose loss costs least first.
 
     One that does not serve yet costs nothing, and one that serves and does not tell what it has
@@ -15,7 +29,7 @@ def cheapest_first(pods: Sequence[Pod], before: Mapping[str, State]) -> list[str
 
     Args:
         pods: all that live.
-        before: their reports a while ago, by uid.
+        before: what their reports said a while ago, by uid.
     """
 
     def cost(pod: Pod) -> tuple[bool, bool, float, int, float]:
@@ -27,9 +41,9 @@ def cheapest_first(pods: Sequence[Pod], before: Mapping[str, State]) -> list[str
     return [pod.uid for pod in sorted(pods, key=cost)]
 
 
-def _saved(before: State | None, after: State | None) -> float:
-    if after is None:
+def _saved(before: Savings | None, state: State | None) -> float:
+    if state is None:
         return 0.0
+    after = Savings.told(state)
     same = before is not None and before.boot_id == after.boot_id
-    old = before.saved_prefill_seconds or 0.0 if same and before is not None else 0.0
-    return (after.saved_prefill_seconds or 0.0) - old
+    return after.seconds - (before.seconds if same and before is not None else 0.0)

@@ -11,7 +11,7 @@ from aweigh_bench.scaling.pod import Machine, Pod
 from aweigh_bench.scaling.traces import Request, Trace
 from aweigh_operator.scaling import look as seen
 from aweigh_operator.scaling.look import Look
-from aweigh_operator.scaling.victim import cheapest_first
+from aweigh_operator.scaling.victim import Savings, cheapest_first
 
 LOOK_S = 15.0
 MOST_PODS = 40
@@ -118,7 +118,8 @@ class _Play:
             self._sizes.append((now_s, wanted))
 
     def _let_go(self, look: Look, count: int) -> None:
-        going = set(cheapest_first(look.pods, self._reports[0])[:count])
+        before = {uid: Savings.told(state) for uid, state in self._reports[0].items()}
+        going = set(cheapest_first(look.pods, before)[:count])
         for pod in self._pods:
             if pod.uid in going:
                 self._lost += pod.cached_tokens
