@@ -9,6 +9,7 @@ process answers for all pods what the operator asks them. Needs root, for a netw
 import argparse
 import asyncio
 import contextlib
+import shlex
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ class Options:
     changes: int
     idle_s: float
     resync_s: float
+    command: str
 
 
 def main() -> None:
@@ -48,14 +50,11 @@ def main() -> None:
     for path in save:
         expect_writable("--save", path)
     debian.require_root()
-    place = control_plane.up()
-    try:
+    with control_plane.started() as place:
         control_plane.kubectl(place, "apply", "--server-side", "-f", str(CHECKOUT / "crds"))
         network.enter(place)
         with _responder():
             found = asyncio.run(_measured(options, Cluster(place)))
-    finally:
-        control_plane.down()
     print(found.text())
     for path in save:
         found.save(path)
@@ -74,8 +73,9 @@ def _options() -> tuple[Options, list[Path]]:
     add("--resync-seconds", type=float, default=20.0, help="of the ten resyncs; default: 20")
     add("--save", type=Path, action="append", default=[], metavar="FILE", help="a .md or .json")
     given = parser.parse_args()
-    options = Options(given.services, given.changes, given.idle_seconds, given.resync_seconds)
-    return options, given.save
+    command = shlex.join(["python", "-m", "benchmarks.operator_scale", *sys.argv[1:]])
+    waits = given.idle_seconds, given.resync_seconds
+    return Options(given.services, given.changes, *waits, command), given.save
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ async def _measured(options: Options, cluster: Cluster) -> Report:
             if each.running():
                 each.kill()
         await api.close()
-    return report(figures)
+    return report(figures, options.command)
 
 
 async def _first(

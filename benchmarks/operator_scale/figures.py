@@ -46,11 +46,11 @@ class Figures:
         return percentile(self.changes_s, 99)
 
 
-def report(found: Figures) -> Report:
-    """All of it."""
+def report(found: Figures, command: str) -> Report:
+    """All of it, as the command printed it."""
     return Report(
         title=f"The operator with {found.services:,} InferenceServices",
-        command="make bench BENCH=operator",
+        command=command,
         model="none",
         machine=machine.describe(),
         tables=[_times(found), _costs(found), _requests(found)],

@@ -35,6 +35,7 @@ RESOURCES = {
     "Job": ("batch/v1", "jobs"),
     "Pod": ("v1", "pods"),
 }
+OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"  # labels of all but InferenceServices
 _LEASES = ("coordination.k8s.io/v1", "leases")
 _CORE_EVENTS = ("v1", "events")
 _EVENTS = ("events.k8s.io/v1", "events")
@@ -151,7 +152,7 @@ class ApiServer:
         """What is there of a kind: every InferenceService, or all children of any."""
         query = {"limit": str(PAGE)}
         if kind != names.KIND:
-            query["labelSelector"] = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+            query["labelSelector"] = OURS
         path, what = _path(RESOURCES[kind], namespace), f"list {RESOURCES[kind][1]}"
         found: set[str] = set()
         while True:

@@ -9,38 +9,37 @@ from typing import Any
 import kopf
 
 from aweigh_api import names
+from aweigh_operator.cluster import OURS, RESOURCES
 from aweigh_operator.observe import Key, key_of, key_of_pod
 from aweigh_operator.store import POD, Store
 from aweigh_operator.workqueue import WorkQueue
 
-SERVICES = (names.GROUP, names.VERSION, names.PLURAL)
-CHILDREN = {
-    "Deployment": ("apps", "v1", "deployments"),
-    "Service": ("", "v1", "services"),
-    "ServiceAccount": ("", "v1", "serviceaccounts"),
-    "NetworkPolicy": ("networking.k8s.io", "v1", "networkpolicies"),
-    "PodDisruptionBudget": ("policy", "v1", "poddisruptionbudgets"),
-    "Job": ("batch", "v1", "jobs"),
-}
-PODS = ("", "v1", "pods")
 SOON_S = 0.1  # what children do in this time is looked at together
-OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 
 
 def registry(
     queue: WorkQueue[Key],
     store: Store,
     login: Callable[[], Awaitable[kopf.ConnectionInfo]],
+    relisted: Callable[[], None],
 ) -> kopf.OperatorRegistry:
-    """All handlers: `store` takes the objects, `queue` the keys."""
+    """All handlers.
+
+    Args:
+        queue: takes the keys.
+        store: takes the objects.
+        login: the way to the API server.
+        relisted: is told of each object that comes from a listing: one of the watches has begun
+            anew, and has missed what was deleted meanwhile.
+    """
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=handlers)
     async def connect(**_: Any) -> kopf.ConnectionInfo:
         return await login()
 
-    for kind, resource in {names.KIND: SERVICES, **CHILDREN, POD: PODS}.items():
-        _watch(handlers, kind, resource, store, queue)
+    for kind in RESOURCES:
+        _watch(handlers, kind, store, queue, relisted)
     return handlers
 
 
@@ -60,8 +59,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.queueing.idle_timeout = 0.1
     chosen.process.ultimate_exiting_timeout = 30
     chosen.persistence.diffbase_storage = _NoDiffs()
-    for resource in (*CHILDREN.values(), PODS):
-        chosen.watching.label_selectors[resource] = OURS
+    for kind in RESOURCES.keys() - {names.KIND}:
+        chosen.watching.label_selectors[_resource(kind)] = OURS
     return chosen
 
 
@@ -78,27 +77,35 @@ class _NoDiffs(kopf.AnnotationsDiffBaseStorage):
 def _watch(
     handlers: kopf.OperatorRegistry,
     kind: str,
-    resource: tuple[str, str, str],
     store: Store,
     queue: WorkQueue[Key],
+    relisted: Callable[[], None],
 ) -> None:
-    """Keep the objects of a resource, and have each news looked at."""
-    group, version, plural = resource
+    """Keep the objects of a kind, and have each news looked at."""
+    group, version, plural = _resource(kind)
     where: dict[str, Any] = {"group": group, "version": version, "plural": plural}
 
     @kopf.on.event(**where, id=kind, registry=handlers)
     async def notice(type: str | None, body: kopf.Body, **_: Any) -> None:
-        key = key_of_pod(body) if kind == POD else key_of(body)
+        if type is None:
+            relisted()
         if type == "DELETED":
-            metadata = body["metadata"]
+            key, metadata = key_of_pod(body) if kind == POD else key_of(body), body["metadata"]
             store.drop(kind, key, metadata["uid"], int(metadata["resourceVersion"]))
             queue.add_after(key, SOON_S)
-        elif not store.put(kind, body):
             return
-        elif _is_new_spec(kind, body):
-            queue.add(key, urgent=True)
-        else:
-            queue.add_after(key, SOON_S)
+        for key in store.put(kind, body):
+            if _is_new_spec(kind, body):
+                queue.add(key, urgent=True)
+            else:
+                queue.add_after(key, SOON_S)
+
+
+def _resource(kind: str) -> tuple[str, str, str]:
+    """Its group, version and plural name."""
+    api, plural = RESOURCES[kind]
+    group, _, version = api.rpartition("/")
+    return group, version, plural
 
 
 def _is_new_spec(kind: str, body: Mapping[str, Any]) -> bool:

@@ -133,8 +133,9 @@ async def _run(settings: Settings) -> None:
         if settings.lease:
             await stack.enter_async_context(_turns(settings.lease, api, queue, reconciler, metrics))
         stack.push_async_callback(queue.stop, STOP_GRACE_S)
-        registry = handlers.registry(queue, store, _login)
-        working = _work(api, store, settings, queue, health)
+        relisted = asyncio.Event()
+        registry = handlers.registry(queue, store, _login, relisted.set)
+        working = _work(api, store, settings, queue, health, relisted)
         await _watch(settings, registry, queue, health, stop, working)
 
 
@@ -176,14 +177,19 @@ async def _turns(
 
 
 async def _work(
-    api: ApiServer, store: Store, settings: Settings, queue: WorkQueue[Key], health: Health
+    api: ApiServer,
+    store: Store,
+    settings: Settings,
+    queue: WorkQueue[Key],
+    health: Health,
+    relisted: asyncio.Event,
 ) -> None:
     """Let the queue work once everything is known, and look for what is gone, for ever."""
     await until_known(api, store, settings.namespaces)
     queue.start()
     health.ready = True
     period_s = settings.resync_seconds
-    await keep_sweeping(api, store, settings.namespaces, queue.add, period_s)
+    await keep_sweeping(api, store, settings.namespaces, queue.add, relisted, period_s)
 
 
 async def _watch(
@@ -263,7 +269,7 @@ async def _login() -> kopf.ConnectionInfo:
 def _trouble(queue: WorkQueue[Key]) -> str | None:
     if queue.broken():
         return "a worker has ended"
-    age_s = queue.oldest_age_s()
+    age_s = queue.longest_work_s()
     return f"a key is at work for {age_s:.0f} s" if age_s > LONGEST_WORK_S else None
 
 

@@ -123,6 +123,7 @@ class Observed:
     """Everything that a plan is made from."""
 
     body: Manifest  # the InferenceService
+    changed: int = 0  # the store's number of what was read of it
     children: Mapping[str, Manifest] = field(default_factory=dict)  # by kind; all bear its name
     pods: tuple[Pod, ...] = ()
     fetcher: Pod | None = None  # that brings the models for them

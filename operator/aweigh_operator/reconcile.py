@@ -93,10 +93,7 @@ class Reconciler:
 
     async def reconcile(self, key: Key) -> float | None:
         """One step; gives the seconds after which to look again, None when the service is gone."""
-        memory = self._memories.setdefault(key, _Memory(self._next_resync(), {}))
-        if time.monotonic() >= memory.resync_at:
-            memory.planned = None
-            memory.resync_at = self._next_resync()
+        memory = self._remembered(key)
         body = self._store.body(key)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._forget(key)
@@ -114,7 +111,7 @@ class Reconciler:
         # What a pod tells changes no child, so a pod that does not answer delays none.
         observed = await self._ask(observed, todo, memory)
         refusals = {kind: each.refusal for kind, each in memory.refused.items()}
-        step = self._plan(key, observed, memory)
+        step = self._plan(observed, memory)
         told = tell(replace(observed, refusals=refusals), step, datetime.now(UTC))
         written = await self._report(key, body, told, done)
         if failure is not None:
@@ -122,12 +119,22 @@ class Reconciler:
         if (step.replicas, step.marks) != (todo.replicas, todo.marks):
             return 0.0  # the load asks for another number than what was just applied
         again_after_s = told.requeue_after_s if written else POLL_CONFLICT_S
+        if self._asks_otherwise(key, body):
+            again_after_s = 0.0  # what the answer to our own write has brought is no news later
         look_after_s = memory.autoscaling.again_s or again_after_s
         return min(again_after_s, look_after_s, max(0.1, memory.resync_at - time.monotonic()))
 
-    def _plan(self, key: Key, observed: Observed, memory: _Memory) -> Plan:
+    def _remembered(self, key: Key) -> _Memory:
+        """What is remembered of a service; at a resync plan and refusals are forgotten."""
+        memory = self._memories.setdefault(key, _Memory(self._next_resync(), {}))
+        if time.monotonic() >= memory.resync_at:
+            memory.planned, memory.marks_refused = None, False
+            memory.resync_at = self._next_resync()
+        return memory
+
+    def _plan(self, observed: Observed, memory: _Memory) -> Plan:
         """What to do. That all is well stays true until something that it follows from changes."""
-        basis = _basis(self._store.changed(key), observed)
+        basis = _basis(observed)
         if memory.planned is not None and memory.planned[0] == basis:
             return memory.planned[1]
         found = plan(observed, self._settings.runtime_image, datetime.now(UTC))
@@ -141,6 +148,7 @@ class Reconciler:
         children, pods = self._store.children(key, desired.KINDS), self._store.pods(key)
         observed = Observed(
             body=body,
+            changed=self._store.changed(key),  # what comes while we wait is of the next look
             children=children,
             pods=pods,
             fetcher=self._store.fetcher(key),
@@ -148,10 +156,10 @@ class Reconciler:
             cheapest=memory.autoscaling.cheapest,
             marks_refused=memory.marks_refused,
         )
-        todo = self._plan(key, observed, memory)
+        todo = self._plan(observed, memory)
         if memory.autoscaler is not None or _changes_size(observed, todo):
             observed = replace(observed, autoscaler=await self._autoscaler(key, memory))
-            todo = self._plan(key, observed, memory)
+            todo = self._plan(observed, memory)
         # The watches tell only of objects with our label, and a moment late: before a child is
         # created, look whether its name is really free.
         kinds = [each.kind for each in todo.actions if _creates(each)]
@@ -160,7 +168,7 @@ class Reconciler:
         if not held:
             return observed, todo
         observed = replace(observed, children={**children, **held})
-        return observed, self._plan(key, observed, memory)
+        return observed, self._plan(observed, memory)
 
     async def _autoscaler(self, key: Key, memory: _Memory) -> str | None:
         """Who else scales the Deployment: asked before each change of its size.
@@ -298,6 +306,13 @@ class Reconciler:
             )
         return True
 
+    def _asks_otherwise(self, key: Key, body: Manifest) -> bool:
+        """Whether the spec is another by now."""
+        newest = self._store.body(key)
+        return newest is not None and (
+            newest["metadata"].get("generation") != body["metadata"].get("generation")
+        )
+
     async def _drop_if_gone(self, key: Key, uid: str) -> None:
         live = await self._cluster.read(names.KIND, key)
         if live is None or live["metadata"]["uid"] != uid:
@@ -313,10 +328,10 @@ class Reconciler:
         return time.monotonic() + period_s * random.uniform(0.8, 1.2)
 
 
-def _basis(changed: int, observed: Observed) -> object:
+def _basis(observed: Observed) -> object:
     """What a plan follows from: what the watches have told, and what they do not tell."""
     return (
-        changed,
+        observed.changed,
         tuple(child["metadata"]["uid"] for child in observed.children.values()),
         None if observed.decision is None else observed.decision.replicas,
         observed.cheapest,

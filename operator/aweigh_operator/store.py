@@ -47,22 +47,43 @@ class Store:
         self._changes = 0
         self._gone: OrderedDict[str, int] = OrderedDict()  # versions by uid
 
-    def put(self, kind: str, body: Mapping[str, Any]) -> bool:
-        """Keep this version, unless a newer one is known; whether it tells anything new."""
+    def put(self, kind: str, body: Mapping[str, Any]) -> list[Key]:
+        """Keep this version, unless a newer one is known; the services to which it is news.
+
+        There are two when a pod's label says that it is another service's now.
+        """
         metadata = body["metadata"]
-        uid, version = metadata["uid"], int(metadata["resourceVersion"])
-        service = self._services.setdefault(_key(kind, body), _Service())
+        uid, version, key = metadata["uid"], int(metadata["resourceVersion"]), _key(kind, body)
+        left = self._left(uid, key, version) if kind == POD else []
+        service = self._services.setdefault(key, _Service())
         kept, place = _place(service, kind, uid)
         before = kept.get(place)
         known = before.version if before is not None else self._gone.get(uid, 0)
         if known >= version:
-            return False
+            return left
         content = pod_of(body) if kind == POD else _content(kind, body)
         kept[place] = _Kept(uid, version, content)
         if before is not None and (before.uid, before.content) == (uid, content):
-            return False
+            return left
         self._touch(service)
-        return True
+        return [*left, key]
+
+    def _left(self, uid: str, key: Key, version: int) -> list[Key]:
+        """Take a pod from the service that it is no longer of; that one."""
+        if key in self._services and uid in self._services[key].pods:
+            return []
+        for other, service in self._services.items():
+            if uid in service.pods and service.pods[uid].version < version:
+                del service.pods[uid]
+                self._touch(service)
+                self._forget_if_empty(other)
+                return [other]
+        return []
+
+    def _forget_if_empty(self, key: Key) -> None:
+        service = self._services.get(key)
+        if service is not None and not service.objects and not service.pods:
+            del self._services[key]
 
     def drop(self, kind: str, key: Key, uid: str, version: int = 0) -> None:
         """Forget this very object: it is gone, or bears our label no longer."""
@@ -74,8 +95,7 @@ class Store:
         self._gone[uid] = version
         if len(self._gone) > MAX_GONE:
             self._gone.popitem(last=False)
-        if not service.objects and not service.pods:
-            self._services.pop(key, None)
+        self._forget_if_empty(key)
 
     def changed(self, key: Key) -> int:
         """A number that is another after each news of this service."""
@@ -144,7 +164,8 @@ def _content(kind: str, body: Mapping[str, Any]) -> bytes:
         status = _status(kind, status or {})
     if status:
         kept["status"] = status
-    return json.dumps(kept, separators=(",", ":"), default=dict).encode()
+    # Listings and watches differ in the order of fields.
+    return json.dumps(kept, separators=(",", ":"), default=dict, sort_keys=True).encode()
 
 
 def _status(kind: str, status: Manifest) -> Manifest:

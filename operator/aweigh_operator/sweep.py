@@ -1,7 +1,7 @@
 """Compares what the watches have told with what is there, by listings of nothing but uids.
 
 At the start, until they have told of everything: who looks earlier takes for missing what is there.
-Later, for what is gone though no watch has told so: one that was cut for long misses deletions.
+Later, for what is gone though no watch has told so: one that begins anew has missed deletions.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from aweigh_operator.cluster import RESOURCES, ApiError, Cluster
 from aweigh_operator.observe import Key
@@ -24,29 +25,25 @@ async def until_known(cluster: Cluster, store: Store, namespaces: Sequence[str])
     """Wait until the store holds all that is there; not for ever, because one cannot be read."""
     deadline_s = time.monotonic() + KNOWN_S
     for kind in RESOURCES:
-        while time.monotonic() < deadline_s:
-            try:
-                missing = await _missing(cluster, store, namespaces, kind)
-            except ApiError as error:
-                logger.warning("%s; trying again", error)
-                await asyncio.sleep(LISTED_S)
-                continue
-            if not missing:
+        while not await _is_known(cluster, store, namespaces, kind):
+            if time.monotonic() >= deadline_s:
+                logger.warning("not every %s is known after %.0f s; going on", kind, KNOWN_S)
                 break
-        else:
-            logger.warning("not every %s is known after %.0f s; going on", kind, KNOWN_S)
 
 
-async def _missing(
-    cluster: Cluster, store: Store, namespaces: Sequence[str], kind: str
-) -> set[str]:
-    """What is there and has not been told of, after a while; it may be gone by then."""
-    missing = await _there(cluster, namespaces, kind) - store.uids(kind).keys()
+async def _is_known(cluster: Cluster, store: Store, namespaces: Sequence[str], kind: str) -> bool:
+    """Whether all that is there has been told of, after a while; some may be gone by then."""
+    try:
+        missing = await _there(cluster, namespaces, kind) - store.uids(kind).keys()
+    except ApiError as error:
+        logger.warning("%s; trying again", error)
+        await asyncio.sleep(LISTED_S)
+        return False
     until_s = time.monotonic() + LISTED_S
     while missing and time.monotonic() < until_s:
         await asyncio.sleep(_POLL_S)
         missing -= store.uids(kind).keys()
-    return missing
+    return not missing
 
 
 async def _there(cluster: Cluster, namespaces: Sequence[str], kind: str) -> set[str]:
@@ -77,11 +74,25 @@ async def keep_sweeping(
     store: Store,
     namespaces: Sequence[str],
     changed: Callable[[Key], None],
+    relisted: asyncio.Event,
     period_s: float,
 ) -> None:
-    """Sweep again and again, for ever; `period_s` is the mean time in between."""
+    """Sweep again and again, for ever.
+
+    Args:
+        cluster: as for `sweep`, like what follows.
+        store: see there.
+        namespaces: see there.
+        changed: see there.
+        relisted: set when a watch has begun anew, and has told nothing of deletions before.
+        period_s: the mean time in between without that.
+    """
+    relisted.clear()  # the watches had to begin
     while True:
-        await asyncio.sleep(period_s * random.uniform(0.8, 1.2))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(relisted.wait(), period_s * random.uniform(0.8, 1.2))
+            await asyncio.sleep(LISTED_S)  # other watches, too
+        relisted.clear()
         try:
             await sweep(cluster, store, namespaces, changed)
         except ApiError as error:

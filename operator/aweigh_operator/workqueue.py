@@ -123,6 +123,11 @@ class WorkQueue(Generic[K]):
         since = [*waiting.values(), *self._working.values()]
         return max(0.0, self._now() - min(since)) if since else 0.0
 
+    def longest_work_s(self) -> float:
+        """How long the key that is worked on longest has been at its worker."""
+        now = self._now()
+        return now - min(self._working.values(), default=now)
+
     def broken(self) -> bool:
         """Whether a worker has ended though nobody stopped it."""
         return not self._stopping and any(task.done() for task in self._tasks)

@@ -5,11 +5,12 @@ a network of their own beside it. Pods get addresses that all lead to this machi
 server can answer for every one of them.
 """
 
-import dataclasses
 import json
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +23,32 @@ NUM_NODES = 12  # of 254 pods each
 START_S = 90.0
 
 
-def place() -> Place:
-    """Where this checkout's one lives."""
-    own = places.of(places.CHECKOUT)
-    name = f"{own.name}-pretended"
-    return dataclasses.replace(own, name=name, state=own.state.with_name(name))
+@contextmanager
+def started() -> Iterator[Place]:
+    """Build what is missing, and start it anew for as long as the context lasts.
 
-
-def up() -> Place:
-    """Build what is missing, and start it anew."""
+    Raises:
+        StepFailed: another process has started it, and still uses it.
+    """
     binaries.build(MODULES)
-    found = place()
-    with found.locked():
-        _clear(found)
-        with progress.step("control plane", "starting", "about 10 s"):
-            _start(found)
-    return found
+    found = places.pretended()
+    with found.locked(wait=False) as free:
+        if not free:
+            raise progress.StepFailed(f"{found.name} is in use; wait for its benchmark to end")
+        clear(found)
+        try:
+            with progress.step("control plane", "starting", "about 10 s"):
+                _start(found)
+            yield found
+        finally:
+            clear(found)
 
 
-def down() -> None:
-    """End it; binaries stay in the cache."""
-    found = place()
-    with found.locked():
-        _clear(found)
-        shutil.rmtree(found.state, ignore_errors=True)
+def clear(found: Place) -> None:
+    """End what is left of one; binaries stay in the cache."""
+    processes.stop(found, processes.recorded(found), patience_s=0)
+    network.delete(found)
+    shutil.rmtree(found.state, ignore_errors=True)
 
 
 def kubectl(of: Place, *arguments: str, input: str = "") -> str:
@@ -92,12 +95,6 @@ def _kwok(run: Path) -> list[object]:
         f"--node-ip={NODE_IP}",
         "--node-lease-duration-seconds=40",  # renewed at a quarter of it
     ]
-
-
-def _clear(at: Place) -> None:
-    processes.stop(at, processes.recorded(at), patience_s=0)
-    network.delete(at)
-    shutil.rmtree(at.run, ignore_errors=True)
 
 
 def _await(at: Place, *arguments: str) -> None:

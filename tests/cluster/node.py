@@ -15,6 +15,7 @@ from tests.cluster import (
     binaries,
     certificates,
     components,
+    control_plane,
     keep,
     machine,
     network,
@@ -77,9 +78,12 @@ def up(place: Place) -> None:
 
 
 def down(place: Place) -> None:
-    """End the cluster. The images that it pulled stay for the next one."""
+    """End the cluster, and what a benchmark left; pulled images stay for the next one."""
     with place.locked():
         clear(place)
+    with places.pretended().locked(wait=False) as free:
+        if free:
+            control_plane.clear(places.pretended())
 
 
 def healthy(place: Place) -> bool:

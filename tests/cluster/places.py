@@ -67,11 +67,18 @@ def of(checkout: Path) -> Place:
     return Place(f"aweigh-{digest}", cache() / "clusters" / f"aweigh-{digest}")
 
 
+def pretended() -> Place:
+    """Where this checkout's control plane without nodes of its own lives."""
+    own = of(CHECKOUT)
+    name = f"{own.name}-pretended"
+    return Place(name, own.state.with_name(name))
+
+
 def others() -> list[Place]:
     """Clusters of other checkouts that have left something in the cache."""
     mine = of(CHECKOUT)
     found = (Place(path.name, path) for path in sorted(mine.state.parent.glob("aweigh-*/")))
-    return [place for place in found if place != mine]
+    return [place for place in found if place not in (mine, pretended())]
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from aiohttp.test_utils import unused_port
 from tests.cluster.cluster import Cluster
 from tests.cluster.places import CHECKOUT
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 75.0  # it begins once it knows everything, or after a minute
 STOP_TIMEOUT_S = 15.0
 COMMAND = [sys.executable, "-c", "from aweigh_operator.main import main; main()"]
 

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -505,3 +506,36 @@ async def test_serving_pods_are_asked_for_three_times_a_minute_and_starting_ones
     told = State(boot_id="a", uptime_s=1.0, phase="ready", computed_prompt_tokens=9)
     operator.reports.states["uid-of-chat-1"] = told.model_copy(update={"cached_prompt_tokens": 0})
     assert await operator.reconcile() == 20.0
+
+
+async def test_what_others_change_while_pods_are_asked_is_mended_by_the_next_look() -> None:
+    operator = Operator(cluster_with())
+    await operator.settle()
+
+    def interfere() -> None:
+        operator.reports.asked = lambda: None
+        found = copy.deepcopy(operator.cluster.objects["Deployment", KEY])
+        found["spec"]["replicas"] = 0
+        operator.cluster.put(found)
+        operator.watch.catch_up()
+
+    operator.reports.asked = interfere
+    await operator.reconcile()
+    await operator.reconcile()
+    assert operator.cluster.objects["Deployment", KEY]["spec"]["replicas"] == 1
+
+
+async def test_a_spec_that_comes_with_the_answer_to_a_status_is_looked_at_at_once() -> None:
+    operator = Operator(cluster_with())
+
+    def change() -> None:
+        operator.reports.asked = lambda: None
+        found = copy.deepcopy(operator.cluster.objects[names.KIND, KEY])
+        found["spec"]["replicas"] = 3
+        found["metadata"]["generation"] = found["metadata"].get("generation", 1) + 1
+        operator.cluster.put(found)
+
+    operator.reports.asked = change
+    assert await operator.reconcile() == 0.0
+    await operator.reconcile(catch_up=False)
+    assert operator.cluster.objects["Deployment", KEY]["spec"]["replicas"] == 3

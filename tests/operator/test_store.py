@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 from aweigh_api import names
-from aweigh_operator.observe import Manifest
+from aweigh_operator.observe import Key, Manifest
 from aweigh_operator.store import MAX_GONE, Store
 from tests.operator import fakes
 from tests.operator.fakes import KEY
@@ -118,3 +118,21 @@ def test_a_service_of_which_nothing_is_left_takes_no_room() -> None:
         store.drop("Deployment", KEY, uid, 7)
     assert store.changed(KEY) == 0
     assert store.uids("Deployment") == {}
+
+
+def test_a_pod_that_gets_the_label_of_another_service_is_that_ones() -> None:
+    store = Store()
+    store.put("Pod", pod(1))
+    moved = pod(2)
+    moved["metadata"]["labels"][names.LABEL_INSTANCE] = "debug"
+    debug = Key(KEY.namespace, "debug")
+    assert store.put("Pod", moved) == [KEY, debug]
+    assert store.pods(KEY) == ()
+    assert [each.name for each in store.pods(debug)] == ["chat-1"]
+
+
+def test_the_order_of_fields_is_no_news() -> None:
+    store = Store()
+    store.put("Deployment", deployment(5))
+    other = dict(reversed(deployment(6).items()))
+    assert store.put("Deployment", other) == []

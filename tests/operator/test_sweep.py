@@ -64,3 +64,32 @@ async def test_a_sweep_tells_the_services_of_what_is_gone() -> None:
     assert changed == [KEY]
     assert store.pods(KEY) == ()
     assert store.body(KEY) is not None
+
+
+async def test_a_watch_that_begins_anew_brings_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "LISTED_S", 0.01)
+    cluster, store, relisted = cluster_with_a_pod(), Store(), asyncio.Event()
+    for (kind, _), body in cluster.objects.items():
+        store.put(kind, body)
+    cluster.remove("Pod", Key(KEY.namespace, "chat-1"))
+    changed: asyncio.Queue[Key] = asyncio.Queue()
+    sweeping = asyncio.create_task(
+        sweep.keep_sweeping(cluster, store, (), changed.put_nowait, relisted, period_s=3600)
+    )
+    await asyncio.sleep(0.05)
+    assert changed.empty()
+    relisted.set()
+    assert await asyncio.wait_for(changed.get(), 2) == KEY
+    sweeping.cancel()
+
+
+async def test_after_its_time_each_kind_is_still_looked_at_before_it_is_called_unknown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sweep, "LISTED_S", 0.05)
+    monkeypatch.setattr(sweep, "KNOWN_S", 0.1)
+    cluster, store = cluster_with_a_pod(), Store()
+    store.put("Pod", cluster.objects["Pod", Key(KEY.namespace, "chat-1")])
+    with caplog.at_level(logging.WARNING):
+        await sweep.until_known(cluster, store, ())
+    assert caplog.text.count("is known after") == 1

@@ -215,6 +215,7 @@ async def test_the_age_of_the_oldest_key_counts_waiting_and_work() -> None:
     queue.start()
     await asyncio.sleep(0.02)
     queue.add("b")
+    assert 0.015 <= queue.longest_work_s() <= queue.oldest_age_s()
     assert queue.oldest_age_s() >= 0.015  # a sleep may be a clock tick short
     assert queue.depth == 1
     release.set()
@@ -234,7 +235,7 @@ async def test_while_paused_keys_wait_and_are_not_late_for_it() -> None:
     for key in ("a", "b", "a"):
         queue.add(key)
     await asyncio.sleep(0.05)
-    assert (done, queue.oldest_age_s()) == ([], 0.0)
+    assert (done, queue.oldest_age_s(), queue.longest_work_s()) == ([], 0.0, 0.0)
     queue.resume()
     assert queue.oldest_age_s() < 0.05
     await idle(queue)
