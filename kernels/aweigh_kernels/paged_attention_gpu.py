@@ -12,6 +12,7 @@ was recorded once follows whatever `Reads` holds when it is replayed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import product
 from math import e, log2
 
 import torch
@@ -212,6 +213,38 @@ def requests_of(num_requests: int) -> int:
     )
 
 
+def kinds(
+    heads: tuple[int, int], position_bytes: int, most: tuple[int, int], gpu: Gpu
+) -> list[tuple[int, int]]:
+    """Steps for which all kernels are compiled that any step may need.
+
+    Args:
+        heads: of queries and of keys.
+        position_bytes: of a head's keys and values of one position.
+        most: requests of a step, and tokens of a request.
+        gpu: that computes.
+
+    Returns:
+        requests, and the tokens of the one that has most.
+    """
+    found: dict[object, tuple[int, int]] = {}
+    for requests, tokens in product(range(1, most[0] + 1), range(1, most[1] + 1)):
+        if heads[0] // heads[1] * tokens <= MOST_ROWS:
+            rows = _rows_of(*heads, tokens)
+            chosen = schedule(rows, position_bytes, requests * heads[1], gpu)
+            found.setdefault((rows, requests_of(requests), chosen), (requests, tokens))
+    return list(found.values())
+
+
+def bytes_of_position(size: int, dtype: torch.dtype) -> int:
+    """Of a head's keys and values, as tiles hold them."""
+    return 2 * int(triton.next_power_of_2(size)) * dtype.itemsize
+
+
+def _rows_of(heads: int, kv_heads: int, tokens: int) -> int:
+    return max(_LEAST_ROWS, int(triton.next_power_of_2(heads // kv_heads * tokens)))
+
+
 def _launch(  # noqa: PLR0913 - what the kernels take
     query: torch.Tensor,
     kv: torch.Tensor,
@@ -223,10 +256,10 @@ def _launch(  # noqa: PLR0913 - what the kernels take
 ) -> None:
     _, block_tokens, kv_rows, size = kv.shape
     heads, kv_heads = query.shape[1], kv_rows // 2
-    rows = max(_LEAST_ROWS, triton.next_power_of_2(heads // kv_heads * reads.most_tokens))
+    rows = _rows_of(heads, kv_heads, reads.most_tokens)
     early = starts_early(query.device)
     gpu = Gpu.of(query.device)
-    position_bytes = 2 * int(triton.next_power_of_2(size)) * kv.dtype.itemsize
+    position_bytes = bytes_of_position(size, kv.dtype)
     chosen = schedule(rows, position_bytes, reads.num_requests * kv_heads, gpu)
     shares = chosen.num_shares(kv_heads, gpu)
     constants = {

@@ -128,3 +128,20 @@ def test_few_requests_have_more_on_their_way_where_shared_memory_is_large(
     code = share(architecture, "bf16", new, lines=lines)
     assert code.stack_bytes == 0
     assert ANYWHERE_BYTES < code.shared_bytes <= WIDE_BYTES
+
+
+def test_few_steps_compile_what_any_step_of_a_server_may_need() -> None:
+    heads, position_bytes, gpu = (32, 8), 512, Gpu(132, WIDE_BYTES)
+    tried = paged_attention_gpu.kinds(heads, position_bytes, (256, 17), gpu)
+    assert (1, 1) in tried
+    assert len(tried) <= 20
+
+    def needs(requests: int, tokens: int) -> object:
+        rows = max(16, triton.next_power_of_2(4 * tokens))
+        chosen = paged_attention_gpu.schedule(rows, position_bytes, requests * 8, gpu)
+        return rows, chosen, paged_attention_gpu.requests_of(requests)
+
+    compiled_for = {needs(*each) for each in tried}
+    for requests in range(1, 257):
+        for tokens in range(1, 18):
+            assert needs(requests, tokens) in compiled_for

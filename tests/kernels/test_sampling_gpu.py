@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         (logits[:, ::2], settings, "logits has strides [9, 2]"),
         (logits.cpu(), settings, "logits is on cpu"),
         (logits, settings[:1], "settings is int64 [1, 6]"),
-        (wide, settings, "logits have 262145 tokens"),
+        (wide, settings, "logits have 524289 tokens"),
     ):
         with pytest.raises(ValueError, match=re.escape(said)):
             sample(given, those, races=False, weighs=False)

@@ -3,7 +3,7 @@
 A row is read once for the largest logit of each group of 128 tokens, in `summarize`. Groups whose
 largest are the k largest hold k tokens that are as near, or more, so `decide` reads only those
 again and lists what is near enough. Tokens are ordered by keys, 31 bits of the gap to the largest
-logit and 18 of the id: what top_k and top_p keep is all up to some key.
+logit and 19 of the id: what top_k and top_p keep is all up to some key.
 
 Among keys up to a bound, the winner of the race is the answer if top_p keeps it. If it does not, it
 keeps nothing beyond either, and the winner before it is looked for: so no order has to be made.
@@ -18,13 +18,13 @@ TILE = tl.constexpr(512)  # tokens that its threads read at once
 RUN = tl.constexpr(16)  # neighbours; a group has one run of each tile of a chunk
 GROUP = tl.constexpr(128)
 GROUPS = tl.constexpr(32)  # of a chunk
-ID_BITS = tl.constexpr(18)
-LAST_TOKEN = tl.constexpr((1 << 18) - 1)
+ID_BITS = tl.constexpr(19)
+LAST_TOKEN = tl.constexpr((1 << 19) - 1)
 CAPACITY = tl.constexpr(4096)  # of the list of a row
 SETTINGS = tl.constexpr(6)  # of a row: see `sampling_gpu.Choice`
 RACED = tl.constexpr(-1)  # top_k of rows of which every token runs
 
-_FAR = tl.constexpr((1 << 50) - 1)  # behind every key
+_FAR = tl.constexpr((1 << 51) - 1)  # behind every key
 _LAST_ID = tl.constexpr((1 << 32) - 1)
 _LISTED_TILE = tl.constexpr(256)
 _ROW_TILE = tl.constexpr(2048)

@@ -40,7 +40,7 @@ from aweigh_runtime.model.host_copy import HostCopies
 from aweigh_runtime.model.load import Loaded, Wish, load
 from aweigh_runtime.model.random_weights import make_up
 from aweigh_runtime.model.reads import FEW
-from aweigh_runtime.model.stepping import launched, recorded
+from aweigh_runtime.model.stepping import launched, recorded, recorded_bytes
 from aweigh_runtime.text.defaults import stop_tokens_of
 
 _FEW_ROWS = (32, 64)
@@ -58,6 +58,7 @@ class Parts:
     copy: Callable[[Copies], None]
     proposers: Proposers
     ready: Ready
+    runs_ahead: bool  # launching a step waits for nothing
 
 
 def build(
@@ -76,7 +77,7 @@ def build(
         found.copy,
         speculator(start, found.proposers),
     )
-    engine.runs_ahead = _device(start.device).type == "cuda"
+    engine.runs_ahead = found.runs_ahead
     return engine, found.ready
 
 
@@ -133,7 +134,7 @@ def parts(
     block_bytes = start.block_tokens * (own_bytes + drafts.bytes_per_token)
     cache = KVCache(decoder.config, num_blocks, start.block_tokens, kept, device)
     memory, copy = _memory(start, cache, block_bytes)
-    _compile(launched(decoder, cache), limits, cache)
+    _compile(launched(decoder, cache), decoder, limits, cache)
     forward = recorded(decoder, cache, limits.max_running, _longest_draft(start, drafts))
     largest_s = _warm_up(forward, sampler, limits, cache, _longest_draft(start, drafts))
 
@@ -166,6 +167,7 @@ def parts(
         copy=copy,
         proposers=proposers(start, drafts, frame, num_blocks),
         ready=ready,
+        runs_ahead=device.type == "cuda" and not decoder.waits,
     )
 
 
@@ -209,6 +211,8 @@ def _num_blocks(
         _warm_up(launched(decoder, cache), sampler, limits, cache, longest)
 
     reserved = peak_bytes(decoder.device, largest_step)
+    reserved += recorded_bytes(decoder, limits.max_running, _longest_draft(start, drafts))
+    reserved += sum(recorded_bytes(each.decoder, limits.max_running) for each in drafts.loaded)
     host_bytes = start.host_memory_bytes if start.prefix_caching else 0
     expect_host_room(host_bytes)
     if decoder.device.type == "cpu":  # there it is the same memory
@@ -249,7 +253,7 @@ def _cache_bytes(memory: Memory, block_bytes: int) -> int | None:
     return min(blocks, memory.num_blocks) * block_bytes
 
 
-def _compile(forward: Forward, limits: Limits, cache: KVCache) -> None:
+def _compile(forward: Forward, decoder: Decoder, limits: Limits, cache: KVCache) -> None:
     """Compute every kind of decode once on a GPU, whose kernels are compiled at their first use.
 
     What is left of a prompt behind cached tokens is one, too, where it is short. Products of up to
@@ -260,9 +264,26 @@ def _compile(forward: Forward, limits: Limits, cache: KVCache) -> None:
     room = min(cache.num_blocks * cache.block_tokens, limits.max_model_len)
     blocks = range(cache.num_blocks)
     for count in (*range(1, FEW + 1), *_FEW_ROWS):
-        for end in (count + 1, room):
-            if count < end <= room:
-                forward([0] * count, [Chunk(end - count, count, blocks, 1)])
+        if count < room:
+            forward([0] * count, [Chunk(1, count, blocks, 1)])
+    for requests, count in _kinds(decoder, limits.max_running, cache):
+        if count < room and requests > 1:
+            one = Chunk(0, 1, blocks, 1)
+            chunks = [Chunk(1, count, blocks, 1), *[one] * (requests - 1)]
+            forward([0] * (count + requests - 1), chunks)
+
+
+def _kinds(decoder: Decoder, most_requests: int, cache: KVCache) -> list[tuple[int, int]]:
+    """Requests and tokens of steps whose attention is of all kinds that there are."""
+    from aweigh_kernels import paged_attention_gpu  # Triton is not everywhere
+
+    config, kept = decoder.config, cache.by_layer[0].kept
+    return paged_attention_gpu.kinds(
+        (config.num_heads, config.num_kv_heads),
+        paged_attention_gpu.bytes_of_position(config.head_dim, kept.dtype),
+        (most_requests, FEW),
+        paged_attention_gpu.Gpu.of(decoder.device),
+    )
 
 
 def _warm_up(

@@ -140,10 +140,15 @@ class BlockPool:
         return known
 
     def forget(self, block: int) -> None:
-        """Take the name from a held block: its content was not computed after all."""
+        """Take the name from a block: its content was not computed after all."""
         name = self._name_of.pop(block, None)
-        if name is not None:
-            del self._block_of[name]
+        if name is None:
+            return
+        del self._block_of[name]
+        if self._holders[block] == 0:  # its request went before the step that failed was read
+            self._cold.pop(block, None)
+            self._hot.pop(block, None)
+            heappush(self._free, block)
 
     def cool(self, name: Name) -> bool:
         """A name is not hot any more: its block goes like all others, if it has one."""

@@ -6,6 +6,7 @@ GPU the next one is launched in between, wherever nothing but those tokens is mi
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import ceil
 from typing import Protocol, TypeVar
 
@@ -189,7 +190,8 @@ class Engine:
         parts = step.parts
         if not self._copied(step.copies) or not parts:
             return None
-        return self._within_memory(parts, lambda: self._begin(parts, last, started_s))
+        begin = partial(self._begin, parts, last, started_s)
+        return self._within_memory(parts, begin, alone=last is None)
 
     def _copied(self, copies: Copies) -> bool:
         """Whether the step can be computed; without memory for its copies it is undone.
@@ -209,14 +211,22 @@ class Engine:
         return_unused_memory()
         return False
 
-    def _within_memory(self, parts: list[Part], work: Callable[[], T]) -> T | None:
-        """What `work` gives for the step planned last; None: it is undone for lack of memory."""
+    def _within_memory(
+        self, parts: list[Part], work: Callable[[], T], *, alone: bool = True
+    ) -> T | None:
+        """What `work` gives for the step planned last; None: it is undone for lack of memory.
+
+        `alone`: the step before has been read. What that holds may suffice for this one.
+        """
         try:
             return work()
         except Exception as error:
             if not out_of_memory(error):
                 raise
-        self._give_up_the_largest(parts)
+        self._scheduler.undo()
+        if alone and not any(part.request.gone for part in parts):  # else it will be smaller
+            self._give_up_the_largest(parts)
+        return_unused_memory()
         return None
 
     def _give_up_the_largest(self, parts: list[Part]) -> None:
@@ -224,7 +234,6 @@ class Engine:
 
         Drafts go first, then a draft model that is of no use at present.
         """
-        self._scheduler.undo()
         if self._speculator is not None and any(part.room for part in parts):
             self._speculator.rest()
         elif self._speculator is None or not self._speculator.release_idle():
@@ -234,7 +243,6 @@ class Engine:
                 f"there is no memory left to compute {largest.num_tokens} tokens of this request"
             )
             self._failures.append(Failure(largest.request.id, "out_of_memory", message))
-        return_unused_memory()
 
     def _begin(self, parts: list[Part], last: Pending | None, started_s: float) -> Launched:
         drafted = self._drafted(parts)
@@ -263,7 +271,8 @@ class Engine:
                 rows.extend(range(num_rows - 1 - len(behind[-1].tokens), num_rows))
         wanted = found if len(rows) == num_rows else found[rows]
         pending = self._choosing(complete, wanted) if self.runs_ahead else None
-        return Launched(parts, started_s, complete, behind, wanted, pending)
+        unread = wanted if pending is None else wanted[:0]  # what nobody reads is not kept
+        return Launched(parts, started_s, complete, behind, unread, pending)
 
     def _drafted(self, parts: list[Part]) -> dict[int, Drafted]:
         if self._speculator is None or not any(part.room for part in parts):

@@ -11,6 +11,7 @@ row of one step: its token is dropped, and who gets its blocks writes them later
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from aweigh_runtime.engine.counting import count_computed
@@ -18,6 +19,7 @@ from aweigh_runtime.engine.sampling.pending import Pending
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Part, Scheduler
 from aweigh_runtime.model.step_inputs import Tokens
+from aweigh_runtime.model.step_plan import on_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +83,11 @@ def packed(tokens: list[int], parts: Sequence[Part], last: Pending) -> Tokens:
         return tokens
     chosen = last.tokens.clamp(min=0)  # what failed is dropped later, and must be a token now
     if len(rows) == len(tokens):
-        return chosen if rows == list(range(len(chosen))) else chosen[_sent(rows, chosen.device)]
-    everything = _sent([*tokens, *places, *rows], chosen.device)
+        return (
+            chosen
+            if rows == list(range(len(chosen)))
+            else chosen[on_device(np.array(rows), chosen.device)]
+        )
+    everything = on_device(np.array([*tokens, *places, *rows]), chosen.device)
     known, at, of = torch.split(everything, [len(tokens), len(rows), len(rows)])
     return known.index_copy(0, at, chosen[of])
-
-
-def _sent(values: list[int], device: torch.device) -> torch.Tensor:
-    """Numbers on the device, without waiting for it."""
-    on_gpu = device.type == "cuda"
-    return torch.tensor(values, pin_memory=on_gpu).to(device, non_blocking=on_gpu)

@@ -64,6 +64,11 @@ class Decoder:
         self._head = head(config, self._embedding, storage)
         self._angles = [angles_of(rope, max_model_len, storage) for rope in ropes]
 
+    @property
+    def waits(self) -> bool:
+        """Whether a step waits for the device: which experts have tokens is asked of it."""
+        return any(layer.experts is not None for layer in self.config.layers)
+
     @torch.inference_mode()
     def forward(
         self, tokens: Sequence[int] | torch.Tensor, chunks: Sequence[Chunk], cache: KVCache

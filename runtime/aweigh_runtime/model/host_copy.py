@@ -8,9 +8,11 @@ Host memory: exactly num_slots blocks. Device memory: a buffer of at most 64 blo
 import time
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.step_plan import on_device
 
 _BATCH_BLOCKS = 64
 _MEASURED_BLOCKS = 8
@@ -83,7 +85,7 @@ class HostCopies:
 
     def _index(self, values: list[int]) -> torch.Tensor:
         device = self._host.device if self._stream is None else self._layers.device
-        return torch.tensor(values, device=device)
+        return on_device(np.array(values), device)
 
     def _wait(self) -> None:
         if self._stream is not None:

@@ -259,8 +259,11 @@ def test_a_row_that_is_no_number_fails_with_the_same_words() -> None:
     assert sorted(failures[1], key=lambda f: f.id) == sorted(failures[0], key=lambda f: f.id)
 
 
-@pytest.mark.parametrize("failing", range(1, 9))
-def test_without_memory_for_a_step_ahead_its_largest_request_fails_alone(failing: int) -> None:
+@pytest.mark.parametrize("failing", range(2, 9))
+@pytest.mark.parametrize("times", [1, 2])
+def test_without_memory_a_step_ahead_waits_and_then_its_largest_request_fails_alone(
+    failing: int, times: int
+) -> None:
     model = Hashing()
     running = engine(model, ahead=True)
     steps = 0
@@ -268,7 +271,7 @@ def test_without_memory_for_a_step_ahead_its_largest_request_fails_alone(failing
     def forward(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
         nonlocal steps
         steps += 1
-        if steps == failing:
+        if failing <= steps < failing + times:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return model.forward(tokens, chunks)
 
@@ -278,7 +281,7 @@ def test_without_memory_for_a_step_ahead_its_largest_request_fails_alone(failing
     plain = told(play(engine(Hashing(), ahead=False), fresh(traffic)))
     reports = play(running, fresh(traffic))
     failed = [failure.id for report in reports for failure in report.failures]
-    assert len(failed) == 1
+    assert len(failed) == times - 1
     for id, (tokens, finish, _) in told(reports).items():
         if id in failed:
             assert tokens == plain[id][0][: len(tokens)]
@@ -333,3 +336,32 @@ def test_the_time_of_a_step_is_counted_once() -> None:
     reports = play(running, once(Submission(1, [1, 2], 10, [], GREEDY)))
     took_s = time.monotonic() - started_s
     assert 0.02 <= sum(report.duration_s or 0.0 for report in reports) <= took_s
+
+
+def test_without_memory_to_choose_for_who_has_gone_nobody_fails_and_blocks_are_free() -> None:
+    class Choosing(Sampler):
+        fails = False
+
+        def choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> Chosen:
+            if self.fails:
+                self.fails = False
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().choose(logits, rows)
+
+    model = Hashing()
+    running = engine(model, ahead=True, num_blocks=12, step_tokens=64)
+    running._sampler = sampler = Choosing(VOCABULARY)
+    repeating = Sampling(temperature=0, repetition_penalty=1.5)
+    running.take(Work([Submission(1, [1, 2], 20, [], GREEDY)], []))
+    running.step()
+    running.take(Work([Submission(2, [3] * 17, 20, [], repeating)], []))
+    running.step()  # the second one's first step is launched, and chooses on the host
+    running.take(Work([], [2]))
+    sampler.fails = True
+    failures = running.step().failures
+    assert not sampler.fails
+    for id in range(3, 9):  # the blocks that it held are used again
+        running.take(Work([Submission(id, [id % 8] * 20, 10, [], GREEDY)], []))
+        failures += [failure for _ in range(30) for failure in running.step().failures]
+    assert failures == []
+    assert running.step().kv.held == 0
