@@ -48,6 +48,7 @@ class Estimates:
     hit_share: float | None = None
     hit_pods: int = 1  # behind the hit share
     kept: float = _KEPT_AT_FIRST  # of the hit share when pods double
+    costs: Costs | None = None  # of a step
     start_s: float | None = None  # that a new pod needs to become ready
     gathered_prompts: Counted = field(default_factory=Counted)  # too few to judge hits by
     gathered_rows: Counted = field(default_factory=Counted)  # too few to judge drafts by
@@ -66,6 +67,7 @@ def learned(
         frozen: the number of pods has changed lately.
     """
     found = _drafts(_demand(before, windows.values(), seconds), counts.total(windows.values()))
+    found = replace(found, costs=_costs(found, look))
     if frozen:
         return replace(found, gathered_prompts=counts.NOTHING)
     warm = [windows[pod.uid] for pod in look.pods if pod.warm and pod.uid in windows]
@@ -130,15 +132,22 @@ def worth(known: Estimates) -> Worth:
     )
 
 
-def costs(known: Estimates, states: Iterable[State]) -> Costs | None:
-    """Of a step: the median of what pods have fitted; None: none has.
+def _costs(known: Estimates, look: Look) -> Costs | None:
+    """Of a step: the median of what warm pods have fitted, else others; else what was believed.
 
-    A fit in which prompts or answers cost nothing has not seen them yet.
+    A fit in which prompts or answers cost nothing has not seen them lately: where nearly all of
+    each prompt is cached, steps say little of prompts.
     """
-    told = [state.step_fit for state in states if state.step_fit is not None]
-    fits = [fit for fit in told if fit.prompt_token > 0.0 and fit.row + fit.kv_token > 0.0]
+    told = [
+        (pod.warm, fit)
+        for pod in look.pods
+        if pod.state is not None and (fit := pod.state.step_fit) is not None
+    ]
+    told = [each for each in told if each[1].prompt_token > 0.0]
+    told = [each for each in told if each[1].row + each[1].kv_token > 0.0]
+    fits = [fit for warm, fit in told if warm] or [fit for _, fit in told]
     if not fits:
-        return None
+        return known.costs
     return Costs(
         base=median(fit.base for fit in fits),
         prompt_token=median(fit.prompt_token for fit in fits),

@@ -57,15 +57,10 @@ def wish(known: Estimates, look: Look, rules: Rules) -> Wish | None:
 
 
 def _law(known: Estimates, look: Look, rules: Rules, room: Room) -> Law | None:
-    told = [pod for pod in look.pods if pod.state is not None]
-    warm = [pod.state for pod in told if pod.warm and pod.state is not None]
-    costs = estimates.costs(known, warm) or estimates.costs(
-        known, (pod.state for pod in told if pod.state is not None)
-    )
-    if costs is None or known.requests is None:
+    if known.costs is None or known.requests is None:
         return None
     return Law(
-        costs=costs,
+        costs=known.costs,
         demand=estimates.demand(known, look),
         worth=_worth(known, rules),
         room=room if rules.count_hits else replace(room, hot_tokens=0),

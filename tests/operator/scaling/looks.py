@@ -31,6 +31,7 @@ class Service:
         self.silent: set[str] = set()
         self.repeated: dict[str, State] = {}
         self.starting: set[str] = set()
+        self.fit = FIT
         self.unschedulable: set[str] = set()
 
     def look(
@@ -77,7 +78,8 @@ class Service:
 
     def _report(self, uid: str, hits: float, waiting: int, prompt: int) -> State:
         uptime_s = self.now_s - self.born[uid] + 60
-        return report(uid, self.counted[uid], uptime_s, hits, waiting, prompt)
+        found = report(uid, self.counted[uid], uptime_s, hits, waiting, prompt)
+        return found.model_copy(update={"step_fit": self.fit})
 
 
 def report(

@@ -326,3 +326,11 @@ def test_no_pod_is_stuck_before_one_was_seen_to_start() -> None:
     service.memory = replace(service.memory, known=replace(service.memory.known, start_s=None))
     found = service.run(40, CALM)
     assert (found.replicas, found.reason) == (2, Reason.SETTLING)
+
+
+def test_steps_that_say_nothing_of_prompts_any_more_leave_what_was_known_of_them() -> None:
+    service = Service(4, RULES)
+    service.run(12, 100, hits=0.9)
+    service.fit = service.fit.model_copy(update={"prompt_token": 0.0})
+    service.look(100, hits=0.9)
+    assert "not measured" not in service.look(100, hits=0.9).sentence
