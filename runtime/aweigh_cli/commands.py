@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from aweigh_cli import (
-    bench,
     chat,
     distill,
     fetch,
@@ -23,6 +22,7 @@ from aweigh_cli import (
     why,
 )
 from aweigh_cli.arguments import Command
+from aweigh_cli.bench.commands import app as bench
 
 app = typer.Typer(
     help="Serve large language models, on this machine and on Kubernetes.",
@@ -45,7 +45,7 @@ for command in (
     version.version,
 ):
     app.command(cls=Command)(command)
-app.add_typer(bench.app, name="bench")
+app.add_typer(bench, name="bench")
 
 
 @app.callback()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from aweigh_cli.arguments import given
-from aweigh_cli.bench_options import DEFAULT_SCHEMES, MAX_SEED, as_typed
+from aweigh_cli.bench.options import DEFAULT_SCHEMES, MAX_SEED, as_typed
 from aweigh_cli.failures import CommandFailure, ExitStatus
 from aweigh_cli.serve import default_cache_dir
 

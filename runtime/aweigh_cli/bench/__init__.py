@@ -1,0 +1,1 @@
+"""`aweigh bench`: the commands that measure."""
