@@ -69,7 +69,7 @@ async def test_a_request_that_fails_spoils_the_measurement(server: TimedServer) 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ([], "nothing to measure: give a MODEL or --base-url"),
+        ([], "nothing to measure: give a MODEL, --shape or --base-url"),
         (["builtin://helmsman-8m", "--base-url=http://127.0.0.1:9/v1"], "are both given"),
         (["--batches=0,4"], "--batches is 0,4; expected whole numbers from 1 to"),
         (
