@@ -222,6 +222,6 @@ def test_a_model_that_does_not_fit_is_refused(
     monkeypatch.setattr(student, "available_bytes", lambda device: 100_000)
     with pytest.raises(ModelDoesNotFit, match=r"beside the target, and 0\.00 GB are free"):
         run(job(models, tmp_path / "out"), Silent())
-    monkeypatch.setattr("aweigh_runtime.model.load.available_bytes", lambda device: 100_000)
+    monkeypatch.setattr("aweigh_runtime.model.building.available_bytes", lambda device: 100_000)
     with pytest.raises(ModelDoesNotFit, match=r"the weights of .*target need"):
         run(job(models, tmp_path / "other"), Silent())
