@@ -9,6 +9,7 @@ import torch
 
 MOST_ROWS = 2048  # of the sample
 FEWEST_TOKENS = 128  # from which figures are taken for those of the model
+_COLUMNS = 2048  # of second moments at a time
 _SPREAD = -7046029254386353131  # 2^64 divided by the golden ratio, as a signed number
 
 
@@ -53,7 +54,12 @@ class Inputs:
         before, self.num_tokens = self.num_tokens, self.num_tokens + len(tokens)
         # Means, not sums: they stay in fp32's range however many tokens come.
         self.hessian.mul_(before / self.num_tokens)
-        self.hessian.addmm_(wide.t(), wide, alpha=2 / self.num_tokens)
+        # A batch is summed by itself first: added to the mean one by one, its tokens would be lost
+        # in rounding. Columns in parts: that needs no second matrix of the same size.
+        for first in range(0, num_columns, _COLUMNS):
+            part = slice(first, first + _COLUMNS)
+            moments = wide.t() @ wide[:, part]
+            self.hessian[:, part].add_(moments, alpha=2 / self.num_tokens)
         self.mean_abs = torch.lerp(self.mean_abs, wide.abs().mean(0), len(tokens) / self.num_tokens)
         self.low = torch.minimum(self.low, wide.amin(0))
         self.high = torch.maximum(self.high, wide.amax(0))
