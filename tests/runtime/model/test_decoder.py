@@ -17,7 +17,7 @@ from tests.runtime.model.checkpoints import (
     write_checkpoint,
 )
 
-TOLERANCE = 1e-4
+TOLERANCE = 4e-4  # of logits of up to 10 in fp32: with AVX2 alone two ways differ by 2e-4
 
 
 @pytest.fixture(scope="module")
