@@ -6,6 +6,8 @@ that it names, is BAD_INPUT.
 """
 
 import os
+import shlex
+import sys
 from typing import Any
 
 import typer
@@ -13,6 +15,7 @@ from typer.core import TyperCommand
 
 from aweigh_cli.failures import CommandFailure, ExitStatus
 
+MAX_SEED = (1 << 32) - 1
 _SHOULD = "Input should be "  # how the parser's sentences begin, in which the value is missing
 
 
@@ -52,6 +55,17 @@ class Command(TyperCommand):
 def given(ctx: Any) -> list[str]:
     """Parameters that have a value from the command line or the environment."""
     return [name for name in ctx.params if _source(ctx, name) in ("COMMANDLINE", "ENVIRONMENT")]
+
+
+def as_typed() -> str:
+    """As the user typed it, so that a result can be had again. Keys are left out."""
+    shown = list(sys.argv[1:])
+    for index, word in enumerate(shown):
+        if word == "--api-key" and index + 1 < len(shown):
+            shown[index + 1] = "..."
+        elif word.startswith("--api-key="):
+            shown[index] = "--api-key=..."
+    return shlex.join(["aweigh", *shown])
 
 
 def _source(ctx: Any, name: str) -> str | None:

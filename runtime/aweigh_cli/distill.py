@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from aweigh_cli.bench.options import MAX_SEED, as_typed
+from aweigh_cli.arguments import MAX_SEED, as_typed
 from aweigh_cli.failures import CommandFailure, ExitStatus
 from aweigh_cli.quantize import chosen, explained, fetched, readable
 from aweigh_cli.serve import default_cache_dir

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from aweigh_cli.arguments import given
-from aweigh_cli.bench.options import DEFAULT_SCHEMES, MAX_SEED, as_typed
+from aweigh_cli.arguments import MAX_SEED, as_typed, given
 from aweigh_cli.failures import CommandFailure, ExitStatus
 from aweigh_cli.serve import default_cache_dir
 
@@ -25,6 +24,11 @@ COMPARED = (
     "device", "revision", "cache_dir",
 )  # fmt: skip
 """Options that a comparison takes."""
+DEFAULT_SCHEMES = (
+    "int8,fp8,fp8-block,nvfp4,rtn-8-channel,rtn-4,rtn-4-g32,rtn-3,rtn-4-asym,gptq-8,gptq-4,"
+    "gptq-4-g32,gptq-3,gptq-2,gptq-4-2:4,awq"
+)
+"""What is compared when nobody says what."""
 STEPS = 64  # of decoding, whose time is taken
 
 

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 import typer
 
 from aweigh_api import names
+from aweigh_cli.arguments import as_typed
 from aweigh_cli.bench.options import (
     Job,
     SeedOption,
     VocabularyOption,
-    as_typed,
     lengths_of,
     limit_of,
     measuring,

@@ -3,8 +3,6 @@
 import asyncio
 import inspect
 import os
-import shlex
-import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from aweigh_cli.arguments import MAX_SEED
 from aweigh_cli.failures import CommandFailure, ExitStatus
 from aweigh_cli.serve import default_cache_dir
 
@@ -24,15 +23,9 @@ if TYPE_CHECKING:
 
 NEEDS = ("aiohttp", "msgspec")
 SERVER_NEEDS = ("torch", "tokenizers", "jinja2", "llguidance")
-MAX_SEED = (1 << 32) - 1
 MAX_BATCH = 4096  # requests that a server computes together, at most
 MAX_TOKENS = 10_000_000  # that any model takes
 LIMITS = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e": "e2el", "e2el": "e2el"}
-
-DEFAULT_SCHEMES = (
-    "int8,fp8,fp8-block,nvfp4,rtn-8-channel,rtn-4,rtn-4-g32,rtn-3,rtn-4-asym,gptq-8,gptq-4,"
-    "gptq-4-g32,gptq-3,gptq-2,gptq-4-2:4,awq"
-)  # of quantization
 
 Format = Literal["text", "markdown", "json"]
 ModelArgument = Annotated[
@@ -246,17 +239,6 @@ def _setting(  # noqa: PLR0913 - the options above
         vocabulary=vocabulary,
         seed=seed,
     )
-
-
-def as_typed() -> str:
-    """As the user typed it, so that a result can be had again. Keys are left out."""
-    shown = list(sys.argv[1:])
-    for index, word in enumerate(shown):
-        if word == "--api-key" and index + 1 < len(shown):
-            shown[index + 1] = "..."
-        elif word.startswith("--api-key="):
-            shown[index] = "--api-key=..."
-    return shlex.join(["aweigh", *shown])
 
 
 def _joined(command: Callable[..., Any], shared: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,18 +5,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from aweigh_cli.arguments import as_typed
 from aweigh_cli.bench.options import (
-    DEFAULT_SCHEMES,
     CacheOption,
     Job,
     ModelArgument,
     SeedOption,
-    as_typed,
     expect_runtime,
     measuring,
     sizes_of,
 )
 from aweigh_cli.failures import CommandFailure
+from aweigh_cli.quantize import DEFAULT_SCHEMES, chosen, fetched, readable
 from aweigh_cli.serve import default_cache_dir
 
 MAX_POOL = 1 << 28  # blocks: more have no room for their names
@@ -44,7 +44,6 @@ def quantization(  # noqa: PLR0913 - see `serve`
 ) -> Job:
     """Quantize a model with many schemes: what each weighs, loses, and how fast it is."""
     from aweigh_bench import quantization as made
-    from aweigh_cli.quantize import chosen, fetched, readable
     from aweigh_quantize.calibration import Amount, TooShort
     from aweigh_runtime.failures import StartFailure
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from aweigh_cli.arguments import as_typed
 from aweigh_cli.bench.options import (
     MAX_TOKENS,
     Job,
-    as_typed,
     batches_of,
     length_of,
     lengths_of,
