@@ -27,6 +27,7 @@ from aweigh_cli.quantize import chosen, fetched
 from aweigh_cli.serve import default_cache_dir
 from aweigh_quantize.budget import (
     DENSE,
+    Progress,
     assigned,
     measured,
     option_sizes,
@@ -119,7 +120,7 @@ def main() -> None:
         setting.places,
         setting.calibration,
         setting.device,
-        lambda: None,
+        Progress(advance=lambda: None, remember=lambda name, find_out: find_out()),
     )
     found = assigned(setting.checkpoint, recipe, setting.places, losses)
     seconds = time.monotonic() - started

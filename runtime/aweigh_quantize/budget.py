@@ -5,10 +5,16 @@ with together (q, k and v; gate and up; all experts) get the same: servers fuse 
 product alone is rounded to 4 bits in the dense model, and what that loses is measured: nats per
 token over some texts. For other precisions the loss is taken to grow as the squared error of the
 weights does. The losses of all products are taken to add up.
+
+One layer is in memory at a time: the texts go through the model once for each product at the same
+time, from the layer of that product on.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -16,25 +22,33 @@ from aweigh_quantize.checkpoint import Checkpoint
 from aweigh_quantize.declaration import declare
 from aweigh_quantize.evaluation import document
 from aweigh_quantize.methods import rtn, sensitivity
-from aweigh_quantize.one_layer import layer_matrices
+from aweigh_quantize.one_layer import Matrix, OneLayer, layer_matrices
+from aweigh_quantize.passage import Passage
 from aweigh_quantize.recipe import BITS, Precision, Recipe, RecipeError
 from aweigh_quantize.schemes import grid_of
 from aweigh_quantize.texts import Text
-from aweigh_runtime.failures import ModelDoesNotFit
-from aweigh_runtime.model.cache import CacheFormat, KVCache
-from aweigh_runtime.model.chunks import Chunk
-from aweigh_runtime.model.decoder import Decoder
-from aweigh_runtime.model.load import Wish, load
-from aweigh_runtime.model.mapped import rows_of
-from aweigh_runtime.model.placement import Place
+from aweigh_runtime.model.placement import Place, layer_places
 
 MEASURED_BITS = 4
 SMALLEST_GROUP = 32
 DENSE = "dense"
 _MOST_TOKENS = 2048  # to measure with
-_BLOCK_TOKENS = 16
+# Layers whose products go through the model at the same time. Each product holds its texts' hidden
+# states: 64 MiB at a width of 8,192. Each time all layers are read once more.
+_TOGETHER = 8
 
 Advance = Callable[[], None]
+Losses = dict[str, dict[str, float]]
+"""By product and precision, nats per token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Of measuring, which may take hours."""
+
+    advance: Advance  # one product has gone through one layer
+    remember: Callable[[str, Callable[[], Losses]], Losses]
+    """Find something out, by name, unless an earlier run has."""
 
 
 def budgeted(
@@ -43,31 +57,38 @@ def budgeted(
     kept: frozenset[str],
     texts: Sequence[Text],
     device: torch.device,
-    advance: Advance,
+    progress: Progress,
 ) -> dict[str, Precision | None]:
     """The precision of each matrix: all fit the recipe's budget and lose least; None: dense.
 
     Args:
-        checkpoint: the dense model, which must fit into memory.
+        checkpoint: the dense model.
         recipe: with a budget.
         kept: modules that stay dense whatever it costs, and do not count.
         texts: to measure with.
         device: where.
-        advance: called for each product.
+        progress: `num_advances` of them.
 
     Raises:
-        ModelDoesNotFit: the dense model exceeds the memory.
         RecipeError: not even the fewest bits fit the budget.
     """
-    assert recipe.budget is not None
     free = _free(checkpoint, kept)
-    losses = measured(checkpoint, recipe, free, texts, device, advance)
+    _expect_possible(checkpoint, recipe, free)
+    losses = measured(checkpoint, recipe, free, texts, device, progress)
     return dict.fromkeys(kept) | assigned(checkpoint, recipe, free, losses)
 
 
-def num_products(checkpoint: Checkpoint, kept: frozenset[str]) -> int:
-    """How often `budgeted` advances."""
-    return len(products(_free(checkpoint, kept)))
+def num_advances(checkpoint: Checkpoint, kept: frozenset[str]) -> dict[str, int]:
+    """How often `budgeted` advances, by the names of what it remembers."""
+    weights = {place.weight for place in _free(checkpoint, kept).values()}
+    config, count = checkpoint.config, checkpoint.config.num_layers
+    found = {}
+    for name, some in _runs(count).items():
+        found[name] = 0
+        for index in some:
+            here = {place.weight for place in layer_places(config, config.layers[index], index)}
+            found[name] += len(here & weights) * (count - index)
+    return found
 
 
 def products(places: Mapping[str, Place]) -> dict[str, dict[str, Place]]:
@@ -84,25 +105,14 @@ def assigned(
     places: Mapping[str, Place],
     losses: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Precision | None]:
-    """The precision of each module, such that all fit the budget.
+    """The precision of each module, such that all fit the budget, which is enough for the least.
 
     `losses`: by product and precision, as `measured` gives them.
-
-    Raises:
-        RecipeError: not even the fewest bits fit.
     """
     assert recipe.budget is not None
     sizes = product_sizes(checkpoint, recipe, places)
     meant = {str(each): each for each in precisions(recipe)}
-    weights = sum(math.prod(place.shape) for place in places.values())
-    try:
-        chosen = sensitivity.assign(losses, sizes, round(recipe.budget * weights))
-    except ValueError as error:
-        least = sum(min(options.values()) for options in sizes.values()) / weights
-        raise RecipeError(
-            f"--budget is {recipe.budget:g} bits; expected at least {least:.2f}, which 2 bits and "
-            f"their scales take in groups of {recipe.group_size}"
-        ) from error
+    chosen = sensitivity.assign(losses, sizes, round(recipe.budget * _num_weights(places)))
     return {module: meant.get(chosen[place.weight]) for module, place in places.items()}
 
 
@@ -147,36 +157,129 @@ def measured(
     places: Mapping[str, Place],
     texts: Sequence[Text],
     device: torch.device,
-    advance: Advance,
-) -> dict[str, dict[str, float]]:
+    progress: Progress,
+) -> Losses:
     """What each product loses in each precision, alone: nats per token."""
-    try:
-        loaded = load(checkpoint.directory, Wish(dtype="fp32"), device, lambda done, total: None)
-    except ModelDoesNotFit as failure:
-        raise ModelDoesNotFit(f"{failure}; a --budget is divided with it in memory") from failure
-    decoder, some = loaded.decoder, _some(texts)
-    dense = [_logits(decoder, text) for text in some]
-    tried = Precision(MEASURED_BITS, recipe.group_size)
-    found = {}
-    for product, matrices in products(places).items():
-        parts = [rows_of(decoder.weights[product], place) for place in matrices.values()]
-        before = [rows.clone() for rows in parts]
-        errors = {}
-        for precision in precisions(recipe):
-            grid = grid_of(recipe, precision)
-            rounded = [rtn.quantize(each.contiguous(), grid, "mse").dense() for each in before]
-            errors[precision] = sum(
-                (each - exact).square().sum().item()
-                for each, exact in zip(rounded, before, strict=True)
-            )
-            if precision == tried:
-                _put(parts, rounded)
-        loss = _loss(decoder, some, dense)
-        _put(parts, before)
-        unit = max(loss, 0.0) / max(errors[tried], 1e-30)
-        found[product] = {str(each): unit * error for each, error in errors.items()} | {DENSE: 0.0}
-        advance()
+    sought = _Sought(recipe, frozenset(places))
+    passage = Passage(checkpoint, _some(texts), device)
+    found: Losses = {}
+    for name, some in _runs(checkpoint.config.num_layers).items():
+        losses = partial(_losses, checkpoint, sought, passage, some, progress.advance)
+        found |= progress.remember(name, losses)
     return found
+
+
+def _runs(num_layers: int) -> dict[str, range]:
+    """Layers whose products are measured together, by the name of what is remembered of them."""
+    firsts = range(0, num_layers, _TOGETHER)
+    return {f"losses-{at}": range(at, min(at + _TOGETHER, num_layers)) for at in firsts}
+
+
+@dataclass(frozen=True, slots=True)
+class _Sought:
+    """What is tried with the matrices of a layer."""
+
+    recipe: Recipe
+    free: frozenset[str]  # modules
+
+    def products(self, layer: OneLayer) -> dict[str, list[Matrix]]:
+        """By name, those of which some matrices are free: these."""
+        stages = {stage[0].place.weight: stage for stage in layer.stages()}
+        chosen = {
+            name: [each for each in stage if each.module in self.free]
+            for name, stage in stages.items()
+        }
+        return {name: matrices for name, matrices in chosen.items() if matrices}
+
+    def rounded(self, matrix: Matrix, precision: Precision) -> torch.Tensor:
+        """[N, K]."""
+        grid = grid_of(self.recipe, precision)
+        return rtn.quantize(matrix.values.contiguous(), grid, "mse").dense()
+
+    def errors(self, matrices: Sequence[Matrix]) -> dict[Precision, float]:
+        """Squared, of a product's weights in all."""
+        return {
+            each: sum(
+                (self.rounded(matrix, each) - matrix.values).square().sum().item()
+                for matrix in matrices
+            )
+            for each in precisions(self.recipe)
+        }
+
+
+def _losses(
+    checkpoint: Checkpoint, sought: _Sought, passage: Passage, some: range, advance: Advance
+) -> Losses:
+    """Of the products of some layers: each goes on alone, beside the dense model, to its end."""
+    dense = passage.embedded()
+    tried = Precision(MEASURED_BITS, sought.recipe.group_size)
+    errors: dict[str, dict[Precision, float]] = {}
+    streams: dict[str, torch.Tensor] = {}  # by product
+    for index in range(checkpoint.config.num_layers):
+        layer = OneLayer(checkpoint, index, passage.device)
+        for hidden in streams.values():
+            passage.advance(layer, hidden)
+            advance()
+        for product, matrices in sought.products(layer).items() if index in some else ():
+            errors[product] = sought.errors(matrices)
+            streams[product] = dense.clone()
+            with _replaced(matrices, [sought.rounded(each, tried) for each in matrices]):
+                passage.advance(layer, streams[product])
+            advance()
+        passage.advance(layer, dense)
+    units = {
+        product: max(loss, 0.0) / max(errors[product][tried], 1e-30)
+        for product, loss in _divergences(passage, dense, streams).items()
+    }
+    return {
+        product: {DENSE: 0.0}
+        | {str(each): unit * errors[product][each] for each in errors[product]}
+        for product, unit in units.items()
+    }
+
+
+@contextmanager
+def _replaced(matrices: Sequence[Matrix], values: Sequence[torch.Tensor]) -> Iterator[None]:
+    """For a while a layer computes with other values."""
+    before = [matrix.values.clone() for matrix in matrices]
+    _put(matrices, values)
+    yield
+    _put(matrices, before)
+
+
+def _put(matrices: Sequence[Matrix], values: Sequence[torch.Tensor]) -> None:
+    for matrix, each in zip(matrices, values, strict=True):
+        matrix.values.copy_(each)
+
+
+def _divergences(
+    passage: Passage, dense: torch.Tensor, streams: Mapping[str, torch.Tensor]
+) -> dict[str, float]:
+    """Nats per token behind the last layer, of each stream against the dense one."""
+    sums = dict.fromkeys(streams, 0.0)
+    all_logits = passage.logits(dense, *streams.values())
+    for text, found in zip(passage.texts, all_logits, strict=True):
+        expected = next(found)
+        for product, logits in zip(streams, found, strict=True):
+            sums[product] += document(text, expected, logits).kl
+    predicted = sum(text.num_predicted for text in passage.texts)
+    return {product: each / predicted for product, each in sums.items()}
+
+
+def _expect_possible(checkpoint: Checkpoint, recipe: Recipe, places: Mapping[str, Place]) -> None:
+    """Refuse before hours of measuring what nothing fits."""
+    assert recipe.budget is not None
+    sizes = product_sizes(checkpoint, recipe, places)
+    least = sum(min(options.values()) for options in sizes.values()) / _num_weights(places)
+    if recipe.budget < least:
+        raise RecipeError(
+            f"--budget is {recipe.budget:g} bits; expected at least {least:.2f}, which 2 bits and "
+            f"their scales take in groups of {recipe.group_size}"
+        )
+
+
+def _num_weights(places: Mapping[str, Place]) -> int:
+    return sum(math.prod(place.shape) for place in places.values())
 
 
 def _free(checkpoint: Checkpoint, kept: frozenset[str]) -> dict[str, Place]:
@@ -186,28 +289,6 @@ def _free(checkpoint: Checkpoint, kept: frozenset[str]) -> dict[str, Place]:
         for place in layer_matrices(checkpoint.config)
     }
     return {module: place for module, place in places.items() if module not in kept}
-
-
-def _put(parts: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
-    for rows, each in zip(parts, values, strict=True):
-        rows.copy_(each)
-
-
-def _loss(decoder: Decoder, texts: Sequence[Text], dense: Sequence[torch.Tensor]) -> float:
-    documents = [
-        document(text, expected, _logits(decoder, text))
-        for text, expected in zip(texts, dense, strict=True)
-    ]
-    return sum(each.kl for each in documents) / sum(each.num_tokens for each in documents)
-
-
-def _logits(decoder: Decoder, text: Text) -> torch.Tensor:
-    """Behind each token, [T, V]."""
-    count = -(-len(text.tokens) // _BLOCK_TOKENS)
-    kept = CacheFormat(decoder.dtype, decoder.dtype)
-    cache = KVCache(decoder.config, count, _BLOCK_TOKENS, kept, decoder.device)
-    chunk = Chunk(0, len(text.tokens), range(count), len(text.tokens))
-    return decoder.forward(torch.tensor(text.tokens, device=decoder.device), [chunk], cache)
 
 
 def _some(texts: Sequence[Text]) -> list[Text]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from aweigh_quantize.budget import budgeted, num_products
+from aweigh_quantize.budget import Progress, budgeted, num_advances
 from aweigh_quantize.calibration import Amount, divided, from_files, from_model, not_held_out
 from aweigh_quantize.card import card
 from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
@@ -74,7 +74,8 @@ def run(job: Job, display: Display) -> Outcome:
         to_train_on = _to_train_on(job, checkpoint, display)
         if job.recipe.budget is not None:
             precisions = _remembered(
-                unfinished, lambda: _budgeted(job, checkpoint, precisions, calibration, display)
+                unfinished,
+                lambda: _budgeted(job, checkpoint, precisions, calibration, unfinished, display),
             )
         declared = declare(job.recipe, precisions, dense)
         work = Work(
@@ -137,11 +138,15 @@ def _budgeted(
     checkpoint: Checkpoint,
     precisions: Mapping[str, Precision | None],
     texts: Sequence[Text],
+    unfinished: Unfinished,
     display: Display,
 ) -> dict[str, Precision | None]:
     kept = frozenset(module for module, found in precisions.items() if found is None)
-    display.begin("precision of products", num_products(checkpoint, kept))
-    return budgeted(checkpoint, job.recipe, kept, texts, job.device, display.advance)
+    parts = num_advances(checkpoint, kept)
+    done = sum(count for name, count in parts.items() if unfinished.remembers(name))
+    display.begin("products in layers", sum(parts.values()), done)
+    progress = Progress(display.advance, unfinished.remembered)
+    return budgeted(checkpoint, job.recipe, kept, texts, job.device, progress)
 
 
 def _remembered(

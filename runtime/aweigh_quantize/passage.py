@@ -10,7 +10,7 @@ import torch
 from aweigh_quantize.checkpoint import Checkpoint
 from aweigh_quantize.observation import Observer, Seen
 from aweigh_quantize.one_layer import OneLayer
-from aweigh_quantize.texts import Text, batches, offsets
+from aweigh_quantize.texts import Text, batches, offsets, spans
 from aweigh_runtime.model.arithmetic import Fast
 from aweigh_runtime.model.cache import FP8, CacheFormat, KVCache, LayerCache
 from aweigh_runtime.model.chunks import Chunk
@@ -99,6 +99,7 @@ class Passage:
 
     def __init__(self, checkpoint: Checkpoint, texts: Sequence[Text], device: torch.device) -> None:
         self.texts = texts
+        self.device = device
         self._checkpoint = checkpoint
         self._storage = Storage(torch.float32, device, Fast())
         self._lengths = [len(text.tokens) for text in texts]
@@ -139,11 +140,14 @@ class Passage:
             hidden[rows] = found
 
     @torch.no_grad()
-    def logits(self, *streams: torch.Tensor) -> Iterator[list[torch.Tensor]]:
-        """For each text the logits [T, V] behind the last layer, of each of some hidden states."""
+    def logits(self, *streams: torch.Tensor) -> Iterator[Iterator[torch.Tensor]]:
+        """For each text the logits [T, V] behind the last layer, of each of some hidden states.
+
+        They are computed one at a time, as they are asked for.
+        """
         ends = self.ends()
-        for first, length in zip(self._offsets, self._lengths, strict=False):
-            yield [ends.logits(hidden[first : first + length]) for hidden in streams]
+        for rows in spans(self.texts):
+            yield (ends.logits(hidden[rows]) for hidden in streams)
 
     def ends(self) -> Ends:
         """Of the dense model: they stay as they are."""
@@ -163,7 +167,7 @@ class Passage:
     def tokens(self, texts: Iterable[int]) -> torch.Tensor:
         """Of some texts, by number, [T]."""
         found = [token for index in texts for token in self.texts[index].tokens]
-        return torch.tensor(found, device=self._storage.device)
+        return torch.tensor(found, device=self.device)
 
     def _planned(self, cache: KVCache) -> Iterator[tuple[slice, Step]]:
         """With the rows of the hidden states."""
@@ -176,7 +180,7 @@ class Passage:
 
     def _kept_as(self, kept: CacheFormat) -> KVCache:
         """Of one layer: each is done with before the next begins."""
-        config, device = self._checkpoint.config, self._storage.device
+        config, device = self._checkpoint.config, self.device
         num_blocks = max(
             sum(-(-length // _BLOCK_TOKENS) for length in self._lengths[run.start : run.stop])
             for run in self._steps

@@ -93,7 +93,7 @@ class Quantizer:
             name: evaluate(
                 passage.texts,
                 (
-                    (pair[0], pair[1])
+                    (next(pair), next(pair))
                     for pair in passage.logits(
                         streams[f"{DENSE} {name}"], streams[f"{QUANTIZED} {name}"]
                     )

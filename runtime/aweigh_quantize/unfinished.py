@@ -71,8 +71,8 @@ class Unfinished:
         Raises:
             ModelUnreadable: the file is not what was written.
         """
-        path = self.folder / f"{name}.json"
-        if not path.is_file():
+        path = self._path(name)
+        if not self.remembers(name):
             write_text(path, json.dumps(find_out()))
         try:
             found: Found = json.loads(path.read_text())
@@ -81,6 +81,10 @@ class Unfinished:
                 f"{path} is not what was written ({error}); remove it to have it found out again"
             ) from error
         return found
+
+    def remembers(self, name: str) -> bool:
+        """Whether it was found out already."""
+        return self._path(name).is_file()
 
     def complete(self) -> None:
         """Make the written model appear at OUT, and then remove everything else.
@@ -94,6 +98,9 @@ class Unfinished:
             shutil.rmtree(self.folder)
         except OSError as error:
             raise CannotWrite(self.out, error) from error
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
 
     def _remove_if_nothing_is_done(self) -> None:
         """Else what was refused would stand in the way of the corrected command."""

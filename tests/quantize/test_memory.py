@@ -23,7 +23,6 @@ from tests.quantize.conftest import COPIED, LAYERS
 from tests.quantize.jobs import AMOUNT, Silent, job
 from tests.quantize.whole import loaded, logits
 
-DEEP = 72  # layers
 PEAK = """
 import json, sys
 from pathlib import Path
@@ -36,11 +35,16 @@ def peak():  # of this program alone: what rusage says begins with its parent's
 QUANTIZE = """
 from aweigh_quantize.job import run
 from tests.quantize.jobs import Silent, job
-model, out, text = map(Path, sys.argv[1:])
+model, out, text = map(Path, sys.argv[1:4])
 before = peak()
-loss = run(job(model, out, [text]), Silent()).loss
+loss = run(job(model, out, [text], **json.loads(sys.argv[4])), Silent()).loss
 print(json.dumps([peak() - before, loss.kl.value, loss.dense_perplexity]))
 """
+DEEP = 72  # layers
+MOST = [
+    *("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"),
+    *(f"layers.{index}.self_attn.o_proj" for index in range(DEEP) if index % 9),
+]  # modules that a budget passes over: each takes its time
 WIDE = 4096  # inputs of a matrix
 ROUND = """
 from aweigh_quantize.methods import fp4, fp8, gptq, sparse
@@ -75,10 +79,8 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def deep(cut: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repeated(cut: Path, folder: Path) -> Path:
     """The layers of a small model again and again: larger than all that quantizing may take."""
-    folder = tmp_path_factory.mktemp("deep") / "deep"
     folder.mkdir()
     for name in COPIED:
         (folder / name).write_bytes((cut / name).read_bytes())
@@ -110,11 +112,12 @@ def measured(program: str, *given: object) -> Any:
     return json.loads(finished.stdout)
 
 
+@pytest.mark.parametrize("recipe", [{}, {"budget": 4.5, "keep": MOST}], ids=["4 bit", "budget"])
 def test_with_texts_a_model_is_never_in_memory_and_its_loss_is_that_of_the_whole(
-    deep: Path, text: Path, tmp_path: Path
+    cut: Path, text: Path, tmp_path: Path, recipe: dict[str, Any]
 ) -> None:
-    out = tmp_path / "out"
-    taken, kl, perplexity = measured(QUANTIZE, deep, out, text)
+    deep, out = repeated(cut, tmp_path / "deep"), tmp_path / "out"
+    taken, kl, perplexity = measured(QUANTIZE, deep, out, text, json.dumps(recipe))
     checkpoint = read_checkpoint(deep)
     assert taken < weight_bytes(checkpoint.config, 4) / 2
 

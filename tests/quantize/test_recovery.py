@@ -1,4 +1,4 @@
-"""Training what was quantized a little, and dividing an average size between matrices."""
+"""Training what was quantized a little."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from aweigh_kernels.int_weight import IntWeight
 from aweigh_quantize import quantizer
 from aweigh_quantize.calibration import Amount, TooShort
 from aweigh_quantize.job import run
@@ -15,7 +14,7 @@ from aweigh_quantize.quantizer import Work
 from aweigh_quantize.recipe import Recipe, RecipeError, Scheme
 from aweigh_quantize.recovery import Training
 from aweigh_quantize.trained_layer import Rates
-from tests.quantize.jobs import Silent, job, job_of, tensors, weights
+from tests.quantize.jobs import Silent, job, job_of, tensors
 
 ENOUGH = Amount(num_texts=16, num_tokens=192)
 SHORT = Training(num_steps=100, num_tokens=1024)
@@ -180,37 +179,6 @@ def test_too_little_to_train_on_is_refused(cut: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_matrices_share_a_budget_by_what_they_lose(cut: Path, tmp_path: Path) -> None:
-    found = run(job(cut, tmp_path / "out", scheme="rtn", group_size=64, budget=4.5), Silent())
-    assert 4.2 < found.sizes.bits <= 4.5
-    assert len(set(spent_of(tmp_path / "out", cut).values())) > 1
-
-
-def test_matrices_that_servers_fuse_get_the_same(cut: Path, tmp_path: Path) -> None:
-    run(job(cut, tmp_path / "out", scheme="rtn", group_size=64, budget=4.9), Silent())
-    spent = spent_of(tmp_path / "out", cut)
-    assert len(set(spent.values())) > 1  # else nothing is told apart
-    for fused in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
-        for module in [each for each in spent if each.endswith(fused[0])]:
-            others = {spent[module.replace(fused[0], name)] for name in fused}
-            assert len(others) == 1, module
-
-
-def test_a_budget_loses_less_than_the_same_size_spent_evenly(cut: Path, tmp_path: Path) -> None:
-    even = run(job(cut, tmp_path / "even", scheme="rtn", bits=3, group_size=32), Silent())
-    found = run(job(cut, tmp_path / "out", scheme="rtn", budget=even.sizes.bits), Silent())
-    assert found.sizes.matrices <= even.sizes.matrices
-    assert found.loss.excess(even.loss).value > 0
-    assert len({each and each[1] for each in spent_of(tmp_path / "out", cut).values()}) > 1
-
-
-def test_a_budget_that_nothing_fits_is_refused_with_the_least(cut: Path, tmp_path: Path) -> None:
-    said = r"--budget is 2 bits; expected at least 2\.\d\d, which 2 bits and their scales take"
-    with pytest.raises(RecipeError, match=said):
-        run(job(cut, tmp_path / "out", budget=2.0), Silent())
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
@@ -224,15 +192,3 @@ def test_what_cannot_be_trained_or_divided_is_refused(
 ) -> None:
     with pytest.raises(RecipeError, match=said):
         job(cut, tmp_path / "out", **recipe)
-
-
-def spent_of(folder: Path, dense: Path) -> dict[str, tuple[int, int] | None]:
-    """Bits and group of every matrix of a layer, by module; None: it is dense."""
-    found = weights(folder, dense)
-    modules = [name.removesuffix(".weight") for name in tensors(dense) if "_proj" in name]
-    spent: dict[str, tuple[int, int] | None] = dict.fromkeys(modules)
-    for module, weight in found.items():
-        assert isinstance(weight, IntWeight)
-        assert weight.group is not None
-        spent[module] = weight.bits, weight.group
-    return spent
