@@ -114,7 +114,7 @@ class Prefixes:
     def arrive(self, request: Request, now_s: float) -> None:
         """Note what a new request asks for."""
         if self._caching:
-            self._extend_names(request, request.num_prompt_tokens)
+            self._extend_names(request, request.num_prompt_tokens // self._tokens)
             if request.first:  # that several answers are wanted makes no prompt popular
                 self.lookups.record(request.caller, request.names, now_s)
 
@@ -154,10 +154,11 @@ class Prefixes:
         full = min(end, request.num_known) // self._tokens
         if not self._caching or full <= first:
             return
-        self._extend_names(request, full * self._tokens)
+        self._extend_names(request, full)
+        blocks, names, let_find = request.blocks, request.names, self.pool.name
         for index in range(first, full):
-            block = request.blocks[index]
-            if self.pool.name(block, request.names[index]) == block:
+            block = blocks[index]
+            if let_find(block, names[index]) == block:
                 self._announced.add(block)
 
     def settle(self, request: Request) -> None:
@@ -165,7 +166,7 @@ class Prefixes:
         full = request.computed // self._tokens
         if not self._caching or full <= request.settled:
             return
-        self._extend_names(request, request.computed)
+        self._extend_names(request, full)
         for index in range(request.settled, full):
             own = request.blocks[index]
             known = self.pool.name(own, request.names[index])
@@ -182,8 +183,9 @@ class Prefixes:
         """Blocks that may come from the cache: one token must be read to predict the next."""
         if not self.serves(request):
             return 0
-        self._extend_names(request, len(request.tokens) - 1)
-        return (len(request.tokens) - 1) // self._tokens
+        usable = (len(request.tokens) - 1) // self._tokens
+        self._extend_names(request, usable)
+        return usable
 
     def _advance(self, request: Request, blocks: list[int]) -> None:
         """These blocks hold what would have been computed next."""
@@ -201,8 +203,7 @@ class Prefixes:
     def _rely(self, request: Request) -> None:
         self._adopters.setdefault(request, (request.cached, request.reached))
 
-    def _extend_names(self, request: Request, num_tokens: int) -> None:
-        num_blocks = num_tokens // self._tokens
+    def _extend_names(self, request: Request, num_blocks: int) -> None:
         if num_blocks > len(request.names):
             extend(request.names, request.tokens, request.salt, self._tokens, num_blocks)
 

@@ -1,4 +1,4 @@
-"""Decides what each forward pass computes. Pure Python over integers: no tensors, no clock.
+"""Decides what each forward pass computes. Python over integers: no tensors, no clock.
 
     waiting ──room for its prompt──► reading ──prompt is read──► answering ──finish──► gone
        ▲                                │                            │
@@ -12,6 +12,8 @@ order gives its own back and computes them again later; nobody has to for what i
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+import msgspec
 
 from aweigh_runtime.engine.blocks import BlockPool
 from aweigh_runtime.engine.messages import Counters, KvTokens
@@ -38,8 +40,7 @@ class Limits:
     drafted_tokens: int = DRAFTED_TOKENS
 
 
-@dataclass(slots=True)
-class Part:
+class Part(msgspec.Struct):  # made in a third of a dataclass's time, hundreds of times a step
     """A run of one request's tokens to compute: a prompt, part of a prompt, or one token."""
 
     request: Request
