@@ -84,7 +84,7 @@ class StepFit(BaseModel):
     kv_token: float  # read by such a row
     drafted_token: float
     samples: int
-    error: float  # median of |fitted - measured| ÷ measured
+    error: float  # root mean square of (fitted - measured) ÷ measured
 
 
 class State(BaseModel):

@@ -1,6 +1,5 @@
 """Puts model and cache on the device and joins them to the step loop."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,12 @@ from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine.grammars import Grammars
 from aweigh_runtime.engine.loop import Engine, Forward
-from aweigh_runtime.engine.messages import Ready, Sampling, Start
+from aweigh_runtime.engine.messages import Ready, Start
 from aweigh_runtime.engine.out_of_memory import return_unused_memory
 from aweigh_runtime.engine.prefixes import Copies, Memory
 from aweigh_runtime.engine.room import LongestRequest, expect_host_room, kv_bytes, peak_bytes
 from aweigh_runtime.engine.sampling.choice import Sampler
-from aweigh_runtime.engine.sampling.row import Row
-from aweigh_runtime.engine.sampling.verification import Drafted
-from aweigh_runtime.engine.scheduler import PROMPT_LOGPROBS_TOKENS, Limits, Scheduler
+from aweigh_runtime.engine.scheduler import Limits, Scheduler
 from aweigh_runtime.engine.sizing import STEP_TOKENS
 from aweigh_runtime.engine.speculation.draft_model import Frame
 from aweigh_runtime.engine.speculation.loading import (
@@ -30,20 +27,19 @@ from aweigh_runtime.engine.speculation.loading import (
     proposers,
     speculator,
 )
+from aweigh_runtime.engine.step_fit import StepFitter, Timed
 from aweigh_runtime.engine.threads import use_threads
+from aweigh_runtime.engine.warm_up import compile_all, timed, warm_up
 from aweigh_runtime.failures import InvalidConfiguration, ModelDoesNotFit
 from aweigh_runtime.model.cache import FP8, CacheFormat, KVCache
-from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
 from aweigh_runtime.model.host_copy import HostCopies
 from aweigh_runtime.model.load import Loaded, Wish, load
 from aweigh_runtime.model.random_weights import make_up
-from aweigh_runtime.model.reads import FEW
 from aweigh_runtime.model.stepping import launched, recorded, recorded_bytes
 from aweigh_runtime.text.defaults import stop_tokens_of
 
-_FEW_ROWS = (32, 64)
 _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", FP8: "fp8"}
 
 
@@ -58,6 +54,7 @@ class Parts:
     copy: Callable[[Copies], None]
     proposers: Proposers
     ready: Ready
+    known_steps: Sequence[Timed]
     runs_ahead: bool  # launching a step waits for nothing
 
 
@@ -78,6 +75,7 @@ def build(
         speculator(start, found.proposers),
     )
     engine.runs_ahead = found.runs_ahead
+    engine.step_fitter = StepFitter(found.known_steps)
     return engine, found.ready
 
 
@@ -134,9 +132,10 @@ def parts(
     block_bytes = start.block_tokens * (own_bytes + drafts.bytes_per_token)
     cache = KVCache(decoder.config, num_blocks, start.block_tokens, kept, device)
     memory, copy = _memory(start, cache, block_bytes)
-    _compile(launched(decoder, cache), decoder, limits, cache)
+    compile_all(launched(decoder, cache), decoder, limits, cache)
     forward = recorded(decoder, cache, limits.max_running, _longest_draft(start, drafts))
-    largest_s = _warm_up(forward, sampler, limits, cache, _longest_draft(start, drafts))
+    warm_up(forward, sampler, limits, cache, _longest_draft(start, drafts))
+    known_steps = timed(forward, sampler, limits, cache)
 
     compiler = Grammars(directory, decoder.config.vocab_size, stop_tokens_of(directory))
     frame = Frame(
@@ -157,7 +156,7 @@ def parts(
         num_blocks=num_blocks,
         bytes_per_block=block_bytes,
         prefix_cache_bytes=_cache_bytes(memory, block_bytes),
-        largest_step_s=largest_s,
+        largest_step_s=max(step.seconds for step in known_steps),
     )
     return Parts(
         scheduler=Scheduler(limits, memory),
@@ -167,6 +166,7 @@ def parts(
         copy=copy,
         proposers=proposers(start, drafts, frame, num_blocks),
         ready=ready,
+        known_steps=known_steps,
         runs_ahead=device.type == "cuda" and not decoder.waits,
     )
 
@@ -208,7 +208,7 @@ def _num_blocks(
         size = (num_blocks, start.block_tokens, kept, decoder.device)
         cache = KVCache(decoder.config, *size)
         longest = _longest_draft(start, drafts)
-        _warm_up(launched(decoder, cache), sampler, limits, cache, longest)
+        warm_up(launched(decoder, cache), sampler, limits, cache, longest)
 
     reserved = peak_bytes(decoder.device, largest_step)
     reserved += recorded_bytes(decoder, limits.max_running, _longest_draft(start, drafts))
@@ -251,74 +251,3 @@ def _cache_bytes(memory: Memory, block_bytes: int) -> int | None:
         return None
     blocks = memory.num_blocks if memory.max_cached is None else memory.max_cached
     return min(blocks, memory.num_blocks) * block_bytes
-
-
-def _compile(forward: Forward, decoder: Decoder, limits: Limits, cache: KVCache) -> None:
-    """Compute every kind of decode once on a GPU, whose kernels are compiled at their first use.
-
-    What is left of a prompt behind cached tokens is one, too, where it is short. Products of up to
-    64 tokens have kernels of their own.
-    """
-    if cache.layers.device.type != "cuda":
-        return
-    room = min(cache.num_blocks * cache.block_tokens, limits.max_model_len)
-    blocks = range(cache.num_blocks)
-    for count in (*range(1, FEW + 1), *_FEW_ROWS):
-        if count < room:
-            forward([0] * count, [Chunk(1, count, blocks, 1)])
-    for requests, count in _kinds(decoder, limits.max_running, cache):
-        if count < room and requests > 1:
-            one = Chunk(0, 1, blocks, 1)
-            chunks = [Chunk(1, count, blocks, 1), *[one] * (requests - 1)]
-            forward([0] * (count + requests - 1), chunks)
-
-
-def _kinds(decoder: Decoder, most_requests: int, cache: KVCache) -> list[tuple[int, int]]:
-    """Requests and tokens of steps whose attention is of all kinds that there are."""
-    from aweigh_kernels import paged_attention_gpu  # Triton is not everywhere
-
-    config, kept = decoder.config, cache.by_layer[0].kept
-    return paged_attention_gpu.kinds(
-        (config.num_heads, config.num_kv_heads),
-        paged_attention_gpu.bytes_of_position(config.head_dim, kept.dtype),
-        (most_requests, FEW),
-        paged_attention_gpu.Gpu.of(decoder.device),
-    )
-
-
-def _warm_up(
-    forward: Forward, sampler: Sampler, limits: Limits, cache: KVCache, longest_draft: int
-) -> float:
-    """The largest prompt and the largest batch, so that no request pays for what comes first.
-
-    Returns:
-        seconds that the prompt took.
-    """
-    room = cache.num_blocks * cache.block_tokens
-    prompt = min(limits.step_tokens, limits.max_model_len, room)
-    blocks = range(cache.num_blocks)
-    num_rows = min(limits.max_running, cache.num_blocks)
-    # Rows that top_p alone bounds take all there is of sampling, and most memory.
-    rows = [Row(Sampling(seed=index, top_p=0.9), prompt=[0]) for index in range(num_rows)]
-    scored = min(prompt, PROMPT_LOGPROBS_TOKENS)
-    started_s = time.monotonic()
-    logits = forward([0] * prompt, [Chunk(0, prompt, blocks, scored)])
-    sampler.prompt_logprobs(logits, [0] * scored, 1)  # its numbers are read: the step has ended
-    prompt_s = time.monotonic() - started_s
-    chunks = [Chunk(0, 1, blocks[index : index + 1]) for index in range(len(rows))]
-    sampler.choose(forward([0] * len(rows), chunks), rows)
-    # As many rows of logits as there can be: all answers draft, if only a little.
-    count = min(longest_draft, max(limits.drafted_tokens // num_rows, 1))
-    count = min(count, cache.block_tokens - 1, limits.max_model_len - 1)
-    if count > 0:
-        _verify(forward, sampler, rows[: limits.drafted_tokens], count)
-    return prompt_s
-
-
-def _verify(forward: Forward, sampler: Sampler, rows: Sequence[Row], count: int) -> None:
-    """Drafts of so many tokens for some answers, of each of which much is remembered."""
-    num_tokens = len(rows) * (count + 1)
-    chunks = [Chunk(0, count + 1, range(index, index + 1), count + 1) for index in range(len(rows))]
-    logits = forward([0] * num_tokens, chunks)
-    expected = logits.softmax(-1).view(len(rows), count + 1, -1)[:, :count]
-    sampler.verify(logits, rows, [Drafted([0] * count, each) for each in expected])

@@ -67,7 +67,8 @@ class Compiler(Protocol):
 class Engine:
     """Runs forward passes for as long as there are requests. One thread owns it.
 
-    `runs_ahead` may be set before the first step: a step is launched before the last one is read.
+    Two may be set before the first step: `runs_ahead`, a step is launched before the last one is
+    read, and a `step_fitter` that knows steps already.
     """
 
     def __init__(
@@ -86,13 +87,13 @@ class Engine:
         self._copy = copy
         self._speculator = speculator
         self.runs_ahead = False
+        self.step_fitter = StepFitter()
         self._next: Launched | None = None  # launched already
         self._finished_s = 0.0  # when the last step's tokens had been recorded
         self._compiling: dict[int, Submission] = {}
         self._answers = Answers(scheduler)
         self._failures = self._answers.failures  # since the last report
         self._prompt_speed = PromptSpeed()
-        self._step_fitter = StepFitter()
 
     @property
     def patience_s(self) -> float:
@@ -151,7 +152,7 @@ class Engine:
             unshared_tokens_per_request=scheduler.unshared_tokens_per_request(),
             duration_s=duration_s,
             num_tokens=num_tokens,
-            step_fit=self._step_fitter.fit,
+            step_fit=self.step_fitter.fit,
             speculation=None if self._speculator is None else self._speculator.state,
         )
 
@@ -323,7 +324,7 @@ class Engine:
         self._prompt_speed.observe(others, answers, undrafted_s)
         kv_tokens = sum(part.end for part in parts if part.num_tokens == 1)
         drafted = sum(len(each.tokens) for each in step.behind)
-        self._step_fitter.observe(Load(others, answers, kv_tokens, drafted), seconds)
+        self.step_fitter.observe(Load(others, answers, kv_tokens, drafted), seconds)
         self._scheduler.prefixes.judge_loading(self._prompt_speed.token_s)
 
 

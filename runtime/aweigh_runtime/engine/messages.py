@@ -203,7 +203,7 @@ class StepFit(msgspec.Struct, frozen=True, array_like=True):
     kv_token: float  # read by such a row
     drafted_token: float
     samples: int
-    error: float  # median of |fitted - measured| ÷ measured
+    error: float  # root mean square of (fitted - measured) ÷ measured
 
 
 class Speculation(msgspec.Struct, frozen=True, array_like=True):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aweigh_runtime.engine import assembly
+from aweigh_runtime.engine import assembly, warm_up
 from aweigh_runtime.engine.loop import Engine
 from aweigh_runtime.engine.messages import Draft, Start, Work
 from aweigh_runtime.sources.local import builtin
@@ -82,7 +82,7 @@ def test_without_memory_for_the_step_with_drafts_the_target_is_served_alone(
     def verify(*arguments: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(assembly, "_verify", verify)
+    monkeypatch.setattr(warm_up, "_verify", verify)
     engine = built(padded)
     engine.take(Work([greedy(1, list(PROMPT), 4)], []))
     reports = [engine.step()]
