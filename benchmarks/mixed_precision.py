@@ -26,12 +26,8 @@ from aweigh_bench.report import Bar, Cell, Report, Table
 from aweigh_cli.quantize import chosen, fetched
 from aweigh_cli.serve import default_cache_dir
 from aweigh_quantize.budget import (
-    DENSE,
-    Progress,
     assigned,
-    measured,
     option_sizes,
-    precisions,
     product_sizes,
 )
 from aweigh_quantize.calibration import Amount, from_model
@@ -40,6 +36,8 @@ from aweigh_quantize.declaration import declare
 from aweigh_quantize.display import Quiet
 from aweigh_quantize.evaluation import Evaluation
 from aweigh_quantize.one_layer import layer_matrices
+from aweigh_quantize.passage import Passage
+from aweigh_quantize.product_losses import DENSE, Progress, measured, some
 from aweigh_quantize.quantizer import Quantizer, Work
 from aweigh_quantize.recipe import Precision, Recipe
 from aweigh_quantize.texts import Text
@@ -118,8 +116,7 @@ def main() -> None:
         setting.checkpoint,
         recipe,
         setting.places,
-        setting.calibration,
-        setting.device,
+        Passage(setting.checkpoint, some(setting.calibration), setting.device),
         Progress(advance=lambda: None, remember=lambda name, find_out: find_out()),
     )
     found = assigned(setting.checkpoint, recipe, setting.places, losses)
@@ -145,7 +142,7 @@ def drawn(setting: Setting, recipe: Recipe, num_bits: int, seed: int) -> Precisi
     """By chance, of just that size: choices are drawn again until they fit."""
     chance = random.Random(seed)
     sizes = product_sizes(setting.checkpoint, recipe, setting.places)
-    meant: dict[str, Precision | None] = {str(each): each for each in precisions(recipe)}
+    meant: dict[str, Precision | None] = {str(each): each for each in recipe.choices}
     names = [*meant, DENSE]
     found = {product: chance.choice(names) for product in sizes}
     total = sum(sizes[product][name] for product, name in found.items())
@@ -161,10 +158,7 @@ def _setting(model: str, device: torch.device) -> Setting:
     cache = default_cache_dir()
     checkpoint = read_checkpoint(fetched(model, None, cache))
     use_threads(device, 0)
-    places = {
-        checkpoint.own_name(place).removesuffix(".weight"): place
-        for place in layer_matrices(checkpoint.config)
-    }
+    places = {checkpoint.module(place): place for place in layer_matrices(checkpoint.config)}
     amount = Amount()
     own, other = (
         from_model(checkpoint, each, device, cache, lambda: None)

@@ -46,6 +46,10 @@ class Checkpoint:
         """What this checkpoint calls a tensor."""
         return self.stored[place.name].name
 
+    def module(self, place: Place) -> str:
+        """What this checkpoint calls the module whose matrix it is."""
+        return self.own_name(place).removesuffix(".weight")
+
     def fingerprint(self) -> str:
         """As of its folder."""
         return fingerprint(self.directory, self.stored.values())

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from aweigh_quantize.budget import Progress, budgeted, num_advances
+from aweigh_quantize.budget import budgeted, num_advances
 from aweigh_quantize.calibration import Amount, divided, from_files, from_model, not_held_out
 from aweigh_quantize.card import card
 from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
@@ -16,6 +16,7 @@ from aweigh_quantize.declaration import Declared, declare
 from aweigh_quantize.display import Display
 from aweigh_quantize.one_layer import layer_matrices, routers
 from aweigh_quantize.outcome import Outcome
+from aweigh_quantize.product_losses import Progress
 from aweigh_quantize.quantizer import Quantizer, Work
 from aweigh_quantize.recipe import Precision, Recipe, RecipeError, unmatched
 from aweigh_quantize.recovery import Training, expect_enough
@@ -26,7 +27,6 @@ from aweigh_quantize.unfinished import Unfinished
 from aweigh_runtime.engine.threads import use_threads
 from aweigh_runtime.formats.layout import LayoutError
 from aweigh_runtime.model.footprint import weight_bytes
-from aweigh_runtime.model.placement import Place
 
 OWN_TEXTS = "the model's own texts"
 HELD_OUT = "held-out parts of the calibration files"
@@ -66,7 +66,7 @@ def run(job: Job, display: Display) -> Outcome:
         expect_enough(job.amount.for_training().most_tokens, from_files=False)
     use_threads(job.device, weight_bytes(checkpoint.config, _WIDE_BYTES))
     precisions = precisions_of(checkpoint, job.recipe)
-    dense = [_module(checkpoint, place) for place in routers(checkpoint.config)]
+    dense = [checkpoint.module(place) for place in routers(checkpoint.config)]
     _expect_storable(checkpoint, job.recipe, declare(job.recipe, precisions, dense))
     unfinished = Unfinished(job.out)
     with unfinished.claimed(asdict(job.recipe), _subject(job, checkpoint)):
@@ -114,7 +114,7 @@ def precisions_of(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Precision
     Raises:
         RecipeError: a module to keep does not exist, or all are to be kept.
     """
-    modules = [_module(checkpoint, place) for place in layer_matrices(checkpoint.config)]
+    modules = [checkpoint.module(place) for place in layer_matrices(checkpoint.config)]
     unknown = unmatched(recipe.keep, modules)
     if unknown is not None:
         raise RecipeError(
@@ -127,10 +127,6 @@ def precisions_of(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Precision
             f"keep some of the {len(modules)} matrices only"
         )
     return {module: None if recipe.keeps(module) else recipe.precision for module in modules}
-
-
-def _module(checkpoint: Checkpoint, place: Place) -> str:
-    return checkpoint.own_name(place).removesuffix(".weight")
 
 
 def _budgeted(
@@ -165,7 +161,7 @@ def _remembered(
 def _expect_storable(checkpoint: Checkpoint, recipe: Recipe, declared: Declared) -> None:
     """Refuse before hours of work what could not be written afterwards."""
     for place in layer_matrices(checkpoint.config):
-        module = _module(checkpoint, place)
+        module = checkpoint.module(place)
         layout, (rows, columns) = declared.quantization.layout_of(module), place.shape
         if layout is None:
             continue

@@ -44,7 +44,7 @@ class OneLayer:
         self.places = list(layer_places(config, config.layers[index], index))
         self.watch = Watch()
         storage = Storage(torch.float32, device, self.watch)
-        rope = ropes(config).index(config.layers[index].rope)
+        rope = config.ropes.index(config.layers[index].rope)
         self.run = Layer(config, config.layers[index], rope, storage.within(f"layers.{index}"))
         self.weights = storage.weights
         checkpoint.fill(self.weights, self.places)
@@ -174,7 +174,7 @@ class OneLayer:
     def _matrix(self, checkpoint: Checkpoint, place: Place) -> Matrix:
         weight = self.weights[place.weight]
         whole = weight if place.expert is None else weight[place.expert]
-        module = checkpoint.own_name(place).removesuffix(".weight")
+        module = checkpoint.module(place)
         return Matrix(place, module, rows_of(weight, place), whole.data_ptr())
 
 
@@ -208,8 +208,3 @@ def routers(config: ModelConfig) -> Iterator[Place]:
         for place in layer_places(config, layer, index):
             if place.weight.endswith(_ROUTER):
                 yield place
-
-
-def ropes(config: ModelConfig) -> list[object]:
-    """The rotary embeddings of a model, each once, as the decoder orders them."""
-    return list(dict.fromkeys(layer.rope for layer in config.layers))

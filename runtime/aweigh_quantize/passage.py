@@ -107,8 +107,8 @@ class Passage:
         self._steps = list(batches(self._lengths, _STEP_TOKENS))
         self._cache = self._kept_as(CacheFormat(torch.float32, torch.float32))
         positions = checkpoint.config.max_positions
-        distinct = list(dict.fromkeys(layer.rope for layer in checkpoint.config.layers))
-        self._angles = [angles_of(rope, positions, self._storage) for rope in distinct]
+        ropes = checkpoint.config.ropes
+        self._angles = [angles_of(rope, positions, self._storage) for rope in ropes]
 
     @torch.no_grad()
     def embedded(self) -> torch.Tensor:

@@ -14,6 +14,7 @@ WEIGHTS_ONLY: tuple[Scheme, ...] = ("rtn", "gptq", "awq")
 WHOLE_ROW = -1  # as a size of groups
 LARGEST_GROUP = 1 << 20
 BITS = (2, 3, 4, 8)
+_SMALLEST_GROUP = 32  # that a budget halves down to
 TAKEN_BY: dict[str, tuple[Scheme, ...]] = {
     "bits": WEIGHTS_ONLY,
     "group_size": WEIGHTS_ONLY,
@@ -128,6 +129,17 @@ class Recipe:
     def precision(self) -> Precision:
         """Of every matrix, unless a budget gives each its own."""
         return Precision(self.bits, self.group_size)
+
+    @property
+    def choices(self) -> list[Precision]:
+        """What a budget may give a matrix: the group, or halves of it that are large enough.
+
+        All columns that fill the recipe's groups fill smaller ones.
+        """
+        groups = [self.group_size]
+        while groups[-1] >= 2 * _SMALLEST_GROUP and groups[-1] % 16 == 0:
+            groups.append(groups[-1] // 2)
+        return [Precision(bits, group) for bits in BITS for group in groups]
 
     @property
     def is_symmetric(self) -> bool:

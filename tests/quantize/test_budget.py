@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 
 from aweigh_kernels.int_weight import IntWeight
-from aweigh_quantize import budget
-from aweigh_quantize.budget import Progress, measured
+from aweigh_quantize import budget, product_losses
 from aweigh_quantize.checkpoint import read_checkpoint
 from aweigh_quantize.evaluation import evaluate
 from aweigh_quantize.job import run
 from aweigh_quantize.methods import rtn
 from aweigh_quantize.methods.grid import Grid
 from aweigh_quantize.one_layer import layer_matrices
+from aweigh_quantize.passage import Passage
+from aweigh_quantize.product_losses import Progress, measured
 from aweigh_quantize.recipe import Recipe, RecipeError
 from aweigh_quantize.texts import Text
 from aweigh_runtime.model.mapped import rows_of
@@ -39,14 +40,11 @@ def spent_of(folder: Path, dense: Path) -> dict[str, tuple[int, int] | None]:
 def test_a_product_loses_what_the_whole_model_loses_with_it_alone_rounded(cut: Path) -> None:
     """Layer by layer, and a product of the first layer through all that come behind it."""
     checkpoint = read_checkpoint(cut)
-    places = {
-        checkpoint.own_name(place).removesuffix(".weight"): place
-        for place in layer_matrices(checkpoint.config)
-    }
+    places = {checkpoint.module(place): place for place in layer_matrices(checkpoint.config)}
     recipe = Recipe(scheme="rtn", group_size=64, budget=4.5)
     steps = Silent()
     progress = Progress(steps.advance, lambda name, find_out: find_out())
-    found = measured(checkpoint, recipe, places, TEXTS, CPU, progress)
+    found = measured(checkpoint, recipe, places, Passage(checkpoint, TEXTS, CPU), progress)
     assert steps.steps == sum(budget.num_advances(checkpoint, frozenset()).values())
 
     whole = loaded(cut)
@@ -76,7 +74,7 @@ def test_measuring_goes_on_behind_what_an_earlier_run_has_measured(
             if self.parts[-1][0] == PART and self.steps_of_part() > first:
                 raise Stopped
 
-    monkeypatch.setattr(budget, "_TOGETHER", 1)
+    monkeypatch.setattr(product_losses, "_TOGETHER", 1)
     counts = list(budget.num_advances(read_checkpoint(cut), frozenset()).values())
     first, total = counts[0], sum(counts)
     wanted: dict[str, Any] = {"scheme": "rtn", "group_size": 64, "budget": 4.5}

@@ -149,3 +149,8 @@ class ModelConfig:
     def num_layers(self) -> int:
         """Decoder layers."""
         return len(self.layers)
+
+    @property
+    def ropes(self) -> list[Rope]:
+        """The rotary embeddings of all layers, each once."""
+        return list(dict.fromkeys(layer.rope for layer in self.layers))

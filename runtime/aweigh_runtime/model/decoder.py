@@ -50,7 +50,6 @@ class Decoder:
         layers: BuildStack = Layers,
     ) -> None:
         """Weights are left uninitialised: loading fills them in place."""
-        ropes = list(dict.fromkeys(layer.rope for layer in config.layers))
         self.config = config
         self.max_model_len = max_model_len  # tokens of prompt and answer together
         self.dtype = storage.dtype  # of weights, activations and cache
@@ -59,10 +58,10 @@ class Decoder:
         self.matrices = storage.matrices  # those that are quantized, by name
         self.settle = storage.settle  # once they are loaded
         self._embedding = embedding(config, storage.within("embedding"))
-        self._layers = layers(config, ropes, storage)
+        self._layers = layers(config, config.ropes, storage)
         self.recordable = self._layers.recordable and not storage.matrices
         self._head = head(config, self._embedding, storage)
-        self._angles = [angles_of(rope, max_model_len, storage) for rope in ropes]
+        self._angles = [angles_of(rope, max_model_len, storage) for rope in config.ropes]
 
     @property
     def waits(self) -> bool:
