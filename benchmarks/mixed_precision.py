@@ -168,7 +168,7 @@ def _setting(model: str, device: torch.device) -> Setting:
 
 
 def _report(model: str, spent: list[Spent], found: Precisions, seconds: float) -> Report:
-    mixed, uniform, *others, _ = spent
+    mixed, uniform, *others, smaller = spent
     median = sorted(others, key=lambda each: each.loss.kl.value)[len(others) // 2]
     rows: list[tuple[Cell, ...]] = []
     for each in spent:
@@ -185,6 +185,7 @@ def _report(model: str, spent: list[Spent], found: Precisions, seconds: float) -
         ],
         bars=[
             _bar("the budget loses no more than 4 bit g32", mixed, uniform, strict=False),
+            _bar(f"{smaller.name} loses no more than 4 bit g32", smaller, uniform, strict=False),
             _bar(
                 f"the budget loses less than the median, {median.name}", mixed, median, strict=True
             ),

@@ -67,6 +67,7 @@ def test_greedy_answers_are_those_without_drafts(
 
 
 LONG_ANSWER = 40
+ROUNDS = 8  # at most: on a busy machine it may take some until drafting seems to pay
 
 
 @pytest.mark.parametrize("kind", ["draft", "ngram"])
@@ -74,14 +75,16 @@ def test_long_greedy_answers_have_drafts_that_stay_and_drafts_that_do_not(kind: 
     engine = real_engine(decoder(), 256, max_running=4, speculator=speculator(kind, 256, 200))
     # They repeat themselves, so that looking up finds something before its worth is known.
     asked = {id: [*prompt(id)[-8:] * 4, *prompt(id)[:3]] for id in range(4)}
-    engine.take(Work([greedy(id, each, LONG_ANSWER) for id, each in asked.items()], []))
-    reports: list[Stepped] = []
-    while engine.patience_s == 0:
-        reports.append(engine.step())
-    assert answers(reports) == {
-        id: alone(decoder(), each, LONG_ANSWER) for id, each in asked.items()
-    }
-    counters = reports[-1].counters
+    wanted = {id: alone(decoder(), each, LONG_ANSWER) for id, each in asked.items()}
+    for _ in range(ROUNDS):
+        engine.take(Work([greedy(id, each, LONG_ANSWER) for id, each in asked.items()], []))
+        reports: list[Stepped] = [engine.step()]
+        while engine.patience_s == 0:
+            reports.append(engine.step())
+        assert answers(reports) == wanted
+        counters = reports[-1].counters
+        if counters.accepted_tokens:
+            break
     assert 0 < counters.accepted_tokens < counters.drafted_tokens
 
 

@@ -1,7 +1,9 @@
 """What each part of a step costs, found in steps of real traffic's kind."""
 
+import json
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from aweigh_runtime.engine.messages import StepFit
 from aweigh_runtime.engine.step_fit import MIN_STEPS, Load, StepFitter, Timed
 
 COSTS = (4e-3, 2.7e-5, 1e-4, 3e-8, 5e-5)
+RECORDED = Path(__file__).parent / "recorded_steps.json"
 NOISE = 0.03
 LONG = 2000  # steps
 CONTEXT = 500  # tokens behind which an answer stands, on average
@@ -121,3 +124,15 @@ def test_one_long_pause_changes_next_to_nothing() -> None:
 
 def test_a_few_steps_tell_nothing() -> None:
     assert fitted(StepFitter(known()), traffic(8, MIN_STEPS - 1)) is None
+
+
+def test_a_fit_foretells_what_recorded_steps_took() -> None:
+    """Of a real engine: fitted to a few chats at once, it knows what many will take."""
+    recorded = json.loads(RECORDED.read_text())
+    known, steps = ([Timed(Load(*of[:4]), of[4]) for of in recorded[key]] for key in recorded)
+    fitter, half = StepFitter(known), len(steps) // 2
+    for step in steps[:half]:
+        fitter.observe(*step)
+    costs = costs_of(fitter.fit)
+    foretold = sum(seconds(step.load, costs) for step in steps[half:])
+    assert foretold == pytest.approx(sum(step.seconds for step in steps[half:]), rel=0.25)
