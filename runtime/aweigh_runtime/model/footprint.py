@@ -57,6 +57,17 @@ def _place_bytes(place: Place, item_bytes: int, kept_bytes: KeptBytes | None) ->
     return place.num_values * (_WIDE_BYTES if place.added else item_bytes)
 
 
+def is_dense(config: ModelConfig, kept_bytes: KeptBytes | None) -> bool:
+    """Whether no matrix is quantized; `kept_bytes` as `weight_bytes` takes it."""
+    if kept_bytes is None:
+        return True
+    places = chain(
+        outer_places(config),
+        *(layer_places(config, kind, index) for index, kind in enumerate(config.layers)),
+    )
+    return all(kept_bytes(place) is None for place in places if place.matrix)
+
+
 def bytes_per_token(config: ModelConfig, item_bytes: int) -> int:
     """Memory that one token takes in the cache."""
     return config.num_layers * 2 * config.num_kv_heads * config.head_dim * item_bytes
