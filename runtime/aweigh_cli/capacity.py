@@ -188,7 +188,7 @@ def _cached_bytes(dtype_bytes: int, wish: Wish) -> int:
     """Of one number among cached keys and values."""
     made_for = None if wish.quantization is None else wish.quantization.kv_cache_scheme
     kept = made_for or "auto" if wish.kv_cache_dtype == "auto" else wish.kv_cache_dtype
-    return {"bf16": 2, "fp8": 1}.get(kept, dtype_bytes)
+    return footprint.cached_bytes(kept, dtype_bytes)
 
 
 def _recorded_bytes(

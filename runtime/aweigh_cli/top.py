@@ -118,7 +118,9 @@ def _state(namespace: str, pod: str) -> "State | None":
 
     path = f"/api/v1/namespaces/{namespace}/pods/{pod}:{names.ADMIN_PORT}/proxy/state"
     try:
-        return State.model_validate_json(kubectl("get", "--raw", path, f"--request-timeout={REPORT_S}s"))
+        return State.model_validate_json(
+            kubectl("get", "--raw", path, f"--request-timeout={REPORT_S}s")
+        )
     except (CommandFailure, ValueError):
         return None
 

@@ -1,4 +1,4 @@
-"""`aweigh top NAME` with the real kubectl, before an API server whose proxy leads to silent pods."""
+"""`aweigh top NAME` by the real kubectl, at an API server whose proxy leads to silent pods."""
 
 import json
 import shutil

@@ -11,6 +11,7 @@ from aweigh_runtime.model.placement import Place, layer_places, outer_places
 
 _ITEM_BYTES = {"bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
 _WIDE_BYTES = 4  # of fp32
+_CACHED_BYTES = {"fp8": 1, "bf16": 2, "fp16": 2, "fp32": 4}
 
 KeptBytes = Callable[[Place], int | None]
 
@@ -22,6 +23,11 @@ def item_bytes(dtype: DTypeName, config: ModelConfig) -> int:
     """
     name = config.dtype if dtype == "auto" else dtype
     return _ITEM_BYTES.get(name or "", _WIDE_BYTES)
+
+
+def cached_bytes(kept: str, item_bytes: int) -> int:
+    """Bytes of one number among cached keys and values; `auto` is the format of the model's."""
+    return _CACHED_BYTES.get(kept, item_bytes)
 
 
 def weight_bytes(config: ModelConfig, item_bytes: int, kept_bytes: KeptBytes | None = None) -> int:

@@ -1,4 +1,4 @@
-"""For which sizes of decode steps a graph is recorded, what they keep, and which takes a step. Pure."""
+"""For which sizes of decode steps graphs are recorded, what they keep, which takes a step. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
