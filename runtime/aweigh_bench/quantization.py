@@ -125,6 +125,7 @@ def make(options: Options, word: str, recipe: "Recipe") -> Made:
         BenchFailure: it cannot be made of this model.
     """
     from aweigh_quantize.display import Quiet
+    from aweigh_quantize.failures import Refusal
     from aweigh_quantize.job import Job
     from aweigh_quantize.job import run as quantize
     from aweigh_quantize.tensor_file import CannotWrite
@@ -146,7 +147,7 @@ def make(options: Options, word: str, recipe: "Recipe") -> Made:
         )
         try:
             outcome = quantize(job, Quiet())
-        except ValueError as error:
+        except Refusal as error:
             raise Impossible(f"{word}: {error}") from error
         except (StartFailure, CannotWrite) as failure:
             raise BenchFailure(f"{word}: {failure}") from failure
