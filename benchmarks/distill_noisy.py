@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from aweigh_bench import machine
-from aweigh_cli.quantize import chosen, fetched
+from aweigh_cli.model_making import chosen, fetched
 from aweigh_cli.quantize_progress import display
 from aweigh_distill.acceptance import Acceptance
 from aweigh_distill.job import Job, run

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from aweigh_bench import machine
+from aweigh_bench.bars import at_most
 from aweigh_bench.paired import CONFIDENCE, Comparison, compare
 from aweigh_bench.report import Bar, Cell, Report, Table
 from aweigh_kernels.int_weight import IntWeight
@@ -171,10 +172,8 @@ def loss(found: torch.Tensor, weight: torch.Tensor, inputs: Inputs) -> float:
 
 
 def met(ratio: Comparison) -> bool | None:
-    """None: the bar lies inside the interval, or there are too few pairs for one."""
-    if ratio.confidence < CONFIDENCE:
-        return None
-    return True if ratio.high <= MOST else False if ratio.low > MOST else None
+    """None: the interval cannot tell, or there are too few pairs for one."""
+    return None if ratio.confidence < CONFIDENCE else at_most(ratio.low, ratio.high, MOST)
 
 
 if __name__ == "__main__":

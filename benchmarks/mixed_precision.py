@@ -23,7 +23,7 @@ import torch
 
 from aweigh_bench import machine
 from aweigh_bench.report import Bar, Cell, Report, Table
-from aweigh_cli.quantize import chosen, fetched
+from aweigh_cli.model_making import chosen, fetched
 from aweigh_cli.serve import default_cache_dir
 from aweigh_quantize.budget import (
     assigned,

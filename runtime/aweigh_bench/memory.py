@@ -93,7 +93,7 @@ def _report(options: Options, state: dict[str, Any], before: Usage, after: Usage
         notes=[
             "Peak: the most that each process has held since its start; of a GPU, the most that "
             f"nvidia-smi showed under the load, asked every {SAMPLE_S:g} s.",
-            "Computed: from the model's config and the number format that the engine reports.",
+            "Computed: from the model's files and the number formats that the engine reports.",
         ],
         figures={
             "parts": parts,
@@ -106,14 +106,19 @@ def _report(options: Options, state: dict[str, Any], before: Usage, after: Usage
 
 def _parts(options: Options, state: dict[str, Any]) -> dict[str, Cell]:
     from aweigh_runtime.model import footprint
-    from aweigh_runtime.model.architectures import read_config
+    from aweigh_runtime.model.described import describe
 
-    config = read_config(model_files(options.setting))
-    item_bytes = footprint.item_bytes(state["model"]["dtype"], config)
-    per_token = footprint.bytes_per_token(config, item_bytes)
+    served = state["model"]
+    found = describe(model_files(options.setting), served["quantization"])
+    item_bytes = footprint.item_bytes(served["dtype"], found.config)
+    weights = footprint.weight_bytes(found.config, item_bytes, found.kept_bytes)
+    cached = footprint.cached_bytes(served["kv_cache_dtype"], item_bytes)
+    per_token = footprint.bytes_per_token(found.config, cached)
     parts: dict[str, Cell] = {
-        "Number format": state["model"]["dtype"],
-        "Weights (MiB, computed)": footprint.weight_bytes(config, item_bytes) / MEBI,
+        "Number format": served["dtype"],
+        "Weights": served["quantization"],
+        "Number format of keys and values": served["kv_cache_dtype"],
+        "Weights (MiB, computed)": weights / MEBI,
         "KV per token (bytes, computed)": per_token,
     }
     capacity = state.get("kv_tokens", {}).get("capacity")

@@ -9,8 +9,9 @@ from itertools import accumulate
 from math import comb
 from statistics import median
 
+from aweigh_bench.bars import at_least
+
 CONFIDENCE = 0.95
-WIDEST = 0.02  # of the bar, to each side: a wider interval around the bar decides nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class Comparison:
     pairs: int
 
     def __str__(self) -> str:
+        if self.pairs == 1:
+            return f"{self.ratio:.3f} (one pair)"
         return (
             f"{self.ratio:.3f} ({100 * self.confidence:.1f} % interval {self.low:.3f} to "
             f"{self.high:.3f}, {self.pairs} pairs)"
@@ -49,16 +52,8 @@ def compare(ratios: Sequence[float]) -> Comparison:
 
 
 def verdict(found: Comparison, least: float) -> bool | None:
-    """Whether a ratio keeps its bar; None: these pairs cannot tell.
-
-    It is missed only if the whole interval lies below. Where the bar is inside, a narrow interval
-    keeps it, as a ratio so near is never exact; a wide one is no evidence.
-    """
-    if found.confidence < CONFIDENCE:
-        return None
-    if found.low >= least or found.high < least:
-        return found.low >= least
-    return True if found.high - found.low <= 2 * WIDEST * least else None
+    """Whether a ratio reaches its bar; None: these pairs cannot tell, or are too few."""
+    return None if found.confidence < CONFIDENCE else at_least(found.low, found.high, least)
 
 
 def _rank(count: int) -> int:

@@ -13,6 +13,7 @@ from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine import sizing
 from aweigh_runtime.model import footprint
 from aweigh_runtime.model.config import LayerConfig, ModelConfig
+from aweigh_runtime.model.graph_sizes import graph_bytes
 
 if TYPE_CHECKING:  # it needs torch, whose import takes seconds
     from aweigh_runtime.formats.layout import Quantization
@@ -33,7 +34,6 @@ GPUS = {
 }
 GPU_LIBRARIES_BYTES = 600 << 20  # the driver's context and work space of matrix products
 CPU_PROCESSES_BYTES = 700 << 20  # interpreters and libraries of both processes
-GRAPH_BYTES = 0  # of CUDA graphs: this version records none
 LENGTHS = (512, 2048, 8192, 32_768, 131_072)  # tokens of a request, for the table
 # Per token of the vocabulary and row: logits, sorted, their ids and sums;
 _LOGIT_BYTES = 16
@@ -89,7 +89,7 @@ class Plan:
     weights: int
     drafts: dict[str, int]  # URI of a draft model → its weights
     step: int  # activations and logits of the largest step
-    graphs: int  # recorded steps
+    graphs: int  # recorded decode steps, of the model and all drafts
     reserve: int  # libraries, and what stays free
     host: int  # for what leaves the cache: a pod's own memory, but not a GPU's
     left: int  # to other programs of a machine, where no GPU is filled
@@ -134,11 +134,14 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     dtype_bytes = _dtype_bytes(config, device, wish)
     weights = footprint.weight_bytes(config, dtype_bytes, wish.kept_bytes)
     drafts, draft_kv, steps = {}, {}, [step_bytes(config, dtype_bytes, device, wish)]
+    graphs = _recorded_bytes(config, dtype_bytes, wish.kept_bytes, device, wish)
     for each in wish.drafts:
         own_bytes = _draft_dtype_bytes(each, device, wish)
         drafts[each.uri] = footprint.weight_bytes(each.config, own_bytes, each.kept_bytes)
         draft_kv[each.uri] = footprint.bytes_per_token(each.config, own_bytes)
         steps.append(step_bytes(each.config, own_bytes, device, wish))
+        alone = replace(wish, longest_draft=0)  # a draft verifies nothing
+        graphs += _recorded_bytes(each.config, own_bytes, each.kept_bytes, device, alone)
     step = max(steps)
     # A block of the pool has the keys and values of its tokens in each of the models.
     per_token = footprint.bytes_per_token(config, _cached_bytes(dtype_bytes, wish))
@@ -149,7 +152,7 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     longest_len = footprint.model_len(config, wish.max_model_len)
     block = per_token * wish.block_tokens
     longest = -(-longest_len // wish.block_tokens) * block
-    room = device.num_bytes - weights - sum(drafts.values()) - step - GRAPH_BYTES - reserve
+    room = device.num_bytes - weights - sum(drafts.values()) - step - graphs - reserve
     room -= 0 if device.is_gpu else wish.host
     kv = sizing.kv_bytes(device.kind, max(room, 0), longest)
     blocks = kv // block
@@ -160,7 +163,7 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
         weights=weights,
         drafts=drafts,
         step=step,
-        graphs=GRAPH_BYTES,
+        graphs=graphs,
         reserve=reserve,
         host=wish.host,
         left=max(room - kv, 0),
@@ -185,7 +188,22 @@ def _cached_bytes(dtype_bytes: int, wish: Wish) -> int:
     """Of one number among cached keys and values."""
     made_for = None if wish.quantization is None else wish.quantization.kv_cache_scheme
     kept = made_for or "auto" if wish.kv_cache_dtype == "auto" else wish.kv_cache_dtype
-    return {"bf16": 2, "fp8": 1}.get(kept, dtype_bytes)
+    return footprint.cached_bytes(kept, dtype_bytes)
+
+
+def _recorded_bytes(
+    config: ModelConfig,
+    dtype_bytes: int,
+    kept_bytes: footprint.KeptBytes | None,
+    device: Device,
+    wish: Wish,
+) -> int:
+    """Of graphs, which are recorded of what our own kernels compute from end to end."""
+    has_experts = any(layer.experts is not None for layer in config.layers)
+    fused = device.is_gpu and dtype_bytes == 2 and not has_experts
+    if not fused or not footprint.is_dense(config, kept_bytes):
+        return 0
+    return graph_bytes(config, dtype_bytes, wish.max_running, wish.longest_draft)
 
 
 def step_bytes(config: ModelConfig, dtype_bytes: int, device: Device, wish: Wish) -> int:

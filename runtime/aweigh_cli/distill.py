@@ -7,7 +7,7 @@ import typer
 
 from aweigh_cli.arguments import MAX_SEED, as_typed
 from aweigh_cli.failures import CommandFailure, ExitStatus
-from aweigh_cli.quantize import chosen, explained, fetched, readable
+from aweigh_cli.model_making import chosen, explained, fetched, readable
 from aweigh_cli.serve import default_cache_dir
 from aweigh_distill.recipe import BEGINNINGS
 

@@ -216,10 +216,11 @@ def _text(target: str, config: "ModelConfig", found: "Plan", wish: "Wish") -> st
         "- weights": found.weights,
         **{f"- weights of the draft {uri}": size for uri, size in found.drafts.items()},
         "- largest step: activations, logits (estimated)": found.step,
-        "- CUDA graphs (none in this version)": found.graphs,
         "- head room: libraries, spare (estimated)": found.reserve,
     }
-    if not found.device.is_gpu:
+    if found.device.is_gpu:
+        parts["- CUDA graphs of decode steps (estimated)"] = found.graphs
+    else:
         parts["- hostMemory, by which the limit is raised"] = found.host
         parts["- left to others on the machine"] = found.left
     parts["= for keys and values"] = found.kv

@@ -10,7 +10,7 @@ from aweigh_cli.failures import CommandFailure
 if TYPE_CHECKING:
     from aweigh_api.spec import InferenceService
     from aweigh_cli.capacity import Draft
-    from aweigh_cli.model_config import Described
+    from aweigh_runtime.model.described import Described
 
 
 @dataclass(frozen=True, slots=True)

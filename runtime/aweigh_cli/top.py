@@ -1,6 +1,7 @@
 """`aweigh top`: what the pods of InferenceServices do at this moment, by their own reports."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 SERVICES = ("NAMESPACE", "NAME", "READY", "PODS", "DESIRED", "HIT%", "ACCEPT%", "TOKENS/STEP")
 PODS = ("POD", "RUNNING", "WAITING", "KV%", "HIT%", "TOKENS/STEP", "OUTPUT TOKENS", "UP")
 UNKNOWN = "-"
+REPORT_S = 5  # that a pod has to give its report
+ASKED_AT_ONCE = 32  # pods, each by a process of kubectl
 
 
 def top(
@@ -32,7 +35,7 @@ def top(
     """Show load, cache hits and accepted drafts: of all services, or of the pods of one.
 
     Services are shown by their status, as of the last minutes; pods by the report that each gives
-    now, with hits and tokens since it has started.
+    now, with hits and tokens since it has started. A pod that does not answer has a - everywhere.
     """
     from rich.console import Console
     from rich.table import Table
@@ -86,7 +89,8 @@ def pods(name: str, namespace: str | None) -> list[list[str]]:
     kubectl("get", RESOURCE, name, *scope)  # says so if there is none
     selector = ",".join(f"{key}={value}" for key, value in names.selector(name).items())
     found = json.loads(kubectl("get", "pods", "-l", selector, *scope, "-o", "json"))
-    return [_pod(each) for each in found["items"]]
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as asking:  # a silent pod holds up none but itself
+        return list(asking.map(_pod, found["items"]))
 
 
 def _pod(body: dict[str, Any]) -> list[str]:
@@ -108,13 +112,15 @@ def _pod(body: dict[str, Any]) -> list[str]:
 
 
 def _state(namespace: str, pod: str) -> "State | None":
-    """The pod's report; None where it gives none, as while its container starts."""
+    """The pod's report; None where it gives none in time, as while its container starts."""
     from aweigh_api.state import State
     from aweigh_cli.kubectl import kubectl
 
     path = f"/api/v1/namespaces/{namespace}/pods/{pod}:{names.ADMIN_PORT}/proxy/state"
     try:
-        return State.model_validate_json(kubectl("get", "--raw", path))
+        return State.model_validate_json(
+            kubectl("get", "--raw", path, f"--request-timeout={REPORT_S}s")
+        )
     except (CommandFailure, ValueError):
         return None
 

@@ -27,6 +27,7 @@ from aweigh_distill.training import Schedule, Training, default_rate
 from aweigh_distill.vocabularies import expect_same
 from aweigh_quantize.checkpoint import Checkpoint, fingerprint, read_checkpoint
 from aweigh_quantize.display import Display
+from aweigh_quantize.failures import Refusal
 from aweigh_quantize.result import write_model
 from aweigh_quantize.saving import SHARE, Saving
 from aweigh_quantize.tensor_file import entry, write_tensors, write_text
@@ -57,7 +58,7 @@ class Job:
     saving_share: float = SHARE  # of the time of training
 
 
-class BadDraft(ValueError):
+class BadDraft(Refusal):
     """Nothing can be gained with such a draft; the message says why."""
 
 

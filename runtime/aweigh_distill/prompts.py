@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aweigh_quantize.failures import Refusal
 from aweigh_quantize.texts import Text
 from aweigh_runtime.text.questions import SUBJECTS, questions
 from aweigh_runtime.text.template import CannotRender, ChatTemplate, find_template
@@ -25,7 +26,7 @@ _QUESTIONS = 8192  # drawn; those that differ are asked
 _JSON_LINES = ".jsonl"
 
 
-class BadPrompts(ValueError):
+class BadPrompts(Refusal):
     """Prompts are too few or unreadable; the message says which."""
 
 

@@ -15,6 +15,7 @@ import torch
 
 from aweigh_distill.batch import batch_of, in_parts, new_cache
 from aweigh_distill.student import Student
+from aweigh_quantize.failures import Refusal
 from aweigh_quantize.texts import Text, batches
 from aweigh_runtime.model.decoder import Decoder
 
@@ -52,7 +53,7 @@ class Schedule:
         return min(1.0, max(0.0, (step - first) / (last - first)))
 
 
-class Diverged(ValueError):
+class Diverged(Refusal):
     """The draft has become useless; the message says when."""
 
 

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from aweigh_quantize.failures import Refusal
 from aweigh_runtime.failures import ModelUnreadable
 from aweigh_runtime.text.vocabularies import num_different, vocabulary
 
 
-class OtherVocabulary(ValueError):
+class OtherVocabulary(Refusal):
     """A target can verify only tokens of its own; the message says what differs."""
 
 

@@ -6,6 +6,8 @@ A finer choice would gain nothing, as floating point rounds small and large numb
 
 import torch
 
+from aweigh_quantize.failures import Unusable
+
 _LARGEST = torch.finfo(torch.float8_e4m3fn).max
 
 
@@ -22,11 +24,11 @@ class CacheScales:
             new: [T, 2K, D], keys first, any floating point.
 
         Raises:
-            ValueError: numbers are not finite.
+            Unusable: numbers are not finite.
         """
         found = torch.unflatten(new, 1, (2, -1)).abs().amax((0, 2, 3)).float()
         if not torch.isfinite(found).all():
-            raise ValueError("keys or values are not finite; expected finite ones")
+            raise Unusable("keys or values are not finite; expected finite ones")
         self._largest = torch.maximum(self._largest, found)
 
     def scales(self) -> torch.Tensor:

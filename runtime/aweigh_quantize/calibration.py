@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from aweigh_quantize.checkpoint import Checkpoint
+from aweigh_quantize.failures import Refusal, Unusable
 from aweigh_quantize.generation import Advance, Manner, generate
 from aweigh_quantize.tensor_file import make_folder, write_text
 from aweigh_quantize.texts import Text, num_tokens
@@ -24,7 +25,7 @@ from aweigh_runtime.fields import read_object
 from aweigh_runtime.model.load import Wish, load
 from aweigh_runtime.text.defaults import read_defaults
 from aweigh_runtime.text.questions import questions
-from aweigh_runtime.text.template import find_template
+from aweigh_runtime.text.template import CannotRender, find_template
 from aweigh_runtime.text.tokenizer import Tokenizer
 
 MIN_TEXT_TOKENS = 16  # of each
@@ -40,7 +41,7 @@ Stored = dict[str, list[dict[str, Any]]]
 """Texts as JSON has them."""
 
 
-class TooShort(ValueError):
+class TooShort(Refusal):
     """The texts have too few tokens; the message says how many."""
 
 
@@ -245,6 +246,12 @@ async def _questions(
     await template.compile()
     try:
         chats = [await template.render([{"role": "user", "content": each}]) for each in asked]
+    except CannotRender as error:
+        raise Unusable(
+            f"the model's chat template refuses a question without anything else: {error}; give "
+            "--calibration FILE"
+        ) from error
+    else:
         return [await tokenizer.encode(chat, add_special=False) for chat in chats]
     finally:
         await template.close()

@@ -57,6 +57,7 @@ def run(job: Job, display: Display) -> Outcome:
 
     Raises:
         RecipeError, TooShort, Occupied: what was asked for is impossible.
+        Unusable: the model's numbers are no use, or its chat template.
         StartFailure: the dense model cannot be read, or must be in memory and does not fit.
         CannotWrite: the disk is full or refuses; the same job goes on where this one has stopped.
     """

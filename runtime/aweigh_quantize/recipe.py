@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
+from aweigh_quantize.failures import Refusal
+
 Scheme = Literal["rtn", "gptq", "awq", "int8", "fp8", "nvfp4"]
 Granularity = Literal["channel", "tensor", "block"]
 Activations = Literal["token", "static", "none"]
@@ -29,7 +31,7 @@ TAKEN_BY: dict[str, tuple[Scheme, ...]] = {
 """Schemes in which a field of a recipe means something; `Recipe` itself refuses the others."""
 
 
-class RecipeError(ValueError):
+class RecipeError(Refusal):
     """Options contradict each other, or a value is out of range."""
 
 

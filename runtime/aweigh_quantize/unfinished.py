@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from aweigh_quantize.failures import Refusal
 from aweigh_quantize.tensor_file import CannotWrite, settle, write_text
 from aweigh_runtime.failures import ModelUnreadable
 from aweigh_runtime.fields import read_object
@@ -24,7 +25,7 @@ _BEGUN = {"lock", "job.json"}  # files of a run that has not finished anything
 Found = TypeVar("Found")
 
 
-class Occupied(ValueError):
+class Occupied(Refusal):
     """There is something at OUT, or another run's work beside it."""
 
 

@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 
 from aweigh_bench.paired import compare
+from aweigh_runtime.model.architectures import read_config
+from aweigh_runtime.model.described import describe
+from aweigh_runtime.model.footprint import item_bytes as item_bytes_of
+from aweigh_runtime.model.footprint import weight_bytes
+from aweigh_runtime.sources.local import builtin
 from tests.bench.commands import bench
 from tests.cli.command import arguments, environment
 from tests.runtime.serving import START_DEADLINE_S, wait_for
@@ -60,6 +65,24 @@ async def test_memory_of_every_process_is_found() -> None:
     assert {row["process"] for row in done.rows(1)} >= {"server", "engine.process"}
     engine = next(row for row in done.rows(1) if row["process"] == "engine.process")
     assert engine["peak"] >= engine["ready"] > 50
+
+
+async def test_small_weights_and_a_small_cache_are_counted_as_the_server_keeps_them() -> None:
+    small = ("--quantization=int8", "--kv-cache-dtype=fp8", "--kv-cache-memory=16Mi")
+    done = await bench(
+        "memory", MODEL, *(f"--serve-flag={flag}" for flag in small), "--threads=1",
+        "--concurrency=1", "--input-tokens=8", "--output-tokens=2", "--output=json",
+    )  # fmt: skip
+    parts = done.figures["parts"]
+    assert (parts["Weights"], parts["Number format of keys and values"]) == ("int8", "fp8")
+    config = read_config(builtin("helmsman-1m-draft"))
+    values = config.num_layers * 2 * config.num_kv_heads * config.head_dim
+    assert parts["KV per token (bytes, computed)"] == values
+    assert parts["KV memory (MiB)"] == pytest.approx(16, rel=0.02)
+    planned = describe(builtin("helmsman-1m-draft"), "int8")
+    item_bytes = item_bytes_of(parts["Number format"], config)
+    expected = weight_bytes(config, item_bytes, planned.kept_bytes)
+    assert parts["Weights (MiB, computed)"] * 2**20 == expected < weight_bytes(config, item_bytes)
 
 
 @pytest.mark.long

@@ -46,6 +46,10 @@ def test_too_few_pairs_say_how_little_they_tell() -> None:
     assert "75.0 % interval" in str(found)
 
 
+def test_one_pair_has_no_interval() -> None:
+    assert str(compare([0.476])) == "0.476 (one pair)"
+
+
 def test_no_pairs_are_refused() -> None:
     with pytest.raises(ValueError, match="no pairs"):
         compare([])

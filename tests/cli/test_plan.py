@@ -22,6 +22,7 @@ from aweigh_runtime.engine import sizing
 from aweigh_runtime.formats.files import SIDE_FILES
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.config import ModelConfig
+from aweigh_runtime.model.graph_sizes import graph_bytes
 from aweigh_runtime.sources.local import builtin
 from tests.cli.command import ENTRY, aweigh, environment
 from tests.runtime.hub import Hub
@@ -138,11 +139,40 @@ def test_the_figures_of_a_known_model(llama: Path) -> None:
     assert found["weights"] == 8_030_261_248 * 2
     assert found["kv_per_token"] == 128 << 10
     assert found["fits"]
-    assert (found["graphs"], found["host"]) == (0, 0)
-    spent = found["weights"] + found["step"] + found["reserve"] + found["kv"]
+    assert (found["graphs"], found["host"]) == (230_555_648, 0)
+    parts = ("weights", "step", "graphs", "reserve", "kv")
+    spent = sum(found[part] for part in parts)
     assert spent == found["device"]["num_bytes"]
     assert found["tokens"] == found["kv"] // (16 * found["kv_per_token"]) * 16
     assert found["requests"]["131072"] == found["tokens"] // 131072
+
+
+def test_recorded_decode_steps_take_more_memory_the_more_requests_are_in_them(llama: Path) -> None:
+    few, many = (
+        planned(f"file://{llama}", "--gpu=h100", f"--max-running={count}") for count in (256, 1024)
+    )
+    assert [each["graphs"] >> 20 for each in (few, many)] == [219, 879]
+
+
+@pytest.mark.parametrize(
+    ("fields", "given"),
+    [
+        ({}, ["--memory=64Gi"]),
+        ({}, ["--gpu=h100", "--dtype=fp32"]),
+        ({}, ["--gpu=h100", "--quantization=fp8"]),
+        (
+            {"architectures": ["MixtralForCausalLM"], "num_local_experts": 8,
+             "num_experts_per_tok": 2},
+            ["--gpu=h200"],
+        ),
+    ],
+    ids=["a CPU", "fp32", "quantized weights", "experts"],
+)  # fmt: skip
+def test_no_memory_is_counted_for_graphs_that_a_server_does_not_record(
+    llama: Path, fields: dict[str, Any], given: list[str]
+) -> None:
+    (llama / "config.json").write_text(json.dumps(LLAMA_8B | fields))
+    assert planned(f"file://{llama}", *given)["graphs"] == 0
 
 
 def test_a_draft_takes_its_weights_and_its_part_of_every_block(tmp_path: Path) -> None:
@@ -156,7 +186,10 @@ def test_a_draft_takes_its_weights_and_its_part_of_every_block(tmp_path: Path) -
     assert both["kv_per_token"] == plain["kv_per_token"] + draft["kv_per_token"]
     verified = 256 * 8 // 2  # no more than 1,024 tokens in a step, whose logits take memory
     assert both["step"] - plain["step"] == verified * CONFIG.vocab_size * 36
-    assert both["kv"] == plain["kv"] - draft["weights"] - verified * CONFIG.vocab_size * 36
+    graphs = graph_bytes(CONFIG, 2, 256, 8) + draft["graphs"]
+    assert both["graphs"] == graphs
+    more = draft["weights"] + verified * CONFIG.vocab_size * 36 + graphs - plain["graphs"]
+    assert both["kv"] == plain["kv"] - more
     assert both["tokens"] == both["kv"] // (16 * both["kv_per_token"]) * 16
 
     file = tmp_path / "service.yaml"
@@ -312,7 +345,7 @@ def test_host_memory_is_the_pods_own_but_not_the_gpus(tmp_path: Path, llama: Pat
     lines = {line[:48].rstrip(): line[48:].strip() for line in stdout.splitlines()}
     assert code == 0
     assert lines["hostMemory, beside the GPU"] == "3.00 GiB"
-    assert lines["- CUDA graphs (none in this version)"] == "0.00 GiB"
+    assert lines["- CUDA graphs of decode steps (estimated)"] == "0.21 GiB"
 
 
 CONFIG = read_config(builtin("helmsman-8m"))

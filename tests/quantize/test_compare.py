@@ -10,6 +10,7 @@ from aweigh_bench.quantization import Made, Options, advice, flags_of, make
 from aweigh_cli import quantize
 from aweigh_cli.commands import app
 from aweigh_cli.failures import CommandFailure
+from aweigh_quantize.job import HELD_OUT, OWN_TEXTS
 from aweigh_quantize.spelling import recipe_of
 from tests.quantize.jobs import AMOUNT, CPU
 
@@ -74,6 +75,20 @@ def test_the_command_prints_every_scheme_and_its_advice(
     assert float(rows["rtn-8-channel"][1]) > float(rows["rtn-2"][1])  # MB
     assert str(text) in done.stdout  # the table of perplexities
     assert "loses at most 0.5 nats per token is int8: " in done.stdout
+
+
+def test_the_report_names_the_texts_that_it_has_measured_with(
+    cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize, "DEFAULT_SCHEMES", "rtn-8-channel")
+    text = tmp_path / "words.txt"
+    text.write_text("A Pod is a group of containers. " * 400)
+    few = ["--num-texts=8", "--text-tokens=80", f"--cache-dir={cut.parent / 'cache'}"]
+    for given, named in ([], OWN_TEXTS), ([f"--calibration={text}"], HELD_OUT):
+        done = called(str(cut), "--compare", *few, *given)
+        assert done.exit_code == 0, done.output
+        assert f"tokens of {named}, on which nothing is calibrated" in done.stdout
+        assert "twice" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from aweigh_cli.bench.options import (
     sizes_of,
 )
 from aweigh_cli.failures import CommandFailure
-from aweigh_cli.quantize import DEFAULT_SCHEMES, chosen, fetched, readable
+from aweigh_cli.model_making import DEFAULT_SCHEMES, chosen, fetched, readable
 from aweigh_cli.serve import default_cache_dir
 
 MAX_POOL = 1 << 28  # blocks: more have no room for their names

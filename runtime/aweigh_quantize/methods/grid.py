@@ -8,6 +8,7 @@ import torch
 
 from aweigh_kernels import bits
 from aweigh_kernels.int_weight import IntWeight
+from aweigh_quantize.failures import Unusable
 
 Clip = Literal["none", "mse"]
 WHOLE_ROW = -1
@@ -61,12 +62,12 @@ def expect_weight(weight: torch.Tensor) -> None:
     """Refuse what is no matrix of finite numbers.
 
     Raises:
-        ValueError: says what it is.
+        ValueError, Unusable: says what it is.
     """
     if weight.dim() != 2 or not weight.numel():
         raise ValueError(f"the weight is {list(weight.shape)}; expected [N, K]")
     if not torch.isfinite(weight).all():
-        raise ValueError("the weight holds numbers that are not finite; expected finite ones")
+        raise Unusable("the weight holds numbers that are not finite; expected finite ones")
 
 
 def scales(

@@ -16,6 +16,8 @@ from collections.abc import Callable
 
 import torch
 
+from aweigh_quantize.failures import Unusable
+
 Round = Callable[[int, torch.Tensor], torch.Tensor]
 
 BLOCK = 128  # columns whose errors reach the later ones together
@@ -61,7 +63,7 @@ def factor(
     damped more.
 
     Raises:
-        ValueError: H is far from positive definite.
+        Unusable: H is far from positive definite.
     """
     backwards = torch.arange(len(hessian), device=hessian.device) if order is None else order
     backwards = backwards.flip(0)
@@ -74,7 +76,7 @@ def factor(
             _reverse_(found.view(-1))
             return columns
         del found, columns  # before there is another
-    raise ValueError(
+    raise Unusable(
         "the inputs' second moments are not positive definite; expected x xᵀ summed over tokens"
     )
 

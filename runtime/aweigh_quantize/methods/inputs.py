@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import torch
 
+from aweigh_quantize.failures import Unusable
+
 MOST_ROWS = 2048  # of the sample
 FEWEST_TOKENS = 128  # from which figures are taken for those of the model
 _COLUMNS = 2048  # of second moments at a time
@@ -40,7 +42,8 @@ class Inputs:
             x: [..., K], any floating point.
 
         Raises:
-            ValueError: x has another width, or numbers that are not finite.
+            ValueError: x has another width.
+            Unusable: numbers are not finite.
         """
         num_columns = len(self.mean_abs)
         if x.shape[-1] != num_columns:
@@ -50,7 +53,7 @@ class Inputs:
             return
         wide = tokens.float()
         if not torch.isfinite(wide).all():
-            raise ValueError("inputs hold numbers that are not finite; expected finite ones")
+            raise Unusable("inputs hold numbers that are not finite; expected finite ones")
         before, self.num_tokens = self.num_tokens, self.num_tokens + len(tokens)
         # Means, not sums: they stay in fp32's range however many tokens come.
         self.hessian.mul_(before / self.num_tokens)
@@ -69,10 +72,10 @@ class Inputs:
         """Refuse figures of too few tokens.
 
         Raises:
-            ValueError: says how many there are.
+            Unusable: says how many there are.
         """
         if self.num_tokens < FEWEST_TOKENS:
-            raise ValueError(
+            raise Unusable(
                 f"calibration saw {self.num_tokens} tokens; expected at least {FEWEST_TOKENS}: "
                 "give more or longer texts"
             )

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import torch
 
+from aweigh_quantize.failures import Unusable
+
 MOST_SUMS = 1 << 15  # that are kept from one matrix to the next
 
 
@@ -28,8 +30,8 @@ def assign(
         By matrix, the name of its option. Of equal errors the smaller size.
 
     Raises:
-        ValueError: no choice is small enough, an error is not finite, or costs and sizes name
-            different things.
+        ValueError: no choice is small enough, or costs and sizes name different things.
+        Unusable: an error is not finite.
     """
     sums = torch.zeros(1, dtype=torch.int64)
     errors = torch.zeros(1, dtype=torch.float64)
@@ -61,7 +63,7 @@ def _options(
     names = list(costs)
     errors = torch.tensor([costs[name] for name in names], dtype=torch.float64)
     if not torch.isfinite(errors).all():
-        raise ValueError(f"the errors of {matrix} are {errors.tolist()}; expected finite ones")
+        raise Unusable(f"the errors of {matrix} are {errors.tolist()}; expected finite ones")
     return names, torch.tensor([sizes[name] for name in names]), errors
 
 

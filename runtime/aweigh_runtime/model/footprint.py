@@ -11,6 +11,7 @@ from aweigh_runtime.model.placement import Place, layer_places, outer_places
 
 _ITEM_BYTES = {"bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
 _WIDE_BYTES = 4  # of fp32
+_CACHED_BYTES = {"fp8": 1, "bf16": 2, "fp16": 2, "fp32": 4}
 
 KeptBytes = Callable[[Place], int | None]
 
@@ -22,6 +23,11 @@ def item_bytes(dtype: DTypeName, config: ModelConfig) -> int:
     """
     name = config.dtype if dtype == "auto" else dtype
     return _ITEM_BYTES.get(name or "", _WIDE_BYTES)
+
+
+def cached_bytes(kept: str, item_bytes: int) -> int:
+    """Bytes of one number among cached keys and values; `auto` is the format of the model's."""
+    return _CACHED_BYTES.get(kept, item_bytes)
 
 
 def weight_bytes(config: ModelConfig, item_bytes: int, kept_bytes: KeptBytes | None = None) -> int:
@@ -55,6 +61,17 @@ def _place_bytes(place: Place, item_bytes: int, kept_bytes: KeptBytes | None) ->
     if kept is not None:
         return kept
     return place.num_values * (_WIDE_BYTES if place.added else item_bytes)
+
+
+def is_dense(config: ModelConfig, kept_bytes: KeptBytes | None) -> bool:
+    """Whether no matrix is quantized; `kept_bytes` as `weight_bytes` takes it."""
+    if kept_bytes is None:
+        return True
+    places = chain(
+        outer_places(config),
+        *(layer_places(config, kind, index) for index, kind in enumerate(config.layers)),
+    )
+    return all(kept_bytes(place) is None for place in places if place.matrix)
 
 
 def bytes_per_token(config: ModelConfig, item_bytes: int) -> int:

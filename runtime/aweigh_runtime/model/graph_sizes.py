@@ -1,12 +1,15 @@
-"""For which sizes of decode steps a graph is recorded, and which of them takes a step. Pure."""
+"""For which sizes of decode steps graphs are recorded, what they keep, which takes a step. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.config import ModelConfig
 
 _STEPS = ((8, 8, 256), (256, 64, 1024))  # from so many requests by so many up to so many
 _MOST_VERIFIED = 256  # rows of a graph of requests that have drafts
+_BETWEEN = 16  # times what a layer gives is held within one: heads, gates, sums of parts
+_WIDE_BYTES = 4  # of a logit in fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,21 @@ def graph_sizes(most_requests: int, longest_draft: int) -> list[Size]:
         most = max(1, min(most_requests, _MOST_VERIFIED // each))
         found += [Size(count, each) for count in _counts(most)]
     return sorted(found, key=lambda size: (-size.rows, size.tokens_each))
+
+
+def graph_bytes(
+    config: ModelConfig, item_bytes: int, most_requests: int, longest_draft: int = 0
+) -> int:
+    """About what the graphs of all sizes keep on a GPU: they share what the largest needs.
+
+    Args:
+        config: of a model whose steps are recorded.
+        item_bytes: of one value of its activations.
+        most_requests, longest_draft: as `graph_sizes` takes them.
+    """
+    rows = graph_sizes(most_requests, longest_draft)[0].rows
+    logits = config.vocab_size * (_WIDE_BYTES + item_bytes)
+    return rows * (logits + _BETWEEN * config.hidden_size * item_bytes)
 
 
 def smallest(sizes: Iterable[Size], chunks: Sequence[Chunk]) -> Size | None:

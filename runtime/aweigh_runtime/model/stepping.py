@@ -7,10 +7,9 @@ import torch
 from aweigh_runtime.model.cache import KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
-from aweigh_runtime.model.graph_sizes import graph_sizes
+from aweigh_runtime.model.graph_sizes import graph_bytes, graph_sizes
 from aweigh_runtime.model.step_inputs import Tokens
 
-_BETWEEN = 16  # times what a layer gives is held within one: heads, gates, sums of parts
 Step = Callable[[Tokens, Sequence[Chunk]], torch.Tensor]
 """`Decoder.forward` over one cache; the next call may write over the logits of the last one."""
 
@@ -28,10 +27,7 @@ def recorded_bytes(decoder: Decoder, most_requests: int, longest_draft: int = 0)
     """About what `recorded` keeps on a GPU; arguments are its own."""
     if not decoder.recordable:
         return 0
-    rows = graph_sizes(most_requests, longest_draft)[0].rows
-    config, itemsize = decoder.config, decoder.dtype.itemsize
-    logits = config.vocab_size * (4 + itemsize)
-    return rows * (logits + _BETWEEN * config.hidden_size * itemsize)
+    return graph_bytes(decoder.config, decoder.dtype.itemsize, most_requests, longest_draft)
 
 
 def recorded(decoder: Decoder, cache: KVCache, most_requests: int, longest_draft: int = 0) -> Step:

@@ -1,0 +1,124 @@
+"""`aweigh top NAME` by the real kubectl, at an API server whose proxy leads to silent pods."""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aweigh_api import names
+from aweigh_cli.top import REPORT_S
+from tests.cli.command import aweigh, environment
+
+VERSION = f"{names.GROUP}/v1alpha1"
+PROXY = f":{names.ADMIN_PORT}/proxy/state"
+STATE = {
+    "boot_id": "a", "uptime_s": 12.0, "phase": "ready", "running": 3, "waiting": 1,
+    "cached_prompt_tokens": 30, "computed_prompt_tokens": 10, "generated_tokens": 500,
+    "decode_tokens": 90, "decoded_rows": 60, "kv_tokens": {"capacity": 200, "held": 50},
+}  # fmt: skip
+
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl")
+
+
+def _resources(version: str, kind: str, plural: str) -> dict[str, Any]:
+    one = {"name": plural, "singularName": "", "namespaced": True, "kind": kind, "verbs": ["get"]}
+    return {
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": version,
+        "resources": [one],
+    }
+
+
+def _group() -> dict[str, Any]:
+    version = {"groupVersion": VERSION, "version": "v1alpha1"}
+    return {"name": names.GROUP, "versions": [version], "preferredVersion": version}
+
+
+def _objects(pods: list[str]) -> dict[str, dict[str, Any]]:
+    """What is at each path of an API server with one service of so many pods."""
+    found = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, "namespace": "default"}}
+        for pod in pods
+    ]
+    service = {
+        "apiVersion": VERSION,
+        "kind": "InferenceService",
+        "metadata": {"name": "chat", "namespace": "default"},
+    }
+    return {
+        "/version": {"major": "1", "minor": "32", "gitVersion": "v1.32.0"},
+        "/api": {"kind": "APIVersions", "versions": ["v1"]},
+        "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group()]},
+        "/api/v1": _resources("v1", "Pod", "pods"),
+        f"/apis/{VERSION}": _resources(VERSION, "InferenceService", names.PLURAL),
+        f"/apis/{VERSION}/namespaces/default/{names.PLURAL}/chat": service,
+        "/api/v1/namespaces/default/pods": {"apiVersion": "v1", "kind": "PodList", "items": found},
+    }
+
+
+@contextmanager
+def cluster(folder: Path, silent: list[str], talking: list[str]) -> Iterator[dict[str, str]]:
+    """The environment of a kubectl that speaks with such an API server."""
+    objects, ended = _objects([*silent, *talking]), threading.Event()
+    proxied = "/api/v1/namespaces/default/pods/"
+    objects |= {f"{proxied}{pod}{PROXY}": STATE for pod in talking}
+    waiting = {f"{proxied}{pod}{PROXY}" for pod in silent}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if path in waiting:
+                ended.wait()
+                return
+            body = json.dumps(objects.get(path, {})).encode()
+            self.send_response(200 if path in objects else 404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        named = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
+            ],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        (folder / "config").write_text(json.dumps(named))
+        try:
+            yield environment(
+                KUBECONFIG=str(folder / "config"), KUBECACHEDIR=str(folder), NO_PROXY="127.0.0.1"
+            )
+        finally:
+            ended.set()
+            server.shutdown()
+
+
+@needs_kubectl
+def test_pods_that_stay_silent_are_dashes_and_hold_up_nobody(tmp_path: Path) -> None:
+    silent = [f"chat-{index}" for index in range(6)]
+    with cluster(tmp_path, silent, ["chat-z"]) as env:
+        started = time.monotonic()
+        done = aweigh("top", "chat", env=env)
+        took_s = time.monotonic() - started
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert rows[:-1] == [[pod, *7 * ["-"]] for pod in silent]
+    assert rows[-1] == ["chat-z", "3", "1", "25", "75", "1.50", "500", "12", "s"]
+    assert took_s < 4 * REPORT_S  # one after the other they take six times the limit
