@@ -1,5 +1,6 @@
 """One `aweigh quantize`: from a dense model to a folder with a quantized one."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,8 @@ from aweigh_quantize.card import card
 from aweigh_quantize.checkpoint import Checkpoint, read_checkpoint
 from aweigh_quantize.declaration import Declared, declare
 from aweigh_quantize.display import Display
+from aweigh_quantize.evaluation import Evaluation
+from aweigh_quantize.failures import Unusable
 from aweigh_quantize.one_layer import layer_matrices, routers
 from aweigh_quantize.outcome import Outcome
 from aweigh_quantize.product_losses import Progress
@@ -92,6 +95,7 @@ def run(job: Job, display: Display) -> Outcome:
         )
         quantizer = Quantizer(work, unfinished.folder, display)
         losses = quantizer.run()
+        _expect_finite(losses)
         display.begin("writing", 1)
         sizes = write_result(unfinished.model, checkpoint, quantizer.files(), declared.config)
         found = Outcome(
@@ -177,6 +181,16 @@ def _expect_storable(checkpoint: Checkpoint, recipe: Recipe, declared: Declared)
             raise RecipeError(
                 f"--group-size is {recipe.group_size}; expected a divisor of the {columns} inputs "
                 f"of {module}, or -1 for whole rows: else keep it dense with --keep"
+            )
+
+
+def _expect_finite(losses: Mapping[str, Evaluation]) -> None:
+    """Refuse a result that puts out no numbers, whatever was wrong with the model."""
+    for texts, found in losses.items():
+        if not math.isfinite(found.kl.value):
+            raise Unusable(
+                f"on {texts} the KL to the dense model is {found.kl.value}; expected "
+                "a finite number: one of them overflows, so see whether the dense model is whole"
             )
 
 

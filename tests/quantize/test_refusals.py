@@ -16,7 +16,7 @@ from aweigh_distill.vocabularies import OtherVocabulary
 from aweigh_quantize.calibration import TooShort
 from aweigh_quantize.failures import Unusable
 from aweigh_quantize.job import run
-from aweigh_quantize.recipe import RecipeError
+from aweigh_quantize.recipe import RecipeError, Scheme
 from aweigh_quantize.unfinished import Occupied
 from tests.quantize.jobs import Silent, job
 
@@ -38,16 +38,23 @@ def test_a_mistake_of_ours_is_not_called_the_users() -> None:
         max(nothing)
 
 
-def test_a_model_that_computes_no_numbers_is_refused(cut: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "huge"),
+    [("gptq", "input_layernorm.weight"), ("rtn", "mlp.up_proj.weight")],
+)
+def test_a_model_that_computes_no_numbers_is_refused(
+    cut: Path, tmp_path: Path, scheme: Scheme, huge: str
+) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(cut, broken)
     weights = load_file(broken / "model.safetensors")
-    weights["model.layers.1.input_layernorm.weight"].fill_(3e38)
+    weights[f"model.layers.1.{huge}"].fill_(3e38)
     save_file(weights, broken / "model.safetensors")
     text = tmp_path / "text.txt"
     text.write_text("A Pod is a group of containers. " * 400)
-    with pytest.raises(Unusable, match="not finite"):
-        run(job(broken, tmp_path / "out", [text], scheme="gptq"), Silent())
+    with pytest.raises(Unusable, match=r"expected (a )?finite"):
+        run(job(broken, tmp_path / "out", [text], scheme=scheme), Silent())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_chat_template_that_takes_no_plain_question_is_refused(cut: Path, tmp_path: Path) -> None:
