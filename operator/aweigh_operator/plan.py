@@ -7,7 +7,6 @@ from no report of a pod, and from the time only while a pod finds no node.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from aweigh_api import names
 from aweigh_api.reasons import Reason
@@ -53,7 +52,7 @@ class Plan:
     conflicts: Mapping[str, Refusal] = field(default_factory=dict)  # by kind; then nothing is done
 
 
-def plan(observed: Observed, runtime_image: str, now: datetime) -> Plan:
+def plan(observed: Observed, runtime_image: str) -> Plan:
     """What to do next for one service."""
     service = parse(observed.body)
     if isinstance(service, str):  # it changes nothing: what runs is measured by what ran
@@ -66,7 +65,7 @@ def plan(observed: Observed, runtime_image: str, now: datetime) -> Plan:
     there, spec = observed.children.get("Deployment"), service.spec
     made_from = template.template_hash(service)
     downtime = spec.rollout.allow_downtime
-    in_place = rollout.in_place(observed, made_from, pods, now, allow_downtime=downtime)
+    in_place = rollout.in_place(observed, made_from, pods, allow_downtime=downtime)
     wanted = desired.children(service, there, runtime_image, size, in_place=in_place)
     waits = _waits(observed, wanted, made_from)
     found = Plan(replicas=pods, template_hash=made_from, fetching=waits)

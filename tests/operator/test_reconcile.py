@@ -9,9 +9,10 @@ from aweigh_api.state import Loading, ServedModel, Speculation, State
 from aweigh_operator.cluster import ApiError
 from aweigh_operator.desired import KINDS
 from aweigh_operator.observe import Key, Manifest
+from aweigh_operator.reconcile import STUCK_AFTER_S
 from aweigh_operator.tell import POLL_CONFLICT_S
 from tests.operator import fakes
-from tests.operator.fakes import KEY, FakeCluster, Operator
+from tests.operator.fakes import KEY, Clock, FakeCluster, Operator
 
 
 def cluster_with(spec: Manifest | None = None, **metadata: Any) -> FakeCluster:
@@ -472,12 +473,17 @@ async def test_the_url_says_https_with_a_certificate() -> None:
     assert operator.status()["url"] == "https://chat.team.svc:8000/v1"
 
 
-async def test_a_pod_stuck_before_its_container_shows_what_cannot_be_mounted() -> None:
+@pytest.mark.parametrize("wrong_s", [0, 3600, -3600])
+async def test_a_pod_stuck_before_its_container_shows_what_cannot_be_mounted(
+    clock: Clock, wrong_s: float
+) -> None:
+    clock.wrong_s = wrong_s
     operator = Operator(cluster_with())
-    stuck = fakes.pod(waiting={"reason": "ContainerCreating"})
-    stuck["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
-    operator.cluster.put(stuck)
+    operator.cluster.put(fakes.pod(waiting={"reason": "ContainerCreating"}))
     operator.cluster.mount_failures["chat-1"] = 'secret "token" not found'
+    await operator.settle()
+    assert operator.condition("Ready")[1] == "Progressing"  # a volume takes some seconds
+    clock.now_s += STUCK_AFTER_S + 1
     await operator.settle()
     assert operator.condition("Ready")[:2] == ("False", "MountFailed")
 
