@@ -58,7 +58,8 @@ class Told:
 
 def tell(observed: Observed, planned: Plan, now: datetime) -> Told:
     """What there is to say of a service for which this is planned."""
-    observed = replace(observed, refusals={**planned.conflicts, **observed.refusals})
+    known = {**planned.conflicts, **planned.held, **observed.refusals}
+    observed = replace(observed, refusals=known)
     wanted, invalid = _wanted(observed, planned)
     before = _status_before(observed.body)
     scaling = report.scaling(observed, wanted, now)
