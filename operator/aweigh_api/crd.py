@@ -78,11 +78,12 @@ def _version() -> Json:
                 "labelSelectorPath": ".status.selector",
             },
         },
-        "schema": {"openAPIV3Schema": _root()},
+        "schema": {"openAPIV3Schema": schema()},
     }
 
 
-def _root() -> Json:
+def schema() -> Json:
+    """The structural schema of an InferenceService."""
     return {
         "type": "object",
         "description": InferenceService.__doc__,
@@ -101,6 +102,19 @@ def _root() -> Json:
 def structural(model: type[BaseModel]) -> Json:
     """The structural schema of a model, its rules included."""
     return _structural(_schema_of(model), _definitions(model))
+
+
+def lacking(served: Json, wanted: Json, at: str = "") -> list[str]:
+    """The outermost fields of a wanted schema that the served one lacks, as `.spec.model.uri`."""
+    there, found = served.get("properties", {}), []
+    for name, field in wanted.get("properties", {}).items():
+        path = f"{at}.{name}"
+        found += lacking(there[name], field, path) if name in there else [path]
+    for part in ("items", "additionalProperties"):
+        if part in wanted:
+            inner = served.get(part)
+            found += lacking(inner if isinstance(inner, dict) else {}, wanted[part], f"{at}[]")
+    return found
 
 
 def _definitions(model: type[BaseModel]) -> dict[str, Json]:

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY_FOR_MODEL = "ModelDoesNotFit"  # weights or one request exceed the memory
     NAME_CONFLICT = "NameConflict"  # a child's name is taken by an object of somebody else
     OBJECT_REFUSED = "ObjectRefused"  # the API server refused a child
+    OBJECT_BEING_DELETED = "ObjectBeingDeleted"  # a child that finalizers keep from being made anew
 
     # ModelReady
     LOADED = "Loaded"

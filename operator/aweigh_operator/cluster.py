@@ -42,6 +42,7 @@ _EVENTS = ("events.k8s.io/v1", "events")
 _AUTOSCALERS = ("autoscaling/v2", "horizontalpodautoscalers")
 _JSON = "application/json"
 _METADATA_ONLY = f"{_JSON};as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
+_SCHEMA_OF = "x-kubernetes-group-version-kind"
 _TRANSIENT = (0, 408, 409, 429)  # 0: no answer
 
 
@@ -174,6 +175,16 @@ class ApiServer:
         """Raise an ApiError unless this kind exists and may be listed."""
         what = f"list {RESOURCES[kind][1]} in {namespace or 'all namespaces'}"
         await self._call(what, "GET", _path(RESOURCES[kind], namespace), {"limit": "1"})
+
+    async def schema(self) -> Manifest:
+        """What the API server keeps of an InferenceService; empty before it has published that."""
+        path = f"/openapi/v3/apis/{names.API_VERSION}"
+        published = await self._find("read the schema of InferenceServices", "GET", path) or {}
+        group, _, version = names.API_VERSION.partition("/")
+        wanted = {"group": group, "kind": names.KIND, "version": version}
+        schemas: dict[str, Manifest] = published.get("components", {}).get("schemas", {})
+        found = (each for each in schemas.values() if wanted in each.get(_SCHEMA_OF, ()))
+        return next(found, {})
 
     async def apply(self, manifest: Manifest, *, force: bool = True) -> Manifest:
         """Create or update one child; without force, no field that another set is changed."""

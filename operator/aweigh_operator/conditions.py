@@ -44,15 +44,14 @@ def verdicts(
     wanted: Wanted,
     invalid: str | None,
     scaling: ScalingStatus | None,
-    now: datetime,
 ) -> dict[ConditionType, Verdict]:
     """Every condition, Ready first."""
-    trouble = troubles.worst(observed, wanted.template_hash, now)
-    serving = sum(troubles.steady(pod, now) for pod in observed.live_pods)
+    trouble = troubles.worst(observed, wanted.template_hash)
+    serving = sum(troubles.steady(pod, observed) for pod in observed.live_pods)
     parts = {
         ConditionType.SPEC_VALID: _spec(observed, invalid, _blocking(trouble, serving, wanted)),
         ConditionType.MODEL_READY: _model(observed, serving, _blocking(trouble, serving, wanted)),
-        ConditionType.WORKLOAD_READY: _workload(observed, serving, wanted, trouble, now),
+        ConditionType.WORKLOAD_READY: _workload(observed, serving, wanted, trouble),
     }
     cache = {ConditionType.PREFIX_CACHE_WARM: _prefix_cache(observed, wanted)}
     spec = wanted.spec
@@ -130,16 +129,14 @@ def slowest_loading(observed: Observed) -> Loading | None:
     return min(reports, key=lambda loading: loading.done_bytes, default=None)
 
 
-def _workload(
-    observed: Observed, serving: int, wanted: Wanted, trouble: Trouble | None, now: datetime
-) -> Verdict:
+def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble | None) -> Verdict:
     if wanted.replicas == 0:
         why = "suspend is set" if wanted.suspended else "replicas is 0"
         return Verdict("False", Reason.SUSPENDED, f"{why}: no pod runs")
     count = f"{serving} of {wanted.replicas} pods serve"
     if serving < wanted.replicas:
         return _not_enough(count, trouble)
-    if wanted.replicas == 1 and (pod := rollout.blocked(observed, wanted.template_hash, now)):
+    if wanted.replicas == 1 and (pod := rollout.blocked(observed, wanted.template_hash)):
         return Verdict(
             "True",
             Reason.ROLLOUT_BLOCKED,

@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import kopf
 
-from aweigh_api import names
+from aweigh_api import crd, names
 from aweigh_api.names import environment_variable
 from aweigh_operator import handlers, logs
 from aweigh_operator.cluster import RESOURCES, ApiError, ApiServer, load_configuration
@@ -37,6 +37,7 @@ from aweigh_operator.workqueue import WorkQueue
 STOP_GRACE_S = 7.0
 ACCESS_TIMEOUT_S = 60.0  # for the API server to come up, the CRD and the role to be created
 ACCESS_RETRY_S = 2.0
+MAX_FIELDS = 5  # of those that are lacking, named in one sentence
 NEW_OBJECTS = 20_000  # after so many the garbage collector looks at the young ones
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ async def _run(settings: Settings) -> None:
         await health.start(settings.probe_port, settings.metrics_port)
         stack.push_async_callback(health.stop)
         await _unless(stop, check_access(api, settings))
+        await _unless(stop, check_schema(api))
         if settings.lease:
             await stack.enter_async_context(_turns(settings.lease, api, queue, reconciler, metrics))
         stack.push_async_callback(queue.stop, STOP_GRACE_S)
@@ -242,6 +244,44 @@ async def check_access(api: ApiServer, settings: Settings) -> None:
                         raise AccessError(f"{error}. {_remedy(kind, error)}") from error
                     logger.warning("%s; trying again", error)
                     await asyncio.sleep(ACCESS_RETRY_S)
+
+
+async def check_schema(api: ApiServer) -> None:
+    """Fail, rather than lose what an older CustomResourceDefinition has no field for.
+
+    One that comes with the operator may arrive, and be published, a moment later.
+    """
+    deadline = time.monotonic() + ACCESS_TIMEOUT_S
+    while (trouble := await _schema_trouble(api)) is not None:
+        if time.monotonic() > deadline:
+            raise AccessError(trouble)
+        logger.warning("%s; trying again", trouble)
+        await asyncio.sleep(ACCESS_RETRY_S)
+
+
+async def _schema_trouble(api: ApiServer) -> str | None:
+    try:
+        served = await api.schema()
+    except ApiError as error:
+        if error.status not in (401, 403):
+            return str(error)
+        logger.warning("%s; so nobody checks that it has the fields of this version", error)
+        return None
+    if not served:
+        return (
+            f"the API server does not publish the schema of {names.KIND}s: expected it under "
+            f"`kubectl get --raw /openapi/v3/apis/{names.API_VERSION}`"
+        )
+    lacking = crd.lacking(served, crd.schema())
+    if not lacking:
+        return None
+    named, more = ", ".join(lacking[:MAX_FIELDS]), len(lacking) - MAX_FIELDS
+    return (
+        f"the CustomResourceDefinition {names.PLURAL}.{names.GROUP} of this cluster is older than "
+        f"this operator and lacks {named}{f' and {more} more fields' if more > 0 else ''}: what is "
+        "set there would be lost. Bring it to this version with `kubectl apply -f "
+        "crds/inferenceservices.yaml`, or with the Helm chart and crds.install=true"
+    )
 
 
 def _remedy(kind: str, error: ApiError) -> str:

@@ -40,7 +40,7 @@ class Crash:
     reason: str  # the kubelet's word: Error, OOMKilled, Completed
     exit_code: int
     message: str  # what the container left in its termination log
-    finished_at: datetime | None
+    finished_at: datetime | None  # tells crashes apart; when it was our clock knows better
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,6 @@ class Pod:
     running: bool
     restarts: int
     unschedulable: str | None  # the scheduler's sentence
-    unschedulable_since: datetime | None
     waiting: Waiting | None
     crash: Crash | None
 
@@ -72,6 +71,17 @@ class Pod:
     def live(self) -> bool:
         """Counts as one of the service's pods."""
         return not self.leaving and not self.finished
+
+
+class Sign(NamedTuple):
+    """Something about a pod that counts once it has lasted."""
+
+    uid: str  # of the pod
+    what: str | Crash  # its last crash, or one of these:
+
+
+UNSCHEDULABLE = "unschedulable"
+MOUNTING = "mounting"  # its container is being created
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +139,7 @@ class Observed:
     fetcher: Pod | None = None  # that brings the models for them
     states: Mapping[str, State] = field(default_factory=dict)  # by the pod's uid
     counts: Counts = Counts()  # of the last minutes
+    lasting_s: Mapping[Sign, float] = field(default_factory=dict)  # on our clock
     mount_failures: Mapping[str, str] = field(default_factory=dict)  # by the pod's uid
     decision: Decision | None = None  # how many pods the load asks for
     cheapest: tuple[str, ...] = ()  # uids of pods, in the order in which they shall go
@@ -140,6 +151,10 @@ class Observed:
     def live_pods(self) -> tuple[Pod, ...]:
         """The pods that neither leave nor have failed for good."""
         return tuple(pod for pod in self.pods if pod.live)
+
+    def lasted_s(self, pod: Pod, what: str | Crash) -> float:
+        """For how long this has been seen of a pod, in seconds of our own clock."""
+        return self.lasting_s.get(Sign(pod.uid, what), 0.0)
 
 
 def key_of(body: Mapping[str, Any]) -> Key:
@@ -178,7 +193,6 @@ def pod_of(body: Mapping[str, Any]) -> Pod:
         running="running" in state,
         restarts=container.get("restartCount", 0),
         unschedulable=_unschedulable(scheduled),
-        unschedulable_since=_moment_or_none(scheduled.get("lastTransitionTime")),
         waiting=_waiting(state.get("waiting")),
         crash=_crash(state.get("terminated") or container.get("lastState", {}).get("terminated")),
     )

@@ -7,7 +7,6 @@ from no report of a pod, and from the time only while a pod finds no node.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from aweigh_api import names
 from aweigh_api.reasons import Reason
@@ -51,9 +50,10 @@ class Plan:
     template_hash: str | None = None  # of the pods that are wanted; None: the spec cannot be read
     fetching: bool = False  # new pods wait for what they shall serve
     conflicts: Mapping[str, Refusal] = field(default_factory=dict)  # by kind; then nothing is done
+    held: Mapping[str, Refusal] = field(default_factory=dict)  # by kind; the others are seen to
 
 
-def plan(observed: Observed, runtime_image: str, now: datetime) -> Plan:
+def plan(observed: Observed, runtime_image: str) -> Plan:
     """What to do next for one service."""
     service = parse(observed.body)
     if isinstance(service, str):  # it changes nothing: what runs is measured by what ran
@@ -66,10 +66,11 @@ def plan(observed: Observed, runtime_image: str, now: datetime) -> Plan:
     there, spec = observed.children.get("Deployment"), service.spec
     made_from = template.template_hash(service)
     downtime = spec.rollout.allow_downtime
-    in_place = rollout.in_place(observed, made_from, pods, now, allow_downtime=downtime)
+    in_place = rollout.in_place(observed, made_from, pods, allow_downtime=downtime)
     wanted = desired.children(service, there, runtime_image, size, in_place=in_place)
     waits = _waits(observed, wanted, made_from)
-    found = Plan(replicas=pods, template_hash=made_from, fetching=waits)
+    held = _held(observed, wanted)
+    found = Plan(replicas=pods, template_hash=made_from, fetching=waits, held=held)
     if conflicts := _conflicts(observed, wanted):
         return replace(found, conflicts=conflicts)
     actions = tuple(_actions(observed, wanted, waits))
@@ -94,7 +95,16 @@ def _waits(observed: Observed, wanted: Mapping[str, Manifest], made_from: str) -
 def _actions(
     observed: Observed, wanted: Mapping[str, Manifest], waits: bool
 ) -> list[Apply | Delete]:
-    """What brings each child there; while new pods wait, what serves stays as it is."""
+    """What brings each child there; while new pods wait, what serves stays as it is.
+
+    Pods come last: what leaves will be made anew, and without their NetworkPolicy, for example,
+    they would serve everybody.
+    """
+    waits = waits or any(
+        _leaves(child, observed.body)
+        for kind, child in observed.children.items()
+        if kind in wanted and kind != "Deployment"
+    )
     kinds = [kind for kind in desired.KINDS if not (waits and kind == "Deployment")]
     found = (_action(observed, kind, wanted.get(kind)) for kind in kinds)
     return [action for action in found if action is not None]
@@ -140,6 +150,27 @@ def _conflict(kind: str, child: Manifest) -> Refusal:
         f"{kind} {name} exists and {whose}: rename the InferenceService, or delete that {kind}"
     )
     return Refusal(Reason.NAME_CONFLICT, message)
+
+
+def _held(observed: Observed, wanted: Mapping[str, Manifest]) -> dict[str, Refusal]:
+    """Children that are being deleted, and that somebody's finalizers keep."""
+    return {
+        kind: _hold(kind, child["metadata"])
+        for kind, child in observed.children.items()
+        if (kind in wanted or belongs(child, observed.body))
+        and "deletionTimestamp" in child["metadata"]
+        and child["metadata"].get("finalizers")
+    }
+
+
+def _hold(kind: str, metadata: Manifest) -> Refusal:
+    name, finalizers = metadata["name"], ", ".join(metadata["finalizers"])
+    message = (
+        f"{kind} {name} was deleted at {metadata['deletionTimestamp']}, but its finalizers keep "
+        f"it: {finalizers}. It can neither be changed nor made anew before it is gone: let whoever "
+        f"set them take them away, or do it with `kubectl edit {kind.lower()} {name}`"
+    )
+    return Refusal(Reason.OBJECT_BEING_DELETED, message)
 
 
 def _leaves(child: Manifest, body: Manifest) -> bool:

@@ -16,11 +16,11 @@ from typing import Protocol
 from aweigh_api import names
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.state import State
-from aweigh_operator import desired, events, recent, replicas
+from aweigh_operator import desired, events, lasting, recent, replicas
 from aweigh_operator.autoscaling import FRESH_S, Autoscaling, looked
 from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.metrics import Metrics
-from aweigh_operator.observe import Key, Manifest, Observed, Pod, Refusal, key_of
+from aweigh_operator.observe import MOUNTING, Key, Manifest, Observed, Pod, Refusal, Sign, key_of
 from aweigh_operator.plan import Apply, Delete, Plan, plan
 from aweigh_operator.scaling.decision import Decision
 from aweigh_operator.settings import Settings
@@ -60,6 +60,7 @@ class _Memory:
     resync_at: float
     refused: dict[str, _Refused]  # by kind
     planned: tuple[object, Plan] | None = None  # that all is well, and what that follows from
+    since: dict[Sign, float] | None = None  # that its pods show what counts once it has lasted
     window: recent.Window = field(default_factory=dict)  # what its pods have told of late
     autoscaling: Autoscaling = field(default_factory=Autoscaling)
     autoscaler: str | None = None  # of somebody else, that scales the Deployment
@@ -137,7 +138,7 @@ class Reconciler:
         basis = _basis(observed)
         if memory.planned is not None and memory.planned[0] == basis:
             return memory.planned[1]
-        found = plan(observed, self._settings.runtime_image, datetime.now(UTC))
+        found = plan(observed, self._settings.runtime_image)
         waits = any(pod.unschedulable is not None for pod in observed.pods)
         lasts = not (found.actions or found.marks or waits)  # else time may change it
         memory.planned = (basis, found) if lasts else None
@@ -146,12 +147,16 @@ class Reconciler:
     async def _observe(self, key: Key, body: Manifest, memory: _Memory) -> tuple[Observed, Plan]:
         """What is there, and what is to be done about it."""
         children, pods = self._store.children(key, desired.KINDS), self._store.pods(key)
+        fetcher, now_s = self._store.fetcher(key), time.monotonic()
+        seen = pods if fetcher is None else (*pods, fetcher)
+        memory.since = lasting.since(memory.since, seen, now_s, served=_served(body))
         observed = Observed(
             body=body,
             changed=self._store.changed(key),  # what comes while we wait is of the next look
             children=children,
             pods=pods,
-            fetcher=self._store.fetcher(key),
+            fetcher=fetcher,
+            lasting_s={sign: now_s - first_s for sign, first_s in memory.since.items()},
             decision=memory.autoscaling.decision,
             cheapest=memory.autoscaling.cheapest,
             marks_refused=memory.marks_refused,
@@ -199,7 +204,7 @@ class Reconciler:
         asked = pods if observed.fetcher is None else (*pods, observed.fetcher)
         fresh_s = FRESH_S if todo.scaling is not None else None
         states, failures = await asyncio.gather(
-            self._reports.read(asked, fresh_s), self._mount_failures(asked)
+            self._reports.read(asked, fresh_s), self._mount_failures(observed, asked)
         )
         now_s = time.monotonic()
         memory.window = recent.remembered(memory.window, pods, states, now_s)
@@ -220,11 +225,10 @@ class Reconciler:
             level = logging.INFO if changed else logging.DEBUG
             logger.log(level, "%s: %s (%s)", key, decision.reason, decision.sentence)
 
-    async def _mount_failures(self, pods: Iterable[Pod]) -> dict[str, str]:
-        now = datetime.now(UTC)
-        stuck = [pod for pod in pods if _waits_for_volumes(pod, now)][:MAX_STUCK]
+    async def _mount_failures(self, observed: Observed, pods: Iterable[Pod]) -> dict[str, str]:
+        waiting = [pod for pod in pods if observed.lasted_s(pod, MOUNTING) > STUCK_AFTER_S]
         found: dict[str, str] = {}
-        for pod in stuck:
+        for pod in waiting[:MAX_STUCK]:
             try:
                 sentence = await self._cluster.mount_failure(pod.namespace, pod.name)
             except ApiError as error:
@@ -357,15 +361,6 @@ def _first_failure(results: Iterable[bool | BaseException]) -> ApiError | None:
     return next((each for each in failures if isinstance(each, ApiError)), None)
 
 
-def _waits_for_volumes(pod: Pod, now: datetime) -> bool:
-    if not pod.live or not pod.scheduled or pod.running or pod.crash is not None:
-        return False
-    age_s = (now - pod.created_at).total_seconds()
-    return age_s > STUCK_AFTER_S and (
-        pod.waiting is None or pod.waiting.reason in ("ContainerCreating", "PodInitializing")
-    )
-
-
 def _refused(action: Apply, error: ApiError, pause_s: float) -> _Refused:
     return _Refused(
         manifest=action.manifest,
@@ -375,7 +370,18 @@ def _refused(action: Apply, error: ApiError, pause_s: float) -> _Refused:
     )
 
 
+def _served(body: Manifest) -> bool:
+    """Whether enough pods served when the status was written."""
+    return bool(
+        _condition(body.get("status") or {}, ConditionType.WORKLOAD_READY)["status"] == "True"
+    )
+
+
 def _ready(status: Manifest) -> Manifest:
-    """The condition Ready; of a status that has none, an empty one."""
-    found = [each for each in status.get("conditions", []) if each["type"] == ConditionType.READY]
+    return _condition(status, ConditionType.READY)
+
+
+def _condition(status: Manifest, kind: ConditionType) -> Manifest:
+    """One condition; of a status that has none of the kind, an empty one."""
+    found = [each for each in status.get("conditions", []) if each["type"] == kind]
     return found[0] if found else {"status": "", "reason": "", "message": ""}

@@ -114,7 +114,7 @@ def status(observed: Observed, spec: Spec, now: datetime) -> ScalingStatus | Non
         decision.replicas,
         reason,
     ):
-        fresh = now - moment(before.time) < TOLD_FOR
+        fresh = abs(now - moment(before.time)) < TOLD_FOR  # before now, unless a clock jumped
         if fresh or before.message == _message(decision):
             return before
     return ScalingStatus(

@@ -4,20 +4,17 @@ One new pod more, and none less, is the rule. Where no node has room for one mor
 are replaced in their own places, one at a time; a single pod waits, unless downtime is allowed.
 """
 
-from datetime import datetime, timedelta
-
-from aweigh_operator.observe import Observed, Pod
+from aweigh_operator.observe import UNSCHEDULABLE, Observed, Pod
 
 # The scheduler's words for what a pod that goes gives back.
 _NO_ROOM = ("Insufficient", "Too many pods", "anti-affinity", "free ports", "max volume count")
-PATIENCE = timedelta(seconds=60)  # for a node to be added, or freed
+PATIENCE_S = 60.0  # for a node to be added, or freed
 
 
 def in_place(
     observed: Observed,
     template_hash: str,
     replicas: int,
-    now: datetime,
     *,
     allow_downtime: bool,
 ) -> bool:
@@ -27,7 +24,6 @@ def in_place(
         observed: what there is.
         template_hash: of the pods that are wanted.
         replicas: how many are wanted.
-        now: the time of day.
         allow_downtime: rollout.allowDowntime.
     """
     if allow_downtime:
@@ -35,10 +31,10 @@ def in_place(
     if replicas < 2:
         return False
     begun = _rolling_in_place(observed) and _old(observed, template_hash)
-    return bool(begun or blocked(observed, template_hash, now))
+    return bool(begun or blocked(observed, template_hash))
 
 
-def blocked(observed: Observed, template_hash: str | None, now: datetime) -> Pod | None:
+def blocked(observed: Observed, template_hash: str | None) -> Pod | None:
     """A new pod for which no node has room while an old one has its place; None: there is none.
 
     One that no node takes for another reason, such as its labels, would not come though an old one
@@ -51,7 +47,7 @@ def blocked(observed: Observed, template_hash: str | None, now: datetime) -> Pod
         for pod in observed.live_pods
         if pod.template_hash == template_hash
         and any(each in (pod.unschedulable or "") for each in _NO_ROOM)
-        and now - (pod.unschedulable_since or pod.created_at) >= PATIENCE
+        and observed.lasted_s(pod, UNSCHEDULABLE) >= PATIENCE_S
     ]
     return waiting[0] if waiting else None
 

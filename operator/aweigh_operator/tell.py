@@ -58,11 +58,12 @@ class Told:
 
 def tell(observed: Observed, planned: Plan, now: datetime) -> Told:
     """What there is to say of a service for which this is planned."""
-    observed = replace(observed, refusals={**planned.conflicts, **observed.refusals})
+    known = {**planned.conflicts, **planned.held, **observed.refusals}
+    observed = replace(observed, refusals=known)
     wanted, invalid = _wanted(observed, planned)
     before = _status_before(observed.body)
     scaling = report.scaling(observed, wanted, now)
-    found = conditions.verdicts(observed, wanted, invalid, scaling, now)
+    found = conditions.verdicts(observed, wanted, invalid, scaling)
     generation = observed.body["metadata"].get("generation", 0)
     told = conditions.conditions(found, before, generation, now)
     status = report.status(observed, told, scaling).manifest()
@@ -72,7 +73,7 @@ def tell(observed: Observed, planned: Plan, now: datetime) -> Told:
         transitions=_transitions(found, before),
         clamped=_clamped(observed, wanted, status),
         scaled=replicas.change(replicas.told_before(observed.body), scaling),
-        requeue_after_s=_requeue_after_s(observed, wanted, now),
+        requeue_after_s=_requeue_after_s(observed, wanted),
     )
 
 
@@ -103,12 +104,12 @@ def _worth_telling(kind: ConditionType, verdict: Verdict) -> bool:
     return verdict.reason not in _QUIET
 
 
-def _requeue_after_s(observed: Observed, wanted: Wanted, now: datetime) -> float:
+def _requeue_after_s(observed: Observed, wanted: Wanted) -> float:
     pods = observed.live_pods
     settled = (
         not wanted.fetching
         and len(pods) == wanted.replicas
-        and all(troubles.steady(pod, now) for pod in pods)
+        and all(troubles.steady(pod, observed) for pod in pods)
     )
     if observed.refusals:
         return POLL_CONFLICT_S

@@ -4,9 +4,7 @@ A pod in trouble stays in trouble until it serves: between two crashes a contain
 and that is no recovery.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.termination import Termination
@@ -28,37 +26,36 @@ class Trouble:
     message: str
 
 
-def worst(observed: Observed, template_hash: str | None, now: datetime) -> Trouble | None:
+def worst(observed: Observed, template_hash: str | None) -> Trouble | None:
     """What to tell first: troubles of the newest template before others."""
     pods = sorted(observed.live_pods, key=lambda pod: pod.template_hash != template_hash)
     if observed.fetcher is not None:  # the others wait for it
         pods = [observed.fetcher, *pods]
-    found = [trouble for pod in pods if (trouble := of_pod(pod, observed.mount_failures, now))]
+    found = [trouble for pod in pods if (trouble := of_pod(pod, observed))]
     return _of_deployment(observed, "ReplicaFailure") or (
         found[0] if found else _of_deployment(observed, "Progressing")
     )
 
 
-def of_pod(pod: Pod, mount_failures: Mapping[str, str], now: datetime) -> Trouble | None:
+def of_pod(pod: Pod, observed: Observed) -> Trouble | None:
     """Why this pod does not serve; None while it serves or may still come."""
     if pod.ready:
-        return None if steady(pod, now) else _unsteady(pod)
+        return None if steady(pod, observed) else _unsteady(pod)
     if pod.unschedulable is not None:
         return _unschedulable(pod, pod.unschedulable)
     if pod.waiting is not None and pod.waiting.reason not in _STARTING:
         return _cannot_start(pod, pod.waiting)
-    if pod.uid in mount_failures:
-        message = f"pod {pod.name} cannot mount its volumes: {mount_failures[pod.uid]}"
+    if (failure := observed.mount_failures.get(pod.uid)) is not None:
+        message = f"pod {pod.name} cannot mount its volumes: {failure}"
         return Trouble(ConditionType.WORKLOAD_READY, Reason.MOUNT_FAILED, message)
     return None if pod.crash is None else _crashed(pod, pod.crash)
 
 
-def steady(pod: Pod, now: datetime) -> bool:
+def steady(pod: Pod, observed: Observed) -> bool:
     """Serves, and not just for the moment between two crashes."""
     if not pod.ready or pod.crash is None or pod.restarts < 2:
         return pod.ready
-    finished = pod.crash.finished_at
-    return finished is None or (now - finished).total_seconds() >= STEADY_AFTER_S
+    return observed.lasted_s(pod, pod.crash) >= STEADY_AFTER_S
 
 
 def _unsteady(pod: Pod) -> Trouble:

@@ -12,6 +12,7 @@ from aweigh_api import crd, metrics
 from aweigh_api.reasons import Reason
 from aweigh_api.spec import Spec
 from aweigh_api.termination import ExitCode
+from aweigh_operator.events import Deed
 from tests.cluster.places import CHECKOUT
 
 PAGES = ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "examples/**/*.md")
@@ -43,14 +44,14 @@ def guide(name: str) -> str:
 
 def test_the_reference_has_every_reason_and_exit_code() -> None:
     text = guide("inferenceservice")
-    assert [reason for reason in Reason if f"`{reason}`" not in text] == []
+    assert [reason for reason in (*Reason, *Deed) if f"`{reason}`" not in text] == []
     assert [code for code in ExitCode if f"| {code.value} |" not in text] == []
 
 
 def test_the_reference_names_no_reason_that_does_not_exist() -> None:
     rows = [line.split("|")[2] for line in guide("inferenceservice").splitlines() if "|" in line]
     named = {word for row in rows for word in re.findall(r"`([A-Z][A-Za-z]+)`", row)}
-    assert named <= set(Reason)
+    assert named <= {*Reason, *Deed}
 
 
 def test_troubleshooting_helps_with_every_reason_that_needs_help() -> None:

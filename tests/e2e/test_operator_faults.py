@@ -12,12 +12,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from functools import partial
 from typing import Any
 
 import pytest
 
-from aweigh_api import names
+from aweigh_api import crd, names
+from aweigh_api.template import Template
 from aweigh_operator.cluster import ApiServer, load_configuration
 from aweigh_operator.observe import Key
 from tests.api.refusals import manifest
@@ -258,6 +260,50 @@ def test_deleting_a_service_leaves_no_orphan(
             lambda: local.metrics()['aweigh_operator_inference_services{ready="False"}'] == 0,
         )
         assert "traceback" not in local.said()
+
+
+def test_an_operator_with_an_older_definition_says_what_it_lacks_and_waits_for_it(
+    cluster: Cluster, alone: None, service: Service
+) -> None:
+    """And no object that is there loses anything by it."""
+    with local_operator(cluster, service.namespace, NO_IMAGE):
+        service.apply(template={"runtimeClassName": "none-such"})
+        cluster.wait("a status", lambda: bool(service.status()))
+    operator = LocalOperator(cluster, service.namespace, NO_IMAGE)
+    with futures.ThreadPoolExecutor() as pool:
+        try:
+            with _older_definition(cluster):
+                started = pool.submit(operator.start)
+                lacks = "is older than this operator and lacks .spec.template.runtimeClassName:"
+                cluster.wait("it to say so", lambda: lacks in operator.said(), 30)
+                assert "kubectl apply -f crds/inferenceservices.yaml" in operator.said()
+                assert not started.done()
+            started.result()
+            assert service.body()["spec"]["template"] == {"runtimeClassName": "none-such"}
+        finally:
+            if operator.running():
+                operator.kill()
+            operator.log.close()
+
+
+@contextlib.contextmanager
+def _older_definition(cluster: Cluster) -> Iterator[None]:
+    """The cluster's CustomResourceDefinition as it was before it had a certain field."""
+    fields = (
+        "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/template/properties"
+    )
+    field = crd.structural(Template)["properties"]["runtimeClassName"]
+    _patch_definition(cluster, {"op": "remove", "path": f"{fields}/runtimeClassName"})
+    try:
+        yield
+    finally:
+        restored = {"op": "add", "path": f"{fields}/runtimeClassName", "value": field}
+        _patch_definition(cluster, restored)
+
+
+def _patch_definition(cluster: Cluster, change: dict[str, Any]) -> None:
+    patch = ("--type=json", "-p", json.dumps([change]))
+    cluster.kubectl("patch", "crd", f"{names.PLURAL}.{names.GROUP}", *patch)
 
 
 def test_a_stopped_operator_exits_cleanly_and_soon(local: LocalOperator, service: Service) -> None:

@@ -1,5 +1,6 @@
 """What goes wrong with pods, and the reason that the user then reads."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -139,6 +140,44 @@ def test_an_object_of_somebody_else_is_named_and_left_alone(service: Service) ->
     assert service.cluster.get("deployment", service.name, service.namespace) is None
     service.cluster.kubectl("delete", "service", service.name, "-n", service.namespace)
     service.wait_ready()
+
+
+def test_a_child_whose_deletion_a_finalizer_holds_up_is_named(service: Service) -> None:
+    where = ("deployment", service.name, "-n", service.namespace)
+    service.apply(drain=AT_ONCE)
+    service.wait_ready()
+    _set_finalizers(service, ["example.com/backup"])
+    service.cluster.kubectl("delete", "infs", service.name, "-n", service.namespace)
+    service.cluster.wait("its deletion to begin", lambda: _leaves(service))
+    service.apply(drain=AT_ONCE, replicas=2)
+    condition = service.wait_for_reason("Ready", "ObjectBeingDeleted")
+    assert f"Deployment {service.name} was deleted at" in condition["message"]
+    assert "example.com/backup" in condition["message"]
+    _wait_for_event(service, "ObjectBeingDeleted")
+    _set_finalizers(service, None)
+    service.wait_ready(120)
+    assert service.size() == 2
+    # The Deployment alone is deleted: what is asked for since is not applied, and that is said.
+    _set_finalizers(service, ["example.com/backup"])
+    service.cluster.kubectl("delete", *where, "--wait=false")
+    service.apply(drain=AT_ONCE, replicas=1)
+    condition = service.wait_for_reason("SpecValid", "ObjectBeingDeleted")
+    assert condition["status"] == "False"
+    _set_finalizers(service, None)
+    service.wait_ready(120)
+    assert service.size() == 1
+
+
+def _set_finalizers(service: Service, finalizers: list[str] | None) -> None:
+    """Those of the Deployment, as a controller of somebody else sets them."""
+    patch = json.dumps({"metadata": {"finalizers": finalizers}})
+    where = ("deployment", service.name, "-n", service.namespace)
+    service.cluster.kubectl("patch", *where, "--type=merge", "-p", patch)
+
+
+def _leaves(service: Service) -> bool:
+    found = service.cluster.get("deployment", service.name, service.namespace)
+    return found is not None and "deletionTimestamp" in found["metadata"]
 
 
 def _status(service: Service, kind: str, name: str) -> dict[str, Any]:

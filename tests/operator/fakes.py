@@ -3,7 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 from aweigh_api import names
@@ -227,6 +227,21 @@ class FakeCluster:
         if merged != found:
             self.writes += 1
             self.put(merged)
+
+
+class Clock:
+    """The reconciler's clocks: one that passes when it is told to, and one that also jumps."""
+
+    def __init__(self) -> None:
+        self.now_s = 5000.0
+        self.wrong_s = 0.0  # by how much the time of day is ahead of the API server's
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def now(self, zone: tzinfo) -> datetime:
+        """The time of day: as it is in the objects when the clock begins."""
+        return (NOW + timedelta(seconds=self.now_s - 5000.0 + self.wrong_s)).astimezone(zone)
 
 
 class Watch:

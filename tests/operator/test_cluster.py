@@ -1,4 +1,5 @@
 import asyncio
+import copy
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 from kubernetes.aio.client import Configuration
 
-from aweigh_api import names
+from aweigh_api import crd, names
 from aweigh_operator import cluster, main
 from aweigh_operator.cluster import ApiError, ApiServer
 from aweigh_operator.settings import Settings
@@ -238,6 +239,77 @@ async def test_an_operator_waits_for_an_api_server_that_comes_up(
     answers.status, answers.recovers_after = 503, 3
     await main.check_access(api, SETTINGS)
     assert len(answers.asked) == len(cluster.RESOURCES) + 3
+
+
+def published(schema: Any) -> Any:
+    """The API server's answer to who asks for the schemas of our group."""
+    kind = {"group": names.GROUP, "version": names.VERSION, "kind": names.KIND}
+    other = {**kind, "kind": f"{names.KIND}List"}
+    schemas = {
+        "list": {"x-kubernetes-group-version-kind": [other]},
+        "one": {**schema, "x-kubernetes-group-version-kind": [kind]},
+    }
+    return {"components": {"schemas": schemas}}
+
+
+def older_schema() -> Any:
+    """Of a CustomResourceDefinition that has not heard of two fields, one of them in a list."""
+    schema = copy.deepcopy(crd.schema())
+    spec = schema["properties"]["spec"]["properties"]
+    del spec["scaling"]
+    del spec["speculativeDecoding"]["properties"]["draftModels"]["items"]["properties"]["revision"]
+    return schema
+
+
+async def test_an_operator_begins_with_a_definition_of_its_version_or_a_newer_one(
+    api: ApiServer, answers: Answers
+) -> None:
+    schema = copy.deepcopy(crd.schema())
+    schema["properties"]["spec"]["properties"]["unheardOf"] = {"type": "string"}
+    answers.body = published(schema)
+    await main.check_schema(api)
+    assert [path for _, path, _, _ in answers.asked] == [f"/openapi/v3/apis/{names.API_VERSION}"]
+
+
+async def test_an_operator_with_an_older_definition_ends_with_the_fields_and_a_remedy(
+    api: ApiServer, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "ACCESS_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(main, "ACCESS_RETRY_S", 0.01)
+    answers.body = published(older_schema())
+    with pytest.raises(main.AccessError) as ended:
+        await main.check_schema(api)
+    fields = ".spec.speculativeDecoding.draftModels[].revision, .spec.scaling:"
+    assert f"is older than this operator and lacks {fields}" in str(ended.value)
+    assert "kubectl apply -f crds/inferenceservices.yaml" in str(ended.value)
+
+
+async def test_an_operator_waits_for_a_definition_that_comes_with_it(
+    api: ApiServer, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "ACCESS_RETRY_S", 0.01)
+    answers.first = [{}, published(older_schema())]
+    answers.body = published(crd.schema())
+    await main.check_schema(api)
+    assert len(answers.asked) == 3
+
+
+async def test_an_operator_says_that_no_schema_is_published(
+    api: ApiServer, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "ACCESS_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(main, "ACCESS_RETRY_S", 0.01)
+    answers.status = 404
+    with pytest.raises(main.AccessError, match="does not publish the schema of InferenceServices"):
+        await main.check_schema(api)
+
+
+async def test_an_operator_that_may_not_read_schemas_begins_all_the_same(
+    api: ApiServer, answers: Answers, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers.status = 403
+    await main.check_schema(api)
+    assert "nobody checks that it has the fields of this version" in caplog.text
 
 
 async def test_an_operator_looks_at_every_resource_in_its_namespaces_only(

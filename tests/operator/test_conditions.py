@@ -8,7 +8,7 @@ from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.spec import Spec
 from aweigh_api.state import Loading, Speculation, State
 from aweigh_api.termination import Termination
-from aweigh_operator import conditions
+from aweigh_operator import conditions, lasting
 from aweigh_operator.conditions import Wanted
 from aweigh_operator.observe import Counts, Manifest, Observed, Refusal, pod_of
 from aweigh_operator.verdict import Verdict
@@ -28,15 +28,17 @@ def verdicts(
     speculates: bool = False,
     **observed: Any,
 ) -> dict[ConditionType, Verdict]:
-    seen = Observed(body=fakes.service(), pods=tuple(map(pod_of, pods)), **observed)
+    known = tuple(map(pod_of, pods))
+    since = lasting.since(None, known, 0.0, served=False)
+    lasts = {sign: later_s - first_s for sign, first_s in since.items()}
+    seen = Observed(body=fakes.service(), pods=known, lasting_s=lasts, **observed)
     spec: Manifest = {"model": {"uri": "builtin://helmsman-8m"}}
     if cache is not None:
         spec["prefixCache"] = cache.manifest()
     if speculates:
         spec["speculativeDecoding"] = {"method": "ngram"}
     wanted = Wanted(replicas, False, "new", Spec.model_validate(spec))
-    now = fakes.NOW + timedelta(seconds=later_s)
-    return conditions.verdicts(seen, wanted, invalid, None, now)
+    return conditions.verdicts(seen, wanted, invalid, None)
 
 
 def crashed(code: int = 1, message: str = "", reason: str = "Error") -> Manifest:

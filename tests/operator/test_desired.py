@@ -79,6 +79,32 @@ def test_what_the_runtime_writes_to_lies_on_empty_dirs() -> None:
         assert env({})[variable].startswith(names.CACHE_MOUNT)
 
 
+def limits(spec: Manifest) -> dict[str, Any]:
+    """How much the pod may write to each of its empty directories."""
+    volumes = [each for each in pod_spec(spec)["volumes"] if "emptyDir" in each]
+    return {each["name"]: each["emptyDir"].get("sizeLimit") for each in volumes}
+
+
+def test_a_pod_cannot_fill_its_nodes_disk_unless_with_a_download() -> None:
+    assert limits({}) == {"cache": "8Gi", "tmp": "1Gi"}
+    assert limits({"model": {"uri": "pvc://weights/llama"}}) == {"cache": "8Gi", "tmp": "1Gi"}
+    fetched = {"uri": "hf://acme/llama"}
+    assert limits({"model": fetched}) == {"cache": None, "tmp": "1Gi"}
+    drafts = {"draftModels": [fetched]}
+    assert limits({"speculativeDecoding": drafts}) == {"cache": None, "tmp": "1Gi"}
+    assert limits({"model": {**fetched, "cache": {"claim": "downloads"}}}) == {"tmp": "1Gi"}
+
+
+def test_pods_of_an_older_version_are_not_replaced_to_limit_what_they_write() -> None:
+    def unlimited(bare: Manifest) -> None:
+        for each in bare["spec"]["volumes"]:
+            each["emptyDir"] = {}
+
+    before = recorded(unlimited, signed=True)
+    after = children(current=before)["Deployment"]["spec"]["template"]["spec"]["volumes"]
+    assert [each["emptyDir"] for each in after] == [{}, {}]
+
+
 def test_the_users_variables_come_with_ours_and_win() -> None:
     variables = env({"template": {"env": [{"name": "HOME", "value": "/x"}, {"name": "A"}]}})
     assert variables["HOME"] == "/x"

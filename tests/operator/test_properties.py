@@ -79,10 +79,10 @@ def observe(cluster: FakeCluster) -> Observed:
 @given(spec=specs)
 def test_a_plan_that_was_carried_out_leaves_nothing_to_do(spec: Manifest) -> None:
     cluster = cluster_with(spec)
-    for action in plan(observe(cluster), fakes.IMAGE, fakes.NOW).actions:
+    for action in plan(observe(cluster), fakes.IMAGE).actions:
         assert isinstance(action, Apply)
         asyncio.run(cluster.apply(action.manifest))
-    assert plan(observe(cluster), fakes.IMAGE, fakes.NOW).actions == ()
+    assert plan(observe(cluster), fakes.IMAGE).actions == ()
 
 
 @unhurried
@@ -91,12 +91,12 @@ def test_a_changed_spec_is_reached_by_one_plan(first: Manifest, second: Manifest
     cluster = cluster_with(first)
     for spec in (first, second):
         cluster.put(fakes.service(spec))
-        for action in plan(observe(cluster), fakes.IMAGE, fakes.NOW).actions:
+        for action in plan(observe(cluster), fakes.IMAGE).actions:
             if isinstance(action, Delete):
                 asyncio.run(cluster.delete(action.kind, KEY, action.uid))
             else:
                 asyncio.run(cluster.apply(action.manifest))
-        assert plan(observe(cluster), fakes.IMAGE, fakes.NOW).actions == ()
+        assert plan(observe(cluster), fakes.IMAGE).actions == ()
 
 
 @settings(unhurried, max_examples=60)

@@ -9,9 +9,10 @@ from aweigh_api.state import Loading, ServedModel, Speculation, State
 from aweigh_operator.cluster import ApiError
 from aweigh_operator.desired import KINDS
 from aweigh_operator.observe import Key, Manifest
+from aweigh_operator.reconcile import STUCK_AFTER_S
 from aweigh_operator.tell import POLL_CONFLICT_S
 from tests.operator import fakes
-from tests.operator.fakes import KEY, FakeCluster, Operator
+from tests.operator.fakes import KEY, Clock, FakeCluster, Operator
 
 
 def cluster_with(spec: Manifest | None = None, **metadata: Any) -> FakeCluster:
@@ -163,6 +164,75 @@ async def test_a_child_of_a_predecessor_is_waited_for() -> None:
     assert cluster.objects["Service", KEY]["metadata"]["ownerReferences"][0]["uid"] == (
         "uid-of-the-next"
     )
+
+
+def hold(cluster: FakeCluster, kind: str) -> None:
+    """Somebody deletes a child, and somebody's finalizer keeps it."""
+    leaves = {"deletionTimestamp": fakes.NOW_TEXT, "finalizers": ["example.com/backup"]}
+    cluster.edit(kind, lambda body: body["metadata"].update(leaves))
+
+
+@pytest.mark.parametrize("next_uid", ["uid-of-chat", "uid-of-the-next"])
+async def test_a_child_whose_deletion_is_held_up_is_named_with_its_finalizers(
+    next_uid: str,
+) -> None:
+    cluster = cluster_with()
+    await Operator(cluster).settle()
+    hold(cluster, "Deployment")
+    cluster.put(fakes.service({"replicas": 2}, uid=next_uid))
+    operator = Operator(cluster)
+    await operator.settle()
+    status, reason, message = operator.condition("Ready")
+    assert (status, reason) == ("False", "ObjectBeingDeleted")
+    assert f"Deployment chat was deleted at {fakes.NOW_TEXT}" in message
+    assert "finalizers keep it: example.com/backup" in message
+    assert "kubectl edit deployment chat" in message
+    for kind in KINDS:  # it goes, and Kubernetes collects what a predecessor has left
+        cluster.remove(kind)
+    await operator.settle()
+    assert operator.condition("SpecValid")[:2] == ("True", "Valid")
+    assert cluster.objects["Deployment", KEY]["spec"]["replicas"] == 2
+
+
+async def test_pods_wait_for_a_policy_whose_deletion_is_held_up() -> None:
+    operator = Operator(cluster_with())
+    await operator.settle()
+    hold(operator.cluster, "NetworkPolicy")
+    before = operator.children()["Deployment"]
+    set_spec(operator.cluster, template={"labels": {"a": "b"}}, replicas=2)
+    await operator.settle()
+    assert operator.condition("SpecValid")[:2] == ("False", "ObjectBeingDeleted")
+    assert operator.children()["Deployment"] == before
+    operator.cluster.remove("NetworkPolicy")
+    await operator.settle()
+    assert operator.condition("SpecValid")[:2] == ("True", "Valid")
+    assert operator.children()["Deployment"] != before
+
+
+async def test_a_deletion_that_nobody_holds_up_is_no_trouble() -> None:
+    operator = Operator(cluster_with())
+    await operator.settle()
+    hold(operator.cluster, "Deployment")
+    operator.cluster.edit("Deployment", lambda body: body["metadata"].pop("finalizers"))
+    await operator.settle()
+    assert operator.condition("SpecValid")[:2] == ("True", "Valid")
+
+
+async def test_what_somebody_else_deletes_and_the_service_needs_not_is_no_trouble() -> None:
+    operator = Operator(cluster_with({"networkPolicy": {"enabled": False}}))
+    operator.cluster.put(
+        {
+            "kind": "NetworkPolicy",
+            "metadata": {
+                "name": KEY.name,
+                "namespace": KEY.namespace,
+                "labels": names.labels(KEY.name),
+            },
+        }
+    )
+    hold(operator.cluster, "NetworkPolicy")
+    await operator.settle()
+    assert operator.condition("SpecValid")[:2] == ("True", "Valid")
 
 
 async def test_a_refused_child_becomes_a_condition_and_the_others_are_applied() -> None:
@@ -472,12 +542,17 @@ async def test_the_url_says_https_with_a_certificate() -> None:
     assert operator.status()["url"] == "https://chat.team.svc:8000/v1"
 
 
-async def test_a_pod_stuck_before_its_container_shows_what_cannot_be_mounted() -> None:
+@pytest.mark.parametrize("wrong_s", [0, 3600, -3600])
+async def test_a_pod_stuck_before_its_container_shows_what_cannot_be_mounted(
+    clock: Clock, wrong_s: float
+) -> None:
+    clock.wrong_s = wrong_s
     operator = Operator(cluster_with())
-    stuck = fakes.pod(waiting={"reason": "ContainerCreating"})
-    stuck["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
-    operator.cluster.put(stuck)
+    operator.cluster.put(fakes.pod(waiting={"reason": "ContainerCreating"}))
     operator.cluster.mount_failures["chat-1"] = 'secret "token" not found'
+    await operator.settle()
+    assert operator.condition("Ready")[1] == "Progressing"  # a volume takes some seconds
+    clock.now_s += STUCK_AFTER_S + 1
     await operator.settle()
     assert operator.condition("Ready")[:2] == ("False", "MountFailed")
 

@@ -2,37 +2,18 @@
 
 from typing import Any
 
-import pytest
-
 from aweigh_api import names
 from aweigh_operator import reconcile
 from aweigh_operator.autoscaling import LOOK_S
 from aweigh_operator.cluster import ApiError
 from aweigh_operator.observe import Key, Manifest
 from tests.operator import fakes
-from tests.operator.fakes import KEY, FakeCluster, Operator
+from tests.operator.fakes import KEY, Clock, FakeCluster, Operator
 from tests.operator.scaling.looks import report
 
 SCALING = {"minReplicas": 1, "maxReplicas": 6}
 DRY_RUN = {"scaling": {**SCALING, "mode": "DryRun"}, "replicas": 1}
 BUSY, CALM = 100.0, 3.0  # requests per second for several pods, and for one
-
-
-class Clock:
-    """The time of the reconciler, which passes only when it is told to."""
-
-    def __init__(self) -> None:
-        self.now_s = 5000.0
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    found = Clock()
-    monkeypatch.setattr(reconcile, "time", found)
-    return found
 
 
 class World:
@@ -235,8 +216,9 @@ async def test_a_dry_run_only_tells(clock: Clock) -> None:
 async def test_figures_that_change_nothing_are_no_news_within_a_minute(clock: Clock) -> None:
     world = World(clock)
     await world.pass_(300)
+    await world.pass_(10, CALM + 1)
     before = world.status()
-    await world.pass_(60, CALM + 1)
+    await world.pass_(40, CALM + 2)
     assert world.status() == before
 
 

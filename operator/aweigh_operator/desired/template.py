@@ -10,7 +10,7 @@ from typing import Any
 
 from aweigh_api import flags, names
 from aweigh_api.access import SecretRef
-from aweigh_api.model_uri import claim_of
+from aweigh_api.model_uri import FETCHED, claim_of
 from aweigh_api.quantity import NotAQuantity, to_bytes
 from aweigh_api.spec import InferenceService, Spec
 from aweigh_api.template import Template
@@ -21,6 +21,8 @@ USER = 65532
 GRACE_MARGIN_S = 10  # for what the runtime does after its last request
 LIVENESS = {"periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3}
 READINESS = {"periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2}
+TMP_LIMIT = "1Gi"  # of what lies there for moments; a pod with more is evicted
+KERNELS_LIMIT = "8Gi"  # of compiled kernels, which take some hundred MiB
 ENVIRONMENT = {
     "HOME": names.CACHE_MOUNT,
     "HF_HOME": f"{names.CACHE_MOUNT}/huggingface",
@@ -199,12 +201,9 @@ def _probe(path: str) -> Manifest:
 def _volumes(owner: InferenceService) -> list[tuple[Manifest, Manifest]]:
     """Each volume with its mount."""
     model = owner.spec.model
-    kept: Manifest = {"emptyDir": {}}
-    if model.cache is not None:
-        kept = {"persistentVolumeClaim": {"claimName": model.cache.claim}}
     volumes: list[tuple[Manifest, Manifest]] = [
-        ({"name": "cache", **kept}, _mount("cache", names.CACHE_MOUNT)),
-        ({"name": "tmp", "emptyDir": {}}, _mount("tmp", "/tmp")),
+        ({"name": "cache", **_cache(owner.spec)}, _mount("cache", names.CACHE_MOUNT)),
+        ({"name": "tmp", "emptyDir": {"sizeLimit": TMP_LIMIT}}, _mount("tmp", "/tmp")),
     ]
     volumes += _claims(owner.spec)
     auth, tls = owner.spec.auth, owner.spec.tls
@@ -215,6 +214,18 @@ def _volumes(owner: InferenceService) -> list[tuple[Manifest, Manifest]]:
     if tls:
         volumes.append(_secret("tls", tls.secret_ref, names.TLS_MOUNT))
     return volumes
+
+
+def _cache(spec: Spec) -> Manifest:
+    """Where downloads and compiled kernels are kept.
+
+    How large a download will be is not known here, and a limit that is wrong evicts the pod again
+    and again: there the users' limit of ephemeral-storage bounds it, if they set one.
+    """
+    if spec.model.cache is not None:
+        return {"persistentVolumeClaim": {"claimName": spec.model.cache.claim}}
+    downloads = any(uri.startswith(FETCHED) for uri in spec.uris)
+    return {"emptyDir": {} if downloads else {"sizeLimit": KERNELS_LIMIT}}
 
 
 def _claims(spec: Spec) -> list[tuple[Manifest, Manifest]]:
