@@ -145,8 +145,7 @@ def test_pairs_of_tokens_are_independent_as_the_target_has_them() -> None:
     ("sampling", "propose"),
     [
         pytest.param(Sampling(), drafted, id="plain"),
-        pytest.param(Sampling(), looked_up, id="looked up"),
-        pytest.param(PENALTIES, drafted, id="penalties and top_p"),
+        pytest.param(PENALTIES, looked_up, id="penalties and top_p, looked up"),
     ],
 )
 def test_under_a_grammar_the_first_token_follows_what_the_target_may_say(
