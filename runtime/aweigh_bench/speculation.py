@@ -355,6 +355,8 @@ def _bars(options: Options, found: list[Found]) -> list[Bar]:
         )
         for each in found
         if each.size == 1 and not options.lookup and options.choice == "greedy"
+        # Shorter ones are beside it to tell what less would give.
+        if each.longest == max(options.max_draft_tokens)
     ]
 
 

@@ -25,6 +25,14 @@ async def test_a_draft_is_measured_beside_plain_decoding() -> None:
     assert bar.startswith("tokens/s of one at a time")
 
 
+async def test_of_several_lengths_the_longest_is_judged() -> None:
+    lengths = "--max-draft-tokens=1,8"
+    done = await bench("speculation", MODEL, f"--draft-model={DRAFT}", *SMALL, lengths)
+    assert [row["up to"] for row in done.rows()] == ["1", "8"]
+    (bar,) = done.bars()
+    assert "up to 8 drafted" in bar
+
+
 async def test_a_wrong_draft_is_judged_by_what_it_costs() -> None:
     twice = ("--pairs=2", "--starts=2")
     done = await bench("speculation", MODEL, f"--draft-model={DRAFT}", "--wrong", *SMALL, *twice)

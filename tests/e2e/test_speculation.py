@@ -14,6 +14,8 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
+from aweigh_api import names
+from aweigh_api.state import State
 from aweigh_bench.wrong_draft import wrong_draft
 from aweigh_runtime.sources.local import builtin
 from tests.cluster.cluster import Cluster
@@ -25,6 +27,13 @@ pytestmark = pytest.mark.cluster
 DRAFT = "builtin://helmsman-1m-draft"
 QUESTION = "What is a Pod?"
 REPORTS_S = 180.0  # the operator reads reports three times a minute; the machine may be busy
+OFF_S = 30.0  # from the first bad draft until it is off
+TOLD_S = 30.0  # from a pod's report to the status
+LOOKS_S = 50.0  # in which the number of pods is decided three times
+SCALING = {"minReplicas": 1, "maxReplicas": 3}
+
+# Any of 32 tokens that neither model would say: a draft knows no bias.
+BAD = {"temperature": 1, "logit_bias": {str(token): 100 for token in range(4000, 4032)}}
 FEWER = 16  # tokens that the bad draft lacks
 
 
@@ -85,35 +94,88 @@ def test_a_draft_that_is_never_right_is_turned_off_while_it_serves(
     service: Service, models: str, tell: Callable[[str], None]
 ) -> None:
     poor = Service(service.cluster, models)
-    poor.apply(speculativeDecoding={"draftModels": [{"uri": "pvc://models/worthless"}]})
+    drafts = [{"uri": "pvc://models/worthless"}]
+    poor.apply(speculativeDecoding={"draftModels": drafts}, scaling=SCALING)
     poor.wait_ready(120)
     with _traffic(poor):
         begun = time.monotonic()
-        found = poor.wait_for_reason("SpeculationEffective", "LowAcceptance", REPORTS_S)
+        found = poor.wait_for_reason("SpeculationEffective", "LowAcceptance", OFF_S + TOLD_S)
         tell(f"turned off {time.monotonic() - begun:.0f} s after the first question")
-    tell(found["message"])
-    assert found["status"] == "False"
-    assert "tokens at a time, of which 0% stay" in found["message"]
-    assert poor.status()["speculation"]["state"] == "paused"
-    assert poor.condition("Ready")["status"] == "True"
-    assert len(poor.pods()) == 1
-    events = service.cluster.list("events.events.k8s.io", models)
-    assert "LowAcceptance" in {each["reason"] for each in events}
+        tell(found["message"])
+        assert found["status"] == "False"
+        assert "of which 0% stay" in found["message"]
+        _expect_one_pod_that_serves_without(poor, found["reason"])
+
+
+def test_drafts_that_go_bad_in_the_middle_of_traffic_are_turned_off_and_no_pod_is_added(
+    service: Service, tell: Callable[[str], None]
+) -> None:
+    service.apply(speculativeDecoding={"draftModels": [{"uri": DRAFT}]}, scaling=SCALING)
+    service.wait_ready(120)
+    with _traffic(service) as fields:
+        service.wait_for_reason("SpeculationEffective", "Active", REPORTS_S)
+        service.cluster.wait("good drafts", lambda: _acceptance(service) >= 50, REPORTS_S)
+        tell(f"at first: {service.condition('SpeculationEffective')['message']}")
+        fields.update(BAD)
+        begun = time.monotonic()
+        service.cluster.wait("the pod to report that they are off", lambda: _off(service), OFF_S)
+        off_s = time.monotonic() - begun
+
+        def told() -> bool:
+            return bool(service.condition("SpeculationEffective")["status"] == "False")
+
+        service.cluster.wait("the condition to say so", told, TOLD_S)
+        found = service.condition("SpeculationEffective")
+        tell(f"off after {off_s:.0f} s, told after {time.monotonic() - begun:.0f} s")
+        tell(found["message"])
+        assert "does not use drafts, and serves without" in found["message"]
+        _expect_one_pod_that_serves_without(service, found["reason"])
+
+
+def _acceptance(service: Service) -> int:
+    percent: int = service.status().get("speculation", {}).get("acceptancePercent", 0)
+    return percent
+
+
+def _off(service: Service) -> bool:
+    """What its pod says itself."""
+    (pod,) = service.pods()
+    there = f"{service.namespace}/pods/{pod['metadata']['name']}:{names.ADMIN_PORT}"
+    text = service.cluster.kubectl("get", "--raw", f"/api/v1/namespaces/{there}/proxy/state")
+    state = State.model_validate_json(text)
+    return state.speculation is not None and state.speculation.state == "paused"
+
+
+def _expect_one_pod_that_serves_without(service: Service, reason: str) -> None:
+    """Status and an event tell of it; the number of pods is decided, and stays."""
+    assert service.status()["speculation"]["state"] == "paused"
+    assert service.condition("Ready")["status"] == "True"
+    events = service.cluster.list("events.events.k8s.io", service.namespace)
+    assert reason in {each["reason"] for each in events}
+    end = time.monotonic() + LOOKS_S
+    while time.monotonic() < end:
+        assert service.size() == len(service.pods()) == 1
+        time.sleep(2)
+    scaling = service.status()["scaling"]
+    assert scaling["desiredReplicas"] == 1, scaling["message"]
+    assert scaling.get("history", []) == []
+    assert service.condition("ScalingActive")["status"] == "True"
 
 
 @contextmanager
-def _traffic(service: Service) -> Iterator[None]:
-    """Questions, one after another, until the context ends."""
+def _traffic(service: Service) -> Iterator[dict[str, Any]]:
+    """Questions, one after another, until the context ends; what it holds joins later ones."""
     enough = threading.Event()
+    fields: dict[str, Any] = {}
 
     def ask() -> None:
         while not enough.is_set():
-            _ask(service, times=1)
+            _ask(service, times=1, **fields)
 
     with ThreadPoolExecutor(1) as asking:
         asked = asking.submit(ask)
         try:
-            yield
+            yield fields
         finally:
             enough.set()
             asked.result()
@@ -169,9 +231,10 @@ def _columns(service: Service) -> list[str]:
     return shown.splitlines()
 
 
-def _ask(service: Service, times: int) -> None:
+def _ask(service: Service, times: int, **fields: Any) -> None:
     question = {"role": "user", "content": QUESTION}
-    body = {"model": "chat", "messages": [question], "temperature": 0, "max_tokens": 64}
+    usual = {"model": "chat", "messages": [question], "temperature": 0, "max_tokens": 64}
+    body = {**usual, **fields}
 
     def answered() -> bool:
         """kube-proxy learns of the pod a moment late."""

@@ -1,6 +1,6 @@
 """Drawn tokens follow the distribution that is asked for: a hundred thousand draws of each kind."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import pytest
@@ -31,8 +31,13 @@ def sampler(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
     return Sampler(SIZE).choose(logits, rows).tokens
 
 
-def wanted(sampling: Sampling) -> Probabilities:
-    """The distribution by the book: token by token, in double precision."""
+def wanted(sampling: Sampling, allowed: Collection[int] = range(SIZE)) -> Probabilities:
+    """The distribution by the book: token by token, in double precision.
+
+    Args:
+        sampling: what is asked for.
+        allowed: tokens that a grammar leaves.
+    """
     logits = LOGITS.double().tolist()
     for token in set(PROMPT + ANSWER):
         factor = sampling.repetition_penalty
@@ -43,6 +48,7 @@ def wanted(sampling: Sampling) -> Probabilities:
     for token, bias in sampling.logit_bias.items():
         logits[token] += bias
     weights = np.exp(np.array(logits) / sampling.temperature)
+    weights[[token for token in range(SIZE) if token not in allowed]] = 0
     order = sorted(range(SIZE), key=lambda token: (-weights[token], token))
     if sampling.top_k:
         weights[order[sampling.top_k :]] = 0

@@ -1,7 +1,7 @@
 """Drafted, verified and replaced tokens follow the target's distribution, not the draft's."""
 
+import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +14,9 @@ from aweigh_runtime.engine.messages import Sampling
 from aweigh_runtime.engine.sampling import choice
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.drafting import DraftSampler
+from aweigh_runtime.engine.sampling.drawing import Draws
 from aweigh_runtime.engine.sampling.row import Row
 from aweigh_runtime.engine.sampling.verification import Ahead, Drafted, compare
-from aweigh_runtime.sources.local import builtin
 from aweigh_runtime.text.grammar_compiler import compile_grammar, load_tokenizer
 from tests.runtime.engine.test_sampling_distribution import (
     ANSWER,
@@ -32,8 +32,11 @@ from tests.runtime.engine.test_sampling_distribution import (
 
 DRAFT = torch.tensor([0.3, 2.4, 0.1, 1.0, 1.9, -1.0, 0.5, -2.1, 0.2, -0.6, -3.0, 0.9])
 LENGTH = 2
+GRAMMAR = "ccda[cdfgj][a-k]*"  # ANSWER, a token that is neither's likeliest, then any
+ALLOWED = [2, 3, 5, 6, 9]
 CPU = torch.device("cpu")
 Propose = Callable[[Sequence[Row]], list[Drafted]]
+Verdicts = dict[int, tuple[bool, int]]
 
 
 def drafted(rows: Sequence[Row]) -> list[Drafted]:
@@ -50,22 +53,47 @@ def looked_up(rows: Sequence[Row]) -> list[Drafted]:
     return [Drafted([1, row.sampling.seed % SIZE][: row.sampling.seed % 3]) for row in rows]
 
 
-def rows_of(sampling: Sampling) -> list[Row]:
+@pytest.fixture(scope="module")
+def grammar(tmp_path_factory: pytest.TempPathFactory) -> Prototype:
+    """`GRAMMAR` in a vocabulary of a letter for each token; the last one ends an answer."""
+    last = SIZE - 1
+    vocabulary = {chr(ord("a") + token): token for token in range(last)} | {"<end>": last}
+    end = {"id": last, "content": "<end>", "special": True}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    octets = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    tokenizer = {
+        "added_tokens": [{**end, **flags}],
+        "pre_tokenizer": octets,
+        "decoder": octets,
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
+    }
+    file = tmp_path_factory.mktemp("letters") / "tokenizer.json"
+    file.write_text(json.dumps(tokenizer))
+    tokens = load_tokenizer(file, SIZE, [last])
+    return Prototype(compile_grammar(tokens, LLMatcher.grammar_from_regex(GRAMMAR)), 0.0)
+
+
+def rows_of(sampling: Sampling, grammar: Prototype | None = None) -> list[Row]:
     fields = {name: getattr(sampling, name) for name in Sampling.__struct_fields__}
-    rows = [Row(Sampling(**{**fields, "seed": seed}), PROMPT) for seed in range(BATCH)]
+    rows = []
+    for seed in range(BATCH):
+        matcher = None if grammar is None else Matcher(grammar, frozenset((SIZE - 1,)))
+        rows.append(Row(Sampling(**{**fields, "seed": seed}), PROMPT, matcher=matcher))
     for row in rows:
         for token in ANSWER:
             row.append(token)
     return rows
 
 
-def first_tokens(sampling: Sampling, propose: Propose) -> NDArray[np.int64]:
+def first_tokens(
+    sampling: Sampling, propose: Propose, grammar: Prototype | None = None, draws: int = DRAWS
+) -> NDArray[np.int64]:
     """How often each token comes first."""
-    rows = rows_of(sampling)
+    rows = rows_of(sampling, grammar)
     total = np.zeros(SIZE, np.int64)
-    for position in range(DRAWS // BATCH):
+    for position in range(draws // BATCH):
         for row in rows:
-            row.position = position
+            row.position = len(PROMPT + ANSWER) + position
         behind = propose(rows)
         count = sum(1 + len(each.tokens) for each in behind)
         found = Sampler(SIZE).verify(LOGITS.repeat(count, 1), rows, behind)
@@ -113,13 +141,27 @@ def test_pairs_of_tokens_are_independent_as_the_target_has_them() -> None:
     assert likelihood(pairs, np.outer(merged, merged).flatten()) > UNLIKELY
 
 
-def always(logits: torch.Tensor, ahead: Ahead) -> dict[int, tuple[bool, int]]:
+@pytest.mark.parametrize(
+    ("sampling", "propose"),
+    [
+        pytest.param(Sampling(), drafted, id="plain"),
+        pytest.param(PENALTIES, looked_up, id="penalties and top_p, looked up"),
+    ],
+)
+def test_under_a_grammar_the_first_token_follows_what_the_target_may_say(
+    sampling: Sampling, propose: Propose, grammar: Prototype
+) -> None:
+    found = first_tokens(sampling, propose, grammar)
+    assert likelihood(found, wanted(sampling, ALLOWED)) > UNLIKELY
+
+
+def always(logits: torch.Tensor, ahead: Ahead) -> Verdicts:
     return {index: (True, other) for index, (_, other) in compare(logits, ahead).items()}
 
 
-def replaced_from_the_target(logits: torch.Tensor, ahead: Ahead) -> dict[int, tuple[bool, int]]:
+def replaced_from_the_target(logits: torch.Tensor, ahead: Ahead) -> Verdicts:
     rows = [ahead.rows[index] for index in ahead.compared]
-    others = Sampler(SIZE).choose(logits[ahead.compared].clone(), rows).tokens
+    others = Draws().draw(logits[ahead.compared], rows).read()
     verdicts = compare(logits, ahead)
     return {
         index: (verdicts[index][0], other)
@@ -127,44 +169,38 @@ def replaced_from_the_target(logits: torch.Tensor, ahead: Ahead) -> dict[int, tu
     }
 
 
-@pytest.mark.parametrize("wrong", [always, replaced_from_the_target])
+def judged_without_edits(logits: torch.Tensor, ahead: Ahead) -> Verdicts:
+    """Penalties and grammars count for the replacements alone."""
+    plain = compare(LOGITS.repeat(len(logits), 1), ahead)
+    verdicts = compare(logits, ahead)
+    return {index: (stays, verdicts[index][1]) for index, (stays, _) in plain.items()}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sampling", "constrained"),
+    [
+        pytest.param(always, Sampling(), False, id="always, plain"),
+        pytest.param(replaced_from_the_target, Sampling(), False, id="replaced, plain"),
+        pytest.param(always, PENALTIES, False, id="always, penalties"),
+        pytest.param(replaced_from_the_target, PENALTIES, False, id="replaced, penalties"),
+        pytest.param(judged_without_edits, PENALTIES, False, id="no edits, penalties"),
+        pytest.param(always, Sampling(), True, id="always, grammar"),
+        pytest.param(replaced_from_the_target, Sampling(), True, id="replaced, grammar"),
+        pytest.param(judged_without_edits, Sampling(), True, id="no edits, grammar"),
+    ],
+)
 def test_a_verification_that_is_wrong_is_found_out(
-    wrong: Callable[[torch.Tensor, Ahead], dict[int, tuple[bool, int]]],
+    wrong: Callable[[torch.Tensor, Ahead], Verdicts],
+    sampling: Sampling,
+    constrained: bool,
+    grammar: Prototype,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(choice, "compare", wrong)
-    assert likelihood(first_tokens(Sampling(), drafted), wanted(Sampling())) < UNLIKELY
-
-
-def test_under_a_grammar_the_rest_of_the_target_is_followed() -> None:
-    directory = builtin("helmsman-8m")
-    tokens, size, count = load(directory), 8192, 500
-    letters = [tokens.tokenize_str(letter)[0] for letter in "abc"]
-    prototype = Prototype(compile_grammar(tokens, LLMatcher.grammar_from_regex("[abc]")), 0.0)
-    logits = torch.full((size,), -9.0)
-    logits[letters] = torch.tensor([1.0, 0.2, -0.4])
-    logits[100] = 3.0  # what the grammar rules out is likeliest, for the target and the draft
-    guessed = logits.clone()
-    guessed[letters] = torch.tensor([-0.4, 1.4, 1.0])
-    found = np.zeros(3, np.int64)
-    for batch in range(40):
-        rows = [
-            Row(Sampling(seed=seed), [1], matcher=Matcher(prototype, frozenset((0, 3))))
-            for seed in range(batch * count, (batch + 1) * count)
-        ]
-        sampler = DraftSampler(rows, CPU)
-        guesses = sampler.draw(guessed.repeat(count, 1))[0].tolist()
-        behind = [
-            Drafted([token], sampler.probabilities(index, 1)) for index, token in enumerate(guesses)
-        ]
-        continued = Sampler(size).verify(logits.repeat(2 * count, 1), rows, behind)
-        for answer in continued.tokens:
-            found[letters.index(answer[0])] += 1
-    assert likelihood(found, torch.softmax(logits[letters].double(), 0).numpy()) > UNLIKELY
-
-
-def load(directory: Path):  # type: ignore[no-untyped-def]  # the library has no name for it
-    return load_tokenizer(directory / "tokenizer.json", 8192, frozenset((0, 3)))
+    # A fifth of the draws is enough to tell.
+    found = first_tokens(sampling, drafted, grammar if constrained else None, DRAWS // 5)
+    right = wanted(sampling, ALLOWED if constrained else range(SIZE))
+    assert likelihood(found, right) < UNLIKELY
 
 
 def test_seeded_tokens_are_those_without_drafts() -> None:

@@ -15,6 +15,7 @@ from aweigh_runtime.engine.out_of_memory import out_of_memory
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Lookahead, Part
 from aweigh_runtime.engine.speculation.candidates import Candidate, Candidates
+from aweigh_runtime.engine.speculation.lately import Lately
 from aweigh_runtime.engine.speculation.pace import Pace
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal, Proposer
 
@@ -64,6 +65,7 @@ class Speculator:
         self._answering = 0  # in the last one
         self._now_s = 0.0
         self._losing_s: float | None = None  # since when nothing pays
+        self._lately = Lately()
         self._told: Speculation | None = None
         self._told_s = 0.0
 
@@ -87,8 +89,10 @@ class Speculator:
         self._rested = 0
         if any(each.pace.pays is not False for each in left):
             self._losing_s = None
-        elif self._losing_s is None:
-            self._losing_s = now_s
+            self._lately.look(now_s)
+        else:
+            self._losing_s = now_s if self._losing_s is None else self._losing_s
+            self._lately.begin(now_s)  # a few answers try: that is no measure
         if wanted:
             return self._candidates.wanted
         if self._losing_s is not None:
@@ -131,6 +135,7 @@ class Speculator:
             request.history.record(number).observe(pace.expected(asked.room), stayed)
             drafted = len(proposal.drafted.tokens)
             pace.observe(asked.room, proposal.confidences, drafted, stayed)
+            self._lately.verified(drafted, stayed)
 
     def took(self, rows: int, seconds: float, others: int) -> float:
         """The step is over; the seconds of it in which nothing was drafted.
@@ -141,6 +146,7 @@ class Speculator:
             others: tokens of prompts in it; only a step without any tells the time of an answer.
         """
         self._answering = rows
+        self._lately.advanced(rows)
         if self._rested:
             return seconds
         step, self._step = self._step, _Step()
@@ -185,11 +191,15 @@ class Speculator:
         left, missing = self._candidates.left, [each.message for each in self._failures]
         if not left:
             return structs.replace(self._failures[-1], message="; ".join(missing))
+        if self._lately.verdict:
+            reason: SpeculationReason = "LowAcceptance" if self._lately.mostly_wrong else "NoGain"
+            why = f"drafting brings too little: {self._lately.verdict}"
+            return Speculation("paused", reason, "; ".join([why, *missing]))
         if self._losing_s is None or self._now_s - self._losing_s < _PAUSED_S:
             return Speculation("active", message="; ".join(missing))
         best = max(left, key=lambda each: each.pace.rate)
         why = f"drafting with {best.proposer.name} does not pay: {best.pace.verdict(self._rows)}"
-        reason: SpeculationReason = "LowAcceptance" if best.pace.mostly_wrong else "NoGain"
+        reason = "LowAcceptance" if best.pace.mostly_wrong else "NoGain"
         return Speculation("paused", reason, "; ".join([why, *missing]))
 
     def _release(self, candidate: Candidate, failure: Speculation) -> None:
