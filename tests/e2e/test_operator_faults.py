@@ -17,13 +17,13 @@ from functools import partial
 from typing import Any
 
 import pytest
+import yaml
 
-from aweigh_api import crd, names
-from aweigh_api.template import Template
+from aweigh_api import names
 from aweigh_operator.cluster import ApiServer, load_configuration
 from aweigh_operator.observe import Key
 from tests.api.refusals import manifest
-from tests.cluster.cluster import OPERATOR_NAMESPACE, Cluster, CommandFailed
+from tests.cluster.cluster import OPERATOR_NAMESPACE, RELEASE, Cluster, CommandFailed
 from tests.e2e.local_operator import LocalOperator, local_operator
 from tests.e2e.services import Service
 
@@ -289,21 +289,21 @@ def test_an_operator_with_an_older_definition_says_what_it_lacks_and_waits_for_i
 @contextlib.contextmanager
 def _older_definition(cluster: Cluster) -> Iterator[None]:
     """The cluster's CustomResourceDefinition as it was before it had a certain field."""
-    fields = (
+    field = (
         "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/template/properties"
+        "/runtimeClassName"
     )
-    field = crd.structural(Template)["properties"]["runtimeClassName"]
-    _patch_definition(cluster, {"op": "remove", "path": f"{fields}/runtimeClassName"})
+    shown = cluster.helm("get", "manifest", RELEASE, "--namespace", OPERATOR_NAMESPACE)
+    (whole,) = (
+        each for each in yaml.safe_load_all(shown) if each["kind"] == "CustomResourceDefinition"
+    )
+    change = json.dumps([{"op": "remove", "path": field}])
+    cluster.kubectl("patch", "crd", whole["metadata"]["name"], "--type=json", "-p", change)
     try:
         yield
-    finally:
-        restored = {"op": "add", "path": f"{fields}/runtimeClassName", "value": field}
-        _patch_definition(cluster, restored)
-
-
-def _patch_definition(cluster: Cluster, change: dict[str, Any]) -> None:
-    patch = ("--type=json", "-p", json.dumps([change]))
-    cluster.kubectl("patch", "crd", f"{names.PLURAL}.{names.GROUP}", *patch)
+    finally:  # as Helm's own: else its next release would not overwrite what the patch has set
+        owner = ("--server-side", "--force-conflicts", "--field-manager=helm")
+        cluster.kubectl("apply", *owner, "-f", "-", input=yaml.safe_dump(whole))
 
 
 def test_a_stopped_operator_exits_cleanly_and_soon(local: LocalOperator, service: Service) -> None:
