@@ -117,7 +117,8 @@ class StepFitter:
     def _refit(self) -> None:
         parts, seconds = _arrays(self._recent)
         self._recent.clear()
-        answering, drafted = parts[:, 2] > 0, parts[:, 4] > 0
+        _, _, rows, _, drafted_tokens = parts.T
+        answering, drafted = rows > 0, drafted_tokens > 0
         of_both = ~answering  # prompts alone take the same time
         self._plain.add(parts[~drafted], seconds[~drafted])
         self._drafting.add(parts[drafted | of_both], seconds[drafted | of_both])

@@ -100,7 +100,7 @@ class Row:
         return rows
 
     def __copy__(self) -> "Row":
-        """The same in a third of the time: every drafted token of a step needs one."""
+        """Without the detour of a pickle: every drafted token of a step needs one."""
         other = Row.__new__(Row)
         for name in Row.__slots__:
             setattr(other, name, getattr(self, name))
