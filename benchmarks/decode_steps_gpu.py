@@ -24,6 +24,7 @@ import torch
 from aweigh_bench.own_server import own_server
 from aweigh_bench.report import Bar, Cell, Report, Table
 from aweigh_bench.shapes import SHAPES, shape_directory
+from aweigh_kernels.sampling_gpu import MOST_TOKENS, Choice, Settings, sample
 from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decode_graphs import DecodeGraphs, recordable
@@ -120,12 +121,14 @@ def _timed(
     """Milliseconds of a step, and of its graph alone."""
     tables = [range(each * blocks_each, (each + 1) * blocks_each) for each in range(batch)]
     tokens = torch.zeros(batch, dtype=torch.int64, device="cuda")
+    likeliest = [Choice(temperature=1.0, top_k=1)] * batch
+    greedy = Settings.of(likeliest, MOST_TOKENS).at([0] * batch, tokens.device)
 
     def step(position: int) -> None:
         nonlocal tokens
         logits = graphs.forward(tokens, [Chunk(position, 1, table) for table in tables])
         assert logits is not None
-        tokens = logits.argmax(-1)
+        tokens, _ = sample(logits, greedy, races=False, weighs=False)
 
     for position in range(PROMPT, PROMPT + 8):
         step(position)

@@ -68,7 +68,7 @@ def skinny_matmul(
         weight: [O, I], as x. Fastest where rows are a multiple of 16 bytes.
         scratch: on the same device; no other product may use it at the same time.
         bias: [O], as x; added before rounding.
-        output: [T, O], as x. None: new memory.
+        output: [T, O], as x or fp32. None: new memory, as x.
 
     Returns:
         output: [T, O], rounded once.
@@ -83,7 +83,7 @@ def skinny_matmul(
         expect_dense("bias", bias, [out_size], [x.dtype])
     if output is None:
         output = x.new_empty(num_tokens, out_size)
-    expect_dense("output", output, [num_tokens, out_size], [x.dtype])
+    expect_dense("output", output, [num_tokens, out_size], [x.dtype, torch.float32])
     if num_tokens > MOST_TOKENS:
         raise ValueError(f"x has {num_tokens} rows; expected at most {MOST_TOKENS}")
     if output.numel():

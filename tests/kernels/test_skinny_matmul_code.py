@@ -13,9 +13,14 @@ MOST_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10}  # of 
 
 
 def code_of(
-    architecture: int, num_tokens: int, out_size: int, in_size: int, kernel: Any = multiply
+    architecture: int,
+    num_tokens: int,
+    out_size: int,
+    in_size: int,
+    kernel: Any = multiply,
+    output: str = "*bf16",
 ) -> MachineCode:
-    types = dict.fromkeys(("x", "weight", "bias", "output"), "*bf16")
+    types = dict.fromkeys(("x", "weight", "bias"), "*bf16") | {"output": output}
     types |= {"sums": "*fp32", "arrived": "*i32", "num_tokens": "i32"}
     chosen = schedule(num_tokens, out_size, in_size, PROCESSORS)
     early = architecture >= 90
@@ -47,13 +52,18 @@ def code_of(
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(
-    ("num_tokens", "out_size", "in_size"),
-    [(1, 6144, 4096), (1, 28_672, 4096), (64, 4096, 14_336), (64, 128_256, 4096)],
+    ("num_tokens", "out_size", "in_size", "output"),
+    [
+        (1, 6144, 4096, "*bf16"),
+        (1, 28_672, 4096, "*bf16"),
+        (64, 4096, 14_336, "*bf16"),
+        (64, 128_256, 4096, "*fp32"),
+    ],
 )
 def test_tiles_come_asynchronously_and_tensor_cores_multiply(
-    architecture: int, num_tokens: int, out_size: int, in_size: int
+    architecture: int, num_tokens: int, out_size: int, in_size: int, output: str
 ) -> None:
-    code = code_of(architecture, num_tokens, out_size, in_size)
+    code = code_of(architecture, num_tokens, out_size, in_size, output=output)
     assert code.count("LDGSTS") or code.count("UTMALDG")  # asynchronous copies
     assert code.count("HMMA") or code.count("HGMMA") or code.count("UTCHMMA")
     assert code.stack_bytes == 0

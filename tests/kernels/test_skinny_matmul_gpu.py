@@ -86,6 +86,18 @@ def test_in_however_many_parts_it_is_the_same(
         Case(tokens, *shape).check(scratch)
 
 
+@pytest.mark.parametrize("tokens", [1, 7, 64])
+def test_an_output_in_fp32_is_not_rounded(tokens: int, scratch: Scratch) -> None:
+    case = Case(tokens, 2056, 4096)
+    output = torch.full((tokens, 2056), NAN, device="cuda")
+    assert skinny_matmul(case.x, case.weight, scratch, output=output) is output
+    exact = case.x.double() @ case.weight.double().T
+    sums = case.x.double().abs() @ case.weight.double().abs().T
+    assert bool(((output.double() - exact).abs() <= 1e-5 * sums + 1e-7).all())
+    rounded = skinny_matmul(case.x, case.weight, scratch)
+    assert torch.equal(output.to(rounded.dtype), rounded)
+
+
 def test_no_rows(scratch: Scratch) -> None:
     case = Case(0, 64, 64)
     assert skinny_matmul(case.x, case.weight, scratch).shape == (0, 64)

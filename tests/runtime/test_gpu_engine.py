@@ -145,7 +145,7 @@ def test_every_feature_works_at_once(served: Served) -> None:
 
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(ask, range(64)))
-    assert {answer.status_code for answer in answers} == {200}
+    assert [answer.text for answer in answers if answer.status_code != 200] == []
     for index, answer in enumerate(answers):
         for choice in answer.json()["choices"]:
             assert choice["finish_reason"] in ("stop", "length")

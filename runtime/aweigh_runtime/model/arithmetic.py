@@ -24,6 +24,11 @@ class Arithmetic(Protocol):
     ) -> torch.Tensor:
         """[T, in] to [T, out]; `weight` is [out, in]."""
 
+    def project_wide(
+        self, x: torch.Tensor, weight: torch.Tensor, output: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The same in fp32; in `output`, if there is one."""
+
     def prepare(self, weight: Weight, dtype: torch.dtype) -> Product:
         """The product with a quantized weight, [T, in] of `dtype` to [T, out]."""
 
@@ -48,6 +53,12 @@ class Fast:
         """[T, in] to [T, out]."""
         return linear(x, weight, bias)
 
+    def project_wide(
+        self, x: torch.Tensor, weight: torch.Tensor, output: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[T, in] to [T, out], fp32, of numbers that are rounded as those of `project` are."""
+        return widened(self.project(x, weight), output)
+
     def prepare(self, weight: Weight, dtype: torch.dtype) -> Product:
         """As the weight's own kernel multiplies."""
         return prepare(weight, dtype)
@@ -62,3 +73,8 @@ class Fast:
     ) -> torch.Tensor:
         """[T, H+2K, D] to [T, H·D]."""
         return attend(heads, kv, plan, shape, by_torch=self.by_torch)
+
+
+def widened(x: torch.Tensor, output: torch.Tensor | None) -> torch.Tensor:
+    """In fp32; in `output`, if there is one."""
+    return x.float() if output is None else output.copy_(x)

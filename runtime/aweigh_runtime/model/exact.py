@@ -16,7 +16,7 @@ from aweigh_kernels.int8_weight import Int8Weight
 from aweigh_kernels.product import Product
 from aweigh_kernels.weight import Weight, prepare, rounding
 from aweigh_runtime.model.agreement import agreeing, random
-from aweigh_runtime.model.arithmetic import RowOperation
+from aweigh_runtime.model.arithmetic import RowOperation, widened
 from aweigh_runtime.model.attention import AttentionShape
 from aweigh_runtime.model.cache import LayerCache
 from aweigh_runtime.model.exact_attention import ExactAttention
@@ -56,6 +56,12 @@ class Exact:
         if bias is not None:
             output += bias
         return output[:num_rows]
+
+    def project_wide(
+        self, x: torch.Tensor, weight: torch.Tensor, output: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[T, in] to [T, out], fp32, of numbers that are rounded as those of `project` are."""
+        return widened(self.project(x, weight), output)
 
     def prepare(self, weight: Weight, dtype: torch.dtype) -> Product:
         """Sums of integers are exact in any order; all others are products with dense numbers."""

@@ -54,6 +54,16 @@ class FewRows(Fast):
             return linear(x, weight, bias)
         return skinny_matmul(x, weight, self.scratch, bias=bias)
 
+    def project_wide(
+        self, x: torch.Tensor, weight: torch.Tensor, output: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[T, in] to [T, out], fp32, never rounded to fewer bits: that would be written besides."""
+        if output is None:
+            output = x.new_empty(len(x), len(weight), dtype=torch.float32)
+        if len(x) > MOST_TOKENS:
+            return torch.mm(x, weight.t(), out_dtype=torch.float32, out=output)
+        return skinny_matmul(x, weight, self.scratch, output=output)
+
 
 class FusedLayers:
     """All layers, and the norm behind them."""
