@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from aweigh_api.spec import DTypeName
 from aweigh_runtime.model.chunks import Chunk
@@ -25,6 +26,7 @@ from tests.runtime.model.test_greedy import fifty_prompts, greedy
 
 pytestmark = pytest.mark.gpu
 
+README = Path(__file__).parents[3] / "README.md"
 NEAR_TIE = {"fp32": 1e-3, "bf16": 0.5}  # how far apart logits are that rounding may turn round
 
 
@@ -52,8 +54,8 @@ def test_logits_on_the_gpu_are_as_near_to_the_exact_ones_as_transformers_are(
 def test_the_distributions_on_the_gpu_are_as_near_to_the_exact_ones_as_those_of_transformers(
     helmsman: Path, tell: Tell
 ) -> None:
-    prompts, _ = fifty_prompts(helmsman)
-    texts = [sum(prompts[first : first + 10], []) for first in range(0, 50, 10)]
+    tokens = AutoTokenizer.from_pretrained(helmsman)(README.read_text())["input_ids"]
+    texts = [tokens[first : first + 250] for first in range(0, 2000, 250)]
     exact, theirs = load_oracle(helmsman), load_oracle(helmsman, torch.bfloat16).to("cuda")
     ours = load_decoder(helmsman, "bf16", "cuda")
     our_nats, their_nats = [], []
