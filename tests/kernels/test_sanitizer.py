@@ -9,6 +9,7 @@ import pytest
 from tests.kernels import sanitizer
 from tests.kernels.sanitized import RAN, kernels
 from tests.kernels.sanitizer import findings
+from tests.runtime.serving import wait_for
 
 READ = """\
 ========= Invalid __global__ read of size 2 bytes
@@ -91,3 +92,18 @@ def test_any_finding_fails_and_so_does_a_tool_that_finds_nothing(
     assert sanitizer.main() == code
 
     assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_tool_that_does_not_end_is_ended_with_what_it_watches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text("#!/bin/sh\nsleep 60 &\necho $!\nwait\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    stuck = sanitizer.run("memcheck", "rows", 49152, 1.0)
+
+    assert stuck.wrong() == [f"not done within 1 s: {stuck.output.strip()}"]
+    watched = Path(f"/proc/{stuck.output.strip()}/cmdline")
+    wait_for(lambda: not watched.exists() or not watched.read_bytes())  # gone, or a zombie
