@@ -5,7 +5,7 @@ VENV = .venv/bin
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## From nothing to an answer: environment, cluster, images, operator, a served model
@@ -71,7 +71,15 @@ test-fast: env ## Neither a GPU nor a cluster
 
 .PHONY: test-gpu
 test-gpu: env ## What needs this machine's GPU
-	$(VENV)/python -m pytest -m gpu tests/kernels tests/runtime
+	$(VENV)/python -m pytest -m 'gpu and not long' tests/kernels tests/runtime
+
+.PHONY: test-gpu-long
+test-gpu-long: env ## A soak of a server on this machine's GPU: minutes
+	$(VENV)/python -m pytest -m 'gpu and long' tests/runtime
+
+.PHONY: test-sanitizer
+test-sanitizer: env ## Every GPU kernel under compute-sanitizer: bounds, races, reads of what nobody wrote
+	$(VENV)/python -m tests.kernels.sanitizer
 
 .PHONY: test-long
 test-long: ## Soaks, faults and scale: minutes each

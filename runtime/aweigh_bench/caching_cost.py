@@ -20,10 +20,19 @@ from aweigh_bench.subject import Setting, Subject, subject
 from aweigh_bench.traffic import Query
 
 OFF = "--no-prefix-cache-enabled"
-CONCURRENCY = 8  # requests of a burst
-PROMPT_TOKENS, ANSWER_TOKENS = 250, 32
 BAR_PERCENT = 1.0
-STARTS = 3  # of both servers in either order, among which the pairs are divided
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What both servers are given."""
+
+    pairs: int = 30
+    pair_requests: int = 64  # to each server in a pair
+    concurrency: int = 8  # requests of a burst
+    prompt_tokens: int = 250
+    answer_tokens: int = 32
+    starts: int = 3  # of both servers in either order, among which the pairs are divided
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,7 @@ class Cost:
 
     wall: Comparison
     cpu: Comparison  # by the seconds that processors spent on the engine
-    pair_requests: int
+    work: Work
 
     def table(self) -> Table:
         """Both clocks, one below the other."""
@@ -44,8 +53,9 @@ class Cost:
         ]
         title = (
             "Tokens/s with a full cache and 0 % hits, divided by those without: "
-            f"{self.pair_requests} requests of {PROMPT_TOKENS} and {ANSWER_TOKENS} tokens to each "
-            "server in a pair, started in either order"
+            f"{self.work.pair_requests} requests of {self.work.prompt_tokens} and "
+            f"{self.work.answer_tokens} tokens, {self.work.concurrency} at once, to each server in "
+            "a pair, started in either order"
         )
         return Table(title, columns, rows)
 
@@ -72,7 +82,7 @@ class _Side:
     cpu_s: float = 0.0
 
     async def burst(self, queries: list[Query]) -> None:
-        self.wall_s += (await self.served.send(queries, CONCURRENCY)).duration_s
+        self.wall_s += (await self.served.send(queries, len(queries))).duration_s
 
     def cpu_now(self) -> float:
         return engine_cpu_s(self.served.own.pid)
@@ -86,30 +96,24 @@ class _Ratio:
     cpu: float
 
 
-async def measure_cost(
-    setting: Setting, pairs: int, pair_requests: int, advance: Callable[[], None]
-) -> Cost:
+async def measure_cost(setting: Setting, work: Work, advance: Callable[[], None]) -> Cost:
     """Pairs of equal work, as many with either server started first."""
     found: list[_Ratio] = []
-    starts = min(STARTS, pairs)
+    starts = min(work.starts, work.pairs)
     for start in range(starts):
-        count = pairs * (start + 1) // starts - pairs * start // starts
+        count = work.pairs * (start + 1) // starts - work.pairs * start // starts
+        part = replace(work, pairs=count)
         both = [
-            await _ratios(setting, count, pair_requests, cached_first=first, advance=advance)
+            await _ratios(setting, part, cached_first=first, advance=advance)
             for first in (True, False)
         ]
         found += map(_mean, *both)
     wall, cpu = [each.wall for each in found], [each.cpu for each in found]
-    return Cost(compare(wall), compare(cpu), pair_requests)
+    return Cost(compare(wall), compare(cpu), work)
 
 
 async def _ratios(
-    setting: Setting,
-    pairs: int,
-    pair_requests: int,
-    *,
-    cached_first: bool,
-    advance: Callable[[], None],
+    setting: Setting, work: Work, *, cached_first: bool, advance: Callable[[], None]
 ) -> list[_Ratio]:
     """Of two new servers; a first pair, which warms both, is not counted.
 
@@ -121,9 +125,9 @@ async def _ratios(
     found = []
     async with subject(order[0]) as one, subject(order[1]) as other:
         cached, uncached = (one, other) if cached_first else (other, one)
-        cached.expect_fitting(PROMPT_TOKENS + ANSWER_TOKENS)
-        for number in range(pairs + 1):
-            on, off = await _pair(cached, uncached, pair_requests)
+        cached.expect_fitting(work.prompt_tokens + work.answer_tokens)
+        for number in range(work.pairs + 1):
+            on, off = await _pair(cached, uncached, work)
             if number:
                 found.append(_Ratio(off.wall_s / on.wall_s, off.cpu_s / on.cpu_s))
                 advance()
@@ -134,13 +138,15 @@ def _mean(one: _Ratio, other: _Ratio) -> _Ratio:
     return _Ratio(sqrt(one.wall * other.wall), sqrt(one.cpu * other.cpu))
 
 
-async def _pair(cached: Subject, uncached: Subject, pair_requests: int) -> tuple[_Side, _Side]:
+async def _pair(cached: Subject, uncached: Subject, work: Work) -> tuple[_Side, _Side]:
     """The same prompts to both; who goes first changes from burst to burst."""
     on, off = _Side(cached), _Side(uncached)
     before = on.cpu_now(), off.cpu_now()
-    for number, start in enumerate(range(0, pair_requests, CONCURRENCY)):
-        size = min(CONCURRENCY, pair_requests - start)
-        queries = [Query(cached.ids.draw(PROMPT_TOKENS), ANSWER_TOKENS) for _ in range(size)]
+    for number, start in enumerate(range(0, work.pair_requests, work.concurrency)):
+        size = min(work.concurrency, work.pair_requests - start)
+        queries = [
+            Query(cached.ids.draw(work.prompt_tokens), work.answer_tokens) for _ in range(size)
+        ]
         for side in (on, off) if number % 2 else (off, on):
             await side.burst(queries)
     for side, before_s in zip((on, off), before, strict=True):

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, replace
 
 from aweigh_api import metrics
 from aweigh_bench import machine
-from aweigh_bench.caching_cost import Cost, measure_cost
+from aweigh_bench.caching_cost import Cost, Work, measure_cost
+from aweigh_bench.failures import Impossible
 from aweigh_bench.measures import Measures
 from aweigh_bench.progress import Advance, progress
 from aweigh_bench.report import Bar, Cell, Curves, Report, Table
@@ -24,8 +25,8 @@ class Options:
     prompt_tokens: int = 1000
     output_tokens: int = 8
     num_requests: int = 40
-    pairs: int = 30
-    pair_requests: int = 64
+    work: Work = field(default_factory=Work)  # with caching on and off
+    cost_only: bool = False
     small_memory: str = "16Mi"
     num_prefixes: int = 16  # that go round where they do not fit
     command: str = "aweigh bench prefix-caching"
@@ -59,23 +60,37 @@ class Crowding:
     evicted_blocks: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """What shared prefixes save."""
+
+    shared: list[Sharing]
+    capacity: int | None  # tokens that there is room for where they crowd
+    crowded: list[Crowding]
+
+
 async def run(options: Options) -> Report:
     """Shares first, then evictions, then the cost where every new block evicts one."""
     setting = options.setting
-    with progress("prefix caching", len(options.shares) + 2 + 2 * options.pairs) as advance:
-        async with subject(setting) as served:
-            shared = [await _sharing(options, served, share, advance) for share in options.shares]
-        small = replace(
-            setting, flags=(*setting.flags, f"--kv-cache-memory={options.small_memory}")
-        )
-        async with subject(small) as served:
-            capacity = (await served.own.state()).get("kv_tokens", {}).get("capacity")
-            crowded = [
-                await _crowding(options, served, count, advance)
-                for count in (2, options.num_prefixes)
-            ]
+    if setting.model is None and setting.shape is None:
+        raise Impossible("nothing to measure: give a MODEL or --shape")
+    small = replace(setting, flags=(*setting.flags, f"--kv-cache-memory={options.small_memory}"))
+    saving_steps = 0 if options.cost_only else len(options.shares) + 2
+    with progress("prefix caching", saving_steps + 2 * options.work.pairs) as advance:
+        saving = None if options.cost_only else await _saving(options, small, advance)
         cost = await _cost(options, small, advance)
-    return _report(options, shared, capacity, crowded, cost)
+    return _report(options, saving, cost)
+
+
+async def _saving(options: Options, small: Setting, advance: Advance) -> Saving:
+    async with subject(options.setting) as served:
+        shared = [await _sharing(options, served, share, advance) for share in options.shares]
+    async with subject(small) as served:
+        capacity = (await served.own.state()).get("kv_tokens", {}).get("capacity")
+        crowded = [
+            await _crowding(options, served, count, advance) for count in (2, options.num_prefixes)
+        ]
+    return Saving(shared, capacity, crowded)
 
 
 async def _sharing(options: Options, served: Subject, share: int, advance: Advance) -> Sharing:
@@ -95,11 +110,9 @@ async def _sharing(options: Options, served: Subject, share: int, advance: Advan
 
 
 async def _cost(options: Options, setting: Setting, advance: Advance) -> Cost | None:
-    if not options.pairs:
+    if not options.work.pairs:
         return None
-    return await measure_cost(
-        setting, options.pairs, options.pair_requests, lambda: advance("caching on and off")
-    )
+    return await measure_cost(setting, options.work, lambda: advance("caching on and off"))
 
 
 async def _crowding(options: Options, served: Subject, count: int, advance: Advance) -> Crowding:
@@ -121,23 +134,28 @@ async def _crowding(options: Options, served: Subject, count: int, advance: Adva
     return Crowding(count, measures, evicted)
 
 
-def _report(
-    options: Options,
-    shared: list[Sharing],
-    capacity: int | None,
-    crowded: list[Crowding],
-    cost: Cost | None,
-) -> Report:
-    ranks = (50, 99)
-    lines = {f"p{r}": [(float(each.share), each.ttft_ms[r]) for each in shared] for r in ranks}
-    return Report(
+def _report(options: Options, saving: Saving | None, cost: Cost | None) -> Report:
+    report = Report(
         title="Prefix caching",
         command=options.command,
-        model=str(options.setting.model),
+        model=str(options.setting.model or options.setting.shape),
         machine=machine.describe(),
-        tables=[_shared_table(options, shared), _crowded_table(options, capacity, crowded)]
-        + ([] if cost is None else [cost.table()]),
-        bars=_saving_bars(shared) + ([] if cost is None else [cost.bar()]),
+        tables=[],
+    )
+    if saving is not None:
+        report = _with_saving(report, options, saving)
+    if cost is None:
+        return report
+    return replace(report, tables=[*report.tables, cost.table()], bars=[*report.bars, cost.bar()])
+
+
+def _with_saving(report: Report, options: Options, saving: Saving) -> Report:
+    shared, ranks = saving.shared, (50, 99)
+    lines = {f"p{r}": [(float(each.share), each.ttft_ms[r]) for each in shared] for r in ranks}
+    return replace(
+        report,
+        tables=[_shared_table(options, shared), _crowded_table(options, saving)],
+        bars=_saving_bars(shared),
         notes=[
             "0 % shared is what it costs cold; the first request of each row computes the prefix."
         ],
@@ -163,15 +181,15 @@ def _shared_table(options: Options, shared: list[Sharing]) -> Table:
     return Table(title, columns, rows)
 
 
-def _crowded_table(options: Options, capacity: int | None, crowded: list[Crowding]) -> Table:
+def _crowded_table(options: Options, saving: Saving) -> Table:
     columns = ("prefixes", "prefix tokens", "hit rate %", "evicted blocks", "TTFT p50 ms", "p99")
     tokens = options.prompt_tokens * BAR_SHARE // 100
     rows: list[tuple[Cell, ...]] = []
-    for each in crowded:
+    for each in saving.crowded:
         times = each.measures.spreads["ttft"].percentiles
         figures = (each.measures.hit_percent, each.evicted_blocks, times[50], times[99])
         rows.append((str(each.num_prefixes), each.num_prefixes * tokens, *figures))
-    room = "" if capacity is None else f", room for {capacity} tokens"
+    room = "" if saving.capacity is None else f", room for {saving.capacity} tokens"
     return Table(f"Prefixes in turn with {options.small_memory} of KV memory{room}", columns, rows)
 
 

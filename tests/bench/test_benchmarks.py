@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import BENCHMARKS, GPU, PARTS
+from benchmarks.run_ahead_gpu import idle_shares
 
 CHECKOUT = Path(__file__).parents[2]
 FOLDER = CHECKOUT / "benchmarks"
@@ -43,3 +44,10 @@ def test_what_measures_a_gpu_says_so_where_there_is_none() -> None:
     refused = bench(name)
     assert refused.returncode == 1
     assert f"{name} needs {GPU}, which is not here" in refused.stdout
+
+
+def test_a_gpu_is_idle_while_none_of_its_kernels_runs() -> None:
+    overlapping = [(0.0, 40.0), (10.0, 20.0), (30.0, 50.0)]
+    assert idle_shares(overlapping) == (0, 0)
+    assert idle_shares([(70.0, 100.0), *overlapping]) == (0.2, 0.2)
+    assert idle_shares([*overlapping, (52.0, 80.0), (90.0, 100.0)]) == (0.12, 0.1)

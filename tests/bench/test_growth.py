@@ -1,9 +1,12 @@
 """`aweigh bench throughput` and `latency` against a server whose delays are known."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
+from aweigh_bench.subject import Setting
+from aweigh_bench.throughput import Options, gpu_bars
 from tests.bench.commands import bench
 from tests.bench.timed_server import TimedServer
 
@@ -37,6 +40,18 @@ async def test_the_bar_is_shown_where_it_can_be_judged(server: TimedServer) -> N
         "--output-tokens=8", "--output=json",
     )  # fmt: skip
     assert done.bars() == {"tokens/s of 64 requests at once, times those of one": True}
+
+
+def test_a_rate_is_a_bar_for_one_setting_on_a_gpu() -> None:
+    asked = Options(
+        setting=Setting(shape="llama-3.1-8b"), input_tokens=(1000, 1000), output_tokens=1000
+    )
+    for rate, met in ((9499.0, False), (9500.0, True)):
+        (bar,) = gpu_bars(asked, {64: 20_000.0, 512: rate}, on_gpu=True)
+        assert (bar.what, bar.met) == ("tokens/s of 512 requests at once", met)
+    assert gpu_bars(asked, {512: 9500.0}, on_gpu=False) == []
+    assert gpu_bars(asked, {256: 9500.0}, on_gpu=True) == []
+    assert gpu_bars(replace(asked, output_tokens=100), {512: 9500.0}, on_gpu=True) == []
 
 
 async def test_latency_is_shown_for_each_length(server: TimedServer) -> None:

@@ -51,6 +51,20 @@ async def test_the_cost_of_caching_is_shown_by_two_clocks() -> None:
     assert done.bars() == {"cost of caching at 0 % hits, in percent of throughput": None}
 
 
+@pytest.mark.long
+async def test_the_cost_of_caching_is_measured_alone_under_a_load_that_was_asked_for() -> None:
+    done = await bench(
+        "prefix-caching", "--shape=llama-tiny", "--serve-flag=--device=cpu", "--threads=1",
+        "--cost-only", "--small-memory=2Mi", "--pairs=1", "--pair-starts=1", "--pair-requests=12",
+        "--pair-concurrency=12", "--pair-input-tokens=40", "--pair-output-tokens=4",
+        "--output=json",
+    )  # fmt: skip
+    (table,) = done.report["tables"]
+    assert "12 requests of 40 and 4 tokens, 12 at once" in table["title"]
+    assert [row["clock"] for row in done.rows()] == ["wall", "processor of the engine"]
+    assert done.report["model"] == "llama-tiny"
+
+
 async def test_memory_of_every_process_is_found() -> None:
     done = await bench(
         "memory", MODEL, *SMALL, "--concurrency=2", "--input-tokens=32", "--output-tokens=4",
@@ -99,6 +113,12 @@ async def test_transformers_computes_the_same_prompts(tmp_path: Path) -> None:
     row = report["tables"][0]["rows"][1]
     assert row[3] == pytest.approx(compare([peer / ours for _, ours, peer in pairs]).ratio)
     assert "tokens/s at batch 1, times transformers'" in done.stdout
+
+
+async def test_without_a_model_or_a_shape_there_is_nothing_to_measure() -> None:
+    done = await bench("prefix-caching", "--cost-only")
+    assert done.code == 78
+    assert "nothing to measure: give a MODEL or --shape" in done.stderr
 
 
 async def test_a_server_that_does_not_start_says_why_in_its_own_words() -> None:

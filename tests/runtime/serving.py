@@ -46,6 +46,24 @@ class Served:
     def admin(self, path: str) -> httpx.Response:
         return httpx.get(f"{self.admin_url}{path}")
 
+    def metric(self, name: str) -> float:
+        """The first sample of a metric."""
+        for line in self.admin("/metrics").text.splitlines():
+            if line.startswith((f"{name}{{", f"{name} ")):
+                return float(line.rsplit(" ", 1)[1])
+        raise AssertionError(f"no metric {name}")
+
+    def at_rest(self) -> bool:
+        """Whether nothing runs or waits, and nobody holds memory."""
+        state = self.state()
+        held = None if state.kv_tokens is None else state.kv_tokens.held
+        return (state.running, state.waiting, state.waiting_prompt_tokens, held) == (0, 0, 0, 0)
+
+    def complaints(self) -> list[str]:
+        """Warnings and errors in its log."""
+        lines = self.log.read_text().splitlines()
+        return [line for line in lines if json.loads(line)["level"] in ("warning", "error")]
+
     def chat(self, content: str = "What is a Pod?", **fields: Any) -> httpx.Response:
         body = {"model": MODEL, "messages": [{"role": "user", "content": content}], **fields}
         return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=60)

@@ -77,13 +77,6 @@ def prompt(seed: int, length: int) -> list[int]:
     return [dice.randrange(6, KNOWN_TOKENS) for _ in range(length)]
 
 
-def metric(served: Served, name: str) -> float:
-    for line in served.admin("/metrics").text.splitlines():
-        if line.startswith((f"{name}{{", f"{name} ")):
-            return float(line.rsplit(" ", 1)[1])
-    raise AssertionError(f"no metric {name}")
-
-
 def test_log_probabilities_are_as_near_to_the_exact_ones_as_transformers_are(
     served: Served, checkpoint: Path
 ) -> None:
@@ -173,4 +166,4 @@ def test_what_left_the_gpu_comes_back_from_host_memory(served: Served) -> None:
     again = ask(100)
     assert first[0][1] == 0
     assert again[1] >= 5900
-    assert metric(served, "aweigh_prefix_cache_host_loaded_blocks_total") > 0
+    assert served.metric("aweigh_prefix_cache_host_loaded_blocks_total") > 0

@@ -9,6 +9,7 @@ import typer
 
 from aweigh_cli.arguments import as_typed
 from aweigh_cli.bench.options import (
+    MAX_BATCH,
     MAX_TOKENS,
     Job,
     batches_of,
@@ -103,7 +104,7 @@ def latency(
 
 
 @measuring(draws=True)
-@serving(anywhere=False)
+@serving(anywhere=False, shapes=True)
 def prefix_caching(  # noqa: PLR0913 - see `serve`
     setting: "Setting",
     *,
@@ -119,6 +120,17 @@ def prefix_caching(  # noqa: PLR0913 - see `serve`
     pair_requests: Annotated[
         int, typer.Option(min=1, help="To each of the two servers in a pair.")
     ] = 64,
+    pair_concurrency: Annotated[
+        int, typer.Option(min=1, max=MAX_BATCH, help="Of those, at once.")
+    ] = 8,
+    pair_input_tokens: Annotated[int, typer.Option(min=1, help="Of their prompts.")] = 250,
+    pair_output_tokens: Annotated[int, typer.Option(min=2, help="Of their answers.")] = 32,
+    pair_starts: Annotated[
+        int, typer.Option(min=1, help="Of both servers in either order, for all pairs.")
+    ] = 3,
+    cost_only: Annotated[
+        bool, typer.Option("--cost-only", help="Measure caching on and off alone.")
+    ] = False,
     small_memory: Annotated[
         str, typer.Option(help="KV memory in which prefixes evict each other.")
     ] = "16Mi",
@@ -126,6 +138,7 @@ def prefix_caching(  # noqa: PLR0913 - see `serve`
 ) -> Job:
     """Measure what shared prefixes save, what evictions lose, and what caching costs."""
     from aweigh_bench import prefix_caching as prefixes
+    from aweigh_bench.caching_cost import Work
 
     options = prefixes.Options(
         setting=setting,
@@ -133,8 +146,15 @@ def prefix_caching(  # noqa: PLR0913 - see `serve`
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         num_requests=num_requests,
-        pairs=pairs,
-        pair_requests=pair_requests,
+        work=Work(
+            pairs=pairs,
+            pair_requests=pair_requests,
+            concurrency=pair_concurrency,
+            prompt_tokens=pair_input_tokens,
+            answer_tokens=pair_output_tokens,
+            starts=pair_starts,
+        ),
+        cost_only=cost_only,
         small_memory=small_memory,
         num_prefixes=num_prefixes,
         command=as_typed(),

@@ -24,7 +24,15 @@ BEGINNINGS = (
 NEW_TOKENS = 24
 
 
-def _answer(decoder: Decoder, prompts: list[list[int]], stop: set[int]) -> list[list[int]]:
+def fifty_prompts(directory: Path) -> tuple[list[list[int]], set[int]]:
+    """Tokens of each, and those that end an answer."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    stop = set(json.loads((directory / "generation_config.json").read_text())["eos_token_id"])
+    texts = [f"<|user|>What is a {kind}?<|end|><|assistant|>" for kind in QUESTIONS.split(",")]
+    return [tokenizer(text)["input_ids"] for text in texts + BEGINNINGS.split(",")], stop
+
+
+def greedy(decoder: Decoder, prompts: list[list[int]], stop: set[int]) -> list[list[int]]:
     """Decode greedily, all prompts of the list in one batch."""
     cache = new_cache(decoder, len(prompts))
     parts = [(slot, 0, prompt) for slot, prompt in enumerate(prompts)]
@@ -44,16 +52,13 @@ def _answer(decoder: Decoder, prompts: list[list[int]], stop: set[int]) -> list[
 def test_greedy_text_is_that_of_transformers_over_50_prompts(
     helmsman: Path, num_together: int
 ) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(helmsman)
-    stop = set(json.loads((helmsman / "generation_config.json").read_text())["eos_token_id"])
-    texts = [f"<|user|>What is a {kind}?<|end|><|assistant|>" for kind in QUESTIONS.split(",")]
-    prompts = [tokenizer(text)["input_ids"] for text in texts + BEGINNINGS.split(",")]
+    prompts, stop = fifty_prompts(helmsman)
     assert len(prompts) == 50
     decoder, oracle = load_decoder(helmsman), load_oracle(helmsman)
 
     for first in range(0, len(prompts), num_together):
         group = prompts[first : first + num_together]
-        for prompt, answer in zip(group, _answer(decoder, group, stop), strict=True):
+        for prompt, answer in zip(group, greedy(decoder, group, stop), strict=True):
             # What the oracle would say after each token of the answer: by induction, its own text.
             with torch.inference_mode():
                 logits = oracle(torch.tensor([prompt + answer[:-1]])).logits[0]

@@ -1,6 +1,6 @@
 """A server under random load for many minutes is at its end what it was at its start.
 
-AWEIGH_SOAK_MINUTES sets the length. The figures are printed as one line of JSON.
+SOAK_MINUTES sets the length. The figures are printed as one line of JSON.
 """
 
 import asyncio
@@ -16,11 +16,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from aweigh_api import metrics
 from tests.conftest import Tell
 from tests.runtime.server.load import Client
 from tests.runtime.serving import MODEL, Served, serving, wait_for
 
-MINUTES = float(os.environ.get("AWEIGH_SOAK_MINUTES", "20"))
+MINUTES = float(os.environ.get("SOAK_MINUTES", "20"))
 KEYS = ["alice-0123456789abcdef", "bob-0123456789abcdefgh"]
 FLAGS = (
     "--dtype=fp32",
@@ -113,17 +114,6 @@ def _plain_s(served: Served, seed: int) -> float:
     return min(seconds)
 
 
-def _at_rest(served: Served) -> bool:
-    state = served.state()
-    held = None if state.kv_tokens is None else state.kv_tokens.held
-    return (state.running, state.waiting, state.waiting_prompt_tokens, held) == (0, 0, 0, 0)
-
-
-def _errors(served: Served) -> list[str]:
-    lines = served.log.read_text().splitlines()
-    return [line for line in lines if json.loads(line)["level"] in ("warning", "error")]
-
-
 @pytest.mark.long
 @pytest.mark.timeout(MINUTES * 60 + 300)
 def test_a_server_under_random_load_stays_what_it_was(tmp_path: Path, tell: Tell) -> None:
@@ -144,13 +134,12 @@ def test_a_server_under_random_load_stays_what_it_was(tmp_path: Path, tell: Tell
 
         tally = asyncio.run(_load(served, list(trails.values()), end_s)).tally
 
-        wait_for(lambda: _at_rest(served), 15, served)
+        wait_for(served.at_rest, 15, served)
         for trail in trails.values():
             trail.look(time.monotonic())
         at_end_s = _plain_s(served, 2)
-        metrics = served.admin("/metrics").text
-        num_preempted = _metric(metrics, "aweigh_preemptions_total")
-        num_returned = _metric(metrics, "aweigh_prefix_cache_host_loaded_blocks_total")
+        num_preempted = served.metric(metrics.PREEMPTIONS)
+        num_returned = served.metric(metrics.HOST_LOADED_BLOCKS)
         figures = {
             "minutes": MINUTES,
             "asked": tally.asked.total(),
@@ -159,13 +148,13 @@ def test_a_server_under_random_load_stays_what_it_was(tmp_path: Path, tell: Tell
             "wrong": len(tally.wrong),
             "preemptions": num_preempted,
             "host_loaded_blocks": num_returned,
-            "cached_tokens": _metric(metrics, "aweigh_cached_prompt_tokens_total"),
+            "cached_tokens": served.metric(metrics.CACHED_PROMPT_TOKENS),
             "plain_ms": [round(at_start_s * 1000, 1), round(at_end_s * 1000, 1)],
             **{name: trail.figures() for name, trail in trails.items()},
         }
         tell(json.dumps(figures))
         assert tally.wrong == []
-        assert _errors(served) == []
+        assert served.complaints() == []
         for name, trail in trails.items():
             bound = GROWTH * statistics.median(trail.resident_bytes) + SPREAD_BYTES
             assert trail.growth_bytes() < bound, name
@@ -173,9 +162,3 @@ def test_a_server_under_random_load_stays_what_it_was(tmp_path: Path, tell: Tell
         assert at_end_s < SLOWER * at_start_s
         assert num_preempted > 0
         assert num_returned > 0
-
-
-def _metric(text: str, name: str) -> float:
-    return next(
-        float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name}{{")
-    )

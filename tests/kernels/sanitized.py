@@ -1,0 +1,158 @@
+"""Every GPU kernel once or a few times, at small sizes: what a checker of memory watches.
+
+    python -m tests.kernels.sanitized GROUP
+
+Memory that a kernel must have written before it is read again is new and not filled, so that a
+read of what was never written can be told. Results are judged by the tests next to this file.
+"""
+
+import pkgutil
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, get_args
+
+import torch
+from triton.runtime.jit import JITFunction
+
+from aweigh_kernels import gpu
+from aweigh_kernels.gated import Activation, gated
+from aweigh_kernels.paired_matmul import gated_matmul, turned_matmul
+from aweigh_kernels.rms_norm import rms_norm
+from aweigh_kernels.rope_write import FP8, rope_write
+from aweigh_kernels.skinny_matmul import Scratch, skinny_matmul
+from aweigh_runtime.engine.sampling.drawing import Draws
+from tests.kernels import test_paged_attention_gpu as paged_cases
+from tests.kernels import test_prefill_attention_gpu as prefill_cases
+from tests.kernels.sampling_cases import random_logits, rows_of_every_kind
+from tests.kernels.test_gated_gpu import gate_up
+from tests.kernels.test_rms_norm_gpu import EPS
+from tests.kernels.test_rms_norm_gpu import Case as NormCase
+from tests.kernels.test_rope_write_gpu import Case as RopeCase
+from tests.kernels.test_skinny_matmul_gpu import Case as ProductCase
+
+RAN = "all ran:"  # and the kernels behind it
+STRAY = "stray"
+# Reads what nobody wrote and what is behind it, and lets two warps write one number at once.
+_STRAY_SOURCE = """
+extern "C" __global__ void stray(const int *read, int *written) {
+    __shared__ volatile int last;
+    last = threadIdx.x;
+    written[threadIdx.x] = last + read[threadIdx.x];
+}
+"""
+
+
+def paged_attention() -> None:
+    """Decodes and drafts; a window, a cap, 8 bits, odd heads, and more requests than shares."""
+    sizes = [(0, 1), (15, 1), (17, 1), (300, 1), (5, 3)]
+    for case in (
+        paged_cases.Case(sizes, heads=32, kv_heads=8, size=128),
+        paged_cases.Case(sizes, heads=32, kv_heads=8, size=128, kept=FP8),
+        paged_cases.Case([(700, 9), (3, 1), (64, 9)], window=40, cap=3.0),
+        paged_cases.Case(sizes, heads=9, kv_heads=3, size=80, dtype=torch.float32),
+        paged_cases.Case([(length % 40, 1) for length in range(300)]),
+    ):
+        case.computed()
+
+
+def prefill_attention() -> None:
+    """By wgmma where a Hopper is, and by Triton: sizes of heads that the other does not take."""
+    sizes = [(0, 1), (0, 17), (16, 129), (300, 40)]
+    for case in (
+        prefill_cases.Case(sizes, heads=32, kv_heads=8),
+        prefill_cases.Case(sizes, size=64, window=40, block=32),
+        prefill_cases.Case(sizes, cap=3.0),
+        prefill_cases.Case(sizes, kept=FP8, window=100),
+        prefill_cases.Case(sizes, heads=9, kv_heads=3, size=80),
+        prefill_cases.Case(sizes, size=256, kv_heads=4, window=40),
+    ):
+        case.computed()
+
+
+def rows() -> None:
+    """Norms, rotary embedding with the write into the cache, gates."""
+    for norm in (NormCase(7, 100), NormCase(33, 4096, wide=True)):
+        rms_norm(norm.x, norm.weight, EPS)
+        rms_norm(norm.x, norm.weight, EPS, residual=norm.residual)
+    for rope in (RopeCase.of(7, (9, 3, 80, 32)), RopeCase.of(33, kept=FP8)):
+        rope.slots[3:5] = -1  # padding
+        rope_write(rope.heads, rope.cos, rope.sin, rope.kv, rope.slots, kv_scales=rope.scales)
+    for activation in get_args(Activation):
+        gated(gate_up(7, 63), activation)
+        gated(gate_up(33, 1000), activation)
+
+
+def products() -> None:
+    """Of a few rows: alone and in parts, and with what follows them."""
+    scratch = Scratch(torch.device("cuda"))
+    for tokens, out_size, in_size in ((1, 100, 72), (7, 512, 4096), (33, 257, 576)):
+        case = ProductCase(tokens, out_size, in_size)
+        for bias in (None, case.bias):
+            skinny_matmul(case.x, case.weight, scratch, bias=bias)
+    for tokens, size, in_size in ((3, 100, 72), (17, 33, 128), (5, 512, 4096)):
+        case = ProductCase(tokens, 2 * size, in_size)
+        gated_matmul(case.x, case.weight, scratch, "silu", bias=case.bias)
+    for tokens, shape, in_size in ((5, (3, 3, 128, 128), 72), (20, (4, 2, 64, 64), 4096)):
+        rope = RopeCase.of(tokens, shape)
+        case = ProductCase(tokens, rope.heads[0].numel(), in_size)
+        turn = rope.cos, rope.sin
+        rope.slots[tokens // 2] = -1
+        turned_matmul(case.x, case.weight, scratch, turn, rope.kv, rope.slots, bias=case.bias)
+
+
+def sampling() -> None:
+    """Rows of every kind, of vocabularies of one part and of many."""
+    for size in (7, 1000, 50_257):
+        kinds = rows_of_every_kind(size)
+        Draws().draw(random_logits(len(kinds), size).cuda(), kinds).read()
+
+
+def stray() -> None:
+    """A kernel that is wrong in three ways: a checker that does not say so proves nothing."""
+    kernel = torch.cuda._compile_kernel(_STRAY_SOURCE, STRAY)
+    read, written = (torch.empty(size, dtype=torch.int32, device="cuda") for size in (32, 64))
+    kernel(grid=(1, 1, 1), block=(64, 1, 1), args=[read, written])
+
+
+GROUPS: dict[str, Callable[[], None]] = {
+    each.__name__.replace("_", "-"): each
+    for each in (paged_attention, prefill_attention, rows, products, sampling)
+}
+
+
+def kernels() -> dict[str, Any]:
+    """What Python launches, by module and name; functions of kernels begin with `_`."""
+    found = {}
+    for part in pkgutil.iter_modules(gpu.__path__):
+        module = import_module(f"{gpu.__name__}.{part.name}")
+        for name, each in vars(module).items():
+            own = isinstance(each, JITFunction) and each.fn.__module__ == module.__name__
+            if own and not name.startswith("_") and part.name != "ahead":
+                found[f"{part.name}.{name}"] = each
+    return found
+
+
+def launched() -> list[str]:
+    """Those of `kernels` that this process has compiled, and so launched."""
+    return [
+        name
+        for name, kernel in kernels().items()
+        if any(compiled for compiled, *_ in kernel.device_caches.values())
+    ]
+
+
+def main() -> None:
+    """Run one group; say at the end that nothing stopped it."""
+    group = sys.argv[1]
+    if group == STRAY:
+        stray()
+    else:
+        GROUPS[group]()
+    torch.cuda.synchronize()
+    sys.stdout.write(f"{RAN} {' '.join(launched())}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
