@@ -184,11 +184,14 @@ def measuring(*, draws: bool) -> Callable[[Callable[..., Job]], Callable[..., No
     return decorate
 
 
-def serving(*, anywhere: bool) -> Callable[[Callable[..., Job]], Callable[..., Job]]:
+def serving(
+    *, anywhere: bool, shapes: bool = False
+) -> Callable[[Callable[..., Job]], Callable[..., Job]]:
     """Give a command the options for its server, and call it with the setting they make.
 
     Args:
         anywhere: a server that runs already may be measured, too, and a model without weights.
+        shapes: only the latter.
     """
 
     def decorate(command: Callable[..., Job]) -> Callable[..., Job]:
@@ -211,7 +214,9 @@ def serving(*, anywhere: bool) -> Callable[[Callable[..., Job]], Callable[..., J
             return command(replace(given, shape=shape), **own)
 
         joined = _joined(command, shared)
-        return joined if anywhere else _for_own_server(joined)
+        if anywhere:
+            return joined
+        return _without(joined, "base_url") if shapes else _for_own_server(joined)
 
     return decorate
 
