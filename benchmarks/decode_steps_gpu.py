@@ -7,6 +7,9 @@ writes its inputs, replays its graph and takes the likeliest tokens, which stay 
 host runs ahead. The graph alone is replayed back to back; what a step takes longer is idle. The
 floor: weights, and keys and values of all requests, once, ÷ 4.3 TB/s, what copying reaches on an
 H200, or their operations ÷ 790 TFLOP/s, whichever is longer.
+
+Then the graphs of steps that verify four drafted tokens of every request, beside plain steps of as
+many requests, replayed in turns: what drafts cost where they are wrong.
 """
 
 import argparse
@@ -14,14 +17,16 @@ import asyncio
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import torch
 
+from aweigh_bench.bars import at_most
 from aweigh_bench.own_server import own_server
+from aweigh_bench.paired import compare
 from aweigh_bench.report import Bar, Cell, Report, Table
 from aweigh_bench.shapes import SHAPES, shape_directory
 from aweigh_kernels.sampling_gpu import MOST_TOKENS, Choice, Settings, sample
@@ -30,7 +35,7 @@ from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decode_graphs import DecodeGraphs, recordable
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
-from aweigh_runtime.model.graph_sizes import graph_sizes, smallest
+from aweigh_runtime.model.graph_sizes import Size, graph_sizes, smallest
 from aweigh_runtime.model.load import Wish
 from aweigh_runtime.model.random_weights import make_up
 from benchmarks.replays import MEMORY_BYTES_PER_S, described
@@ -40,6 +45,11 @@ PROMPT, ANSWER = 1024, 256
 BLOCK_TOKENS = 16
 FLOP_PER_S = 790e12
 BARS_MS = {1: 4.2, 64: 6.9, 256: 17.0}  # of llama-3.1-8b
+VERIFIED = (1, 16, 64)  # requests; a server records no more than 256 rows of such steps
+DRAFTED = 4  # tokens behind each request's own
+ROUNDS = 6  # of two turns each
+BAR_VERIFYING = 1.06  # times a plain step, for one request of llama-3.1-8b
+VERIFYING = ("requests", "plain ms", "verifying ms", "times", "low", "high")
 COLUMNS = ("requests", "step ms", "graph alone ms", "idle", "floor ms", "of the floor", "tokens/s")
 
 
@@ -55,35 +65,21 @@ def main() -> None:
     device = torch.device("cuda")
     with shape_directory(given.shape) as directory:
         decoder = make_up(directory, Wish(max_model_len=PROMPT + ANSWER), device).decoder
-    most = max(given.batches)
+    most = max(*given.batches, *VERIFIED)
     blocks_each = -(-(PROMPT + ANSWER) // BLOCK_TOKENS)
     kept = CacheFormat(decoder.dtype, decoder.dtype)
     cache = KVCache(decoder.config, most * blocks_each, BLOCK_TOKENS, kept, device)
     cache.layers.normal_()
-    graphs, seconds = _recorded(decoder, cache, most)
-    rows: list[tuple[Cell, ...]] = []
-    bars = []
-    for batch in given.batches:
-        step_ms, graph_ms = _timed(graphs, batch, blocks_each, profile=given.profile)
-        floor_ms = _floor_ms(decoder, batch)
-        rows.append(
-            (
-                batch, step_ms, graph_ms, max(0.0, 1 - graph_ms / step_ms), floor_ms,
-                floor_ms / step_ms, 1e3 * batch / step_ms,
-            )
-        )  # fmt: skip
-        print(*rows[-1], flush=True)
-        if given.shape == "llama-3.1-8b" and batch in BARS_MS:
-            bar = BARS_MS[batch]
-            name = f"ms of a step of {batch}"
-            bars.append(Bar(name, f"<= {bar}", f"{step_ms:.2f}", step_ms <= bar))
+    graphs, seconds = _recorded(decoder, cache, max(given.batches))
+    steps, bars = _decoding(graphs, decoder, given.batches, blocks_each, profile=given.profile)
+    verifying, more_bars = _verifying(decoder, cache, blocks_each)
     report = Report(
         title="Decode steps on a GPU",
         command=f"python -m benchmarks.decode_steps_gpu {shlex.join(sys.argv[1:])}".strip(),
         model=f"{given.shape}, random weights, {decoder.dtype}",
         machine=described(),
-        tables=[Table("Median of the steps from 1,024 to 1,280 tokens", COLUMNS, rows)],
-        bars=bars,
+        tables=[steps, verifying],
+        bars=[*bars, *more_bars] if given.shape == "llama-3.1-8b" else [],
         notes=[
             *(f"Start {index + 1} of a server took {s:.1f} s." for index, s in enumerate(starts_s)),
             f"Recording {seconds[1]:.1f} s, of which the first time, with compiled kernels missing "
@@ -113,6 +109,74 @@ def _recorded(decoder: Decoder, cache: KVCache, most: int) -> tuple[DecodeGraphs
         torch.cuda.synchronize()
         took.append(time.monotonic() - began_s)
     return graphs, [took[0] - took[1], took[1]]
+
+
+def _decoding(
+    graphs: DecodeGraphs,
+    decoder: Decoder,
+    batches: Sequence[int],
+    blocks_each: int,
+    *,
+    profile: bool,
+) -> tuple[Table, list[Bar]]:
+    """Steps of so many requests, each decoding one token."""
+    rows: list[tuple[Cell, ...]] = []
+    bars = []
+    for batch in batches:
+        step_ms, graph_ms = _timed(graphs, batch, blocks_each, profile=profile)
+        floor_ms = _floor_ms(decoder, batch)
+        rows.append(
+            (
+                batch, step_ms, graph_ms, max(0.0, 1 - graph_ms / step_ms), floor_ms,
+                floor_ms / step_ms, 1e3 * batch / step_ms,
+            )
+        )  # fmt: skip
+        print(*rows[-1], flush=True)
+        if batch in BARS_MS:
+            bar = BARS_MS[batch]
+            name = f"ms of a step of {batch}"
+            bars.append(Bar(name, f"<= {bar}", f"{step_ms:.2f}", step_ms <= bar))
+    return Table("Median of the steps from 1,024 to 1,280 tokens", COLUMNS, rows), bars
+
+
+def _verifying(decoder: Decoder, cache: KVCache, blocks_each: int) -> tuple[Table, list[Bar]]:
+    """Graphs of steps in which every request has drafts, beside those of plain ones."""
+    wanted = [Size(batch, each) for batch in VERIFIED for each in (1, DRAFTED + 1)]
+    wanted.sort(key=lambda size: -size.rows)
+    graphs = DecodeGraphs(decoder, cache, recordable(decoder, cache, wanted))
+    rows: list[tuple[Cell, ...]] = []
+    bars = []
+    for batch in VERIFIED:
+        plain, verifying = _in_turns_ms(graphs, batch, blocks_each)
+        found = compare([slow / fast for slow, fast in zip(verifying, plain, strict=True)])
+        times = (f"{value:.3f}" for value in (found.ratio, found.low, found.high))
+        rows.append((batch, median(plain), median(verifying), *times))
+        print(*rows[-1], flush=True)
+        if batch == 1:
+            met = at_most(found.low, found.high, BAR_VERIFYING)
+            name = (
+                f"ms of a step that verifies {DRAFTED} drafted tokens, times those of a plain one"
+            )
+            bars.append(Bar(name, f"<= {BAR_VERIFYING}", str(found), met))
+    title = f"Graphs of verify steps, {DRAFTED} tokens drafted for each request, 1,152 seen"
+    return Table(title, VERIFYING, rows), bars
+
+
+def _in_turns_ms(
+    graphs: DecodeGraphs, batch: int, blocks_each: int
+) -> tuple[list[float], list[float]]:
+    """Milliseconds of a plain step's graph and of one with drafts: A B B A, and so on."""
+    tables = [range(each * blocks_each, (each + 1) * blocks_each) for each in range(batch)]
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for which in (0, 1, 1, 0):
+            each = 1 + which * DRAFTED
+            chunks = [Chunk(PROMPT + ANSWER // 2, each, table, each) for table in tables]
+            # Both read their inputs from the same place, where those of this one must be.
+            logits = graphs.forward([0] * (batch * each), chunks)
+            assert logits is not None
+            times[which].append(_back_to_back_ms(graphs.replay_of(Size(batch, each))))
+    return times
 
 
 def _timed(

@@ -56,6 +56,13 @@ def verdict(found: Comparison, least: float) -> bool | None:
     return None if found.confidence < CONFIDENCE else at_least(found.low, found.high, least)
 
 
+def exceeds(found: Comparison, bar: float) -> bool | None:
+    """Whether a ratio is above its bar, not only at it; None as of `verdict`."""
+    if found.confidence < CONFIDENCE or found.low <= bar < found.high:
+        return None
+    return found.low > bar
+
+
 def _rank(count: int) -> int:
     """How many values may be cut off at each end."""
     tails: Iterator[float] = accumulate(comb(count, k) / 2.0**count for k in range(count // 2))

@@ -16,10 +16,11 @@ import msgspec
 
 from aweigh_bench import machine
 from aweigh_bench.failures import BenchFailure, Impossible
-from aweigh_bench.paired import compare, verdict
+from aweigh_bench.paired import compare, exceeds, verdict
 from aweigh_bench.progress import Advance, progress
 from aweigh_bench.report import Bar, Cell, Curves, Report, Table
-from aweigh_bench.speculation import BAR_WRONG, COLUMNS, Found
+from aweigh_bench.shaped import BLOCK_TOKENS, cache_bytes, drafts_named, shaped
+from aweigh_bench.speculation import BAR_USELESS, BAR_WRONG, COLUMNS, Found
 from aweigh_bench.subject import Setting, model_files
 from aweigh_bench.traffic import Ids, Length
 
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
 
 _LEAST_REQUESTS = 8  # of each engine in a pair
 _WARM_ROUNDS = 3  # in which the engine learns what drafting is worth; of each size
-_FLAGS = ("dtype", "device", "quantization", "kv-cache-dtype", "exact")  # of `aweigh serve`
-_BLOCK_TOKENS = 16
-_WIDEST_BYTES = 4  # of one value in the cache
+_FLAGS = (  # of `aweigh serve`
+    *("dtype", "device", "quantization", "kv-cache-dtype", "exact", "random-weights"),
+)
+_USUAL_PERCENT = 80  # of drafted tokens that are right, for which there are bars on a GPU
+_BAR_USUAL = 1.8  # times the tokens/s of one request at a time
+_MOST_AT_ONCE = 64  # up to so many requests drafts must gain something
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,7 @@ class Options:
     setting: Setting
     acceptance_percents: list[int]
     draft_models: list[str] = field(default_factory=list)
+    draft_shape: str | None = None  # a draft with random weights, for a shape
     max_draft_tokens: list[int] = field(default_factory=lambda: [8])
     batches: list[int] = field(default_factory=lambda: [1, 4, 16, 64])
     input_tokens: Length = (64, 64)
@@ -64,12 +69,17 @@ async def run(options: Options) -> Report:
     """Every pair computes the same answers in both engines; who goes first alternates."""
     if len(options.draft_models) > 1:
         raise Impossible("--replay-acceptance takes the time of one --draft-model at most")
-    start = _start(options)
-    return _report(options, await asyncio.to_thread(_run, options, start))
+    with shaped(options.setting, options.draft_models, options.draft_shape) as pair:
+        served = replace(options, setting=pair.setting, draft_models=list(pair.draft_models))
+        start = _start(served)
+        replayed = await asyncio.to_thread(_run, served, start)
+    return _report(options, replayed, on_gpu=_on_gpu(start))
 
 
 def _run(options: Options, start: "Start") -> list[Replayed]:
     """In one thread: that is how an engine runs."""
+    from aweigh_runtime.engine.out_of_memory import return_unused_memory
+
     directory = model_files(options.setting)
     drafts = [model_files(replace(options.setting, model=uri)) for uri in options.draft_models]
     cases = list(itertools.product(options.acceptance_percents, options.max_draft_tokens))
@@ -79,6 +89,7 @@ def _run(options: Options, start: "Start") -> list[Replayed]:
         for percent, longest in cases:
             found += _case(options, start, (directory, drafts), (percent, longest), advance)
             gc.collect()
+            return_unused_memory()  # the next engines ask what is free
     return found
 
 
@@ -103,7 +114,8 @@ def _case(
     chance = random.Random(options.setting.seed)
     drafting = msgspec.structs.replace(
         start,
-        speculation="draft",
+        # Drafts that take no time are verified as those of n-grams are, which take almost none.
+        speculation="draft" if drafts else "ngram",
         max_draft_tokens=longest,
         drafts=[Draft(uri) for uri in options.draft_models],
     )
@@ -243,8 +255,8 @@ class _Computing:
             if ended:
                 left -= ended
                 engine.take(Work(list(itertools.islice(waiting, ended)), []))
-            if told is not None:
-                self._last = _frozen(stepped)
+        if told is not None:
+            self._last = _frozen(stepped)
         return ids
 
 
@@ -256,17 +268,10 @@ def _frozen(stepped: "Stepped") -> "Stepped":
 def _start(options: Options) -> "Start":
     """What the engine process would be told, with memory for this measurement alone."""
     from aweigh_runtime.engine.messages import Start
-    from aweigh_runtime.model.architectures import read_config
-    from aweigh_runtime.model.footprint import bytes_per_token
 
     given = _given(options.setting.flags)
     longest = options.input_tokens[1] + options.output_tokens
-    blocks = -(-longest // _BLOCK_TOKENS) + 1
-    directories = [
-        model_files(replace(options.setting, model=uri))
-        for uri in (options.setting.model, *options.draft_models)
-    ]
-    per_token = sum(bytes_per_token(read_config(each), _WIDEST_BYTES) for each in directories)
+    room = cache_bytes(options.setting, options.draft_models, longest, max(options.batches))
     return Start(
         uri=str(options.setting.model),
         revision=None,
@@ -280,12 +285,19 @@ def _start(options: Options) -> "Start":
         exact="exact" in given,
         max_running=max(options.batches),
         step_tokens=None,
-        block_tokens=_BLOCK_TOKENS,
-        kv_cache_bytes=max(options.batches) * blocks * _BLOCK_TOKENS * per_token,
+        block_tokens=BLOCK_TOKENS,
+        kv_cache_bytes=room,
         prefix_caching=False,  # the same prompts come again and again
         prefix_cache_bytes=None,
         host_memory_bytes=0,
+        random_weights="random-weights" in given,
     )
+
+
+def _on_gpu(start: "Start") -> bool:
+    import torch
+
+    return start.device != "cpu" and torch.cuda.is_available()
 
 
 def _given(flags: tuple[str, ...]) -> dict[str, str]:
@@ -305,7 +317,7 @@ def _silent(done: int, total: int | None) -> None:
     """Nobody watches."""
 
 
-def _report(options: Options, replayed: list[Replayed]) -> Report:
+def _report(options: Options, replayed: list[Replayed], *, on_gpu: bool) -> Report:
     rows: list[tuple[Cell, ...]] = [
         (str(each.stated_percent), *each.found.cells, f"{100 * each.corrected:.2f}")
         for each in replayed
@@ -317,10 +329,10 @@ def _report(options: Options, replayed: list[Replayed]) -> Report:
     return Report(
         title="Drafts of a stated acceptance beside plain decoding",
         command=options.command,
-        model=str(options.setting.model),
+        model=str(options.setting.model or options.setting.shape),
         machine=machine.describe(),
         tables=[Table(_described(options), ("right %", *COLUMNS, "corrected %"), rows)],
-        bars=[_bar(each.found) for each in replayed if each.stated_percent == 0],
+        bars=[*_cost_bars(options, replayed), *_gain_bars(options, replayed, on_gpu=on_gpu)],
         notes=[
             "Both engines run in this process, without HTTP. The one drafts what the other has "
             "answered before, each token right with the stated chance by itself and wrong "
@@ -339,18 +351,49 @@ def _report(options: Options, replayed: list[Replayed]) -> Report:
 def _described(options: Options) -> str:
     low, high = options.input_tokens
     prompts = f"{low}" if low == high else f"{low} to {high}"
-    cost = f"in the time of {options.draft_models[0]}" if options.draft_models else "in no time"
+    draft = drafts_named(options.draft_models, options.draft_shape)
+    cost = f"in the time of {draft}" if draft else "in no time"
     return (
         f"Prompts of {prompts} random tokens, answers of {options.output_tokens}, greedy, drafted "
         f"{cost}: median of {options.pairs} interleaved pairs"
     )
 
 
-def _bar(found: Found) -> Bar:
-    return Bar(
-        f"tokens/s at {found.size} at once, up to {found.longest} drafted and none right, times "
-        "those without",
-        f">= {BAR_WRONG:g}",
-        str(found.gain),
-        verdict(found.gain, BAR_WRONG),
+def _cost_bars(options: Options, replayed: list[Replayed]) -> list[Bar]:
+    """Drafts that are never right must cost next to nothing."""
+    least = BAR_WRONG if options.setting.shape is None else BAR_USELESS
+    return [
+        Bar(
+            f"tokens/s at {found.size} at once, up to {found.longest} drafted and none right, "
+            "times those without",
+            f">= {least:g}",
+            str(found.gain),
+            verdict(found.gain, least),
+        )
+        for found in (each.found for each in replayed if each.stated_percent == 0)
+    ]
+
+
+def _gain_bars(options: Options, replayed: list[Replayed], *, on_gpu: bool) -> list[Bar]:
+    """Of a draft of real size on a GPU; shorter drafts are beside it to tell what they give."""
+    if options.draft_shape is None or not on_gpu:
+        return []
+    longest = max(options.max_draft_tokens)
+    return [
+        _gain_bar(each.found)
+        for each in replayed
+        if each.stated_percent == _USUAL_PERCENT
+        and each.found.longest == longest
+        and each.found.size <= _MOST_AT_ONCE
+    ]
+
+
+def _gain_bar(found: Found) -> Bar:
+    what = (
+        f"tokens/s at {found.size} at once, up to {found.longest} drafted and {_USUAL_PERCENT} % "
+        "right, times those without"
     )
+    if found.size == 1:
+        met = verdict(found.gain, _BAR_USUAL)
+        return Bar(what, f">= {_BAR_USUAL:g}", str(found.gain), met)
+    return Bar(what, "> 1", str(found.gain), exceeds(found.gain, 1.0))

@@ -17,6 +17,7 @@ from aweigh_runtime.engine.sampling.choice import Continued
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Part
 from aweigh_runtime.engine.speculation.loading import speculator
+from aweigh_runtime.engine.step_fit import StepFitter
 
 
 class ReplayedEngine(Engine):
@@ -24,7 +25,7 @@ class ReplayedEngine(Engine):
 
     def __init__(self, recorded: Recorded, start: Start, parts: Parts) -> None:
         """Take the record, and what every engine is made of: its drafts are recorded, too."""
-        draft = next(iter(parts.proposers.ready), None)
+        draft = next(iter(parts.proposers.ready)) if start.drafts else None
         recording = replace(parts.proposers, ready=[Replay(recorded, draft)])
         super().__init__(
             parts.scheduler,
@@ -34,6 +35,8 @@ class ReplayedEngine(Engine):
             parts.copy,
             speculator(start, recording),
         )
+        # As `build` does. It never runs ahead: while there are drafts, each step is read first.
+        self.step_fitter = StepFitter(parts.known_steps)
         self._recorded = recorded
         self.corrected = 0  # tokens that the model itself would have chosen otherwise
 
@@ -47,7 +50,8 @@ class ReplayedEngine(Engine):
             pairs = zip(each.tokens, following, strict=False)
             kept = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
             tokens = following[: kept + 1]
-            self.corrected += sum(a != b for a, b in zip(chosen, tokens, strict=False))
+            if chosen != tokens:
+                self.corrected += sum(a != b for a, b in zip(chosen, tokens, strict=False))
             told.tokens.append(tokens)
             told.kept.append(kept)
         return told

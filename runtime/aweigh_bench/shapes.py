@@ -66,7 +66,7 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.jso
 
 
 @contextmanager
-def shape_directory(name: str) -> Iterator[Path]:
+def shape_directory(name: str, flag: str = "--shape") -> Iterator[Path]:
     """A model's directory without weights, for as long as the context lasts.
 
     Its tokenizer is a built-in model's, whose vocabulary is smaller: the other tokens stand for
@@ -74,6 +74,7 @@ def shape_directory(name: str) -> Iterator[Path]:
 
     Args:
         name: of a shape.
+        flag: that has given it.
 
     Raises:
         Impossible: there is no such shape.
@@ -81,7 +82,7 @@ def shape_directory(name: str) -> Iterator[Path]:
     from aweigh_runtime.sources.local import builtin
 
     if name not in SHAPES:
-        raise Impossible(f"--shape is {name}; expected one of {', '.join(SHAPES)}")
+        raise Impossible(f"{flag} is {name}; expected one of {', '.join(SHAPES)}")
     with tempfile.TemporaryDirectory(prefix="aweigh-bench-") as folder:
         directory = Path(folder) / name
         directory.mkdir()

@@ -19,6 +19,7 @@ from aweigh_bench.measures import measure
 from aweigh_bench.paired import Comparison, compare, verdict
 from aweigh_bench.progress import progress
 from aweigh_bench.report import Bar, Cell, Curves, Report, Table
+from aweigh_bench.shaped import cache_bytes, drafts_named, shaped
 from aweigh_bench.subject import Setting, Subject, model_files, subject
 from aweigh_bench.traffic import Ids, Length, Query, random_lengths
 from aweigh_bench.wrong_draft import wrong_draft
@@ -29,6 +30,7 @@ COLUMNS = (
 )
 BAR_ONE = 1.5  # times the tokens/s of one request at a time
 BAR_WRONG = 0.98  # the same at any size, with drafts that are never right
+BAR_USELESS = 0.99  # and where a shape's random weights make them so
 _LEAST_REQUESTS = 8  # of each server in a pair
 _COUNTED = ("drafted_tokens", "accepted_tokens", "decode_tokens", "decoded_rows")
 _WARM_ROUNDS = 3  # in which the server learns what drafting is worth; of each size
@@ -46,6 +48,7 @@ class Options:
     draft_models: list[str]
     lookup: bool = False  # n-grams instead
     wrong: bool = False  # the draft's weights are replaced by random ones
+    draft_shape: str | None = None  # a draft with random weights, for a shape
     max_draft_tokens: list[int] = field(default_factory=lambda: [8])
     batches: list[int] = field(default_factory=lambda: [1, 4, 16, 64])
     input_tokens: Length = (64, 64)  # of random prompts
@@ -98,8 +101,17 @@ class _Seen:
 async def run(options: Options) -> Report:
     """Every pair asks both servers the same; who goes first alternates, and who starts first."""
     _check(options)
+    with shaped(options.setting, options.draft_models, options.draft_shape) as pair:
+        served = replace(options, setting=pair.setting, draft_models=list(pair.draft_models))
+        if options.setting.shape is not None:
+            served = _within_memory(served)
+        asked = _Questions(served)
+        found = await _run(served, asked)
+    return _report(options, found, chats=asked.chats)
+
+
+async def _run(options: Options, asked: "_Questions") -> list[Found]:
     found: list[Found] = []
-    asked = _Questions(options)
     starts = _split(options.pairs, options.starts)
     rounds = options.pairs + len(starts) * _WARM_ROUNDS
     count = len(options.max_draft_tokens) * len(options.batches) * rounds
@@ -113,7 +125,16 @@ async def run(options: Options) -> Report:
                         step = partial(advance, f"{each.size} at once, up to {longest} drafted")
                         await _measure(options, servers, asked, pairs, each, step)
             found += [_found(longest, each) for each in seen]
-    return _report(options, found, chats=asked.chats)
+    return found
+
+
+def _within_memory(options: Options) -> Options:
+    """Both servers take what the measurement needs, unless flags of the user say otherwise."""
+    setting = options.setting
+    longest = options.input_tokens[1] + options.output_tokens
+    room = cache_bytes(setting, options.draft_models, longest, max(options.batches))
+    flags = (f"--max-model-len={longest}", f"--kv-cache-memory={room}", *setting.flags)
+    return replace(options, setting=replace(setting, flags=flags))
 
 
 def _split(pairs: int, starts: int) -> list[int]:
@@ -217,10 +238,21 @@ def _read(path: Path) -> list[str]:
 
 
 def _check(options: Options) -> None:
-    if options.lookup == bool(options.draft_models):
+    drafts = drafts_named(options.draft_models, options.draft_shape)
+    if options.lookup == bool(drafts):
         raise Impossible(
-            "nothing, or too much, to draft with; expected either --draft-model URI or "
-            "--speculation ngram"
+            "nothing, or too much, to draft with; expected --draft-model URI, or --draft-shape "
+            "NAME, or --speculation ngram"
+        )
+    if options.wrong and options.draft_shape is not None:
+        raise Impossible(
+            f"--wrong gives a draft random weights, and --draft-shape ({options.draft_shape}) has "
+            "no others; leave --wrong out"
+        )
+    if options.questions is not None and options.setting.shape is not None:
+        raise Impossible(
+            f"--questions is {options.questions}, and random weights of --shape "
+            f"({options.setting.shape}) answer none; leave --questions out"
         )
     if options.wrong and len(options.draft_models) != 1:
         raise Impossible("--wrong replaces the weights of a draft; expected one --draft-model")
@@ -300,8 +332,9 @@ def _report(options: Options, found: list[Found], *, chats: bool) -> Report:
         (*each.cells, f"{each.alike[0]} of {each.alike[1]}" if each.alike[1] else None)
         for each in found
     ]
-    with_what = "n-gram lookup" if options.lookup else ", ".join(options.draft_models)
-    if options.wrong:
+    drafts = drafts_named(options.draft_models, options.draft_shape)
+    with_what = "n-gram lookup" if options.lookup else drafts
+    if options.wrong or options.draft_shape is not None:
         with_what += " with random weights"
     lines: dict[str, list[tuple[float, float]]] = {}
     for each in found:
@@ -309,7 +342,7 @@ def _report(options: Options, found: list[Found], *, chats: bool) -> Report:
     return Report(
         title="Speculative decoding beside plain decoding",
         command=options.command,
-        model=str(options.setting.model),
+        model=str(options.setting.model or options.setting.shape),
         machine=machine.describe(),
         tables=[
             Table(
@@ -336,13 +369,15 @@ def _report(options: Options, found: list[Found], *, chats: bool) -> Report:
 
 
 def _bars(options: Options, found: list[Found]) -> list[Bar]:
-    if options.wrong:
+    if options.wrong or options.setting.shape is not None:
+        least = BAR_WRONG if options.wrong else BAR_USELESS
+        drafts = "n-gram lookup" if options.lookup else "drafts that are wrong"
         return [
             Bar(
-                f"tokens/s at {each.size} at once with drafts that are wrong, times those without",
-                f">= {BAR_WRONG:g}",
+                f"tokens/s at {each.size} at once with {drafts}, times those without",
+                f">= {least:g}",
                 str(each.gain),
-                verdict(each.gain, BAR_WRONG),
+                verdict(each.gain, least),
             )
             for each in found
         ]

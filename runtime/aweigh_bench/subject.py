@@ -1,7 +1,7 @@
 """What is measured: a server that is started for it, or an endpoint that runs already."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,10 +76,7 @@ class Subject:
 async def subject(setting: Setting) -> AsyncIterator[Subject]:
     """The model under test, ready and asked once."""
     if setting.shape is not None:
-        _expect_alone(setting)
-        with shape_directory(setting.shape) as directory:
-            random = (*setting.flags, "--random-weights")
-            served = replace(setting, model=f"file://{directory}", shape=None, flags=random)
+        with of_shape(setting) as served:
             async with subject(served) as found:
                 yield found
         return
@@ -102,6 +99,18 @@ async def subject(setting: Setting) -> AsyncIterator[Subject]:
         _asked(setting, server.base_url, server) as found,
     ):
         yield found
+
+
+@contextmanager
+def of_shape(setting: Setting) -> Iterator[Setting]:
+    """The setting itself, or a directory in place of its shape for as long as the context lasts."""
+    if setting.shape is None:
+        yield setting
+        return
+    _expect_alone(setting)
+    with shape_directory(setting.shape) as directory:
+        random = (*setting.flags, "--random-weights")
+        yield replace(setting, model=f"file://{directory}", shape=None, flags=random)
 
 
 def _expect_alone(setting: Setting) -> None:

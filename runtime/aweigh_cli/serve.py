@@ -146,7 +146,7 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
         bool, _flag("--exact", "An answer never depends on what else runs; slower.")
     ] = False,
     random_weights: Annotated[
-        bool, _flag("--random-weights", "Make weights up instead of reading any: to measure.")
+        bool, _flag("--random-weights", "Make all weights up instead of reading any: to measure.")
     ] = False,
     kv_cache_memory: Annotated[
         int | None,

@@ -51,7 +51,7 @@ class Config:
     max_waiting: int = 256  # requests that may wait; more are refused with 429
     step_tokens: int | None = None  # most tokens one forward pass may carry; None: by the device
     exact: bool = False  # an answer never depends on what else runs; slower
-    random_weights: bool = False  # of the model's shape; none are read
+    random_weights: bool = False  # of the models' shapes; none are read
     kv_cache_memory: int | None = None  # bytes for keys and values; None: what is left, measured
 
     speculation: SpeculationMethod | None = None  # who guesses; None: the draft models, if any

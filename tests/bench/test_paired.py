@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aweigh_bench.paired import compare, verdict
+from aweigh_bench.paired import compare, exceeds, verdict
 
 RATIOS = st.lists(st.floats(0.01, 100), min_size=1, max_size=60)
 
@@ -72,6 +72,16 @@ def test_a_bar_is_judged_by_the_whole_interval(
     values = [middle - spread] * 11 + [middle] * 8 + [middle + spread] * 11
     assert verdict(compare(values), 1.0) is expected
     assert verdict(compare([3 * value for value in values]), 3.0) is expected
+
+
+@pytest.mark.parametrize(
+    ("ratios", "met"), [([1.01] * 6, True), ([1.0] * 6, False), ([0.999, *[1.001] * 5], None)]
+)
+def test_what_must_be_exceeded_is_not_reached_by_being_near(
+    ratios: list[float], met: bool | None
+) -> None:
+    assert exceeds(compare(ratios), 1.0) is met
+    assert exceeds(compare(ratios[:5]), 1.0) is None
 
 
 def test_five_pairs_decide_nothing() -> None:

@@ -4,14 +4,18 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
+from aweigh_bench import replay
 from aweigh_bench.wrong_draft import wrong_draft
 from aweigh_runtime.sources.local import builtin
 from tests.bench.commands import bench
 
 MODEL, DRAFT = "builtin://helmsman-8m", "builtin://helmsman-1m-draft"
 SMALL = ("--batches=1", "--pairs=1", "--output-tokens=24", "--threads=1", "--output=json")
+SHAPE, DRAFT_SHAPE = "--shape=llama-tiny", "--draft-shape=llama-tiny"
+ON_CPU = "--serve-flag=--device=cpu"
 
 
 async def test_a_draft_is_measured_beside_plain_decoding() -> None:
@@ -86,6 +90,81 @@ async def test_recorded_answers_may_take_the_time_of_a_draft_model() -> None:
     assert row["accepted %"] is None or row["accepted %"] == 100
 
 
+async def test_recorded_answers_may_be_of_random_weights() -> None:
+    shapes = (SHAPE, DRAFT_SHAPE, ON_CPU)
+    done = await bench("speculation", *shapes, "--replay-acceptance=0", *SMALL)
+    (row,) = done.rows()
+    assert row["accepted %"] in (None, 0)
+    assert row["with tok/s"] > 0
+    assert done.report["model"] == "llama-tiny"
+    assert "in the time of llama-tiny" in done.report["tables"][0]["title"]
+    (bar,) = done.report["bars"]
+    assert "none right" in bar["what"]
+    assert bar["wanted"] == ">= 0.99"
+
+
+async def test_on_a_gpu_drafts_of_a_shape_that_are_mostly_right_have_bars(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replay, "_on_gpu", lambda start: True)
+    shapes = (SHAPE, DRAFT_SHAPE, ON_CPU)
+    done = await bench("speculation", *shapes, "--replay-acceptance=80", *SMALL, "--batches=1,2")
+    wanted = {bar["what"]: bar["wanted"] for bar in done.report["bars"]}
+    one, two = (
+        f"tokens/s at {size} at once, up to 8 drafted and 80 % right, times those without"
+        for size in (1, 2)
+    )
+    assert wanted == {one: ">= 1.8", two: "> 1"}
+
+
+@pytest.mark.parametrize("drafts", [DRAFT_SHAPE, "--speculation=ngram"])
+async def test_drafts_for_random_weights_are_judged_by_what_they_cost(drafts: str) -> None:
+    done = await bench("speculation", SHAPE, drafts, ON_CPU, "--choice=sampled", *SMALL)
+    (row,) = done.rows()
+    assert row["accepted %"] is None or row["accepted %"] < 50
+    assert done.report["model"] == "llama-tiny"
+    (bar,) = done.report["bars"]
+    assert bar["wanted"] == ">= 0.99"
+
+
+async def test_servers_of_a_shape_take_the_memory_that_its_answers_need() -> None:
+    longer = "--serve-flag=--max-model-len=2048"
+    done = await bench("speculation", SHAPE, "--speculation=ngram", ON_CPU, longer, *SMALL)
+    assert done.code == 1
+    # 64 + 24 tokens are six blocks, and one to spare; a token takes 512 bytes at most.
+    assert "--kv-cache-memory is 56.00 KiB, and the cache of one request of " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ((), "nothing to measure; expected a MODEL, or --shape"),
+        ((MODEL, SHAPE), f"--shape (llama-tiny) and {MODEL} are both given"),
+        ((MODEL,), f"(llama-tiny) drafts with random weights, and MODEL ({MODEL}) has its own"),
+        ((SHAPE, f"--draft-model={DRAFT}"), f"--draft-model ({DRAFT}) and --draft-shape"),
+        ((SHAPE, "--wrong"), "--wrong gives a draft random weights, and --draft-shape"),
+        ((SHAPE, "--speculation=ngram"), "nothing, or too much, to draft with"),
+        (("--shape=large",), "--shape is large; expected one of llama-3.1-8b"),
+        ((SHAPE, "--draft-shape=large"), "--draft-shape is large; expected one of llama-3.1-8b"),
+        ((SHAPE, f"--questions={__file__}"), "answer none; leave --questions out"),
+    ],
+)
+async def test_shapes_that_contradict_the_rest_are_refused(
+    given: tuple[str, ...], reason: str
+) -> None:
+    done = await bench("speculation", DRAFT_SHAPE, *given, *SMALL)
+    assert done.code == 78
+    assert reason in done.stderr
+
+
+async def test_a_draft_with_weights_is_not_measured_beside_a_shape() -> None:
+    draft = f"--draft-model={DRAFT}"
+    for more in ((), ("--replay-acceptance=50",)):
+        done = await bench("speculation", SHAPE, draft, *more, *SMALL)
+        assert done.code == 78
+        assert "expected --draft-shape instead of --draft-model" in done.stderr
+
+
 async def test_recorded_answers_need_the_draft_whose_time_they_take(tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(builtin("helmsman-1m-draft"), other)
@@ -109,7 +188,7 @@ async def test_flags_that_only_a_server_knows_are_refused_with_recorded_answers(
 async def test_what_cannot_be_compared_is_refused_before_anything_starts() -> None:
     done = await bench("speculation", MODEL, "--pairs=1")
     assert done.code == 78
-    assert "expected either --draft-model URI or --speculation ngram" in done.stderr
+    assert "expected --draft-model URI, or --draft-shape NAME, or --speculation" in done.stderr
 
 
 async def test_a_draft_that_no_server_can_use_is_not_measured(tmp_path: Path) -> None:

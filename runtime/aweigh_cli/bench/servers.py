@@ -163,12 +163,16 @@ def prefix_caching(  # noqa: PLR0913 - see `serve`
 
 
 @measuring(draws=True)
-@serving(anywhere=False)
+@serving(anywhere=False, shapes=True)
 def speculation(  # noqa: PLR0913 - see `serve`
     setting: "Setting",
     *,
     draft_model: Annotated[
         list[str] | None, typer.Option(help="As in `aweigh serve`; repeatable.")
+    ] = None,
+    draft_shape: Annotated[
+        str | None,
+        typer.Option(help="A draft of this shape, as llama-3.2-1b, for a model of --shape."),
     ] = None,
     method: Annotated[
         Literal["draft", "ngram"], typer.Option("--speculation", help="As in `aweigh serve`.")
@@ -221,6 +225,7 @@ def speculation(  # noqa: PLR0913 - see `serve`
                 setting=setting,
                 acceptance_percents=shares_of(replay_acceptance, "--replay-acceptance"),
                 draft_models=draft_model or [],
+                draft_shape=draft_shape,
                 max_draft_tokens=sizes_of(max_draft_tokens, "--max-draft-tokens", MAX_DRAFT_TOKENS),
                 batches=batches_of(batches),
                 input_tokens=lengths_of(input_tokens, "--input-tokens"),
@@ -232,6 +237,7 @@ def speculation(  # noqa: PLR0913 - see `serve`
     options = drafts.Options(
         setting=setting,
         draft_models=draft_model or [],
+        draft_shape=draft_shape,
         lookup=method == "ngram",
         wrong=wrong,
         max_draft_tokens=sizes_of(max_draft_tokens, "--max-draft-tokens", MAX_DRAFT_TOKENS),

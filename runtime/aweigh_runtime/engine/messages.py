@@ -53,7 +53,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     drafts: list[Draft] = []
     max_draft_tokens: int = 0
     min_acceptance_percent: int | None = None  # None: what has been measured decides
-    random_weights: bool = False  # none are read: a model to measure
+    random_weights: bool = False  # none are read, drafts' neither: models to measure
 
 
 class Sampling(msgspec.Struct, frozen=True, array_like=True):

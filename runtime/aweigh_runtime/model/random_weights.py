@@ -16,17 +16,17 @@ from aweigh_runtime.model.footprint import model_len, weight_bytes
 from aweigh_runtime.model.load import Loaded, Wish
 from aweigh_runtime.model.number_format import NAMED, compute_dtype
 
-_SEED = 0
 _SPREAD = 0.02  # as models are initialised before they are trained
 
 
-def make_up(directory: Path, wish: Wish, device: torch.device) -> Loaded:
+def make_up(directory: Path, wish: Wish, device: torch.device, seed: int = 0) -> Loaded:
     """A decoder of a configuration alone.
 
     Args:
         directory: holds config.json.
         wish: how it shall be computed.
         device: where the weights are made.
+        seed: of the weights: models of one shape that shall differ have others.
 
     Raises:
         ModelNotFound, ModelUnreadable, UnsupportedModel: the configuration cannot be served.
@@ -48,13 +48,13 @@ def make_up(directory: Path, wish: Wish, device: torch.device) -> Loaded:
     length = model_len(config, wish.max_model_len)
     frame = Frame(max_model_len=length, dtype=dtype, device=device, exact=wish.exact)
     decoder = build(config, frame)
-    _fill(decoder)
+    _fill(decoder, seed)
     decoder.settle()
     return Loaded(decoder=decoder, weight_bytes=needed, quantization=None, kv_scales=None)
 
 
-def _fill(decoder: Decoder) -> None:
-    generator = torch.Generator(decoder.device).manual_seed(_SEED)
+def _fill(decoder: Decoder, seed: int) -> None:
+    generator = torch.Generator(decoder.device).manual_seed(seed)
     for name, weight in decoder.weights.items():
         if name.endswith("norm.weight"):
             weight.fill_(1.0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 from safetensors.torch import load_file, save_file
 
 from aweigh_runtime.engine import assembly, warm_up
@@ -34,31 +35,33 @@ def padded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+START = Start(
+    uri="file://target",
+    revision=None,
+    secret_dir=None,
+    cache_dir="",
+    max_model_len=256,
+    dtype="fp32",
+    quantization="auto",
+    kv_cache_dtype="auto",
+    device="cpu",
+    exact=True,
+    max_running=4,
+    step_tokens=None,
+    block_tokens=16,
+    kv_cache_bytes=16 << 20,
+    prefix_caching=True,
+    prefix_cache_bytes=None,
+    host_memory_bytes=0,
+    speculation="draft",
+    max_draft_tokens=4,
+    drafts=[Draft("builtin://draft")],
+)
+
+
 def built(target: Path) -> Engine:
-    start = Start(
-        uri="file://target",
-        revision=None,
-        secret_dir=None,
-        cache_dir="",
-        max_model_len=256,
-        dtype="fp32",
-        quantization="auto",
-        kv_cache_dtype="auto",
-        device="cpu",
-        exact=True,
-        max_running=4,
-        step_tokens=None,
-        block_tokens=16,
-        kv_cache_bytes=16 << 20,
-        prefix_caching=True,
-        prefix_cache_bytes=None,
-        host_memory_bytes=0,
-        speculation="draft",
-        max_draft_tokens=4,
-        drafts=[Draft("builtin://draft")],
-    )
     engine, _ = assembly.build(
-        start, target, lambda done, total: None, [builtin("helmsman-1m-draft")]
+        START, target, lambda done, total: None, [builtin("helmsman-1m-draft")]
     )
     return engine
 
@@ -93,3 +96,21 @@ def test_without_memory_for_the_step_with_drafts_the_target_is_served_alone(
     assert told is not None
     assert (told.state, told.reason) == ("failed", "OutOfMemory")
     assert "no memory for the largest step on cpu" in told.message
+
+
+def test_of_random_weights_a_draft_needs_no_file_and_is_not_the_target_itself(
+    tmp_path: Path,
+) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(builtin("helmsman-1m-draft") / name, tmp_path)
+    start = structs.replace(START, random_weights=True)
+    engine, _ = assembly.build(start, tmp_path, lambda done, total: None, [tmp_path])
+    engine.take(Work([greedy(1, PROMPT[1:], 40)], []))
+    reports = [engine.step()]
+    while engine.patience_s == 0:
+        reports.append(engine.step())
+    told, counters = reports[-1].speculation, reports[-1].counters
+    assert told is not None
+    assert told.state == "active", told.message
+    assert counters.drafted_tokens > 10
+    assert counters.accepted_tokens < counters.drafted_tokens / 2

@@ -29,6 +29,12 @@ def test_weights_are_the_same_each_time_and_no_two_alike(shape: Path, cpu: torch
     )
 
 
+def test_another_seed_gives_other_weights(shape: Path, cpu: torch.device) -> None:
+    one, other = (make_up(shape, Wish(dtype="fp32"), cpu, seed).decoder for seed in (0, 1))
+    name = "layers.0.mlp.down.weight"
+    assert not torch.equal(one.weights[name], other.weights[name])
+
+
 def test_such_a_model_computes_and_takes_what_was_announced(shape: Path, cpu: torch.device) -> None:
     made = make_up(shape, Wish(dtype="fp32"), cpu)
     logits = step(made.decoder, new_cache(made.decoder, 1), [(0, 0, [1, 2, 3])])

@@ -23,10 +23,12 @@ from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token, weight_bytes
 from aweigh_runtime.model.load import Wish, load
+from aweigh_runtime.model.random_weights import make_up
 from aweigh_runtime.model.stepping import Step, recorded
 
 _WIDE_BYTES = 4  # of a weight in fp32
 _SMALL_BYTES = 32 << 20  # weights that stay in a CPU's caches
+_SEED = 1  # of random weights; with those of a target of its shape a draft would always be right
 
 _log = logging.getLogger("aweigh.engine")
 
@@ -77,7 +79,7 @@ def load_drafts(
     loaded: list[LoadedDraft] = []
     failures: list[Speculation] = []
     for draft, found in zip(start.drafts, fetched, strict=True):
-        one = _load(draft, found, directory, target)
+        one = _load(start, draft, found, directory, target)
         if isinstance(one, LoadedDraft):
             loaded.append(one)
         else:
@@ -122,7 +124,7 @@ def speculator(start: Start, found: Proposers) -> Speculator | None:
 
 
 def _load(
-    draft: Draft, found: Fetched, directory: Path, target: Decoder
+    start: Start, draft: Draft, found: Fetched, directory: Path, target: Decoder
 ) -> LoadedDraft | Speculation:
     if isinstance(found, StartFailure):
         return _failed("DraftUnavailable", draft, str(found))
@@ -133,7 +135,10 @@ def _load(
             return _failed(misfit.reason, draft, misfit.why)
         dtype = _dtype(config, target.device)
         wish = Wish(dtype=dtype, max_model_len=target.max_model_len)
-        decoder = load(found, wish, target.device, lambda done, total: None).decoder
+        if start.random_weights:
+            decoder = make_up(found, wish, target.device, _SEED).decoder
+        else:
+            decoder = load(found, wish, target.device, lambda done, total: None).decoder
     except ModelDoesNotFit as error:
         return _failed("OutOfMemory", draft, str(error))
     except StartFailure as error:
