@@ -125,7 +125,8 @@ def launch(
     sampling.summarize[(num_rows * chunks,)](
         logits, maxima, size, chunks, EARLY=early, num_warps=4, launch_pdl=early
     )
-    if races or weighs:
+    spreads = races or weighs
+    if spreads:
         sampling.spread[(num_rows * chunks,)](
             logits,
             settings,
@@ -150,6 +151,7 @@ def launch(
         size,
         chunks,
         GROUPS_UP=groups_up,
+        SUMMED=spreads,
         EARLY=early,
         num_warps=_DECIDE_WARPS,
         launch_pdl=early,

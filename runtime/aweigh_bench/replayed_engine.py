@@ -35,7 +35,9 @@ class ReplayedEngine(Engine):
             parts.copy,
             speculator(start, recording),
         )
-        # As `build` does. It never runs ahead: while there are drafts, each step is read first.
+        # As `build` does. A step ahead of one that drafts nothing has the model's own token, not
+        # the recorded one: that differs only where rounding has made it so.
+        self.runs_ahead = parts.runs_ahead
         self.step_fitter = StepFitter(parts.known_steps)
         self._recorded = recorded
         self.corrected = 0  # tokens that the model itself would have chosen otherwise

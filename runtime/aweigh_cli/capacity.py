@@ -140,7 +140,7 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
         drafts[each.uri] = footprint.weight_bytes(each.config, own_bytes, each.kept_bytes)
         draft_kv[each.uri] = footprint.bytes_per_token(each.config, own_bytes)
         steps.append(step_bytes(each.config, own_bytes, device, wish))
-        alone = replace(wish, longest_draft=0)  # a draft verifies nothing
+        alone = replace(wish, longest_draft=sizing.RECORDED_TOKENS - 1)
         graphs += _recorded_bytes(each.config, own_bytes, each.kept_bytes, device, alone)
     step = max(steps)
     # A block of the pool has the keys and values of its tokens in each of the models.

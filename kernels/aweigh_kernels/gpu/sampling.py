@@ -88,6 +88,8 @@ def spread(
             tl.store(to, tl.max(tl.where(runs, ran, -1), 0))
         else:
             tl.store(to, tl.sum(_share(tl.where(inside, weight, 0.0)), 0))
+    else:
+        tl.store(sums + row * chunks + chunk, tl.full([], 0, tl.int64))
 
 
 @triton.jit(do_not_specialize=("chunks",))
@@ -103,9 +105,10 @@ def decide(
     size,
     chunks,
     GROUPS_UP: tl.constexpr,
+    SUMMED: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """The token of one row."""
+    """The token of one row; `sums` are those of `spread`, if that has run."""
     if EARLY:
         gdc_launch_dependents()
         gdc_wait()
@@ -114,7 +117,9 @@ def decide(
     token = tl.full([], -1, tl.int64)
     if (best < float("inf")) & (best > float("-inf")):
         chunk = tl.arange(0, GROUPS_UP // GROUPS)
-        summed = tl.load(sums + row * chunks + chunk, mask=chunk < chunks, other=-1)
+        summed = tl.full([GROUPS_UP // GROUPS], 0, tl.int64)
+        if SUMMED:
+            summed = tl.load(sums + row * chunks + chunk, mask=chunk < chunks, other=-1)
         setting = settings + row * SETTINGS
         if tl.load(setting + 5) == RACED:
             token = _id(tl.max(summed, 0))

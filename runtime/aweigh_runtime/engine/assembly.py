@@ -17,7 +17,7 @@ from aweigh_runtime.engine.prefixes import Copies, Memory
 from aweigh_runtime.engine.room import LongestRequest, expect_host_room, kv_bytes, peak_bytes
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.scheduler import Limits, Scheduler
-from aweigh_runtime.engine.sizing import STEP_TOKENS
+from aweigh_runtime.engine.sizing import RECORDED_TOKENS, STEP_TOKENS
 from aweigh_runtime.engine.speculation.draft_model import Frame
 from aweigh_runtime.engine.speculation.loading import (
     Drafts,
@@ -212,7 +212,10 @@ def _num_blocks(
 
     reserved = peak_bytes(decoder.device, largest_step)
     reserved += recorded_bytes(decoder, limits.max_running, _longest_draft(start, drafts))
-    reserved += sum(recorded_bytes(each.decoder, limits.max_running) for each in drafts.loaded)
+    reserved += sum(
+        recorded_bytes(each.decoder, limits.max_running, RECORDED_TOKENS - 1)
+        for each in drafts.loaded
+    )
     host_bytes = start.host_memory_bytes if start.prefix_caching else 0
     expect_host_room(host_bytes)
     if decoder.device.type == "cpu":  # there it is the same memory

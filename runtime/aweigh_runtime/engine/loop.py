@@ -89,6 +89,7 @@ class Engine:
         self.runs_ahead = False
         self.step_fitter = StepFitter()
         self._next: Launched | None = None  # launched already
+        self._wanted: Lookahead | None = None  # drafts of the next step, if that was asked already
         self._finished_s = 0.0  # when the last step's tokens had been recorded
         self._compiling: dict[int, Submission] = {}
         self._answers = Answers(scheduler)
@@ -123,8 +124,11 @@ class Engine:
         if current is None:
             return self._report([], None, 0)
         if current.pending is not None:
-            assume(current, self._scheduler)
-            self._next = self._launch(current.pending)
+            if self._drafts_next():
+                advance(current.parts, self._scheduler)
+            else:
+                assume(current, self._scheduler)
+                self._next = self._launch(current.pending)
         outputs = self._read(current)
         now_s = time.monotonic()  # a step that was launched ahead has run since the last one ended
         seconds, self._finished_s = now_s - max(current.started_s, self._finished_s), now_s
@@ -132,7 +136,17 @@ class Engine:
             self._observe(current, seconds)
         return self._report(outputs or [], seconds, current.num_tokens)
 
+    def _drafts_next(self) -> bool:
+        """Whether the next step has to wait until this one is read: drafts follow its tokens."""
+        self._wanted = self._asked_for_drafts(time.monotonic())
+        return self._wanted is not None
+
     def _lookahead(self, now_s: float) -> Lookahead | None:
+        """What is to be drafted in the step that is planned now."""
+        wanted, self._wanted = self._wanted, None
+        return wanted or self._asked_for_drafts(now_s)
+
+    def _asked_for_drafts(self, now_s: float) -> Lookahead | None:
         if self._speculator is None:
             return None
         return self._speculator.lookahead(self._scheduler.num_running, now_s)
@@ -271,9 +285,12 @@ class Engine:
                 behind.append(drafted.get(index, _NOTHING))
                 rows.extend(range(num_rows - 1 - len(behind[-1].tokens), num_rows))
         wanted = found if len(rows) == num_rows else found[rows]
-        pending = self._choosing(complete, wanted) if self.runs_ahead else None
+        plain = self.runs_ahead and not any(
+            part.room for part in parts
+        )  # nobody was asked to draft
+        pending = self._choosing(complete, wanted) if plain else None
         unread = wanted if pending is None else wanted[:0]  # what nobody reads is not kept
-        return Launched(parts, started_s, complete, behind, unread, pending)
+        return Launched(parts, started_s, complete, behind, unread, pending, last is not None)
 
     def _drafted(self, parts: list[Part]) -> dict[int, Drafted]:
         if self._speculator is None or not any(part.room for part in parts):
@@ -283,7 +300,7 @@ class Engine:
     def _choosing(self, complete: list[Part], logits: torch.Tensor) -> Pending | None:
         """The new tokens on the device; None: the host has to see each before the next."""
         rows = [part.request.row for part in complete]
-        if self._speculator is not None or not rows or any(row.special for row in rows):
+        if not rows or any(row.special for row in rows):
             return None
         return self._sampler.begin(logits, rows)
 
@@ -320,7 +337,8 @@ class Engine:
         others = step.num_tokens - answers
         undrafted_s = seconds
         if self._speculator is not None:
-            undrafted_s = self._speculator.took(len(step.behind), seconds, others)
+            steady = step.ahead or step.pending is None
+            undrafted_s = self._speculator.took(len(step.behind), seconds, others, steady=steady)
         self._prompt_speed.observe(others, answers, undrafted_s)
         kv_tokens = sum(part.end for part in parts if part.num_tokens == 1)
         drafted = sum(len(each.tokens) for each in step.behind)

@@ -32,6 +32,7 @@ class Launched:
     behind: list[Drafted]  # each of them
     logits: torch.Tensor  # [S + drafted tokens, V], for the new tokens
     pending: Pending | None  # the new tokens; None: they are chosen when they are read
+    ahead: bool  # launched before the step before it was read
 
     @property
     def num_tokens(self) -> int:

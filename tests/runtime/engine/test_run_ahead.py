@@ -16,6 +16,10 @@ from aweigh_runtime.engine.prefixes import Copies
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.pending import Chosen, Pending
 from aweigh_runtime.engine.sampling.row import Row
+from aweigh_runtime.engine.sampling.verification import Drafted
+from aweigh_runtime.engine.speculation.ngram import NGram
+from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
+from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.step_inputs import Tokens
 from tests.runtime.engine.hashing import BLOCK_TOKENS, VOCABULARY, Hashing
@@ -46,10 +50,12 @@ class Traffic:
         return max(*self.submitted, *self.aborted, 0)
 
 
-def engine(model: Hashing, *, ahead: bool, **pool: int) -> Engine:
+def engine(
+    model: Hashing, *, ahead: bool, speculator: Speculator | None = None, **pool: int
+) -> Engine:
     limits = {"num_blocks": 64, "max_running": 8, "step_tokens": 16, "max_model_len": 64, **pool}
     line = scheduler(block_tokens=BLOCK_TOKENS, **limits)  # type: ignore[arg-type]
-    made = Engine(line, model.forward, Sampler(VOCABULARY), NoCompiler(), model.copy)
+    made = Engine(line, model.forward, Sampler(VOCABULARY), NoCompiler(), model.copy, speculator)
     made.runs_ahead = ahead
     return made
 
@@ -120,16 +126,17 @@ POOLS = st.fixed_dictionaries(
 
 
 @settings(max_examples=80, deadline=None)
-@given(ARRIVALS, POOLS, st.frozensets(st.integers(8, 24), max_size=3))
+@given(ARRIVALS, POOLS, st.frozensets(st.integers(8, 24), max_size=3), st.booleans())
 def test_answers_are_the_same_as_those_of_steps_one_by_one(
     arrivals: list[tuple[int, list[int], int, Sampling, set[int], int | None]],
     pool: dict[str, int],
     broken: frozenset[int],
+    drafts: bool,
 ) -> None:
     traffic, now = Traffic(), 0
     for id, (gap, prompt, length, sampling, stops, patience) in enumerate(arrivals):
         now += gap
-        own = structs.replace(sampling, seed=id)
+        own = structs.replace(sampling, seed=id, seeded=True)
         new = Submission(id, prompt, length, list(stops), own)
         traffic.submitted.setdefault(now, []).append(new)
         if patience is not None:
@@ -138,7 +145,8 @@ def test_answers_are_the_same_as_those_of_steps_one_by_one(
 
     found = []
     for ahead in (False, True):
-        running = engine(Hashing(broken), ahead=ahead, **pool)
+        drafting = Speculator([NGram()], longest=3) if ahead and drafts else None
+        running = engine(Hashing(broken), ahead=ahead, speculator=drafting, **pool)
         reports = play(running, fresh(traffic))
         found.append(told(reports))
         assert (reports[-1].running, reports[-1].waiting, reports[-1].kv.held) == (0, 0, 0)
@@ -149,6 +157,30 @@ def test_answers_are_the_same_as_those_of_steps_one_by_one(
         elif id in plain and id in ahead_of_it:
             shorter = min(plain[id][0], ahead_of_it[id][0], key=len)
             assert plain[id][0][: len(shorter)] == ahead_of_it[id][0][: len(shorter)]
+
+
+def test_an_engine_that_may_draft_is_ahead_in_every_step_that_drafts_nothing() -> None:
+    events: list[str] = []
+    running = watched(Hashing(), events, Speculator([Never()], longest=2))
+    play(running, once(Submission(1, [1, 2], 60, [], GREEDY)))
+    assert events.count("choose") >= 60 - ASKED  # the others chose when they were read
+    assert events[-2:] == ["read", "read"]  # once it is known that drafts bring nothing
+
+
+ASKED = 30  # steps: 24 tell that a draft is none, and some in between are plain
+
+
+class Never:
+    """Has nothing to propose, and is asked again and again."""
+
+    name = "never"
+    stops_early = holds_memory = False
+
+    def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
+        return [Proposal(Drafted()) for _ in asked]
+
+    def release(self) -> None:
+        pass
 
 
 class Watched(Sampler):
@@ -177,9 +209,9 @@ class Watched(Sampler):
         return Noted()
 
 
-def watched(model: Hashing, events: list[str]) -> Engine:
+def watched(model: Hashing, events: list[str], speculator: Speculator | None = None) -> Engine:
     line = scheduler(block_tokens=BLOCK_TOKENS)
-    running = Engine(line, model.forward, Watched(events), NoCompiler(), model.copy)
+    running = Engine(line, model.forward, Watched(events), NoCompiler(), model.copy, speculator)
     running.runs_ahead = True
     return running
 

@@ -15,6 +15,7 @@ from aweigh_runtime.engine.naming import Name
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.drafting import DraftSampler
 from aweigh_runtime.engine.sampling.verification import Drafted
+from aweigh_runtime.engine.sizing import RECORDED_TOKENS
 from aweigh_runtime.engine.speculation.pace import CONFIDENCES, LEAST_DOUBT
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
 from aweigh_runtime.model.chunks import Chunk
@@ -58,6 +59,8 @@ class DraftModel:
         self._step_tokens = frame.step_tokens
         self._max_model_len = frame.max_model_len
         self._device = frame.device
+        # What is read behind a draft that stayed as a whole: graphs are of rows with logits alone.
+        self._recorded = RECORDED_TOKENS if frame.device.type == "cuda" else 1
         self._read: dict[int, Name] = {}  # blocks whose content the draft has read, by its name
 
     def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
@@ -91,6 +94,8 @@ class DraftModel:
         """Read what is missing; the logits of those that are read to their ends, widest first."""
         tokens: list[int] = []
         chunks: list[Chunk] = []
+        rows: list[int] = []  # of the logits that are needed
+        num_rows = 0
         reading: list[_Reading] = []
         order = sorted(range(len(asked)), key=lambda place: -asked[place].room)
         for place in order:
@@ -103,13 +108,18 @@ class DraftModel:
             start, followed.tokens = followed.tokens, followed.tokens + count
             followed.blocks = request.blocks[:]
             tokens += request.tokens[start : start + count]
-            chunks.append(Chunk(start, count, request.blocks, int(count == left)))
-            self._overwrite(request, start, followed.tokens)
+            num_logits = 0
             if count == left:
+                num_logits = count if count <= self._recorded else 1
+                num_rows += num_logits
+                rows.append(num_rows - 1)
                 reading.append(_Reading(place, asked[place], followed))
+            chunks.append(Chunk(start, count, request.blocks, num_logits))
+            self._overwrite(request, start, followed.tokens)
         if not chunks:
             return None, reading
-        return self._forward(torch.tensor(tokens, device=self._device), chunks), reading
+        logits = self._forward(torch.tensor(tokens, device=self._device), chunks)
+        return logits if len(rows) == len(logits) else logits[rows], reading
 
     def _draft(
         self,

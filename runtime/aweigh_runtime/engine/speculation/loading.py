@@ -10,6 +10,7 @@ import torch
 from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine.messages import Draft, Speculation, SpeculationReason, Start
 from aweigh_runtime.engine.out_of_memory import out_of_memory
+from aweigh_runtime.engine.sizing import RECORDED_TOKENS
 from aweigh_runtime.engine.speculation.draft_model import DraftForward, DraftModel, Frame
 from aweigh_runtime.engine.speculation.fit import context_misfit, vocabulary_misfit
 from aweigh_runtime.engine.speculation.ngram import NGram
@@ -171,7 +172,7 @@ def _broken(name: str, error: Exception) -> Speculation:
 
 def _warm(draft: LoadedDraft, frame: Frame, num_blocks: int, most_requests: int) -> DraftModel:
     cache = _cache(draft.decoder, num_blocks, frame.block_tokens)
-    step = recorded(draft.decoder, cache, most_requests)
+    step = recorded(draft.decoder, cache, most_requests, RECORDED_TOKENS - 1)
     model = DraftModel(draft.name, _forward(draft.decoder, step), frame)
     model.warm_up(num_blocks)
     return model

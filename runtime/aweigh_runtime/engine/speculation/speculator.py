@@ -1,6 +1,7 @@
 """Drafts in each step what its answers want, learns from what became of it, and tells the pod.
 
-lookahead ─► propose ─► verified ─► took        once each, in a step that drafts
+lookahead ─► propose ─► verified ─► took        once each, in a step that drafts; where none does,
+                                                `lookahead` of the next step may come before `took`
 """
 
 import logging
@@ -137,13 +138,15 @@ class Speculator:
             pace.observe(asked.room, proposal.confidences, drafted, stayed)
             self._lately.verified(drafted, stayed)
 
-    def took(self, rows: int, seconds: float, others: int) -> float:
+    def took(self, rows: int, seconds: float, others: int, *, steady: bool = True) -> float:
         """The step is over; the seconds of it in which nothing was drafted.
 
         Args:
             rows: answers that it has advanced.
             seconds: of everything, drafting included.
             others: tokens of prompts in it; only a step without any tells the time of an answer.
+            steady: it took no longer than it would, were nothing drafted before and behind it. One
+                that follows drafts has to wait for them where others are launched ahead.
         """
         self._answering = rows
         self._lately.advanced(rows)
@@ -151,7 +154,7 @@ class Speculator:
             return seconds
         step, self._step = self._step, _Step()
         drafting = sum(step.seconds.values())
-        if rows and not step.rooms and others == 0:
+        if rows and steady and not step.rooms and others == 0:
             for candidate in self._candidates.left:
                 candidate.pace.times.observe_plain(rows, seconds)
         for number, room in step.rooms.items() if rows else ():
