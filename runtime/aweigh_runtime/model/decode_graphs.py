@@ -3,6 +3,9 @@
 A step of a small batch takes less time on the GPU than the host needs to launch its kernels. A
 graph has fixed shapes: a step runs in the smallest that takes it, and its padding is neither kept
 nor seen. All graphs share one pool of memory, so what one has put out is gone with the next replay.
+
+What a step reads is written by the host. Where few requests go on by a token each, as a draft does
+again and again, a second graph moves it on by itself: of such steps only their tokens are new.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +23,8 @@ from aweigh_runtime.model.graph_sizes import Size, smallest
 from aweigh_runtime.model.reads import paged_on_gpu, prompts
 from aweigh_runtime.model.step_inputs import Inputs, StepInputs, Tokens
 from aweigh_runtime.model.step_plan import Plan
+
+_FEW = 16  # requests: of more, one begins a block in nearly every step
 
 
 class DecodeGraphs:
@@ -43,6 +48,10 @@ class DecodeGraphs:
         # Nothing can be recorded on the stream that is there from the start.
         self._stream = torch.cuda.Stream(decoder.device)  # type: ignore[no-untyped-call]
         self._graphs = {size: self._recorded(size) for size in sizes}
+        few = [size for size in sizes if size.tokens_each == 1 and size.requests <= _FEW]
+        self._following = {
+            size: (self._recorded(size, follows=True), self._inputs.of(size).tokens) for size in few
+        }
 
     @torch.inference_mode()
     def forward(self, tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor | None:
@@ -57,8 +66,14 @@ class DecodeGraphs:
         size = smallest(self._graphs, chunks)
         if size is None:
             return None
-        self._inputs.write(size, tokens, chunks)
-        self._graphs[size].replay()
+        following = self._following.get(size)
+        if following and isinstance(tokens, torch.Tensor) and self._inputs.goes_on(size, chunks):
+            graph, own = following
+            own[: len(tokens)].copy_(tokens)
+            graph.replay()
+        else:
+            self._inputs.write(size, tokens, chunks)
+            self._graphs[size].replay()
         return self._logits[: sum(chunk.num_tokens for chunk in chunks)]
 
     @property
@@ -71,7 +86,7 @@ class DecodeGraphs:
         return self._graphs[size].replay
 
     @torch.inference_mode()
-    def _recorded(self, size: Size) -> torch.cuda.CUDAGraph:
+    def _recorded(self, size: Size, *, follows: bool = False) -> torch.cuda.CUDAGraph:
         inputs = self._inputs.of(size)
         step = self._plan(size, inputs)
         output = self._logits[: size.rows]
@@ -83,6 +98,8 @@ class DecodeGraphs:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(self._stream):
             graph.capture_begin(self._pool, capture_error_mode="thread_local")
+            if follows:
+                inputs.move_on()
             self._decoder.compute(inputs.tokens, layers, step, output)
             graph.capture_end()
         return graph

@@ -30,6 +30,13 @@ class Inputs:
     seen: torch.Tensor  # [S], int32: positions that the first one sees
     table: torch.Tensor  # [S, W], int32: blocks of each request, then whatever was there
 
+    def move_on(self) -> None:
+        """On the device: each request of one token has the next one, in the same block."""
+        live = self.slots >= 0
+        self.positions.add_(live)
+        self.slots.add_(live)
+        self.seen.add_(self.counts)
+
 
 class StepInputs:
     """The arrays of all sizes; those of one lie where those of another lie."""
@@ -49,6 +56,8 @@ class StepInputs:
         num_bytes = max(_packed_bytes(size, width) for size in sizes)
         self._packed = torch.zeros(num_bytes, dtype=torch.uint8, device=self._device)
         self._table = torch.zeros(most, width, dtype=torch.int32, device=self._device)
+        self._size: Size | None = None  # of the step that is in them,
+        self._places: list[tuple[int, Sequence[int]]] = []  # the position and blocks of each chunk
 
     def of(self, size: Size) -> Inputs:
         """Where steps of a size find what they read."""
@@ -77,6 +86,7 @@ class StepInputs:
             IndexError: a chunk lies outside the cache.
         """
         places = lay_out(chunks, self._cache)
+        self._size = size
         here = torch.empty(
             _packed_bytes(size, places.table.shape[1]),
             dtype=torch.uint8,
@@ -91,6 +101,32 @@ class StepInputs:
         if isinstance(tokens, torch.Tensor):
             there.rows[0, : len(tokens)].copy_(tokens)
         self._cache.clear(there.begun[: len(places.begun)])
+        if size.tokens_each == 1:
+            ends = [chunk.start // self._cache.block_tokens + 1 for chunk in chunks]
+            blocks = [list(chunk.blocks[:end]) for chunk, end in zip(chunks, ends, strict=True)]
+            self._places = list(zip((chunk.start for chunk in chunks), blocks, strict=True))
+
+    def goes_on(self, size: Size, chunks: Sequence[Chunk]) -> bool:
+        """Whether a step is the last one a token further; if so, it counts as the last one.
+
+        Nothing is written: `Inputs.move_on` must be run on the device. A token that begins a block
+        is none that it can move on to.
+
+        Args:
+            size: takes the step; of requests of one token.
+            chunks: [S], where each token is written.
+        """
+        if size != self._size or len(chunks) != len(self._places):
+            return False
+        for chunk, (position, blocks) in zip(chunks, self._places, strict=True):
+            if (
+                chunk.start != position + 1
+                or chunk.start % self._cache.block_tokens == 0
+                or chunk.blocks[: len(blocks)] != blocks
+            ):
+                return False
+        self._places = [(position + 1, blocks) for position, blocks in self._places]
+        return True
 
 
 @dataclass(frozen=True, slots=True)

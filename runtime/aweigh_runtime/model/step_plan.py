@@ -152,7 +152,7 @@ def index(values: Integers, device: torch.device) -> Index:
     return on_device(values, device)
 
 
-def on_device(values: Integers, device: torch.device) -> torch.Tensor:
+def on_device(values: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
     """The same numbers there. A GPU takes them in its own time: nobody waits for it."""
     here = torch.from_numpy(values)
     return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here

@@ -86,7 +86,11 @@ def draft_model(following: Next, step_tokens: int = 32) -> tuple[DraftModel, Rem
         device=CPU,
     )
     name = following.__name__
-    return DraftModel(name, lambda tokens, chunks: model(tokens.tolist(), chunks), frame), model
+    return DraftModel(name, lambda tokens, chunks: model(listed(tokens), chunks), frame), model
+
+
+def listed(tokens: Tokens) -> Sequence[int]:
+    return tokens.tolist() if isinstance(tokens, torch.Tensor) else tokens
 
 
 def engine(
@@ -225,7 +229,7 @@ def test_what_was_read_of_a_prefix_need_not_be_read_again() -> None:
 def test_without_memory_for_drafts_answers_go_on() -> None:
     drafter, _ = draft_model(next_token)
 
-    def fail(tokens: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+    def fail(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     drafter._forward = fail
@@ -257,7 +261,7 @@ def test_a_step_without_memory_is_repeated_without_drafts_and_nobody_fails() -> 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_draft_whose_logits_are_no_numbers_harms_nobody(broken: float) -> None:
     drafter, model = draft_model(next_token)
-    drafter._forward = lambda tokens, chunks: model(tokens.tolist(), chunks).fill_(broken)
+    drafter._forward = lambda tokens, chunks: model(listed(tokens), chunks).fill_(broken)
     reports = run(engine([drafter]), [Work([submission(1, [0, 1, 2], 20)], [])])
     assert texts(reports)[1] == answer([0, 1, 2], 20)
 
@@ -265,7 +269,7 @@ def test_a_draft_whose_logits_are_no_numbers_harms_nobody(broken: float) -> None
 def test_a_draft_that_fails_in_an_unforeseen_way_costs_the_draft() -> None:
     drafter, _ = draft_model(next_token)
 
-    def fail(tokens: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+    def fail(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
         raise KeyError("nobody has thought of it")
 
     drafter._forward = fail
@@ -279,7 +283,7 @@ def test_a_draft_that_fails_in_an_unforeseen_way_costs_the_draft() -> None:
 def test_the_reason_is_that_of_the_last_draft_lost_and_all_are_named() -> None:
     drafter, _ = draft_model(next_token)
 
-    def fail(tokens: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+    def fail(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     drafter._forward = fail

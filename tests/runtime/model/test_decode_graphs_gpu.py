@@ -117,6 +117,17 @@ def test_steps_of_every_number_of_requests_are_those_of_the_eager_decoder(steps:
         expect_alike(*steps.both(requests[:count]))
 
 
+def test_steps_that_go_on_by_themselves_are_those_that_are_written(steps: Steps) -> None:
+    requests = [steps.read(7 * index + 3, more=40) for index in range(3)]
+    with_tokens = torch.tensor(steps.tokens(3 * 40), device=CUDA).view(40, 3)
+    for further, tokens in enumerate(with_tokens):
+        chunks = [Chunk(each.start + further, 1, each.blocks, 1) for each in requests]
+        expected = steps.decoder.forward(tokens, chunks, steps.cache)
+        found = steps.graphs.forward(tokens, chunks)
+        assert found is not None
+        expect_alike(found, expected)
+
+
 def test_lengths_change_under_one_graph(steps: Steps) -> None:
     for length in (0, 1, 15, 16, 17, 200, 31, 600, 1, 1023):
         expect_alike(*steps.both([steps.read(length)]))

@@ -65,6 +65,49 @@ def test_padding_is_kept_nowhere_and_sees_nothing(inputs: StepInputs) -> None:
     assert found.seen[3:].tolist() == [0] * 5
 
 
+def one_token(starts: list[int]) -> list[Chunk]:
+    tables = [[9, 3, 5], [4, 8, 6], [7, 1, 2]]
+    return [Chunk(start, 1, blocks, 1) for start, blocks in zip(starts, tables, strict=False)]
+
+
+def test_a_step_goes_on_by_itself_until_a_request_begins_a_block(inputs: StepInputs) -> None:
+    size, starts = Size(4, 1), [37, 17, 10]
+    inputs.write(size, [1, 2, 3], one_token(starts))
+    for further in range(1, 6):
+        step = one_token([start + further for start in starts])
+        assert inputs.goes_on(size, step)
+        inputs.of(size).move_on()
+        moved = [each.clone() for each in rows_of(inputs.of(size))]
+        inputs.write(size, [1, 2, 3], step)
+        assert all(map(torch.equal, moved, rows_of(inputs.of(size))))
+    assert not inputs.goes_on(size, one_token([43, 23, 16]))  # the last one begins its second block
+
+
+def rows_of(inputs: Inputs) -> tuple[torch.Tensor, ...]:
+    return inputs.positions, inputs.slots, inputs.firsts, inputs.counts, inputs.seen
+
+
+@pytest.mark.parametrize(
+    ("size", "step"),
+    [
+        (Size(4, 1), [38, 18]),  # somebody is missing
+        (Size(4, 1), [39, 18, 11]),  # a token is
+        (Size(4, 1), [37, 17, 10]),  # once more
+        (Size(8, 1), [38, 18, 11]),  # in other arrays
+    ],
+)
+def test_another_step_is_written_anew(inputs: StepInputs, size: Size, step: list[int]) -> None:
+    inputs.write(Size(4, 1), [1, 2, 3], one_token([37, 17, 10]))
+    assert not inputs.goes_on(size, one_token(step))
+
+
+def test_a_request_whose_block_was_exchanged_is_written_anew(inputs: StepInputs) -> None:
+    inputs.write(Size(1, 1), [1], [Chunk(37, 1, [9, 3, 5], 1)])
+    assert not inputs.goes_on(Size(1, 1), [Chunk(38, 1, [9, 4, 5], 1)])
+    written(inputs)  # a step of drafts lies in the same memory
+    assert not inputs.goes_on(Size(1, 1), [Chunk(38, 1, [9, 3, 5], 1)])
+
+
 def test_a_blank_step_is_padding_alone(inputs: StepInputs) -> None:
     for size in SIZES:
         written(inputs)

@@ -7,11 +7,13 @@ often, never wrong.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from aweigh_runtime.engine.sampling.noise import Stream
 from aweigh_runtime.engine.sampling.race import Origins, near_probabilities
 from aweigh_runtime.engine.sampling.row import Row, Way
+from aweigh_runtime.model.step_plan import on_device
 
 
 class DraftSampler:
@@ -27,7 +29,7 @@ class DraftSampler:
         drawn = [index for index, row in enumerate(rows) if row.way is not Way.GREEDY]
         self._drawn = [rows[index] for index in drawn]
         self._line = {index: line for line, index in enumerate(drawn)}  # among those drawn
-        self._at = torch.tensor(drawn, dtype=torch.int64, device=device)
+        self._at = on_device(np.array(drawn, np.int64), device)
         streams = [Stream.CHOICE if row.sampling.seeded else Stream.DRAFT for row in self._drawn]
         self._origins = Origins(self._drawn, device, streams) if drawn else None
         self._probabilities: list[torch.Tensor | None] = []  # [drawn rows, V], by place

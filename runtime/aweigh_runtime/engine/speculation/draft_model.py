@@ -8,6 +8,7 @@ some of it in each step.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from aweigh_runtime.engine.history import Followed
@@ -20,9 +21,14 @@ from aweigh_runtime.engine.speculation.pace import CONFIDENCES, LEAST_DOUBT
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.reads import FEW
+from aweigh_runtime.model.step_inputs import Tokens
+from aweigh_runtime.model.step_plan import on_device
 
-DraftForward = Callable[[torch.Tensor, Sequence[Chunk]], torch.Tensor]
-"""Tokens [T] of all chunks and the chunks; gives logits [sum of num_logits, V], fp32."""
+DraftForward = Callable[[Tokens, Sequence[Chunk]], torch.Tensor]
+"""Tokens [T] of all chunks and the chunks; gives logits [sum of num_logits, V], fp32.
+
+The next call may write over them.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +124,10 @@ class DraftModel:
             self._overwrite(request, start, followed.tokens)
         if not chunks:
             return None, reading
-        logits = self._forward(torch.tensor(tokens, device=self._device), chunks)
-        return logits if len(rows) == len(logits) else logits[rows], reading
+        logits = self._forward(tokens, chunks)
+        if len(rows) < len(logits):
+            logits = logits[on_device(np.array(rows, np.int64), self._device)]
+        return logits, reading
 
     def _draft(
         self,
@@ -132,8 +140,9 @@ class DraftModel:
         rows = [each.asked.request.row for each in reading]
         rooms = [each.asked.room for each in reading]
         sampler = DraftSampler(rows, device)
-        calibrated = torch.tensor(stays, device=device)
-        floors = torch.tensor([each.asked.floor for each in reading], device=device)
+        numbers = np.array([*stays, *(each.asked.floor for each in reading)], np.float32)
+        both = on_device(numbers, device)
+        calibrated, floors = both[: len(stays)], both[len(stays) :]
         worth = torch.ones(len(reading), device=device)  # chance that all so far stay
         found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for length in range(1, rooms[0] + 1):
@@ -160,7 +169,7 @@ class DraftModel:
         sampler: DraftSampler,
         proposals: list[Proposal],
     ) -> None:
-        places = [list(zip(*(values.tolist() for values in place), strict=True)) for place in found]
+        places = _on_host(found)
         for line, each in enumerate(reading):
             of_row = [place[line] for place in places if line < len(place)]
             each.followed.ahead = [int(token) for token, _, _ in of_row[:-1]]
@@ -243,5 +252,12 @@ class DraftModel:
             self._read.pop(request.blocks[index], None)
 
 
-def _released(tokens: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+def _on_host(found: Sequence[tuple[torch.Tensor, ...]]) -> list[list[tuple[float, ...]]]:
+    """By place and answer; the device is waited for once."""
+    everything = torch.cat([torch.stack([each.double() for each in place], -1) for place in found])
+    lines = iter(everything.tolist())
+    return [[tuple(next(lines)) for _ in place[0]] for place in found]
+
+
+def _released(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
     raise RuntimeError("a draft model was asked after it was released")

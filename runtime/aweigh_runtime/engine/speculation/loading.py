@@ -25,6 +25,7 @@ from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token, weight_bytes
 from aweigh_runtime.model.load import Wish, load
 from aweigh_runtime.model.random_weights import make_up
+from aweigh_runtime.model.step_inputs import Tokens
 from aweigh_runtime.model.stepping import Step, recorded
 
 _WIDE_BYTES = 4  # of a weight in fp32
@@ -188,7 +189,9 @@ def _forward(decoder: Decoder, step: Step) -> DraftForward:
     # the draft reads another token there, and what it guesses then is worse, never wrong.
     last = decoder.config.vocab_size - 1
 
-    def forward(tokens: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
-        return step(tokens.clamp(0, last), chunks)
+    def forward(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
+        if isinstance(tokens, torch.Tensor):
+            return step(tokens.clamp(max=last), chunks)
+        return step([min(token, last) for token in tokens], chunks)
 
     return forward
