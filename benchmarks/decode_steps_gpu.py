@@ -1,12 +1,14 @@
 """Decode steps of a whole model on a GPU, replayed from graphs, beside what memory allows.
 
-    python -m benchmarks.decode_steps_gpu [--shape llama-3.1-8b] [--starts 2] [--save FILE.md]
+    python -m benchmarks.decode_steps_gpu [--shape llama-3.1-8b] [--starts 2] [--common]
+        [--save FILE.md]
 
 A shape with random weights, greedy, 1,024 tokens in and 256 out: the mean step sees 1,152. A step
 writes its inputs, replays its graph and takes the likeliest tokens, which stay on the device; the
 host runs ahead. The graph alone is replayed back to back; what a step takes longer is idle. The
 floor: weights, and keys and values of all requests, once, ÷ 4.3 TB/s, what copying reaches on an
-H200, or their operations ÷ 790 TFLOP/s, whichever is longer.
+H200, or their operations ÷ 790 TFLOP/s, whichever is longer. With `--common` all requests have the
+1,024 tokens in common, which the floor counts once.
 
 Then the graphs of steps that verify four drafted tokens of every request, beside plain steps of as
 many requests, replayed in turns: what drafts cost where they are wrong.
@@ -32,6 +34,7 @@ from aweigh_bench.shapes import SHAPES, shape_directory
 from aweigh_kernels.sampling_gpu import MOST_TOKENS, Choice, Settings, sample
 from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.common_blocks import LEAST_MEMBERS
 from aweigh_runtime.model.decode_graphs import DecodeGraphs, recordable
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
@@ -57,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="llama-3.1-8b")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
+    parser.add_argument("--common", action="store_true", help="all requests begin alike")
     parser.add_argument("--profile", action="store_true", help="print the kernels of each step")
     parser.add_argument("--starts", type=int, default=0, help="of `aweigh serve`, timed first")
     parser.add_argument("--save", type=Path, action="append", default=[])
@@ -71,7 +75,9 @@ def main() -> None:
     cache = KVCache(decoder.config, most * blocks_each, BLOCK_TOKENS, kept, device)
     cache.layers.normal_()
     graphs, seconds = _recorded(decoder, cache, max(given.batches))
-    steps, bars = _decoding(graphs, decoder, given.batches, blocks_each, profile=given.profile)
+    steps, bars = _decoding(
+        graphs, decoder, given.batches, blocks_each, profile=given.profile, common=given.common
+    )
     verifying, more_bars = _verifying(decoder, cache, blocks_each)
     report = Report(
         title="Decode steps on a GPU",
@@ -118,13 +124,15 @@ def _decoding(
     blocks_each: int,
     *,
     profile: bool,
+    common: bool,
 ) -> tuple[Table, list[Bar]]:
     """Steps of so many requests, each decoding one token."""
     rows: list[tuple[Cell, ...]] = []
     bars = []
     for batch in batches:
-        step_ms, graph_ms = _timed(graphs, batch, blocks_each, profile=profile)
-        floor_ms = _floor_ms(decoder, batch)
+        tables = _tables(batch, blocks_each, common=common)
+        step_ms, graph_ms = _timed(graphs, tables, profile=profile, common=common)
+        floor_ms = _floor_ms(decoder, batch, common=common)
         rows.append(
             (
                 batch, step_ms, graph_ms, max(0.0, 1 - graph_ms / step_ms), floor_ms,
@@ -132,7 +140,7 @@ def _decoding(
             )
         )  # fmt: skip
         print(*rows[-1], flush=True)
-        if batch in BARS_MS:
+        if batch in BARS_MS and not common:
             bar = BARS_MS[batch]
             name = f"ms of a step of {batch}"
             bars.append(Bar(name, f"<= {bar}", f"{step_ms:.2f}", step_ms <= bar))
@@ -179,14 +187,21 @@ def _in_turns_ms(
     return times
 
 
+def _tables(batch: int, blocks_each: int, *, common: bool) -> list[list[int]]:
+    num_common = PROMPT // BLOCK_TOKENS if common else 0
+    return [
+        [*range(num_common), *range(each * blocks_each + num_common, (each + 1) * blocks_each)]
+        for each in range(batch)
+    ]
+
+
 def _timed(
-    graphs: DecodeGraphs, batch: int, blocks_each: int, *, profile: bool
+    graphs: DecodeGraphs, tables: list[list[int]], *, profile: bool, common: bool
 ) -> tuple[float, float]:
     """Milliseconds of a step, and of its graph alone."""
-    tables = [range(each * blocks_each, (each + 1) * blocks_each) for each in range(batch)]
-    tokens = torch.zeros(batch, dtype=torch.int64, device="cuda")
-    likeliest = [Choice(temperature=1.0, top_k=1)] * batch
-    greedy = Settings.of(likeliest, MOST_TOKENS).at([0] * batch, tokens.device)
+    tokens = torch.zeros(len(tables), dtype=torch.int64, device="cuda")
+    likeliest = [Choice(temperature=1.0, top_k=1)] * len(tables)
+    greedy = Settings.of(likeliest, MOST_TOKENS).at([0] * len(tables), tokens.device)
 
     def step(position: int) -> None:
         nonlocal tokens
@@ -207,9 +222,10 @@ def _timed(
     chunks = [Chunk(PROMPT, 1, table) for table in tables]
     size = smallest(graphs.sizes, chunks)
     assert size is not None
-    alone_ms = _back_to_back_ms(graphs.replay_of(size))
+    replay = graphs.replay_of(size, common=common and len(tables) >= LEAST_MEMBERS)
+    alone_ms = _back_to_back_ms(replay)
     if profile:
-        _print_kernels(graphs.replay_of(size))
+        _print_kernels(replay)
     return median(times), alone_ms
 
 
@@ -236,12 +252,14 @@ def _print_kernels(replay: Callable[[], None]) -> None:
     )
 
 
-def _floor_ms(decoder: Decoder, batch: int) -> float:
+def _floor_ms(decoder: Decoder, batch: int, *, common: bool) -> float:
     embedding = (
         0 if decoder.config.tie_word_embeddings else decoder.weights["embedding.weight"].nbytes
     )
     weights = sum(weight.nbytes for weight in decoder.weights.values()) - embedding
-    seen = batch * (PROMPT + ANSWER / 2) * bytes_per_token(decoder.config, decoder.dtype.itemsize)
+    prompts = 1 if common else batch
+    tokens = prompts * PROMPT + batch * ANSWER / 2
+    seen = tokens * bytes_per_token(decoder.config, decoder.dtype.itemsize)
     by_memory = (weights + seen) / MEMORY_BYTES_PER_S
     by_arithmetic = weights * batch / FLOP_PER_S  # two operations for each weight of two bytes
     return 1e3 * max(by_memory, by_arithmetic)

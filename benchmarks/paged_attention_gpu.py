@@ -1,25 +1,31 @@
 """Attention of decodes on a GPU: our kernel beside torch's operations, by cold memory.
 
-    python benchmarks/paged_attention_gpu.py [--save FILE.md]
+    python benchmarks/paged_attention_gpu.py [--common] [--save FILE.md]
 
 Layers of Llama 3.1 8B: 32 heads, 8 of keys, of 128 numbers; random keys and values in blocks of 16
 that lie anywhere. Operands rotate over more than 320 MB, so that they come from memory and not from
 the GPU's caches; calls are replayed from a CUDA graph, A B B A, after both gave the same numbers.
 Times are of calls in a row, each of which starts while the one before it ends; `apart` has another,
 tiny kernel between them that lets none start early, whose own time is subtracted.
-The floor: bytes of keys and values that are seen ÷ 4.3 TB/s, what copying reaches on an H200.
+The floor: bytes of keys and values that are seen ÷ 4.3 TB/s, what copying reaches on an H200. Where
+requests begin alike (`--common`: these alone), what they have in common counts once, and the same
+call that reads it for each of them stands beside.
 """
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median, quantiles
 
+import numpy as np
 import torch
 
 from aweigh_bench import machine
 from aweigh_bench.paired import compare
+from aweigh_kernels.common_attention_gpu import unit_members
+from aweigh_kernels.common_reads import CommonReads, Group, pack
 from aweigh_kernels.paged_attention_gpu import Reads, attend
 
 HEADS, KV_HEADS, SIZE, BLOCK = 32, 8, 128, 16
@@ -34,6 +40,10 @@ CASES = [
     *((1, 4096, 5, BF16), (16, 4096, 5, BF16)),
     *((1, 32_768, 1, FP8), (16, 4096, 1, FP8), (64, 4096, 1, FP8)),
 ]
+COMMON = [
+    *((64, 4096, 512, BF16), (256, 2048, 256, BF16), (8, 1024, 256, BF16), (16, 16_384, 512, BF16)),
+    *((64, 4096, 512, FP8), (256, 2048, 256, FP8)),
+]
 MIXED = [131_072] + 15 * [2048]  # tokens of requests, one of them long
 LEAST_CALLS = 24  # of one replay, which takes 10 to 20 us to start
 ROUNDS = 10
@@ -41,23 +51,35 @@ ROUNDS = 10
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--common", action="store_true", help="only requests that begin alike")
     parser.add_argument("--save", type=Path)
     given = parser.parse_args()
     facts = " · ".join(f"{key} {value}" for key, value in machine.describe().items())
     lines = ["# Attention of decodes on a GPU", "", facts, "", "    python " + " ".join(sys.argv)]
-    lines += [
-        "",
-        "| requests | tokens each | new | kept as | us | p10 | p90 | TB/s | of the floor | "
-        "apart us | torch us | times as fast | from | to |",
-        "|---:|---:|---:|---|" + 10 * "---:|",
-    ]
-    for batch, length, new, kept in CASES:
-        lines.append(_row(batch, length, new, kept))
-        print(lines[-1], flush=True)
-    lines += ["", _mixed(), "", _nothing()]
-    print(*lines[-4:], sep="\n")
+    for line in _lines(only_common=given.common):
+        lines.append(line)
+        print(line, flush=True)
     if given.save is not None:
         given.save.write_text("\n".join(lines) + "\n")
+
+
+def _lines(*, only_common: bool) -> Iterator[str]:
+    if not only_common:
+        yield ""
+        yield (
+            "| requests | tokens each | new | kept as | us | p10 | p90 | TB/s | of the floor | "
+            "apart us | torch us | times as fast | from | to |"
+        )
+        yield "|---:|---:|---:|---|" + 10 * "---:|"
+        yield from (_row(*case) for case in CASES)
+        yield from ("", _mixed(), "", _nothing())
+    yield ""
+    yield (
+        "| requests | in common | own | kept as | us | p10 | p90 | of the floor | apart us | "
+        "each by itself us | times as fast | from | to |"
+    )
+    yield "|---:|---:|---:|---|" + 9 * "---:|"
+    yield from (_common(*case) for case in COMMON)
 
 
 def _row(batch: int, length: int, new: int, kept: torch.dtype) -> str:
@@ -93,11 +115,7 @@ def _row(batch: int, length: int, new: int, kept: torch.dtype) -> str:
         return by_token.reshape(query.shape)
 
     torch.testing.assert_close(ours(caches[0]), by_torch(caches[0]), atol=2e-2, rtol=2e-2)
-    graphs = [_graph(each, caches) for each in (ours, by_torch)]
-    times: list[list[float]] = [[], []]
-    for turn in range(ROUNDS):
-        for which in (0, 1, 1, 0) if turn % 2 else (1, 0, 0, 1):
-            times[which].append(_replayed_us(graphs[which]) / _num_calls(caches))
+    times = _times_us(ours, by_torch, caches)
     own, other = map(median, times)
     ratio = compare([b / a for a, b in zip(*times, strict=True)])
     low, *_, high = quantiles(times[0], n=10)
@@ -108,6 +126,44 @@ def _row(batch: int, length: int, new: int, kept: torch.dtype) -> str:
         f"{num_bytes / own / 1e6:.2f} | {_floor_us(num_bytes) / own:.2f} | "
         f"{_apart_us(ours, caches):.1f} | {other:.1f} | {ratio.ratio:.2f} | "
         f"{ratio.low:.2f} | {ratio.high:.2f} |"
+    )
+
+
+def _common(batch: int, common: int, behind: int, kept: torch.dtype) -> str:
+    """Requests that begin with the same blocks, beside the same ones read each by itself."""
+    generator = torch.Generator(device="cuda").manual_seed(batch)
+    num_common, each = common // BLOCK, behind // BLOCK
+    caches = _caches(num_common + batch * each, kept, generator)
+    query = torch.randn(batch, HEADS, SIZE, device="cuda", generator=generator, dtype=BF16)
+    blocks = torch.randperm(num_common + batch * each)
+    own = blocks[num_common:].view(batch, each)
+    table = torch.cat([blocks[:num_common].expand(batch, -1), own], 1)
+    rows = (list(range(batch)), [1] * batch, [common + behind] * batch)
+    apart = Reads.of(rows, table, None, query.device)
+    members = unit_members((HEADS, KV_HEADS), SIZE, 1)
+    packed = torch.from_numpy(pack([Group(np.arange(batch), common)], batch, members)).cuda()
+    together = replace(apart, common=CommonReads.over(packed, batch, members))
+    outputs = torch.empty_like(query), torch.empty_like(query)
+
+    def ours(cache: torch.Tensor) -> None:
+        attend(query, cache, together, SCALE, outputs[0])
+
+    def by_itself(cache: torch.Tensor) -> None:
+        attend(query, cache, apart, SCALE, outputs[1])
+
+    ours(caches[0])
+    by_itself(caches[0])
+    torch.testing.assert_close(*outputs, atol=2e-2, rtol=2e-2)
+    times = _times_us(ours, by_itself, caches)
+    ratio = compare([b / a for a, b in zip(*times, strict=True)])
+    low, *_, high = quantiles(times[0], n=10)
+    us, other = map(median, times)
+    num_bytes = (common + batch * behind) * _TOKEN_NUMBERS * kept.itemsize
+    name = "fp8" if kept == FP8 else "bf16"
+    return (
+        f"| {batch} | {common} | {behind} | {name} | {us:.1f} | {low:.1f} | {high:.1f} | "
+        f"{_floor_us(num_bytes) / us:.2f} | {_apart_us(ours, caches):.1f} | {other:.1f} | "
+        f"{ratio.ratio:.2f} | {ratio.low:.2f} | {ratio.high:.2f} |"
     )
 
 
@@ -182,6 +238,20 @@ def _graph(
             call(caches[number % len(caches)])
     graph.replay()
     return graph
+
+
+def _times_us(
+    one: Callable[[torch.Tensor], object],
+    other: Callable[[torch.Tensor], object],
+    caches: list[torch.Tensor],
+) -> tuple[list[float], list[float]]:
+    """Of calls of the one and of the other, A B B A."""
+    graphs = _graph(one, caches), _graph(other, caches)
+    times: tuple[list[float], list[float]] = ([], [])
+    for turn in range(ROUNDS):
+        for which in (0, 1, 1, 0) if turn % 2 else (1, 0, 0, 1):
+            times[which].append(_replayed_us(graphs[which]) / _num_calls(caches))
+    return times
 
 
 def _apart_us(call: Callable[[torch.Tensor], object], caches: list[torch.Tensor]) -> float:

@@ -9,18 +9,22 @@ Programs find their share on the device: a launch depends on shapes alone, so th
 was recorded once follows whatever `Reads` holds when it is replayed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import product
 from math import e, log2
+from typing import Any
 
 import torch
 import triton
 
+from aweigh_kernels import common_attention_gpu
 from aweigh_kernels.checks import expect
+from aweigh_kernels.common_reads import CommonReads
 from aweigh_kernels.dense import starts_early
-from aweigh_kernels.gpu.paged_attention import attend_share, join
+from aweigh_kernels.gpu.paged_attention import attend_share
+from aweigh_kernels.gpu.paged_join import join
 
 MOST_ROWS = 128  # of one matrix: heads that share keys, times new tokens
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -79,6 +83,7 @@ class Reads:
     table: torch.Tensor  # [S, W], int32: blocks of each request
     most_tokens: int  # the largest of `counts` that there may be
     window: int | None = None  # positions that a token sees at most; None: all
+    common: CommonReads | None = None  # what requests have in common, where that is read once
 
     @classmethod
     def of(
@@ -161,7 +166,8 @@ def attend(  # noqa: PLR0913 - what attention is
         kv_scales: by which keys and values are multiplied.
 
     Raises:
-        ValueError: shapes, number formats or strides are others.
+        ValueError: shapes, number formats or strides are others, or what requests have in common
+            is not laid out for such tensors.
     """
     num_blocks, block_tokens, kv_rows, size = kv.shape
     heads, kv_heads = query.shape[1], kv_rows // 2
@@ -176,12 +182,14 @@ def attend(  # noqa: PLR0913 - what attention is
     for name, tensor in (("query", query[:1]), ("kv", kv), ("output", output)):
         if not tensor.is_contiguous():
             raise ValueError(f"{name} has strides {list(tensor.stride())}; expected dense heads")
+    if reads.common is not None:
+        common_attention_gpu.expect_common(query, kv, reads, reads.common)
     if not reads.num_requests:
         return
     scale *= kv_scales[0]
     if soft_cap is None:
         scale *= log2(e)  # weights are powers of 2
-    _launch(query, kv, reads, output, scale, kv_scales[1], soft_cap)
+    _launch(query, kv, reads, output, (scale, kv_scales[1], soft_cap))
 
 
 def schedule(rows: int, position_bytes: int, num_lines: int, gpu: "Gpu") -> Schedule:
@@ -245,23 +253,18 @@ def _rows_of(heads: int, kv_heads: int, tokens: int) -> int:
     return max(_LEAST_ROWS, int(triton.next_power_of_2(heads // kv_heads * tokens)))
 
 
-def _launch(  # noqa: PLR0913 - what the kernels take
+def _launch(
     query: torch.Tensor,
     kv: torch.Tensor,
     reads: Reads,
     output: torch.Tensor,
-    scale: float,
-    value_scale: float,
-    soft_cap: float | None,
+    factors: common_attention_gpu.Factors,
 ) -> None:
-    _, block_tokens, kv_rows, size = kv.shape
-    heads, kv_heads = query.shape[1], kv_rows // 2
+    heads, kv_heads, size = query.shape[1], kv.shape[2] // 2, kv.shape[3]
     rows = _rows_of(heads, kv_heads, reads.most_tokens)
-    early = starts_early(query.device)
     gpu = Gpu.of(query.device)
     position_bytes = bytes_of_position(size, kv.dtype)
     chosen = schedule(rows, position_bytes, reads.num_requests * kv_heads, gpu)
-    shares = chosen.num_shares(kv_heads, gpu)
     constants = {
         "HEADS": heads,
         "KV_HEADS": kv_heads,
@@ -270,11 +273,35 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         "ROWS": rows,
         "REQUESTS": requests_of(reads.num_requests),
         "TILE": chosen.tile,
-        "WINDOWED": reads.window is not None,
-        "EARLY": early,
+        "EARLY": starts_early(query.device),
     }
-    partial = torch.empty(kv_heads, shares, 2, rows, size, dtype=torch.float32, device=query.device)
-    logs = torch.empty(kv_heads, shares, 2, rows, dtype=torch.float32, device=query.device)
+    how = chosen, chosen.num_shares(kv_heads, gpu), constants
+    if reads.common is None:
+        _join(output, _attend_shares(query, kv, reads, output, factors, how), reads, constants)
+        return
+    early = bool(constants["EARLY"])
+    found = common_attention_gpu.launch(query, kv, reads, reads.common, factors, gpu, early=early)
+    own = _attend_shares(query, kv, reads, output, factors, how)
+    common_attention_gpu.join(output, own, found, reads, reads.common, constants)
+
+
+def _attend_shares(
+    query: torch.Tensor,
+    kv: torch.Tensor,
+    reads: Reads,
+    output: torch.Tensor,
+    factors: common_attention_gpu.Factors,
+    how: tuple[Schedule, int, Mapping[str, Any]],
+) -> common_attention_gpu.Own:
+    scale, value_scale, soft_cap = factors
+    chosen, shares, constants = how
+    kv_heads, common = constants["KV_HEADS"], reads.common
+    # Two for each share, which may end one request and begin another; then one for each row.
+    places = 2 * kv_heads * shares * constants["ROWS"]
+    places += 0 if common is None else len(query) * constants["HEADS"]
+    partial = query.new_empty((places, constants["SIZE"]), dtype=torch.float32)
+    logs = query.new_empty(places, dtype=torch.float32)
+    ends = reads.seen if common is None else torch.empty_like(reads.seen)
     paired = kv.dtype == _FP8 and query.dtype != torch.float32
     attend_share[(kv_heads, shares)](
         query,
@@ -285,6 +312,8 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         reads.firsts,
         reads.counts,
         reads.seen,
+        reads.seen if common is None else common.positions,
+        ends,
         reads.table,
         query.stride(0),
         reads.table.stride(0),
@@ -295,29 +324,42 @@ def _launch(  # noqa: PLR0913 - what the kernels take
         soft_cap or 0.0,
         reads.window or 0,
         **constants,
-        BLOCK=block_tokens,
+        BLOCK=kv.shape[1],
         CAPPED=soft_cap is not None,
+        WINDOWED=reads.window is not None,
+        COMMON=common is not None,
         PAIRED=paired,
         num_warps=chosen.num_warps,
         num_stages=chosen.num_stages,
-        launch_pdl=early,
+        launch_pdl=constants["EARLY"],
     )
-    most_joined = min(reads.num_requests, shares)
-    join[(kv_heads, most_joined, heads // kv_heads * reads.most_tokens)](
+    return common_attention_gpu.Own(partial, logs, ends, shares)
+
+
+def _join(
+    output: torch.Tensor,
+    own: common_attention_gpu.Own,
+    reads: Reads,
+    constants: Mapping[str, Any],
+) -> None:
+    kv_heads, sharing = constants["KV_HEADS"], constants["HEADS"] // constants["KV_HEADS"]
+    most_joined = min(reads.num_requests, own.shares)
+    join[(kv_heads, most_joined, sharing * reads.most_tokens)](
         output,
-        partial,
-        logs,
+        own.partial,
+        own.logs,
         reads.firsts,
         reads.counts,
         reads.seen,
         reads.num_requests,
-        shares,
+        own.shares,
         reads.window or 0,
         **constants,
+        WINDOWED=reads.window is not None,
         PARTS=_PARTS,
-        BY_SHARE=reads.num_requests > shares,
+        BY_SHARE=reads.num_requests > own.shares,
         num_warps=2,
-        launch_pdl=early,
+        launch_pdl=constants["EARLY"],
     )
 
 

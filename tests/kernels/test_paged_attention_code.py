@@ -5,7 +5,8 @@ import torch
 import triton
 
 from aweigh_kernels import paged_attention_gpu
-from aweigh_kernels.gpu.paged_attention import attend_share, join
+from aweigh_kernels.gpu.paged_attention import attend_share
+from aweigh_kernels.gpu.paged_join import join
 from aweigh_kernels.paged_attention_gpu import Gpu
 from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
 
@@ -26,12 +27,13 @@ def share(
     windowed: bool = False,
     requests: int = 16,
     lines: int = 1000,
+    common: bool = False,
 ) -> MachineCode:
     own = "*fp32" if dtype == torch.float32 else "*bf16"
     paired = kept == "fp8e4nv"
     pointers = {"query": own, "kv": "*i16" if paired else f"*{kept}", "output": own}
     pointers |= dict.fromkeys(("partial", "logs"), "*fp32")
-    pointers |= dict.fromkeys(("firsts", "counts", "seen", "table"), "*i32")
+    pointers |= dict.fromkeys(("firsts", "counts", "seen", "common", "ends", "table"), "*i32")
     numbers = dict.fromkeys(("query_stride", "table_stride", "num_requests", "shares"), "i32")
     numbers |= dict.fromkeys(("scale", "value_scale", "soft_cap"), "fp32") | {"window": "i32"}
     size_up = triton.next_power_of_2(size)
@@ -49,6 +51,7 @@ def share(
         "TILE": chosen.tile,
         "CAPPED": windowed,
         "WINDOWED": windowed,
+        "COMMON": common,
         "PAIRED": paired,
         "EARLY": architecture >= 90,
     }
@@ -116,8 +119,9 @@ def test_parts_are_joined_without_spilling(architecture: int, by_share: bool) ->
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_thousand_requests_fit_into_registers(architecture: int) -> None:
-    assert share(architecture, "bf16", 1, requests=1024).stack_bytes == 0
+@pytest.mark.parametrize("common", [False, True])
+def test_a_thousand_requests_fit_into_registers(architecture: int, common: bool) -> None:
+    assert share(architecture, "bf16", 1, requests=1024, common=common).stack_bytes == 0
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 100])

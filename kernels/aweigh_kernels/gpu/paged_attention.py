@@ -13,7 +13,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 # Kernels are compiled for constants alone, never for what changes from step to step: neither for
 # sizes that happen to be 1 or multiples of 16, nor for where arrays of a step begin.
-_OF_REQUESTS = ("firsts", "counts", "seen", "table")
+_OF_REQUESTS = ("firsts", "counts", "seen", "common", "ends", "table")
 CHANGING = ("query_stride", "table_stride", "num_requests", "shares", "window", *_OF_REQUESTS)
 
 
@@ -27,6 +27,8 @@ def attend_share(
     firsts,
     counts,
     seen,
+    common,
+    ends,
     table,
     query_stride,
     table_stride,
@@ -46,14 +48,22 @@ def attend_share(
     TILE: tl.constexpr,
     CAPPED: tl.constexpr,
     WINDOWED: tl.constexpr,
+    COMMON: tl.constexpr,
     PAIRED: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """One share: the end of one row of tiles, some whole ones, the beginning of another."""
+    """One share: the end of one row of tiles, some whole ones, the beginning of another.
+
+    COMMON: what requests have in common is left to `attend_common`, which was launched before. The
+    join finds in `ends` which tiles are whose: it has a program for each row, far too many to add
+    them up again.
+    """
     SHARING: tl.constexpr = HEADS // KV_HEADS
     if EARLY:
         gdc_launch_dependents()
-    through = _through(counts, seen, num_requests, window, REQUESTS, TILE, WINDOWED)
+    through = through_of(
+        counts, seen, common, num_requests, window, REQUESTS, TILE, WINDOWED, COMMON
+    )
     all_tiles = tl.max(through, 0)
     each = tl.maximum(tl.cdiv(all_tiles, shares), 1)
     head, share = tl.program_id(0), tl.program_id(1)
@@ -62,17 +72,22 @@ def attend_share(
     row = tl.arange(0, ROWS)
     token, shared = row // SHARING, row % SHARING
     number = tl.arange(0, SIZE_UP)
-    if EARLY:
+    if COMMON and head + share == 0:
+        request = tl.arange(0, REQUESTS)
+        tl.store(ends + request, through, mask=request < num_requests)
+    # `attend_common` has waited for what was before it: nothing that it writes is read here.
+    if EARLY and not COMMON:
         gdc_wait()
     while at < stop:
-        request, before = _request_of(through, at)
+        request, before = request_of(through, at)
         count, first = tl.load(counts + request), tl.load(firsts + request)
         visible = tl.load(seen + request)
-        tiles = _tiles(count, visible, window, TILE, WINDOWED)
+        elsewhere = common_of(common, request, True, COMMON)
+        tiles = tiles_of(count, visible, elsewhere, window, TILE, WINDOWED)
         tile = at - before
         taken = tl.minimum(tiles - tile, stop - at)
-        low = _low(visible, window, WINDOWED)
-        begin = (low // TILE + tile) * TILE
+        low = low_of(visible, window, WINDOWED)
+        begin = begin_of(visible, elsewhere, window, TILE, WINDOWED) + tile * TILE
         end = tl.minimum(begin + taken * TILE, visible + count - 1)
 
         wanted = token < count
@@ -80,27 +95,32 @@ def attend_share(
         blocks = table + request.to(tl.int64) * table_stride
         high = visible + token  # what a row sees ends there
         of_head = kv + head * (SIZE // 2 if PAIRED else SIZE)
-        see: tl.constexpr = _see_pairs if PAIRED else _see
+        see: tl.constexpr = see_pairs if PAIRED else see_tiles
         found, total, most = see(
             own, wanted, of_head, blocks, (begin, end, low, high), scale, soft_cap, window,
             KV_HEADS, SIZE, SIZE_UP, ROWS, BLOCK, TILE, CAPPED, WINDOWED,
         )  # fmt: skip
         mean = found * (value_scale / tl.where(total > 0, total, 1.0))[:, None]
         written = wanted[:, None] & (number < SIZE)[None, :]
-        if taken == tiles:
-            to = ((first + token).to(tl.int64) * HEADS + head * SHARING + shared) * SIZE
+        of_output = (first + token).to(tl.int64) * HEADS + head * SHARING + shared
+        if (taken == tiles) & (elsewhere == 0):
             rounded = mean.to(output.dtype.element_ty)
-            tl.store(output + to[:, None] + number[None, :], rounded, mask=written)
+            tl.store(output + of_output[:, None] * SIZE + number[None, :], rounded, mask=written)
         else:
-            place = _place(head * shares + share, tile == 0, ROWS) + row
+            place = place_of(head * shares + share, tile == 0, ROWS) + row
+            if COMMON:
+                whole = whole_of(KV_HEADS * shares, ROWS) + of_output
+                place = tl.where(taken == tiles, whole, place)
             tl.store(partial + place[:, None] * SIZE + number[None, :], mean, mask=written)
             log = tl.where(total > 0, most + tl.log2(total), -1e30)
             tl.store(logs + place, log, mask=wanted)
         at += taken
+    if EARLY and COMMON:
+        gdc_wait()  # so that both have ended when this one has
 
 
 @triton.jit
-def _see(
+def see_tiles(
     own,
     wanted,
     kv,
@@ -132,8 +152,8 @@ def _see(
         # The next blocks are known when this tile is asked for: copies need not wait for them.
         block = _blocks_of(blocks, start + TILE, low, end, BLOCK, TILE)
         at = kv + line[:, None] + number[None, :]
-        keys = tl.load(at, mask=there[:, None] & inside, other=0)
-        values = tl.load(at + KV_HEADS * SIZE, mask=there[:, None] & inside, other=0)
+        keys = tl.load(at, mask=there[:, None] & inside, other=0.0)
+        values = tl.load(at + KV_HEADS * SIZE, mask=there[:, None] & inside, other=0.0)
         scores = tl.dot(q, tl.trans(keys.to(q.dtype)), input_precision="ieee") * scale
         weights, kept, most = _weigh(
             scores, start, high, most, soft_cap, window, TILE, CAPPED, WINDOWED
@@ -149,7 +169,7 @@ def _see(
 
 
 @triton.jit
-def _see_pairs(
+def see_pairs(
     own,
     wanted,
     kv,
@@ -291,121 +311,67 @@ def _widened(pairs):
     )
 
 
-@triton.jit(do_not_specialize=("num_requests", "shares", "window", "firsts", "counts", "seen"))
-def join(
-    output,
-    partial,
-    logs,
-    firsts,
-    counts,
-    seen,
-    num_requests,
-    shares,
-    window,
-    HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    SIZE: tl.constexpr,
-    SIZE_UP: tl.constexpr,
-    ROWS: tl.constexpr,
-    REQUESTS: tl.constexpr,
-    TILE: tl.constexpr,
-    WINDOWED: tl.constexpr,
-    PARTS: tl.constexpr,
-    BY_SHARE: tl.constexpr,
-    EARLY: tl.constexpr,
-):
-    """What several shares found for one row, each by how much it weighs."""
-    SHARING: tl.constexpr = HEADS // KV_HEADS
-    through = _through(counts, seen, num_requests, window, REQUESTS, TILE, WINDOWED)
-    all_tiles = tl.max(through, 0)
-    each = tl.maximum(tl.cdiv(all_tiles, shares), 1)
-    head, row = tl.program_id(0), tl.program_id(2)
-    at, request = 0, tl.program_id(1)
-    if BY_SHARE:  # the request in which a share begins
-        at = request * each
-        request, before = _request_of(through, at)
-    else:
-        before = tl.max(tl.where(tl.arange(0, REQUESTS) < request, through, 0), 0)
-    there = (at < all_tiles) & (request < num_requests)
-    count = tl.load(counts + request, mask=there, other=0)
-    visible = tl.load(seen + request, mask=there, other=0)
-    tiles = _tiles(count, visible, window, TILE, WINDOWED)
-    first_share = before // each
-    last_share = (before + tiles - 1) // each
-    token, shared = row // SHARING, row % SHARING
-    joins = (token < count) & (first_share < last_share)
-    if BY_SHARE:
-        joins &= last_share * each == at  # who ends them joins them
-    if EARLY:
-        gdc_wait()
-        # Not sooner: what comes next would find room only where shares end first, and crowd there.
-        gdc_launch_dependents()
-    if joins:
-        numbers = tl.arange(0, SIZE_UP)
-        most = -1e30
-        total = 0.0
-        joined = tl.zeros([SIZE_UP], tl.float32)
-        for part in range(first_share, last_share + 1, PARTS):
-            own = part + tl.arange(0, PARTS)
-            exists = own <= last_share
-            place = _place(head * shares + own, own * each <= before, ROWS) + row
-            log = tl.load(logs + place, mask=exists, other=-1e30)
-            means = tl.load(
-                partial + place[:, None] * SIZE + numbers[None, :],
-                mask=exists[:, None] & (numbers < SIZE)[None, :],
-                other=0.0,
-            )
-            more = tl.maximum(most, tl.max(log, 0))
-            weights = tl.where(exists, tl.exp2(log - more), 0.0)
-            kept = tl.exp2(most - more)
-            total = total * kept + tl.sum(weights, 0)
-            joined = joined * kept + tl.sum(means * weights[:, None], 0)
-            most = more
-        first = tl.load(firsts + request)
-        to = ((first + token).to(tl.int64) * HEADS + head * SHARING + shared) * SIZE
-        joined = (joined / total).to(output.dtype.element_ty)
-        tl.store(output + to + numbers, joined, mask=numbers < SIZE)
-
-
 @triton.jit
-def _through(
+def through_of(
     counts,
     seen,
+    common,
     num_requests,
     window,
     REQUESTS: tl.constexpr,
     TILE: tl.constexpr,
     WINDOWED: tl.constexpr,
+    COMMON: tl.constexpr,
 ):
     """Tiles of each request and of all before it."""
     request = tl.arange(0, REQUESTS)
-    count = tl.load(counts + request, mask=request < num_requests, other=0)
-    visible = tl.load(seen + request, mask=request < num_requests, other=0)
-    return tl.cumsum(_tiles(count, visible, window, TILE, WINDOWED), 0)
+    there = request < num_requests
+    count = tl.load(counts + request, mask=there, other=0)
+    visible = tl.load(seen + request, mask=there, other=0)
+    elsewhere = common_of(common, request, there, COMMON)
+    return tl.cumsum(tiles_of(count, visible, elsewhere, window, TILE, WINDOWED), 0)
 
 
 @triton.jit
-def _tiles(count, visible, window, TILE: tl.constexpr, WINDOWED: tl.constexpr):
-    """Of what a request sees; padding sees nothing."""
-    low = _low(visible, window, WINDOWED)
-    tiles = tl.cdiv(visible + count - 1, TILE) - low // TILE
+def common_of(common, request, there, COMMON: tl.constexpr):
+    """How many positions of a request are read together with those of others."""
+    return tl.load(common + request, mask=there, other=0) if COMMON else request * 0
+
+
+@triton.jit
+def tiles_of(count, visible, elsewhere, window, TILE: tl.constexpr, WINDOWED: tl.constexpr):
+    """Of what a request sees, and is not read elsewhere; padding sees nothing."""
+    begin = begin_of(visible, elsewhere, window, TILE, WINDOWED)
+    tiles = tl.cdiv(visible + count - 1 - begin, TILE)
     return tl.where((count > 0) & (visible > 0), tiles, 0)
 
 
 @triton.jit
-def _low(visible, window, WINDOWED: tl.constexpr):
+def begin_of(visible, elsewhere, window, TILE: tl.constexpr, WINDOWED: tl.constexpr):
+    """Where the first of these tiles begins: windows know of nothing that is read elsewhere."""
+    return low_of(visible, window, WINDOWED) // TILE * TILE if WINDOWED else elsewhere
+
+
+@triton.jit
+def low_of(visible, window, WINDOWED: tl.constexpr):
     """The first position that a request sees."""
     return tl.maximum(visible - window, 0) if WINDOWED else visible * 0
 
 
 @triton.jit
-def _request_of(through, at):
+def request_of(through, at):
     """Whose tile it is, and how many tiles are before that request's."""
     passed = through <= at
     return tl.sum(passed.to(tl.int32), 0), tl.max(tl.where(passed, through, 0), 0)
 
 
 @triton.jit
-def _place(share, begins, ROWS: tl.constexpr):
+def place_of(share, begins, ROWS: tl.constexpr):
     """Where a share leaves what it has found: it may end one row of tiles and begin another."""
     return (share.to(tl.int64) * 2 + tl.where(begins, 1, 0)) * ROWS
+
+
+@triton.jit
+def whole_of(shares, ROWS: tl.constexpr):
+    """Where, behind all shares, lies what was found of whole requests: in the output's order."""
+    return shares.to(tl.int64) * (2 * ROWS)

@@ -6,6 +6,9 @@ nor seen. All graphs share one pool of memory, so what one has put out is gone w
 
 What a step reads is written by the host. Where few requests go on by a token each, as a draft does
 again and again, a second graph moves it on by itself: of such steps only their tokens are new.
+
+Sizes of several requests have a second graph, for steps in which some of them begin with the same
+blocks: it reads these once, and the first one does not pay for it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,9 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from aweigh_kernels import paged_attention_gpu
+from aweigh_kernels import common_attention_gpu, paged_attention_gpu
+from aweigh_kernels.dense import NARROW
 from aweigh_runtime.model.cache import KVCache
 from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.common_blocks import LEAST_MEMBERS
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.fused import keeps
 from aweigh_runtime.model.graph_sizes import Size, smallest
@@ -40,7 +45,8 @@ class DecodeGraphs:
         """
         self._decoder = decoder
         self._cache = cache
-        self._inputs = StepInputs(sizes, decoder.max_model_len, cache)
+        unit_members = _unit_members(decoder, sizes)
+        self._inputs = StepInputs(sizes, decoder.max_model_len, cache, unit_members)
         self._logits = torch.empty(
             sizes[0].rows, decoder.config.vocab_size, dtype=torch.float32, device=decoder.device
         )
@@ -52,6 +58,7 @@ class DecodeGraphs:
         self._following = {
             size: (self._recorded(size, follows=True), self._inputs.of(size).tokens) for size in few
         }
+        self._of_common = {size: self._recorded(size, common=True) for size in unit_members}
 
     @torch.inference_mode()
     def forward(self, tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor | None:
@@ -72,8 +79,8 @@ class DecodeGraphs:
             own[: len(tokens)].copy_(tokens)
             graph.replay()
         else:
-            self._inputs.write(size, tokens, chunks)
-            self._graphs[size].replay()
+            any_common = self._inputs.write(size, tokens, chunks)
+            (self._of_common if any_common else self._graphs)[size].replay()
         return self._logits[: sum(chunk.num_tokens for chunk in chunks)]
 
     @property
@@ -81,14 +88,21 @@ class DecodeGraphs:
         """That were recorded."""
         return self._graphs.keys()
 
-    def replay_of(self, size: Size) -> Callable[[], None]:
-        """What computes the last step of a size again."""
-        return self._graphs[size].replay
+    def replay_of(self, size: Size, *, common: bool = False) -> Callable[[], None]:
+        """What computes the last step of a size again.
+
+        Args:
+            size: of the step.
+            common: whether what requests have in common is read once.
+        """
+        return (self._of_common if common else self._graphs)[size].replay
 
     @torch.inference_mode()
-    def _recorded(self, size: Size, *, follows: bool = False) -> torch.cuda.CUDAGraph:
+    def _recorded(
+        self, size: Size, *, common: bool = False, follows: bool = False
+    ) -> torch.cuda.CUDAGraph:
         inputs = self._inputs.of(size)
-        step = self._plan(size, inputs)
+        step = self._plan(size, inputs, common=common)
         output = self._logits[: size.rows]
         layers = self._cache.by_layer
         self._inputs.blank(size)
@@ -104,7 +118,7 @@ class DecodeGraphs:
             graph.capture_end()
         return graph
 
-    def _plan(self, size: Size, inputs: Inputs) -> Plan:
+    def _plan(self, size: Size, inputs: Inputs, *, common: bool) -> Plan:
         cache, decoder = self._cache, self._decoder
         layouts: dict[Any, Any] = {}
         for window in {layer.window for layer in decoder.config.layers}:
@@ -116,6 +130,7 @@ class DecodeGraphs:
                 inputs.table,
                 size.tokens_each,
                 window,
+                inputs.common if common and window is None else None,
             )
         return Plan(
             chunks=(),
@@ -139,3 +154,17 @@ def recordable(decoder: Decoder, cache: KVCache, sizes: Sequence[Size]) -> list[
     shape = (1, config.num_heads, config.head_dim)
     query = torch.empty(shape, dtype=decoder.dtype, device=decoder.device)
     return [size for size in sizes if paged_attention_gpu.takes(query, kv.kept, size.tokens_each)]
+
+
+def _unit_members(decoder: Decoder, sizes: Sequence[Size]) -> dict[Size, int]:
+    """Requests that are read together at most, for sizes whose steps may have such."""
+    config = decoder.config
+    if decoder.dtype not in NARROW or all(layer.window is not None for layer in config.layers):
+        return {}
+    heads = config.num_heads, config.num_kv_heads
+    found = {
+        size: common_attention_gpu.unit_members(heads, config.head_dim, size.tokens_each)
+        for size in sizes
+        if size.requests >= LEAST_MEMBERS
+    }
+    return {size: members for size, members in found.items() if members}

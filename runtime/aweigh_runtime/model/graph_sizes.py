@@ -9,7 +9,10 @@ from aweigh_runtime.model.config import ModelConfig
 _STEPS = ((8, 8, 256), (256, 64, 1024))  # from so many requests by so many up to so many
 _MOST_VERIFIED = 256  # rows of a graph of requests that have drafts
 _BETWEEN = 16  # times what a layer gives is held within one: heads, gates, sums of parts
-_WIDE_BYTES = 4  # of a logit in fp32
+_WIDE_BYTES = 4  # of a number in fp32
+_UNIT_ROWS = 128  # of requests that begin alike, which are computed as one matrix;
+_GROUPS = 16  # units that are not full, and
+_PARTS = 148  # parts of units on the largest GPU: multiprocessors
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,10 @@ def graph_bytes(
     """
     rows = graph_sizes(most_requests, longest_draft)[0].rows
     logits = config.vocab_size * (_WIDE_BYTES + item_bytes)
-    return rows * (logits + _BETWEEN * config.hidden_size * item_bytes)
+    units = _GROUPS + -(-rows * config.num_heads // (config.num_kv_heads * _UNIT_ROWS))
+    parts = max(config.num_kv_heads * units, _PARTS) * _UNIT_ROWS
+    of_common = parts * config.head_dim * _WIDE_BYTES
+    return of_common + rows * (logits + _BETWEEN * config.hidden_size * item_bytes)
 
 
 def smallest(sizes: Iterable[Size], chunks: Sequence[Chunk]) -> Size | None:

@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from aweigh_api.number_formats import KvCacheDTypeName
+from aweigh_runtime.model import common_blocks
 from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.common_blocks import groups_of
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.graph_sizes import graph_sizes
+from aweigh_runtime.model.step_plan import lay_out
 from tests.runtime.model.checkpoints import load_decoder, new_cache, write_checkpoint, write_family
 from tests.runtime.model.families import FAMILIES
 
@@ -60,6 +63,19 @@ class Steps:
             chunk = Chunk(0, length, blocks)
             self.decoder.forward(self.tokens(length), [chunk], self.cache)
         return Chunk(length, 1 + more, blocks, 1 + more)
+
+    def alike(self, count: int, length: int, more: int) -> list[Chunk]:
+        """Requests that begin with the same tokens, and have others and room for more behind."""
+        num_common = length // BLOCK_TOKENS
+        common, self.free = self.free[:num_common], self.free[num_common:]
+        self.decoder.forward(self.tokens(length), [Chunk(0, length, common)], self.cache)
+        chunks = []
+        for index in range(count):
+            own, self.free = self.free[:3], self.free[3:]
+            behind = Chunk(length, 1 + index, [*common, *own])
+            self.decoder.forward(self.tokens(1 + index), [behind], self.cache)
+            chunks.append(Chunk(behind.end, 1 + more, behind.blocks, 1 + more))
+        return chunks
 
     def both(self, chunks: list[Chunk]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of a step, replayed and launched; both write the same into the cache."""
@@ -160,6 +176,19 @@ def test_drafts_of_any_length_are_verified_in_a_graph(steps: Steps) -> None:
         expect_alike(*steps.both([steps.read(40 + more, more) for more in lengths]))
 
 
+@pytest.mark.parametrize(("count", "more"), [(24, 0), (9, 0), (8, 4)])
+def test_what_requests_have_in_common_is_read_once(
+    steps: Steps, count: int, more: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common_blocks, "LEAST_POSITIONS", 128)
+    chunks = steps.alike(count, 320, more)
+    places = lay_out(chunks, steps.cache)
+    assert groups_of(places.table, places.starts, BLOCK_TOKENS)
+    expect_alike(*steps.both(chunks))
+    expect_alike(*steps.both([steps.read(100, more), *chunks[1:]]))
+    expect_alike(*steps.both(chunks[:7]))  # too few
+
+
 def test_padding_touches_no_block_and_disturbs_nobody(steps: Steps) -> None:
     steps.both([steps.read(60) for _ in range(24)])  # leaves its numbers in every array
     chunk = steps.read(20)
@@ -229,6 +258,16 @@ def test_other_families(tmp_path: Path, family: str) -> None:
     directory = write_family(tmp_path, model_type, **(shape | {"max_position_embeddings": 1024}))
     steps = Steps(Recorded(load_decoder(directory, "bf16", "cuda")))
     expect_alike(*steps.both([steps.read(100), steps.read(5), steps.read(33)]))
+
+
+def test_layers_with_a_window_read_what_is_in_common_for_each_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common_blocks, "LEAST_POSITIONS", 128)
+    model_type, shape = FAMILIES["Gemma 2"]
+    directory = write_family(tmp_path, model_type, **(shape | {"max_position_embeddings": 1024}))
+    steps = Steps(Recorded(load_decoder(directory, "bf16", "cuda"), most=8))
+    expect_alike(*steps.both(steps.alike(8, 160, 0)))
 
 
 def test_steps_of_experts_are_not_recorded(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from aweigh_runtime.model import common_blocks
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
@@ -14,6 +15,7 @@ from aweigh_runtime.model.step_plan import plan
 
 FP32 = CacheFormat(torch.float32, torch.float32)
 SIZES = graph_sizes(8, 2)
+UNIT_MEMBERS = {size: 5 for size in SIZES if size.requests == 8}
 CHUNKS = [
     Chunk(37, 1, [9, 3, 5], 1),  # the sixth token of its third block
     Chunk(16, 2, [4, 8], 2),  # begins a block
@@ -30,7 +32,7 @@ def cache(helmsman: Path, cpu: torch.device) -> KVCache:
 
 @pytest.fixture
 def inputs(cache: KVCache) -> StepInputs:
-    return StepInputs(SIZES, 100, cache)
+    return StepInputs(SIZES, 100, cache, UNIT_MEMBERS)
 
 
 def written(inputs: StepInputs, size: Size = LARGE) -> Inputs:
@@ -133,6 +135,35 @@ def test_every_size_takes_a_step_that_fits_it(inputs: StepInputs) -> None:
         found = inputs.of(size)
         assert found.tokens[: size.requests].tolist() == [5] * size.requests
         assert found.table.tolist() == [list(range(7))] * size.requests
+
+
+def test_what_requests_have_in_common_is_told_of_the_sizes_that_read_it_once(
+    inputs: StepInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common_blocks, "LEAST_POSITIONS", 32)
+    alike = [Chunk(40, 1, [3, 4, 5 + index], 1) for index in range(8)]
+    assert inputs.write(Size(8, 1), [1] * 8, alike)
+    common = inputs.of(Size(8, 1)).common
+    assert common is not None
+    assert common.positions.tolist() == [32] * 8
+    assert sorted(common.members.tolist()) == list(range(8))
+    assert common.units[:3].tolist() == [[0, 5], [5, 3], [0, 0]]
+    assert inputs.of(Size(8, 1)).table[:, :3].tolist() == [[3, 4, 5 + i] for i in range(8)]
+    for index, place in enumerate(common.places.tolist()):
+        first, count = common.units[place // 5].tolist()
+        assert place % 5 < count
+        assert common.members[first + place % 5] == index
+    assert not inputs.write(Size(4, 1), [1] * 4, alike[:4])
+    assert inputs.of(Size(4, 1)).common is None
+
+
+def test_requests_without_anything_in_common_are_in_no_group(inputs: StepInputs) -> None:
+    alike = [Chunk(40, 1, [3, 4, 5 + index], 1) for index in range(8)]
+    assert not inputs.write(Size(8, 1), [1] * 8, alike)  # too little
+    common = inputs.of(Size(8, 1)).common
+    assert common is not None
+    assert not common.positions.any()
+    assert not common.units.any()
 
 
 def test_tokens_of_the_device_are_copied_there(inputs: StepInputs) -> None:
