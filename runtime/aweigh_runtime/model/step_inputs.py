@@ -124,7 +124,7 @@ class StepInputs:
         self._places = []
         if size.tokens_each == 1 and not any_common:
             ends = [chunk.start // self._cache.block_tokens + 1 for chunk in chunks]
-            blocks = [list(chunk.blocks[:end]) for chunk, end in zip(chunks, ends, strict=True)]
+            blocks = [chunk.blocks[:end] for chunk, end in zip(chunks, ends, strict=True)]  # copies
             self._places = list(zip((chunk.start for chunk in chunks), blocks, strict=True))
         return any_common
 

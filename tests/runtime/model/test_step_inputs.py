@@ -1,5 +1,6 @@
 """What a recorded step finds in its arrays: the step, and padding that does nothing."""
 
+from array import array
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,10 @@ def test_padding_is_kept_nowhere_and_sees_nothing(inputs: StepInputs) -> None:
 
 def one_token(starts: list[int]) -> list[Chunk]:
     tables = [[9, 3, 5], [4, 8, 6], [7, 1, 2]]
-    return [Chunk(start, 1, blocks, 1) for start, blocks in zip(starts, tables, strict=False)]
+    return [
+        Chunk(start, 1, array("q", blocks), 1)
+        for start, blocks in zip(starts, tables, strict=False)
+    ]
 
 
 def test_a_step_goes_on_by_itself_until_a_request_begins_a_block(inputs: StepInputs) -> None:
