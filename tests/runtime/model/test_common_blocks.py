@@ -1,14 +1,17 @@
 """Which requests are read together: those for which most is saved."""
 
+from collections.abc import Iterator
 from itertools import count
 from random import Random
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aweigh_kernels.common_reads import MOST_GROUPS
+from aweigh_runtime.model import common_blocks
 from aweigh_runtime.model.common_blocks import LEAST_MEMBERS, LEAST_POSITIONS, groups_of
 
 P = 16
@@ -48,6 +51,20 @@ def found(*prompts: tuple[list[str], int], own: int = 3) -> list[tuple[int, int]
         assert (rows == rows[0]).all()
         assert (starts[group.members] >= group.positions).all()
     return sorted((len(group.members), group.positions) for group in groups)
+
+
+@pytest.fixture(autouse=True)
+def _any_saving_is_worth_it() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(common_blocks, "LEAST_SAVED", 0)
+        yield
+
+
+def test_what_saves_less_than_it_costs_is_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common_blocks, "LEAST_SAVED", 32_768)
+    assert found((["system"], 32)) == []  # 31 times 1,024
+    assert found((["system"], 33)) == [(33, 1024)]
+    assert found((["one"], 17), (["other"], 17)) == [(17, 1024), (17, 1024)]  # they share the cost
 
 
 def test_requests_behind_one_prompt_are_a_group() -> None:

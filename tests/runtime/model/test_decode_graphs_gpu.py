@@ -181,6 +181,7 @@ def test_what_requests_have_in_common_is_read_once(
     steps: Steps, count: int, more: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(common_blocks, "LEAST_POSITIONS", 128)
+    monkeypatch.setattr(common_blocks, "LEAST_SAVED", 0)
     chunks = steps.alike(count, 320, more)
     places = lay_out(chunks, steps.cache)
     assert groups_of(places.table, places.starts, BLOCK_TOKENS)
@@ -264,6 +265,7 @@ def test_layers_with_a_window_read_what_is_in_common_for_each_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(common_blocks, "LEAST_POSITIONS", 128)
+    monkeypatch.setattr(common_blocks, "LEAST_SAVED", 0)
     model_type, shape = FAMILIES["Gemma 2"]
     directory = write_family(tmp_path, model_type, **(shape | {"max_position_embeddings": 1024}))
     steps = Steps(Recorded(load_decoder(directory, "bf16", "cuda"), most=8))

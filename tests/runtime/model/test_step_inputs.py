@@ -145,6 +145,7 @@ def test_what_requests_have_in_common_is_told_of_the_sizes_that_read_it_once(
     inputs: StepInputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(common_blocks, "LEAST_POSITIONS", 32)
+    monkeypatch.setattr(common_blocks, "LEAST_SAVED", 0)
     alike = [Chunk(40, 1, [3, 4, 5 + index], 1) for index in range(8)]
     assert inputs.write(Size(8, 1), [1] * 8, alike)
     common = inputs.of(Size(8, 1)).common
