@@ -124,11 +124,12 @@ class Engine:
         if current is None:
             return self._report([], None, 0)
         if current.pending is not None:
-            if self._drafts_next():
-                advance(current.parts, self._scheduler)
-            else:
+            self._wanted = self._lookahead(time.monotonic())
+            if self._wanted is None:
                 assume(current, self._scheduler)
                 self._next = self._launch(current.pending)
+            else:  # drafts follow tokens that the host must know
+                advance(current.parts, self._scheduler)
         outputs = self._read(current)
         now_s = time.monotonic()  # a step that was launched ahead has run since the last one ended
         seconds, self._finished_s = now_s - max(current.started_s, self._finished_s), now_s
@@ -136,17 +137,8 @@ class Engine:
             self._observe(current, seconds)
         return self._report(outputs or [], seconds, current.num_tokens)
 
-    def _drafts_next(self) -> bool:
-        """Whether the next step has to wait until this one is read: drafts follow its tokens."""
-        self._wanted = self._asked_for_drafts(time.monotonic())
-        return self._wanted is not None
-
     def _lookahead(self, now_s: float) -> Lookahead | None:
-        """What is to be drafted in the step that is planned now."""
-        wanted, self._wanted = self._wanted, None
-        return wanted or self._asked_for_drafts(now_s)
-
-    def _asked_for_drafts(self, now_s: float) -> Lookahead | None:
+        """What is to be drafted in the next step; to be asked once for each."""
         if self._speculator is None:
             return None
         return self._speculator.lookahead(self._scheduler.num_running, now_s)
@@ -201,7 +193,10 @@ class Engine:
             last: what the step before has chosen, if the host has not read it.
         """
         started_s = time.monotonic()
-        step = self._scheduler.step(started_s, self._lookahead(started_s))
+        wanted, self._wanted = self._wanted, None
+        if wanted is None and last is None:  # else it was asked, and nothing is to be drafted
+            wanted = self._lookahead(started_s)
+        step = self._scheduler.step(started_s, wanted)
         parts = step.parts
         if not self._copied(step.copies) or not parts:
             return None

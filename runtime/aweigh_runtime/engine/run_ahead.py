@@ -75,6 +75,7 @@ def packed(tokens: list[int], parts: Sequence[Part], last: Pending) -> Tokens:
     """
     places, rows, end = [], [], 0
     for part in parts:
+        assert not part.room  # drafts would follow tokens that nobody knows
         end += part.num_tokens
         request = part.request
         if request.unread is not None and part.end == len(request.tokens):
