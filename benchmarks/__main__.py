@@ -37,6 +37,12 @@ def _saved(name: str, *suffixes: str) -> tuple[str, ...]:
 
 
 BENCHMARKS = {
+    "common-attention": Benchmark(
+        "paged_attention_gpu",
+        "attention of decodes that begin alike",
+        GPU,
+        ("--common", *_saved("common-attention-gpu", ".md")),
+    ),
     "decode-steps": Benchmark(
         "decode_steps_gpu",
         "decode steps of Llama 3.1 8B's shape",

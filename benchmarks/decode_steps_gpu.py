@@ -34,7 +34,7 @@ from aweigh_bench.shapes import SHAPES, shape_directory
 from aweigh_kernels.sampling_gpu import MOST_TOKENS, Choice, Settings, sample
 from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
-from aweigh_runtime.model.common_blocks import LEAST_MEMBERS
+from aweigh_runtime.model.common_blocks import LEAST_SAVED
 from aweigh_runtime.model.decode_graphs import DecodeGraphs, recordable
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
@@ -131,7 +131,8 @@ def _decoding(
     bars = []
     for batch in batches:
         tables = _tables(batch, blocks_each, common=common)
-        step_ms, graph_ms = _timed(graphs, tables, profile=profile, common=common)
+        once = common and (batch - 1) * PROMPT >= LEAST_SAVED
+        step_ms, graph_ms = _timed(graphs, tables, profile=profile, common=once)
         floor_ms = _floor_ms(decoder, batch, common=common)
         rows.append(
             (
@@ -222,7 +223,7 @@ def _timed(
     chunks = [Chunk(PROMPT, 1, table) for table in tables]
     size = smallest(graphs.sizes, chunks)
     assert size is not None
-    replay = graphs.replay_of(size, common=common and len(tables) >= LEAST_MEMBERS)
+    replay = graphs.replay_of(size, common=common)
     alone_ms = _back_to_back_ms(replay)
     if profile:
         _print_kernels(replay)

@@ -13,6 +13,7 @@ call that reads it for each of them stands beside.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,6 +29,7 @@ from aweigh_kernels.common_attention_gpu import unit_members
 from aweigh_kernels.common_reads import CommonReads, Group, pack
 from aweigh_kernels.paged_attention_gpu import Reads, attend
 
+TITLE = "# Attention of decodes on a GPU"
 HEADS, KV_HEADS, SIZE, BLOCK = 32, 8, 128, 16
 SCALE = SIZE**-0.5
 _TOKEN_NUMBERS = 2 * KV_HEADS * SIZE  # keys and values
@@ -51,28 +53,32 @@ ROUNDS = 10
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--common", action="store_true", help="only requests that begin alike")
+    parser.add_argument("--common", action="store_true", help="of requests that begin alike")
     parser.add_argument("--save", type=Path)
     given = parser.parse_args()
     facts = " · ".join(f"{key} {value}" for key, value in machine.describe().items())
-    lines = ["# Attention of decodes on a GPU", "", facts, "", "    python " + " ".join(sys.argv)]
-    for line in _lines(only_common=given.common):
+    title = "# Attention of decodes that begin alike, on a GPU" if given.common else TITLE
+    command = f"python -m benchmarks.paged_attention_gpu {shlex.join(sys.argv[1:])}".strip()
+    lines = [title, "", facts, "", f"    {command}"]
+    for line in _common_lines() if given.common else _lines():
         lines.append(line)
         print(line, flush=True)
     if given.save is not None:
         given.save.write_text("\n".join(lines) + "\n")
 
 
-def _lines(*, only_common: bool) -> Iterator[str]:
-    if not only_common:
-        yield ""
-        yield (
-            "| requests | tokens each | new | kept as | us | p10 | p90 | TB/s | of the floor | "
-            "apart us | torch us | times as fast | from | to |"
-        )
-        yield "|---:|---:|---:|---|" + 10 * "---:|"
-        yield from (_row(*case) for case in CASES)
-        yield from ("", _mixed(), "", _nothing())
+def _lines() -> Iterator[str]:
+    yield ""
+    yield (
+        "| requests | tokens each | new | kept as | us | p10 | p90 | TB/s | of the floor | "
+        "apart us | torch us | times as fast | from | to |"
+    )
+    yield "|---:|---:|---:|---|" + 10 * "---:|"
+    yield from (_row(*case) for case in CASES)
+    yield from ("", _mixed(), "", _nothing())
+
+
+def _common_lines() -> Iterator[str]:
     yield ""
     yield (
         "| requests | in common | own | kept as | us | p10 | p90 | of the floor | apart us | "

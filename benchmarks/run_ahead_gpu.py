@@ -36,6 +36,10 @@ RUNNING = 256
 TRAFFIC_PROMPT, TRAFFIC_ANSWERS = 200, (100, 300)
 ROUNDS = 3
 PROFILED, SETTLING = 50, 10  # steps; the first ones under a profiler wait for it
+IDLE = (
+    f"Idle: of {PROFILED} steps, by torch's profiler. It slows the host, which then needs longer "
+    "for a step of 256 requests than the GPU."
+)
 LONG_GAP_US = 5.0
 IDLE_BAR_PERCENT, IDLE_BAR_BATCH = 3.0, 64
 DECODING = (
@@ -64,7 +68,7 @@ def main() -> None:
         machine=described(),
         tables=[table],
         bars=[] if given.traffic else _bars(table),
-        notes=[] if given.traffic else [f"Idle: of {PROFILED} steps, by torch's profiler."],
+        notes=[] if given.traffic else [IDLE],
     )
     print(report.text())
     for path in given.save:

@@ -35,7 +35,10 @@ def test_all_are_listed_with_what_they_need() -> None:
 def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:
     refused = bench("operators")
     assert refused.returncode == 2
-    assert "there is no benchmark operators; expected decode-steps, " in refused.stderr
+    assert (
+        "there is no benchmark operators; expected common-attention, decode-steps, "
+        in refused.stderr
+    )
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a GPU")

@@ -6,6 +6,7 @@ Memory that a kernel must have written before it is read again is new and not fi
 read of what was never written can be told. Results are judged by the tests next to this file.
 """
 
+import ast
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from aweigh_kernels.skinny_matmul import Scratch, skinny_matmul
 from aweigh_runtime.engine.sampling.drawing import Draws
 from tests.kernels import test_paged_attention_gpu as paged_cases
 from tests.kernels import test_prefill_attention_gpu as prefill_cases
+from tests.kernels.common_cases import CommonCase
 from tests.kernels.sampling_cases import random_logits, rows_of_every_kind
 from tests.kernels.test_gated_gpu import gate_up
 from tests.kernels.test_rms_norm_gpu import EPS
@@ -52,6 +54,17 @@ def paged_attention() -> None:
         paged_cases.Case([(700, 9), (3, 1), (64, 9)], window=40, cap=3.0),
         paged_cases.Case(sizes, heads=9, kv_heads=3, size=80, dtype=torch.float32),
         paged_cases.Case([(length % 40, 1) for length in range(300)]),
+    ):
+        case.computed()
+
+
+def common_attention() -> None:
+    """Requests that begin alike: few and many, with drafts, 8 bits, and nothing of their own."""
+    groups = [(128, [1, 2, 17, 64]), (0, [1, 15, 300]), (256, [3] * 40)]
+    for case in (
+        CommonCase(groups, heads=(32, 8), size=128, padding=3, device="cuda"),
+        CommonCase(groups, heads=(32, 8), size=128, kept=FP8, device="cuda"),
+        CommonCase(groups, new=3, cap=3.0, device="cuda"),
     ):
         case.computed()
 
@@ -90,6 +103,8 @@ def products() -> None:
         case = ProductCase(tokens, out_size, in_size)
         for bias in (None, case.bias):
             skinny_matmul(case.x, case.weight, scratch, bias=bias)
+        wide = torch.empty(tokens, out_size, device="cuda")
+        skinny_matmul(case.x, case.weight, scratch, output=wide)
     for tokens, size, in_size in ((3, 100, 72), (17, 33, 128), (5, 512, 4096)):
         case = ProductCase(tokens, 2 * size, in_size)
         gated_matmul(case.x, case.weight, scratch, "silu", bias=case.bias)
@@ -117,20 +132,25 @@ def stray() -> None:
 
 GROUPS: dict[str, Callable[[], None]] = {
     each.__name__.replace("_", "-"): each
-    for each in (paged_attention, prefill_attention, rows, products, sampling)
+    for each in (paged_attention, common_attention, prefill_attention, rows, products, sampling)
 }
 
 
 def kernels() -> dict[str, Any]:
-    """What Python launches, by module and name; functions of kernels begin with `_`."""
+    """What Python launches, by module and name: functions of kernels return something."""
     found = {}
     for part in pkgutil.iter_modules(gpu.__path__):
         module = import_module(f"{gpu.__name__}.{part.name}")
         for name, each in vars(module).items():
             own = isinstance(each, JITFunction) and each.fn.__module__ == module.__name__
-            if own and not name.startswith("_") and part.name != "ahead":
+            if own and not name.startswith("_") and part.name != "ahead" and not _returns(each):
                 found[f"{part.name}.{name}"] = each
     return found
+
+
+def _returns(function: Any) -> bool:
+    nodes = ast.walk(ast.parse(function.src))
+    return any(isinstance(node, ast.Return) and node.value is not None for node in nodes)
 
 
 def launched() -> list[str]:

@@ -104,7 +104,7 @@ class StepInputs:
             IndexError: a chunk lies outside the cache.
         """
         places = lay_out(chunks, self._cache)
-        self._size = size
+        self._size, self._places = None, []  # should there be no memory
         here = torch.empty(
             self._num_bytes(size, places.table.shape[1]),
             dtype=torch.uint8,
@@ -121,12 +121,15 @@ class StepInputs:
         if isinstance(tokens, torch.Tensor):
             there.rows[0, : len(tokens)].copy_(tokens)
         self._cache.clear(there.begun[: len(places.begun)])
-        self._places = []
         if size.tokens_each == 1 and not any_common:
-            ends = [chunk.start // self._cache.block_tokens + 1 for chunk in chunks]
-            blocks = [chunk.blocks[:end] for chunk, end in zip(chunks, ends, strict=True)]  # copies
-            self._places = list(zip((chunk.start for chunk in chunks), blocks, strict=True))
+            self._size, self._places = size, self._places_of(chunks)
         return any_common
+
+    def _places_of(self, chunks: Sequence[Chunk]) -> list[tuple[int, Sequence[int]]]:
+        size = self._cache.block_tokens
+        return [
+            (chunk.start, chunk.blocks[: chunk.start // size + 1]) for chunk in chunks
+        ]  # copies
 
     def goes_on(self, size: Size, chunks: Sequence[Chunk]) -> bool:
         """Whether a step is the last one a token further; if so, it counts as the last one.

@@ -208,7 +208,7 @@ class Wrong:
         pass
 
 
-ASKED = 100  # steps: some 50 tell that drafts bring nothing, and now and then one is tried again
+ASKED = 150  # steps at most that tell that drafts bring nothing, and try it again now and then
 
 
 class Never:

@@ -1,7 +1,8 @@
 """Replayed steps against the same steps launched one kernel at a time, on a GPU."""
 
 import warnings
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -16,7 +17,8 @@ from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.common_blocks import groups_of
 from aweigh_runtime.model.decoder import Decoder
-from aweigh_runtime.model.graph_sizes import graph_sizes
+from aweigh_runtime.model.graph_sizes import Size, graph_sizes
+from aweigh_runtime.model.step_inputs import StepInputs, Tokens
 from aweigh_runtime.model.step_plan import lay_out
 from tests.runtime.model.checkpoints import load_decoder, new_cache, write_checkpoint, write_family
 from tests.runtime.model.families import FAMILIES
@@ -133,15 +135,26 @@ def test_steps_of_every_number_of_requests_are_those_of_the_eager_decoder(steps:
         expect_alike(*steps.both(requests[:count]))
 
 
-def test_steps_that_go_on_by_themselves_are_those_that_are_written(steps: Steps) -> None:
-    requests = [steps.read(7 * index + 3, more=40) for index in range(3)]
+def test_steps_that_go_on_by_themselves_are_those_that_are_written(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, write = [], StepInputs.write
+
+    def noted(inputs: StepInputs, size: Size, tokens: Tokens, chunks: Sequence[Chunk]) -> bool:
+        written.append([chunk.start for chunk in chunks])
+        return write(inputs, size, tokens, chunks)
+
+    monkeypatch.setattr(StepInputs, "write", noted)
+    requests = [steps.read(16 * index + 3, more=40) for index in range(3)]
     with_tokens = torch.tensor(steps.tokens(3 * 40), device=CUDA).view(40, 3)
     for further, tokens in enumerate(with_tokens):
-        chunks = [Chunk(each.start + further, 1, each.blocks, 1) for each in requests]
+        # As the scheduler keeps them.
+        chunks = [Chunk(each.start + further, 1, array("q", each.blocks), 1) for each in requests]
         expected = steps.decoder.forward(tokens, chunks, steps.cache)
         found = steps.graphs.forward(tokens, chunks)
         assert found is not None
         expect_alike(found, expected)
+    assert [starts[0] for starts in written] == [3, 16, 32]  # the first, and beginnings of blocks
 
 
 def test_lengths_change_under_one_graph(steps: Steps) -> None:

@@ -256,7 +256,7 @@ def _on_host(found: Sequence[tuple[torch.Tensor, ...]]) -> list[list[tuple[float
     """By place and answer; the device is waited for once."""
     everything = torch.cat([torch.stack([each.double() for each in place], -1) for place in found])
     lines = iter(everything.tolist())
-    return [[tuple(next(lines)) for _ in place[0]] for place in found]
+    return [[tuple(next(lines)) for _ in range(len(place[0]))] for place in found]
 
 
 def _released(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
