@@ -280,9 +280,7 @@ class Engine:
                 behind.append(drafted.get(index, _NOTHING))
                 rows.extend(range(num_rows - 1 - len(behind[-1].tokens), num_rows))
         wanted = found if len(rows) == num_rows else found[rows]
-        plain = self.runs_ahead and not any(
-            part.room for part in parts
-        )  # nobody was asked to draft
+        plain = self.runs_ahead and not any(part.room for part in parts)
         pending = self._choosing(complete, wanted) if plain else None
         unread = wanted if pending is None else wanted[:0]  # what nobody reads is not kept
         return Launched(parts, started_s, complete, behind, unread, pending, last is not None)

@@ -127,9 +127,8 @@ class StepInputs:
 
     def _places_of(self, chunks: Sequence[Chunk]) -> list[tuple[int, Sequence[int]]]:
         size = self._cache.block_tokens
-        return [
-            (chunk.start, chunk.blocks[: chunk.start // size + 1]) for chunk in chunks
-        ]  # copies
+        # Slices are copies: a request's blocks change while it runs.
+        return [(chunk.start, chunk.blocks[: chunk.start // size + 1]) for chunk in chunks]
 
     def goes_on(self, size: Size, chunks: Sequence[Chunk]) -> bool:
         """Whether a step is the last one a token further; if so, it counts as the last one.
