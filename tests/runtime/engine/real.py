@@ -63,7 +63,11 @@ def real_engine(
 def draft_speculator(
     decoder: Decoder, num_blocks: int = 256, *, longest: int = 4, step_tokens: int = 64
 ) -> Speculator:
-    """The small model drafts; it need not be exact."""
+    return Speculator([draft_model(decoder, num_blocks, step_tokens=step_tokens)], longest)
+
+
+def draft_model(decoder: Decoder, num_blocks: int = 256, *, step_tokens: int = 64) -> DraftModel:
+    """The small model; it need not be exact."""
     directory = builtin("helmsman-1m-draft")
     small = load(directory, Wish(dtype="fp32"), CPU, lambda done, total: None).decoder
     kept = CacheFormat(small.dtype, small.dtype)
@@ -75,8 +79,7 @@ def draft_speculator(
         step_tokens=step_tokens,
         device=CPU,
     )
-    drafter = DraftModel("draft", lambda t, chunks: small.forward(t, chunks, cache), frame)
-    return Speculator([drafter], longest)
+    return DraftModel("draft", lambda t, chunks: small.forward(t, chunks, cache), frame)
 
 
 def greedy(id: int, prompt: list[int], max_tokens: int) -> Submission:

@@ -112,7 +112,7 @@ def test_a_drain_lets_open_streams_finish_and_then_ends(tmp_path: Path) -> None:
 
 
 def test_after_settling_new_requests_are_refused_while_open_ones_go_on(tmp_path: Path) -> None:
-    with ready(tmp_path) as served, streaming(served) as lines:
+    with ready(tmp_path) as served, streaming(served, max_tokens=600, ignore_eos=True) as lines:
         served.process.send_signal(signal.SIGTERM)
         wait_for(lambda: served.chat(max_tokens=1).status_code == 503)
         assert served.chat(max_tokens=1).json()["error"]["code"] == "draining"
