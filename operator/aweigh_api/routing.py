@@ -1,0 +1,54 @@
+"""What a service's router and its pods say to each other beside OpenAI's API.
+
+It counts only under the service's router secret: a pod that gets no such header, or another value,
+takes the request as any client's. The router asks over the pods' public port.
+"""
+
+from pydantic import BaseModel, ConfigDict
+
+from aweigh_api.state import Phase
+
+SECRET_HEADER = "Aweigh-Router-Secret"  # of a request: what opens all below
+TENANT_HEADER = "Aweigh-Tenant"  # of a request: hex digest of the client's key; absent: no keys
+ROOM_HEADER = "Aweigh-Room"  # of a response: answers that the pod could begin at once now
+
+NO_ROOM = "no_room"  # error code of a 429: the pod has not begun anything
+
+# A comment line of a stream, before the event whose text it belongs to: the number of the answer,
+# and the tokens whose text is all out with that event. `: tokens 0 17,4,1`
+TOKENS_COMMENT = ": tokens "
+
+RESUME_FIELD = "aweigh_resume"  # of a request's body: a `Resume`
+
+REPORT_PATH = "/router/report"  # GET: a line of JSON, a `Room`, at once and whenever it changes
+REPORT_EVERY_S = 5.0  # at the latest
+
+
+class Room(BaseModel):
+    """What a pod could take now."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    boot_id: str
+    phase: Phase
+    room: int  # answers that would begin at once
+    running: int  # answers
+
+
+class ResumedAnswer(BaseModel):
+    """One of a request's answers, as far as its client has it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: list[int]  # of which the client has the text; they count as the answer's own
+    finished: bool = False  # nothing of it is missing
+
+
+class Resume(BaseModel):
+    """A stream that another pod has begun."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str  # of the reply
+    created: int  # likewise
+    answers: list[ResumedAnswer]  # one for each prompt and choice, in their order
