@@ -109,7 +109,7 @@ BENCHMARKS = {
         _saved("skinny-matmul-gpu", ".md", ".json"),
     ),
 }
-PARTS = ("__main__", "peers", "replays")  # what is no benchmark of its own
+PARTS = ("__main__", "int_peers", "peers", "replays")  # what is no benchmark of its own
 
 
 def main() -> int:

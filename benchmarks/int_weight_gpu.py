@@ -19,7 +19,7 @@ import torch
 
 from aweigh_bench.report import Bar, Cell, Report, Table
 from aweigh_kernels.int_weight import IntWeight, prepare
-from benchmarks import peers
+from benchmarks import int_peers, peers
 from benchmarks.replays import (
     MEMORY_BYTES_PER_S,
     Times,
@@ -92,9 +92,9 @@ def measured(shape: tuple[int, int], bits: int) -> Iterator[tuple[int, dict[str,
     for tokens in TOKENS:
         x = torch.randn(tokens, num_columns, dtype=torch.bfloat16, device="cuda")
         ways: dict[str, Way] = {
-            "ours": lambda which, x=x: products[which % narrow](x),  # type: ignore[misc]
-            "cuBLAS": lambda which, x=x: torch.nn.functional.linear(x, dense[which % wide]),  # type: ignore[misc]
-        } | peers.ways(x, num_rows, bits, narrow)
+            "ours": lambda which, x=x: products[which % narrow](x),
+            "cuBLAS": lambda which, x=x: torch.nn.functional.linear(x, dense[which % wide]),
+        } | int_peers.ways(x, num_rows, bits, narrow)
         # The dense weights were rounded: by 2^-9 of each, of which a sum has the root of K.
         ours, other = ways["ours"](0), ways["cuBLAS"](0)
         torch.testing.assert_close(ours, other, rtol=2e-2, atol=1e-2 * num_columns**0.5)
@@ -106,7 +106,7 @@ def measured(shape: tuple[int, int], bits: int) -> Iterator[tuple[int, dict[str,
 
 def floor_us(shape: tuple[int, int], bits: int, tokens: int) -> float:
     num_weights = shape[0] * shape[1]
-    num_bytes = num_weights * (bits / 8 + 2 / peers.GROUP) + 2 * tokens * sum(shape)
+    num_bytes = num_weights * (bits / 8 + 2 / int_peers.GROUP) + 2 * tokens * sum(shape)
     return 1e6 * max(num_bytes / MEMORY_BYTES_PER_S, 2 * tokens * num_weights / FLOPS_PER_S)
 
 
@@ -132,8 +132,8 @@ def bars_of(
 
 def _random(shape: tuple[int, int], bits: int) -> IntWeight:
     q = torch.randint(0, 1 << bits, shape, dtype=torch.uint8, device="cuda")
-    scale = torch.rand(shape[0], shape[1] // peers.GROUP, device="cuda") * 2 / (1 << bits)
-    return IntWeight(q=q, scale=scale.bfloat16(), bits=bits, group=peers.GROUP)
+    scale = torch.rand(shape[0], shape[1] // int_peers.GROUP, device="cuda") * 2 / (1 << bits)
+    return IntWeight(q=q, scale=scale.bfloat16(), bits=bits, group=int_peers.GROUP)
 
 
 if __name__ == "__main__":

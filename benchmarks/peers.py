@@ -1,7 +1,6 @@
-"""Kernels of others, measured beside ours: vLLM's Marlin and Machete, from a folder of libraries.
+"""Kernels of vLLM, to be timed beside ours: its libraries, unpacked from a folder that is given.
 
-The folder holds `_C_stable_libtorch.abi3.so` out of vLLM 0.26's wheel for torch 2.11, as it is or
-packed with xz. Nothing of it is part of Aweigh. Weights are random bits: of them no speed depends.
+They want the torch that their wheel was built for. Nothing of them becomes part of the project.
 """
 
 import lzma
@@ -10,77 +9,38 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.replays import Way
-
-GROUP = 128
-
 
 def load(folder: Path) -> None:
-    """Register every library of a folder with torch."""
-    with tempfile.TemporaryDirectory() as unpacked:
-        for path in sorted((*folder.glob("*.so"), *folder.glob("*.so.xz"))):
-            library = path
-            if path.suffix == ".xz":
-                library = Path(unpacked) / path.stem
-                library.write_bytes(lzma.decompress(path.read_bytes()))
-            torch.ops.load_library(library)
+    """Unpack and load every `*.so.xz` of a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    packed = sorted(folder.glob("*.so.xz"))
+    if not packed:
+        raise FileNotFoundError(f"{folder} holds no *.so.xz; expected vLLM's libraries, packed")
+    target = Path(tempfile.mkdtemp(prefix="aweigh-peers-"))
+    for each in packed:
+        library = target / each.name.removesuffix(".xz")
+        library.write_bytes(lzma.decompress(each.read_bytes()))
+        torch.ops.load_library(library)
 
 
-def ways(x: torch.Tensor, num_rows: int, bits: int, sets: int) -> dict[str, Way]:
-    """Products of those that are loaded.
+def cutlass(
+    output: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    x_scale: torch.Tensor,
+    weight_scale: torch.Tensor,
+) -> torch.Tensor:
+    """Products of E4M3 or int8 by CUTLASS.
 
     Args:
-        x: [T, K], bf16.
-        num_rows: N.
-        bits: of a weight, 4 or 8.
-        sets: of weights.
+        output: [T, O], bf16.
+        x: [T, I].
+        weight: [O, I].
+        x_scale: fp32, [T, 1]; by groups [T, I / 128], a token's far apart.
+        weight_scale: fp32, [1, O]; of blocks [I / 128, O / 128].
     """
-    found: dict[str, Way] = {}
-    if hasattr(torch.ops._C, "marlin_gemm"):
-        found["Marlin"] = _marlin(x, num_rows, bits, sets)
-    if bits == 4 and hasattr(torch.ops._C, "machete_mm"):
-        found["Machete"] = _machete(x, num_rows, sets)
-    return found
-
-
-def _marlin(x: torch.Tensor, num_rows: int, bits: int, sets: int) -> Way:
-    (tokens, columns), kind = x.shape, _biased(bits)
-    weights = [_random_words(columns // 16, num_rows * bits // 2) for _ in range(sets)]
-    scales = torch.rand(columns // GROUP, num_rows, device="cuda", dtype=x.dtype) / 100
-    processors = torch.cuda.get_device_properties(x.device).multi_processor_count
-    locks = torch.zeros(4 * processors, dtype=torch.int32, device="cuda")
-
-    def way(which: int) -> object:
-        return torch.ops._C.marlin_gemm(
-            x, None, weights[which % sets], None, scales, None, None, None, None, None, locks,
-            kind, tokens, num_rows, columns, True, False, True, False,
-        )  # fmt: skip
-
-    return way
-
-
-def _machete(x: torch.Tensor, num_rows: int, sets: int) -> Way:
-    columns, kind = x.shape[1], _biased(4)
-    weights = [
-        torch.ops._C.machete_prepack_B(
-            _random_words(num_rows, columns // 8).t(), x.dtype, kind, x.dtype
-        )
-        for _ in range(sets)
-    ]
-    scales = torch.rand(columns // GROUP, num_rows, device="cuda", dtype=x.dtype) / 100
-
-    def way(which: int) -> object:
-        return torch.ops._C.machete_mm(
-            x, weights[which % sets], kind, None, scales, None, GROUP, None, None, None
-        )
-
-    return way
-
-
-def _biased(bits: int) -> int:
-    """vLLM's number for unsigned integers less half of what there are."""
-    return (bits << 8) | (1 << (bits - 1) << 17) | (1 << 50)
-
-
-def _random_words(*shape: int) -> torch.Tensor:
-    return torch.randint(-(1 << 31), 1 << 31, shape, dtype=torch.int32, device="cuda")
+    torch.ops._C.cutlass_scaled_mm(output, x, weight.t(), x_scale, weight_scale, None)
+    return output

@@ -14,6 +14,7 @@ import triton
 from aweigh_kernels.dense import NARROW, expect_dense, starts_early
 from aweigh_kernels.gpu.int_matmul import multiply, unpack
 from aweigh_kernels.int_packing import ROWS, Packed
+from aweigh_kernels.skinny_matmul import Scratch, splits
 
 MOST_TOKENS = 256  # of the kernel; with more, making the weight dense costs less than it saves
 _DENSE_WEIGHTS = 1 << 26  # that are made dense at once
@@ -47,11 +48,8 @@ class Workspace:
     """
 
     def __init__(self, device: torch.device) -> None:
-        num_processors = _processors(device).multi_processor_count
         # `schedule` lets three programs of each multiprocessor share rows, one if tokens are many.
-        size = num_processors * _PROGRAM_ROWS * _MOST_COLUMNS
-        self.sums = torch.empty(size, dtype=torch.float32, device=device)
-        self.arrived = torch.zeros(3 * num_processors, dtype=torch.int32, device=device)
+        self.scratch = Scratch(device, _PROGRAM_ROWS // ROWS * _MOST_COLUMNS)
         self.dense = torch.empty(_DENSE_WEIGHTS, dtype=torch.bfloat16, device=device)
 
 
@@ -86,8 +84,8 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
         gpu = _processors(x.device)
         chosen = schedule(num_tokens, packed, gpu.multi_processor_count)
         chosen = chosen.within(gpu.shared_memory_per_block_optin, packed)  # type: ignore[attr-defined]
-        early = starts_early(x.device)
-        launch(x, packed, (output, workspace.sums, workspace.arrived), chosen, early=early)
+        scratch = workspace.scratch
+        launch(x, packed, output, (scratch.sums, scratch.arrived), chosen)
     return output
 
 
@@ -105,9 +103,8 @@ def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
     num_steps = -(-packed.shape[1] // packed.depth)
     # The last one adds what all have left at once: so many numbers its registers hold.
     most = min(8, _MOST_COLUMNS // tokens * (1 if few else 2))
-    wanted = min(most, num_steps // _LEAST_STEPS, programs * num_processors // tiles)
-    splits = 1 << (max(1, wanted).bit_length() - 1)
-    return Schedule(_PROGRAM_ROWS, tokens, splits, 5 if few else 4, 4 if few else 8)
+    shared = splits(tiles, programs * num_processors, min(most, num_steps // _LEAST_STEPS))
+    return Schedule(_PROGRAM_ROWS, tokens, shared, 5 if few else 4, 4 if few else 8)
 
 
 def tokens_of(num_tokens: int, *, fours: bool) -> int:
@@ -119,21 +116,21 @@ def tokens_of(num_tokens: int, *, fours: bool) -> int:
 def launch(
     x: torch.Tensor,
     packed: Packed,
-    written: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    output: torch.Tensor,
+    shared: tuple[torch.Tensor, torch.Tensor],
     chosen: Schedule,
     *,
-    early: bool,
-    pairs: bool = True,
+    interpreted: bool = False,
 ) -> None:
     """Launch the kernel.
 
     Args:
         x: [T, K]; T is 1 or more.
         packed: the weight.
-        written: output, and sums and counts of programs that share rows.
+        output: [T, N].
+        shared: sums and counts of programs that share rows, see `Scratch`.
         chosen: how it is divided.
-        early: whether it may start while the kernel before it runs.
-        pairs: whether two numbers are subtracted at once: always, but for Triton's interpreter.
+        interpreted: by Triton's interpreter, which knows no instructions.
     """
     (num_rows, num_columns), num_tokens = packed.shape, len(x)
     grid = (
@@ -141,11 +138,13 @@ def launch(
         chosen.splits,
         triton.cdiv(num_tokens, chosen.tokens),
     )
+    early = not interpreted and starts_early(x.device)
     multiply[grid](
         x,
         packed.words,
         packed.factors,
-        *written,
+        output,
+        *shared,
         num_tokens,
         OUT=num_rows,
         IN=num_columns,
@@ -158,7 +157,7 @@ def launch(
         AHEAD=chosen.ahead,
         EARLY=early,
         FOURS=packed.fours,
-        PAIRS=pairs,
+        PAIRS=not interpreted,
         num_warps=chosen.num_warps,
         num_stages=chosen.num_stages,
         launch_pdl=early,
@@ -166,7 +165,7 @@ def launch(
 
 
 def launch_unpack(
-    packed: Packed, units: range, output: torch.Tensor, *, pairs: bool = True
+    packed: Packed, units: range, output: torch.Tensor, *, interpreted: bool = False
 ) -> None:
     """Make some rows dense.
 
@@ -174,7 +173,7 @@ def launch_unpack(
         packed: the weight.
         units: which, in units of 64 rows.
         output: [those rows at least, K], bf16 or fp16; each number is rounded once.
-        pairs: see `launch`.
+        interpreted: see `launch`.
     """
     num_rows, num_columns = packed.shape
     unpack[len(units), packed.words.shape[1]](
@@ -188,7 +187,7 @@ def launch_unpack(
         BITS=packed.bits,
         DEPTH=packed.depth,
         FOURS=packed.fours,
-        PAIRS=pairs,
+        PAIRS=not interpreted,
         num_warps=4,
     )
 

@@ -15,7 +15,7 @@ from torch.nn.functional import linear, pad
 
 from aweigh_kernels import bits
 from aweigh_kernels.checks import FLOATS, expect, expect_input
-from aweigh_kernels.dense import NARROW, starts_early
+from aweigh_kernels.dense import has_kernels, starts_early
 from aweigh_kernels.equality import same
 from aweigh_kernels.product import Product, in_parts
 
@@ -121,7 +121,7 @@ def prepare(weight: IntWeight, dtype: torch.dtype) -> Product:
 
 def _stored(weight: IntWeight, dtype: torch.dtype) -> Product:
     """As our kernel or torch multiplies it, where that is possible."""
-    if weight.q.is_cuda and dtype in NARROW:
+    if has_kernels(weight.q, dtype):
         return _on_gpu(weight, dtype)
     if not _torch_takes(weight, dtype):
         return _packed(weight, dtype)

@@ -90,7 +90,7 @@ def made_dense(weight: IntWeight, packed: Packed, dtype: torch.dtype) -> Iterato
     output = torch.full(packed.shape, NAN, dtype=dtype)
     units = len(packed.words)
     for part in (range(1), range(1, units)) if units > 1 else (range(1),):
-        module.launch_unpack(packed, part, output[part.start * 64 :], pairs=False)
+        module.launch_unpack(packed, part, output[part.start * 64 :], interpreted=True)
     dense = weight.dense()
     if dtype == torch.bfloat16:  # the interpreter cuts bits off
         dense = (dense.view(torch.int32) & -65536).view(torch.float32)
@@ -108,7 +108,7 @@ def multiplied(x: torch.Tensor, packed: Packed, schedule: Schedule) -> torch.Ten
     """[T, N], fp32."""
     output = torch.full((len(x), packed.shape[0]), NAN)
     sums, arrived = torch.full((1 << 18,), NAN), torch.zeros(64, dtype=torch.int32)
-    module.launch(x, packed, (output, sums, arrived), schedule, early=False, pairs=False)
+    module.launch(x, packed, output, (sums, arrived), schedule, interpreted=True)
     assert not arrived.any()
     return output
 

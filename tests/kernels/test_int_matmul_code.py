@@ -40,8 +40,14 @@ def code_of(
         "FOURS": weight.fours,
         "PAIRS": True,
     }
-    options = {"num_warps": chosen.num_warps, "num_stages": chosen.num_stages}
-    code = compiled(multiply, architecture, types, constants, **options)
+    code = compiled(
+        multiply,
+        architecture,
+        types,
+        constants,
+        num_warps=chosen.num_warps,
+        num_stages=chosen.num_stages,
+    )
     return code, chosen.rows * weight.depth // (32 * chosen.num_warps)
 
 

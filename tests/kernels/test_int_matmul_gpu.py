@@ -26,7 +26,7 @@ NAN = float("nan")
 @pytest.fixture(scope="module")
 def workspace() -> Workspace:
     made = workspace_of(DEVICE)
-    made.sums.fill_(NAN)
+    made.scratch.sums.fill_(NAN)
     made.dense.fill_(NAN)
     return made
 
@@ -93,7 +93,7 @@ def test_as_many_tokens_as_there_are(
     for tokens in (1, 2, 7, 16, 17, 33, 64, 65, 100, 129, 255, 256, 257, 300):
         case = Case(tokens, shape, bits, 1 << 20)
         case.check(int_matmul(case.x, case.packed, workspace))
-        assert not workspace.arrived.any()
+        assert not workspace.scratch.arrived.any()
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -110,7 +110,11 @@ def test_one_hot_activations_read_the_weights_exactly(bits: int, workspace: Work
     for dtype in BOTH:
         case = Case(1, (200, 320), bits, 64, dtype=dtype, asymmetric=True)
         hot = torch.eye(320, dtype=dtype, device=DEVICE)
-        for part in (*hot.split(1), *hot.split(40), hot):  # the last one by way of dense weights
+        for part in (
+            *torch.split(hot, 1),
+            *torch.split(hot, 40),
+            hot,
+        ):  # the last one by way of dense weights
             found = int_matmul(part, case.packed, workspace)
             chosen = part.float().argmax(1)
             assert torch.equal(found, case.weight.dense()[:, chosen].T.to(dtype))
@@ -152,7 +156,7 @@ def test_launches_repeat_to_the_bit(tokens: int, workspace: Workspace) -> None:
     once = int_matmul(case.x, case.packed, workspace)
     found = [int_matmul(case.x, case.packed, workspace) for _ in range(100)]
     assert all(torch.equal(each, once) for each in found)
-    assert not workspace.arrived.any()
+    assert not workspace.scratch.arrived.any()
 
 
 @pytest.mark.parametrize("tokens", [4, 300])

@@ -172,15 +172,16 @@ def _numbers(
     VALUES: tl.constexpr = DEPTH * BITS // 64  # words that a thread has of a tile
     RUN: tl.constexpr = min(4, VALUES)  # that lie side by side
     KIND: tl.constexpr = tl.bfloat16 if WIDE else tl.float16
+    OF_FOURS: tl.constexpr = 128 if WIDE else 64
+    OF_EIGHTS: tl.constexpr = -128 if WIDE else 1024
+    OFFSET: tl.constexpr = OF_FOURS if BITS == 4 else OF_EIGHTS
     words = words.to(tl.uint32, bitcast=True)
     if BITS == 4:
-        OFFSET: tl.constexpr = 128 if WIDE else 64
         words = words.reshape(ROWS // UNIT, VALUES // RUN, 4, 8, 4, RUN)
         first = tl.join(_fours(words, 0, WIDE, PAIRS), _fours(words, 4, WIDE, PAIRS))
         second = tl.join(_fours(words, 8, WIDE, PAIRS), _fours(words, 12, WIDE, PAIRS))
         pairs = tl.join(first, second)
     else:
-        OFFSET: tl.constexpr = -128 if WIDE else 1024
         words = words.reshape(ROWS // UNIT, VALUES // RUN, 4, 8, 4, RUN // 2, 2)
         pairs = tl.join(_eights(words, WIDE, PAIRS), _eights(words >> 8, WIDE, PAIRS))
     # Units, runs, warps, rows, pairs of columns, 16 columns, the other 8 rows, the other columns.
