@@ -57,6 +57,12 @@ BENCHMARKS = {
         _saved("fused-operations-gpu", ".md", ".json"),
     ),
     "gptq-peer": Benchmark("gptq_peer", "GPTQ of a matrix here and in llm-compressor", PEER),
+    "int-weight": Benchmark(
+        "int_weight_gpu",
+        "products with weights of 4 and 8 bits",
+        GPU,
+        _saved("int-weight-gpu", ".md", ".json"),
+    ),
     "mixed-precision": Benchmark(
         "mixed_precision", "`aweigh quantize --budget` against other choices of the same size"
     ),
@@ -103,7 +109,7 @@ BENCHMARKS = {
         _saved("skinny-matmul-gpu", ".md", ".json"),
     ),
 }
-PARTS = ("__main__", "replays")  # what is no benchmark of its own
+PARTS = ("__main__", "int_peers", "peers", "replays")  # what is no benchmark of its own
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from torch.nn.functional import linear, pad
 
 from aweigh_kernels import bits
 from aweigh_kernels.checks import FLOATS, expect, expect_input
+from aweigh_kernels.dense import has_kernels, starts_early
 from aweigh_kernels.equality import same
 from aweigh_kernels.product import Product, in_parts
 
@@ -100,6 +101,9 @@ def stack(weights: Sequence[IntWeight]) -> IntWeight | None:
 def prepare(weight: IntWeight, dtype: torch.dtype) -> Product:
     """The product for many calls: [T, K] of `dtype` to [T, N]. It keeps the weight packed, once.
 
+    On a GPU a kernel of ours multiplies x of 16 bits with it (`int_matmul`): no host waits, and
+    graphs may hold it, but no two products of one GPU may run at the same time.
+
     On a CPU torch multiplies a few rows with packed integers of 4 or 8 bits; everything else is
     made dense in parts, which costs the more per row the fewer rows x has. torch takes scales of
     x's number format: fp16 ones are rounded to bf16 for x in bf16, by at most 2^-9 of themselves,
@@ -116,7 +120,9 @@ def prepare(weight: IntWeight, dtype: torch.dtype) -> Product:
 
 
 def _stored(weight: IntWeight, dtype: torch.dtype) -> Product:
-    """As torch multiplies it, where that is possible."""
+    """As our kernel or torch multiplies it, where that is possible."""
+    if has_kernels(weight.q, dtype):
+        return _on_gpu(weight, dtype)
     if not _torch_takes(weight, dtype):
         return _packed(weight, dtype)
     if weight.bits == 8:
@@ -125,6 +131,22 @@ def _stored(weight: IntWeight, dtype: torch.dtype) -> Product:
     if order is None or weight.shape[0] % len(order):
         return _packed(weight, dtype)
     return _halves(weight, dtype, order)
+
+
+def _on_gpu(weight: IntWeight, dtype: torch.dtype) -> Product:
+    from aweigh_kernels import int_matmul, int_packing  # Triton is not everywhere
+
+    bits, group, device = weight.bits, weight.group, weight.q.device
+    if not int_packing.takes(bits, group, weight.shape[1], weight.zero):
+        return _packed(weight, dtype)
+    fours = not starts_early(device)
+    packed = int_packing.pack(weight.q, weight.scale, weight.zero, bits, group, fours=fours)
+    workspace = int_matmul.workspace_of(device)
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        return int_matmul.int_matmul(x.contiguous(), packed, workspace)
+
+    return product
 
 
 def _packed(weight: IntWeight, dtype: torch.dtype) -> Product:

@@ -4,7 +4,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,19 @@ class MachineCode:
 
     def count(self, instruction: str) -> int:
         return len(re.findall(rf"\b{instruction}\b", self.text))
+
+    def loop(self) -> "MachineCode":
+        """The longest one alone."""
+        lines = re.findall(r"/\*([0-9a-f]{4,})\*/ +(.*?);", self.text)
+        places = {int(address, 16): place for place, (address, _) in enumerate(lines)}
+        loops = [
+            range(places[target], place + 1)
+            for place, (_, said) in enumerate(lines)
+            for target in [int(found, 16) for found in re.findall(r"BRA.* 0x([0-9a-f]+)", said)]
+            if places.get(target, place) < place
+        ]
+        longest = max(loops, key=len)
+        return replace(self, text="\n".join(lines[place][1] for place in longest))
 
 
 def compiled(

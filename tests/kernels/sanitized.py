@@ -18,6 +18,7 @@ from triton.runtime.jit import JITFunction
 
 from aweigh_kernels import gpu
 from aweigh_kernels.gated import Activation, gated
+from aweigh_kernels.int_matmul import int_matmul, workspace_of
 from aweigh_kernels.paired_matmul import gated_matmul, turned_matmul
 from aweigh_kernels.rms_norm import rms_norm
 from aweigh_kernels.rope_write import FP8, rope_write
@@ -28,6 +29,7 @@ from tests.kernels import test_prefill_attention_gpu as prefill_cases
 from tests.kernels.common_cases import CommonCase
 from tests.kernels.sampling_cases import random_logits, rows_of_every_kind
 from tests.kernels.test_gated_gpu import gate_up
+from tests.kernels.test_int_matmul_gpu import Case as IntCase
 from tests.kernels.test_rms_norm_gpu import EPS
 from tests.kernels.test_rms_norm_gpu import Case as NormCase
 from tests.kernels.test_rope_write_gpu import Case as RopeCase
@@ -116,6 +118,20 @@ def products() -> None:
         turned_matmul(case.x, case.weight, scratch, turn, rope.kv, rope.slots, bias=case.bias)
 
 
+def int_products() -> None:
+    """With integers of 4 and 8 bits: of few tokens, in parts and not; of many by dense weights."""
+    workspace = workspace_of(torch.device("cuda", 0))
+    for tokens, shape, bits, group in (
+        (1, (100, 72), 4, 128),
+        (7, (512, 4096), 4, 64),
+        (33, (257, 576), 8, 32),
+        (200, (300, 520), 4, 128),
+        (300, (100, 136), 8, 128),
+    ):
+        case = IntCase(tokens, shape, bits, group, asymmetric=True)
+        int_matmul(case.x, case.packed, workspace)
+
+
 def sampling() -> None:
     """Rows of every kind, of vocabularies of one part and of many."""
     for size in (7, 1000, 50_257):
@@ -132,7 +148,15 @@ def stray() -> None:
 
 GROUPS: dict[str, Callable[[], None]] = {
     each.__name__.replace("_", "-"): each
-    for each in (paged_attention, common_attention, prefill_attention, rows, products, sampling)
+    for each in (
+        paged_attention,
+        common_attention,
+        prefill_attention,
+        rows,
+        products,
+        int_products,
+        sampling,
+    )
 }
 
 

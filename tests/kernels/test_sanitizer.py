@@ -56,7 +56,7 @@ def test_what_is_watched_is_what_python_launches() -> None:
     assert {name.rpartition(".")[2] for name in kernels()} == {
         *("attend_common", "attend_share", "join", "join_common"),
         *("attend_tile", "attend_items", "normalize", "turn_and_keep"),
-        *("multiply", "multiply_gated", "multiply_turned"),
+        *("multiply", "multiply_gated", "multiply_turned", "unpack"),
         *("summarize", "spread", "decide"),
     }
 

@@ -1,0 +1,142 @@
+"""Products with integers of 4 and 8 bits on a GPU, by cold memory, beside those of others.
+
+    python -m benchmarks.int_weight_gpu [--peers FOLDER] [--bits 4 8] [--save FILE.md]
+
+bf16 activations, groups of 128. Weights rotate over more than 300 MB; x is in the cache, as what
+the operation before has just written. Calls are replayed from CUDA graphs, in turn, after ours gave
+the numbers of cuBLAS with the same weights made dense. The floor is the larger of two: bytes of the
+weight with a scale of 16 bits for each group, x and the output ÷ 4.3 TB/s, and the arithmetic ÷ 790
+TFLOP/s, what copying and cuBLAS reach on an H200. `--peers`: see `benchmarks/peers.py`.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from aweigh_bench.report import Bar, Cell, Report, Table
+from aweigh_kernels.int_weight import IntWeight, prepare
+from benchmarks import int_peers, peers
+from benchmarks.replays import (
+    MEMORY_BYTES_PER_S,
+    Times,
+    Way,
+    copy_bytes_per_s,
+    described,
+    interleaved,
+    num_sets,
+)
+
+SHAPES = (
+    (6144, 4096), (4096, 4096), (28_672, 4096), (4096, 14_336), (57_344, 8192), (10_240, 3072),
+)  # fmt: skip
+TOKENS = (1, 4, 16, 32, 64, 128, 256, 512, 1024, 4096)
+FLOPS_PER_S = 790e12  # of bf16, what cuBLAS reaches on an H200
+LARGE_BYTES = 25_000_000  # of a weight
+COLUMNS = (
+    "out x in, bits, tokens", "us", "p10", "p90", "of the floor", "x cuBLAS", "x Marlin",
+    "x Machete",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", type=Path, metavar="FOLDER")
+    parser.add_argument("--bits", type=int, nargs="+", choices=(4, 8), default=(4, 8))
+    parser.add_argument("--save", type=Path, action="append", default=[])
+    given = parser.parse_args()
+    if given.peers is not None:
+        peers.load(given.peers)
+    rows: list[tuple[Cell, ...]] = []
+    bars: list[Bar] = []
+    for bits in given.bits:
+        for shape in SHAPES:
+            for tokens, times in measured(shape, bits):
+                ours = times["ours"].median
+                ratio = {name: each.median / ours for name, each in times.items()}
+                name = f"{shape[0]:,} x {shape[1]:,}, {bits}, {tokens}"
+                rows.append(
+                    (
+                        name, ours, times["ours"].p10, times["ours"].p90,
+                        floor_us(shape, bits, tokens) / ours,
+                        *(ratio.get(other) for other in ("cuBLAS", "Marlin", "Machete")),
+                    )
+                )  # fmt: skip
+                bars += bars_of(name, shape, bits, tokens, ratio)
+                print(*rows[-1], flush=True)
+    report = Report(
+        title="Products with packed integers on a GPU",
+        command=f"python -m benchmarks.int_weight_gpu {shlex.join(sys.argv[1:])}".strip(),
+        model="matrices of Llama 3.1 8B and 70B and one of no model, groups of 128, bf16",
+        machine=described(),
+        tables=[Table("Cold memory, median of 24 replays", COLUMNS, rows)],
+        bars=bars,
+        notes=[f"A large copy moves {copy_bytes_per_s() / 1e9:,.0f} GB/s here, read and written."],
+    )
+    print(report.text())
+    for path in given.save:
+        report.save(path)
+
+
+def measured(shape: tuple[int, int], bits: int) -> Iterator[tuple[int, dict[str, Times]]]:
+    """Times of all ways, for each number of tokens."""
+    num_rows, num_columns = shape
+    narrow, wide = (num_sets(num_rows * num_columns * each // 8) for each in (bits, 16))
+    weights = [_random(shape, bits) for _ in range(max(2, wide))]
+    products = [prepare(weights[which % wide], torch.bfloat16) for which in range(narrow)]
+    dense = [weight.dense(torch.bfloat16) for weight in weights]
+    del weights
+    for tokens in TOKENS:
+        x = torch.randn(tokens, num_columns, dtype=torch.bfloat16, device="cuda")
+        ways: dict[str, Way] = {
+            "ours": lambda which, x=x: products[which % narrow](x),
+            "cuBLAS": lambda which, x=x: torch.nn.functional.linear(x, dense[which % wide]),
+        } | int_peers.ways(x, num_rows, bits, narrow)
+        # The dense weights were rounded: by 2^-9 of each, of which a sum has the root of K.
+        ours, other = ways["ours"](0), ways["cuBLAS"](0)
+        torch.testing.assert_close(ours, other, rtol=2e-2, atol=1e-2 * num_columns**0.5)
+        yield (
+            tokens,
+            dict(zip(ways, interleaved(list(ways.values()), max(narrow, wide)), strict=True)),
+        )
+
+
+def floor_us(shape: tuple[int, int], bits: int, tokens: int) -> float:
+    num_weights = shape[0] * shape[1]
+    num_bytes = num_weights * (bits / 8 + 2 / int_peers.GROUP) + 2 * tokens * sum(shape)
+    return 1e6 * max(num_bytes / MEMORY_BYTES_PER_S, 2 * tokens * num_weights / FLOPS_PER_S)
+
+
+def bars_of(
+    name: str, shape: tuple[int, int], bits: int, tokens: int, ratio: dict[str, float]
+) -> Iterator[Bar]:
+    """What this product is held to: against others where they are loaded, and cuBLAS."""
+    best = min((ratio[each] for each in ("Marlin", "Machete") if each in ratio), default=None)
+    large = shape[0] * shape[1] * bits // 8 >= LARGE_BYTES
+    if bits == 8:
+        against, wanted = (best if tokens <= 64 else None), 1.3
+    elif tokens <= 16:
+        against, wanted = best, 1.5 if large else 1.3
+    elif tokens <= 64:
+        against, wanted = best, 1.4
+    elif tokens <= 512:
+        against, wanted = ratio.get("Machete"), 1.0
+    else:
+        against, wanted = ratio["cuBLAS"], 0.95
+    if against is not None:
+        yield Bar(name, f"≥ {wanted}", f"{against:.2f}", against >= wanted)
+
+
+def _random(shape: tuple[int, int], bits: int) -> IntWeight:
+    q = torch.randint(0, 1 << bits, shape, dtype=torch.uint8, device="cuda")
+    scale = torch.rand(shape[0], shape[1] // int_peers.GROUP, device="cuda") * 2 / (1 << bits)
+    return IntWeight(q=q, scale=scale.bfloat16(), bits=bits, group=int_peers.GROUP)
+
+
+if __name__ == "__main__":
+    if not torch.cuda.is_available():
+        sys.exit("this measures a GPU, and none is visible")
+    main()

@@ -1,0 +1,217 @@
+"""x · weightᵀ for weights of 4 or 8 bits in groups, as fast as they can be read (Triton).
+
+Bound: memory, up to some tens of tokens; N·K·bits / 8 bytes of the weight move, and 4 for each row
+of a group. Sums are fp32, in an order that depends on shapes alone: the same product is the same
+bits again. Of many tokens the weight is made dense in parts, and cuBLAS multiplies.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+import triton
+
+from aweigh_kernels.dense import NARROW, expect_dense, starts_early
+from aweigh_kernels.gpu.int_matmul import multiply, unpack
+from aweigh_kernels.int_packing import ROWS, Packed
+from aweigh_kernels.skinny_matmul import Scratch, splits
+
+MOST_TOKENS = 256  # of the kernel; with more, making the weight dense costs less than it saves
+_DENSE_WEIGHTS = 1 << 26  # that are made dense at once
+_PROGRAM_ROWS = 128  # of the weight, of one program
+_MOST_COLUMNS = 128  # tokens, of one program
+_LEAST_STEPS = 4  # of programs that share rows
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a product is divided."""
+
+    rows: int  # of the weight, of one program
+    tokens: int  # of one program
+    splits: int  # programs that share rows, each with a part of their numbers
+    num_stages: int  # tiles on their way, and the one that is multiplied
+    num_warps: int
+    ahead: int = 4  # tiles that are asked for while the kernel before ends
+
+    def within(self, num_bytes: int, packed: Packed) -> "Schedule":
+        """With as many stages as so much shared memory has room for."""
+        row_bytes = packed.depth * packed.bits // 8 + 8  # a factor twice
+        stage_bytes = self.rows * row_bytes + 2 * self.tokens * packed.depth
+        return replace(self, num_stages=min(self.num_stages, num_bytes // stage_bytes))
+
+
+class Workspace:
+    """What the products of one GPU share: no two of them may run at the same time.
+
+    Its addresses stay, so that graphs may hold products. Make it before capturing one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # `schedule` lets three programs of each multiprocessor share rows, one if tokens are many.
+        self.scratch = Scratch(device, _PROGRAM_ROWS // ROWS * _MOST_COLUMNS)
+        self.dense = torch.empty(_DENSE_WEIGHTS, dtype=torch.bfloat16, device=device)
+
+
+@cache
+def workspace_of(device: torch.device) -> Workspace:
+    """The one of a GPU, from its first product on."""
+    return Workspace(device)
+
+
+def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.Tensor:
+    """Multiply any number of rows with a matrix.
+
+    Args:
+        x: [T, K], bf16 or fp16, contiguous; fastest where rows are a multiple of 16 bytes.
+        packed: on the same device.
+        workspace: likewise.
+
+    Returns:
+        [T, N], as x, rounded once. Of more than MOST_TOKENS rows, weights are rounded, too.
+
+    Raises:
+        ValueError: x has another shape, number format, strides or device.
+    """
+    num_tokens, (num_rows, num_columns) = len(x), packed.shape
+    expect_dense("x", x, [num_tokens, num_columns], NARROW)
+    if x.device != packed.words.device:
+        raise ValueError(f"x is on {x.device}; expected {packed.words.device}, as the weight is")
+    output = x.new_empty(num_tokens, num_rows)
+    if num_tokens > MOST_TOKENS:
+        _multiply_dense(x, packed, workspace, output)
+    elif output.numel():
+        gpu = _processors(x.device)
+        chosen = schedule(num_tokens, packed, gpu.multi_processor_count)
+        chosen = chosen.within(gpu.shared_memory_per_block_optin, packed)  # type: ignore[attr-defined]
+        scratch = workspace.scratch
+        launch(x, packed, output, (scratch.sums, scratch.arrived), chosen)
+    return output
+
+
+def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
+    """A guess for Hopper by shape alone (docs/kernels/int-weight.md): none of it has been timed.
+
+    Args:
+        num_tokens: T.
+        packed: the weight.
+        num_processors: multiprocessors of the GPU.
+    """
+    few, tokens = num_tokens <= 32, tokens_of(num_tokens, fours=packed.fours)
+    programs = 3 if few else 2 if num_tokens <= 64 else 1  # of a multiprocessor, at most
+    tiles = -(-packed.shape[0] // _PROGRAM_ROWS) * -(-num_tokens // tokens)
+    num_steps = -(-packed.shape[1] // packed.depth)
+    # The last one adds what all have left at once: so many numbers its registers hold.
+    most = min(8, _MOST_COLUMNS // tokens * (1 if few else 2))
+    shared = splits(tiles, programs * num_processors, min(most, num_steps // _LEAST_STEPS))
+    return Schedule(_PROGRAM_ROWS, tokens, shared, 5 if few else 4, 4 if few else 8)
+
+
+def tokens_of(num_tokens: int, *, fours: bool) -> int:
+    """Columns of a program's tile, of so many tokens; before Hopper registers hold fewer."""
+    most = _MOST_COLUMNS // 2 if fours else _MOST_COLUMNS
+    return min(most, max(16, int(triton.next_power_of_2(num_tokens))))
+
+
+def launch(
+    x: torch.Tensor,
+    packed: Packed,
+    output: torch.Tensor,
+    shared: tuple[torch.Tensor, torch.Tensor],
+    chosen: Schedule,
+    *,
+    interpreted: bool = False,
+) -> None:
+    """Launch the kernel.
+
+    Args:
+        x: [T, K]; T is 1 or more.
+        packed: the weight.
+        output: [T, N].
+        shared: sums and counts of programs that share rows, see `Scratch`.
+        chosen: how it is divided.
+        interpreted: by Triton's interpreter, which knows no instructions.
+    """
+    (num_rows, num_columns), num_tokens = packed.shape, len(x)
+    grid = (
+        triton.cdiv(num_rows, chosen.rows),
+        chosen.splits,
+        triton.cdiv(num_tokens, chosen.tokens),
+    )
+    early = not interpreted and starts_early(x.device)
+    multiply[grid](
+        x,
+        packed.words,
+        packed.factors,
+        output,
+        *shared,
+        num_tokens,
+        OUT=num_rows,
+        IN=num_columns,
+        GROUP=packed.group,
+        BITS=packed.bits,
+        TOKENS=chosen.tokens,
+        ROWS=chosen.rows,
+        DEPTH=packed.depth,
+        SPLITS=chosen.splits,
+        AHEAD=chosen.ahead,
+        EARLY=early,
+        FOURS=packed.fours,
+        PAIRS=not interpreted,
+        num_warps=chosen.num_warps,
+        num_stages=chosen.num_stages,
+        launch_pdl=early,
+    )
+
+
+def launch_unpack(
+    packed: Packed, units: range, output: torch.Tensor, *, interpreted: bool = False
+) -> None:
+    """Make some rows dense.
+
+    Args:
+        packed: the weight.
+        units: which, in units of 64 rows.
+        output: [those rows at least, K], bf16 or fp16; each number is rounded once.
+        interpreted: see `launch`.
+    """
+    num_rows, num_columns = packed.shape
+    unpack[len(units), packed.words.shape[1]](
+        packed.words,
+        packed.factors,
+        output,
+        units.start,
+        OUT=num_rows,
+        IN=num_columns,
+        GROUP=packed.group,
+        BITS=packed.bits,
+        DEPTH=packed.depth,
+        FOURS=packed.fours,
+        PAIRS=not interpreted,
+        num_warps=4,
+    )
+
+
+def _multiply_dense(
+    x: torch.Tensor, packed: Packed, workspace: Workspace, output: torch.Tensor
+) -> None:
+    num_rows, num_columns = packed.shape
+    for units in parts(num_rows, num_columns):
+        first, end = units.start * ROWS, min(units.stop * ROWS, num_rows)
+        size = (end - first) * num_columns
+        dense = workspace.dense[:size].view(x.dtype).view(end - first, num_columns)
+        launch_unpack(packed, units, dense)
+        torch.mm(x, dense.t(), out=output[:, first:end])
+
+
+def parts(num_rows: int, num_columns: int) -> list[range]:
+    """Units of rows that are made dense together: as equal as can be, none too large."""
+    units = -(-num_rows // ROWS)
+    most = max(1, _DENSE_WEIGHTS // (ROWS * num_columns))
+    each = -(-units // -(-units // most))
+    return [range(first, min(first + each, units)) for first in range(0, units, each)]
+
+
+@cache
+def _processors(device: torch.device) -> "torch._C._CudaDeviceProperties":
+    return torch.cuda.get_device_properties(device)

@@ -1,0 +1,198 @@
+"""Products with packed integers on a GPU, beside sums in fp64 of the very weights."""
+
+import re
+from copy import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from aweigh_kernels import int_matmul as module
+from aweigh_kernels.dense import starts_early
+from aweigh_kernels.int_matmul import MOST_TOKENS, Schedule, Workspace, int_matmul, workspace_of
+from aweigh_kernels.int_packing import pack
+from aweigh_kernels.int_weight import IntWeight
+from aweigh_kernels.weight import prepare
+from tests.kernels.weights import Draw
+
+pytestmark = pytest.mark.gpu
+
+BOTH = [torch.bfloat16, torch.float16]
+ROUNDED = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # half of the step to the next number
+DEVICE = torch.device("cuda", 0)
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def workspace() -> Workspace:
+    made = workspace_of(DEVICE)
+    made.scratch.sums.fill_(NAN)
+    made.dense.fill_(NAN)
+    return made
+
+
+class Case:
+    """A weight and activations."""
+
+    def __init__(
+        self,
+        tokens: int,
+        shape: tuple[int, int],
+        bits: int = 4,
+        group: int = 128,
+        *,
+        dtype: torch.dtype = torch.bfloat16,
+        asymmetric: bool = False,
+        act_order: bool = False,
+    ) -> None:
+        draw = Draw(tokens + sum(shape))
+        weight = draw.ints(*shape, bits, group, asymmetric=asymmetric, act_order=act_order)
+        self.weight = on_gpu(weight)
+        self.x = draw.normal(tokens, shape[1]).to(DEVICE, dtype)
+        fours = not starts_early(DEVICE)
+        q, scale, zero = self.weight.q, self.weight.scale, self.weight.zero
+        self.packed = pack(q, scale, zero, bits, group, fours=fours)
+
+    def first(self, tokens: int) -> "Case":
+        part = copy(self)
+        part.x = self.x[:tokens]
+        return part
+
+    def check(self, found: torch.Tensor) -> None:
+        """As exact as fp32 sums, rounded once; of many tokens weights are rounded, too."""
+        x, dense = self.x.double(), self.weight.dense().double()
+        exact, sums = x @ dense.T, x.abs() @ dense.abs().T
+        step = ROUNDED[self.x.dtype]
+        lost = 1e-5 + (step if len(x) > MOST_TOKENS else 0)
+        error = (found.double() - exact).abs()
+        assert bool((error <= step * exact.abs() + lost * sums + 1e-7).all()), error.max()
+
+
+def on_gpu(weight: IntWeight) -> IntWeight:
+    zero = None if weight.zero is None else weight.zero.to(DEVICE)
+    perm = None if weight.perm is None else weight.perm.to(DEVICE)
+    q, scale = weight.q.to(DEVICE), weight.scale.to(DEVICE)
+    return replace(weight, q=q, scale=scale, zero=zero, perm=perm)
+
+
+@pytest.mark.parametrize("dtype", BOTH, ids=str)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group", [16, 32, 64, 128, 1 << 20])
+def test_groups_of_any_size(bits: int, group: int, dtype: torch.dtype) -> None:
+    for asymmetric in (False, True):
+        for shape in ((64, 256), (100, 328), (257, 1000)):
+            case = Case(21, shape, bits, group, dtype=dtype, asymmetric=asymmetric)
+            case.check(prepare(case.weight, dtype)(case.x))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shape", [(1, 8), (64, 64), (333, 77), (576, 192), (1024, 4096)], ids=str)
+def test_as_many_tokens_as_there_are(
+    shape: tuple[int, int], bits: int, workspace: Workspace
+) -> None:
+    for tokens in (1, 2, 7, 16, 17, 33, 64, 65, 100, 129, 255, 256, 257, 300):
+        case = Case(tokens, shape, bits, 1 << 20)
+        case.check(int_matmul(case.x, case.packed, workspace))
+        assert not workspace.scratch.arrived.any()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shape", [(6144, 4096), (28_672, 4096), (4096, 14_336)], ids=str)
+def test_the_matrices_of_a_layer(shape: tuple[int, int], bits: int, workspace: Workspace) -> None:
+    case = Case(512, shape, bits)
+    for tokens in (1, 4, 16, 32, 64, 128, 256, 512):
+        part = case.first(tokens)
+        part.check(int_matmul(part.x, part.packed, workspace))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_one_hot_activations_read_the_weights_exactly(bits: int, workspace: Workspace) -> None:
+    for dtype in BOTH:
+        case = Case(1, (200, 320), bits, 64, dtype=dtype, asymmetric=True)
+        hot = torch.eye(320, dtype=dtype, device=DEVICE)
+        for part in (
+            *torch.split(hot, 1),
+            *torch.split(hot, 40),
+            hot,
+        ):  # the last one by way of dense weights
+            found = int_matmul(part, case.packed, workspace)
+            chosen = part.float().argmax(1)
+            assert torch.equal(found, case.weight.dense()[:, chosen].T.to(dtype))
+
+
+@pytest.mark.parametrize("tokens", [3, 40, 200, 300])
+def test_columns_in_the_order_in_which_they_were_quantized(tokens: int) -> None:
+    case = Case(tokens, (256, 512), group=128, act_order=True)
+    case.check(prepare(case.weight, torch.bfloat16)(case.x))
+
+
+@pytest.mark.parametrize("rows", [64, 128])
+@pytest.mark.parametrize("splits", [1, 2, 3, 8])
+def test_in_however_many_parts_it_is_the_same(
+    rows: int, splits: int, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tokens in (3, 40):
+        chosen = Schedule(rows, 16 if tokens < 16 else 64, splits, 3, 8 if rows > 64 else 4)
+        monkeypatch.setattr(module, "schedule", lambda *_, chosen=chosen: chosen)
+        for shape in ((512, 4096), (300, 1000)):
+            case = Case(tokens, shape)
+            case.check(int_matmul(case.x, case.packed, workspace))
+
+
+@pytest.mark.parametrize("tokens", [2, 64, 200, 300])
+def test_a_token_without_numbers_leaves_the_others_alone(tokens: int, workspace: Workspace) -> None:
+    case = Case(tokens, (4096, 4096))
+    whole = int_matmul(case.x, case.packed, workspace)
+    case.x[1] = NAN
+    found = int_matmul(case.x, case.packed, workspace)
+    others = torch.arange(tokens, device=DEVICE) != 1
+    assert torch.equal(found[others], whole[others])
+    assert bool(found[1].isnan().all())
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 64, 256])
+def test_launches_repeat_to_the_bit(tokens: int, workspace: Workspace) -> None:
+    case = Case(tokens, (4096, 4096))
+    once = int_matmul(case.x, case.packed, workspace)
+    found = [int_matmul(case.x, case.packed, workspace) for _ in range(100)]
+    assert all(torch.equal(each, once) for each in found)
+    assert not workspace.scratch.arrived.any()
+
+
+@pytest.mark.parametrize("tokens", [4, 300])
+def test_a_graph_of_products_that_need_each_other(tokens: int, workspace: Workspace) -> None:
+    case = Case(tokens, (4096, 4096))
+    case.x /= 64
+
+    def chain() -> torch.Tensor:
+        found = case.x
+        for _ in range(10):
+            found = int_matmul(found, case.packed, workspace)
+        return found
+
+    wanted = chain()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = chain()
+    for _ in range(5):
+        found.fill_(NAN)
+        graph.replay()
+        assert torch.equal(found, wanted)
+
+
+def test_no_tokens(workspace: Workspace) -> None:
+    case = Case(0, (64, 64))
+    assert int_matmul(case.x, case.packed, workspace).shape == (0, 64)
+
+
+def test_what_does_not_fit_is_refused_by_name(workspace: Workspace) -> None:
+    case = Case(4, (64, 128))
+    for x, said in (
+        (case.x.T.contiguous().T, "x has strides [1, 4]"),
+        (case.x[:, :64].contiguous(), "x is bfloat16 [4, 64]"),
+        (case.x.float(), "x is float32"),
+        (case.x.cpu(), "x is on cpu"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            int_matmul(x, case.packed, workspace)
