@@ -23,7 +23,7 @@ def load(folder: Path) -> None:
     for each in packed:
         library = target / each.name.removesuffix(".xz")
         library.write_bytes(lzma.decompress(each.read_bytes()))
-        torch.ops.load_library(library)
+        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
 
 
 def cutlass(

@@ -90,7 +90,7 @@ def _words(q: torch.Tensor, bits: int, depth: int, *, fours: bool) -> torch.Tens
         else:
             words[..., half] |= (number ^ 128) << (8 * column + 16 * one)
     run = min(4 // each, steps)  # what a thread reads at once
-    words = words.unflatten(2, (-1, run)).permute(0, 1, 2, 4, 5, 6, 3, 7)
+    words = torch.unflatten(words, 2, (-1, run)).permute(0, 1, 2, 4, 5, 6, 3, 7)
     return words.reshape(units, len(words[0]), -1)
 
 
