@@ -76,7 +76,7 @@ class Watch:
         namespace: str,
         service: str,
         slices: Slices,
-        tell: Callable[[list[Found]], None],
+        tell: Callable[[list[Found], str | None], None],
     ) -> None:
         self._server = server
         self._url = f"{server.url}/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
@@ -99,7 +99,7 @@ class Watch:
                 except Expired:
                     _log.info("the watch has expired; listing again")
                 except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as error:
-                    _log.warning("cannot watch the pods: %s", error or type(error).__name__)
+                    _log.warning("cannot watch the pods: %s", str(error) or type(error).__name__)
                 await sleep(again_s)
                 again_s = min(again_s * 2, _LONGEST_AGAIN_S)
 
@@ -113,7 +113,7 @@ class Watch:
             response.raise_for_status()
             found = json.loads(await response.read())
         self._slices.replace(found["items"])
-        self._tell(self._slices.found())
+        self._tell(self._slices.found(), self._slices.reason())
         version: str = found["metadata"]["resourceVersion"]
         return version
 
@@ -144,7 +144,7 @@ class Watch:
             raise ValueError(f"the API server ended the watch: {item.get('message')}")
         if kind != "BOOKMARK":
             self._slices.change(kind, item)
-            self._tell(self._slices.found())
+            self._tell(self._slices.found(), self._slices.reason())
         version: str | None = item["metadata"].get("resourceVersion")
         return version
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from aweigh_api.reasons import Reason
 from aweigh_router import choice, errors, rooms
 from aweigh_router.calls import Call
 from aweigh_router.choice import Order
@@ -10,6 +11,28 @@ from aweigh_router.line import Line, LineFull
 from aweigh_router.matching import RevisionGone, Round
 from aweigh_router.rooms import Pod, Pods
 from aweigh_router.shares import Shares
+
+# Waiting helps nobody: somebody has to change something.
+HOPELESS = frozenset(
+    {
+        Reason.INVALID_SPEC,
+        Reason.INVALID_CONFIGURATION,
+        Reason.UNSUPPORTED_MODEL,
+        Reason.OUT_OF_MEMORY_FOR_MODEL,
+        Reason.NAME_CONFLICT,
+        Reason.OBJECT_REFUSED,
+        Reason.MODEL_NOT_FOUND,
+        Reason.MODEL_UNREADABLE,
+        Reason.ACCESS_DENIED,
+        Reason.SUSPENDED,
+        Reason.IMAGE_PULL_FAILED,
+        Reason.MOUNT_FAILED,
+        Reason.CRASH_LOOPING,
+        Reason.OUT_OF_MEMORY,
+        Reason.PODS_REFUSED,
+        Reason.INTERNAL_ERROR,
+    }
+)
 
 _BETWEEN_MATCHES_S = 0.05  # for pods whose rest is over; all else is noticed at once
 _BETWEEN_LOOKS_S = 1.0
@@ -19,11 +42,11 @@ _BETWEEN_SIGNS_S = 5.0  # of life, to a client whose stream waits
 class Dispatch:
     """All requests and all pods."""
 
-    def __init__(self, line: Line, pods: Pods, clock: Callable[[], float]) -> None:
+    def __init__(self, line: Line[Call], pods: Pods, clock: Callable[[], float]) -> None:
         self.line = line
         self.pods = pods
         self.clock = clock
-        self.why_none = "none is ready."  # when none serves
+        self.reason: str | None = None  # why the InferenceService is not ready
         self._in_vain: asyncio.Future[None] | None = None
         self._shares = Shares()
         self._seats: dict[Call, asyncio.Future[Pod]] = {}  # of those that wait
@@ -66,11 +89,12 @@ class Dispatch:
         """
         if not call.waits:
             self.line.put_back(call)
-        seat = self._seats[call] = asyncio.get_running_loop().create_future()
+        seat: asyncio.Future[Pod] = asyncio.get_running_loop().create_future()
+        self._seats[call] = seat
         try:
             self.match()
             if not seat.done() and not self.pods.taking(self.clock()):
-                self._tell_in_vain()
+                self._wake()
             while not seat.done():
                 await asyncio.wait({seat}, timeout=self._patience_s(call))
                 if not seat.done():
@@ -91,18 +115,20 @@ class Dispatch:
             self._in_vain = asyncio.get_running_loop().create_future()
         return self._in_vain
 
-    def _tell_in_vain(self) -> None:
+    def _wake(self) -> None:
         if self._in_vain is not None and not self._in_vain.done():
             self._in_vain.set_result(None)
         self._in_vain = None
 
     def _patience_s(self, call: Call) -> float:
-        left_s = call.deadline_s - self.clock()
-        if left_s > 0:
-            return min(left_s, _BETWEEN_SIGNS_S)
-        if not self.pods.taking(self.clock()):
-            raise errors.no_pods(self.why_none)
-        raise errors.waited_too_long(self.clock() - call.since_s)
+        now_s = self.clock()
+        left_s = call.deadline_s - now_s
+        serves = bool(self.pods.taking(now_s))
+        if not serves and (left_s <= 0 or self.reason in HOPELESS):
+            raise errors.no_pods(self.reason)
+        if left_s <= 0:
+            raise errors.waited_too_long(now_s - call.since_s)
+        return min(left_s, _BETWEEN_SIGNS_S)
 
     def leave(self, call: Call, pod: Pod, *, took: bool = True) -> None:
         """It is not computed there any more; `took` says whether the pod had begun it at all."""

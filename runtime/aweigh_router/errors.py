@@ -58,11 +58,13 @@ def out_of_room(limit_bytes: int) -> ApiError:
     )
 
 
-def no_pods(reason: str) -> ApiError:
-    """There is none, or none serves, and the request has waited as long as it may."""
+def no_pods(reason: str | None) -> ApiError:
+    """There is none, or none serves; `reason` is that of the InferenceService."""
     return ApiError(
         503,
-        f"No pod serves this model: {reason}",
+        f"No pod serves this model. Its InferenceService is not ready: {reason}."
+        if reason
+        else "No pod serves this model yet; try again later.",
         code="no_pods",
         headers={"Retry-After": "5"},
     )

@@ -48,7 +48,7 @@ class Transcript:
         """
         end = body.rindex(b"}")
         return b'%b,"%b":{"id":%b,"created":%d,"answers":[%b]}}' % (
-            body[:end],
+            bytes(body[:end]),
             RESUME_FIELD.encode(),
             json.dumps(self.id).encode(),
             self.created,
@@ -64,7 +64,7 @@ class Transcript:
 
 def _resumed(answer: Progress) -> bytes:
     finished = b"true" if answer.finished else b"false"
-    return b'{"tokens":[%b],"finished":%b}' % (answer.tokens, finished)
+    return b'{"tokens":[%b],"finished":%b}' % (bytes(answer.tokens), finished)
 
 
 class Events:

@@ -102,14 +102,15 @@ def _assemble(settings: Settings, client: PodClient) -> tuple[Service, Reports]:
 async def _find(settings: Settings, service: Service, reports: Reports) -> None:
     """Follow which pods there are, for ever; the first answer makes the router ready."""
 
-    def tell(found: list[Found]) -> None:
+    def tell(found: list[Found], reason: str | None) -> None:
+        service.dispatch.reason = reason
         reports.follow(found)
         if service.phase == "loading":
             service.phase = "ready"
             _log.info("ready", extra={"fields": {"pods": len(found)}})
 
     if settings.pod:
-        tell([Found(url, url, ready=True) for url in settings.pod])
+        tell([Found(url, url, ready=True) for url in settings.pod], None)
         await asyncio.Event().wait()
     slices = Slices(tls=settings.tls_dir is not None)
     server = ApiServer.of_this_pod()

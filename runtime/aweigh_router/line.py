@@ -9,6 +9,7 @@ from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Generic, TypeVar
 
 MOST_TENANTS = 4096  # that are remembered: more keys than a Secret can hold
 
@@ -43,13 +44,16 @@ class Ticket:
         return (self.priority, self.arrival) < (other.priority, other.arrival)
 
 
-class Line:
+Waits = TypeVar("Waits", bound=Ticket)
+
+
+class Line(Generic[Waits]):
     """All requests that wait."""
 
     def __init__(self, limit: int) -> None:
         """`limit` is how many may wait; one tenant among several may fill half of it."""
         self._limit = limit
-        self._waiting: dict[bytes, list[Ticket]] = {}  # by tenant, none of them empty
+        self._waiting: dict[bytes, list[Waits]] = {}  # by tenant, none of them empty
         self._served: dict[bytes, float] = {}
         self._num_waiting = 0
 
@@ -60,7 +64,7 @@ class Line:
         """Since when the one waits that waits longest."""
         return min((each.since_s for one in self._waiting.values() for each in one), default=None)
 
-    def join(self, ticket: Ticket, num_tenants: int = 1) -> None:
+    def join(self, ticket: Waits, num_tenants: int = 1) -> None:
         """Wait.
 
         Args:
@@ -77,7 +81,7 @@ class Line:
             raise LineFull(own, max(1, self._limit // 2), of_tenant=True)
         self.put_back(ticket)
 
-    def put_back(self, ticket: Ticket) -> None:
+    def put_back(self, ticket: Waits) -> None:
         """Wait again, in the place where it was; there is always room for it."""
         if ticket.tenant not in self._waiting:
             self._catch_up(ticket.tenant)
@@ -85,12 +89,12 @@ class Line:
         self._num_waiting += 1
         ticket.waits = True
 
-    def take(self, ticket: Ticket) -> None:
+    def take(self, ticket: Waits) -> None:
         """Its turn has come. It is charged for."""
         self.leave(ticket)
         self.charge(ticket.tenant, ticket.cost)
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: Waits) -> None:
         """It does not wait any more."""
         own = self._waiting[ticket.tenant]
         own.remove(ticket)
@@ -105,7 +109,7 @@ class Line:
         if len(self._served) > MOST_TENANTS:
             self._forget()
 
-    def in_order(self) -> Iterator[Ticket]:
+    def in_order(self) -> Iterator[Waits]:
         """Who waits, in the order of turns. Each may be taken before the next is asked for."""
         turns = [
             (own[0].priority, self._served.get(tenant, 0.0), own[0].arrival, 0, own)

@@ -1,5 +1,6 @@
 """Asks pods over their public port, as their router."""
 
+import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -110,7 +111,7 @@ class PodClient:
         return self._session.request(
             method,
             pod.found.url + path,
-            data=None if body is None else bytes(body),
+            data=None if body is None else io.BytesIO(body),  # in pieces: others wait meanwhile
             headers={**headers, **self._proof()},
             allow_redirects=False,
         )

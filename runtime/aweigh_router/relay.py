@@ -134,6 +134,7 @@ class Relay:
             call.begun, call.revision = True, revision
             call.priority = BROKEN_OFF
             call.since_s = now_s
+            self._metrics.resumed()
 
     async def _try(self, errand: Errand, pod: Pod, reply: Reply) -> web.StreamResponse:
         """Ask this pod.
@@ -154,7 +155,9 @@ class Relay:
         except TimeoutError as error:
             raise PodFailed("it is silent", died=True) from error
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise PodFailed(f"it broke off: {error or type(error).__name__}", died=True) from error
+            raise PodFailed(
+                f"it broke off: {str(error) or type(error).__name__}", died=True
+            ) from error
         finally:
             errand.call.give_up = nothing
 

@@ -15,17 +15,22 @@ class Slices:
     def __init__(self, *, tls: bool) -> None:
         self._scheme = "https" if tls else "http"
         self._slices: dict[str, list[Found]] = {}
+        self._reasons: dict[str, str | None] = {}
 
     def replace(self, items: Iterable[Mapping[str, Any]]) -> None:
         """These there are, and no others."""
-        self._slices = {_name(item): self._pods(item) for item in items}
+        self._slices, self._reasons = {}, {}
+        for item in items:
+            self.change("ADDED", item)
 
     def change(self, kind: str, item: Mapping[str, Any]) -> None:
         """One was added, modified or deleted."""
         if kind == "DELETED":
             self._slices.pop(_name(item), None)
+            self._reasons.pop(_name(item), None)
         else:
             self._slices[_name(item)] = self._pods(item)
+            self._reasons[_name(item)] = (item["metadata"].get("labels") or {}).get(names.REASON)
 
     def found(self) -> list[Found]:
         """All pods, those that are not ready and those that end included."""
@@ -35,6 +40,10 @@ class Slices:
                 if pod.name not in pods or pod.ready:
                     pods[pod.name] = pod
         return [pods[name] for name in sorted(pods)]
+
+    def reason(self) -> str | None:
+        """Why the InferenceService is not ready, as the operator has labelled the Service."""
+        return next(filter(None, self._reasons.values()), None)
 
     def _pods(self, item: Mapping[str, Any]) -> list[Found]:
         ports = item.get("ports") or ()

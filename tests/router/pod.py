@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from aweigh_api.routing import (
     NO_ROOM,
@@ -25,6 +26,7 @@ from aweigh_api.routing import (
     Resume,
     Room,
 )
+from aweigh_api.state import Phase
 
 SECRET = "router-secret-0123456789"
 
@@ -45,7 +47,7 @@ class Seen:
 
     path: str
     body: dict[str, Any]
-    headers: dict[str, str]
+    headers: CIMultiDictProxy[str]
     resumed: bool = False
 
 
@@ -62,7 +64,7 @@ class Pod:
 
     max_running: int = 64
     pace_s: float = 0.0  # between tokens
-    phase: str = "ready"
+    phase: Phase = "ready"
     revision: str | None = "one"
     reports: bool = True
     refuses: bool = False
@@ -137,7 +139,7 @@ class Pod:
             changed = self._changed
             room = Room(
                 boot_id=self.boot_id,
-                phase=self.phase,  # type: ignore[arg-type]  # tests set what they like
+                phase=self.phase,
                 room=self.room,
                 running=self.running,
                 revision=self.revision,
@@ -156,19 +158,19 @@ class Pod:
         return web.json_response({"count": len(await request.read())})
 
     async def _models(self, request: web.Request) -> web.Response:
-        self.seen.append(Seen(request.path, {}, dict(request.headers)))
+        self.seen.append(Seen(request.path, {}, request.headers))
         return web.json_response({"data": [{"id": "m"}]}, headers={ROOM_HEADER: str(self.room)})
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        seen = Seen(request.path, body, dict(request.headers), RESUME_FIELD in body)
+        seen = Seen(request.path, body, request.headers, RESUME_FIELD in body)
         answers = int(body.get("n", 1))
         if self._routed(request) and (self.refuses or self.running + answers > self.max_running):
             error = {"error": {"message": "no room", "code": NO_ROOM}}
             return web.json_response(error, status=429, headers={ROOM_HEADER: "0"})
         if body.get("temperature", 0) > 2:
-            error = {"error": {"message": "temperature is 3; expected 0 to 2", "code": None}}
-            return web.json_response(error, status=400, headers={ROOM_HEADER: str(self.room)})
+            bad = {"error": {"message": "temperature is 3; expected 0 to 2", "code": None}}
+            return web.json_response(bad, status=400, headers={ROOM_HEADER: str(self.room)})
         self.seen.append(seen)
         self.running += answers
         self.most_running = max(self.most_running, self.running)

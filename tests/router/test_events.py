@@ -35,9 +35,7 @@ def test_cuts_between_bytes_change_nothing(n: int, num_tokens: int, cuts: list[i
     places = sorted({0, len(whole), *(min(cut, len(whole)) for cut in cuts)})
     transcript = Transcript(answers=[Progress() for _ in range(n)])
     events = Events(transcript)
-    passed = b"".join(
-        events.feed(whole[one:other]) for one, other in pairwise(places)
-    )
+    passed = b"".join(events.feed(whole[one:other]) for one, other in pairwise(places))
     assert passed == b"".join(block[block.index(b"data: ") :] for block in blocks)
     assert transcript.complete
     assert events.take_count() == n * num_tokens

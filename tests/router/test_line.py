@@ -13,7 +13,7 @@ TENANTS = st.sampled_from([b"a", b"b", b"c"])
 
 
 def test_two_tenants_that_always_wait_get_the_same_number_of_tokens() -> None:
-    line, served = Line(1000), Counter[bytes]()
+    line, served = Line[Ticket](1000), Counter[bytes]()
     for _ in range(200):
         line.join(Ticket(b"many", 0.0, cost=10))
     for _ in range(60):
@@ -28,7 +28,7 @@ def test_two_tenants_that_always_wait_get_the_same_number_of_tokens() -> None:
 
 
 def test_tokens_that_stream_later_count_too() -> None:
-    line = Line(10)
+    line = Line[Ticket](10)
     for tenant in (b"a", b"b", b"b"):
         line.join(Ticket(tenant, 0.0))
     line.charge(b"a", 100)
@@ -36,7 +36,7 @@ def test_tokens_that_stream_later_count_too() -> None:
 
 
 def test_nobody_saves_up_turns_while_away() -> None:
-    line = Line(100)
+    line = Line[Ticket](100)
     line.join(Ticket(b"busy", 0.0))
     line.charge(b"busy", 1_000_000)
     line.join(Ticket(b"new", 0.0))
@@ -46,14 +46,14 @@ def test_nobody_saves_up_turns_while_away() -> None:
 
 
 def test_the_key_decides_who_is_before_others() -> None:
-    line = Line(10)
+    line = Line[Ticket](10)
     for priority in (LOW, NORMAL, HIGH, LOW, HIGH):
         line.join(Ticket(b"a", 0.0, priority))
     assert [each.priority for each in line.in_order()] == [HIGH, HIGH, NORMAL, LOW, LOW]
 
 
 def test_one_of_several_tenants_fills_half_of_the_line_at_most() -> None:
-    line = Line(4)
+    line = Line[Ticket](4)
     line.join(Ticket(b"a", 0.0), num_tenants=2)
     line.join(Ticket(b"a", 0.0), num_tenants=2)
     with pytest.raises(LineFull, match="2 requests of this API key wait"):
@@ -69,7 +69,7 @@ class Waiting(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.line = Line(20)
+        self.line = Line[Ticket](20)
         self.waiting: list[Ticket] = []
         self.away: list[Ticket] = []
 
@@ -130,7 +130,7 @@ TestWaiting = Waiting.TestCase
 @given(st.lists(st.tuples(TENANTS, st.integers(1, 20)), min_size=1, max_size=40))
 def test_the_order_is_by_turns(requests: list[tuple[bytes, int]]) -> None:
     """Of two that wait, nobody is ahead by more than the largest request."""
-    line, served = Line(100), Counter[bytes]()
+    line, served = Line[Ticket](100), Counter[bytes]()
     for tenant, cost in requests:
         line.join(Ticket(tenant, 0.0, cost=cost))
     left = Counter(tenant for tenant, _ in requests)

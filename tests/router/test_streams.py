@@ -165,6 +165,14 @@ async def test_without_pods_a_request_is_held_and_then_told(tmp_path: Path) -> N
     assert set(streamed.comments) == {": waiting"}
 
 
+async def test_where_waiting_helps_nobody_the_reason_comes_at_once(tmp_path: Path) -> None:
+    async with routing(tmp_path, [Pod(url="http://127.0.0.1:9")]) as local:
+        local.service.dispatch.reason = "CrashLooping"
+        for streamed in (await local.stream("hello"), await local.stream("hello")):
+            assert (streamed.status, streamed.errors[0]["code"]) == (503, "no_pods")
+            assert "CrashLooping" in streamed.errors[0]["message"]
+
+
 async def test_requests_that_came_before_the_first_pod_are_all_answered(tmp_path: Path) -> None:
     pod = Pod()
     async with running(pod):
