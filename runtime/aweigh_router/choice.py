@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-FAIR_PART = 0.25  # of a pod's fair load: more than this one prefix does not bring to any pod
+FAIR_PART = 0.15  # of a pod's fair load: more than this one prefix does not bring to any pod
 OVERLOAD = 1.25  # times the mean load: beyond, a chat may leave its pod for the prefix's next
 
 
