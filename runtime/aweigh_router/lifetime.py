@@ -26,6 +26,8 @@ from aweigh_router.settings import Settings
 from aweigh_router.slices import Slices
 from aweigh_router.trust import Trust
 
+_FAREWELL_S = 2.0  # for open requests to be told why they end
+
 _log = logging.getLogger("aweigh.router")
 
 
@@ -137,11 +139,14 @@ async def _drain(service: Service, now: asyncio.Event) -> None:
     service.refusing = True
     if not now.is_set():
         await _within(settings.drain_timeout_seconds, _either(service.until_idle(), now.wait()))
+    service.relay.end()
+    await _within(_FAREWELL_S, service.until_idle())
 
 
 async def _within(seconds: float, work: Awaitable[Any]) -> None:
     with suppress(TimeoutError):
-        await asyncio.wait_for(work, seconds)
+        async with asyncio.timeout(seconds):
+            await work
 
 
 async def _either(*works: Coroutine[Any, Any, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Self
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from aweigh_api.api_keys import read_key
 from aweigh_api.mounts import Mount, UnusableSecret
@@ -110,7 +111,7 @@ class PodClient:
         """Send a request; `headers` are those of `passed_on`."""
         return self._session.request(
             method,
-            pod.found.url + path,
+            URL(pod.found.url + path, encoded=True),
             data=None if body is None else io.BytesIO(body),  # in pieces: others wait meanwhile
             headers={**headers, **self._proof()},
             allow_redirects=False,
