@@ -19,6 +19,7 @@ MAX_KEY_CHARACTERS = 1024
 
 CALLER = web.RequestKey("caller", bytes)  # who asks: a key's digest; empty without keys
 TENANT = web.RequestKey("tenant", bytes)  # whose cached prefixes the request may use; likewise
+ROUTED = web.RequestKey("routed", bool)  # the router asks, under its secret
 KEY_NAME = web.RequestKey("key_name", str)  # for the log
 
 _log = logging.getLogger("aweigh.server")
@@ -57,7 +58,7 @@ class Keys:
             ApiError: nobody's.
         """
         self._follow()
-        digest = _digest(_presented(headers))
+        digest = digest_of(_presented(headers))
         matching = [key for key in self._keys if hmac.compare_digest(key.digest, digest)]
         if not matching:
             raise _unauthorized()
@@ -82,7 +83,7 @@ class Keys:
         keys, troubles = [], []
         for path in paths:
             try:
-                keys.append(Key(path.name, _digest(_checked(path))))
+                keys.append(Key(path.name, digest_of(read_key(path, "API key"))))
             except InvalidConfiguration as trouble:
                 troubles.append(trouble)
         if not paths:
@@ -102,23 +103,28 @@ class Keys:
         )
 
 
-def _checked(path: Path) -> bytes:
+def read_key(path: Path, what: str) -> bytes:
+    """The key in a file, without the line's end; `what` is its name for people.
+
+    Raises:
+        InvalidConfiguration: there is none, or one that no header can carry.
+    """
     try:
         with path.open("rb") as file:
             key = file.read(MAX_KEY_CHARACTERS + 3).rstrip(b"\r\n")
     except OSError as error:
         raise InvalidConfiguration(
-            f"cannot read the API key in {path}: {error.strerror}; expected a readable file"
+            f"cannot read the {what} in {path}: {error.strerror}; expected a readable file"
         ) from error
     if not MIN_KEY_CHARACTERS <= len(key) <= MAX_KEY_CHARACTERS:
         length = "more" if len(key) > MAX_KEY_CHARACTERS else str(len(key))
         raise InvalidConfiguration(
-            f"the API key in {path} has {length} characters; expected {MIN_KEY_CHARACTERS} to "
+            f"the {what} in {path} has {length} characters; expected {MIN_KEY_CHARACTERS} to "
             f"{MAX_KEY_CHARACTERS}"
         )
     if not all(0x20 < character < 0x7F for character in key):
         raise InvalidConfiguration(
-            f"the API key in {path} has spaces, line ends or letters beyond ASCII; expected one "
+            f"the {what} in {path} has spaces, line ends or letters beyond ASCII; expected one "
             "line of visible ASCII characters, or clients cannot send it"
         )
     return key
@@ -129,7 +135,8 @@ def where_from(request: web.Request) -> bytes:
     return request[CALLER] or (request.remote or "").encode()
 
 
-def _digest(key: bytes) -> bytes:
+def digest_of(key: bytes) -> bytes:
+    """What is kept of a key."""
     return hashlib.sha256(key).digest()
 
 

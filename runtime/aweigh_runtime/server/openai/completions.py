@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from aweigh_runtime.server.auth import CALLER, TENANT, where_from
+from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT, where_from
 from aweigh_runtime.server.bodies import BODY
 from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.answer import Answer, Choices, Whole
@@ -62,13 +62,13 @@ class TextStyle:
         """The choices have them."""
         return UNSET
 
-    def opening(self, choice: int) -> Choices:
+    def opening(self, choices: Sequence[int]) -> Choices:
         """Nothing."""
         return []
 
-    def piece(self, choice: int, event: Event, tokens: Sequence[Token]) -> Choices:
+    def piece(self, choice: int, events: Sequence[Event], tokens: Sequence[Token]) -> Choices:
         """Some more text."""
-        return [TextChoice(choice, _text([event]), None, self._of(tokens) if tokens else None)]
+        return [TextChoice(choice, _text(events), None, self._of(tokens) if tokens else None)]
 
     def ending(self, choice: int, finish: Finish) -> Choices:
         """The end of an answer."""
@@ -96,7 +96,9 @@ async def complete(
     """Continue one text or several."""
     model = service.model()
     given = _listed(asked.prompt)
-    with service.seats((asked.n or 1) * len(given), request[CALLER], prompts=len(given)):
+    with service.seats.take(
+        (asked.n or 1) * len(given), request[CALLER], prompts=len(given), routed=request[ROUTED]
+    ):
         grammar = await wanted_grammar(model, asked, where_from(request))
         order = Order(
             prompts=[await _prompt(model, asked, prompt) for prompt in given],
@@ -105,6 +107,7 @@ async def complete(
             caller=request[CALLER],
             tenant=request[TENANT],
             grammar=grammar,
+            routed=request[ROUTED],
         )
         request[BODY].let_go()
         with Generation(service, model, order) as generation:

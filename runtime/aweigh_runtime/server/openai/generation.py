@@ -10,7 +10,7 @@ from aweigh_api import metrics
 from aweigh_runtime.engine.client import RequestFailed
 from aweigh_runtime.engine.messages import Output
 from aweigh_runtime.server.errors import ApiError, request_failed
-from aweigh_runtime.server.openai.choice import Choice, Delta
+from aweigh_runtime.server.openai.choice import Choice, Delta, single_tokens
 from aweigh_runtime.server.openai.submissions import Order, Prompt, submissions
 from aweigh_runtime.server.openai.timing import Timing
 from aweigh_runtime.server.service import Model, Service
@@ -84,7 +84,7 @@ class Generation:
         return all(choice.finish is not None for choice in self._choices)
 
     async def next(self) -> list[Delta]:
-        """Wait for news and return all of them, which may be none that shows.
+        """Wait for news and return all of them, also what does not show.
 
         Raises:
             ApiError: the engine is gone or cannot do it, or the server must end.
@@ -94,8 +94,16 @@ class Generation:
         except RequestFailed as error:
             raise request_failed(error.kind, str(error)) from error
         now_s = time.monotonic()
-        deltas = [self._advance(index, output, now_s) for index, output in arrived]
-        return [delta for delta in deltas if delta.text or delta.tokens or delta.finish]
+        return [
+            self._advance(index, step, now_s)
+            for index, output in arrived
+            for step in self._steps(output)
+        ]
+
+    def _steps(self, output: Output) -> list[Output]:
+        """One for each token where that makes what is told of text and tokens exact."""
+        one_by_one = self.order.routed and self.order.may_call and len(output.tokens) > 1
+        return single_tokens(output) if one_by_one else [output]
 
     def _advance(self, index: int, output: Output, now_s: float) -> Delta:
         choice = self._choices[index]
@@ -130,4 +138,5 @@ def _choice(order: Order, model: Model, index: int, prompt: Prompt) -> Choice:
         keep_special=asked.skip_special_tokens is False, spelled=order.spelled
     )
     stops = StopFinder(asked.stops, keep=bool(asked.include_stop_str_in_output))
-    return Choice(index, prompt, asked, GrowingText(detokenizer, stops, asked.min_tokens or 0))
+    text = GrowingText(detokenizer, stops, asked.min_tokens or 0)
+    return Choice(index, prompt, asked, text, whole_tokens=order.routed)

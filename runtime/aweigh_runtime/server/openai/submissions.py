@@ -37,6 +37,8 @@ class Order:
     tenant: bytes = b""  # whose cached prefixes may be used
     grammar: str | None = None
     spelled: Set[str] = frozenset()  # special tokens that are text for who reads the answer
+    may_call: bool = False  # the answer may hold calls of tools
+    routed: bool = False  # a router is told which tokens are out, so that others can go on
 
     @property
     def n(self) -> int:
