@@ -25,7 +25,7 @@ from aweigh_api.routing import (
 )
 from aweigh_runtime.engine.messages import Counters, KvTokens, Stepped
 from aweigh_runtime.failures import InvalidConfiguration
-from aweigh_runtime.server import mounts
+from aweigh_runtime.server import errors, mounts
 from aweigh_runtime.server.router_secret import RouterSecret
 from aweigh_runtime.server.seats import room
 from tests.runtime.server.local import Local, ready, secret
@@ -155,9 +155,9 @@ async def test_the_report_tells_at_once_and_whenever_the_room_changes(
 
 
 async def test_the_report_ends_with_the_server(tmp_path: Path) -> None:
-    settings = {"router_secret_dir": secret(tmp_path / "router", secret=SHOWN)}
     async with httpx.AsyncClient() as client:
-        async with ready(tmp_path, **settings) as local:
+        mounted = secret(tmp_path / "router", secret=SHOWN)
+        async with ready(tmp_path, router_secret_dir=mounted) as local:
             request = client.build_request("GET", f"{local.url}{REPORT_PATH}", headers=ROUTER)
             report = await client.send(request, stream=True)
             lines = report.aiter_lines()
@@ -191,14 +191,34 @@ async def test_a_stream_for_the_router_names_all_tokens_before_their_events(
     for block in told.text.removesuffix("data: [DONE]\n\n").split("\n\n")[:-1]:
         *comments, data = block.splitlines()
         for comment in comments:
-            choice, ids = comment.removeprefix(TOKENS_COMMENT).split(" ")
-            tokens[int(choice)] += map(int, ids.split(","))
+            index, ids = comment.removeprefix(TOKENS_COMMENT).split(" ")
+            tokens[int(index)] += map(int, ids.split(","))
         (choice,) = json.loads(data.removeprefix("data: "))["choices"]
         texts[choice["index"]] += choice["text"]
-    for ids, text in zip(tokens, texts, strict=True):
-        assert 12 <= len(ids) <= 30
-        assert BACKEND.decode(ids).startswith(text)
+    for taken, text in zip(tokens, texts, strict=True):
+        assert 12 <= len(taken) <= 30
+        assert BACKEND.decode(taken).startswith(text)
     assert texts == joined(untold.text)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_stream_that_its_pod_cannot_finish_breaks_off_for_the_router_alone(
+    local: Local, client: httpx.AsyncClient
+) -> None:
+    asked: dict[str, Any] = {"json": {**LONG, "stream": True}}
+    plain = {"Authorization": f"Bearer {ALICE}"}
+    async with (
+        client.stream("POST", "/v1/completions", **asked, headers=ROUTER) as routed,
+        client.stream("POST", "/v1/completions", **asked, headers=plain) as direct,
+    ):
+        rest, lines = routed.aiter_lines(), direct.aiter_lines()
+        await anext(rest)
+        await anext(lines)
+        local.service.engine.fail_open(errors.engine_down())
+        with pytest.raises(httpx.RemoteProtocolError):
+            [line async for line in rest]
+        *_, error, _ = [line async for line in lines]
+        assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine"
 
 
 async def until(condition: Callable[[], bool]) -> None:

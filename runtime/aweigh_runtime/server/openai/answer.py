@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from aweigh_api.routing import TOKENS_COMMENT
+from aweigh_api.routing import TOKENS_COMMENT, Resume
 from aweigh_runtime.engine.messages import TokenLogprobs
 from aweigh_runtime.server.errors import ERROR, SERVER_LOST, ApiError
 from aweigh_runtime.server.openai.choice import Delta, Token
@@ -87,8 +87,10 @@ class Answer:
         self._calling: set[int] = set()  # choices that call a tool
         self._routed = generation.order.routed
         self._untold: list[list[int]] = [[] for _ in generation.choices]  # tokens, for the router
-        self._id = f"{style.id_prefix}-{secrets.token_hex(12)}"
-        self._created = int(time.time())
+        resume = generation.order.resume
+        self._resume = resume
+        self._id = resume.id if resume else f"{style.id_prefix}-{secrets.token_hex(12)}"
+        self._created = resume.created if resume else int(time.time())
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
         """Generate and send."""
@@ -117,9 +119,13 @@ class Answer:
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         stream = EventStream(request)
-        deltas = await self._generation.next()  # what fails at once gets a status of its own
+        begin = self._openings() if self._resume is None else self._missing_endings(self._resume)
+        deltas: list[Delta] = []
+        if not self._generation.done:
+            deltas = await self._generation.next()  # what fails at once gets a status of its own
         await stream.open()
         try:
+            await stream.send(begin)
             await self._send_all(stream, deltas)
         except ApiError as error:  # the status is already sent: say it within the stream
             self._generation.failed = True
@@ -130,7 +136,6 @@ class Answer:
         return await stream.close()
 
     async def _send_all(self, stream: EventStream, deltas: list[Delta]) -> None:
-        await stream.send(self._openings())
         await self._send(stream, deltas)
         while not self._generation.done:
             await self._send(stream, await self._generation.next())
@@ -144,6 +149,15 @@ class Answer:
         groups = [choices] if self._routed else [[choice] for choice in choices]
         openings = [self._style.opening(group) for group in groups]  # routed: all are out, or none
         return [event(self._chunk(opening)) for opening in openings if opening]
+
+    def _missing_endings(self, resume: Resume) -> list[bytes]:
+        """Read what other servers have sent; of an answer that is complete the end may not be."""
+        endings = []
+        for delta, answer in zip(self._generation.resumed, resume.answers, strict=True):
+            _, finish = self._read(delta)
+            if finish is not None and not answer.finished:
+                endings.append(event(self._chunk(self._style.ending(delta.choice, finish))))
+        return endings
 
     async def _send(self, stream: EventStream, deltas: list[Delta]) -> None:
         await stream.send([sent for delta in deltas for sent in self._events(delta)])

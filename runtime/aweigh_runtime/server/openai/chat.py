@@ -13,6 +13,7 @@ from aweigh_runtime.server.openai.answer import Answer
 from aweigh_runtime.server.openai.chat_style import ChatStyle
 from aweigh_runtime.server.openai.generation import GENERATION, Generation
 from aweigh_runtime.server.openai.requests import ChatRequest, Message, Settings
+from aweigh_runtime.server.openai.resuming import resume_of
 from aweigh_runtime.server.openai.structure import checked, wanted_grammar
 from aweigh_runtime.server.openai.submissions import Order, Prompt, expect_within_reach, truncated
 from aweigh_runtime.server.openai.tools import Calls, calls_of
@@ -28,6 +29,7 @@ async def chat(request: web.Request, service: Service, asked: ChatRequest) -> we
     """Answer a chat."""
     model = service.model()
     with service.seats.take(asked.n or 1, request[CALLER], prompts=1, routed=request[ROUTED]):
+        resume = resume_of(request, asked)
         calls = calls_of(asked, model.call_format, model.tokenizer)
         tools = [] if calls is None else calls.shown
         prompt = await chat_prompt(model, asked.messages, tools, asked.chat_template_kwargs)
@@ -41,6 +43,7 @@ async def chat(request: web.Request, service: Service, asked: ChatRequest) -> we
             spelled=frozenset() if calls is None else calls.special.keys(),
             may_call=calls is not None,
             routed=request[ROUTED],
+            resume=resume,
         )
         request[BODY].let_go()
         with Generation(service, model, order) as generation:

@@ -1,6 +1,6 @@
 """One answer of a request: the engine's tokens go in, what a client may see comes out."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -92,6 +92,22 @@ class Choice:
         self._late = delta if waits else nothing
         return nothing if waits else delta
 
+    def go_on(self, tokens: list[int], ends: Set[int], limit: int) -> Delta:
+        """Take in what another server has answered; all that the delta has is out, but for its end.
+
+        Args:
+            tokens: the answer's first ones; after one that ends it there are none.
+            ends: tokens that end it.
+            limit: tokens that it may have.
+        """
+        finish: FinishReason | None = "length" if len(tokens) == limit else None
+        if tokens and tokens[-1] in ends:
+            finish = "stop"
+        delta = self.advance(Output(0, tokens, finish))
+        self._begun = False
+        self._text.disown()
+        return delta
+
     def _taken(self, output: Output) -> Delta:
         ids = output.tokens
         echo = Delta(self._index) if self._begun else self._begin(output)
@@ -111,7 +127,7 @@ class Choice:
 
     def _begin(self, output: Output) -> Delta:
         self._begun = True
-        self.cached_tokens = output.cached_tokens or 0
+        self.cached_tokens = min(output.cached_tokens or 0, len(self._prompt.tokens))
         self.prompt_logprobs = output.prompt_logprobs
         if not self._prompt.echo:
             return Delta(self._index)

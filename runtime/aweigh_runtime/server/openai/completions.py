@@ -15,6 +15,7 @@ from aweigh_runtime.server.openai.generation import GENERATION, Generation
 from aweigh_runtime.server.openai.logprobs import Logprobs, PromptLogprobs, TextLogprobs
 from aweigh_runtime.server.openai.replies import Finish, TextChoice
 from aweigh_runtime.server.openai.requests import MAX_PROMPTS, CompletionRequest
+from aweigh_runtime.server.openai.resuming import resume_of
 from aweigh_runtime.server.openai.structure import wanted_grammar
 from aweigh_runtime.server.openai.submissions import (
     Order,
@@ -99,6 +100,7 @@ async def complete(
     with service.seats.take(
         (asked.n or 1) * len(given), request[CALLER], prompts=len(given), routed=request[ROUTED]
     ):
+        resume = resume_of(request, asked)
         grammar = await wanted_grammar(model, asked, where_from(request))
         order = Order(
             prompts=[await _prompt(model, asked, prompt) for prompt in given],
@@ -108,6 +110,7 @@ async def complete(
             tenant=request[TENANT],
             grammar=grammar,
             routed=request[ROUTED],
+            resume=resume,
         )
         request[BODY].let_go()
         with Generation(service, model, order) as generation:
