@@ -13,11 +13,16 @@ from yarl import URL
 
 from aweigh_api.api_keys import read_key
 from aweigh_api.mounts import Mount, UnusableSecret
-from aweigh_api.routing import REPORT_PATH, ROOM_HEADER, SECRET_HEADER, TENANT_HEADER
+from aweigh_api.routing import (
+    REPORT_PATH,
+    ROOM_HEADER,
+    SECRET_FILE,
+    SECRET_HEADER,
+    TENANT_HEADER,
+)
 from aweigh_router.rooms import Pod
 from aweigh_router.trust import Trust
 
-SECRET_FILE = "secret"
 CONNECT_S = 3.0
 KEEP_S = 15.0  # an idle connection; pods close theirs after 60 s
 READ_BYTES = 64 << 10  # of one stream, before its pod has to wait
