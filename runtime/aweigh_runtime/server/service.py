@@ -1,10 +1,12 @@
 """What all requests share: the engine, the texts, the phase of this server, and its seats."""
 
 import asyncio
+import hashlib
 import secrets
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from aweigh_api import metrics
 from aweigh_api.routing import Room
@@ -53,6 +55,7 @@ class Service:
         self.seats = Seats(config, engine, self.figures, self._tell)
         self._opened = AsyncExitStack()
         self._model: Model | None = None
+        self._revision: str | None = None  # of the model, once it is known
         self._started_s = time.monotonic()
         self._reported = self.report()
         engine.on_step = self._observe_step
@@ -80,8 +83,13 @@ class Service:
 
     def report(self) -> Room:
         """What the routers read."""
-        running = self.engine.stepped.running
-        return Room(boot_id=self.boot_id, phase=self._phase, room=self.room, running=running)
+        return Room(
+            boot_id=self.boot_id,
+            phase=self._phase,
+            room=self.room,
+            running=self.engine.stepped.running,
+            revision=self._revision,
+        )
 
     def end(self) -> None:
         """Let those go who read reports."""
@@ -107,6 +115,7 @@ class Service:
         """
         # Shielded: who gives up waiting must not take from the engine's reader what it sets.
         directory = await asyncio.shield(self.engine.directory)
+        self._revision = _revision(self.config, directory)
         tokenizer = Tokenizer.load(directory)
         self._opened.callback(tokenizer.close)
         template = find_template(directory)
@@ -239,3 +248,9 @@ def _told(speculation: messages.Speculation) -> Speculation:
         reason=speculation.reason,
         message=speculation.message or None,
     )
+
+
+def _revision(config: Config, directory: Path) -> str:
+    """Other weights have another one. A download lies in a folder that bears its version."""
+    served = (config.uri, directory.name, config.dtype, config.quantization)
+    return hashlib.sha256("\n".join(served).encode()).hexdigest()[:16]

@@ -144,6 +144,7 @@ async def test_the_report_tells_at_once_and_whenever_the_room_changes(
             first = Room.model_validate_json(await anext(lines))
             assert (first.boot_id, first.phase) == (local.service.boot_id, "ready")
             assert first.room == MAX_RUNNING
+            assert first.revision
             body = {**LONG, "n": 2}
             asked = asyncio.create_task(client.post("/v1/completions", json=body, headers=ROUTER))
             told = [Room.model_validate_json(await anext(lines))]
