@@ -1,6 +1,7 @@
 """One router from start to end: listen, find the pods, serve, drain."""
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -59,6 +60,7 @@ async def run(settings: Settings, on_ready: Callable[[int, int], None]) -> None:
     """
     stop, now = _signals()
     async with opened(settings) as router:
+        gc.freeze()  # what was loaded stays: nobody needs to look at it again
         on_ready(router.port, router.admin_port)
         await _first(stop.wait(), *router.tasks)
         await _drain(router.service, now)
@@ -95,9 +97,9 @@ async def opened(settings: Settings) -> AsyncIterator[Router]:
 
 def _assemble(settings: Settings, client: PodClient) -> tuple[Service, Reports]:
     metrics = Metrics(settings.model_name or settings.service)
-    pods = Pods(settings.patience_seconds)
+    pods = Pods()
     dispatch = Dispatch(Line(settings.max_waiting), pods, time.monotonic)
-    relay = Relay(dispatch, client, metrics, settings.wait_seconds)
+    relay = Relay(dispatch, client, metrics, settings)
     return Service(settings, dispatch, relay, metrics), Reports(dispatch, client)
 
 

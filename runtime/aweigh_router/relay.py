@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -20,6 +21,7 @@ from aweigh_router.metrics import Metrics
 from aweigh_router.pod_client import PodClient, passed_on
 from aweigh_router.reply import Reply
 from aweigh_router.rooms import Pod
+from aweigh_router.settings import Settings
 
 BYTES_PER_TOKEN = 4  # roughly; to charge a tenant for text
 
@@ -66,13 +68,13 @@ class Relay:
     """Brings requests to pods and answers back."""
 
     def __init__(
-        self, dispatch: Dispatch, pods: PodClient, metrics: Metrics, wait_s: float
+        self, dispatch: Dispatch, pods: PodClient, metrics: Metrics, settings: Settings
     ) -> None:
-        """No request waits longer than `wait_s` at a time."""
         self._dispatch = dispatch
         self._pods = pods
         self._metrics = metrics
-        self._wait_s = wait_s
+        self._wait_s = settings.wait_seconds
+        self._patience_s = settings.patience_seconds
         self._open: set[asyncio.Timeout] = set()  # one for each answer
 
     async def answer(self, errand: Errand, request: web.Request) -> web.StreamResponse:
@@ -112,15 +114,17 @@ class Relay:
         call, dispatch = errand.call, self._dispatch
         pod = await dispatch.seat(call, reply.sign_of_life)
         revision = pod.revision
-        self._metrics.waited(dispatch.clock() - call.since_s)
-        call.heard_s = call.owing_since_s = dispatch.clock() if call.asked.stream else None
+        now_s = dispatch.clock()
+        self._metrics.waited(now_s - call.since_s)
+        call.owing_since_s = now_s if call.asked.stream else None
+        call.due_s = now_s + (self._patience_s if call.asked.stream else self._wait_s)
         failed: PodFailed | NoRoom | None = None
         try:
             return await self._try(errand, pod, reply)
         except (PodFailed, NoRoom) as failure:
             failed = failure
         finally:
-            call.heard_s = call.owing_since_s = None
+            call.owing_since_s, call.due_s = None, math.inf
             dispatch.leave(call, pod, took=failed is None)
         if isinstance(failed, NoRoom):
             self._metrics.retried("no_room")
@@ -206,7 +210,7 @@ class Relay:
             if passed:
                 errand.resumable &= told
                 await reply.write(passed)
-            call.heard_s = clock()
+            call.due_s = clock() + self._patience_s
             line.charge(call.tenant, events.take_count())
         if errand.transcript.complete:
             return await reply.end()

@@ -48,8 +48,8 @@ class Try(Protocol):
         ...
 
     @property
-    def heard_s(self) -> float | None:
-        """When its pod last sent something of a stream; None: it need not."""
+    def due_s(self) -> float:
+        """When its pod must have said something at the latest."""
         ...
 
     @property
@@ -117,9 +117,7 @@ class Pod:
 class Pods:
     """All pods that there are."""
 
-    def __init__(self, patience_s: float) -> None:
-        """A stream of which nothing comes for so long is given up."""
-        self._patience_s = patience_s
+    def __init__(self) -> None:
         self._pods: dict[str, Pod] = {}
         self._names: tuple[str, ...] = ()
         self._first_event_s = SLOW_S / SLOW_TIMES  # what is usual, roughly
@@ -172,7 +170,7 @@ class Pods:
             if pod.hearing == "reports" and now_s > pod.heard_s + SILENT_S:
                 lost(pod)
             for each in list(pod.tries):
-                if each.heard_s is not None and now_s > each.heard_s + self._patience_s:
+                if now_s > each.due_s:
                     each.give_up()
 
     def with_room(self, now_s: float) -> int:

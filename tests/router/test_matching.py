@@ -79,13 +79,13 @@ def test_a_request_goes_back_to_a_pod_that_failed_only_if_there_is_no_other() ->
 
 
 def test_a_slow_pod_gets_nothing_while_there_is_another() -> None:
-    pods = Pods(patience_s=1000.0)
+    pods = Pods()
     new, _ = pods.follow([Found("slow", "u", ready=True), Found("fast", "v", ready=True)])
     for each in new:
         report = Room(boot_id="b", phase="ready", room=9, running=0)
         rooms.reported(each, report, 0.0)
     slow = pods.get("slow")
-    rooms.begin(slow, call(owing_since_s=0.0, heard_s=0.0))
+    rooms.begin(slow, call(owing_since_s=0.0))
     pods.look(5.0)
     assert len(pods.taking(5.0)) == 2
     pods.look(11.0)
@@ -95,7 +95,7 @@ def test_a_slow_pod_gets_nothing_while_there_is_another() -> None:
 
 
 def test_a_pod_serves_from_its_own_word_on_and_not_after_its_probes_fail() -> None:
-    pods = Pods(patience_s=1000.0)
+    pods = Pods()
     (each,), _ = pods.follow([Found("p", "u", ready=False)])
     assert not each.takes(0.0)
     rooms.reported(each, Room(boot_id="b", phase="loading", room=0, running=0), 0.0)
