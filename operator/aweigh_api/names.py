@@ -31,6 +31,7 @@ TEMPLATE = f"{GROUP}/template"  # annotation: our part of the template as made, 
 APPLIED_HASH = f"{GROUP}/applied-hash"  # annotation: of the manifest that was applied last
 FETCHED = f"{GROUP}/fetched"  # annotation of a Job: hash of what it fetches
 UPGRADE = f"{GROUP}/upgrade"  # annotation: a new value moves the pods to the current runtime image
+REASON = f"{GROUP}/reason"  # label of the Service NAME-pods, and so of its EndpointSlices: of Ready
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"  # annotation of pods; Kubernetes' own
 
