@@ -99,6 +99,13 @@ async def test_the_router_needs_no_key_and_names_whose_cache_a_request_may_use(
 
 
 @pytest.mark.asyncio(loop_scope="module")
+async def test_the_document_for_clients_says_nothing_of_it(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json", headers=ROUTER)).text
+    for name in (RESUME_FIELD, REPORT_PATH, SECRET_HEADER, ROOM_HEADER):
+        assert name not in document
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_what_cannot_begin_at_once_is_refused_with_nothing_done(
     local: Local, client: httpx.AsyncClient
 ) -> None:
