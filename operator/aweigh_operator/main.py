@@ -71,6 +71,13 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         return environment.get(environment_variable(flag))
 
     add("--runtime-image", default=known("--runtime-image"), help="image of new serving pods")
+    add("--router-image", default=known("--router-image"), help="image of new routers")
+    add(
+        "--api-server-ports",
+        metavar="PORT,…",
+        default=known("--api-server-ports") or ",".join(map(str, defaults["api_server_ports"])),
+        help="of the API server's endpoints, which routers may reach. Default: %(default)s",
+    )
     add(
         "--namespace",
         action="append",
@@ -95,11 +102,21 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         parser.error(
             "--runtime-image (or AWEIGH_RUNTIME_IMAGE) must name the image of the serving pods"
         )
+    if not given.router_image:
+        parser.error("--router-image (or AWEIGH_ROUTER_IMAGE) must name the image of the routers")
+    ports = [each.strip() for each in given.api_server_ports.split(",")]
+    if not all(each.isdecimal() and 0 < int(each) < 65_536 for each in ports):
+        parser.error(
+            f"--api-server-ports is {given.api_server_ports!r}; expected ports from 1 to 65535, "
+            "such as 443,6443"
+        )
     if given.lease and not re.fullmatch(r"[^/]+/[^/]+", given.lease):
         parser.error(f"--lease is {given.lease!r}; expected NAMESPACE/NAME")
     namespaces = given.namespace or (known("--namespace") or "").split(",")
     return Settings(
         runtime_image=given.runtime_image,
+        router_image=given.router_image,
+        api_server_ports=tuple(map(int, ports)),
         namespaces=tuple(sorted({each.strip() for each in namespaces} - {""})),
         log_level=given.log_level,
         lease=given.lease,
