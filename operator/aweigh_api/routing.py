@@ -33,6 +33,7 @@ class Room(BaseModel):
     phase: Phase
     room: int  # answers that would begin at once
     running: int  # answers
+    revision: str | None = None  # of the model; a stream goes on only where it is the same
 
 
 class ResumedAnswer(BaseModel):

@@ -8,8 +8,9 @@ import time
 
 from aiohttp import web
 
-from aweigh_runtime.server import errors, tracing
-from aweigh_runtime.server.auth import CALLER, KEY_NAME, TENANT, Keys
+from aweigh_api.api_keys import Keys
+from aweigh_runtime.server import auth, errors, tracing
+from aweigh_runtime.server.auth import CALLER, KEY_NAME, TENANT
 from aweigh_runtime.server.bodies import Bodies
 from aweigh_runtime.server.connection import SERVER, Connection
 from aweigh_runtime.server.errors import ERROR, ApiError
@@ -71,7 +72,7 @@ async def _only_with_key(request: web.Request, handler: Handler) -> web.StreamRe
     request[CALLER] = request[TENANT] = b""
     if keys is None or request.match_info.route in request.app[OPEN_ROUTES]:
         return await handler(request)
-    key = keys.owner(request.headers)
+    key = auth.owner(keys, request)
     request.app[SERVICE].num_callers = len(keys)
     request[KEY_NAME], request[CALLER] = key.name, key.digest
     if request.app[SERVICE].config.prefix_cache_scope == "Key":

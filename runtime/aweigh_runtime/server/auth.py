@@ -1,175 +1,29 @@
-"""API keys: who may ask. Read from files, kept as digests, told apart by name; never logged."""
-
-import base64
-import hashlib
-import hmac
-import logging
-from dataclasses import dataclass
-from pathlib import Path
+"""Who asks: what the public port knows of a request's caller."""
 
 from aiohttp import web
-from multidict import MultiMapping
 
-from aweigh_runtime.failures import InvalidConfiguration
+from aweigh_api.api_keys import CHALLENGE, WRONG_KEY, Key, Keys
 from aweigh_runtime.server.errors import ApiError
-from aweigh_runtime.server.mounts import Mount
-
-MIN_KEY_CHARACTERS = 16
-MAX_KEY_CHARACTERS = 1024
 
 CALLER = web.RequestKey("caller", bytes)  # who asks: a key's digest; empty without keys
 TENANT = web.RequestKey("tenant", bytes)  # whose cached prefixes the request may use; likewise
 KEY_NAME = web.RequestKey("key_name", str)  # for the log
 
-_log = logging.getLogger("aweigh.server")
 
+def owner(keys: Keys, request: web.Request) -> Key:
+    """Whose key a request carries.
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One key that opens this server."""
-
-    name: str
-    digest: bytes
-
-
-class Keys:
-    """All keys of this server: one in each file of a directory."""
-
-    def __init__(self, directory: Path) -> None:
-        """Read them.
-
-        Raises:
-            InvalidConfiguration: there is none, or one that is no good; then nobody gets in.
-        """
-        self._directory = directory
-        self._mount = Mount(directory)
-        self._keys, troubles = self._read()
-        if troubles:
-            raise troubles[0]
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def owner(self, headers: MultiMapping[str]) -> Key:
-        """Whose key a request carries. Every key is compared, in any case.
-
-        Raises:
-            ApiError: nobody's.
-        """
-        self._follow()
-        digest = _digest(_presented(headers))
-        matching = [key for key in self._keys if hmac.compare_digest(key.digest, digest)]
-        if not matching:
-            raise _unauthorized()
-        return matching[0]
-
-    def _follow(self) -> None:
-        """Keys may be exchanged at any time. From then on only what is in good files counts."""
-        if not self._mount.changed():
-            return
-        self._keys, troubles = self._read()
-        for trouble in troubles:
-            _log.error("a key is not used: %s", trouble)
-        names = [key.name for key in self._keys]
-        _log.info("read the API keys again", extra={"fields": {"names": names}})
-
-    def _read(self) -> tuple[list[Key], list[InvalidConfiguration]]:
-        """The keys, and why there are no more."""
-        try:
-            paths = self._mount.files()
-        except OSError as error:
-            return [], [self._unreadable(error)]
-        keys, troubles = [], []
-        for path in paths:
-            try:
-                keys.append(Key(path.name, _digest(_checked(path))))
-            except InvalidConfiguration as trouble:
-                troubles.append(trouble)
-        if not paths:
-            troubles.append(self._empty())
-        return keys, troubles
-
-    def _unreadable(self, error: OSError) -> InvalidConfiguration:
-        return InvalidConfiguration(
-            f"cannot read the API keys in {self._directory}: {error.strerror}; expected a "
-            "directory with one file for each key"
+    Raises:
+        ApiError: nobody's.
+    """
+    found = keys.owner(request.headers)
+    if found is None:
+        raise ApiError(
+            401, WRONG_KEY, code="invalid_api_key", headers={"WWW-Authenticate": CHALLENGE}
         )
-
-    def _empty(self) -> InvalidConfiguration:
-        return InvalidConfiguration(
-            f"--api-keys-dir {self._directory} holds no key; expected one file for each key, "
-            "or leave the flag out to serve everybody"
-        )
-
-
-def _checked(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            key = file.read(MAX_KEY_CHARACTERS + 3).rstrip(b"\r\n")
-    except OSError as error:
-        raise InvalidConfiguration(
-            f"cannot read the API key in {path}: {error.strerror}; expected a readable file"
-        ) from error
-    if not MIN_KEY_CHARACTERS <= len(key) <= MAX_KEY_CHARACTERS:
-        length = "more" if len(key) > MAX_KEY_CHARACTERS else str(len(key))
-        raise InvalidConfiguration(
-            f"the API key in {path} has {length} characters; expected {MIN_KEY_CHARACTERS} to "
-            f"{MAX_KEY_CHARACTERS}"
-        )
-    if not all(0x20 < character < 0x7F for character in key):
-        raise InvalidConfiguration(
-            f"the API key in {path} has spaces, line ends or letters beyond ASCII; expected one "
-            "line of visible ASCII characters, or clients cannot send it"
-        )
-    return key
+    return found
 
 
 def where_from(request: web.Request) -> bytes:
     """Who asks, as far as it can be told: without keys, by the address."""
     return request[CALLER] or (request.remote or "").encode()
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
-
-
-def _presented(headers: MultiMapping[str]) -> bytes:
-    """The key in `Authorization: Bearer KEY`, or the password that a browser has asked for."""
-    authorization = headers.getall("Authorization", [])
-    if len(authorization) != 1:
-        raise _unauthorized()
-    scheme, _, given = authorization[0].partition(" ")
-    match scheme.lower():
-        case "bearer":
-            return given.strip(" ").encode("utf-8", "surrogateescape")
-        case "basic" if _from_our_own_page(headers):
-            return _password(given)
-    raise _unauthorized()
-
-
-def _from_our_own_page(headers: MultiMapping[str]) -> bool:
-    """A browser adds a password that it knows to whatever a foreign page makes it send."""
-    origin = headers.get("Origin")
-    if origin is None:
-        return True
-    _, found, host = origin.partition("://")
-    return bool(found) and host.lower() == headers.get("Host", "").lower()
-
-
-def _password(given: str) -> bytes:
-    try:
-        _, _, password = base64.b64decode(given, validate=True).partition(b":")
-    except ValueError as error:
-        raise _unauthorized() from error
-    return password
-
-
-def _unauthorized() -> ApiError:
-    """One sentence for every reason: who guesses learns nothing."""
-    return ApiError(
-        401,
-        "The API key is missing or wrong; expected the header 'Authorization: Bearer KEY' with a "
-        "key of this server.",
-        code="invalid_api_key",
-        headers={"WWW-Authenticate": 'Bearer, Basic realm="Aweigh"'},
-    )

@@ -11,13 +11,14 @@ from typing import Self
 
 from aiohttp import http_parser, web
 
+from aweigh_api.api_keys import Keys
+from aweigh_api.certificate import Certificate
+from aweigh_api.mounts import UnusableSecret
 from aweigh_runtime.config import Config
 from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.server import admin, app
-from aweigh_runtime.server.auth import Keys
 from aweigh_runtime.server.connection import Connection, Limits, Refused
 from aweigh_runtime.server.service import Service
-from aweigh_runtime.server.tls import Certificate
 
 _CLOSING_S = 1.0  # for handlers that are still open; drained servers have none
 _BACKLOG = 1024
@@ -38,8 +39,11 @@ class Ports:
         """
         _expect_strict_parser()
         self._config = config
-        keys = None if config.api_keys_dir is None else Keys(config.api_keys_dir)
-        self._certificate = None if config.tls_dir is None else Certificate(config.tls_dir)
+        try:
+            keys = None if config.api_keys_dir is None else Keys(config.api_keys_dir)
+            self._certificate = None if config.tls_dir is None else Certificate(config.tls_dir)
+        except UnusableSecret as error:
+            raise InvalidConfiguration(str(error)) from error
         limits = limits or Limits()
         self._public = Door(app.application(service, keys), limits, self._certificate)
         few = replace(limits, connections=_SPARE_FILES // 2)

@@ -15,11 +15,10 @@ import httpx
 import pytest
 from multidict import CIMultiDict
 
-from aweigh_runtime.failures import InvalidConfiguration
-from aweigh_runtime.server import mounts
+from aweigh_api import mounts
+from aweigh_api.api_keys import Key, Keys
+from aweigh_api.mounts import UnusableSecret
 from aweigh_runtime.server.app import application
-from aweigh_runtime.server.auth import Keys
-from aweigh_runtime.server.errors import ApiError
 from tests.runtime.server.local import Local, loading, ready
 from tests.runtime.serving import MODEL, serving
 
@@ -62,10 +61,8 @@ def bearer(key: str) -> CIMultiDict[str]:
 
 
 def let_in(keys: Keys, key: str) -> str | None:
-    try:
-        return keys.owner(bearer(key)).name
-    except ApiError:
-        return None
+    owner = keys.owner(bearer(key))
+    return None if owner is None else owner.name
 
 
 async def test_every_route_but_health_needs_a_key(locked: Local) -> None:
@@ -232,8 +229,8 @@ async def test_the_only_key_may_take_all_seats(tmp_path: Path) -> None:
 
 def test_a_key_is_known_by_its_digest(keys_dir: Path) -> None:
     keys = Keys(keys_dir)
-    assert keys.owner(bearer(ALICE)).digest == hashlib.sha256(ALICE.encode()).digest()
-    assert keys.owner(bearer(BOB)).digest == hashlib.sha256(BOB.encode()).digest()
+    for name, key in (("alice", ALICE), ("bob", BOB)):
+        assert keys.owner(bearer(key)) == Key(name, hashlib.sha256(key.encode()).digest())
 
 
 @pytest.mark.parametrize(
@@ -253,13 +250,13 @@ def test_a_key_is_known_by_its_digest(keys_dir: Path) -> None:
 def test_keys_that_are_no_good_let_nobody_in(
     tmp_path: Path, files: dict[str, str], message: str
 ) -> None:
-    with pytest.raises(InvalidConfiguration, match=message) as refused:
+    with pytest.raises(UnusableSecret, match=message) as refused:
         Keys(secret(tmp_path / "keys", **files))
     assert not any(len(key) > 9 and key in str(refused.value) for key in files.values())
 
 
 def test_a_directory_that_is_not_there_lets_nobody_in(tmp_path: Path) -> None:
-    with pytest.raises(InvalidConfiguration, match="No such file"):
+    with pytest.raises(UnusableSecret, match="No such file"):
         Keys(tmp_path / "nowhere")
 
 

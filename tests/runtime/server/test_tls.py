@@ -12,11 +12,11 @@ import trustme
 from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 
-from aweigh_runtime.failures import InvalidConfiguration
-from aweigh_runtime.server import mounts
+from aweigh_api import mounts
+from aweigh_api.certificate import Certificate
+from aweigh_api.mounts import UnusableSecret
 from aweigh_runtime.server.connection import Limits
 from aweigh_runtime.server.ports import Door
-from aweigh_runtime.server.tls import Certificate
 from tests.runtime.server.local import Local, loading
 from tests.runtime.serving import MODEL, serving
 
@@ -165,7 +165,7 @@ def test_files_that_are_no_good_are_refused_with_their_place(certificate: Path, 
             trustme.CA().issue_cert("a").private_key_pem.write_to_path(key)
         case "a locked key":
             key.write_bytes(locked(key.read_bytes()))
-    with pytest.raises(InvalidConfiguration, match="tls") as refused:
+    with pytest.raises(UnusableSecret, match="tls") as refused:
         Certificate(certificate)
     assert str(certificate) in str(refused.value)
 

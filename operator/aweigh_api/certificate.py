@@ -4,8 +4,7 @@ import logging
 import ssl
 from pathlib import Path
 
-from aweigh_runtime.failures import InvalidConfiguration
-from aweigh_runtime.server.mounts import Mount
+from aweigh_api.mounts import Mount, UnusableSecret
 
 CERTIFICATE = "tls.crt"
 PRIVATE_KEY = "tls.key"
@@ -20,7 +19,7 @@ class Certificate:
         """Read the files.
 
         Raises:
-            InvalidConfiguration: one is missing or no good, or they do not belong together.
+            UnusableSecret: one is missing or no good, or they do not belong together.
         """
         self._directory = directory
         self._mount = Mount(directory)
@@ -33,7 +32,7 @@ class Certificate:
             return
         try:
             self._load()
-        except InvalidConfiguration as failure:
+        except UnusableSecret as failure:
             _log.error("the certificate stays as it was: %s", failure)
         else:
             _log.info("read the certificate again")
@@ -49,14 +48,14 @@ class Certificate:
             try:
                 path.open("rb").close()
             except OSError as error:
-                raise InvalidConfiguration(
+                raise UnusableSecret(
                     f"cannot read {path}: {error.strerror}; --tls-dir must hold {CERTIFICATE} and "
                     f"{PRIVATE_KEY}"
                 ) from error
         try:
             context.load_cert_chain(certificate, key, password="")  # none: never ask a terminal
         except (ssl.SSLError, OSError) as error:
-            raise InvalidConfiguration(
+            raise UnusableSecret(
                 f"{CERTIFICATE} and {PRIVATE_KEY} in {self._directory} cannot be used: "
                 f"{error.strerror or error}; expected a PEM certificate chain and its private key, "
                 "unencrypted"

@@ -8,6 +8,10 @@ from pathlib import Path
 _BETWEEN_LOOKS_S = 1.0
 
 
+class UnusableSecret(ValueError):
+    """What a mounted Secret holds cannot be used; the message says what was expected."""
+
+
 class Mount:
     """Notices that files of a directory are others than before; it never reads them."""
 

@@ -1,0 +1,1 @@
+"""The router: requests for one InferenceService wait here, and go where their prefix is warm."""

@@ -1,0 +1,95 @@
+"""What the router reads of a request's body: what it needs to choose a pod. Pods check the rest."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aweigh_api.routing import RESUME_FIELD
+
+PREFIX_BYTES = 1 << 10
+CONVERSATION_BYTES = 16 << 10
+
+_encoder = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+class BadBody(ValueError):
+    """No pod could read it; the message is for the client."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as far as the router cares."""
+
+    stream: bool = False
+    num_answers: int = 0  # that a pod computes for it; 0: it takes no room
+    prefix: bytes = b""  # key: requests that have it begin alike; empty: nothing to look for
+    conversation: bytes = b""  # key: requests that have it are turns of one chat
+
+
+def read(body: bytes | bytearray, tenant: bytes) -> Asked:
+    """What a request for answers asks for.
+
+    Args:
+        body: JSON.
+        tenant: whose cached prefixes it may use; others have other keys.
+
+    Raises:
+        BadBody: it is no object, or has a field that only routers may send.
+    """
+    try:
+        fields = json.loads(body)
+        if not isinstance(fields, dict):
+            raise BadBody("The body is not a JSON object.")
+        if RESUME_FIELD in fields:
+            raise BadBody(f"Unknown field '{RESUME_FIELD}'.", RESUME_FIELD)
+        return Asked(
+            stream=fields.get("stream") is True,
+            num_answers=_answers(fields),
+            prefix=_key(tenant, fields, PREFIX_BYTES),
+            conversation=_key(tenant, fields, CONVERSATION_BYTES),
+        )
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadBody("The body is not valid JSON.") from error
+    except RecursionError as error:
+        raise BadBody("The body is nested too deeply.") from error
+
+
+def _answers(fields: Mapping[str, Any]) -> int:
+    """For each prompt and choice one. What makes no sense here a pod will refuse."""
+    prompt, n = fields.get("prompt"), fields.get("n")
+    several = isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list)
+    choices = n if isinstance(n, int) and n > 0 else 1
+    return choices * (len(prompt) if several and isinstance(prompt, list) else 1)
+
+
+def _key(tenant: bytes, fields: Mapping[str, Any], limit: int) -> bytes:
+    """Of what the request begins with; without a chat's later turns, which have the same key."""
+    begins = _first_turn(fields["messages"]) if "messages" in fields else fields.get("prompt")
+    value = [fields.get("model"), fields.get("tools"), begins]
+    return hashlib.blake2b(tenant + _beginning(value, limit), digest_size=16).digest()
+
+
+def _first_turn(messages: object) -> object:
+    """Up to the first message of the user."""
+    if not isinstance(messages, list):
+        return messages
+    for index, message in enumerate(messages):
+        if isinstance(message, dict) and message.get("role") == "user":
+            return messages[: index + 1]
+    return messages
+
+
+def _beginning(value: object, limit: int) -> bytes:
+    """Of canonical JSON; no more of it is written than is needed."""
+    written = bytearray()
+    for part in _encoder.iterencode(value):
+        written += part[:limit].encode(errors="surrogatepass")
+        if len(written) >= limit:
+            break
+    return bytes(written[:limit])

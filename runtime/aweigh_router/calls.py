@@ -1,0 +1,38 @@
+"""One request of a client, from its arrival to the end of its answer. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aweigh_router.asked import Asked
+from aweigh_router.choice import Order
+from aweigh_router.line import Ticket
+
+
+def nothing() -> None:
+    """There is no try to give up."""
+
+
+@dataclass(slots=True, eq=False)
+class Call(Ticket):
+    """A request that waits, or that a pod computes."""
+
+    asked: Asked = field(default_factory=Asked)
+    deadline_s: float = 0.0  # to wait no longer
+    avoid: set[str] = field(default_factory=set)  # pods that it has failed on
+    deaths: int = 0  # of pods that computed it
+    begun: bool = False  # its client has a part of the answer …
+    revision: str | None = None  # … of this revision of the model
+    owing_since_s: float | None = None  # since when its pod owes a stream the first event
+    heard_s: float | None = None  # when more of a stream came last, or its client took it
+    give_up: Callable[[], None] = nothing  # ends the present try: its pod will not answer
+    order: tuple[tuple[str, ...], Order] | None = None  # of these pods
+
+    @property
+    def num_answers(self) -> int:
+        """That a pod must have room for."""
+        return self.asked.num_answers
+
+    @property
+    def suspect(self) -> bool:
+        """Whether a pod has died of it, or beside it."""
+        return self.deaths > 0

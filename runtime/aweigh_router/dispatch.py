@@ -1,0 +1,173 @@
+"""Brings requests that wait and pods that have room together, and wakes those who have waited."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aweigh_api.reasons import Reason
+from aweigh_router import choice, errors, rooms
+from aweigh_router.calls import Call
+from aweigh_router.choice import Order
+from aweigh_router.line import Line, LineFull
+from aweigh_router.matching import RevisionGone, Round
+from aweigh_router.rooms import Pod, Pods
+from aweigh_router.shares import Shares
+
+# Waiting helps nobody: somebody has to change something.
+HOPELESS = frozenset(
+    {
+        Reason.INVALID_SPEC,
+        Reason.INVALID_CONFIGURATION,
+        Reason.UNSUPPORTED_MODEL,
+        Reason.OUT_OF_MEMORY_FOR_MODEL,
+        Reason.NAME_CONFLICT,
+        Reason.OBJECT_REFUSED,
+        Reason.MODEL_NOT_FOUND,
+        Reason.MODEL_UNREADABLE,
+        Reason.ACCESS_DENIED,
+        Reason.SUSPENDED,
+        Reason.IMAGE_PULL_FAILED,
+        Reason.MOUNT_FAILED,
+        Reason.CRASH_LOOPING,
+        Reason.OUT_OF_MEMORY,
+        Reason.PODS_REFUSED,
+        Reason.INTERNAL_ERROR,
+    }
+)
+
+_BETWEEN_MATCHES_S = 0.05  # for pods whose rest is over; all else is noticed at once
+_BETWEEN_LOOKS_S = 1.0
+_BETWEEN_SIGNS_S = 5.0  # of life, to a client whose stream waits
+
+
+class Dispatch:
+    """All requests and all pods."""
+
+    def __init__(self, line: Line[Call], pods: Pods, clock: Callable[[], float]) -> None:
+        self.line = line
+        self.pods = pods
+        self.clock = clock
+        self.reason: str | None = None  # why the InferenceService is not ready
+        self._in_vain: asyncio.Future[None] | None = None
+        self._shares = Shares()
+        self._seats: dict[Call, asyncio.Future[Pod]] = {}  # of those that wait
+
+    async def keep_looking(self) -> None:
+        """Notice what only time tells, for ever."""
+        looked_s = self.clock()
+        while True:
+            await asyncio.sleep(_BETWEEN_MATCHES_S)
+            now_s = self.clock()
+            if now_s >= looked_s + _BETWEEN_LOOKS_S:
+                looked_s = now_s
+                self.pods.look(now_s)
+            self.match()
+
+    def join(self, call: Call, num_tenants: int) -> None:
+        """A new request waits.
+
+        Raises:
+            ApiError: the line is full.
+        """
+        now_s = self.clock()
+        try:
+            self.line.join(call, num_tenants)
+        except LineFull as full:
+            oldest_s = self.line.oldest_s() or now_s
+            raise errors.line_full(str(full), now_s - oldest_s) from full
+        if call.num_answers:
+            self._shares.add(call.asked.prefix, call.num_answers, now_s)
+
+    async def seat(self, call: Call, on_wait: Callable[[], Awaitable[None]]) -> Pod:
+        """Wait for a pod. The request counts as computed there until `leave`.
+
+        Args:
+            call: a new one has joined the line; others come back to their place.
+            on_wait: called now and then meanwhile.
+
+        Raises:
+            ApiError: the deadline has passed, or nobody can go on with the stream.
+        """
+        if not call.waits:
+            self.line.put_back(call)
+        seat: asyncio.Future[Pod] = asyncio.get_running_loop().create_future()
+        self._seats[call] = seat
+        try:
+            self.match()
+            if not seat.done() and not self.pods.taking(self.clock()):
+                self._wake()
+            while not seat.done():
+                await asyncio.wait({seat}, timeout=self._patience_s(call))
+                if not seat.done():
+                    await on_wait()
+            return seat.result()
+        except BaseException:
+            if seat.done() and not seat.exception():
+                self.leave(call, seat.result())
+            raise
+        finally:
+            del self._seats[call]
+            if call.waits:
+                self.line.leave(call)
+
+    def next_in_vain(self) -> asyncio.Future[None]:
+        """Done when a request next begins to wait while no pod serves."""
+        if self._in_vain is None:
+            self._in_vain = asyncio.get_running_loop().create_future()
+        return self._in_vain
+
+    def _wake(self) -> None:
+        if self._in_vain is not None and not self._in_vain.done():
+            self._in_vain.set_result(None)
+        self._in_vain = None
+
+    def _patience_s(self, call: Call) -> float:
+        now_s = self.clock()
+        left_s = call.deadline_s - now_s
+        serves = bool(self.pods.taking(now_s))
+        if not serves and (left_s <= 0 or self.reason in HOPELESS):
+            raise errors.no_pods(self.reason)
+        if left_s <= 0:
+            raise errors.waited_too_long(now_s - call.since_s)
+        return min(left_s, _BETWEEN_SIGNS_S)
+
+    def leave(self, call: Call, pod: Pod, *, took: bool = True) -> None:
+        """It is not computed there any more; `took` says whether the pod had begun it at all."""
+        rooms.end(pod, call)
+        if not took:
+            rooms.refused(pod, self.clock())
+        self.match()
+
+    def match(self) -> None:
+        """Send off whoever may go. Called whenever a pod may have got room."""
+        if not len(self.line):
+            return
+        now_s = self.clock()
+        taking = self.pods.taking(now_s)
+        if not taking:
+            return
+        round = Round(taking, now_s)
+        for call in self.line.in_order():
+            if round.over and call.num_answers:
+                return
+            self._try_to_place(call, round, now_s)
+
+    def _try_to_place(self, call: Call, round: Round, now_s: float) -> None:
+        seat = self._seats.get(call)
+        if seat is None or seat.done():
+            return
+        try:
+            pod = round.place(call, self._order(call, now_s))
+        except RevisionGone:
+            seat.set_exception(errors.not_resumable("none serves this revision of the model."))
+            return
+        if pod is not None:
+            self.line.take(call)
+            seat.set_result(pod)
+
+    def _order(self, call: Call, now_s: float) -> Order:
+        names = self.pods.names
+        if call.order is None or call.order[0] is not names:
+            share = self._shares.of(call.asked.prefix, now_s)
+            asked = call.asked
+            call.order = names, choice.order(asked.prefix, asked.conversation, share, names)
+        return call.order[1]

@@ -1,0 +1,115 @@
+"""Every error that the router itself tells a client, in OpenAI's form."""
+
+import json
+from collections.abc import Mapping
+
+from aiohttp import web
+
+_KINDS = {429: "rate_limit_error", 503: "unavailable_error"}
+
+
+class ApiError(Exception):
+    """An answer that is an error."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = dict(headers or {})
+        kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+        detail = {"message": message, "type": kind, "param": param, "code": code}
+        self.body = json.dumps({"error": detail}, ensure_ascii=False).encode(errors="replace")
+
+    def response(self) -> web.Response:
+        """The whole answer."""
+        return web.Response(
+            status=self.status,
+            body=self.body,
+            content_type="application/json",
+            headers=self.headers,
+        )
+
+
+def line_full(message: str, retry_after_s: float) -> ApiError:
+    """Too many requests wait."""
+    return ApiError(
+        429,
+        f"{message} Try again shortly.",
+        code="overloaded",
+        headers={"Retry-After": str(max(1, min(60, round(retry_after_s))))},
+    )
+
+
+def out_of_room(limit_bytes: int) -> ApiError:
+    """The bodies of requests take all the memory that they may."""
+    return ApiError(
+        429,
+        f"The requests that are here exceed {limit_bytes} bytes together; try again shortly.",
+        code="overloaded",
+        headers={"Retry-After": "1"},
+    )
+
+
+def no_pods(reason: str | None) -> ApiError:
+    """There is none, or none serves; `reason` is that of the InferenceService."""
+    return ApiError(
+        503,
+        f"No pod serves this model. Its InferenceService is not ready: {reason}."
+        if reason
+        else "No pod serves this model yet; try again later.",
+        code="no_pods",
+        headers={"Retry-After": "5"},
+    )
+
+
+def waited_too_long(seconds: float) -> ApiError:
+    """No pod had room in time."""
+    return ApiError(
+        503,
+        f"No pod had room for this request within {seconds:g} s; try again later.",
+        code="overloaded",
+        headers={"Retry-After": "5"},
+    )
+
+
+def draining() -> ApiError:
+    """The router is about to end."""
+    return ApiError(
+        503,
+        "This router is shutting down; send the request again.",
+        code="draining",
+        headers={"Retry-After": "1"},
+    )
+
+
+def deadly(num_pods: int) -> ApiError:
+    """Whoever computes this request dies."""
+    return ApiError(
+        500,
+        f"{num_pods} pods ended while they computed this request, the last of them with nothing "
+        "else to do; it is not tried again.",
+        code="pods_died",
+    )
+
+
+def not_resumable(reason: str) -> ApiError:
+    """A stream has begun, its pod is gone, and nobody can go on."""
+    return ApiError(
+        503,
+        f"The pod that computed this answer is gone, and no other can go on with it: {reason}",
+        code="not_resumable",
+        headers={"Retry-After": "1"},
+    )
+
+
+def internal() -> ApiError:
+    """A bug; the log has it."""
+    return ApiError(500, "The router failed to handle this request; its log has the reason.")

@@ -1,0 +1,139 @@
+"""The line that requests wait in: fair between tenants, bounded, in order. Pure.
+
+Each tenant has a count of the tokens that it was served. Whoever has the smallest is next, so that
+all who wait get as much; a tenant that was away begins where the others are.
+"""
+
+import heapq
+from bisect import insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Generic, TypeVar
+
+MOST_TENANTS = 4096  # that are remembered: more keys than a Secret can hold
+
+_arrivals = count()
+
+# Priorities: who has a smaller one is always before others.
+NO_ROOM_NEEDED = 0
+BROKEN_OFF = 1  # a stream whose client sees that it stands still
+HIGH, NORMAL, LOW = 2, 3, 4  # by its key
+
+
+class LineFull(Exception):
+    """Nobody may join now, or not this tenant."""
+
+    def __init__(self, waiting: int, limit: int, *, of_tenant: bool) -> None:
+        whose = "of this API key " if of_tenant else ""
+        super().__init__(f"{waiting} requests {whose}wait already; at most {limit} may.")
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A request in the line."""
+
+    tenant: bytes
+    since_s: float
+    priority: int = NORMAL
+    cost: int = 1  # tokens that it is charged with when its turn has come
+    waits: bool = field(default=False, init=False)
+    arrival: int = field(default_factory=lambda: next(_arrivals), init=False)
+
+    def __lt__(self, other: "Ticket") -> bool:
+        return (self.priority, self.arrival) < (other.priority, other.arrival)
+
+
+Waits = TypeVar("Waits", bound=Ticket)
+
+
+class Line(Generic[Waits]):
+    """All requests that wait."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit` is how many may wait; one tenant among several may fill half of it."""
+        self._limit = limit
+        self._waiting: dict[bytes, list[Waits]] = {}  # by tenant, none of them empty
+        self._served: dict[bytes, float] = {}
+        self._num_waiting = 0
+
+    def __len__(self) -> int:
+        return self._num_waiting
+
+    def oldest_s(self) -> float | None:
+        """Since when the one waits that waits longest."""
+        return min((each.since_s for one in self._waiting.values() for each in one), default=None)
+
+    def join(self, ticket: Waits, num_tenants: int = 1) -> None:
+        """Wait.
+
+        Args:
+            ticket: who.
+            num_tenants: that there are: none of several may fill the line alone.
+
+        Raises:
+            LineFull: too many do already.
+        """
+        own = len(self._waiting.get(ticket.tenant, ()))
+        if self._num_waiting >= self._limit:
+            raise LineFull(self._num_waiting, self._limit, of_tenant=False)
+        if num_tenants > 1 and own >= max(1, self._limit // 2):
+            raise LineFull(own, max(1, self._limit // 2), of_tenant=True)
+        self.put_back(ticket)
+
+    def put_back(self, ticket: Waits) -> None:
+        """Wait again, in the place where it was; there is always room for it."""
+        if ticket.tenant not in self._waiting:
+            self._catch_up(ticket.tenant)
+        insort(self._waiting.setdefault(ticket.tenant, []), ticket)
+        self._num_waiting += 1
+        ticket.waits = True
+
+    def take(self, ticket: Waits) -> None:
+        """Its turn has come. It is charged for."""
+        self.leave(ticket)
+        self.charge(ticket.tenant, ticket.cost)
+
+    def leave(self, ticket: Waits) -> None:
+        """It does not wait any more."""
+        own = self._waiting[ticket.tenant]
+        own.remove(ticket)
+        if not own:
+            del self._waiting[ticket.tenant]
+        self._num_waiting -= 1
+        ticket.waits = False
+
+    def charge(self, tenant: bytes, tokens: int) -> None:
+        """The tenant was served so many tokens."""
+        self._served[tenant] = self._served.get(tenant, 0.0) + tokens
+        if len(self._served) > MOST_TENANTS:
+            self._forget()
+
+    def in_order(self) -> Iterator[Waits]:
+        """Who waits, in the order of turns. Each may be taken before the next is asked for."""
+        turns = [
+            (own[0].priority, self._served.get(tenant, 0.0), own[0].arrival, 0, own)
+            for tenant, own in ((tenant, list(own)) for tenant, own in self._waiting.items())
+        ]
+        heapq.heapify(turns)
+        while turns:
+            _, served, _, index, own = heapq.heappop(turns)
+            ticket = own[index]
+            yield ticket
+            index += 1
+            if index < len(own):
+                after = own[index]
+                entry = (after.priority, served + ticket.cost, after.arrival, index, own)
+                heapq.heappush(turns, entry)
+
+    def _catch_up(self, tenant: bytes) -> None:
+        """Nobody saves up turns while away."""
+        least = min((self._served.get(each, 0.0) for each in self._waiting), default=0.0)
+        self._served[tenant] = max(self._served.get(tenant, 0.0), least)
+
+    def _forget(self) -> None:
+        """Of those who do not wait, the ones that were served least."""
+        away = [each for each in self._served if each not in self._waiting]
+        away.sort(key=self._served.__getitem__)
+        for tenant in away[: MOST_TENANTS // 2]:
+            del self._served[tenant]

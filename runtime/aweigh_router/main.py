@@ -1,0 +1,32 @@
+"""`aweigh-router`: the queue in front of the pods of one InferenceService."""
+
+import asyncio
+import os
+import sys
+
+from aweigh_api.mounts import UnusableSecret
+from aweigh_router import logs, settings
+from aweigh_router.cluster import NotInCluster
+from aweigh_router.lifetime import PortTaken, run
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT."""
+    chosen = settings.read(sys.argv[1:], os.environ)
+    logs.configure()
+    try:
+        asyncio.run(run(chosen, _say))
+    except (UnusableSecret, PortTaken, NotInCluster) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def _say(port: int, admin_port: int) -> None:
+    """For whoever has asked for any free port: one line."""
+    sys.stdout.write(f"listening on {port}, admin on {admin_port}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

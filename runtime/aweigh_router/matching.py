@@ -1,0 +1,97 @@
+"""Who of those that wait goes where, now. Pure.
+
+A request that no pod can begin yet, because it wants room for many answers or a pod for itself,
+has a pod held for it: nobody else goes there, while all others go on elsewhere.
+"""
+
+from collections.abc import Sequence
+
+from aweigh_router import choice, rooms
+from aweigh_router.calls import Call
+from aweigh_router.choice import Order
+from aweigh_router.rooms import Pod
+
+ALONE_AFTER_DEATHS = 2  # then a request runs with nothing beside it
+
+
+class RevisionGone(Exception):
+    """Pods serve, but not the model that has begun this stream."""
+
+
+class Round:
+    """One look at the line. Requests are placed in the order of their turns."""
+
+    def __init__(self, taking: Sequence[Pod], now_s: float) -> None:
+        """`taking` are the pods that serve."""
+        self._now_s = now_s
+        self._pods = {pod.found.name: pod for pod in taking}
+        self._loads = {pod.found.name: pod.load for pod in taking}
+        self._free = {pod.found.name for pod in taking if pod.fits(1, now_s)}
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody else can be placed who needs room."""
+        return not self._free
+
+    def place(self, call: Call, order: Order) -> Pod | None:
+        """Send it to a pod, if one can begin it.
+
+        Args:
+            call: whose turn it is.
+            order: in which it would have all pods that there are.
+
+        Raises:
+            RevisionGone: it has begun with a model that no pod serves any more.
+        """
+        loads = self._able(call)
+        if not call.num_answers:
+            name = choice.least_loaded(loads, lambda _: True)
+        elif call.deaths >= ALONE_AFTER_DEATHS:
+            name = self._idle_or_held(loads, order)
+        elif call.suspect:
+            name = self._away_from_suspects(call, loads, order)
+        else:
+            name = choice.pick(order, loads, lambda each: self._fits(call, each))
+            if name is None and call.num_answers > 1:
+                self._hold(loads, order)
+        return None if name is None else self._begin(call, self._pods[name])
+
+    def _able(self, call: Call) -> dict[str, int]:
+        """Loads of the pods that could have it. One that it has failed on, if there is no other."""
+        if not call.begun and not call.avoid:
+            return self._loads
+        names = set(self._pods)
+        if call.begun:
+            names = {name for name, pod in self._pods.items() if pod.revision == call.revision}
+            if not names:
+                raise RevisionGone
+        return {name: self._loads[name] for name in (names - call.avoid or names)}
+
+    def _fits(self, call: Call, name: str) -> bool:
+        return name in self._free and self._pods[name].fits(call.num_answers, self._now_s)
+
+    def _away_from_suspects(self, call: Call, loads: dict[str, int], order: Order) -> str | None:
+        """Requests of which one may kill are spread: so each pod dies of one at most."""
+        fitting = [name for name in order.names if name in loads and self._fits(call, name)]
+        return min(fitting, key=lambda name: self._pods[name].suspects, default=None)
+
+    def _idle_or_held(self, loads: dict[str, int], order: Order) -> str | None:
+        for name in order.names:
+            if name in loads and name in self._free and self._pods[name].idle:
+                self._pods[name].alone = True
+                return name
+        self._hold(loads, order)
+        return None
+
+    def _hold(self, loads: dict[str, int], order: Order) -> None:
+        """The least loaded is free first."""
+        open = [name for name in order.names if name in loads and name in self._free]
+        if open:
+            self._free.discard(min(open, key=loads.__getitem__))
+
+    def _begin(self, call: Call, pod: Pod) -> Pod:
+        rooms.begin(pod, call)
+        self._loads[pod.found.name] = pod.load
+        if not pod.fits(1, self._now_s):
+            self._free.discard(pod.found.name)
+        return pod

@@ -1,0 +1,217 @@
+"""One request's way: wait, ask a pod, and another one when that fails, until the client has all."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+
+from aweigh_api.routing import NO_ROOM, ROOM_HEADER
+from aweigh_router import errors, rooms
+from aweigh_router.calls import Call, nothing
+from aweigh_router.dispatch import Dispatch
+from aweigh_router.errors import ApiError
+from aweigh_router.events import Events, Progress, Transcript, error_code
+from aweigh_router.line import BROKEN_OFF
+from aweigh_router.matching import ALONE_AFTER_DEATHS
+from aweigh_router.metrics import Metrics
+from aweigh_router.pod_client import PodClient, passed_on
+from aweigh_router.reply import Reply
+from aweigh_router.rooms import Pod
+
+# Codes of errors by which a pod says that it is not the one to ask.
+_TAKES_NOTHING = (NO_ROOM, "overloaded")
+_SERVES_NOT = ("draining", "loading")
+_IS_BROKEN = ("engine",)
+
+_log = logging.getLogger("aweigh.router")
+
+
+class PodFailed(Exception):
+    """This pod has not answered; another one may. The message is for the log and for metrics."""
+
+    def __init__(self, why: str, *, died: bool) -> None:
+        super().__init__(why)
+        self.died = died
+
+
+class NoRoom(Exception):
+    """The pod has not begun anything."""
+
+
+@dataclass(slots=True)
+class Errand:
+    """A client's request, as pods are asked."""
+
+    call: Call
+    method: str
+    path: str  # with its query
+    headers: CIMultiDict[str]
+    body: bytes | bytearray | None
+    transcript: Transcript = field(default_factory=Transcript)
+    resumable: bool = True  # all of the client's text came with its tokens
+
+    def next_body(self) -> bytes | bytearray | None:
+        """What the next pod is asked for: all, or what the client does not have."""
+        if self.body is None or not self.transcript.begun:
+            return self.body
+        return self.transcript.resume(self.body)
+
+
+class Relay:
+    """Brings requests to pods and answers back."""
+
+    def __init__(
+        self, dispatch: Dispatch, pods: PodClient, metrics: Metrics, wait_s: float
+    ) -> None:
+        """No request waits longer than `wait_s` at a time."""
+        self._dispatch = dispatch
+        self._pods = pods
+        self._metrics = metrics
+        self._wait_s = wait_s
+
+    async def answer(self, errand: Errand, request: web.Request) -> web.StreamResponse:
+        """The answer, whoever it comes from.
+
+        Args:
+            errand: its call has joined the line.
+            request: the client's.
+        """
+        asked = errand.call.asked
+        errand.transcript.answers = [Progress() for _ in range(asked.num_answers)]
+        reply = Reply(request, streams=asked.stream)
+        try:
+            while True:
+                done = await self._once(errand, reply)
+                if done is not None:
+                    return done
+        except ApiError as error:
+            return await reply.fail(error)
+
+    async def _once(self, errand: Errand, reply: Reply) -> web.StreamResponse | None:
+        """One pod's attempt; None: another one is to try."""
+        call, dispatch = errand.call, self._dispatch
+        pod = await dispatch.seat(call, reply.sign_of_life)
+        revision = pod.revision
+        self._metrics.waited(dispatch.clock() - call.since_s)
+        call.heard_s = call.owing_since_s = dispatch.clock() if call.asked.stream else None
+        failed: PodFailed | NoRoom | None = None
+        try:
+            return await self._try(errand, pod, reply)
+        except (PodFailed, NoRoom) as failure:
+            failed = failure
+        finally:
+            call.heard_s = call.owing_since_s = None
+            dispatch.leave(call, pod, took=failed is None)
+        if isinstance(failed, NoRoom):
+            self._metrics.retried("no_room")
+        else:
+            self._take_elsewhere(errand, pod, revision, failed)
+        return None
+
+    def _take_elsewhere(
+        self, errand: Errand, pod: Pod, revision: str | None, failed: PodFailed
+    ) -> None:
+        """The request has to go to another pod.
+
+        Raises:
+            ApiError: that makes no sense.
+        """
+        call, now_s = errand.call, self._dispatch.clock()
+        call.avoid.add(pod.found.name)
+        call.deaths += failed.died
+        call.deadline_s = now_s + self._wait_s
+        self._metrics.retried("died" if failed.died else "moved")
+        fields = {"pod": pod.found.name, "reason": str(failed), "begun": errand.transcript.begun}
+        _log.warning("a request goes to another pod", extra={"fields": fields})
+        if call.deaths > ALONE_AFTER_DEATHS:
+            raise errors.deadly(call.deaths)
+        if errand.transcript.begun:
+            if not errand.resumable:
+                raise errors.not_resumable("it has not said which tokens it had sent.")
+            call.begun, call.revision = True, revision
+            call.priority = BROKEN_OFF
+            call.since_s = now_s
+            self._metrics.resumed()
+
+    async def _try(self, errand: Errand, pod: Pod, reply: Reply) -> web.StreamResponse:
+        """Ask this pod.
+
+        Raises:
+            NoRoom: it refuses.
+            PodFailed: it cannot, or it dies.
+        """
+        try:
+            async with asyncio.timeout(None) as limit:
+                errand.call.give_up = lambda: _end_now(limit)
+                async with self._pods.ask(
+                    pod, errand.method, errand.path, errand.headers, errand.next_body()
+                ) as response:
+                    return await self._pass_on(errand, pod, reply, response)
+        except aiohttp.ClientConnectorError as error:
+            raise PodFailed(f"cannot connect: {error}", died=False) from error
+        except TimeoutError as error:
+            raise PodFailed("it is silent", died=True) from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise PodFailed(
+                f"it broke off: {str(error) or type(error).__name__}", died=True
+            ) from error
+        finally:
+            errand.call.give_up = nothing
+
+    async def _pass_on(
+        self, errand: Errand, pod: Pod, reply: Reply, response: aiohttp.ClientResponse
+    ) -> web.StreamResponse:
+        room = response.headers.get(ROOM_HEADER)
+        if response.content_type == "text/event-stream" and response.status == 200:
+            rooms.took(pod, _number(room))
+            errand.resumable &= room is not None
+            return await self._stream(errand, pod, reply, response)
+        body = await response.read()
+        if response.status >= 400:
+            _expect_for_the_client(response.status, body)
+        rooms.took(pod, _number(room))
+        return await reply.whole(response.status, passed_on(response.headers), body)
+
+    async def _stream(
+        self, errand: Errand, pod: Pod, reply: Reply, response: aiohttp.ClientResponse
+    ) -> web.StreamResponse:
+        call, clock, line = errand.call, self._dispatch.clock, self._dispatch.line
+        events = Events(errand.transcript)
+        while data := await response.content.readany():
+            if call.owing_since_s is not None:
+                self._dispatch.pods.first_event(clock() - call.owing_since_s)
+                call.owing_since_s = None
+            passed = events.feed(data)
+            if passed:
+                await reply.write(passed)
+            call.heard_s = clock()
+            line.charge(call.tenant, events.take_count())
+        if errand.transcript.complete:
+            return await reply.end()
+        broken = events.broken
+        if broken in _SERVES_NOT:
+            raise PodFailed(f"it ends: {broken}", died=False)
+        raise PodFailed(f"the stream ended early: {broken or 'no end'}", died=True)
+
+
+def _expect_for_the_client(status: int, body: bytes) -> None:
+    """Most errors say what is wrong with a request; some, that the pod cannot take it now."""
+    code = error_code(body)
+    if status == 429 and code in _TAKES_NOTHING:
+        raise NoRoom
+    if status == 503 and code in _SERVES_NOT:
+        raise PodFailed(f"it answers {status} {code}", died=False)
+    if status >= 500 and code in _IS_BROKEN:
+        raise PodFailed(f"it answers {status} {code}", died=True)
+
+
+def _number(header: str | None) -> int | None:
+    return int(header) if header is not None and header.isdecimal() else None
+
+
+def _end_now(limit: asyncio.Timeout) -> None:
+    if not limit.expired():
+        limit.reschedule(asyncio.get_running_loop().time())

@@ -1,0 +1,87 @@
+"""Listens to every pod's report of its room. A pod that cannot be heard gets no requests."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+import aiohttp
+from pydantic import ValidationError
+
+from aweigh_api.routing import Room
+from aweigh_router import rooms
+from aweigh_router.dispatch import Dispatch
+from aweigh_router.pod_client import PodClient
+from aweigh_router.rooms import SILENT_S, Found, Pod
+
+_AGAIN_S, _LONGEST_AGAIN_S = 0.1, 2.0  # until a pod is asked again; doubled each time
+_BLIND_AGAIN_S = 30.0  # it has no reports; perhaps it is another one by then
+_WITHOUT_REPORTS = (401, 404)  # an older pod, or one that does not know our secret
+
+_log = logging.getLogger("aweigh.router")
+
+
+class Reports:
+    """One open request to each pod; use `follow` with what the cluster says."""
+
+    def __init__(self, dispatch: Dispatch, client: PodClient) -> None:
+        self._dispatch = dispatch
+        self._client = client
+        self._listening: dict[Pod, asyncio.Task[None]] = {}
+
+    def follow(self, found: Iterable[Found]) -> None:
+        """These pods there are now. What others still answer is not interrupted."""
+        new, gone = self._dispatch.pods.follow(found)
+        for pod in gone:
+            self._listening.pop(pod).cancel()
+        for pod in new:
+            self._listening[pod] = asyncio.create_task(self._listen(pod), name=pod.found.name)
+        for pod in (*new, *gone):
+            _log.info("a pod has come" if pod in new else "a pod has gone", extra=_fields(pod))
+        self._dispatch.match()
+
+    async def close(self) -> None:
+        """Listen no more."""
+        for task in self._listening.values():
+            task.cancel()
+        await asyncio.gather(*self._listening.values(), return_exceptions=True)
+
+    async def _listen(self, pod: Pod) -> None:
+        """For as long as the pod is there, however often it breaks off."""
+        again_s = _AGAIN_S
+        while True:
+            heard_s = pod.heard_s
+            try:
+                again_s = await self._read(pod, again_s)
+            except (aiohttp.ClientError, OSError, TimeoutError, ValidationError) as error:
+                if pod.hearing == "reports":
+                    fields = {
+                        "reason": str(error) or type(error).__name__,
+                        **_fields(pod)["fields"],
+                    }
+                    _log.warning("a pod is not heard any more", extra={"fields": fields})
+                rooms.lost(pod)
+                again_s = min(again_s * 2, _LONGEST_AGAIN_S)
+            if pod.heard_s != heard_s:
+                again_s = _AGAIN_S
+            await asyncio.sleep(again_s)
+
+    async def _read(self, pod: Pod, again_s: float) -> float:
+        """Until the report ends; returns how long to wait then."""
+        async with self._client.report(pod, SILENT_S) as response:
+            if response.status in _WITHOUT_REPORTS:
+                pod.hearing = "blind"
+                self._dispatch.match()
+                return _BLIND_AGAIN_S
+            if response.status != 200:
+                rooms.lost(pod)
+                return min(again_s * 2, _LONGEST_AGAIN_S)
+            async for line in response.content:
+                report = Room.model_validate_json(line)
+                rooms.reported(pod, report, self._dispatch.clock())
+                self._dispatch.match()
+        rooms.lost(pod)
+        return again_s
+
+
+def _fields(pod: Pod) -> dict[str, dict[str, str]]:
+    return {"fields": {"pod": pod.found.name, "url": pod.found.url}}

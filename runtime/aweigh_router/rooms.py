@@ -1,0 +1,231 @@
+"""What is known of each pod: whether it takes requests, and for how many it has room. Pure.
+
+A pod's reports and the headers of its answers say what room it has. Between them the router counts
+what it has sent there itself; other routers send, too, and a pod that has no room after all
+refuses, which costs little.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from aweigh_api.routing import Room
+
+SILENT_S = 12.0  # without a report, of which one comes every 5 s: the pod hangs
+SLOW_S = 10.0  # until the first event of a stream; with such a wait a pod gets nothing more …
+SLOW_TIMES = 4.0  # … if that is so many times what is usual
+BLIND_ROOM = 16  # of a pod that tells nothing of its room
+REST_S, LONGEST_REST_S = 0.05, 2.0  # after a refusal; doubled by each that follows
+
+Hearing = Literal["nothing", "reports", "blind"]  # blind: it answers, but does not report
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A pod as the cluster names it."""
+
+    name: str
+    url: str  # without a path
+    ready: bool  # as its probes say
+
+
+class Try(Protocol):
+    """A request that a pod computes."""
+
+    @property
+    def num_answers(self) -> int:
+        """That it takes room for."""
+        ...
+
+    @property
+    def suspect(self) -> bool:
+        """Whether a pod has died of it, or beside it."""
+        ...
+
+    @property
+    def owing_since_s(self) -> float | None:
+        """Since when its pod owes a stream the first event; None: it does not."""
+        ...
+
+    @property
+    def heard_s(self) -> float | None:
+        """When its pod last sent something of a stream; None: it need not."""
+        ...
+
+    @property
+    def give_up(self) -> Callable[[], None]:
+        """To be called when the pod will not answer."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Pod:
+    """One pod."""
+
+    found: Found
+    hearing: Hearing = "nothing"
+    report: Room | None = None
+    heard_s: float = 0.0
+    room: int = 0  # at the last word about it, less what was sent since
+    has_been_ready: bool = False
+    refusals: int = 0  # since it last took something
+    rests_until_s: float = 0.0
+    alone: bool = False  # one request has it for itself
+    slow: bool = False
+    in_flight: int = 0  # answers that it computes for this router
+    suspects: int = 0  # requests there that a pod has died of, or beside
+    tries: set[Try] = field(default_factory=set)
+
+    @property
+    def revision(self) -> str | None:
+        """Of the model that it serves; None: unknown."""
+        return None if self.report is None else self.report.revision
+
+    @property
+    def load(self) -> int:
+        """Answers that it computes, for whichever router."""
+        reported = 0 if self.report is None else self.report.running
+        return max(reported, self.in_flight)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it computes nothing."""
+        return self.load == 0
+
+    def takes(self, now_s: float) -> bool:
+        """Whether it serves, as far as can be told."""
+        if self.hearing == "blind":
+            return self.found.ready
+        if self.report is None or self.hearing == "nothing" or now_s > self.heard_s + SILENT_S:
+            return False
+        # A pod says sooner that it is ready than its probes do. One that was and is not is broken.
+        return self.report.phase == "ready" and (self.found.ready or not self.has_been_ready)
+
+    def fits(self, num_answers: int, now_s: float) -> bool:
+        """Whether so many answers could begin at once."""
+        if self.alone or now_s < self.rests_until_s:
+            return False
+        room = BLIND_ROOM - self.in_flight if self.hearing == "blind" else self.room
+        return room >= num_answers or (num_answers > 1 and self.idle)
+
+    def late_s(self, now_s: float) -> float:
+        """How long it has owed a first event. O(what it computes)."""
+        since = [each.owing_since_s for each in self.tries]
+        return max((now_s - each for each in since if each is not None), default=0.0)
+
+
+class Pods:
+    """All pods that there are."""
+
+    def __init__(self, patience_s: float) -> None:
+        """A stream of which nothing comes for so long is given up."""
+        self._patience_s = patience_s
+        self._pods: dict[str, Pod] = {}
+        self._names: tuple[str, ...] = ()
+        self._first_event_s = SLOW_S / SLOW_TIMES  # what is usual, roughly
+
+    def __len__(self) -> int:
+        return len(self._pods)
+
+    def __iter__(self) -> Iterator[Pod]:
+        return iter(self._pods.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all; the same object until one comes or goes."""
+        return self._names
+
+    def get(self, name: str) -> Pod:
+        """The pod of that name."""
+        return self._pods[name]
+
+    def follow(self, found: Iterable[Found]) -> tuple[list[Pod], list[Pod]]:
+        """What the cluster says now; returns the pods that are new and those that are gone."""
+        now = {each.name: each for each in found}
+        gone = [
+            pod
+            for name, pod in self._pods.items()
+            if name not in now or now[name].url != pod.found.url
+        ]
+        for pod in gone:
+            del self._pods[pod.found.name]
+        for name, pod in self._pods.items():
+            pod.found = now[name]
+            pod.has_been_ready |= now[name].ready
+        unknown = [each for name, each in now.items() if name not in self._pods]
+        new = [Pod(each, has_been_ready=each.ready) for each in unknown]
+        self._pods |= {pod.found.name: pod for pod in new}
+        if new or gone:
+            self._names = tuple(sorted(self._pods))
+        return new, gone
+
+    def taking(self, now_s: float) -> list[Pod]:
+        """Who gets requests. Slow ones only where all are."""
+        takes = [pod for pod in self if pod.takes(now_s)]
+        return [pod for pod in takes if not pod.slow] or takes
+
+    def look(self, now_s: float) -> None:
+        """Notice who is slow, and who is silent. O(all requests): now and then."""
+        limit_s = max(SLOW_S, SLOW_TIMES * self._first_event_s)
+        for pod in self:
+            pod.slow = pod.late_s(now_s) > limit_s
+            if pod.hearing == "reports" and now_s > pod.heard_s + SILENT_S:
+                lost(pod)
+            for each in list(pod.tries):
+                if each.heard_s is not None and now_s > each.heard_s + self._patience_s:
+                    each.give_up()
+
+    def with_room(self, now_s: float) -> int:
+        """How many could begin an answer now."""
+        return sum(pod.fits(1, now_s) for pod in self.taking(now_s))
+
+    def first_event(self, waited_s: float) -> None:
+        """A stream has begun."""
+        self._first_event_s += (waited_s - self._first_event_s) / 64
+
+
+def reported(pod: Pod, report: Room, now_s: float) -> None:
+    """A line of its report has come."""
+    if pod.report is not None and pod.report.boot_id != report.boot_id:
+        pod.has_been_ready = pod.found.ready
+        pod.refusals = 0
+    pod.hearing, pod.report, pod.heard_s = "reports", report, now_s
+    pod.room = report.room
+
+
+def lost(pod: Pod) -> None:
+    """It cannot be reached, or is silent: whatever it computes is given up."""
+    pod.hearing, pod.report, pod.room = "nothing", None, 0
+    for each in list(pod.tries):
+        each.give_up()
+
+
+def begin(pod: Pod, attempt: Try) -> None:
+    """A request is sent there."""
+    pod.tries.add(attempt)
+    pod.room -= attempt.num_answers
+    pod.in_flight += attempt.num_answers
+    pod.suspects += attempt.suspect
+
+
+def end(pod: Pod, attempt: Try) -> None:
+    """It is over, however it went."""
+    pod.tries.remove(attempt)
+    pod.room += attempt.num_answers
+    pod.in_flight -= attempt.num_answers
+    pod.suspects -= attempt.suspect
+    pod.alone = False  # who had it for itself was the only one
+
+
+def took(pod: Pod, room: int | None) -> None:
+    """It answers; with how much room it says that it has left."""
+    pod.refusals = 0
+    if room is not None:
+        pod.room = room
+
+
+def refused(pod: Pod, now_s: float) -> None:
+    """It had no room after all, whatever it has said."""
+    pod.room = 0
+    pod.rests_until_s = now_s + min(LONGEST_REST_S, REST_S * 2.0**pod.refusals)
+    pod.refusals = min(pod.refusals + 1, 10)

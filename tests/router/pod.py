@@ -1,0 +1,270 @@
+"""A small pod for tests: it speaks the contract of routers and pods, and can fail in every way.
+
+Its answers follow from the prompt alone, as greedy ones do: whoever goes on with a stream after
+the same tokens gives the same text.
+"""
+
+import asyncio
+import hashlib
+import json
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from aweigh_api.routing import (
+    NO_ROOM,
+    REPORT_PATH,
+    RESUME_FIELD,
+    ROOM_HEADER,
+    SECRET_HEADER,
+    TOKENS_COMMENT,
+    Resume,
+    Room,
+)
+from aweigh_api.state import Phase
+
+SECRET = "router-secret-0123456789"
+
+
+def token(prompt: str, choice: int, place: int) -> int:
+    """The token of an answer at a place."""
+    return int(hashlib.sha256(f"{prompt}/{choice}/{place}".encode()).hexdigest()[:4], 16)
+
+
+def text(prompt: str, choice: int, num_tokens: int) -> str:
+    """All of an answer."""
+    return "".join(f"{token(prompt, choice, place)} " for place in range(num_tokens))
+
+
+@dataclass
+class Seen:
+    """A request that came, with what mattered of it."""
+
+    path: str
+    body: dict[str, Any]
+    headers: CIMultiDictProxy[str]
+    resumed: bool = False
+
+
+@dataclass
+class Fate:
+    """The first of the pods that share it dies when it has sent so many events."""
+
+    after: int | None = None
+
+
+@dataclass
+class Pod:
+    """One, on a port of its own; what goes wrong tests set."""
+
+    max_running: int = 64
+    pace_s: float = 0.0  # between tokens
+    phase: Phase = "ready"
+    revision: str | None = "one"
+    reports: bool = True
+    refuses: bool = False
+    lies: bool = False  # reports room that it has not
+    hangs: bool = False  # takes requests and never answers
+    fate: Fate = field(default_factory=Fate)
+    revives: bool = False  # whenever it has died
+    dies_of: str = "\0"  # in a prompt
+    hands_over_after: int | None = None  # events; then it ends as a draining pod does
+    secret: str = SECRET
+    url: str = ""
+    running: int = 0
+    most_running: int = 0
+    events: int = 0
+    seen: list[Seen] = field(default_factory=list)
+    boot_id: str = field(default_factory=lambda: secrets.token_hex(4))
+
+    def __post_init__(self) -> None:
+        self._changed = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+        self._port = 0
+
+    @property
+    def room(self) -> int:
+        return 0 if self.refuses and not self.lies else self.max_running - self.running
+
+    async def start(self) -> None:
+        app = web.Application(client_max_size=8 << 20)
+        app.router.add_post("/v1/chat/completions", self._answer)
+        app.router.add_post("/v1/completions", self._answer)
+        app.router.add_post("/tokenize", self._tokenize)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get(REPORT_PATH, self._report)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    async def die(self) -> None:
+        """As a process does that is killed: every connection breaks, and nobody listens."""
+        if self._runner is None:
+            return
+        runner, self._runner = self._runner, None
+        for site in list(runner.sites):
+            await site.stop()
+        assert runner.server is not None
+        for connection in list(runner.server.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await runner.cleanup()
+        self.running = 0
+
+    async def restart(self) -> None:
+        """A new process on the same port."""
+        await self.die()
+        self.boot_id = secrets.token_hex(4)
+        await self.start()
+
+    def tell(self) -> None:
+        """Something has changed that is reported."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _report(self, request: web.Request) -> web.StreamResponse:
+        if not self.reports or not self._routed(request):
+            raise web.HTTPNotFound
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            changed = self._changed
+            room = Room(
+                boot_id=self.boot_id,
+                phase=self.phase,
+                room=self.room,
+                running=self.running,
+                revision=self.revision,
+            )
+            await response.write(room.model_dump_json().encode() + b"\n")
+            try:
+                async with asyncio.timeout(5.0):
+                    await changed.wait()
+            except TimeoutError:
+                continue
+
+    def _routed(self, request: web.Request) -> bool:
+        return request.headers.get(SECRET_HEADER) == self.secret
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        return web.json_response({"count": len(await request.read())})
+
+    async def _models(self, request: web.Request) -> web.Response:
+        self.seen.append(Seen(request.path, {}, request.headers))
+        return web.json_response({"data": [{"id": "m"}]}, headers={ROOM_HEADER: str(self.room)})
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        seen = Seen(request.path, body, request.headers, RESUME_FIELD in body)
+        answers = int(body.get("n", 1))
+        if self._routed(request) and (self.refuses or self.running + answers > self.max_running):
+            error = {"error": {"message": "no room", "code": NO_ROOM}}
+            return web.json_response(error, status=429, headers={ROOM_HEADER: "0"})
+        if body.get("temperature", 0) > 2:
+            bad = {"error": {"message": "temperature is 3; expected 0 to 2", "code": None}}
+            return web.json_response(bad, status=400, headers={ROOM_HEADER: str(self.room)})
+        self.seen.append(seen)
+        self.running += answers
+        self.most_running = max(self.most_running, self.running)
+        self.tell()
+        try:
+            return await self._computed(request, body, answers)
+        finally:
+            self.running = max(0, self.running - answers)
+            self.tell()
+
+    async def _computed(
+        self, request: web.Request, body: dict[str, Any], answers: int
+    ) -> web.StreamResponse:
+        prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.dies_of in prompt:
+            await asyncio.sleep(0.05)  # others have come meanwhile
+            await self._end()
+        num_tokens = int(body.get("max_tokens", 4))
+        if not body.get("stream"):
+            await asyncio.sleep(self.pace_s * num_tokens)
+            choices = [
+                {"index": each, "text": text(prompt, each, num_tokens), "finish_reason": "length"}
+                for each in range(answers)
+            ]
+            headers = {ROOM_HEADER: str(self.room)}
+            return web.json_response({"id": "whole", "choices": choices}, headers=headers)
+        return await self._streamed(request, body, prompt, answers, num_tokens)
+
+    async def _streamed(
+        self, request: web.Request, body: dict[str, Any], prompt: str, answers: int, num_tokens: int
+    ) -> web.StreamResponse:
+        resume = Resume.model_validate(body[RESUME_FIELD]) if RESUME_FIELD in body else None
+        known = (
+            [[] for _ in range(answers)] if resume is None else [a.tokens for a in resume.answers]
+        )
+        ended = [resume is not None and resume.answers[i].finished for i in range(answers)]
+        for choice, tokens in enumerate(known):
+            assert tokens == [token(prompt, choice, place) for place in range(len(tokens))]
+        id = f"c-{secrets.token_hex(4)}" if resume is None else resume.id
+        created = 1 if resume is None else resume.created
+        routed = self._routed(request)
+        headers = {"Content-Type": "text/event-stream"}
+        response = web.StreamResponse(
+            headers={**headers, ROOM_HEADER: str(self.room)} if routed else headers
+        )
+        await response.prepare(request)
+
+        async def send(index: int, piece: str, finish: str | None, ids: str = "") -> None:
+            choice = {"index": index, "text": piece, "finish_reason": finish}
+            event = {"id": id, "created": created, "choices": [choice]}
+            comment = f"{TOKENS_COMMENT}{index} {ids}\n" if ids and routed else ""
+            data = json.dumps(event, separators=(",", ":"))
+            await response.write(f"{comment}data: {data}\n\n".encode())
+            await self._after_event(response)
+
+        for place in range(num_tokens):
+            for choice in range(answers):
+                if place >= len(known[choice]) and not ended[choice]:
+                    each = token(prompt, choice, place)
+                    await send(choice, f"{each} ", None, str(each))
+            await asyncio.sleep(self.pace_s)
+        for choice in range(answers):
+            if not ended[choice]:
+                await send(choice, "", "length")
+        await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
+
+    async def _after_event(self, response: web.StreamResponse) -> None:
+        self.events += 1
+        if self.hands_over_after is not None and self.events >= self.hands_over_after:
+            await response.write(b'data: {"error":{"message":"bye","code":"draining"}}\n\n')
+            raise ConnectionResetError
+        if self.fate.after is not None and self.events >= self.fate.after:
+            self.fate.after = None
+            await asyncio.sleep(0.01)  # what was sent has left
+            await self._end()
+
+    async def _end(self) -> None:
+        """Die within a handler."""
+        self._ending = asyncio.create_task(self.restart() if self.revives else self.die())
+        await asyncio.sleep(10)
+        raise ConnectionResetError
+
+
+@asynccontextmanager
+async def running(*pods: Pod) -> AsyncIterator[tuple[Pod, ...]]:
+    """Pods that listen."""
+    for pod in pods:
+        await pod.start()
+    try:
+        yield pods
+    finally:
+        for pod in pods:
+            await pod.die()

@@ -1,0 +1,121 @@
+"""Who goes where: never into a full pod, alone where it may kill, nobody passed over for ever."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aweigh_api.routing import Room
+from aweigh_router import rooms
+from aweigh_router.asked import Asked
+from aweigh_router.calls import Call
+from aweigh_router.choice import Order
+from aweigh_router.matching import Round
+from aweigh_router.rooms import Found, Pod, Pods
+
+
+def pod(name: str, room: int, running: int = 0, revision: str = "one") -> Pod:
+    each = Pod(Found(name, f"http://{name}", ready=True))
+    report = Room(boot_id=name, phase="ready", room=room, running=running, revision=revision)
+    rooms.reported(each, report, 0.0)
+    return each
+
+
+def call(num_answers: int = 1, deaths: int = 0, **known: object) -> Call:
+    each = Call(b"", 0.0, asked=Asked(num_answers=num_answers))
+    each.deaths = deaths
+    for name, value in known.items():
+        setattr(each, name, value)
+    return each
+
+
+def order(pods: list[Pod]) -> Order:
+    return Order(tuple(each.found.name for each in pods), 1)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=20),
+)
+def test_no_pod_gets_more_than_it_has_room_for(
+    pods_of: list[tuple[int, int]], calls_of: list[tuple[int, int]]
+) -> None:
+    pods = [pod(f"p{i}", room, running) for i, (room, running) in enumerate(pods_of)]
+    before = {each: each.room for each in pods}
+    was_idle = {each for each in pods if each.idle}
+    round = Round(pods, 0.0)
+    placed: dict[Pod, list[Call]] = {each: [] for each in pods}
+    for num_answers, deaths in calls_of:
+        request = call(num_answers, deaths)
+        chosen = round.place(request, order(pods))
+        if chosen is not None:
+            placed[chosen].append(request)
+    for each, calls in placed.items():
+        took = [one for one in calls if one.num_answers]
+        total = sum(one.num_answers for one in took)
+        assert total <= before[each] or (each in was_idle and len(took) == 1)
+        if any(one.deaths == 2 for one in took):
+            assert len(took) == 1
+            assert each in was_idle
+
+
+def test_a_request_for_many_answers_holds_one_pod_and_no_other() -> None:
+    one, two = pod("one", 2, running=6), pod("two", 3, running=5)
+    round = Round([one, two], 0.0)
+    assert round.place(call(4), order([one, two])) is None
+    assert [round.place(call(), order([one, two])) for _ in range(3)] == [one, one, None]
+
+
+def test_suspects_are_spread() -> None:
+    pods = [pod(f"p{each}", 9) for each in range(3)]
+    round = Round(pods, 0.0)
+    chosen = [round.place(call(deaths=1), order(pods)) for _ in range(6)]
+    assert all(chosen.count(each) == 2 for each in pods)
+
+
+def test_a_request_goes_back_to_a_pod_that_failed_only_if_there_is_no_other() -> None:
+    one, two = pod("one", 1), pod("two", 1)
+    failed = call(avoid={"one"})
+    assert Round([one, two], 0.0).place(failed, order([one, two])) is two
+    assert Round([one], 0.0).place(call(avoid={"one"}), order([one])) is one
+
+
+def test_a_slow_pod_gets_nothing_while_there_is_another() -> None:
+    pods = Pods(patience_s=1000.0)
+    new, _ = pods.follow([Found("slow", "u", ready=True), Found("fast", "v", ready=True)])
+    for each in new:
+        report = Room(boot_id="b", phase="ready", room=9, running=0)
+        rooms.reported(each, report, 0.0)
+    slow = pods.get("slow")
+    rooms.begin(slow, call(owing_since_s=0.0, heard_s=0.0))
+    pods.look(5.0)
+    assert len(pods.taking(5.0)) == 2
+    pods.look(11.0)
+    assert pods.taking(11.0) == [pods.get("fast")]
+    pods.follow([slow.found])
+    assert pods.taking(11.0) == [slow]
+
+
+def test_a_pod_serves_from_its_own_word_on_and_not_after_its_probes_fail() -> None:
+    pods = Pods(patience_s=1000.0)
+    (each,), _ = pods.follow([Found("p", "u", ready=False)])
+    assert not each.takes(0.0)
+    rooms.reported(each, Room(boot_id="b", phase="loading", room=0, running=0), 0.0)
+    assert not each.takes(0.0)
+    rooms.reported(each, Room(boot_id="b", phase="ready", room=9, running=0), 0.0)
+    assert each.takes(0.0)  # its probes have not noticed yet
+    pods.follow([Found("p", "u", ready=True)])
+    pods.follow([Found("p", "u", ready=False)])
+    assert not each.takes(0.0)
+    rooms.reported(each, Room(boot_id="new", phase="ready", room=9, running=0), 0.0)
+    assert each.takes(0.0)  # another process
+    assert not each.takes(rooms.SILENT_S + 1)
+
+
+def test_a_pod_that_refuses_again_and_again_is_asked_ever_less_often() -> None:
+    each, now_s, asked = pod("p", 9), 0.0, 0
+    while now_s < 10.0:
+        if each.fits(1, now_s):
+            asked += 1
+            rooms.refused(each, now_s)
+        rooms.reported(each, Room(boot_id="p", phase="ready", room=9, running=0), now_s)
+        now_s += 0.05
+    assert asked < 12

@@ -1,0 +1,85 @@
+"""The command `aweigh-router` as a process: settings, failures at the start, and its end."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from aweigh_router import settings
+from tests.router.pod import Pod, running, text
+
+
+@asynccontextmanager
+async def process(*flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    command = (sys.executable, "-m", "aweigh_router.main", *flags)
+    pipe = asyncio.subprocess.PIPE
+    each = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+    try:
+        yield each
+    finally:
+        if each.returncode is None:
+            each.kill()
+        await each.communicate()
+
+
+async def test_it_finishes_open_streams_before_it_ends() -> None:
+    pod = Pod(pace_s=0.05)
+    async with running(pod):
+        flags = ["--pod", pod.url, "--port=0", "--admin-port=0", "--drain-settle-seconds=0.2"]
+        async with process(*flags) as router, aiohttp.ClientSession() as session:
+            assert router.stdout is not None
+            words = (await router.stdout.readline()).decode().replace(",", "").split()
+            url, admin = (f"http://127.0.0.1:{words[place]}" for place in (2, 5))
+            body = {"model": "m", "prompt": "hello", "stream": True, "max_tokens": 30}
+            async with session.post(f"{url}/v1/completions", json=body) as response:
+                router.send_signal(signal.SIGTERM)
+                async with asyncio.timeout(5), session.get(f"{admin}/readyz") as probe:
+                    assert probe.status == 503
+                events = (await response.read()).decode()
+            assert events.endswith("data: [DONE]\n\n")
+            assert all(f'"{word} "' in events for word in text("hello", 0, 30).split())
+            async with asyncio.timeout(10):
+                assert await router.wait() == 0
+
+
+async def test_a_start_that_fails_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "short").write_text("short")
+    for flags, words in (
+        (["--pod=http://127.0.0.1:9", f"--api-keys-dir={tmp_path}"], "expected 16 to 1024"),
+        (["--pod=http://127.0.0.1:9", f"--router-secret-dir={tmp_path}"], "router's secret"),
+        (["--pods-service=chat-pods", "--namespace=ns", "--port=0", "--admin-port=0"], "--pod URL"),
+    ):
+        async with process(*flags) as router:
+            _, said = await router.communicate()
+            assert router.returncode == 2
+            assert words in said.decode()
+
+
+def test_flags_come_before_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    environment = {"AWEIGH_PORT": "1234", "AWEIGH_MAX_WAITING": "7"}
+    read = settings.read(["--pod=http://a/", "--port=99"], environment)
+    assert (read.pod, read.port, read.max_waiting) == (("http://a",), 99, 7)
+    for flags, message in (
+        ([], "either --pods-service"),
+        (["--pods-service=x"], "needs --namespace"),
+        (["--pod=http://a", "--max-waiting=0"], "--max-waiting is 0; expected 1 or more"),
+    ):
+        with pytest.raises(SystemExit):
+            settings.read(flags, {})
+        assert message in capsys.readouterr().err
+
+
+async def test_a_port_that_is_taken_is_named() -> None:
+    pod = Pod()
+    async with running(pod):
+        port = pod.url.rpartition(":")[2]
+        async with process(f"--pod={pod.url}", "--admin-port=0", f"--port={port}") as router:
+            _, said = await router.communicate()
+    assert router.returncode == 2
+    assert f"port {port}" in said.decode()
+    assert "give another --port" in said.decode()

@@ -1,0 +1,253 @@
+"""Requests through a router to pods that live, refuse, hang and die."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from aweigh_router import dispatch, rooms
+from tests.router.pod import Fate, Pod, running, text
+from tests.router.routing import Local, Streamed, eventually, routing
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_BETWEEN_SIGNS_S", 0.05)
+    monkeypatch.setattr(dispatch, "_BETWEEN_LOOKS_S", 0.05)
+
+
+def whole(streamed: Streamed, prompt: str, num_tokens: int, n: int = 1) -> bool:
+    """Whether a client has all of it, once."""
+    return (
+        streamed.texts == {each: text(prompt, each, num_tokens) for each in range(n)}
+        and streamed.finishes == dict.fromkeys(range(n), 1)
+        and len(streamed.ids) == 1
+        and streamed.done
+        and not streamed.errors
+    )
+
+
+async def test_a_stream_passes_through_without_what_is_for_the_router(tmp_path: Path) -> None:
+    async with running(Pod()) as pods, routing(tmp_path, pods) as local:
+        streamed = await local.stream("hello", n=2, max_tokens=5)
+    assert whole(streamed, "hello", 5, n=2)
+    assert not streamed.comments
+
+
+@pytest.mark.parametrize("after", [1, 4, 9, 10, 11, 12])
+async def test_a_client_sees_one_stream_though_its_pod_dies(tmp_path: Path, after: int) -> None:
+    fate = Fate(after)
+    async with running(Pod(fate=fate), Pod(fate=fate)) as pods, routing(tmp_path, pods) as local:
+        streamed = await local.stream("hello", n=2, max_tokens=5)
+    assert whole(streamed, "hello", 5, n=2)
+    assert [each.resumed for pod in pods for each in pod.seen].count(True) == 1
+
+
+async def test_a_stream_goes_on_where_its_pod_hands_it_over(tmp_path: Path) -> None:
+    one, two = Pod(hands_over_after=3), Pod()
+    async with running(one, two) as pods, routing(tmp_path, pods) as local:
+        streams = await asyncio.gather(
+            *(local.stream(f"prompt {each}", max_tokens=6) for each in range(8))
+        )
+    assert all(whole(each, f"prompt {i}", 6) for i, each in enumerate(streams))
+    assert any(each.resumed for each in two.seen)
+
+
+async def test_streams_live_on_through_one_death_after_another(tmp_path: Path) -> None:
+    one, two = Pod(revives=True, pace_s=0.02), Pod(revives=True, pace_s=0.02)
+    async with running(one, two) as pods, routing(tmp_path, pods) as local:
+        asking = asyncio.gather(*(local.stream(f"p {each}", max_tokens=40) for each in range(20)))
+        await asyncio.sleep(0.3)
+        await one.restart()
+        streams = await asking
+    assert all(whole(each, f"p {i}", 40) for i, each in enumerate(streams))
+
+
+async def test_an_unstreamed_request_is_asked_again_elsewhere(tmp_path: Path) -> None:
+    one, two = Pod(dies_of="hello"), Pod()
+    async with running(one, two) as pods, routing(tmp_path, pods) as local:
+        for each in range(6):
+            status, answer = await local.whole(f"hello {each}", max_tokens=3)
+            assert status == 200
+            assert answer["choices"][0]["text"] == text(f"hello {each}", 0, 3)
+
+
+async def test_a_pod_that_accepts_and_never_answers_is_given_up(tmp_path: Path) -> None:
+    one, two = Pod(hangs=True), Pod()
+    async with running(one, two) as pods, routing(tmp_path, pods, patience_seconds=0.3) as local:
+        streams = await asyncio.gather(
+            *(local.stream(f"prompt {each}", max_tokens=3) for each in range(8))
+        )
+    assert all(whole(each, f"prompt {i}", 3) for i, each in enumerate(streams))
+
+
+async def test_a_pod_that_falls_silent_loses_what_it_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = Pod(hangs=True), Pod()
+    async with running(one, two) as pods, routing(tmp_path, pods) as local:
+        asking = asyncio.gather(*(local.whole(f"p {each}", max_tokens=3) for each in range(8)))
+        await asyncio.sleep(0.2)
+        monkeypatch.setattr(rooms, "SILENT_S", 0.2)
+        two.tell()
+        hearing = asyncio.create_task(_keep_telling(two))
+        assert all(status == 200 for status, _ in await asking)
+        hearing.cancel()
+
+
+async def _keep_telling(pod: Pod) -> None:
+    while True:
+        pod.tell()
+        await asyncio.sleep(0.05)
+
+
+async def test_a_request_that_kills_its_pods_fails_alone(tmp_path: Path) -> None:
+    pods = [Pod(dies_of="poison", revives=True, pace_s=0.02) for _ in range(3)]
+    async with running(*pods), routing(tmp_path, pods, wait_seconds=30.0) as local:
+        killing = asyncio.create_task(local.stream("poison", max_tokens=5))
+        streams = await asyncio.gather(
+            *(local.stream(f"p {each}", max_tokens=20) for each in range(12))
+        )
+        killed = await killing
+    assert all(whole(each, f"p {i}", 20) for i, each in enumerate(streams))
+    assert killed.errors[0]["code"] == "pods_died"
+    assert sum(each.body["prompt"] == "poison" for pod in pods for each in pod.seen) == 3
+
+
+async def test_a_stream_is_not_resumed_by_another_revision(tmp_path: Path) -> None:
+    one, two = Pod(pace_s=0.02), Pod(pace_s=0.02)
+    async with running(one, two) as pods, routing(tmp_path, pods) as local:
+        asking = asyncio.create_task(local.stream("hello", max_tokens=50))
+        await eventually(lambda: one.events + two.events >= 3)
+        its, other = (one, two) if one.seen else (two, one)
+        other.revision = "two"
+        other.tell()
+        await asyncio.sleep(0.1)
+        await its.die()
+        streamed = await asking
+    assert streamed.errors[0]["code"] == "not_resumable"
+    assert not other.seen
+
+
+async def test_requests_wait_until_a_pod_has_room(tmp_path: Path) -> None:
+    pod = Pod(refuses=True)
+    async with running(pod), routing(tmp_path, [pod]) as local:
+        asking = asyncio.create_task(local.stream("hello", max_tokens=3))
+        await eventually(lambda: len(local.service.dispatch.line))
+        await asyncio.sleep(0.2)
+        pod.refuses = False
+        pod.tell()
+        streamed = await asking
+    assert whole(streamed, "hello", 3)
+    assert streamed.comments  # its client saw that it lives
+
+
+async def test_a_pod_that_lies_about_its_room_costs_nobody_the_place(tmp_path: Path) -> None:
+    liar, honest = Pod(refuses=True, lies=True), Pod(max_running=2)
+    async with running(liar, honest) as pods, routing(tmp_path, pods) as local:
+        streams = await asyncio.gather(
+            *(local.stream(f"p {each}", max_tokens=3) for each in range(12))
+        )
+    assert all(whole(each, f"p {i}", 3) for i, each in enumerate(streams))
+    assert not liar.seen
+
+
+async def test_without_pods_a_request_is_held_and_then_told(tmp_path: Path) -> None:
+    pod = Pod()
+    async with running(pod):
+        pass
+    async with routing(tmp_path, [pod], wait_seconds=1.0) as local:
+        (status, answer), streamed = await asyncio.gather(
+            local.whole("hello"), local.stream("hello")
+        )
+    assert (status, answer["error"]["code"]) == (503, "no_pods")
+    assert (streamed.status, streamed.errors[0]["code"]) == (200, "no_pods")
+    assert set(streamed.comments) == {": waiting"}
+
+
+async def test_where_waiting_helps_nobody_the_reason_comes_at_once(tmp_path: Path) -> None:
+    async with routing(tmp_path, [Pod(url="http://127.0.0.1:9")]) as local:
+        local.service.dispatch.reason = "CrashLooping"
+        for streamed in (await local.stream("hello"), await local.stream("hello")):
+            assert (streamed.status, streamed.errors[0]["code"]) == (503, "no_pods")
+            assert "CrashLooping" in streamed.errors[0]["message"]
+
+
+async def test_requests_that_came_before_the_first_pod_are_all_answered(tmp_path: Path) -> None:
+    pod = Pod()
+    async with running(pod):
+        pass
+    async with routing(tmp_path, [pod]) as local:
+        asking = asyncio.gather(*(local.stream(f"p {each}", max_tokens=3) for each in range(100)))
+        await eventually(lambda: len(local.service.dispatch.line) == 100)
+        await pod.start()
+        streams = await asking
+        await pod.die()
+    assert all(whole(each, f"p {i}", 3) for i, each in enumerate(streams))
+
+
+async def test_none_of_200_streams_is_lost_and_no_pod_gets_too_many(tmp_path: Path) -> None:
+    pods = [Pod(max_running=16, pace_s=0.002) for _ in range(3)]
+    async with running(*pods), routing(tmp_path, pods) as local:
+        streams = await asyncio.gather(
+            *(local.stream(f"p {each}", max_tokens=8) for each in range(200))
+        )
+        assert (await local.state())["in_flight"] == 0
+    assert all(whole(each, f"p {i}", 8) for i, each in enumerate(streams))
+    assert max(pod.most_running for pod in pods) <= 16
+
+
+async def test_requests_for_several_answers_get_their_turn(tmp_path: Path) -> None:
+    pod = Pod(max_running=4, pace_s=0.005)
+    async with running(pod), routing(tmp_path, [pod]) as local:
+        single = [local.stream(f"p {each}", max_tokens=4) for each in range(30)]
+        several = asyncio.create_task(_after(0.02, local, "several", n=4))
+        await asyncio.gather(*single)
+        assert whole(await several, "several", 4, n=4)
+
+
+async def _after(delay_s: float, local: Local, prompt: str, n: int) -> Streamed:
+    await asyncio.sleep(delay_s)
+    return await local.stream(prompt, max_tokens=4, n=n)
+
+
+async def test_a_client_that_goes_away_frees_its_place(tmp_path: Path) -> None:
+    pod = Pod(max_running=1, pace_s=0.05)
+    async with running(pod), routing(tmp_path, [pod]) as local:
+        asking = asyncio.create_task(local.stream("hello", max_tokens=1000))
+        await eventually(lambda: pod.running)
+        asking.cancel()
+        await eventually(lambda: not pod.running)
+        assert whole(await local.stream("next", max_tokens=2), "next", 2)
+
+
+async def test_a_client_that_does_not_read_makes_its_pod_wait(tmp_path: Path) -> None:
+    pod = Pod()
+    body = {"model": "m", "prompt": "hello", "stream": True, "max_tokens": 100_000}
+    async with (
+        running(pod),
+        routing(tmp_path, [pod]) as local,
+        local.session.post(f"{local.url}/v1/completions", json=body) as response,
+    ):
+        assert response.status == 200
+        sent = -1
+        while sent != pod.events:
+            sent = pod.events
+            await asyncio.sleep(0.5)
+        assert sent < 50_000
+        response.close()
+        await eventually(lambda: not pod.running)
+
+
+async def test_pods_that_say_nothing_of_their_room_are_asked_all_the_same(tmp_path: Path) -> None:
+    old = Pod(secret="another-secret-0123456789")
+    async with running(old), routing(tmp_path, [old]) as local:
+        streamed = await local.stream("hello", max_tokens=3)
+    assert whole(streamed, "hello", 3)
+
+
+async def test_an_error_of_the_request_is_for_the_client(tmp_path: Path) -> None:
+    async with running(Pod()) as pods, routing(tmp_path, pods) as local:
+        status, answer = await local.whole("hello", temperature=3)
+    assert status == 400
+    assert "temperature" in answer["error"]["message"]
