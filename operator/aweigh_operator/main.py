@@ -20,6 +20,7 @@ import kopf
 
 from aweigh_api import crd, names
 from aweigh_api.names import environment_variable
+from aweigh_api.state import State
 from aweigh_operator import handlers, logs
 from aweigh_operator.cluster import RESOURCES, ApiError, ApiServer, load_configuration
 from aweigh_operator.events import Recorder
@@ -28,7 +29,8 @@ from aweigh_operator.lease import Lease
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key
 from aweigh_operator.pods import Reports
-from aweigh_operator.reconcile import Reconciler
+from aweigh_operator.reconcile import Readers, Reconciler
+from aweigh_operator.routers import Routers
 from aweigh_operator.settings import Settings
 from aweigh_operator.store import Store
 from aweigh_operator.sweep import keep_sweeping, until_known
@@ -38,6 +40,7 @@ STOP_GRACE_S = 7.0
 ACCESS_TIMEOUT_S = 60.0  # for the API server to come up, the CRD and the role to be created
 ACCESS_RETRY_S = 2.0
 MAX_FIELDS = 5  # of those that are lacking, named in one sentence
+MAX_REPORTS = 100  # that are read at once
 NEW_OBJECTS = 20_000  # after so many the garbage collector looks at the young ones
 logger = logging.getLogger(__name__)
 
@@ -133,10 +136,14 @@ async def _run(settings: Settings) -> None:
     api = ApiServer(await load_configuration(), metrics.requested)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(api.close)
-        session = await stack.enter_async_context(_session())
+        session = await stack.enter_async_context(_session(MAX_REPORTS))
+        streams = await stack.enter_async_context(_session(0))
         store = Store()
         recorder = Recorder(api, socket.gethostname(), metrics.told)
-        reconciler = Reconciler(store, api, Reports(session), recorder, metrics, settings)
+        routers = Routers(session, streams, lambda key: queue.add(key, urgent=True))
+        stack.callback(routers.forget)
+        readers = Readers(Reports(session, State), routers)
+        reconciler = Reconciler(store, api, readers, recorder, metrics, settings)
         queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, metrics)
         metrics.leads(not settings.lease)
         metrics.watch(
@@ -158,9 +165,12 @@ async def _run(settings: Settings) -> None:
         await _watch(settings, registry, queue, health, stop, working)
 
 
-def _session() -> aiohttp.ClientSession:
-    """For the pods: each is asked too seldom for its connection to be kept, and sets no cookie."""
-    connector = aiohttp.TCPConnector(force_close=True)
+def _session(limit: int) -> aiohttp.ClientSession:
+    """For pods: each is asked too seldom for its connection to be kept, and sets no cookie.
+
+    At most `limit` connections are open at once; 0: as many as there are streams.
+    """
+    connector = aiohttp.TCPConnector(limit=limit, force_close=True)
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
@@ -182,6 +192,7 @@ async def _turns(
             queue.resume()
         else:
             queue.pause()
+            reconciler.forget()
 
     queue.pause()
     lease = Lease(api, Key(*name.split("/")), socket.gethostname(), changed)

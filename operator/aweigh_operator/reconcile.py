@@ -16,6 +16,7 @@ from typing import Protocol
 
 from aweigh_api import names
 from aweigh_api.reasons import ConditionType, Reason
+from aweigh_api.router_state import RouterState
 from aweigh_api.state import State
 from aweigh_operator import events, lasting, recent, replicas
 from aweigh_operator.autoscaling import FRESH_S, Autoscaling, looked
@@ -44,6 +45,30 @@ class PodReader(Protocol):
     async def read(self, pods: Iterable[Pod], fresh_s: float | None) -> dict[str, State]:
         """What these pods say, by uid; no older than this, if they answer."""
         ...
+
+
+class RouterReader(Protocol):
+    """Who reads the routers' reports, and is told when requests wait for a first pod."""
+
+    async def read(self, routers: Iterable[Pod], fresh_s: float | None) -> dict[str, RouterState]:
+        """What these routers say, by uid; no older than this, if they answer."""
+        ...
+
+    def listen(self, key: Key, routers: Iterable[Pod]) -> None:
+        """Keep streams to these routers of a service that has no pod, and to no others of it."""
+        ...
+
+    def forget(self) -> None:
+        """Listen to nobody any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """Who reads what pods tell."""
+
+    pods: PodReader
+    routers: RouterReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +105,14 @@ class Reconciler:
         self,
         store: Store,
         cluster: Cluster,
-        reports: PodReader,
+        readers: Readers,
         recorder: events.Recorder,
         metrics: Metrics,
         settings: Settings,
     ) -> None:
         self._store = store
         self._cluster = cluster
-        self._reports = reports
+        self._readers = readers
         self._recorder = recorder
         self._metrics = metrics
         self._settings = settings
@@ -96,6 +121,7 @@ class Reconciler:
     def forget(self) -> None:
         """What is remembered is of before another operator worked: find everything out again."""
         self._memories.clear()
+        self._readers.routers.forget()
 
     async def reconcile(self, key: Key) -> float | None:
         """One step; gives the seconds after which to look again, None when the service is gone."""
@@ -216,20 +242,30 @@ class Reconciler:
         pods = observed.pods
         asked = pods if observed.fetcher is None else (*pods, observed.fetcher)
         fresh_s = FRESH_S if todo.scaling is not None else None
-        states, failures = await asyncio.gather(
-            self._reports.read(asked, fresh_s),
+        routers = observed.routers if todo.scaling is not None else ()
+        states, told, failures = await asyncio.gather(
+            self._readers.pods.read(asked, fresh_s),
+            self._readers.routers.read(routers, fresh_s),
             self._mount_failures(observed, (*asked, *observed.routers)),
         )
         now_s = time.monotonic()
         memory.window = recent.remembered(memory.window, pods, states, now_s)
         counts = recent.counts(memory.window, pods, now_s)
-        observed = replace(observed, states=states, counts=counts, mount_failures=failures)
+        observed = replace(
+            observed,
+            states=states,
+            router_states=told,
+            counts=counts,
+            mount_failures=failures,
+        )
         if _lacks_secret(observed, todo):
             memory.secret = False
             await self._secret(todo, memory)
         before = memory.autoscaling
         found = looked(before, observed, todo.scaling, todo.replicas, datetime.now(UTC), now_s)
-        self._tell_of(key_of(observed.body), before.decision, found.decision)
+        key, sleeps = key_of(observed.body), todo.replicas == 0 and found.decision is not None
+        self._readers.routers.listen(key, routers if sleeps else ())
+        self._tell_of(key, before.decision, found.decision)
         memory.autoscaling = found
         return replace(observed, decision=found.decision, cheapest=found.cheapest)
 
@@ -362,6 +398,7 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._memories.pop(key, None)
+        self._readers.routers.listen(key, ())
         self._metrics.unscaled(key)
         self._metrics.service(key, None)
 

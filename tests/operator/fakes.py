@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 from aweigh_api import names
+from aweigh_api.router_state import RouterState
 from aweigh_api.state import State
 from aweigh_operator import events
 from aweigh_operator.cluster import RESOURCES, ApiError
@@ -15,7 +16,7 @@ from aweigh_operator.compare import ATOMIC
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key, Manifest, Pod
 from aweigh_operator.places import PLACES, kind_of, name_at
-from aweigh_operator.reconcile import Reconciler
+from aweigh_operator.reconcile import Readers, Reconciler
 from aweigh_operator.replicas import Mark
 from aweigh_operator.settings import Settings
 from aweigh_operator.store import Store
@@ -321,6 +322,23 @@ class FakeReports:
         return {pod.uid: self.states[pod.uid] for pod in pods if pod.uid in self.states}
 
 
+class FakeRouters:
+    """Reports of routers, by uid, and to whom the operator listens."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, RouterState] = {}
+        self.heard: set[str] = set()
+
+    async def read(self, routers: Iterable[Pod], fresh_s: float | None) -> dict[str, RouterState]:
+        return {pod.uid: self.states[pod.uid] for pod in routers if pod.uid in self.states}
+
+    def listen(self, key: Key, routers: Iterable[Pod]) -> None:
+        self.heard = {pod.uid for pod in routers}
+
+    def forget(self) -> None:
+        self.heard = set()
+
+
 class Operator:
     """A whole operator around a FakeCluster, without kopf and queue."""
 
@@ -335,11 +353,17 @@ class Operator:
         self.store = Store()
         self.watch = Watch(cluster, self.store)
         self.reports = FakeReports()
+        self.routers = FakeRouters()
         self.metrics = Metrics()
         settings = replace(settings, runtime_image=image, resync_seconds=resync_seconds)
         recorder = events.Recorder(cluster, "test", self.metrics.told)
         self.reconciler = Reconciler(
-            self.store, cluster, self.reports, recorder, self.metrics, settings
+            self.store,
+            cluster,
+            Readers(self.reports, self.routers),
+            recorder,
+            self.metrics,
+            settings,
         )
 
     async def reconcile(self, catch_up: bool = True) -> float | None:

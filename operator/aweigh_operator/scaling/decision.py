@@ -85,7 +85,7 @@ def _at_none(look: Look) -> Decision:
     waiting = look.queue
     if not waiting:
         return Decision(0, Reason.SCALED_TO_ZERO, "stays at 0: nothing is asked")
-    waits = f"{waiting} request{'' if waiting == 1 else 's'} wait"
+    waits = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
     return Decision(1, Reason.LOAD_GREW, f"0 → 1 pods: {waits} for the first one")
 
 

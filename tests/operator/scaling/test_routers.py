@@ -133,7 +133,7 @@ def test_the_first_request_that_waits_starts_a_pod() -> None:
     assert service.look(0.0).sentence == "stays at 0: nothing is asked"
     decision = service.look(0.1, waiting=1)
     assert (decision.replicas, decision.reason) == (1, Reason.LOAD_GREW)
-    assert decision.sentence == "0 → 1 pods: 1 request wait for the first one"
+    assert decision.sentence == "0 → 1 pods: 1 request waits for the first one"
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.0, 0.0, 0.2]), st.booleans()), max_size=80))
