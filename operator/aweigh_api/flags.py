@@ -81,6 +81,7 @@ def pod_arguments(service: InferenceService) -> list[str]:
         "--secret-dir": names.SECRET_MOUNT if spec.model.secret_ref else None,
         "--api-keys-dir": names.API_KEYS_MOUNT if spec.auth else None,
         "--tls-dir": names.TLS_MOUNT if spec.tls else None,
+        "--router-secret-dir": names.ROUTER_SECRET_MOUNT,
     }
     return [
         *serve_arguments(service),
@@ -89,5 +90,27 @@ def pod_arguments(service: InferenceService) -> list[str]:
         f"--admin-port={names.ADMIN_PORT}",
         f"--cache-dir={names.CACHE_MOUNT}",
         f"--termination-log={names.TERMINATION_LOG}",
+        *(f"{flag}={path}" for flag, path in mounts.items() if path is not None),
+    ]
+
+
+def router_arguments(service: InferenceService) -> list[str]:
+    """What follows `aweigh-router` in a router's pod."""
+    name, spec = service.metadata.name, service.spec
+    mounts = {
+        "--api-keys-dir": names.API_KEYS_MOUNT if spec.auth else None,
+        "--tls-dir": names.TLS_MOUNT if spec.tls else None,
+    }
+    return [
+        f"--service={name}",
+        f"--namespace={service.metadata.namespace}",
+        f"--pods-service={names.pods_service(name)}",
+        f"--model-name={service.model_name}",
+        "--host=0.0.0.0",
+        f"--port={names.HTTP_PORT}",
+        f"--admin-port={names.ADMIN_PORT}",
+        f"--router-secret-dir={names.ROUTER_SECRET_MOUNT}",
+        f"--drain-settle-seconds={spec.drain.settle_seconds}",
+        f"--drain-timeout-seconds={spec.drain.timeout_seconds}",
         *(f"{flag}={path}" for flag, path in mounts.items() if path is not None),
     ]

@@ -1,7 +1,8 @@
 """Names, labels, ports and paths that more than one side must agree on. No other module spells one.
 
 Every child of an InferenceService carries the InferenceService's own name: there is one of each
-kind, so `kubectl get deploy,svc,pdb chat` shows what belongs to `chat`.
+kind, so `kubectl get deploy,svc,pdb chat` shows what belongs to `chat`. What belongs to its router
+is called `chat-router`, and the Service that leads past the router to its pods `chat-pods`.
 """
 
 GROUP = "serving.aweigh.dev"
@@ -15,6 +16,8 @@ CATEGORIES = ("all", "ai")
 
 FIELD_MANAGER = "aweigh"  # of server-side apply
 CONTAINER = "runtime"  # the container of a serving pod
+ROUTER_CONTAINER = "router"  # the container of a router's pod
+OF_ROUTER, OF_PODS = "-router", "-pods"  # ends of children's names
 
 LABEL_NAME = "app.kubernetes.io/name"
 LABEL_INSTANCE = "app.kubernetes.io/instance"
@@ -24,13 +27,14 @@ LABEL_PART_OF = "app.kubernetes.io/part-of"
 MANAGED_BY = "aweigh"
 RUNTIME = "aweigh-runtime"
 PREFETCH = "aweigh-prefetch"
+ROUTER = "aweigh-router"
 OPERATOR = "aweigh-operator"
 
 TEMPLATE_HASH = f"{GROUP}/template-hash"  # annotation: what the pods were made from, image apart
 TEMPLATE = f"{GROUP}/template"  # annotation: our part of the template as made, fingerprinted
 APPLIED_HASH = f"{GROUP}/applied-hash"  # annotation: of the manifest that was applied last
 FETCHED = f"{GROUP}/fetched"  # annotation of a Job: hash of what it fetches
-UPGRADE = f"{GROUP}/upgrade"  # annotation: a new value moves the pods to the current runtime image
+UPGRADE = f"{GROUP}/upgrade"  # annotation: a new value moves the pods to the current images
 REASON = f"{GROUP}/reason"  # label of the Service NAME-pods, and so of its EndpointSlices: of Ready
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"  # annotation of pods; Kubernetes' own
@@ -44,6 +48,9 @@ MODEL_MOUNT = "/mnt/models"  # where a pod finds the claims of pvc:// URIs by na
 SECRET_MOUNT = "/etc/aweigh/model-secret"  # where a pod finds the Secret of model.secretRef
 API_KEYS_MOUNT = "/etc/aweigh/api-keys"  # where a pod finds the Secret of auth.apiKeys.secretRef
 TLS_MOUNT = "/etc/aweigh/tls"  # where a pod finds the Secret of tls.secretRef
+ROUTER_SECRET_MOUNT = "/etc/aweigh/router-secret"  # where pods and routers find what only they know
+ROUTER_SECRET_VOLUME = "router-secret"  # of pods: one without it does not know routers
+ROUTER_SECRET_KEY = "secret"  # the Secret's only entry, and the file's name
 CACHE_MOUNT = "/var/cache/aweigh"  # downloads and compiled kernels; writable
 TERMINATION_LOG = "/dev/termination-log"
 
@@ -75,6 +82,35 @@ def labels(name: str) -> dict[str, str]:
 def prefetch_labels(name: str) -> dict[str, str]:
     """Labels of the pod that fetches the models of the InferenceService `name`."""
     return {**labels(name), LABEL_NAME: PREFETCH, LABEL_COMPONENT: "prefetch"}
+
+
+def router_selector(name: str) -> dict[str, str]:
+    """Labels that select the router's pods of the InferenceService `name`."""
+    return {LABEL_NAME: ROUTER, LABEL_INSTANCE: name}
+
+
+def router_labels(name: str) -> dict[str, str]:
+    """Labels of the router's pods of the InferenceService `name`, and of what belongs to them."""
+    return {**labels(name), **router_selector(name), LABEL_COMPONENT: "router"}
+
+
+def router(name: str) -> str:
+    """Name of the router's Deployment, and of what belongs to it."""
+    return name + OF_ROUTER
+
+
+def pods_service(name: str) -> str:
+    """Name of the headless Service that leads to the pods themselves."""
+    return name + OF_PODS
+
+
+def router_secret(name: str, uid: str) -> str:
+    """Name of the Secret that a service's pods and routers share.
+
+    It holds a part of the InferenceService's uid: what has this name is this service's, so the
+    operator never has to read it to know.
+    """
+    return f"{router(name)}-{uid[:8]}"
 
 
 def url(name: str, namespace: str, tls: bool) -> str:

@@ -4,12 +4,13 @@ from enum import StrEnum
 
 
 class ConditionType(StrEnum):
-    """Conditions of an InferenceService; Ready is the conjunction of the next three."""
+    """Conditions of an InferenceService; Ready is the conjunction of the next four."""
 
     READY = "Ready"
     SPEC_VALID = "SpecValid"
     MODEL_READY = "ModelReady"
     WORKLOAD_READY = "WorkloadReady"
+    ROUTER_READY = "RouterReady"  # only where a router stands before the pods
     PREFIX_CACHE_WARM = "PrefixCacheWarm"
     SPECULATION_EFFECTIVE = "SpeculationEffective"  # only where drafts are asked for
     SCALING_ACTIVE = "ScalingActive"  # only with `scaling`, or where another scales the Deployment
@@ -53,6 +54,10 @@ class Reason(StrEnum):
     PODS_REFUSED = "PodsRefused"  # quota, admission or limits refuse new pods
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     INTERNAL_ERROR = "InternalError"  # a bug of the runtime
+    SCALED_TO_ZERO = "ScaledToZero"  # nothing was asked for a while; the next request starts a pod
+
+    # RouterReady; Available, Progressing, Suspended and what is wrong with a pod, too
+    BYPASSED = "Bypassed"  # requests still go straight to the pods
 
     # PrefixCacheWarm
     WARM = "Warm"
@@ -69,7 +74,7 @@ class Reason(StrEnum):
     LOW_ACCEPTANCE = "LowAcceptance"  # too few drafted tokens are right
     NO_GAIN = "NoGain"  # enough are right, but drafting takes too long
 
-    # ScalingActive; Suspended and Unschedulable, too
+    # ScalingActive; Suspended, Unschedulable and ScaledToZero, too
     STEADY = "Steady"
     LOAD_GREW = "LoadGrew"
     LOAD_FELL = "LoadFell"

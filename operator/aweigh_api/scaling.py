@@ -11,6 +11,7 @@ from aweigh_api.fields import part
 from aweigh_api.schema import Rule, Schema
 
 MAX_REPLICAS = 1000
+IDLE_AFTER_S = 300
 
 
 class Objective(Schema):
@@ -112,7 +113,11 @@ class Scaling(Schema):
     """The number of pods is the smallest whose predicted steady state keeps every limit."""
 
     min_replicas: int = Field(
-        default=1, ge=1, le=MAX_REPLICAS, description="Fewest pods, however little is asked."
+        default=1,
+        ge=0,
+        le=MAX_REPLICAS,
+        description="Fewest pods, however little is asked. 0: none runs while nothing is asked, "
+        "and requests wait in the router while the first one starts.",
     )
     max_replicas: int = Field(ge=1, le=MAX_REPLICAS, description="Most pods.")
     target_utilization_percent: int = Field(
@@ -121,6 +126,13 @@ class Scaling(Schema):
         le=95,
         description="Most of a pod's time that may be spent on what requests do not share; above "
         "80, caches that are too small for the load may never recover.",
+    )
+    idle_after_seconds: int | None = Field(
+        default=None,
+        ge=10,
+        le=604_800,
+        description="With minReplicas 0: after so long without a request the last pods go. "
+        f"Default: {IDLE_AFTER_S}.",
     )
     objective: Objective | None = Field(default=None, description="What clients shall feel.")
     drain_within_seconds: int = Field(
@@ -151,7 +163,22 @@ class Scaling(Schema):
             message="scaling.fallback.replicas must not be more than maxReplicas",
             holds=lambda part: (part.fallback.replicas or 0) <= part.max_replicas,
         ),
+        Rule(
+            cel="!has(self.idleAfterSeconds) || self.minReplicas == 0",
+            message="scaling.idleAfterSeconds goes with minReplicas 0: set that, or remove it",
+            holds=lambda part: part.idle_after_seconds is None or part.min_replicas == 0,
+        ),
     )
+
+    @property
+    def to_zero(self) -> bool:
+        """Whether no pod runs while nothing is asked."""
+        return self.enforced and self.min_replicas == 0
+
+    @property
+    def idle_after_s(self) -> float:
+        """How long nothing may have been asked before the last pods go."""
+        return float(self.idle_after_seconds or IDLE_AFTER_S)
 
     @property
     def enforced(self) -> bool:

@@ -11,6 +11,7 @@ from aweigh_api.fields import Name, Quantity, part
 from aweigh_api.network import NetworkPolicy
 from aweigh_api.prefix_cache import PrefixCache
 from aweigh_api.quantization import Quantization
+from aweigh_api.router import DEFAULT_REPLICAS, Router
 from aweigh_api.scaling import Scaling
 from aweigh_api.schema import Rule, Schema
 from aweigh_api.speculation import DraftModel, SpeculativeDecoding
@@ -183,6 +184,11 @@ class Spec(Schema):
         description="How the number of pods follows the load, and what caches and drafts make of "
         "it. Default: `replicas` says it.",
     )
+    router: Router | None = Field(
+        default=None,
+        description="What holds requests before the pods. Default: two routers where more than one "
+        "pod may run, or none while nothing is asked; else no router.",
+    )
     resources: Resources | None = Field(default=None, description="What a pod asks of its node.")
     rollout: Rollout = part(Rollout, "How a change of the spec reaches the pods.")
     drain: Drain = part(Drain, "How a pod goes.")
@@ -262,7 +268,39 @@ class Spec(Schema):
                 or (spec.disruption.min_available or 0) < spec.scaling.max_replicas
             ),
         ),
+        Rule(
+            cel="!has(self.router) || self.router.replicas > 0 || !has(self.scaling) || "
+            "self.scaling.minReplicas > 0",
+            message="scaling.minReplicas 0 needs a router, which holds requests while no pod runs: "
+            "give router.replicas 1 or more, or minReplicas 1 or more",
+            holds=lambda spec: (
+                spec.router is None
+                or spec.router.replicas > 0
+                or spec.scaling is None
+                or spec.scaling.min_replicas > 0
+            ),
+        ),
     )
+
+    @property
+    def routers(self) -> int:
+        """Routers that shall stand before the pods; 0: requests go straight to them."""
+        if self.router is not None:
+            return self.router.replicas
+        many = self.most_pods > 1 or (self.scaling is not None and self.scaling.min_replicas == 0)
+        return DEFAULT_REPLICAS if many else 0
+
+    @property
+    def routed(self) -> bool:
+        """Whether requests go through a router: it follows from the spec alone."""
+        return self.routers > 0
+
+    @property
+    def most_pods(self) -> int:
+        """The most pods that may run at a time, rollouts apart."""
+        if self.scaling is not None and self.scaling.enforced:
+            return self.scaling.max_replicas
+        return 1 if self.replicas is None else self.replicas
 
     @property
     def draft_models(self) -> list[DraftModel]:
@@ -292,7 +330,9 @@ class Spec(Schema):
         if self.scaling is None or not self.scaling.enforced:
             return 1 if self.replicas is None else self.replicas
         least, most = self.scaling.min_replicas, self.scaling.max_replicas
-        return least if scaled is None else min(max(scaled, least), most)
+        if scaled is None:  # a new service shows once that its model serves
+            return max(least, 1)
+        return min(max(scaled, least), most)
 
 
 class Metadata(Schema):

@@ -35,6 +35,7 @@ _OURS = tuple(
         "--secret-dir",
         "--api-keys-dir",
         "--tls-dir",
+        "--router-secret-dir",
         "--termination-log",
         "--drain-settle-seconds",
         "--drain-timeout-seconds",

@@ -1,4 +1,4 @@
-"""One service's looks at its pods, and what they led to. Pure: observation and clock come in.
+"""One service's looks at its pods and routers, and what they led to. Pure.
 
 Ages are measured on a clock that never goes back: time stamps of the API server are believed once,
 when a pod is seen first, so that a wall clock that jumps makes no pod old or young.
@@ -10,6 +10,7 @@ from datetime import datetime
 
 from aweigh_api.scaling import Scaling
 from aweigh_operator.observe import Observed
+from aweigh_operator.route import way
 from aweigh_operator.scaling import counts, look, victim
 from aweigh_operator.scaling.decision import Decision, Memory, decide
 from aweigh_operator.scaling.look import Look
@@ -55,22 +56,50 @@ def looked(
         before: what is remembered.
         observed: the service now, with its pods' reports.
         scaling: the part of the spec.
-        replicas: pods that are wanted now; with 0 nothing is decided.
+        replicas: pods that are wanted now.
         now: the time of day.
         now_s: of a clock that never goes back.
     """
     found = _aged(before, observed, now, now_s)
-    if scaling is None or replicas == 0:
+    if scaling is None or (replicas == 0 and not _asleep(observed, scaling)):
         return replace(found, memory=Memory(), again_s=None)
-    seen = Look(now_s=now_s, replicas=replicas, pods=_pods(found, observed, now_s))
+    seen = Look(
+        now_s=now_s,
+        replicas=replicas,
+        pods=_pods(found, observed, now_s),
+        routers=_routers(observed),
+    )
     last_s = found.memory.looked_s
     since_s = float("inf") if last_s is None else now_s - last_s
-    if since_s < LOOK_S:
+    wakes = replicas == 0 and seen.queue > 0
+    if since_s < LOOK_S and not wakes:
         return replace(found, again_s=LOOK_S - since_s)
-    if since_s < PATIENCE_S and counts.silent(seen, found.memory.told):
+    if since_s < PATIENCE_S and replicas and _silent(seen, found.memory):
         return replace(found, again_s=RETRY_S)
     memory, _ = decide(found.memory, seen, rules(scaling))
     return replace(found, memory=memory, again_s=LOOK_S)
+
+
+def _asleep(observed: Observed, scaling: Scaling) -> bool:
+    """Whether no pod runs because nothing is asked."""
+    return scaling.to_zero and not observed.body["spec"].get("suspend", False)
+
+
+def _silent(seen: Look, memory: Memory) -> bool:
+    return bool(
+        counts.silent(seen, memory.told) or counts.silent_routers(seen, memory.told_routers)
+    )
+
+
+def _routers(observed: Observed) -> list[look.Router] | None:
+    """Those that serve; None: requests go straight to the pods."""
+    if not way(observed.children).by_router:
+        return None
+    return [
+        look.Router(uid=pod.uid, state=observed.router_states.get(pod.uid))
+        for pod in observed.routers
+        if pod.live and pod.ready
+    ]
 
 
 def _aged(before: Autoscaling, observed: Observed, now: datetime, now_s: float) -> Autoscaling:

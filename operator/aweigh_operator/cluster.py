@@ -24,6 +24,7 @@ REQUEST_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 16  # each holds a quarter of a MiB
 PAGE = 500  # objects of one listing
 STATUS_MANAGER = f"{names.FIELD_MANAGER}-status"
+_RBAC = "rbac.authorization.k8s.io/v1"
 # Of each kind: the API it belongs to, and its name in paths.
 RESOURCES = {
     names.KIND: (names.API_VERSION, names.PLURAL),
@@ -33,10 +34,13 @@ RESOURCES = {
     "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
     "PodDisruptionBudget": ("policy/v1", "poddisruptionbudgets"),
     "Job": ("batch/v1", "jobs"),
+    "Role": (_RBAC, "roles"),
+    "RoleBinding": (_RBAC, "rolebindings"),
     "Pod": ("v1", "pods"),
 }
 OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"  # labels of all but InferenceServices
 _LEASES = ("coordination.k8s.io/v1", "leases")
+_SECRETS = ("v1", "secrets")
 _CORE_EVENTS = ("v1", "events")
 _EVENTS = ("events.k8s.io/v1", "events")
 _AUTOSCALERS = ("autoscaling/v2", "horizontalpodautoscalers")
@@ -89,6 +93,10 @@ class Cluster(Protocol):
 
     async def delete(self, kind: str, key: Key, uid: str) -> None:
         """Delete this very object, if it is still there."""
+        ...
+
+    async def create_secret(self, secret: Manifest) -> bool:
+        """Create it; False when there is one of its name."""
         ...
 
     async def mark(self, namespace: str, mark: Mark) -> None:
@@ -197,6 +205,18 @@ class ApiServer:
         """Delete this very object, if it is still there."""
         body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         await self._find(f"delete {kind} {key}", "DELETE", _path(RESOURCES[kind], *key), body)
+
+    async def create_secret(self, secret: Manifest) -> bool:
+        """Create it; False when there is one of its name, which nobody here may read."""
+        namespace, name = secret["metadata"]["namespace"], secret["metadata"]["name"]
+        what = f"create Secret {namespace}/{name}"
+        try:
+            await self._call(what, "POST", _path(_SECRETS, namespace), body=secret)
+        except ApiError as error:
+            if error.status == 409:
+                return False
+            raise
+        return True
 
     async def mark(self, namespace: str, mark: Mark) -> None:
         """Say what the deletion of this very pod costs, if it is still there."""

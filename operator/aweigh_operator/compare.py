@@ -34,6 +34,8 @@ ATOMIC = frozenset(
         "policyTypes",
         "ingress",
         "egress",
+        "rules",
+        "subjects",
         "requiredDuringSchedulingIgnoredDuringExecution",
         "preferredDuringSchedulingIgnoredDuringExecution",
     }

@@ -1,8 +1,9 @@
 """Conditions of an InferenceService. Pure: observed → verdicts → conditions.
 
-Ready says whether the wanted number of pods serves. While that many serve, a rollout that fails
-makes no condition False: the old pods answer every request. WorkloadReady and Ready then stay True
-and take the reason and the sentence of the failure, so that it is seen in every listing.
+Ready says whether the wanted number of pods serves, and a router where there is one. While that
+many serve, a rollout that fails makes no condition False: the old pods answer every request.
+WorkloadReady and Ready then stay True and take the reason and the sentence of the failure, so that
+it is seen in every listing.
 
 Ready's reason is that of the first condition that is False, in the order of ConditionType; one that
 is Unknown only waits for another. WorkloadReady is False with Suspended when no pod is wanted.
@@ -18,14 +19,20 @@ from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.spec import Spec
 from aweigh_api.state import Loading
 from aweigh_api.status import Condition, ScalingStatus
-from aweigh_operator import replicas, rollout, speculation, troubles
+from aweigh_operator import replicas, rollout, routing, speculation, troubles
 from aweigh_operator.observe import Observed
+from aweigh_operator.route import STRAIGHT, Route
 from aweigh_operator.troubles import Trouble
 from aweigh_operator.verdict import Verdict
 
 MAX_MESSAGE = 2048
 WARM_PERCENT = 1
-_PARTS = (ConditionType.SPEC_VALID, ConditionType.MODEL_READY, ConditionType.WORKLOAD_READY)
+_PARTS = (
+    ConditionType.SPEC_VALID,
+    ConditionType.MODEL_READY,
+    ConditionType.WORKLOAD_READY,
+    ConditionType.ROUTER_READY,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,13 @@ class Wanted:
     template_hash: str | None  # None when the spec cannot be read
     spec: Spec | None = None  # likewise
     fetching: bool = False  # new pods wait for what they shall serve
+    route: Route = STRAIGHT  # by which requests come to them
+
+    @property
+    def at_zero(self) -> bool:
+        """No pod runs, because nothing is asked."""
+        scaling = None if self.spec is None or self.suspended else self.spec.scaling
+        return self.replicas == 0 and scaling is not None and scaling.to_zero
 
 
 def verdicts(
@@ -50,9 +64,11 @@ def verdicts(
     serving = sum(troubles.steady(pod, observed) for pod in observed.live_pods)
     parts = {
         ConditionType.SPEC_VALID: _spec(observed, invalid, _blocking(trouble, serving, wanted)),
-        ConditionType.MODEL_READY: _model(observed, serving, _blocking(trouble, serving, wanted)),
+        ConditionType.MODEL_READY: _model(observed, serving, wanted, trouble),
         ConditionType.WORKLOAD_READY: _workload(observed, serving, wanted, trouble),
     }
+    if (router := routing.verdict(observed, wanted.route)) is not None:
+        parts[ConditionType.ROUTER_READY] = router
     cache = {ConditionType.PREFIX_CACHE_WARM: _prefix_cache(observed, wanted)}
     spec = wanted.spec
     drafts = speculation.verdict(observed, spec is not None and spec.speculates)
@@ -97,9 +113,12 @@ def _spec(observed: Observed, invalid: str | None, trouble: Trouble | None) -> V
     return Verdict("True", Reason.VALID, "the spec is valid and applied")
 
 
-def _model(observed: Observed, serving: int, trouble: Trouble | None) -> Verdict:
+def _model(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble | None) -> Verdict:
+    trouble = _blocking(trouble, serving, wanted)
     if serving:
         return Verdict("True", Reason.LOADED, "the model is loaded")
+    if wanted.at_zero:
+        return Verdict("True", Reason.SCALED_TO_ZERO, "the next request loads the model")
     if trouble is not None and trouble.condition is ConditionType.MODEL_READY:
         return Verdict("False", trouble.reason, trouble.message)
     loading = slowest_loading(observed)
@@ -130,6 +149,9 @@ def slowest_loading(observed: Observed) -> Loading | None:
 
 
 def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble | None) -> Verdict:
+    if wanted.at_zero:
+        sentence = "no pod runs, as nothing is asked: the next request starts one"
+        return Verdict("True", Reason.SCALED_TO_ZERO, sentence)
     if wanted.replicas == 0:
         why = "suspend is set" if wanted.suspended else "replicas is 0"
         return Verdict("False", Reason.SUSPENDED, f"{why}: no pod runs")
@@ -186,7 +208,7 @@ def _prefix_cache(observed: Observed, wanted: Wanted) -> Verdict:
 
 
 def _ready(parts: Mapping[ConditionType, Verdict]) -> Verdict:
-    ordered = [parts[kind] for kind in _PARTS]
+    ordered = [parts[kind] for kind in _PARTS if kind in parts]
     for truth in ("False", "Unknown"):
         for part in ordered:
             if part.status == truth:

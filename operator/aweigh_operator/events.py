@@ -19,6 +19,7 @@ from aweigh_api import names
 from aweigh_api.reasons import Reason
 from aweigh_api.status import ScalingChange
 from aweigh_operator.observe import Manifest
+from aweigh_operator.places import kind_of
 from aweigh_operator.plan import Apply, Delete
 from aweigh_operator.tell import Transition
 
@@ -33,6 +34,8 @@ _NORMAL = (
     Reason.PROGRESSING,
     Reason.SUSPENDED,
     Reason.ACTIVE,
+    Reason.SCALED_TO_ZERO,
+    Reason.BYPASSED,
 )
 logger = logging.getLogger(__name__)
 
@@ -111,7 +114,7 @@ def of_actions(actions: Iterable[Apply | Delete]) -> list[News]:
     """What was done, one sentence for each sort of deed."""
     kinds: dict[Deed, list[str]] = {}
     for action in actions:
-        kinds.setdefault(_deed(action), []).append(action.kind)
+        kinds.setdefault(_deed(action), []).append(kind_of(action.place))
     return [
         News(False, deed, "Reconcile", f"{deed.lower()} {', '.join(of_deed)}")
         for deed, of_deed in kinds.items()

@@ -10,8 +10,8 @@ import kopf
 
 from aweigh_api import names
 from aweigh_operator.cluster import OURS, RESOURCES
-from aweigh_operator.observe import Key, key_of, key_of_pod
-from aweigh_operator.store import POD, Store
+from aweigh_operator.observe import Key
+from aweigh_operator.store import Store, services_of
 from aweigh_operator.workqueue import WorkQueue
 
 SOON_S = 0.1  # what children do in this time is looked at together
@@ -90,9 +90,10 @@ def _watch(
         if type is None:
             relisted()
         if type == "DELETED":
-            key, metadata = key_of_pod(body) if kind == POD else key_of(body), body["metadata"]
-            store.drop(kind, key, metadata["uid"], int(metadata["resourceVersion"]))
-            queue.add_after(key, SOON_S)
+            metadata = body["metadata"]
+            for key in services_of(kind, body):
+                store.drop(kind, key, metadata["uid"], int(metadata["resourceVersion"]))
+                queue.add_after(key, SOON_S)
             return
         for key in store.put(kind, body):
             if _is_new_spec(kind, body):

@@ -20,6 +20,7 @@ import kopf
 
 from aweigh_api import crd, names
 from aweigh_api.names import environment_variable
+from aweigh_api.state import State
 from aweigh_operator import handlers, logs
 from aweigh_operator.cluster import RESOURCES, ApiError, ApiServer, load_configuration
 from aweigh_operator.events import Recorder
@@ -28,7 +29,8 @@ from aweigh_operator.lease import Lease
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key
 from aweigh_operator.pods import Reports
-from aweigh_operator.reconcile import Reconciler
+from aweigh_operator.reconcile import Readers, Reconciler
+from aweigh_operator.routers import Routers
 from aweigh_operator.settings import Settings
 from aweigh_operator.store import Store
 from aweigh_operator.sweep import keep_sweeping, until_known
@@ -38,6 +40,7 @@ STOP_GRACE_S = 7.0
 ACCESS_TIMEOUT_S = 60.0  # for the API server to come up, the CRD and the role to be created
 ACCESS_RETRY_S = 2.0
 MAX_FIELDS = 5  # of those that are lacking, named in one sentence
+MAX_REPORTS = 100  # that are read at once
 NEW_OBJECTS = 20_000  # after so many the garbage collector looks at the young ones
 logger = logging.getLogger(__name__)
 
@@ -71,6 +74,13 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         return environment.get(environment_variable(flag))
 
     add("--runtime-image", default=known("--runtime-image"), help="image of new serving pods")
+    add("--router-image", default=known("--router-image"), help="image of new routers")
+    add(
+        "--api-server-ports",
+        metavar="PORT,…",
+        default=known("--api-server-ports") or ",".join(map(str, defaults["api_server_ports"])),
+        help="of the API server's endpoints, which routers may reach. Default: %(default)s",
+    )
     add(
         "--namespace",
         action="append",
@@ -95,11 +105,21 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         parser.error(
             "--runtime-image (or AWEIGH_RUNTIME_IMAGE) must name the image of the serving pods"
         )
+    if not given.router_image:
+        parser.error("--router-image (or AWEIGH_ROUTER_IMAGE) must name the image of the routers")
+    ports = [each.strip() for each in given.api_server_ports.split(",")]
+    if not all(each.isdecimal() and 0 < int(each) < 65_536 for each in ports):
+        parser.error(
+            f"--api-server-ports is {given.api_server_ports!r}; expected ports from 1 to 65535, "
+            "such as 443,6443"
+        )
     if given.lease and not re.fullmatch(r"[^/]+/[^/]+", given.lease):
         parser.error(f"--lease is {given.lease!r}; expected NAMESPACE/NAME")
     namespaces = given.namespace or (known("--namespace") or "").split(",")
     return Settings(
         runtime_image=given.runtime_image,
+        router_image=given.router_image,
+        api_server_ports=tuple(map(int, ports)),
         namespaces=tuple(sorted({each.strip() for each in namespaces} - {""})),
         log_level=given.log_level,
         lease=given.lease,
@@ -116,10 +136,14 @@ async def _run(settings: Settings) -> None:
     api = ApiServer(await load_configuration(), metrics.requested)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(api.close)
-        session = await stack.enter_async_context(_session())
+        session = await stack.enter_async_context(_session(MAX_REPORTS))
+        streams = await stack.enter_async_context(_session(0))
         store = Store()
         recorder = Recorder(api, socket.gethostname(), metrics.told)
-        reconciler = Reconciler(store, api, Reports(session), recorder, metrics, settings)
+        routers = Routers(session, streams, lambda key: queue.add(key, urgent=True))
+        stack.callback(routers.forget)
+        readers = Readers(Reports(session, State), routers)
+        reconciler = Reconciler(store, api, readers, recorder, metrics, settings)
         queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, metrics)
         metrics.leads(not settings.lease)
         metrics.watch(
@@ -141,9 +165,12 @@ async def _run(settings: Settings) -> None:
         await _watch(settings, registry, queue, health, stop, working)
 
 
-def _session() -> aiohttp.ClientSession:
-    """For the pods: each is asked too seldom for its connection to be kept, and sets no cookie."""
-    connector = aiohttp.TCPConnector(force_close=True)
+def _session(limit: int) -> aiohttp.ClientSession:
+    """For pods: each is asked too seldom for its connection to be kept, and sets no cookie.
+
+    At most `limit` connections are open at once; 0: as many as there are streams.
+    """
+    connector = aiohttp.TCPConnector(limit=limit, force_close=True)
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
@@ -165,6 +192,7 @@ async def _turns(
             queue.resume()
         else:
             queue.pause()
+            reconciler.forget()
 
     queue.pause()
     lease = Lease(api, Key(*name.split("/")), socket.gethostname(), changed)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from aweigh_api import names
 from aweigh_api.reasons import Reason
+from aweigh_api.router_state import RouterState
 from aweigh_api.state import State
 from aweigh_operator.scaling.decision import Decision
 
@@ -45,7 +46,7 @@ class Crash:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """What Aweigh reads of a serving pod."""
+    """What Aweigh reads of a pod."""
 
     name: str
     namespace: str
@@ -55,6 +56,8 @@ class Pod:
     image: str
     ip: str | None
     fetches: bool  # models, for those that serve
+    routes: bool  # requests, to those that serve
+    knows_routers: bool  # it has what only they and routers know
     leaving: bool
     finished: bool  # failed or evicted for good: its ReplicaSet has replaced it
     scheduled: bool
@@ -82,6 +85,7 @@ class Sign(NamedTuple):
 
 UNSCHEDULABLE = "unschedulable"
 MOUNTING = "mounting"  # its container is being created
+_CONTAINERS = (names.CONTAINER, names.ROUTER_CONTAINER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +138,13 @@ class Observed:
 
     body: Manifest  # the InferenceService
     changed: int = 0  # the store's number of what was read of it
-    children: Mapping[str, Manifest] = field(default_factory=dict)  # by kind; all bear its name
-    pods: tuple[Pod, ...] = ()
+    children: Mapping[str, Manifest] = field(default_factory=dict)  # by place
+    pods: tuple[Pod, ...] = ()  # that serve
+    routers: tuple[Pod, ...] = ()
     fetcher: Pod | None = None  # that brings the models for them
     states: Mapping[str, State] = field(default_factory=dict)  # by the pod's uid
+    router_states: Mapping[str, RouterState] = field(default_factory=dict)  # likewise
+    way_lasted_s: float = 0.0  # for which requests have come the way that they come now
     counts: Counts = Counts()  # of the last minutes
     lasting_s: Mapping[Sign, float] = field(default_factory=dict)  # on our clock
     mount_failures: Mapping[str, str] = field(default_factory=dict)  # by the pod's uid
@@ -145,7 +152,7 @@ class Observed:
     cheapest: tuple[str, ...] = ()  # uids of pods, in the order in which they shall go
     autoscaler: str | None = None  # of somebody else, that scales the Deployment
     marks_refused: bool = False  # the API server does not let us say which pods go first
-    refusals: Mapping[str, Refusal] = field(default_factory=dict)  # by kind
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)  # by place
 
     @property
     def live_pods(self) -> tuple[Pod, ...]:
@@ -184,6 +191,8 @@ def pod_of(body: Mapping[str, Any]) -> Pod:
         image=sys.intern(_image(body)),
         ip=status.get("podIP"),
         fetches=metadata.get("labels", {}).get(names.LABEL_NAME) == names.PREFETCH,
+        routes=metadata.get("labels", {}).get(names.LABEL_NAME) == names.ROUTER,
+        knows_routers=knows_routers(body.get("spec", {})),
         leaving="deletionTimestamp" in metadata,
         finished=status.get("phase") in ("Failed", "Succeeded"),
         scheduled=scheduled.get("status") == "True",
@@ -196,6 +205,12 @@ def pod_of(body: Mapping[str, Any]) -> Pod:
         waiting=_waiting(state.get("waiting")),
         crash=_crash(state.get("terminated") or container.get("lastState", {}).get("terminated")),
     )
+
+
+def knows_routers(pods: Mapping[str, Any]) -> bool:
+    """Whether pods of this spec have what only they and routers know."""
+    volumes = pods.get("volumes") or []
+    return any(each["name"] == names.ROUTER_SECRET_VOLUME for each in volumes)
 
 
 def moment(text: str) -> datetime:
@@ -213,15 +228,13 @@ def _cost(text: str | None) -> int | None:
 
 
 def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = [
-        each for each in status.get("containerStatuses", []) if each["name"] == names.CONTAINER
-    ]
+    found = [each for each in status.get("containerStatuses", []) if each["name"] in _CONTAINERS]
     return found[0] if found else {}
 
 
 def _image(body: Mapping[str, Any]) -> str:
     containers = body.get("spec", {}).get("containers", [])
-    images = [each["image"] for each in containers if each["name"] == names.CONTAINER]
+    images = [each["image"] for each in containers if each["name"] in _CONTAINERS]
     return images[0] if images else ""
 
 

@@ -9,33 +9,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from aweigh_api import names
-from aweigh_api.reasons import Reason
+from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.scaling import Scaling
-from aweigh_operator import compare, desired, replicas, rollout
-from aweigh_operator.desired import prefetch, template
+from aweigh_operator import compare, desired, replicas, rollout, route
+from aweigh_operator.desired import Chosen, prefetch, secret, template
 from aweigh_operator.observe import Manifest, Observed, Refusal
 from aweigh_operator.parse import parse
+from aweigh_operator.places import PLACES, WITH_PODS, kind_of
 from aweigh_operator.replicas import Mark
+from aweigh_operator.route import STRAIGHT, Route
+from aweigh_operator.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Apply:
     """Create a child, or bring it back to what it should be."""
 
+    place: str
     manifest: Manifest
     creates: bool
-
-    @property
-    def kind(self) -> str:
-        """Kind of the child."""
-        return str(self.manifest["kind"])
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
     """Remove a child that is not wanted any more."""
 
-    kind: str
+    place: str
     uid: str
 
 
@@ -46,14 +45,16 @@ class Plan:
     actions: tuple[Apply | Delete, ...] = ()
     marks: tuple[Mark, ...] = ()
     replicas: int = 0
+    route: Route = STRAIGHT  # by which requests come to the pods
     scaling: Scaling | None = None  # where the load decides how many there are
     template_hash: str | None = None  # of the pods that are wanted; None: the spec cannot be read
     fetching: bool = False  # new pods wait for what they shall serve
-    conflicts: Mapping[str, Refusal] = field(default_factory=dict)  # by kind; then nothing is done
-    held: Mapping[str, Refusal] = field(default_factory=dict)  # by kind; the others are seen to
+    secret: Manifest | None = None  # that pods need, but for its value
+    conflicts: Mapping[str, Refusal] = field(default_factory=dict)  # by place; then nothing is done
+    held: Mapping[str, Refusal] = field(default_factory=dict)  # by place; the others are seen to
 
 
-def plan(observed: Observed, runtime_image: str) -> Plan:
+def plan(observed: Observed, settings: Settings) -> Plan:
     """What to do next for one service."""
     service = parse(observed.body)
     if isinstance(service, str):  # it changes nothing: what runs is measured by what ran
@@ -63,24 +64,40 @@ def plan(observed: Observed, runtime_image: str) -> Plan:
     # Pods go only once it is seen that each is said to be one of those that shall.
     goes = bool(marks) and pods < (replicas.current(observed) or 0)
     size = replicas.current(observed) or pods if goes else pods
-    there, spec = observed.children.get("Deployment"), service.spec
-    made_from = template.template_hash(service)
-    downtime = spec.rollout.allow_downtime
-    in_place = rollout.in_place(observed, made_from, pods, allow_downtime=downtime)
-    wanted = desired.children(service, there, runtime_image, size, in_place=in_place)
+    made_from, downtime = template.template_hash(service), service.spec.rollout.allow_downtime
+    chosen = Chosen(
+        replicas=size,
+        in_place=rollout.in_place(observed, made_from, pods, allow_downtime=downtime),
+        route=route.route(service.spec, observed),
+        reason=_why_not_ready(observed.body),
+    )
+    wanted = desired.children(service, observed.children, settings, chosen)
     waits = _waits(observed, wanted, made_from)
-    held = _held(observed, wanted)
-    found = Plan(replicas=pods, template_hash=made_from, fetching=waits, held=held)
+    found = Plan(
+        replicas=pods,
+        route=chosen.route,
+        template_hash=made_from,
+        fetching=waits,
+        secret=secret.manifest(service),
+        held=_held(observed, wanted),
+    )
     if conflicts := _conflicts(observed, wanted):
         return replace(found, conflicts=conflicts)
     actions = tuple(_actions(observed, wanted, waits))
-    return replace(found, actions=actions, marks=marks, scaling=spec.scaling)
+    return replace(found, actions=actions, marks=marks, scaling=service.spec.scaling)
 
 
 def belongs(child: Manifest, body: Manifest) -> bool:
     """Whether this very InferenceService controls the child."""
     owner = _controller(child)
     return owner is not None and owner.get("uid") == body["metadata"]["uid"]
+
+
+def _why_not_ready(body: Manifest) -> str | None:
+    """The reason that the status gives, where it says that the service is not ready."""
+    told = (body.get("status") or {}).get("conditions") or []
+    ready = (each for each in told if each["type"] == ConditionType.READY)
+    return next((each["reason"] for each in ready if each["status"] == "False"), None)
 
 
 def _waits(observed: Observed, wanted: Mapping[str, Manifest], made_from: str) -> bool:
@@ -100,29 +117,32 @@ def _actions(
     Pods come last: what leaves will be made anew, and without their NetworkPolicy, for example,
     they would serve everybody.
     """
-    waits = waits or any(
+    leaves = any(
         _leaves(child, observed.body)
-        for kind, child in observed.children.items()
-        if kind in wanted and kind != "Deployment"
+        for place, child in observed.children.items()
+        if place in wanted and place not in WITH_PODS
     )
-    kinds = [kind for kind in desired.KINDS if not (waits and kind == "Deployment")]
-    found = (_action(observed, kind, wanted.get(kind)) for kind in kinds)
+    later = {"Deployment"} if waits else set[str]()
+    later |= set(WITH_PODS) if leaves else set()
+    found = (_action(observed, place, wanted.get(place)) for place in PLACES if place not in later)
     return [action for action in found if action is not None]
 
 
-def _action(observed: Observed, kind: str, manifest: Manifest | None) -> Apply | Delete | None:
-    child = observed.children.get(kind)
+def _action(observed: Observed, place: str, manifest: Manifest | None) -> Apply | Delete | None:
+    child = observed.children.get(place)
     if child is None:
-        return None if manifest is None else Apply(manifest, creates=True)
+        return None if manifest is None else Apply(place, manifest, creates=True)
     if _leaves(child, observed.body):
         return None
     if manifest is None:
         ours = belongs(child, observed.body)
-        return Delete(kind, child["metadata"]["uid"]) if ours else None
-    if kind == "Job":  # it cannot be changed
+        return Delete(place, child["metadata"]["uid"]) if ours else None
+    if place == "Job":  # it cannot be changed
         same = prefetch.same(child, manifest)
-        return None if same else Delete(kind, child["metadata"]["uid"])
-    return None if compare.holds(child, manifest) else Apply(_only(child, manifest), creates=False)
+        return None if same else Delete(place, child["metadata"]["uid"])
+    if compare.holds(child, manifest):
+        return None
+    return Apply(place, _only(child, manifest), creates=False)
 
 
 def _only(child: Manifest, manifest: Manifest) -> Manifest:
@@ -133,13 +153,13 @@ def _only(child: Manifest, manifest: Manifest) -> Manifest:
 def _conflicts(observed: Observed, wanted: Mapping[str, Manifest]) -> dict[str, Refusal]:
     """Children whose names somebody else's objects bear."""
     found = {
-        kind: observed.children[kind]
-        for kind in wanted
-        if kind in observed.children
-        and not belongs(observed.children[kind], observed.body)
-        and not _leaves(observed.children[kind], observed.body)
+        place: observed.children[place]
+        for place in wanted
+        if place in observed.children
+        and not belongs(observed.children[place], observed.body)
+        and not _leaves(observed.children[place], observed.body)
     }
-    return {kind: _conflict(kind, child) for kind, child in found.items()}
+    return {place: _conflict(kind_of(place), child) for place, child in found.items()}
 
 
 def _conflict(kind: str, child: Manifest) -> Refusal:
@@ -155,9 +175,9 @@ def _conflict(kind: str, child: Manifest) -> Refusal:
 def _held(observed: Observed, wanted: Mapping[str, Manifest]) -> dict[str, Refusal]:
     """Children that are being deleted, and that somebody's finalizers keep."""
     return {
-        kind: _hold(kind, child["metadata"])
-        for kind, child in observed.children.items()
-        if (kind in wanted or belongs(child, observed.body))
+        place: _hold(kind_of(place), child["metadata"])
+        for place, child in observed.children.items()
+        if (place in wanted or belongs(child, observed.body))
         and "deletionTimestamp" in child["metadata"]
         and child["metadata"].get("finalizers")
     }

@@ -1,4 +1,4 @@
-"""Reads the pods' own reports, `/state`. A pod that does not answer in time is simply unknown.
+"""Reads pods' own reports, `/state`. A pod that does not answer in time is simply unknown.
 
 Only addresses that the API server gave are asked, and no more is read than a report may hold. A pod
 that stays silent is asked ever more seldom, so that it takes little time from other services.
@@ -9,13 +9,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import aiohttp
 from pydantic import ValidationError
 
 from aweigh_api import names
+from aweigh_api.router_state import RouterState
 from aweigh_api.state import MAX_STATE_BYTES, State
 from aweigh_operator.observe import Pod
+
+Report = TypeVar("Report", State, RouterState)
 
 TIMEOUT_S = 1.0
 MAX_AT_ONCE = 64  # of one service
@@ -26,8 +30,8 @@ LONGEST_PAUSE_S = 16.0  # of a pod that loads; one that serves tells nothing tha
 
 
 @dataclass(frozen=True, slots=True)
-class _Report:
-    state: State | None
+class _Report(Generic[Report]):
+    state: Report | None
     read_at: float
     while_ready: bool
     silent: int  # how often in a row it has not answered
@@ -40,22 +44,26 @@ class _Report:
         return min(longest_s, FRESH_LOADING_S * 2.0 ** min(self.silent - 1, 10))
 
 
-class Reports:
+class Reports(Generic[Report]):
     """The last report of each pod."""
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
+        form: type[Report],
         port: int = names.ADMIN_PORT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`port` is the admin port of the pods."""
+        """`form` is that of the reports, `port` the admin port of the pods."""
         self._session = session
+        self._form = form
         self._port = port
         self._clock = clock
-        self._reports: OrderedDict[str, _Report] = OrderedDict()  # the one read last comes last
+        self._reports: OrderedDict[str, _Report[Report]] = (
+            OrderedDict()
+        )  # the one read last comes last
 
-    async def read(self, pods: Iterable[Pod], fresh_s: float | None = None) -> dict[str, State]:
+    async def read(self, pods: Iterable[Pod], fresh_s: float | None = None) -> dict[str, Report]:
         """What these pods say, by uid; asked again only when the last answer is old.
 
         `fresh_s` is how old it may be where that is not for this reader to say.
@@ -84,14 +92,20 @@ class Reports:
         state = await self._get(pod)
         before = last.silent if last is not None and last.while_ready == pod.ready else 0
         silent = before + 1 if state is None else 0
-        self._reports[pod.uid] = _Report(state, now, pod.ready, silent)
+        self._keep(pod, _Report(state, now, pod.ready, silent))
+
+    def told(self, pod: Pod, state: Report) -> None:
+        """What a pod has said without being asked."""
+        self._keep(pod, _Report(state, self._clock(), pod.ready, 0))
+
+    def _keep(self, pod: Pod, report: _Report[Report]) -> None:
+        self._reports[pod.uid] = report
         self._reports.move_to_end(pod.uid)
         if len(self._reports) > MAX_REMEMBERED:
             self._reports.popitem(last=False)
 
-    async def _get(self, pod: Pod) -> State | None:
-        host = f"[{pod.ip}]" if ":" in str(pod.ip) else pod.ip
-        url = f"http://{host}:{self._port}/state"
+    async def _get(self, pod: Pod) -> Report | None:
+        url = f"{address(pod, self._port)}/state"
         body = b""
         try:
             async with (
@@ -107,11 +121,13 @@ class Reports:
                         return None
         except (TimeoutError, aiohttp.ClientError, OSError):
             return None
-        return _parse(body)
+        try:
+            return self._form.model_validate_json(body)
+        except ValidationError:
+            return None
 
 
-def _parse(body: bytes) -> State | None:
-    try:
-        return State.model_validate_json(body)
-    except ValidationError:
-        return None
+def address(pod: Pod, port: int) -> str:
+    """Where a pod is asked, as the API server knows it."""
+    host = f"[{pod.ip}]" if ":" in str(pod.ip) else pod.ip
+    return f"http://{host}:{port}"

@@ -7,6 +7,7 @@ operator everything is found out again.
 import asyncio
 import logging
 import random
+import secrets
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,13 +16,16 @@ from typing import Protocol
 
 from aweigh_api import names
 from aweigh_api.reasons import ConditionType, Reason
+from aweigh_api.router_state import RouterState
 from aweigh_api.state import State
-from aweigh_operator import desired, events, lasting, recent, replicas
+from aweigh_operator import events, lasting, recent, replicas
 from aweigh_operator.autoscaling import FRESH_S, Autoscaling, looked
 from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import MOUNTING, Key, Manifest, Observed, Pod, Refusal, Sign, key_of
+from aweigh_operator.places import PLACES, WITH_PODS, kind_of, name_at
 from aweigh_operator.plan import Apply, Delete, Plan, plan
+from aweigh_operator.route import Way, way
 from aweigh_operator.scaling.decision import Decision
 from aweigh_operator.settings import Settings
 from aweigh_operator.store import Store
@@ -43,6 +47,30 @@ class PodReader(Protocol):
         ...
 
 
+class RouterReader(Protocol):
+    """Who reads the routers' reports, and is told when requests wait for a first pod."""
+
+    async def read(self, routers: Iterable[Pod], fresh_s: float | None) -> dict[str, RouterState]:
+        """What these routers say, by uid; no older than this, if they answer."""
+        ...
+
+    def listen(self, key: Key, routers: Iterable[Pod]) -> None:
+        """Keep streams to these routers of a service that has no pod, and to no others of it."""
+        ...
+
+    def forget(self) -> None:
+        """Listen to nobody any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """Who reads what pods tell."""
+
+    pods: PodReader
+    routers: RouterReader
+
+
 @dataclass(frozen=True, slots=True)
 class _Refused:
     """A manifest that the API server refused, and when to try the same again."""
@@ -58,7 +86,9 @@ class _Memory:
     """What one service's last run leaves to the next."""
 
     resync_at: float
-    refused: dict[str, _Refused]  # by kind
+    refused: dict[str, _Refused]  # by place
+    secret: bool = False  # that pods and routers share: it has been made
+    way: tuple[Way, float] | None = None  # by which requests come, and since when
     planned: tuple[object, Plan] | None = None  # that all is well, and what that follows from
     since: dict[Sign, float] | None = None  # that its pods show what counts once it has lasted
     window: recent.Window = field(default_factory=dict)  # what its pods have told of late
@@ -75,14 +105,14 @@ class Reconciler:
         self,
         store: Store,
         cluster: Cluster,
-        reports: PodReader,
+        readers: Readers,
         recorder: events.Recorder,
         metrics: Metrics,
         settings: Settings,
     ) -> None:
         self._store = store
         self._cluster = cluster
-        self._reports = reports
+        self._readers = readers
         self._recorder = recorder
         self._metrics = metrics
         self._settings = settings
@@ -91,6 +121,7 @@ class Reconciler:
     def forget(self) -> None:
         """What is remembered is of before another operator worked: find everything out again."""
         self._memories.clear()
+        self._readers.routers.forget()
 
     async def reconcile(self, key: Key) -> float | None:
         """One step; gives the seconds after which to look again, None when the service is gone."""
@@ -103,15 +134,15 @@ class Reconciler:
         if not await self._mark(observed, todo):
             memory.marks_refused = True
             return 0.0  # they go all the same, as their ReplicaSet chooses
-        done, failure = await self._act(key, todo.actions, memory)
+        done, failure = await self._act(key, todo, memory)
         if failure is not None and failure.namespace_leaves:
             return POLL_CONFLICT_S  # most likely the InferenceService goes too
         if done:
-            now_there = self._store.children(key, desired.KINDS)
+            now_there = self._store.children(key, PLACES)
             observed = replace(observed, children={**observed.children, **now_there})
         # What a pod tells changes no child, so a pod that does not answer delays none.
         observed = await self._ask(observed, todo, memory)
-        refusals = {kind: each.refusal for kind, each in memory.refused.items()}
+        refusals = {place: each.refusal for place, each in memory.refused.items()}
         step = self._plan(observed, memory)
         told = tell(replace(observed, refusals=refusals), step, datetime.now(UTC))
         written = await self._report(key, body, told, done)
@@ -138,24 +169,29 @@ class Reconciler:
         basis = _basis(observed)
         if memory.planned is not None and memory.planned[0] == basis:
             return memory.planned[1]
-        found = plan(observed, self._settings.runtime_image)
-        waits = any(pod.unschedulable is not None for pod in observed.pods)
+        found = plan(observed, self._settings)
+        waits = found.route.passing or any(pod.unschedulable is not None for pod in observed.pods)
         lasts = not (found.actions or found.marks or waits)  # else time may change it
         memory.planned = (basis, found) if lasts else None
         return found
 
     async def _observe(self, key: Key, body: Manifest, memory: _Memory) -> tuple[Observed, Plan]:
         """What is there, and what is to be done about it."""
-        children, pods = self._store.children(key, desired.KINDS), self._store.pods(key)
+        children, pods = self._store.children(key, PLACES), self._store.pods(key)
         fetcher, now_s = self._store.fetcher(key), time.monotonic()
-        seen = pods if fetcher is None else (*pods, fetcher)
+        if memory.way is None or memory.way[0] != way(children):
+            memory.way = (way(children), now_s)
+        routers = self._store.routers(key)
+        seen = (*pods, *routers) if fetcher is None else (*pods, *routers, fetcher)
         memory.since = lasting.since(memory.since, seen, now_s, served=_served(body))
         observed = Observed(
             body=body,
             changed=self._store.changed(key),  # what comes while we wait is of the next look
             children=children,
             pods=pods,
+            routers=routers,
             fetcher=fetcher,
+            way_lasted_s=now_s - memory.way[1],
             lasting_s={sign: now_s - first_s for sign, first_s in memory.since.items()},
             decision=memory.autoscaling.decision,
             cheapest=memory.autoscaling.cheapest,
@@ -167,13 +203,16 @@ class Reconciler:
             todo = self._plan(observed, memory)
         # The watches tell only of objects with our label, and a moment late: before a child is
         # created, look whether its name is really free.
-        kinds = [each.kind for each in todo.actions if _creates(each)]
-        found = await asyncio.gather(*(self._cluster.read(kind, key) for kind in kinds))
-        held = {kind: child for kind, child in zip(kinds, found, strict=True) if child is not None}
+        places = [each.place for each in todo.actions if _creates(each)]
+        found = await asyncio.gather(*(self._read(place, key) for place in places))
+        held = {place: each for place, each in zip(places, found, strict=True) if each is not None}
         if not held:
             return observed, todo
         observed = replace(observed, children={**children, **held})
         return observed, self._plan(observed, memory)
+
+    async def _read(self, place: str, key: Key) -> Manifest | None:
+        return await self._cluster.read(kind_of(place), _key_at(place, key))
 
     async def _autoscaler(self, key: Key, memory: _Memory) -> str | None:
         """Who else scales the Deployment: asked before each change of its size.
@@ -203,16 +242,30 @@ class Reconciler:
         pods = observed.pods
         asked = pods if observed.fetcher is None else (*pods, observed.fetcher)
         fresh_s = FRESH_S if todo.scaling is not None else None
-        states, failures = await asyncio.gather(
-            self._reports.read(asked, fresh_s), self._mount_failures(observed, asked)
+        routers = observed.routers if todo.scaling is not None else ()
+        states, told, failures = await asyncio.gather(
+            self._readers.pods.read(asked, fresh_s),
+            self._readers.routers.read(routers, fresh_s),
+            self._mount_failures(observed, (*asked, *observed.routers)),
         )
         now_s = time.monotonic()
         memory.window = recent.remembered(memory.window, pods, states, now_s)
         counts = recent.counts(memory.window, pods, now_s)
-        observed = replace(observed, states=states, counts=counts, mount_failures=failures)
+        observed = replace(
+            observed,
+            states=states,
+            router_states=told,
+            counts=counts,
+            mount_failures=failures,
+        )
+        if _lacks_secret(observed, todo):
+            memory.secret = False
+            await self._secret(todo, memory)
         before = memory.autoscaling
         found = looked(before, observed, todo.scaling, todo.replicas, datetime.now(UTC), now_s)
-        self._tell_of(key_of(observed.body), before.decision, found.decision)
+        key, sleeps = key_of(observed.body), todo.replicas == 0 and found.decision is not None
+        self._readers.routers.listen(key, routers if sleeps else ())
+        self._tell_of(key, before.decision, found.decision)
         memory.autoscaling = found
         return replace(observed, decision=found.decision, cheapest=found.cheapest)
 
@@ -239,18 +292,20 @@ class Reconciler:
         return found
 
     async def _act(
-        self, key: Key, actions: Sequence[Apply | Delete], memory: _Memory
+        self, key: Key, todo: Plan, memory: _Memory
     ) -> tuple[list[Apply | Delete], ApiError | None]:
         """Do it; gives what was done, and the failure after which it makes no sense to go on."""
-        kinds = {each.kind for each in actions}
-        memory.refused = {kind: each for kind, each in memory.refused.items() if kind in kinds}
+        places = {each.place for each in todo.actions}
+        memory.refused = {place: each for place, each in memory.refused.items() if place in places}
         done: list[Apply | Delete] = []
         # The pods come last, and only when all else stands: without the NetworkPolicy that was
         # asked for they would serve everybody.
         for last in (False, True):
-            if last and set(memory.refused) - {desired.KINDS[-1]}:
+            if last and set(memory.refused) - set(WITH_PODS):
                 break
-            stage = [each for each in actions if (each.kind == desired.KINDS[-1]) is last]
+            stage = [each for each in todo.actions if (each.place in WITH_PODS) is last]
+            if last and stage and (failure := await self._secret(todo, memory)) is not None:
+                return done, failure if failure.transient else None
             results = await asyncio.gather(
                 *(self._try(key, each, memory) for each in stage), return_exceptions=True
             )
@@ -261,11 +316,12 @@ class Reconciler:
         return done, None
 
     async def _try(self, key: Key, action: Apply | Delete, memory: _Memory) -> bool:
+        kind = kind_of(action.place)
         if isinstance(action, Delete):
-            await self._cluster.delete(action.kind, key, action.uid)
-            self._metrics.wrote(action.kind, "delete")
+            await self._cluster.delete(kind, _key_at(action.place, key), action.uid)
+            self._metrics.wrote(kind, "delete")
             return True
-        before = memory.refused.get(action.kind)
+        before = memory.refused.get(action.place)
         same = before is not None and before.manifest == action.manifest
         if before is not None and same and time.monotonic() < before.retry_at:
             return False
@@ -277,12 +333,30 @@ class Reconciler:
                 raise
             logger.warning("%s", error)
             pause_s = before.pause_s * 2 if before is not None and same else FIRST_RETRY_S
-            memory.refused[action.kind] = _refused(action, error, min(pause_s, LONGEST_RETRY_S))
+            pause_s = min(pause_s, LONGEST_RETRY_S)
+            memory.refused[action.place] = _refused(action.manifest, error, pause_s)
             return False
-        self._store.put(action.kind, stored)
-        memory.refused.pop(action.kind, None)
-        self._metrics.wrote(action.kind, "create" if action.creates else "update")
+        self._store.put(kind, stored)
+        memory.refused.pop(action.place, None)
+        self._metrics.wrote(kind, "create" if action.creates else "update")
         return True
+
+    async def _secret(self, todo: Plan, memory: _Memory) -> ApiError | None:
+        """Make what pods and routers share, unless it is there; why it cannot be made."""
+        if memory.secret or todo.secret is None:
+            return None
+        drawn = {names.ROUTER_SECRET_KEY: secrets.token_hex(32)}
+        try:
+            made = await self._cluster.create_secret({**todo.secret, "stringData": drawn})
+        except ApiError as error:
+            if not error.transient:
+                logger.warning("%s", error)
+                memory.refused["Secret"] = _refused(todo.secret, error, FIRST_RETRY_S)
+            return error
+        if made:
+            self._metrics.wrote("Secret", "create")
+        memory.secret = True
+        return None
 
     async def _report(
         self, key: Key, body: Manifest, told: Told, done: Sequence[Apply | Delete]
@@ -304,7 +378,7 @@ class Reconciler:
         ]
         await self._recorder.tell(body, news)
         if done or (ready["reason"], ready["message"]) != (before["reason"], before["message"]):
-            deeds = ", ".join(f"{type(each).__name__} {each.kind}" for each in done)
+            deeds = ", ".join(f"{type(each).__name__} {each.place}" for each in done)
             logger.info(
                 "%s: %s (%s)%s", key, ready["reason"], ready["message"], deeds and f"; {deeds}"
             )
@@ -324,6 +398,7 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._memories.pop(key, None)
+        self._readers.routers.listen(key, ())
         self._metrics.unscaled(key)
         self._metrics.service(key, None)
 
@@ -348,6 +423,16 @@ def _changes_size(observed: Observed, todo: Plan) -> bool:
     return replicas.current(observed) not in (None, todo.replicas)
 
 
+def _lacks_secret(observed: Observed, todo: Plan) -> bool:
+    """Whether pods wait for what somebody has deleted."""
+    name = "" if todo.secret is None else todo.secret["metadata"]["name"]
+    return bool(name) and any(name in each for each in observed.mount_failures.values())
+
+
+def _key_at(place: str, key: Key) -> Key:
+    return Key(key.namespace, name_at(place, key.name))
+
+
 def _creates(action: Apply | Delete) -> bool:
     return isinstance(action, Apply) and action.creates
 
@@ -361,9 +446,9 @@ def _first_failure(results: Iterable[bool | BaseException]) -> ApiError | None:
     return next((each for each in failures if isinstance(each, ApiError)), None)
 
 
-def _refused(action: Apply, error: ApiError, pause_s: float) -> _Refused:
+def _refused(manifest: Manifest, error: ApiError, pause_s: float) -> _Refused:
     return _Refused(
-        manifest=action.manifest,
+        manifest=manifest,
         refusal=Refusal(Reason.OBJECT_REFUSED, str(error)),
         pause_s=pause_s,
         retry_at=time.monotonic() + pause_s,

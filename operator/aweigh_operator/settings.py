@@ -10,6 +10,8 @@ class Settings:
     """Each field is a flag of the same name, and AWEIGH_ with it in capitals in the environment."""
 
     runtime_image: str  # of new pods; pods that run keep theirs
+    router_image: str  # of new routers, likewise
+    api_server_ports: tuple[int, ...] = (443, 6443)  # of its endpoints, which routers may reach
     namespaces: tuple[str, ...] = ()  # none: all
     log_level: str = "info"
     probe_port: int = names.OPERATOR_PROBE_PORT

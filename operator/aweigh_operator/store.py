@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from aweigh_api import names
 from aweigh_operator.observe import Key, Manifest, Pod, key_of, key_of_pod, pod_of
+from aweigh_operator.places import kind_of, places
 
 POD = "Pod"
 MAX_GONE = 1024  # deletions that are remembered, for answers that come late
@@ -35,7 +36,7 @@ class _Service:
     """All that belongs to one InferenceService, or bears its name."""
 
     changed: int = 0  # grows with each news
-    objects: dict[str, _Kept] = field(default_factory=dict)  # by kind, pods apart
+    objects: dict[str, _Kept] = field(default_factory=dict)  # by place, pods apart
     pods: dict[str, _Kept] = field(default_factory=dict)  # by uid
 
 
@@ -50,23 +51,27 @@ class Store:
     def put(self, kind: str, body: Mapping[str, Any]) -> list[Key]:
         """Keep this version, unless a newer one is known; the services to which it is news.
 
-        There are two when a pod's label says that it is another service's now.
+        There are two when a pod's label says that it is another service's now, and when a name has
+        two places.
         """
         metadata = body["metadata"]
-        uid, version, key = metadata["uid"], int(metadata["resourceVersion"]), _key(kind, body)
-        left = self._left(uid, key, version) if kind == POD else []
-        service = self._services.setdefault(key, _Service())
-        kept, place = _place(service, kind, uid)
-        before = kept.get(place)
-        known = before.version if before is not None else self._gone.get(uid, 0)
-        if known >= version:
-            return left
-        content = pod_of(body) if kind == POD else _content(kind, body)
-        kept[place] = _Kept(uid, version, content)
-        if before is not None and (before.uid, before.content) == (uid, content):
-            return left
-        self._touch(service)
-        return [*left, key]
+        uid, version, found = metadata["uid"], int(metadata["resourceVersion"]), _found(kind, body)
+        news = self._left(uid, found[0][0], version) if kind == POD else []
+        content: bytes | Pod | None = None
+        for key, place in found:
+            service = self._services.setdefault(key, _Service())
+            kept = service.pods if kind == POD else service.objects
+            before = kept.get(place)
+            known = before.version if before is not None else self._gone.get(uid, 0)
+            if known >= version:
+                continue
+            if content is None:
+                content = pod_of(body) if kind == POD else _content(kind, body)
+            kept[place] = _Kept(uid, version, content)
+            if before is None or (before.uid, before.content) != (uid, content):
+                self._touch(service)
+                news.append(key)
+        return news
 
     def _left(self, uid: str, key: Key, version: int) -> list[Key]:
         """Take a pod from the service that it is no longer of; that one."""
@@ -86,10 +91,10 @@ class Store:
             del self._services[key]
 
     def drop(self, kind: str, key: Key, uid: str, version: int = 0) -> None:
-        """Forget this very object: it is gone, or bears our label no longer."""
+        """Forget this very object of a service: it is gone, or bears our label no longer."""
         service = self._services.get(key, _Service())
-        kept, place = _place(service, kind, uid)
-        if place in kept and kept[place].uid == uid:
+        kept = service.pods if kind == POD else service.objects
+        for place in [each for each in kept if kept[each].uid == uid]:
             version = max(version, kept.pop(place).version)
             self._touch(service)
         self._gone[uid] = version
@@ -106,29 +111,33 @@ class Store:
         """The InferenceService, unless it is gone."""
         return self.children(key, (names.KIND,)).get(names.KIND)
 
-    def children(self, key: Key, kinds: Iterable[str]) -> dict[str, Manifest]:
-        """The labelled objects that bear the service's name, whoever owns them."""
+    def children(self, key: Key, wanted: Iterable[str]) -> dict[str, Manifest]:
+        """The labelled objects with these places, whoever owns them."""
         found = self._services.get(key, _Service()).objects
-        texts = {kind: found[kind].content for kind in kinds if kind in found}
-        return {kind: json.loads(each) for kind, each in texts.items() if isinstance(each, bytes)}
+        texts = {place: found[place].content for place in wanted if place in found}
+        return {place: json.loads(each) for place, each in texts.items() if isinstance(each, bytes)}
 
     def pods(self, key: Key) -> tuple[Pod, ...]:
         """The pods that serve, oldest first."""
-        return tuple(pod for pod in self._every_pod(key) if not pod.fetches)
+        return tuple(pod for pod in self._every_pod(key) if not (pod.fetches or pod.routes))
+
+    def routers(self, key: Key) -> tuple[Pod, ...]:
+        """The router's pods, oldest first."""
+        return tuple(pod for pod in self._every_pod(key) if pod.routes)
 
     def fetcher(self, key: Key) -> Pod | None:
         """The newest pod that fetches models, unless it has ended."""
         found = [pod for pod in self._every_pod(key) if pod.fetches and pod.live]
         return found[-1] if found else None
 
-    def uids(self, kind: str) -> dict[str, Key]:
-        """All objects of a kind, each with its service."""
-        found: dict[str, Key] = {}
+    def uids(self, kind: str) -> dict[str, list[Key]]:
+        """All objects of a kind, each with the services that it may belong to."""
+        found: dict[str, list[Key]] = {}
         for key, service in self._services.items():
-            if kind == POD:
-                found |= dict.fromkeys(service.pods, key)
-            elif kind in service.objects:
-                found[service.objects[kind].uid] = key
+            kept = service.pods if kind == POD else service.objects
+            for place, each in kept.items():
+                if kind in (POD, kind_of(place)):
+                    found.setdefault(each.uid, []).append(key)
         return found
 
     def _every_pod(self, key: Key) -> list[Pod]:
@@ -141,14 +150,24 @@ class Store:
         service.changed = self._changes
 
 
-def _key(kind: str, body: Mapping[str, Any]) -> Key:
-    key = key_of_pod(body) if kind == POD else key_of(body)
+def services_of(kind: str, body: Mapping[str, Any]) -> list[Key]:
+    """The services that an object may belong to."""
+    return [key for key, _ in _found(kind, body)]
+
+
+def _found(kind: str, body: Mapping[str, Any]) -> list[tuple[Key, str]]:
+    """Each of them, with the place that the object has there: of a pod its uid."""
+    if kind == POD:
+        return [(_interned(key_of_pod(body)), body["metadata"]["uid"])]
+    key = _interned(key_of(body))
+    if kind == names.KIND:
+        return [(key, kind)]
+    found = places(kind, key.name) or [(key.name, kind)]  # a place that no child has
+    return [(Key(key.namespace, sys.intern(name)), sys.intern(place)) for name, place in found]
+
+
+def _interned(key: Key) -> Key:
     return Key(sys.intern(key.namespace), sys.intern(key.name))
-
-
-def _place(service: _Service, kind: str, uid: str) -> tuple[dict[str, _Kept], str]:
-    """Where an object is kept: there is one of each kind, but of pods many."""
-    return (service.pods, uid) if kind == POD else (service.objects, kind)
 
 
 def _content(kind: str, body: Mapping[str, Any]) -> bytes:

@@ -65,8 +65,9 @@ async def sweep(
     for kind in RESOURCES:
         known = store.uids(kind)  # before the question: what comes later is not missing
         for uid in known.keys() - await _there(cluster, namespaces, kind):
-            store.drop(kind, known[uid], uid)
-            changed(known[uid])
+            for key in known[uid]:
+                store.drop(kind, key, uid)
+                changed(key)
 
 
 async def keep_sweeping(

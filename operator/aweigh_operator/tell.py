@@ -12,6 +12,7 @@ from aweigh_operator.conditions import Wanted
 from aweigh_operator.observe import Manifest, Observed
 from aweigh_operator.parse import parse
 from aweigh_operator.plan import Plan
+from aweigh_operator.route import Route
 from aweigh_operator.verdict import Verdict
 
 POLL_LOADING_S = 2.0  # pods that start: progress, and failures that only time tells
@@ -82,8 +83,15 @@ def _wanted(observed: Observed, planned: Plan) -> tuple[Wanted, str | None]:
     service = parse(observed.body)
     if isinstance(service, str):
         return Wanted(planned.replicas, False, None), service
-    spec, fetching = service.spec, planned.fetching
-    return Wanted(planned.replicas, spec.suspend, planned.template_hash, spec, fetching), None
+    wanted = Wanted(
+        replicas=planned.replicas,
+        suspended=service.spec.suspend,
+        template_hash=planned.template_hash,
+        spec=service.spec,
+        fetching=planned.fetching,
+        route=planned.route,
+    )
+    return wanted, None
 
 
 def _transitions(
@@ -110,12 +118,18 @@ def _requeue_after_s(observed: Observed, wanted: Wanted) -> float:
         not wanted.fetching
         and len(pods) == wanted.replicas
         and all(troubles.steady(pod, observed) for pod in pods)
+        and _routers_settled(observed, wanted.route)
     )
     if observed.refusals:
         return POLL_CONFLICT_S
     if not settled:
         return POLL_LOADING_S
     return POLL_SERVING_S if observed.counts.any_prompts else POLL_IDLE_S
+
+
+def _routers_settled(observed: Observed, route: Route) -> bool:
+    live = [pod for pod in observed.routers if pod.live]
+    return not route.passing and len(live) == (route.routers or 0) and all(p.ready for p in live)
 
 
 def _clamped(observed: Observed, wanted: Wanted, status: Manifest) -> str | None:

@@ -259,6 +259,16 @@ REFUSALS = (
         spec(scaling={"maxReplicas": 4}, disruption={"minAvailable": 4}),
         "disruption.minAvailable must be less than scaling.maxReplicas",
     ),
+    Refusal(
+        "no pods, and nothing that holds requests",
+        spec(scaling={"minReplicas": 0, "maxReplicas": 4}, router={"replicas": 0}),
+        "scaling.minReplicas 0 needs a router",
+    ),
+    Refusal(
+        "an idle time after which nothing happens",
+        spec(scaling={"maxReplicas": 4, "idleAfterSeconds": 60}),
+        "scaling.idleAfterSeconds goes with minReplicas 0",
+    ),
 )
 
 OUT_OF_RANGE = (
@@ -319,6 +329,12 @@ OUT_OF_RANGE = (
     ("a scope of its own", spec(prefixCache={"scope": "Mine"}), "spec.prefixCache.scope"),
     ("keys from nowhere", spec(auth={"apiKeys": {}}), "spec.auth.apiKeys.secretRef"),
     ("a certificate from nowhere", spec(tls={"secretRef": {}}), "spec.tls.secretRef.name"),
+    ("routers without end", spec(router={"replicas": 33}), "spec.router.replicas"),
+    (
+        "a pause of a moment",
+        spec(scaling={"minReplicas": 0, "maxReplicas": 1, "idleAfterSeconds": 1}),
+        "spec.scaling.idleAfterSeconds",
+    ),
     ("no model at all", {"replicas": 1}, "spec.model"),
 )
 

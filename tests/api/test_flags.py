@@ -134,3 +134,20 @@ def test_the_environment_cannot_set_what_a_pod_is_given_as_a_flag() -> None:
 
 def test_a_flag_has_one_variable() -> None:
     assert names.environment_variable("--admin-port") == "AWEIGH_ADMIN_PORT"
+
+
+def test_a_router_is_told_where_pods_are_and_who_may_ask() -> None:
+    assert flags.router_arguments(service()) == [
+        "--service=chat",
+        "--namespace=default",
+        "--pods-service=chat-pods",
+        "--model-name=chat",
+        "--host=0.0.0.0",
+        "--port=8000",
+        "--admin-port=9090",
+        "--router-secret-dir=/etc/aweigh/router-secret",
+        "--drain-settle-seconds=5",
+        "--drain-timeout-seconds=120",
+    ]
+    guarded = flags.router_arguments(service(auth=SECRETS["auth"], tls=SECRETS["tls"]))
+    assert guarded[-2:] == ["--api-keys-dir=/etc/aweigh/api-keys", "--tls-dir=/etc/aweigh/tls"]

@@ -1,9 +1,11 @@
 """What an InferenceService may say, as Python sees it. The API server's view: tests/e2e."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
-from aweigh_api.spec import InferenceService
+from aweigh_api.spec import InferenceService, Spec
 from tests.api.refusals import DRAFT, HF, OUT_OF_RANGE, REFUSALS, Refusal, manifest, rules, spec
 
 
@@ -124,3 +126,29 @@ def test_the_model_is_named_after_the_service_unless_it_has_a_name() -> None:
     named = spec(model={"uri": "builtin://helmsman-8m", "name": "acme/helmsman"})
     assert InferenceService.model_validate(manifest("chat", spec())).model_name == "chat"
     assert InferenceService.model_validate(manifest("chat", named)).model_name == "acme/helmsman"
+
+
+@pytest.mark.parametrize(
+    ("parts", "routers"),
+    [
+        ({}, 0),
+        ({"replicas": 1}, 0),
+        ({"replicas": 2}, 2),
+        ({"replicas": 2, "router": {"replicas": 0}}, 0),
+        ({"router": {}}, 2),
+        ({"router": {"replicas": 3}}, 3),
+        ({"scaling": {"maxReplicas": 1}}, 0),
+        ({"scaling": {"maxReplicas": 4}}, 2),
+        ({"scaling": {"maxReplicas": 4, "mode": "DryRun"}}, 0),
+        ({"scaling": {"minReplicas": 0, "maxReplicas": 1}}, 2),
+    ],
+)
+def test_the_spec_alone_says_whether_there_is_a_router(parts: dict[str, Any], routers: int) -> None:
+    found = Spec.model_validate(spec(**parts))
+    assert found.routers == routers
+    assert found.routed is (routers > 0)
+
+
+def test_a_service_that_may_have_no_pod_begins_with_one_and_stays_at_none() -> None:
+    found = Spec.model_validate(spec(scaling={"minReplicas": 0, "maxReplicas": 4}))
+    assert [found.wanted_replicas(scaled) for scaled in (None, 0, 1, 9)] == [1, 0, 1, 4]

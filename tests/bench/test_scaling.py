@@ -113,6 +113,31 @@ def test_the_law_takes_fewer_pods_with_hits_and_drafts_and_is_never_late() -> No
         assert own.pod_hours < 0.45 * plain.pod_hours
 
 
+def test_a_jump_that_comes_again_finds_pods_that_stayed_and_one_line() -> None:
+    found = play(BY_NAME["burst"], RULES["aweigh with a router"](), 0, Machine(), routed=True)
+    assert found.late_percent <= 10.0
+    assert found.pod_hours <= 2.6
+
+
+def test_a_router_keeps_prefixes_apart() -> None:
+    """Four pods of which each holds a third of what all prompts share."""
+    small = Machine(kv_tokens=60_000)
+    shares = []
+    for routed in (False, True):
+        seen: list[Look] = []
+
+        def four(look: Look, seen: list[Look] = seen) -> int:
+            seen.append(look)
+            return 4
+
+        crowd = replace(BY_NAME["shared"], rate=lambda second: 8.0, pods=4, duration_s=600.0)
+        play(crowd, four, 0, small, routed=routed)
+        states = seen[-1].states.values()
+        cached = sum(state.cached_prompt_tokens or 0 for state in states)
+        shares.append(cached / (cached + sum(s.computed_prompt_tokens or 0 for s in states)))
+    assert shares[1] > 1.15 * shares[0]
+
+
 def test_lost_reports_change_nothing() -> None:
     found = play(BY_NAME["lost reports"], RULES["aweigh"](), 0, Machine())
     assert found.late == 0

@@ -14,6 +14,7 @@ CHART = places.CHECKOUT / "helm" / "aweigh"
 IMAGES = (
     "operator.image=registry.example.com/aweigh-operator:1",
     "runtime.image=registry.example.com/aweigh-runtime:1",
+    "router.image=registry.example.com/aweigh-router:1",
 )
 NAMESPACED = ("watchNamespaces={team-a,team-b}",)
 

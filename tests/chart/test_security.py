@@ -5,11 +5,14 @@ from typing import Any
 import pytest
 
 from aweigh_api import names
+from aweigh_api.spec import InferenceService
+from aweigh_operator.desired import router_rights
 from aweigh_operator.main import parse
 from aweigh_operator.settings import Settings
 from tests.chart.render import NAMESPACED, Manifest, manifests, of_kind
+from tests.operator import fakes
 
-FORBIDDEN_RESOURCES = {"*", "secrets", "nodes", "namespaces", "pods/exec", "roles", "clusterroles"}
+FORBIDDEN_RESOURCES = {"*", "nodes", "namespaces", "pods/exec", "clusterroles"}
 FORBIDDEN_VERBS = {"*", "escalate", "bind", "impersonate", "deletecollection"}
 
 
@@ -31,13 +34,16 @@ def pod() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("values", [(), NAMESPACED], ids=["cluster", "namespaced"])
-def test_the_operator_gets_no_wildcard_no_secret_and_no_escalation(values: tuple[str, ...]) -> None:
+def test_the_operator_gets_no_wildcard_reads_no_secret_and_cannot_escalate(
+    values: tuple[str, ...],
+) -> None:
     found = rules(manifests(*values))
     assert found
     for rule in found:
         assert "*" not in rule["apiGroups"]
         assert not FORBIDDEN_RESOURCES & set(rule["resources"])
         assert not FORBIDDEN_VERBS & set(rule["verbs"])
+        assert "secrets" not in rule["resources"] or rule["verbs"] == ["create"]
 
 
 def test_the_operator_cannot_change_what_users_want() -> None:
@@ -47,23 +53,40 @@ def test_the_operator_cannot_change_what_users_want() -> None:
 
 def test_only_what_may_become_unwanted_can_be_deleted() -> None:
     deletable = [rule["resources"] for rule in rules(manifests()) if "delete" in rule["verbs"]]
-    assert deletable == [["networkpolicies"], ["jobs"], ["poddisruptionbudgets"]]
+    assert deletable == [
+        ["deployments"],
+        ["services", "serviceaccounts"],
+        ["roles", "rolebindings"],
+        ["networkpolicies"],
+        ["jobs"],
+        ["poddisruptionbudgets"],
+    ]
 
 
 def test_the_operators_settings_come_from_the_values() -> None:
     (container,) = pod()["containers"]
     environment = {each["name"]: each["value"] for each in container["env"]}
     settings = parse([], environment)
-    assert settings.runtime_image == "registry.example.com/aweigh-runtime:1"
     assert settings == Settings(
-        runtime_image=settings.runtime_image, lease="aweigh-system/aweigh-operator"
+        runtime_image="registry.example.com/aweigh-runtime:1",
+        router_image="registry.example.com/aweigh-router:1",
+        api_server_ports=(443, 6443, 8443, 16443),
+        lease="aweigh-system/aweigh-operator",
     )
+
+
+def test_a_role_that_the_operator_makes_holds_no_right_that_it_lacks() -> None:
+    """Else the API server would refuse it: nobody gives what he has not."""
+    owner = InferenceService.model_validate(fakes.service())
+    (wanted,) = router_rights.role(owner)["rules"]
+    assert wanted in rules(manifests())
 
 
 def test_namespaced_mode_reaches_the_operator() -> None:
     (deployment,) = of_kind("Deployment", manifests(*NAMESPACED))
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    settings = parse(container["args"], {"AWEIGH_RUNTIME_IMAGE": "x"})
+    images = {"AWEIGH_RUNTIME_IMAGE": "x", "AWEIGH_ROUTER_IMAGE": "y"}
+    settings = parse(container["args"], images)
     assert settings.namespaces == ("team-a", "team-b")
 
 

@@ -3,18 +3,20 @@
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 from aweigh_api import names
+from aweigh_api.router_state import RouterState
 from aweigh_api.state import State
 from aweigh_operator import events
 from aweigh_operator.cluster import RESOURCES, ApiError
 from aweigh_operator.compare import ATOMIC
-from aweigh_operator.desired import KINDS
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key, Manifest, Pod
-from aweigh_operator.reconcile import Reconciler
+from aweigh_operator.places import PLACES, kind_of, name_at
+from aweigh_operator.reconcile import Readers, Reconciler
 from aweigh_operator.replicas import Mark
 from aweigh_operator.settings import Settings
 from aweigh_operator.store import Store
@@ -23,7 +25,14 @@ from aweigh_operator.sweep import sweep
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 NOW_TEXT = "2026-11-23T12:00:00Z"
 IMAGE = "registry.example/aweigh-runtime:1"
+ROUTER_IMAGE = "registry.example/aweigh-router:1"
+SETTINGS = Settings(runtime_image=IMAGE, router_image=ROUTER_IMAGE)
 KEY = Key("team", "chat")
+
+
+def at(place: str, key: Key = KEY) -> tuple[str, Key]:
+    """Kind and key of a service's child."""
+    return kind_of(place), Key(key.namespace, name_at(place, key.name))
 
 
 def service(spec: Mapping[str, Any] | None = None, **metadata: Any) -> Manifest:
@@ -83,6 +92,14 @@ def pod(name: str = "chat-1", **status: Any) -> Manifest:
     }
 
 
+def _made(body: Manifest, template: Manifest) -> Manifest:
+    """A pod from this template."""
+    (container,) = template["spec"]["containers"]
+    body["status"]["containerStatuses"][0]["name"] = container["name"]
+    body["metadata"] |= copy.deepcopy(template["metadata"])
+    return {**body, "spec": copy.deepcopy(template["spec"])}
+
+
 def _narrow_peers(policy: Manifest) -> None:
     policy["spec"]["ingress"][1]["from"][0]["namespaceSelector"] = {"matchLabels": {"a": "b"}}
 
@@ -92,7 +109,14 @@ def _forge_record(deployment: Manifest) -> None:
     annotations[names.TEMPLATE] = annotations[names.TEMPLATE].replace(IMAGE, "evil")
 
 
-# What somebody may add by hand inside of what we set, by kind.
+def _more_rights(role: Manifest) -> None:
+    role["rules"] = [
+        *role["rules"],
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]},
+    ]
+
+
+# What somebody may add by hand inside of what we set, by place.
 NARROWINGS: tuple[tuple[str, Callable[[Manifest], None]], ...] = (
     ("Service", lambda body: body["spec"]["selector"].update(added="x")),
     ("NetworkPolicy", lambda body: body["spec"]["podSelector"]["matchLabels"].update(added="x")),
@@ -101,6 +125,8 @@ NARROWINGS: tuple[tuple[str, Callable[[Manifest], None]], ...] = (
     ("NetworkPolicy", _narrow_peers),
     ("PodDisruptionBudget", lambda body: body["spec"]["selector"]["matchLabels"].update(b="x")),
     ("Deployment", _forge_record),
+    ("Role-router", _more_rights),
+    ("Service-pods", lambda body: body["spec"]["selector"].update(added="x")),
 )
 
 
@@ -120,6 +146,7 @@ class FakeCluster:
         self.mount_failures: dict[str, str] = {}
         self.marked: list[Mark] = []
         self.refuse_marks: ApiError | None = None
+        self.secrets: dict[str, Manifest] = {}
         self.autoscalers: dict[Key, str] = {}
         self.asked_for_autoscalers = 0
         self._versions = itertools.count(100)
@@ -134,9 +161,9 @@ class FakeCluster:
         self.objects[manifest["kind"], key] = stored
         return stored
 
-    def edit(self, kind: str, change: Callable[[Manifest], None], key: Key = KEY) -> None:
+    def edit(self, place: str, change: Callable[[Manifest], None], key: Key = KEY) -> None:
         """Change an object by hand."""
-        edited = copy.deepcopy(self.objects[kind, key])
+        edited = copy.deepcopy(self.objects[at(place, key)])
         change(edited)
         self.put(edited)
 
@@ -170,10 +197,21 @@ class FakeCluster:
             self.deleted.append((kind, uid))
             self.remove(kind, key)
 
-    def remove(self, kind: str, key: Key = KEY) -> None:
+    def run_pods(self) -> None:
+        """Each Deployment has its pods, which serve, and no others, as its controller would."""
+        there = {at for at in self.objects if at[0] == "Pod"}
+        for at in there:
+            del self.objects[at]
+        for (kind, key), body in list(self.objects.items()):
+            if kind == "Deployment":
+                template, count = body["spec"]["template"], body["spec"]["replicas"]
+                for number in range(count):
+                    self.put(_made(pod(f"{key.name}-{number}", ready=True), template))
+
+    def remove(self, place: str, key: Key = KEY) -> None:
         """Take an object away."""
-        self.objects.pop((kind, key), None)
-        self.applied.pop((kind, key), None)
+        self.objects.pop(at(place, key), None)
+        self.applied.pop(at(place, key), None)
 
     async def mark(self, namespace: str, mark: Mark) -> None:
         if self.refuse_marks is not None:
@@ -186,6 +224,12 @@ class FakeCluster:
                 annotations[names.DELETION_COST] = str(mark.cost)
             self.marked.append(mark)
             self.put({**found, "metadata": {**found["metadata"], "annotations": annotations}})
+
+    async def create_secret(self, secret: Manifest) -> bool:
+        if error := self.refuse(secret):
+            raise error
+        name = secret["metadata"]["name"]
+        return self.secrets.setdefault(name, secret) is secret
 
     async def autoscaler(self, key: Key) -> str | None:
         self.asked_for_autoscalers += 1
@@ -261,8 +305,8 @@ class Watch:
                 there.add(each["metadata"]["uid"])
                 self.store.put(kind, each)
         for kind in RESOURCES:
-            for uid, key in self.store.uids(kind).items():
-                if uid not in there:
+            for uid, keys in self.store.uids(kind).items():
+                for key in keys if uid not in there else ():
                     self.store.drop(kind, key, uid)
 
 
@@ -278,21 +322,48 @@ class FakeReports:
         return {pod.uid: self.states[pod.uid] for pod in pods if pod.uid in self.states}
 
 
+class FakeRouters:
+    """Reports of routers, by uid, and to whom the operator listens."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, RouterState] = {}
+        self.heard: set[str] = set()
+
+    async def read(self, routers: Iterable[Pod], fresh_s: float | None) -> dict[str, RouterState]:
+        return {pod.uid: self.states[pod.uid] for pod in routers if pod.uid in self.states}
+
+    def listen(self, key: Key, routers: Iterable[Pod]) -> None:
+        self.heard = {pod.uid for pod in routers}
+
+    def forget(self) -> None:
+        self.heard = set()
+
+
 class Operator:
     """A whole operator around a FakeCluster, without kopf and queue."""
 
     def __init__(
-        self, cluster: FakeCluster, image: str = IMAGE, resync_seconds: float = 300
+        self,
+        cluster: FakeCluster,
+        image: str = IMAGE,
+        resync_seconds: float = 300,
+        settings: Settings = SETTINGS,
     ) -> None:
         self.cluster = cluster
         self.store = Store()
         self.watch = Watch(cluster, self.store)
         self.reports = FakeReports()
+        self.routers = FakeRouters()
         self.metrics = Metrics()
-        settings = Settings(runtime_image=image, resync_seconds=resync_seconds)
+        settings = replace(settings, runtime_image=image, resync_seconds=resync_seconds)
         recorder = events.Recorder(cluster, "test", self.metrics.told)
         self.reconciler = Reconciler(
-            self.store, cluster, self.reports, recorder, self.metrics, settings
+            self.store,
+            cluster,
+            Readers(self.reports, self.routers),
+            recorder,
+            self.metrics,
+            settings,
         )
 
     async def reconcile(self, catch_up: bool = True) -> float | None:
@@ -327,9 +398,9 @@ class Operator:
     def children(self) -> dict[str, Manifest]:
         """The children that are there, without what differs from run to run."""
         found = {
-            kind: copy.deepcopy(self.cluster.objects[kind, KEY])
-            for kind in KINDS
-            if (kind, KEY) in self.cluster.objects
+            place: copy.deepcopy(self.cluster.objects[at(place)])
+            for place in PLACES
+            if at(place) in self.cluster.objects
         }
         for child in found.values():
             child["metadata"].pop("uid")

@@ -2,6 +2,7 @@ import asyncio
 import copy
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,11 +13,10 @@ from kubernetes.aio.client import Configuration
 from aweigh_api import crd, names
 from aweigh_operator import cluster, main
 from aweigh_operator.cluster import ApiError, ApiServer
-from aweigh_operator.settings import Settings
 from tests.operator import fakes
 from tests.operator.fakes import KEY
 
-SETTINGS = Settings(runtime_image=fakes.IMAGE, namespaces=("team",))
+SETTINGS = replace(fakes.SETTINGS, namespaces=("team",))
 
 
 class Answers:

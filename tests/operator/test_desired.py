@@ -2,6 +2,7 @@ import json
 import random
 import string
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,13 @@ from aweigh_api import names
 from aweigh_api.spec import InferenceService
 from aweigh_api.template import EnvVar
 from aweigh_operator import desired
-from aweigh_operator.desired import record, template
+from aweigh_operator.desired import Chosen, record, template
 from aweigh_operator.observe import Manifest
+from aweigh_operator.places import name_at
+from aweigh_operator.route import STRAIGHT, Route, Way
 from tests.operator import fakes
+
+ROUTED = Route(Way(by_router=True, closed=True), routers=2, supplied=True)
 
 
 def owner(spec: Manifest | None = None, **metadata: Any) -> InferenceService:
@@ -26,7 +31,11 @@ def children(spec: Manifest | None = None, current: Manifest | None = None) -> d
 def rendered(
     service: InferenceService, current: Manifest | None, image: str = fakes.IMAGE
 ) -> dict[str, Manifest]:
-    return desired.children(service, current, image, service.spec.wanted_replicas(None))
+    there = {} if current is None else {"Deployment": current}
+    replicas = service.spec.wanted_replicas(None)
+    settings = replace(fakes.SETTINGS, runtime_image=image)
+    route = ROUTED if service.spec.routed else STRAIGHT
+    return desired.children(service, there, settings, Chosen(replicas=replicas, route=route))
 
 
 def pod_spec(spec: Manifest | None = None) -> Manifest:
@@ -44,9 +53,10 @@ def env(spec: Manifest) -> dict[str, str]:
 
 
 def test_every_child_is_owned_and_labelled() -> None:
-    for child in children({"replicas": 2}).values():
+    for place, child in children({"replicas": 2}).items():
         metadata = child["metadata"]
-        assert (metadata["name"], metadata["namespace"]) == ("chat", "team")
+        assert (metadata["name"], metadata["namespace"]) == (name_at(place, "chat"), "team")
+        assert metadata["labels"][names.LABEL_INSTANCE] == "chat"
         assert metadata["labels"][names.LABEL_MANAGED_BY] == "aweigh"
         (reference,) = metadata["ownerReferences"]
         assert reference["uid"] == "uid-of-chat"
@@ -73,6 +83,7 @@ def test_a_service_called_aweigh_sets_no_flag_of_its_pods() -> None:
 def test_what_the_runtime_writes_to_lies_on_empty_dirs() -> None:
     mounts = {mount["mountPath"]: mount["name"] for mount in container()["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod_spec()["volumes"]}
+    assert mounts.pop(names.ROUTER_SECRET_MOUNT) == names.ROUTER_SECRET_VOLUME
     assert set(mounts) == {names.CACHE_MOUNT, "/tmp"}
     assert all("emptyDir" in volumes[name] for name in mounts.values())
     for variable in ("HOME", "HF_HOME", "TRITON_CACHE_DIR"):
@@ -97,12 +108,12 @@ def test_a_pod_cannot_fill_its_nodes_disk_unless_with_a_download() -> None:
 
 def test_pods_of_an_older_version_are_not_replaced_to_limit_what_they_write() -> None:
     def unlimited(bare: Manifest) -> None:
-        for each in bare["spec"]["volumes"]:
+        for each in bare["spec"]["volumes"][:2]:
             each["emptyDir"] = {}
 
     before = recorded(unlimited, signed=True)
     after = children(current=before)["Deployment"]["spec"]["template"]["spec"]["volumes"]
-    assert [each["emptyDir"] for each in after] == [{}, {}]
+    assert [each.get("emptyDir") for each in after] == [{}, {}, None]
 
 
 def test_the_users_variables_come_with_ours_and_win() -> None:
@@ -113,7 +124,7 @@ def test_the_users_variables_come_with_ours_and_win() -> None:
 
 def test_a_claim_is_mounted_read_only() -> None:
     spec = {"model": {"uri": "pvc://weights/llama/8b"}}
-    volume = pod_spec(spec)["volumes"][-1]
+    volume = pod_spec(spec)["volumes"][2]
     assert volume["persistentVolumeClaim"] == {"claimName": "weights", "readOnly": True}
     assert {
         "name": "model",
@@ -139,7 +150,7 @@ def test_every_claim_of_model_and_drafts_is_mounted_once() -> None:
 
 def test_a_secret_is_mounted_and_named_to_the_runtime() -> None:
     spec = {"model": {"uri": "hf://org/model", "secretRef": {"name": "token"}}}
-    assert pod_spec(spec)["volumes"][-1]["secret"] == {"secretName": "token"}
+    assert pod_spec(spec)["volumes"][2]["secret"] == {"secretName": "token"}
     assert f"--secret-dir={names.SECRET_MOUNT}" in container(spec)["args"]
 
 

@@ -23,6 +23,8 @@ def test_every_setting_has_a_flag_and_a_variable() -> None:
             "--probe-port=1",
             "--metrics-port=2",
             "--resync-seconds=3.5",
+            "--router-image=s",
+            "--api-server-ports=443, 7443",
         ],
         {},
     )
@@ -33,10 +35,14 @@ def test_every_setting_has_a_flag_and_a_variable() -> None:
         "AWEIGH_PROBE_PORT": "1",
         "AWEIGH_METRICS_PORT": "2",
         "AWEIGH_RESYNC_SECONDS": "3.5",
+        "AWEIGH_ROUTER_IMAGE": "s",
+        "AWEIGH_API_SERVER_PORTS": "443,7443",
     }
     assert by_flag == parse([], variables)
     assert by_flag == Settings(
         runtime_image="r",
+        router_image="s",
+        api_server_ports=(443, 7443),
         namespaces=("a", "b"),
         log_level="debug",
         probe_port=1,
@@ -46,7 +52,8 @@ def test_every_setting_has_a_flag_and_a_variable() -> None:
 
 
 def test_a_flag_wins_over_the_environment() -> None:
-    assert parse(["--runtime-image=a"], {"AWEIGH_RUNTIME_IMAGE": "b"}).runtime_image == "a"
+    variables = {"AWEIGH_RUNTIME_IMAGE": "b", "AWEIGH_ROUTER_IMAGE": "c"}
+    assert parse(["--runtime-image=a"], variables).runtime_image == "a"
 
 
 def test_without_a_runtime_image_the_operator_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,6 +61,15 @@ def test_without_a_runtime_image_the_operator_says_so(capsys: pytest.CaptureFixt
         parse([], {})
     assert exit_.value.code == 2
     assert "--runtime-image (or AWEIGH_RUNTIME_IMAGE) must name" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse(["--runtime-image=a"], {})
+    assert "--router-image (or AWEIGH_ROUTER_IMAGE) must name" in capsys.readouterr().err
+
+
+def test_what_is_no_port_of_the_api_server_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--runtime-image=a", "--router-image=b", "--api-server-ports=443,https"], {})
+    assert "--api-server-ports is '443,https'; expected ports" in capsys.readouterr().err
 
 
 async def test_probes_and_metrics_are_served_on_ports_of_their_own() -> None:

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from aweigh_api.state import MAX_STATE_BYTES
+from aweigh_api.state import MAX_STATE_BYTES, State
 from aweigh_operator import pods
 from aweigh_operator.observe import Pod, pod_of
 from aweigh_operator.pods import Reports
@@ -57,37 +57,39 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def reports(runtime: Runtime, clock: Clock) -> AsyncIterator[Reports]:
+async def reports(runtime: Runtime, clock: Clock) -> AsyncIterator[Reports[State]]:
     app = web.Application()
     app.router.add_get("/state", runtime.state)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        yield Reports(session, port=server.port or 0, clock=clock)
+        yield Reports(session, State, port=server.port or 0, clock=clock)
 
 
 def a_pod(name: str = "chat-1", **status: Any) -> Pod:
     return pod_of(fakes.pod(name, **{"ready": True, "podIP": "127.0.0.1", **status}))
 
 
-async def test_a_report_is_read_and_what_a_newer_pod_adds_is_ignored(reports: Reports) -> None:
+async def test_a_report_is_read_and_what_a_newer_pod_adds_is_ignored(
+    reports: Reports[State],
+) -> None:
     found = await reports.read([a_pod()])
     assert found["uid-of-chat-1"].phase == "ready"
 
 
 async def test_a_report_that_arrives_in_pieces_is_read_whole(
-    reports: Reports, runtime: Runtime
+    reports: Reports[State], runtime: Runtime
 ) -> None:
     runtime.piece = 10
     assert len(await reports.read([a_pod()])) == 1
 
 
-async def test_only_pods_that_run_are_asked(reports: Reports, runtime: Runtime) -> None:
+async def test_only_pods_that_run_are_asked(reports: Reports[State], runtime: Runtime) -> None:
     idle = a_pod(ready=False), a_pod(podIP=None), a_pod(phase="Failed")
     assert await reports.read(idle) == {}
     assert runtime.asked == 0
 
 
 async def test_a_serving_pod_is_asked_once_a_minute_and_a_starting_one_each_second(
-    reports: Reports, runtime: Runtime, clock: Clock
+    reports: Reports[State], runtime: Runtime, clock: Clock
 ) -> None:
     for clock.now in (0, 10, 50, 60):
         await reports.read([a_pod()])
@@ -97,7 +99,9 @@ async def test_a_serving_pod_is_asked_once_a_minute_and_a_starting_one_each_seco
     assert runtime.asked == 4
 
 
-async def test_a_pod_that_became_ready_is_asked_at_once(reports: Reports, runtime: Runtime) -> None:
+async def test_a_pod_that_became_ready_is_asked_at_once(
+    reports: Reports[State], runtime: Runtime
+) -> None:
     await reports.read([a_pod(ready=False, running=True)])
     await reports.read([a_pod()])
     assert runtime.asked == 2
@@ -107,19 +111,19 @@ async def test_a_pod_that_became_ready_is_asked_at_once(reports: Reports, runtim
     "body", [b"", b"{", b"[]", b'{"phase":"ready"}', b" " * (MAX_STATE_BYTES + 1)]
 )
 async def test_an_answer_that_is_no_report_is_unknown(
-    reports: Reports, runtime: Runtime, body: bytes
+    reports: Reports[State], runtime: Runtime, body: bytes
 ) -> None:
     runtime.body = body
     assert await reports.read([a_pod()]) == {}
 
 
-async def test_an_error_or_a_redirect_is_unknown(reports: Reports, runtime: Runtime) -> None:
+async def test_an_error_or_a_redirect_is_unknown(reports: Reports[State], runtime: Runtime) -> None:
     for runtime.status in (500, 302):
         assert await reports.read([a_pod()]) == {}
 
 
 async def test_a_pod_that_does_not_answer_in_time_is_unknown(
-    reports: Reports, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+    reports: Reports[State], runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pods, "TIMEOUT_S", 0.05)
     runtime.delay_s = 0.5
@@ -127,7 +131,7 @@ async def test_a_pod_that_does_not_answer_in_time_is_unknown(
 
 
 async def test_a_pod_that_stays_silent_is_asked_ever_more_seldom(
-    reports: Reports, runtime: Runtime, clock: Clock
+    reports: Reports[State], runtime: Runtime, clock: Clock
 ) -> None:
     runtime.status = 500
     for ready, longest_s in ((False, pods.LONGEST_PAUSE_S), (True, pods.FRESH_SERVING_S)):
@@ -142,7 +146,7 @@ async def test_a_pod_that_stays_silent_is_asked_ever_more_seldom(
 
 
 async def test_of_many_pods_only_some_are_asked_at_once_and_each_in_its_turn(
-    reports: Reports, runtime: Runtime, clock: Clock
+    reports: Reports[State], runtime: Runtime, clock: Clock
 ) -> None:
     many = [a_pod(name=f"chat-{number}") for number in range(2 * pods.MAX_AT_ONCE)]
     assert len(await reports.read(many)) == pods.MAX_AT_ONCE
@@ -153,4 +157,4 @@ async def test_of_many_pods_only_some_are_asked_at_once_and_each_in_its_turn(
 
 async def test_a_pod_that_refuses_connections_is_unknown(runtime: Runtime) -> None:
     async with aiohttp.ClientSession() as session:
-        assert await Reports(session, port=9).read([a_pod()]) == {}
+        assert await Reports(session, State, port=9).read([a_pod()]) == {}

@@ -2,17 +2,20 @@
 
 import asyncio
 import copy
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aweigh_api import names
-from aweigh_operator.desired import KINDS
+from aweigh_operator import reconcile
 from aweigh_operator.observe import Key, Manifest, Observed
+from aweigh_operator.places import PLACES
 from aweigh_operator.plan import Apply, Delete, plan
 from tests.operator import fakes
-from tests.operator.fakes import KEY, FakeCluster, Operator
+from tests.operator.fakes import KEY, Clock, FakeCluster, Operator, at
 
 # A busy machine makes an example slow, not wrong.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,6 +25,7 @@ specs = st.fixed_dictionaries(
     {"model": st.sampled_from([{"uri": "builtin://a"}, {"uri": "pvc://b/c"}, {"uri": "hf://d/e"}])},
     optional={
         "replicas": st.integers(0, 3),
+        "router": st.fixed_dictionaries({}, optional={"replicas": st.integers(0, 2)}),
         "suspend": st.booleans(),
         "resources": st.fixed_dictionaries(
             {}, optional={"limits": st.dictionaries(st.sampled_from(["cpu", "memory"]), quantities)}
@@ -48,13 +52,24 @@ all_specs = st.one_of(specs, specs.map(lambda spec: {**spec, "model": FETCHED}))
 deeds = st.one_of(
     st.tuples(st.just("spec"), all_specs),
     st.tuples(st.just("annotate"), st.sampled_from("xyz")),
-    st.tuples(st.just("delete child"), st.sampled_from(KINDS)),
-    st.tuples(st.just("unlabel child"), st.sampled_from(KINDS)),
+    st.tuples(st.just("delete child"), st.sampled_from(PLACES)),
+    st.tuples(st.just("unlabel child"), st.sampled_from(PLACES)),
     st.tuples(st.just("narrow child"), st.sampled_from(fakes.NARROWINGS)),
     st.tuples(st.just("scale by hand"), st.integers(0, 5)),
     st.tuples(st.just("step"), st.booleans()),
+    st.tuples(st.just("run pods"), st.none()),
     st.tuples(st.just("restart operator"), st.none()),
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def clock() -> Iterator[Clock]:
+    """The time of all reconcilers, which passes only when it is told to."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = Clock()
+        patch.setattr(reconcile, "time", found)
+        patch.setattr(reconcile, "datetime", found)
+        yield found
 
 
 def cluster_with(spec: Manifest) -> FakeCluster:
@@ -63,15 +78,25 @@ def cluster_with(spec: Manifest) -> FakeCluster:
     return cluster
 
 
-def settled(spec: Manifest) -> dict[str, Manifest]:
-    """What a fresh operator makes of a spec."""
-    operator = Operator(cluster_with(spec))
-    asyncio.run(operator.settle())
+async def finished(operator: Operator, clock: Clock) -> dict[str, Manifest]:
+    """The children once all pods serve, and what takes its time has had it."""
+    for _ in range(4):
+        await operator.settle()
+        operator.cluster.run_pods()
+        clock.now_s += 60.0
+    await operator.settle()
     return operator.children()
 
 
+def settled(spec: Manifest, clock: Clock) -> dict[str, Manifest]:
+    """What a fresh operator makes of a spec."""
+    return asyncio.run(finished(Operator(cluster_with(spec)), clock))
+
+
 def observe(cluster: FakeCluster) -> Observed:
-    children = {kind: each for (kind, _), each in cluster.objects.items() if kind in KINDS}
+    children = {
+        place: cluster.objects[at(place)] for place in PLACES if at(place) in cluster.objects
+    }
     return Observed(body=cluster.objects[names.KIND, KEY], children=children)
 
 
@@ -79,10 +104,10 @@ def observe(cluster: FakeCluster) -> Observed:
 @given(spec=specs)
 def test_a_plan_that_was_carried_out_leaves_nothing_to_do(spec: Manifest) -> None:
     cluster = cluster_with(spec)
-    for action in plan(observe(cluster), fakes.IMAGE).actions:
+    for action in plan(observe(cluster), fakes.SETTINGS).actions:
         assert isinstance(action, Apply)
         asyncio.run(cluster.apply(action.manifest))
-    assert plan(observe(cluster), fakes.IMAGE).actions == ()
+    assert plan(observe(cluster), fakes.SETTINGS).actions == ()
 
 
 @unhurried
@@ -91,29 +116,28 @@ def test_a_changed_spec_is_reached_by_one_plan(first: Manifest, second: Manifest
     cluster = cluster_with(first)
     for spec in (first, second):
         cluster.put(fakes.service(spec))
-        for action in plan(observe(cluster), fakes.IMAGE).actions:
+        for action in plan(observe(cluster), fakes.SETTINGS).actions:
             if isinstance(action, Delete):
-                asyncio.run(cluster.delete(action.kind, KEY, action.uid))
+                kind, key = at(action.place)
+                asyncio.run(cluster.delete(kind, key, action.uid))
             else:
                 asyncio.run(cluster.apply(action.manifest))
-        assert plan(observe(cluster), fakes.IMAGE).actions == ()
+        assert plan(observe(cluster), fakes.SETTINGS).actions == ()
 
 
 @settings(unhurried, max_examples=60)
 @given(spec=all_specs, history=st.lists(deeds, max_size=12))
 def test_any_order_of_events_ends_in_the_same_cluster(
-    spec: Manifest, history: list[tuple[str, Any]]
+    clock: Clock, spec: Manifest, history: list[tuple[str, Any]]
 ) -> None:
-    async def play() -> Operator:
+    async def play() -> tuple[Operator, dict[str, Manifest]]:
         operator = Operator(cluster_with(spec))
         for deed, value in history:
             operator = await do(operator, deed, value)
-        await operator.settle()
-        return operator
+        return operator, await finished(operator, clock)
 
-    operator = asyncio.run(play())
-    wanted = settled(operator.cluster.objects[names.KIND, KEY]["spec"])
-    children = operator.children()
+    operator, children = asyncio.run(play())
+    wanted = settled(operator.cluster.objects[names.KIND, KEY]["spec"], clock)
     # Who takes our labels from a child that nobody wants any more has taken the child from us.
     taken = {kind for kind in children.keys() - wanted.keys() if not labels_of(children[kind])}
     assert {kind: child for kind, child in children.items() if kind not in taken} == wanted
@@ -129,6 +153,8 @@ async def do(operator: Operator, deed: str, value: Any) -> Operator:
         cluster.edit(names.KIND, lambda body: body.update(spec=copy.deepcopy(value)))
     elif deed == "annotate":
         cluster.edit(names.KIND, lambda body: body["metadata"].update(annotations={value: "1"}))
+    elif deed == "run pods":
+        cluster.run_pods()
     elif deed == "step":
         await operator.reconcile(catch_up=value)
     elif deed == "restart operator":
@@ -142,11 +168,11 @@ def meddle(cluster: FakeCluster, deed: str, value: Any) -> None:
     """What somebody does to the children."""
     if deed == "delete child":
         cluster.remove(value)
-    elif deed == "scale by hand" and ("Deployment", KEY) in cluster.objects:
+    elif deed == "scale by hand" and at("Deployment") in cluster.objects:
         cluster.edit("Deployment", lambda body: body["spec"].update(replicas=value))
-    elif deed == "narrow child" and (value[0], KEY) in cluster.objects:
+    elif deed == "narrow child" and at(value[0]) in cluster.objects:
         cluster.edit(*value)
-    elif deed == "unlabel child" and (value, KEY) in cluster.objects:
+    elif deed == "unlabel child" and at(value) in cluster.objects:
         cluster.edit(value, lambda body: body["metadata"].update(labels={}))
 
 
@@ -171,28 +197,28 @@ def test_what_does_not_concern_the_pods_never_changes_their_template(
 
 
 @unhurried
-@given(spec=all_specs, taken=st.sets(st.sampled_from(KINDS), min_size=1))
+@given(spec=all_specs, taken=st.sets(st.sampled_from(PLACES), min_size=1))
 def test_objects_of_others_are_never_touched(spec: Manifest, taken: set[str]) -> None:
     cluster = cluster_with(spec)
-    for kind in taken:
-        cluster.put({"kind": kind, "metadata": {"name": KEY.name, "namespace": KEY.namespace}})
-    before = {kind: copy.deepcopy(cluster.objects[kind, KEY]) for kind in taken}
+    for kind, key in map(at, taken):
+        cluster.put({"kind": kind, "metadata": {"name": key.name, "namespace": key.namespace}})
+    before = {place: copy.deepcopy(cluster.objects[at(place)]) for place in taken}
     asyncio.run(Operator(cluster).settle())
-    assert {kind: cluster.objects[kind, KEY] for kind in taken} == before
+    assert {place: cluster.objects[at(place)] for place in taken} == before
     assert cluster.deleted == []
 
 
 @unhurried
-@given(kinds=st.sets(st.sampled_from(KINDS)), other=st.sampled_from(["other", "third"]))
-def test_only_objects_that_the_service_owns_are_deleted(kinds: set[str], other: str) -> None:
+@given(places=st.sets(st.sampled_from(PLACES)), other=st.sampled_from(["other", "third"]))
+def test_only_objects_that_the_service_owns_are_deleted(places: set[str], other: str) -> None:
     """A name conflict can also arise later: what bears our label without our owner stays."""
     cluster = cluster_with({"replicas": 3, "model": FETCHED})
     asyncio.run(Operator(cluster).settle())
-    for kind in kinds:
-        cluster.edit(kind, lambda body: body["metadata"].update(ownerReferences=[]))
+    for place in places:
+        cluster.edit(place, lambda body: body["metadata"].update(ownerReferences=[]))
     cluster.put({"kind": "Service", "metadata": {"name": other, "namespace": KEY.namespace}})
     cluster.edit(names.KIND, lambda body: body["spec"].update(suspend=True))
-    before = {kind: copy.deepcopy(cluster.objects[kind, KEY]) for kind in kinds}
+    before = {place: copy.deepcopy(cluster.objects[at(place)]) for place in places}
     asyncio.run(Operator(cluster).settle())
-    assert {kind: cluster.objects[kind, KEY] for kind in kinds} == before
+    assert {place: cluster.objects[at(place)] for place in places} == before
     assert ("Service", Key(KEY.namespace, other)) in cluster.objects

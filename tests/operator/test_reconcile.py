@@ -7,12 +7,12 @@ import pytest
 from aweigh_api import names
 from aweigh_api.state import Loading, ServedModel, Speculation, State
 from aweigh_operator.cluster import ApiError
-from aweigh_operator.desired import KINDS
 from aweigh_operator.observe import Key, Manifest
+from aweigh_operator.places import PLACES
 from aweigh_operator.reconcile import STUCK_AFTER_S
 from aweigh_operator.tell import POLL_CONFLICT_S
 from tests.operator import fakes
-from tests.operator.fakes import KEY, Clock, FakeCluster, Operator
+from tests.operator.fakes import KEY, Clock, FakeCluster, Operator, at
 
 
 def cluster_with(spec: Manifest | None = None, **metadata: Any) -> FakeCluster:
@@ -34,16 +34,16 @@ def refusing(kind: str, status: int) -> Any:
 
 def versions_of_children(cluster: FakeCluster) -> dict[str, str]:
     return {
-        kind: each["metadata"]["resourceVersion"]
-        for (kind, _), each in cluster.objects.items()
-        if kind in KINDS
+        place: cluster.objects[at(place)]["metadata"]["resourceVersion"]
+        for place in PLACES
+        if at(place) in cluster.objects
     }
 
 
 async def test_the_first_step_creates_all_children_and_reports() -> None:
     operator = Operator(cluster_with({"replicas": 2}))
     await operator.reconcile()
-    assert set(operator.children()) == set(KINDS) - {"Job"}  # nothing is fetched first
+    assert set(operator.children()) == set(PLACES) - {"Job"}  # nothing is fetched first
     assert operator.condition("Ready")[:2] == ("False", "Progressing")
     assert operator.status()["url"] == "http://chat.team.svc:8000/v1"
     assert operator.status()["selector"] == (
@@ -158,8 +158,8 @@ async def test_a_child_of_a_predecessor_is_waited_for() -> None:
     await operator.reconcile()
     assert operator.condition("SpecValid")[0] == "True"
     assert cluster.objects["Service", KEY]["metadata"]["ownerReferences"][0]["uid"] == "uid-of-chat"
-    for kind in KINDS:
-        cluster.remove(kind)
+    for place in PLACES:
+        cluster.remove(place)
     await operator.settle()
     assert cluster.objects["Service", KEY]["metadata"]["ownerReferences"][0]["uid"] == (
         "uid-of-the-next"
@@ -187,8 +187,8 @@ async def test_a_child_whose_deletion_is_held_up_is_named_with_its_finalizers(
     assert f"Deployment chat was deleted at {fakes.NOW_TEXT}" in message
     assert "finalizers keep it: example.com/backup" in message
     assert "kubectl edit deployment chat" in message
-    for kind in KINDS:  # it goes, and Kubernetes collects what a predecessor has left
-        cluster.remove(kind)
+    for place in PLACES:  # it goes, and Kubernetes collects what a predecessor has left
+        cluster.remove(place)
     await operator.settle()
     assert operator.condition("SpecValid")[:2] == ("True", "Valid")
     assert cluster.objects["Deployment", KEY]["spec"]["replicas"] == 2
@@ -391,8 +391,8 @@ async def test_a_deleted_service_is_forgotten() -> None:
 async def test_a_service_whose_deletion_no_watch_told_is_found_gone_by_a_sweep() -> None:
     operator = Operator(cluster_with())
     await operator.settle()
-    for kind in (names.KIND, *KINDS):
-        operator.cluster.remove(kind)
+    for place in (names.KIND, *PLACES):
+        operator.cluster.remove(place)
     await operator.sweep()
     assert await operator.reconcile(catch_up=False) is None
     assert operator.cluster.objects == {}

@@ -17,7 +17,7 @@ FULL = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 async def rolling(count: int, **spec: Any) -> Operator:
     """A service of so many pods, all of an old template."""
     cluster = FakeCluster()
-    cluster.put(fakes.service({"replicas": count, **spec}))
+    cluster.put(fakes.service({"replicas": count, "router": {"replicas": 0}, **spec}))
     operator = Operator(cluster)
     await operator.settle()
     for number in range(count):

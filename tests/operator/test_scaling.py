@@ -22,7 +22,7 @@ class World:
     def __init__(self, clock: Clock, **spec: Any) -> None:
         self.clock = clock
         self.cluster = FakeCluster()
-        self.cluster.put(fakes.service({"scaling": SCALING, **spec}))
+        self.cluster.put(fakes.service({"scaling": SCALING, "router": {"replicas": 0}, **spec}))
         self.operator = Operator(self.cluster)
         self.counted: dict[str, float] = {}
         self.silent: set[str] = set()

@@ -107,7 +107,7 @@ def test_a_successor_outlives_the_deletion_of_the_one_before() -> None:
     store.put("Deployment", deployment(5, uid="old"))
     store.put("Deployment", deployment(8, uid="new"))
     store.drop("Deployment", KEY, "old", 7)
-    assert store.uids("Deployment") == {"new": KEY}
+    assert store.uids("Deployment") == {"new": [KEY]}
 
 
 def test_a_service_of_which_nothing_is_left_takes_no_room() -> None:

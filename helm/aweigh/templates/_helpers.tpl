@@ -36,10 +36,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [update]
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete] # delete: of a router
 - apiGroups: [""]
   resources: [services, serviceaccounts]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete] # likewise
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [roles, rolebindings] # of routers; none may hold more than what follows
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices] # which pods are ready: the operator never asks, but routers do
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [secrets] # that a service's pods and routers share: made, and never read
+  verbs: [create]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, list, watch, create, patch, delete]

@@ -4,58 +4,90 @@ The pod template is rendered once and then kept (`template.kept`), so that a new
 may render another one, never restarts pods that serve.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from aweigh_api import names
+from aweigh_api.names import OF_ROUTER
 from aweigh_api.spec import InferenceService
 from aweigh_operator.desired import (
     deployment,
     disruption,
     network_policy,
     prefetch,
+    router,
+    router_rights,
+    secret,
     service,
     service_account,
     template,
 )
 from aweigh_operator.desired.metadata import Manifest, fingerprint
+from aweigh_operator.places import PLACES, PODS_SERVICE, ROUTER_DEPLOYMENT
+from aweigh_operator.route import STRAIGHT, Route
+from aweigh_operator.settings import Settings
 
-__all__ = ["KINDS", "Manifest", "children", "fingerprint"]
+__all__ = ["Chosen", "Manifest", "children", "fingerprint", "secret"]
 
-# In the order of creation: a pod needs its account, and should not be reached before its policy.
-KINDS = ("ServiceAccount", "NetworkPolicy", "Service", "PodDisruptionBudget", "Job", "Deployment")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What the spec leaves open."""
+
+    replicas: int  # pods
+    in_place: bool = False  # an old pod goes before its new one starts
+    route: Route = STRAIGHT
+    reason: str | None = None  # why it is not ready
 
 
 def children(
-    owner: InferenceService,
-    current: Manifest | None,
-    runtime_image: str,
-    replicas: int,
-    *,
-    in_place: bool = False,
+    owner: InferenceService, there: Mapping[str, Manifest], settings: Settings, chosen: Chosen
 ) -> dict[str, Manifest]:
-    """What should be there, by kind.
+    """What should be there, by place.
 
     Args:
         owner: the InferenceService.
-        current: the Deployment that is there.
-        runtime_image: of new pods.
-        replicas: how many pods.
-        in_place: an old pod goes before its new one starts.
+        there: the children that are there.
+        settings: with the images of new pods.
+        chosen: what was decided.
     """
-    ours = template.bare(owner, runtime_image)
-    pods = template.kept(owner, current, ours) or ours
+    image, way = settings.runtime_image, chosen.route.way
+    ours, made_from = template.bare(owner, image), template.template_hash(owner)
+    pods = template.kept(made_from, there.get("Deployment"), ours) or ours
+    routed, closed = chosen.route.supplied, way.closed
     wanted = {
         "ServiceAccount": service_account.manifest(owner),
-        "NetworkPolicy": network_policy.manifest(owner),
-        "Service": service.manifest(owner),
-        "PodDisruptionBudget": disruption.manifest(owner, replicas),
-        "Job": prefetch.manifest(owner, runtime_image),
-        "Deployment": deployment.manifest(owner, pods, replicas, in_place=in_place),
+        "NetworkPolicy": network_policy.manifest(owner, routed=routed, closed=closed),
+        "Service": service.manifest(owner, by_router=way.by_router),
+        "PodDisruptionBudget": disruption.manifest(owner, chosen.replicas),
+        "Job": prefetch.manifest(owner, image),
+        "Deployment": deployment.manifest(owner, pods, chosen.replicas, in_place=chosen.in_place),
+        **_of_router(owner, there, settings, chosen),
     }
-    return {kind: _signed(wanted[kind]) for kind in KINDS if wanted[kind]}
+    found = {place: wanted.get(place) for place in PLACES}
+    return {place: _signed(each) for place, each in found.items() if each is not None}
 
 
-def _signed(manifest: Manifest | None) -> Manifest:
+def _of_router(
+    owner: InferenceService, there: Mapping[str, Manifest], settings: Settings, chosen: Chosen
+) -> dict[str, Manifest | None]:
+    if not chosen.route.supplied:
+        return {}
+    routers, image = chosen.route.routers, settings.router_image
+    running = None if routers is None else router.manifest(owner, there, image, routers)
+    return {
+        f"ServiceAccount{OF_ROUTER}": router_rights.service_account(owner),
+        f"Role{OF_ROUTER}": router_rights.role(owner),
+        f"RoleBinding{OF_ROUTER}": router_rights.role_binding(owner),
+        f"NetworkPolicy{OF_ROUTER}": network_policy.of_router(owner, settings.api_server_ports),
+        f"PodDisruptionBudget{OF_ROUTER}": disruption.of_router(owner, routers or 0),
+        PODS_SERVICE: service.of_pods(owner, chosen.reason),
+        ROUTER_DEPLOYMENT: running,
+    }
+
+
+def _signed(manifest: Manifest) -> Manifest:
     """The manifest with its own hash, which tells later that a field was taken away."""
-    assert manifest is not None
     metadata = manifest["metadata"]
     annotations = {**metadata.get("annotations", {}), names.APPLIED_HASH: fingerprint(manifest)}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}

@@ -29,6 +29,16 @@ def metadata(owner: InferenceService) -> Manifest:
     }
 
 
+def router_metadata(owner: InferenceService) -> Manifest:
+    """Metadata of a child that belongs to the router."""
+    name = owner.metadata.name
+    return {
+        **metadata(owner),
+        "name": names.router(name),
+        "labels": names.router_labels(name),
+    }
+
+
 def fingerprint(value: Any) -> str:
     """A short hash of a JSON value, the same for every order of its keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -1,11 +1,14 @@
-"""Who may reach the pods, and what they may reach: where the model and the traces are, no more."""
+"""Who may reach pods and routers, and what they may reach.
+
+Pods reach where the model and the traces are, routers the pods and the API server, and no more.
+"""
 
 from collections.abc import Collection, Iterable
 from urllib.parse import urlsplit
 
 from aweigh_api import model_uri, names
 from aweigh_api.spec import InferenceService
-from aweigh_operator.desired.metadata import Manifest, metadata
+from aweigh_operator.desired.metadata import Manifest, metadata, router_metadata
 
 HTTPS_PORT = 443
 _DEFAULT_PORTS = {"http": 80, "https": HTTPS_PORT}
@@ -21,29 +24,65 @@ _ENDPOINTS = (
 _COLLECTORS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
-def manifest(owner: InferenceService) -> Manifest | None:
-    """The NetworkPolicy."""
+def manifest(owner: InferenceService, *, routed: bool, closed: bool) -> Manifest | None:
+    """The NetworkPolicy of all pods but routers.
+
+    Args:
+        owner: the InferenceService.
+        routed: routers may reach its pods.
+        closed: nobody else may use the API there.
+    """
     if not owner.spec.network_policy.enabled:
         return None
+    name = owner.metadata.name
+    others = {"key": names.LABEL_NAME, "operator": "NotIn", "values": [names.ROUTER]}
+    routers = [_pods(names.router_selector(name))] if routed or closed else []
+    peers = routers if closed else _clients(owner, routers)
+    api = _to_api(peers)
+    selector = {"matchLabels": names.every_pod(name), "matchExpressions": [others]}
+    return _policy(metadata(owner), selector, api, _egress(owner))
+
+
+def of_router(owner: InferenceService, api_server_ports: Iterable[int]) -> Manifest | None:
+    """The NetworkPolicy of the routers, which may ask the API server at one of these ports."""
+    if not owner.spec.network_policy.enabled:
+        return None
+    name = owner.metadata.name
+    pods = {"ports": [_port(names.HTTP_PORT)], "to": [_pods(names.selector(name))]}
+    out = [{"ports": _DNS}, pods, {"ports": [_port(each) for each in api_server_ports]}]
+    selector = {"matchLabels": names.router_selector(name)}
+    return _policy(router_metadata(owner), selector, _to_api(_clients(owner)), out)
+
+
+def _policy(metadata: Manifest, pods: Manifest, api: Manifest, out: list[Manifest]) -> Manifest:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": metadata(owner),
+        "metadata": metadata,
         "spec": {
-            "podSelector": {"matchLabels": names.every_pod(owner.metadata.name)},
+            "podSelector": pods,
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [_api(owner), _admin()],
-            "egress": _egress(owner),
+            "ingress": [api, _admin()],
+            "egress": out,
         },
     }
 
 
-def _api(owner: InferenceService) -> Manifest:
+def _to_api(peers: list[Manifest] | None) -> Manifest:
+    """From these, or from everywhere."""
     rule: Manifest = {"ports": [_port(names.HTTP_PORT)]}
+    return rule if peers is None else {**rule, "from": peers}
+
+
+def _clients(owner: InferenceService, routers: Iterable[Manifest] = ()) -> list[Manifest] | None:
+    """Whoever may use the API, and routers; None: everybody."""
     peers = owner.spec.network_policy.ingress_from
-    if peers is not None:
-        rule["from"] = [peer.manifest() for peer in peers]
-    return rule
+    return None if peers is None else [*(peer.manifest() for peer in peers), *routers]
+
+
+def _pods(labels: dict[str, str]) -> Manifest:
+    """Of the same namespace."""
+    return {"podSelector": {"matchLabels": labels}}
 
 
 def _admin() -> Manifest:
@@ -53,8 +92,7 @@ def _admin() -> Manifest:
 
 def _egress(owner: InferenceService) -> list[Manifest]:
     ports = _ports_out(owner)
-    dns = [_port(53, "UDP"), _port(53, "TCP")]
-    return [{"ports": dns}, {"ports": [_port(port) for port in sorted(ports)]}] if ports else []
+    return [{"ports": _DNS}, {"ports": [_port(port) for port in sorted(ports)]}] if ports else []
 
 
 def _ports_out(owner: InferenceService) -> set[int]:
@@ -88,3 +126,6 @@ def _port_of(url: str) -> int | None:
 
 def _port(port: int, protocol: str = "TCP") -> Manifest:
     return {"protocol": protocol, "port": port}
+
+
+_DNS = [_port(53, "UDP"), _port(53, "TCP")]

@@ -9,7 +9,6 @@ not recorded: it is in the spec, and may be large.
 from typing import Any
 
 from aweigh_api import flags, names
-from aweigh_api.access import SecretRef
 from aweigh_api.model_uri import FETCHED, claim_of
 from aweigh_api.quantity import NotAQuantity, to_bytes
 from aweigh_api.spec import InferenceService, Spec
@@ -28,6 +27,21 @@ ENVIRONMENT = {
     "HF_HOME": f"{names.CACHE_MOUNT}/huggingface",
     "TRITON_CACHE_DIR": f"{names.CACHE_MOUNT}/triton",
 }
+SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+NO_RIGHTS = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+PORTS = [
+    {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
+    {"name": "admin", "containerPort": names.ADMIN_PORT, "protocol": "TCP"},
+]
 _PLACEMENT = (
     "nodeSelector",
     "tolerations",
@@ -62,10 +76,16 @@ def template_hash(owner: InferenceService) -> str:
     return fingerprint([made_from, deadline, upgrade])
 
 
-def kept(owner: InferenceService, deployment: Manifest | None, ours: Manifest) -> Manifest | None:
-    """What the Deployment was made with in place of `ours`, when the spec asks for no other."""
+def kept(made_from: str, deployment: Manifest | None, ours: Manifest) -> Manifest | None:
+    """What the Deployment was made with in place of `ours`, when the spec asks for no other.
+
+    Args:
+        made_from: hash of what the pods are made from now.
+        deployment: the one that is there.
+        ours: the bare template as this version makes it.
+    """
     annotations = _annotations(deployment)
-    if annotations.get(names.TEMPLATE_HASH) != template_hash(owner):
+    if annotations.get(names.TEMPLATE_HASH) != made_from:
         return None
     found = record.read(annotations.get(names.TEMPLATE))
     return found if found is not None and record.harmless(found, ours) else None
@@ -87,7 +107,7 @@ def bare(owner: InferenceService, image: str) -> Manifest:
             # The kernel drops a signal to the first process of a namespace that has no handler yet:
             # a pod deleted while its server starts would stay for all of the grace period.
             "shareProcessNamespace": True,
-            "terminationGracePeriodSeconds": _grace_s(owner),
+            "terminationGracePeriodSeconds": grace_s(owner),
             "securityContext": _security(owner),
             "containers": [_container(owner, image)],
             "volumes": [volume for volume, _ in _volumes(owner)],
@@ -96,16 +116,10 @@ def bare(owner: InferenceService, image: str) -> Manifest:
 
 
 def _security(owner: InferenceService) -> Manifest:
-    context = {
-        "runAsNonRoot": True,
-        "runAsUser": USER,
-        "runAsGroup": USER,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
     if owner.spec.model.cache is None:
-        return context
+        return SECURITY
     # So that the pod may write what others of its kind have written.
-    return {**context, "fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
+    return {**SECURITY, "fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
 
 
 def dressed(owner: InferenceService, template: Manifest) -> Manifest:
@@ -145,25 +159,18 @@ def _container(owner: InferenceService, image: str) -> Manifest:
         "imagePullPolicy": "IfNotPresent",
         "args": flags.pod_arguments(owner),
         "env": [{"name": name, "value": value} for name, value in ENVIRONMENT.items()],
-        "ports": [
-            {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
-            {"name": "admin", "containerPort": names.ADMIN_PORT, "protocol": "TCP"},
-        ],
+        "ports": PORTS,
         **({} if resources is None else {"resources": resources}),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
+        "securityContext": NO_RIGHTS,
         # Once each second for as long as the rollout may take: loading has no other limit.
         "startupProbe": {
-            **_probe("/readyz"),
+            **probe("/readyz"),
             "periodSeconds": 1,
             "timeoutSeconds": 1,
             "failureThreshold": owner.spec.rollout.progress_deadline_seconds,
         },
-        "readinessProbe": {**_probe("/readyz"), **READINESS},
-        "livenessProbe": {**_probe("/livez"), **LIVENESS},
+        "readinessProbe": {**probe("/readyz"), **READINESS},
+        "livenessProbe": {**probe("/livez"), **LIVENESS},
         "terminationMessagePath": names.TERMINATION_LOG,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [mount for _, mount in _volumes(owner)],
@@ -194,7 +201,8 @@ def _more(amounts: Manifest, memory: int | str) -> Manifest:
     return {**amounts, "memory": str(total)}
 
 
-def _probe(path: str) -> Manifest:
+def probe(path: str) -> Manifest:
+    """A look at the admin port."""
     return {"httpGet": {"path": path, "port": "admin", "scheme": "HTTP"}}
 
 
@@ -206,13 +214,20 @@ def _volumes(owner: InferenceService) -> list[tuple[Manifest, Manifest]]:
         ({"name": "tmp", "emptyDir": {"sizeLimit": TMP_LIMIT}}, _mount("tmp", "/tmp")),
     ]
     volumes += _claims(owner.spec)
-    auth, tls = owner.spec.auth, owner.spec.tls
     if model.secret_ref:
-        volumes.append(_secret("model-secret", model.secret_ref, names.SECRET_MOUNT))
+        volumes.append(_secret("model-secret", model.secret_ref.name, names.SECRET_MOUNT))
+    return [*volumes, *secrets(owner)]
+
+
+def secrets(owner: InferenceService) -> list[tuple[Manifest, Manifest]]:
+    """Those that pods and routers share, each with its mount."""
+    auth, tls = owner.spec.auth, owner.spec.tls
+    shared = names.router_secret(owner.metadata.name, owner.metadata.uid)
+    volumes = [_secret(names.ROUTER_SECRET_VOLUME, shared, names.ROUTER_SECRET_MOUNT)]
     if auth:
-        volumes.append(_secret("api-keys", auth.api_keys.secret_ref, names.API_KEYS_MOUNT))
+        volumes.append(_secret("api-keys", auth.api_keys.secret_ref.name, names.API_KEYS_MOUNT))
     if tls:
-        volumes.append(_secret("tls", tls.secret_ref, names.TLS_MOUNT))
+        volumes.append(_secret("tls", tls.secret_ref.name, names.TLS_MOUNT))
     return volumes
 
 
@@ -242,9 +257,9 @@ def _claims(spec: Spec) -> list[tuple[Manifest, Manifest]]:
     return found
 
 
-def _secret(volume: str, ref: SecretRef, path: str) -> tuple[Manifest, Manifest]:
+def _secret(volume: str, name: str, path: str) -> tuple[Manifest, Manifest]:
     """A Secret without which the pod does not start."""
-    source = {"name": volume, "secret": {"secretName": ref.name}}
+    source = {"name": volume, "secret": {"secretName": name}}
     return source, _mount(volume, path, read_only=True)
 
 
@@ -264,7 +279,8 @@ def _placement(owner: InferenceService, shape: Template) -> Manifest:
     return {**placement, "topologySpreadConstraints": spread}
 
 
-def _grace_s(owner: InferenceService) -> int:
+def grace_s(owner: InferenceService) -> int:
+    """How long a pod may take to go."""
     drain = owner.spec.drain
     return drain.settle_seconds + drain.timeout_seconds + GRACE_MARGIN_S
 

@@ -8,8 +8,9 @@ it is left out together with what it would be divided by.
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 
+from aweigh_api.router_state import RouterState
 from aweigh_api.state import State
-from aweigh_operator.scaling.look import Look, Pod
+from aweigh_operator.scaling.look import Look, Pod, Router
 
 _TOGETHER = (  # known together, or not at all
     ("arrived_requests", "arrived_prompt_tokens"),
@@ -59,6 +60,12 @@ def silent(look: Look, told: Mapping[str, State]) -> list[Pod]:
     return [pod for pod in look.serving if not _tells(pod.state, told.get(pod.uid))]
 
 
+def silent_routers(look: Look, told: Mapping[str, RouterState]) -> list[Router]:
+    """Routers that do so; see `silent`."""
+    routers = look.routers or ()
+    return [each for each in routers if not _router_tells(each.state, told.get(each.uid))]
+
+
 def _tells(state: State | None, before: State | None) -> bool:
     if state is None or None in (
         state.arrived_requests,
@@ -68,6 +75,35 @@ def _tells(state: State | None, before: State | None) -> bool:
     ):
         return False
     return before is None or before.boot_id != state.boot_id or state.uptime_s > before.uptime_s
+
+
+def _router_tells(state: RouterState | None, before: RouterState | None) -> bool:
+    if state is None or None in (state.arrived_requests, state.waiting):
+        return False
+    return before is None or before.boot_id != state.boot_id or state.uptime_s > before.uptime_s
+
+
+def arrivals(look: Look, told: Mapping[str, RouterState], seconds: float) -> float | None:
+    """Requests that arrive at routers, per second; None: one has routed without being counted.
+
+    Args:
+        look: at the routers, now; all of them tell.
+        told: reports that were counted last, by uid.
+        seconds: since then.
+    """
+    rate = 0.0
+    for router in look.routers or ():
+        after, before = router.state, told.get(router.uid)
+        if after is None or after.arrived_requests is None:
+            continue
+        lasted_s, grown = after.uptime_s, after.arrived_requests
+        if before is not None and before.boot_id == after.boot_id:
+            lasted_s -= before.uptime_s
+            grown -= before.arrived_requests or 0
+        elif before is None and lasted_s > 2 * seconds:
+            return None
+        rate += max(0, grown) / max(lasted_s, 1.0)
+    return rate
 
 
 def windows(look: Look, told: Mapping[str, State], seconds: float) -> dict[str, Window] | None:

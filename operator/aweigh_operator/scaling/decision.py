@@ -2,22 +2,26 @@
 
 A missing report holds; pods that start count as there; while no node takes one, none is added; and
 one pod goes at a time, after a quiet time in which nothing asked for it, if the law holds without.
+The last ones go once nothing was asked for long, where they may, and the first comes at a request.
 """
 
 from dataclasses import dataclass, field, replace
 
 from aweigh_api.reasons import Reason
+from aweigh_api.router_state import RouterState
 from aweigh_api.state import State
-from aweigh_operator.scaling import counts, estimates
+from aweigh_operator.scaling import counts, estimates, idle
 from aweigh_operator.scaling.estimates import FROZEN_S, Estimates
+from aweigh_operator.scaling.idle import Idle
 from aweigh_operator.scaling.law import Limit
 from aweigh_operator.scaling.look import Look, Pod
 from aweigh_operator.scaling.policies import reachable
 from aweigh_operator.scaling.rules import Rules, Select
-from aweigh_operator.scaling.wishes import Wish, wish
+from aweigh_operator.scaling.wishes import Burst, Wish, wish
 
 LEAST_LOOK_S = 10.0  # between two looks: less says nothing of rates
 LONGEST_LOOK_S = 60.0  # between two looks of one quiet time
+_AS_MUCH = 0.8  # of a burst's traffic: it goes on
 _STUCK = 3.0  # times as long as pods need to start: nothing waits for such a pod
 
 
@@ -48,6 +52,7 @@ class Memory:
     looked_s: float | None = None  # when the last look was
     counted_s: float | None = None  # when reports were counted last
     told: dict[str, State] = field(default_factory=dict)  # what was counted last, by uid
+    told_routers: dict[str, RouterState] = field(default_factory=dict)  # likewise
     served: frozenset[str] = frozenset()  # uids of pods that were seen serving
     serving: frozenset[str] = frozenset()  # at the last look
     moved_s: float = float("-inf")  # when other pods began to serve, or fewer: caches must settle
@@ -55,6 +60,8 @@ class Memory:
     votes: tuple[Vote, ...] = ()
     since_s: float = 0.0  # when looks without a gap began
     changes: tuple[tuple[float, int], ...] = ()  # from when on there were how many pods
+    burst: Burst | None = None
+    idle: Idle = field(default_factory=Idle)
 
 
 def decide(memory: Memory, look: Look, rules: Rules) -> tuple[Memory, Decision]:
@@ -65,10 +72,31 @@ def decide(memory: Memory, look: Look, rules: Rules) -> tuple[Memory, Decision]:
         look: at the pods, now.
         rules: of this service.
     """
-    memory = _noted(memory, look)
-    memory, decision = _judged(memory, look, rules)
-    decision = _bounded(decision, look, rules)
+    memory = replace(_noted(memory, look), idle=idle.noted(memory.idle, look))
+    if look.replicas == 0:
+        decision = _at_none(look)
+    else:
+        memory, decision = _judged(memory, look, rules)
+        decision = _to_none(memory, look, rules) or _bounded(decision, look, rules)
     return replace(memory, looked_s=look.now_s, decision=decision), decision
+
+
+def _at_none(look: Look) -> Decision:
+    waiting = look.queue
+    if not waiting:
+        return Decision(0, Reason.SCALED_TO_ZERO, "stays at 0: nothing is asked")
+    waits = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
+    return Decision(1, Reason.LOAD_GREW, f"0 → 1 pods: {waits} for the first one")
+
+
+def _to_none(memory: Memory, look: Look, rules: Rules) -> Decision | None:
+    """No pod, where nothing was asked for long enough; None: something is, or may be."""
+    lasted_s = idle.lasted_s(memory.idle, look)
+    never = rules.idle_s is None or rules.down.select is Select.DISABLED
+    if lasted_s is None or never or lasted_s < (rules.idle_s or 0.0):
+        return None
+    sentence = f"{look.replicas} → 0 pods: nothing was asked for {lasted_s:.0f} s"
+    return Decision(0, Reason.SCALED_TO_ZERO, sentence)
 
 
 def _noted(memory: Memory, look: Look) -> Memory:
@@ -99,24 +127,33 @@ def _judged(memory: Memory, look: Look, rules: Rules) -> tuple[Memory, Decision]
     if not look.serving:
         return _held(memory, look, rules, f"stays at {look.replicas}: no pod serves")
     if silent := counts.silent(look, memory.told):
-        return _without_reports(memory, look, rules, len(silent))
+        told = f"{len(silent)} of {len(look.serving)} serving pods do not report their load"
+        return _without_reports(memory, look, rules, told)
+    if look.routers is not None and (told := _silent_routers(look, memory)):
+        return _without_reports(memory, look, rules, told)
     before_s = memory.counted_s
     if before_s is not None and look.now_s - before_s < LEAST_LOOK_S and memory.decision:
         return memory, memory.decision  # what it asked for may not be there yet
     seconds = 0.0 if before_s is None else look.now_s - before_s
     windows = None if before_s is None else counts.windows(look, memory.told, seconds)
     counted = {uid: s for uid, s in look.states.items() if s.arrived_requests is not None}
-    memory = replace(memory, told=memory.told | counted, counted_s=look.now_s)
-    if windows is None:
+    arrived = counts.arrivals(look, memory.told_routers, seconds)
+    routers = {each.uid: each.state for each in look.routers or () if each.state is not None}
+    memory = replace(memory, told=memory.told | counted, told_routers=routers, counted_s=look.now_s)
+    if windows is None or arrived is None:
         measured = f"stays at {look.replicas}: load is measured between two looks"
         return _held(memory, look, rules, measured)
     frozen = look.now_s - max(memory.changes[-1][0], memory.moved_s) < FROZEN_S
-    known = estimates.learned(memory.known, look, windows, seconds, frozen=frozen)
+    by_routers = None if look.routers is None else arrived
+    known = estimates.learned(
+        memory.known, look, windows, seconds, arrived=by_routers, frozen=frozen
+    )
     memory = replace(memory, known=known)
-    if (found := wish(known, look, rules)) is None:
+    if (found := wish(known, look, rules, memory.burst)) is None:
         unknown = f"stays at {look.replicas}: no pod has told yet what it can hold"
         return _held(memory, look, rules, unknown)
     memory = _voted(memory, look, rules, found.needed, found.enough)
+    memory = replace(memory, burst=_burst(memory, found, look, rules))
     guarded = _more if found.needed > look.replicas else _fewer
     return memory, guarded(memory, found, look, rules)
 
@@ -126,11 +163,18 @@ def _held(memory: Memory, look: Look, rules: Rules, sentence: str) -> tuple[Memo
     return voted, Decision(look.replicas, Reason.WAITING_FOR_REPORTS, sentence)
 
 
+def _silent_routers(look: Look, memory: Memory) -> str:
+    """Why it is not known what arrives; empty: it is."""
+    routers, silent = look.routers or (), counts.silent_routers(look, memory.told_routers)
+    if not routers:
+        return "no router serves that could tell what arrives"
+    return f"{len(silent)} of {len(routers)} routers do not report what arrives" if silent else ""
+
+
 def _without_reports(
-    memory: Memory, look: Look, rules: Rules, silent: int
+    memory: Memory, look: Look, rules: Rules, told: str
 ) -> tuple[Memory, Decision]:
     now, fallback = look.replicas, rules.fallback_replicas or 0
-    told = f"{silent} of {len(look.serving)} serving pods do not report their load"
     memory = _voted(memory, look, rules, now, now)
     raised = min(fallback, rules.most)
     if raised <= now:
@@ -159,6 +203,18 @@ def _voted(memory: Memory, look: Look, rules: Rules, needed: int, enough: int) -
     since_s = look.now_s - max(rules.up.quiet_s, rules.down.quiet_s)
     votes = tuple(vote for vote in memory.votes if vote.at_s >= since_s)
     return replace(memory, votes=(*votes, Vote(look.now_s, needed, enough)))
+
+
+def _burst(memory: Memory, found: Wish, look: Look, rules: Rules) -> Burst | None:
+    """What is remembered of bursts: the last one, while it goes on and for some time after."""
+    before, requests = memory.burst, memory.known.requests or 0.0
+    if memory.known.jumped and found.load > look.replicas:
+        return Burst(look.now_s, requests)
+    if before is None or look.now_s - before.seen_s >= rules.down.burst_s:
+        return None
+    if requests < _AS_MUCH * before.requests:
+        return before
+    return Burst(look.now_s, max(requests, before.requests))
 
 
 def _more(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
@@ -197,10 +253,15 @@ def _fewer(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
         return replace(stays, sentence=f"stays at {now}, as scaleDown is disabled: {would_do}")
     if any(_starts(pod, memory.known) for pod in look.pods):
         return replace(stays, sentence=f"stays at {now} until all of them serve: {would_do}")
+    burst = 0 if memory.burst is None else found.burst
+    if burst >= now:
+        minutes = f"{rules.down.burst_s / 60:.0f} minutes"
+        why = f"stays at {now} for {minutes} after a jump of the traffic that would need them"
+        return replace(stays, sentence=f"{why}: {would_do}")
     since_s = look.now_s - quiet_s
     asked = [max(vote.needed, vote.enough) for vote in memory.votes if vote.at_s >= since_s]
     enough = max(asked)
-    pods = max(enough, rules.least, reachable(memory.changes, look, rules.down, -1))
+    pods = max(enough, rules.least, burst, reachable(memory.changes, look, rules.down, -1))
     if pods >= now or memory.since_s > since_s:
         sentence = (
             f"stays at {now} until nothing has asked for more for {quiet_s:.0f} s: {would_do}"

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from math import log2, sqrt
 from statistics import median
 
-from aweigh_api.state import State
 from aweigh_operator.scaling import counts
 from aweigh_operator.scaling.counts import Counted, Window
 from aweigh_operator.scaling.law import LARGEST_HIT_SHARE, Costs, Demand, Room, Worth
@@ -38,6 +37,7 @@ class Estimates:
     """Beliefs; None: nothing was counted yet."""
 
     requests: float | None = None  # per second
+    jumped: bool = False  # so many more have come since the last look that chance is no reason
     prompt_tokens: float | None = None  # per second
     trend: float = 0.0  # of requests per second, per second
     prompt_length: float | None = None
@@ -55,7 +55,13 @@ class Estimates:
 
 
 def learned(
-    before: Estimates, look: Look, windows: Mapping[str, Window], seconds: float, *, frozen: bool
+    before: Estimates,
+    look: Look,
+    windows: Mapping[str, Window],
+    seconds: float,
+    *,
+    arrived: float | None,
+    frozen: bool,
 ) -> Estimates:
     """What is believed after a look.
 
@@ -64,9 +70,11 @@ def learned(
         look: the one of now.
         windows: what pods have counted, by uid.
         seconds: since the last look.
+        arrived: requests per second at routers; None: they come straight to pods, which count them.
         frozen: the number of pods has changed lately.
     """
-    found = _drafts(_demand(before, windows.values(), seconds), counts.total(windows.values()))
+    found = _demand(before, windows.values(), seconds, arrived)
+    found = _drafts(found, counts.total(windows.values()))
     found = replace(found, costs=_costs(found, look))
     if frozen:
         return replace(found, gathered_prompts=counts.NOTHING)
@@ -109,7 +117,7 @@ def demand(known: Estimates, look: Look) -> Demand:
         prompt_tokens=known.prompt_tokens or 0.0,
         prompt_length=prompt,
         output_length=output,
-        waiting=float(sum(state.waiting or 0 for state in told)),
+        waiting=float(sum(state.waiting or 0 for state in told) + look.queue),
         context=context,
         unshared=sum(unshared) / len(unshared) if unshared else prompt + output,
     )
@@ -122,13 +130,13 @@ def growth(known: Estimates, ahead_s: float) -> float:
     return 1.0 + max(0.0, known.trend) * ahead_s / known.requests
 
 
-def worth(known: Estimates) -> Worth:
-    """What caches and drafts deliver."""
+def worth(known: Estimates, look: Look) -> Worth:
+    """What caches and drafts deliver. Routers lead what begins alike to the same pods."""
     return Worth(
         hit_share=known.hit_share or 0.0,
         accepted_length=max(known.accepted_length or 1.0, 1.0),
         pods=known.hit_pods,
-        kept=known.kept,
+        kept=known.kept if look.routers is None else 1.0,
     )
 
 
@@ -156,36 +164,54 @@ def _costs(known: Estimates, look: Look) -> Costs | None:
     )
 
 
-def room(states: Iterable[State]) -> Room | None:
-    """Of one pod: the smallest, with the most hot tokens; None: none has told."""
+def room(look: Look) -> Room | None:
+    """Of one pod: the smallest, with the most hot tokens; None: none has told.
+
+    Without a router each pod gets all prompts that come again and again, with one each its part.
+    """
     told = [
         (state.max_running, state.kv_tokens.capacity, state.kv_tokens.hot or 0)
-        for state in states
+        for pod in look.serving
+        if (state := pod.state) is not None
         if state.kv_tokens is not None and state.kv_tokens.capacity and state.max_running
     ]
     if not told:
         return None
     rows, capacities, hot = zip(*told, strict=True)
-    return Room(rows=min(rows), kv_tokens=min(capacities), hot_tokens=max(hot))
+    split = look.routers is not None
+    return Room(
+        rows=min(rows),
+        kv_tokens=min(capacities),
+        hot_tokens=sum(hot) if split else max(hot),
+        split=split,
+    )
 
 
-def _demand(before: Estimates, windows: Iterable[Window], seconds: float) -> Estimates:
+def _demand(
+    before: Estimates, windows: Iterable[Window], seconds: float, arrived: float | None
+) -> Estimates:
     told = [window for window in windows if window.seconds > 0.0]
     seen = counts.total(told)
-    now = sum(window.counted.arrived_requests / window.seconds for window in told)
-    prompts = sum(window.counted.arrived_prompt_tokens / window.seconds for window in told)
+    length = _ratio(
+        before.prompt_length, seen.arrived_prompt_tokens, seen.arrived_requests, _LENGTH
+    )
+    if arrived is None:
+        now = sum(window.counted.arrived_requests / window.seconds for window in told)
+        prompts = sum(window.counted.arrived_prompt_tokens / window.seconds for window in told)
+    else:
+        now, prompts = arrived, arrived * (UNKNOWN_LENGTH if length is None else length)
     jumps = _jumps(before.requests, now, seconds)
+    jumped = jumps and before.requests is not None
     weight = 1.0 if jumps else _RATE
     requests = _mixed(before.requests, now, weight)
     old = requests if before.requests is None else before.requests
     return replace(
         before,
         requests=requests,
+        jumped=jumped,
         prompt_tokens=_mixed(before.prompt_tokens, prompts, weight),
         trend=before.trend if jumps else _mixed(before.trend, (requests - old) / seconds, _TREND),
-        prompt_length=_ratio(
-            before.prompt_length, seen.arrived_prompt_tokens, seen.arrived_requests, _LENGTH
-        ),
+        prompt_length=length,
         output_length=_ratio(
             before.output_length, seen.finished_output_tokens, seen.finished_requests, _LENGTH
         ),

@@ -88,6 +88,11 @@ class Room:
     rows: int
     kv_tokens: int
     hot_tokens: int  # of prompts that are asked for again and again
+    split: bool = False  # a router gives each pod its part of them
+
+    def hot(self, pods: int) -> float:
+        """Of the hot tokens, those that each of so many pods keeps."""
+        return self.hot_tokens / pods if self.split else float(self.hot_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +153,10 @@ class Law:
         late = max(0.0, self.work(pods) - pods) * seconds / request_s if request_s > 0 else 0.0
         return replace(self, demand=replace(self.demand, waiting=self.demand.waiting + late))
 
+    def calm(self, factor: float = 1.0) -> "Law":
+        """The same law for so many times the traffic, with nothing that waits."""
+        return replace(self, demand=replace(self.demand.times(factor), waiting=0.0))
+
     @property
     def _answer_s(self) -> float:
         return self._steps * self._row_s
@@ -179,7 +188,7 @@ class Law:
             inter_token_s=step_s / worth.accepted_length,
             first_token_s=step_s + first_s / idle if idle > 0.0 else inf,
             rows=rows,
-            kv_tokens=rows * demand.unshared + self.room.hot_tokens,
+            kv_tokens=rows * demand.unshared + self.room.hot(pods),
             hit_share=1.0 - missed,
         )
 

@@ -1,8 +1,9 @@
-"""What one look at a service's pods shows. Pure."""
+"""What one look at a service's pods, and at its routers, shows. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aweigh_api.router_state import RouterState
 from aweigh_api.state import State
 
 WARM_S = 45.0  # a younger pod's cache says nothing yet of what it will be worth
@@ -26,17 +27,31 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Router:
+    """One router that lives."""
+
+    uid: str
+    state: RouterState | None = None  # its newest report; None: it does not answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """All that is known at one moment."""
 
     now_s: float  # on any clock that never goes back
     replicas: int  # that are wanted now
     pods: Sequence[Pod]
+    routers: Sequence[Router] | None = None  # None: requests go straight to the pods
 
     @property
     def serving(self) -> list[Pod]:
         """Pods that take requests."""
         return [pod for pod in self.pods if pod.ready_for_s is not None]
+
+    @property
+    def queue(self) -> int:
+        """Requests that wait in routers."""
+        return sum(each.state.waiting or 0 for each in self.routers or () if each.state is not None)
 
     @property
     def states(self) -> dict[str, State]:

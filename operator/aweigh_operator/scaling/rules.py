@@ -37,10 +37,11 @@ class Behavior:
     quiet_s: float  # in which nothing may have asked for less of a move
     policies: Sequence[Policy] = ()  # none: any step at once
     select: Select = Select.MAX
+    burst_s: float = 0.0  # for which pods stay that a jump of the traffic has asked for
 
 
 UP = Behavior(quiet_s=0.0)
-DOWN = Behavior(quiet_s=240.0, policies=(Policy(1, 0, 15.0),))
+DOWN = Behavior(quiet_s=240.0, policies=(Policy(1, 0, 15.0),), burst_s=900.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,9 @@ class Rules:
     """The part `scaling` of an InferenceService."""
 
     least: int = 1
+    idle_s: float | None = (
+        None  # without a request, after which no pod stays; None: one always does
+    )
     most: int
     aim: Aim = field(default_factory=Aim)
     tolerance: float = 0.05
@@ -62,7 +66,8 @@ def rules(part: api.Scaling) -> Rules:
     """What the spec says."""
     wanted = part.objective or api.Objective()
     return Rules(
-        least=part.min_replicas,
+        least=max(1, part.min_replicas),
+        idle_s=part.idle_after_s if part.min_replicas == 0 else None,
         most=part.max_replicas,
         aim=Aim(
             utilization=part.target_utilization_percent / 100,
@@ -90,6 +95,7 @@ def _behavior(part: api.ScalingRules, usual: Behavior) -> Behavior:
         quiet_s=usual.quiet_s if window_s is None else float(window_s),
         policies=usual.policies if policies is None else policies,
         select=Select(part.select_policy),
+        burst_s=usual.burst_s if window_s is None else 0.0,
     )
 
 

@@ -20,37 +20,48 @@ _FASTEST = 2  # times as many pods at once, while nothing but memory is known
 _TOLD_GROWTH = 1.02  # times as much traffic: less is not worth a word
 
 
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """A jump of the traffic that the pods there could not take: one like it is expected again."""
+
+    seen_s: float  # when there was so much last
+    requests: float  # per second
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """A number of pods that is needed, and one that would do."""
 
     needed: int
     enough: int  # keeps some distance from every limit, so that no more are asked for at once
+    load: int  # the same, if nothing waited
+    burst: int = 0  # the same for the traffic of a burst
     because: str  # so many are needed
     numbers: Callable[[int], str]  # that decide, of so many pods
     too_much: bool = False  # even the most pods that may be are too few
     unreachable: tuple[Limit, ...] = ()  # limits that no number of pods keeps
 
 
-def wish(known: Estimates, look: Look, rules: Rules) -> Wish | None:
+def wish(known: Estimates, look: Look, rules: Rules, burst: Burst | None = None) -> Wish | None:
     """What is asked for.
 
     Args:
         known: of demand, hits and drafts.
         look: at the pods, now.
         rules: of this service.
+        burst: what traffic is expected to jump to again.
 
     Returns:
         None where no pod has told what it can hold.
     """
-    room = estimates.room(pod.state for pod in look.serving if pod.state is not None)
+    room = estimates.room(look)
     if room is None:
         return None
     by_memory = _by_memory(known, look, rules, room)
     law = _law(known, look, rules, room)
     if law is None:
         return by_memory
-    by_law = _by_law(known, law, look, rules)
+    by_law = replace(_by_law(known, law, look, rules), burst=_for_burst(law, burst, rules))
     if known.hit_share is None and rules.count_hits and known.prompt_tokens:
         return _without_hits(by_law, by_memory, look)
     return by_law
@@ -62,14 +73,14 @@ def _law(known: Estimates, look: Look, rules: Rules, room: Room) -> Law | None:
     return Law(
         costs=known.costs,
         demand=estimates.demand(known, look),
-        worth=_worth(known, rules),
+        worth=_worth(known, look, rules),
         room=room if rules.count_hits else replace(room, hot_tokens=0),
         aim=rules.aim,
     )
 
 
-def _worth(known: Estimates, rules: Rules) -> Worth:
-    found = estimates.worth(known)
+def _worth(known: Estimates, look: Look, rules: Rules) -> Worth:
+    found = estimates.worth(known, look)
     if not rules.count_hits:
         found = replace(NOTHING, accepted_length=found.accepted_length)
     return found if rules.count_drafts else replace(found, accepted_length=1.0)
@@ -84,15 +95,11 @@ def _by_law(known: Estimates, law: Law, look: Look, rules: Rules) -> Wish:
     # What piles up until new pods serve shall be gone soon, too, but not at any price.
     urgent = ahead.overrun(max(1, look.replicas), ahead_s).choose(rules.most)
     needed = min(urgent.pods, _MOST_FOR_BACKLOG * choice.pods, rules.most)
-    enough = next(
-        n
-        for n in range(choice.pods, rules.most + 1)
-        if n == rules.most or ahead.holds(n, 1.0 - rules.tolerance, choice.unreachable)
-    )
     expected = f" ({_figure(ahead.demand.requests)} expected in {ahead_s:.0f} s)"
     return Wish(
         needed=needed,
-        enough=enough,
+        enough=_enough(ahead, choice, rules),
+        load=_enough(ahead.calm(), ahead.calm().choose(rules.most), rules),
         because=_because(needed, choice),
         numbers=lambda pods: _numbers(law, ahead, pods, expected if growth > _TOLD_GROWTH else ""),
         too_much=not ahead.holds(rules.most, 1.0, choice.unreachable),
@@ -100,17 +107,34 @@ def _by_law(known: Estimates, law: Law, look: Look, rules: Rules) -> Wish:
     )
 
 
+def _for_burst(law: Law, burst: Burst | None, rules: Rules) -> int:
+    """Pods that a burst would need now: hits and drafts may be others than they were in it."""
+    if burst is None or not law.demand.requests:
+        return 0
+    like_it = law.calm(burst.requests / law.demand.requests)
+    return _enough(like_it, like_it.choose(rules.most), rules)
+
+
+def _enough(law: Law, choice: Choice, rules: Rules) -> int:
+    """From the chosen number on, the first that keeps its distance from every limit."""
+    share = 1.0 - rules.tolerance
+    numbers = range(choice.pods, rules.most)
+    return next((n for n in numbers if law.holds(n, share, choice.unreachable)), rules.most)
+
+
 def _by_memory(known: Estimates, look: Look, rules: Rules, room: Room) -> Wish:
     """Before anything of steps is known: requests in flight, by what memory holds."""
     states = [pod.state for pod in look.serving if pod.state is not None]
-    busy = sum((state.running or 0) + (state.waiting or 0) for state in states)
+    busy = sum((state.running or 0) + (state.waiting or 0) for state in states) + look.queue
     unshared = estimates.demand(known, look).unshared
     one = min(_KV_SHARE * room.kv_tokens / unshared, float(room.rows))
     wanted = max(1, ceil(busy / one))
     numbers = f"{busy} requests are in flight, and steps, hits and drafts are not measured yet"
+    enough = min(max(1, ceil(busy / (one * (1.0 - rules.tolerance)))), rules.most)
     return Wish(
         needed=min(wanted, max(1, _FASTEST * look.replicas), rules.most),
-        enough=min(max(1, ceil(busy / (one * (1.0 - rules.tolerance)))), rules.most),
+        enough=enough,
+        load=enough,
         because=f"a pod holds about {one:.0f} requests",
         numbers=lambda pods: numbers,
         too_much=wanted > rules.most,

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from aweigh_api.state import State
 from aweigh_bench.scaling.pod import Machine, Pod
+from aweigh_bench.scaling.router import TICK_S, Router
 from aweigh_bench.scaling.traces import Request, Trace
 from aweigh_operator.scaling import look as seen
 from aweigh_operator.scaling.look import Look
@@ -36,18 +37,34 @@ class Played:
         return 100.0 * self.late / max(1, self.requests)
 
 
-def play(trace: Trace, rule: Callable[[Look], int], seed: int, machine: Machine) -> Played:
-    """Requests go to pods by chance, as a Service sends them; a pod that goes finishes its own."""
-    return _Play(trace, rule, seed, machine).run()
+def play(
+    trace: Trace, rule: Callable[[Look], int], seed: int, machine: Machine, *, routed: bool = False
+) -> Played:
+    """A pod that goes finishes its own requests.
+
+    Args:
+        trace: who asks when.
+        rule: how many pods there shall be.
+        seed: of all that is drawn.
+        machine: what a pod can do.
+        routed: a router holds requests; else they go to pods by chance, as a Service sends them.
+    """
+    return _Play(trace, rule, seed, machine, Router() if routed else None).run()
 
 
 class _Play:
     def __init__(
-        self, trace: Trace, rule: Callable[[Look], int], seed: int, machine: Machine
+        self,
+        trace: Trace,
+        rule: Callable[[Look], int],
+        seed: int,
+        machine: Machine,
+        router: Router | None,
     ) -> None:
         self._trace = trace
         self._rule = rule
         self._machine = machine
+        self._router = router
         self._requests = list(trace.requests(seed))
         self._chance = random.Random(seed + 1)
         self._born = 0
@@ -65,8 +82,11 @@ class _Play:
             end_s = now_s + LOOK_S
             self._draft(now_s)
             while request is not None and request.arrives_s < end_s:
+                self._route(now_s, request.arrives_s)
+                now_s = request.arrives_s
                 self._send(request)
                 request = next(coming, None)
+            self._route(now_s, end_s)
             for pod in (*self._pods, *self._leaving):
                 pod.run(end_s)
             self._pod_s += LOOK_S * (len(self._pods) + len(self._leaving))
@@ -84,7 +104,24 @@ class _Play:
         for pod in (*self._pods, *self._leaving):
             pod.draft(length)
 
+    def _route(self, since_s: float, until_s: float) -> None:
+        """Requests that wait go to pods as soon as those have room."""
+        now_s = since_s + TICK_S
+        while self._router is not None and self._router.num_waiting and now_s < until_s:
+            self._dispatch(self._router, now_s)
+            now_s += TICK_S
+
+    def _dispatch(self, router: Router, now_s: float) -> None:
+        ready = [pod for pod in self._pods if pod.ready_s <= now_s]
+        for pod in ready:
+            pod.run(now_s)
+        router.send(ready, now_s)
+
     def _send(self, request: Request) -> None:
+        if self._router is not None:
+            self._router.take(request)
+            self._dispatch(self._router, request.arrives_s)
+            return
         ready = [pod for pod in self._pods if pod.ready_s <= request.arrives_s] or self._pods
         pod = self._chance.choice(ready)
         pod.run(request.arrives_s)
@@ -103,7 +140,10 @@ class _Play:
             )
             for pod in self._pods
         ]
-        return Look(now_s=now_s, replicas=len(self._pods), pods=pods)
+        routers = None
+        if self._router is not None:
+            routers = [seen.Router(uid="router", state=self._router.report(now_s))]
+        return Look(now_s=now_s, replicas=len(self._pods), pods=pods, routers=routers)
 
     def _resize(self, now_s: float) -> None:
         look = self._look(now_s)

@@ -71,6 +71,7 @@ class Pod:
         self._cached = 0  # tokens of prefixes
         self._prefixes: OrderedDict[int, _Prefix] = OrderedDict()
         self._fresh: list[Request] = []  # without a first token yet
+        self._left_over = False  # the last step could not read all prompts
         self._counters = _Counters()
         self._noise = random.Random(uid)
 
@@ -83,6 +84,20 @@ class Pod:
     def num_running(self) -> int:
         """Requests that are answered."""
         return len(self._running)
+
+    @property
+    def room(self) -> int:
+        """Answers that it could begin at once, as a pod tells its router."""
+        running, waiting = len(self._running), len(self._waiting)
+        if not self.busy:
+            return self._machine.rows
+        if self._left_over:
+            return 0
+        places = self._machine.rows - running - waiting
+        if self._held > 0.0 and running:  # each more needs as much memory for itself
+            more = (self._machine.kv_tokens - self._held) * running / self._held
+            places = min(places, int(more) - waiting)
+        return max(places, 0)
 
     @property
     def cached_tokens(self) -> int:
@@ -142,6 +157,7 @@ class Pod:
             heapq.heappush(self._running, (self._step + steps, self._order, request))
             self._context += request.prompt
             self._fresh.append(request)
+        self._left_over = bool(self._waiting)
         return self._machine.step_tokens - budget
 
     def _admit(self, request: Request) -> bool:

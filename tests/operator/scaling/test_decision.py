@@ -12,7 +12,7 @@ from aweigh_operator.scaling.law import Aim, Limit
 from aweigh_operator.scaling.rules import DOWN, UP, Policy, Rules, Select
 from tests.operator.scaling.looks import LOOK_S, Service
 
-RULES = Rules(most=20)
+RULES = Rules(most=20, down=replace(DOWN, burst_s=0.0))
 BUSY, CALM = 150.0, 6.0  # requests per second that need several pods, and one
 
 
@@ -44,6 +44,22 @@ def test_pods_that_start_are_counted_as_there() -> None:
     service.starting = set(list(service.born)[1:])
     again = [service.look(BUSY).replicas for _ in range(4)]
     assert max(again) <= first.replicas + 1  # a little more only as the rate settles
+
+
+def test_pods_that_a_jump_has_asked_for_stay_for_the_next_one() -> None:
+    service = Service(1, Rules(most=20))
+    service.run(4, CALM)
+    many = service.run(20, BUSY).replicas
+    calm = [service.run(1, CALM) for _ in range(90)]
+    sizes = [each.replicas for each in calm]
+    stay, burst = min(sizes[20:50]), int(DOWN.burst_s / LOOK_S)
+    assert 4 <= stay <= many  # what the traffic itself needs, not what had piled up
+    assert sizes[20 : burst - 2] == [stay] * (burst - 22)
+    assert "for 15 minutes after a jump of the traffic that would need them" in calm[40].sentence
+    assert sizes[-1] < stay
+    # What needs so many only until prompts are found in caches is no reason.
+    service.run(20, BUSY)
+    assert service.run(40, CALM, hits=0.94).replicas < stay
 
 
 def test_pods_go_one_at_a_time_after_a_quiet_time() -> None:

@@ -1,0 +1,151 @@
+"""A service without pods: when the last one goes, and what brings the first one back."""
+
+from typing import Any
+
+from aweigh_api import names
+from aweigh_api.router_state import RouterState
+from aweigh_operator.observe import Manifest
+from tests.operator import fakes
+from tests.operator.fakes import KEY, Clock, FakeCluster, Operator
+from tests.operator.scaling.looks import report
+
+SCALING = {"minReplicas": 0, "maxReplicas": 3, "idleAfterSeconds": 60}
+
+
+class World:
+    """An operator, the pods that it asks for, and what routers have counted."""
+
+    def __init__(self, clock: Clock, **spec: Any) -> None:
+        self.clock = clock
+        self.cluster = FakeCluster()
+        self.cluster.put(fakes.service({"scaling": SCALING, **spec}))
+        self.operator = Operator(self.cluster)
+        self.arrived = self.waiting = 0
+        self.silent = False
+
+    @property
+    def size(self) -> int:
+        size: int = self.cluster.objects["Deployment", KEY]["spec"]["replicas"]
+        return size
+
+    async def pass_(self, seconds: float) -> None:
+        for _ in range(round(seconds / 5)):
+            self.clock.now_s += 5
+            await self.step()
+
+    async def step(self) -> None:
+        self.cluster.run_pods()
+        self.tell()
+        while await self.operator.reconcile() == 0.0:
+            self.cluster.run_pods()
+
+    def tell(self) -> None:
+        """Reports of all that run."""
+        self.operator.reports.states, self.operator.routers.states = {}, {}
+        for (kind, key), body in self.cluster.objects.items():
+            if kind != "Pod" or self.silent:
+                continue
+            uid = body["metadata"]["uid"]
+            if "router" in key.name:
+                self.operator.routers.states[uid] = self._router(uid)
+            else:
+                state = report(uid, self.arrived, self.clock.now_s, 0.5)
+                self.operator.reports.states[uid] = state.model_copy(update={"running": 0})
+
+    def _router(self, uid: str) -> RouterState:
+        return RouterState(
+            boot_id=uid,
+            uptime_s=self.clock.now_s,
+            phase="ready",
+            arrived_requests=self.arrived,
+            waiting=self.waiting,
+            in_flight=0,
+        )
+
+    def conditions(self) -> dict[str, tuple[str, str]]:
+        told: list[Manifest] = self.operator.status()["conditions"]
+        return {each["type"]: (each["status"], each["reason"]) for each in told}
+
+
+async def asleep(clock: Clock) -> World:
+    world = World(clock)
+    await world.pass_(120)
+    assert world.size == 0
+    return world
+
+
+async def test_a_new_service_shows_once_that_it_serves_and_then_sleeps(clock: Clock) -> None:
+    world = World(clock)
+    await world.pass_(30)
+    assert world.size == 1
+    assert world.conditions()["Ready"] == ("True", "Ready")
+    await world.pass_(90)
+    assert world.size == 0
+    told = world.conditions()
+    assert told["Ready"] == told["WorkloadReady"] == ("True", "ScaledToZero")
+    assert told["RouterReady"] == ("True", "Available")
+    assert told["ScalingActive"] == ("True", "ScaledToZero")
+    newest = world.operator.status()["scaling"]["history"][0]
+    assert (newest["fromReplicas"], newest["toReplicas"]) == (1, 0)
+
+
+async def test_the_first_request_brings_a_pod_in_one_step(clock: Clock) -> None:
+    world = await asleep(clock)
+    routers = {f"uid-of-chat-router-{number}" for number in range(2)}
+    assert world.operator.routers.heard == routers
+    world.arrived, world.waiting = 1, 1
+    await world.step()  # no time has passed: a router's word has led here
+    assert world.size == 1
+    assert world.operator.routers.heard == set()
+    assert "2 requests wait for the first one" in world.operator.status()["scaling"]["message"]
+
+
+async def test_a_request_now_and_then_keeps_the_last_pod(clock: Clock) -> None:
+    world = World(clock)
+    for _ in range(10):
+        world.arrived += 1
+        await world.pass_(45)
+        assert world.size == 1
+
+
+async def test_what_routers_do_not_tell_keeps_the_pod_and_the_sleep(clock: Clock) -> None:
+    world = World(clock)
+    await world.pass_(30)
+    world.silent = True
+    await world.pass_(300)
+    assert world.size == 1
+    world.silent = False
+    await world.pass_(120)
+    assert world.size == 0
+    world.silent = True
+    await world.pass_(60)
+    assert world.size == 0
+
+
+async def test_a_restarted_operator_wakes_nobody(clock: Clock) -> None:
+    world = await asleep(clock)
+    world.operator = Operator(world.cluster)
+    await world.pass_(60)
+    assert world.size == 0
+    assert world.operator.routers.heard
+    assert world.conditions()["Ready"] == ("True", "ScaledToZero")
+
+
+async def test_a_sleeping_service_that_shall_not_sleep_is_woken(clock: Clock) -> None:
+    world = await asleep(clock)
+    awake = {"minReplicas": 1, "maxReplicas": 1}
+    world.cluster.edit(names.KIND, lambda body: body["spec"].update(scaling=awake))
+    world.cluster.edit(names.KIND, lambda body: body["spec"]["scaling"].pop("idleAfterSeconds", 0))
+    await world.pass_(10)
+    assert world.size == 1
+    assert world.operator.routers.heard == set()
+
+
+async def test_a_suspended_service_is_not_woken(clock: Clock) -> None:
+    world = await asleep(clock)
+    world.cluster.edit(names.KIND, lambda body: body["spec"].update(suspend=True))
+    world.waiting = 3
+    await world.pass_(30)
+    assert world.size == 0
+    assert world.conditions()["Ready"] == ("False", "Suspended")
+    assert world.operator.routers.heard == set()
