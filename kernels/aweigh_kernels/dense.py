@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 
 import torch
 
@@ -24,6 +25,11 @@ def expect_dense(
         raise ValueError(f"{name} has strides {list(tensor.stride())}; expected contiguous")
     if not tensor.is_cuda:
         raise ValueError(f"{name} is on {tensor.device}; expected a GPU: `reference` runs anywhere")
+
+
+def has_kernels(weight: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether products with a weight, of activations in such a format, are computed by Triton."""
+    return weight.is_cuda and dtype in NARROW and find_spec("triton") is not None
 
 
 @cache

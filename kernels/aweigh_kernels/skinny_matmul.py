@@ -44,10 +44,10 @@ class Scratch:
     Its address stays, so that graphs may hold products that use it. Make it before capturing one.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, most_tokens: int = MOST_TOKENS) -> None:
         # `schedule` lets three programs of each multiprocessor share rows, one if tokens are many.
         num_processors = _processors(device).multi_processor_count
-        size = num_processors * _TILE * MOST_TOKENS
+        size = num_processors * _TILE * most_tokens
         self.sums = torch.empty(size, dtype=torch.float32, device=device)
         self.arrived = torch.zeros(3 * num_processors, dtype=torch.int32, device=device)
 
@@ -117,7 +117,7 @@ def schedule(num_tokens: int, out_size: int, in_size: int, num_processors: int) 
             128, 64, 1, 5, ahead=0
         )  # each tile needs all of x: the fewer of them the better
     most = max(1, min(_MOST_SPLITS, in_size // (128 * _LEAST_STEPS)))
-    alone, three = (_splits(tiles, each * num_processors, most) for each in (1, 3))
+    alone, three = (splits(tiles, each * num_processors, most) for each in (1, 3))
     # One program of each multiprocessor with many tiles on their way is best. Three with fewer are
     # better where they are needed, or fill the GPU more evenly: unless what many tokens leave to
     # each other costs more than that.
@@ -132,7 +132,7 @@ def schedule_on(device: torch.device, num_tokens: int, out_size: int, in_size: i
     return schedule(num_tokens, out_size, in_size, num_processors)
 
 
-def _splits(tiles: int, programs: int, most: int) -> int:
+def splits(tiles: int, programs: int, most: int) -> int:
     """The largest power of two that makes at most so many programs."""
     wanted = max(1, min(most, programs // max(tiles, 1)))
     return 1 << (wanted.bit_length() - 1)

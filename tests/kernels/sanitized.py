@@ -22,11 +22,13 @@ from aweigh_kernels.paired_matmul import gated_matmul, turned_matmul
 from aweigh_kernels.rms_norm import rms_norm
 from aweigh_kernels.rope_write import FP8, rope_write
 from aweigh_kernels.skinny_matmul import Scratch, skinny_matmul
+from aweigh_kernels.weight import prepare
 from aweigh_runtime.engine.sampling.drawing import Draws
 from tests.kernels import test_paged_attention_gpu as paged_cases
 from tests.kernels import test_prefill_attention_gpu as prefill_cases
 from tests.kernels.common_cases import CommonCase
 from tests.kernels.sampling_cases import random_logits, rows_of_every_kind
+from tests.kernels.test_byte_matmul_gpu import activations, on_gpu, weights
 from tests.kernels.test_gated_gpu import gate_up
 from tests.kernels.test_rms_norm_gpu import EPS
 from tests.kernels.test_rms_norm_gpu import Case as NormCase
@@ -116,6 +118,17 @@ def products() -> None:
         turned_matmul(case.x, case.weight, scratch, turn, rope.kv, rope.slots, bias=case.bias)
 
 
+def byte_products() -> None:
+    """Of weights of 8 bits: few tokens and many, rows that end within groups, and in parts."""
+    for rows, columns in ((100, 72), (512, 4096), (1024, 384)):
+        for weight in weights(rows, columns).values():
+            product = prepare(on_gpu(weight), torch.bfloat16)
+            for tokens in (1, 33, 100):
+                product(activations(tokens, columns).cuda())
+    wide = prepare(on_gpu(weights(9000, 384)["int8 dynamic zeros"]), torch.bfloat16)
+    wide(activations(300, 384).cuda())
+
+
 def sampling() -> None:
     """Rows of every kind, of vocabularies of one part and of many."""
     for size in (7, 1000, 50_257):
@@ -132,7 +145,15 @@ def stray() -> None:
 
 GROUPS: dict[str, Callable[[], None]] = {
     each.__name__.replace("_", "-"): each
-    for each in (paged_attention, common_attention, prefill_attention, rows, products, sampling)
+    for each in (
+        paged_attention,
+        common_attention,
+        prefill_attention,
+        rows,
+        products,
+        byte_products,
+        sampling,
+    )
 }
 
 

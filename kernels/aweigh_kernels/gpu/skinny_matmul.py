@@ -39,7 +39,7 @@ def multiply(
         x, weight, tl.minimum(row, OUT - 1), num_tokens, IN, TOKENS, ROWS, DEPTH, SPLITS, AHEAD,
         EARLY,
     )  # fmt: skip
-    total, last = _joined(total, sums, arrived, num_tokens, TOKENS, ROWS, SPLITS)
+    total, last = joined(total, sums, arrived, num_tokens, TOKENS, ROWS, SPLITS)
     if last:
         if BIAS:
             total += tl.load(bias + row, mask=row < OUT, other=0.0).to(tl.float32)[:, None]
@@ -78,7 +78,7 @@ def multiply_gated(
     total = _sums(
         x, weight, row, num_tokens, IN, TOKENS, ROWS, DEPTH, SPLITS, AHEAD, EARLY
     )  # fmt: skip
-    total, last = _joined(total, sums, arrived, num_tokens, TOKENS, ROWS, SPLITS)
+    total, last = joined(total, sums, arrived, num_tokens, TOKENS, ROWS, SPLITS)
     if last:
         if BIAS:
             total += tl.load(bias + row).to(tl.float32)[:, None]
@@ -129,7 +129,7 @@ def multiply_turned(
     total = _sums(
         x, weight, row, num_tokens, IN, TOKENS, ROWS, DEPTH, SPLITS, AHEAD, EARLY
     )  # fmt: skip
-    total, last = _joined(total, sums, arrived, num_tokens, TOKENS, ROWS, SPLITS)
+    total, last = joined(total, sums, arrived, num_tokens, TOKENS, ROWS, SPLITS)
     if last:
         if BIAS:
             total += tl.load(bias + row).to(tl.float32)[:, None]
@@ -197,7 +197,7 @@ def _sums(
 
 
 @triton.jit
-def _joined(
+def joined(
     total,
     sums,
     arrived,
@@ -218,7 +218,7 @@ def _joined(
         before = tl.atomic_add(arrived + tile, 1, sem="acq_rel", scope="gpu")
         last = before == SPLITS - 1
         if last:
-            total = tl.zeros([ROWS, TOKENS], tl.float32)
+            total = tl.zeros([ROWS, TOKENS], total.dtype)
             for part in tl.static_range(SPLITS):
                 of_part = sums + place + part * (TOKENS * ROWS)
                 total += tl.load(of_part, mask=known, other=0.0, cache_modifier=".cg")
