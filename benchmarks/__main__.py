@@ -50,6 +50,12 @@ BENCHMARKS = {
         ("--starts=2", *_saved("decode-steps-gpu", ".md", ".json")),
     ),
     "distill": Benchmark("distill_noisy", "what `aweigh distill` wins back of a ruined draft"),
+    "fp8-weight": Benchmark(
+        "fp8_weight_gpu",
+        "products with FP8 weights, per channel, in blocks and alone",
+        GPU,
+        _saved("fp8-weight-gpu", ".md", ".json"),
+    ),
     "fused-operations": Benchmark(
         "fused_operations_gpu",
         "norm, rotary embedding with the write into the cache, gates",
@@ -57,6 +63,12 @@ BENCHMARKS = {
         _saved("fused-operations-gpu", ".md", ".json"),
     ),
     "gptq-peer": Benchmark("gptq_peer", "GPTQ of a matrix here and in llm-compressor", PEER),
+    "int8-weight": Benchmark(
+        "int8_weight_gpu",
+        "products of integers of 8 bits",
+        GPU,
+        _saved("int8-weight-gpu", ".md", ".json"),
+    ),
     "mixed-precision": Benchmark(
         "mixed_precision", "`aweigh quantize --budget` against other choices of the same size"
     ),
@@ -103,7 +115,7 @@ BENCHMARKS = {
         _saved("skinny-matmul-gpu", ".md", ".json"),
     ),
 }
-PARTS = ("__main__", "replays")  # what is no benchmark of its own
+PARTS = ("__main__", "byte_products", "peers", "replays")  # what is no benchmark of its own
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from aweigh_kernels.byte_schedule import MOST_TOKENS, Few, Gpu, Many, Shape, schedule
-from aweigh_kernels.checks import expect_input
+from aweigh_kernels.checks import expect, expect_input
 from aweigh_kernels.dense import NARROW, expect_dense
 from aweigh_kernels.gpu import byte_matmul as kernels
 from aweigh_kernels.product import Product
@@ -76,7 +76,8 @@ def prepared(matrix: ByteMatrix, dtype: torch.dtype, rounding: Rounding | None) 
 
     def product(x: torch.Tensor) -> torch.Tensor:
         expect_input(x, matrix.columns)
-        expect_dense("x", x, x.shape, [dtype])
+        expect("x", x, [x.shape], [dtype])
+        x = x.contiguous()
         given = x if rounding is None else round_rows(x, rounding)
         return byte_matmul(given, matrix, scratch, dtype)
 

@@ -99,24 +99,26 @@ def _few(shape: Shape, gpu: Gpu) -> Few:
     depth = GROUP if shallow else 2 * GROUP
     deeper = 2 * GROUP // depth  # of shallow tiles more are on their way
 
-    def few(rows: int, parts: int, stages: int, ahead: int = 512) -> Few:
+    def few(rows: int, parts: int, stages: int, *, ahead: int = 512, together: int = 1) -> Few:
         own = GROUP if rows > _TILE else depth
-        most = _stages(rows + shape.x_bytes * tokens, own, gpu)
-        warps = 8 if rows * tokens > 128 * 64 else 4
-        return Few(tokens, rows, own, parts, min(stages, most), ahead, warps)
+        most = _stages(rows + shape.x_bytes * tokens, own, gpu) // together
+        warps = 8 if rows > _TILE and shape.x_bytes * tokens > _TILE else 4
+        return Few(tokens, rows, own, parts, min(stages, max(most, 2)), ahead, warps)
 
     processors, is_least = gpu.num_processors, tokens == _LEAST_TOKENS
     tiles = triton.cdiv(shape.out_size, _TILE) * triton.cdiv(shape.num_tokens, tokens)
     if is_least and tiles > 3 * processors:
-        return few(_TILE, 1, 4 * deeper, ahead=0)
+        return few(_TILE, 1, 4 * deeper, ahead=0, together=2)
     if not is_least and tiles > 2 * processors:
         return few(128, 1, 5, ahead=0)  # each tile needs all of x: the fewer the better
     most = max(1, min(_MOST_SPLITS, shape.width // _LEAST_BYTES))
     alone, three = (splits(tiles, each * processors, most) for each in (1, 3))
-    if tiles > processors or (is_least and three > 3.3 * alone):
-        return few(_TILE, three if is_least else 1, 3 * deeper)
+    if is_least and (tiles > processors or three > 3.3 * alone):
+        return few(_TILE, three, 3 * deeper, together=3)
+    if tiles > processors:
+        return few(_TILE, 1, 3 * deeper, together=2)
     return few(_TILE, alone, (6 if is_least else 5) * deeper)
 
 
 def _stages(lines: int, depth: int, gpu: Gpu) -> int:
-    return max(1, gpu.shared_bytes // (lines * depth))
+    return max(2, gpu.shared_bytes // (lines * depth))

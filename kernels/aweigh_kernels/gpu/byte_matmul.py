@@ -82,7 +82,9 @@ def multiply_few(
             total += tl.dot(left, right)
         else:
             total = tl.dot(left, right, total, out_dtype=total.dtype)
-    total, last = joined(total, sums, arrived, num_tokens - first_token, TOKENS, ROWS, SPLITS)
+    total, last = joined(
+        total, sums, arrived, tl.program_id(0), num_tokens - first_token, TOKENS, ROWS, SPLITS
+    )
     if last:
         found = _scaled(
             total, x_scale, x_zero, scale, row_sums, row, token, num_tokens, OUT, SCALED, BLOCKS,

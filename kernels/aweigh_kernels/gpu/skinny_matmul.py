@@ -39,7 +39,7 @@ def multiply(
         x, weight, tl.minimum(row, OUT - 1), num_tokens, IN, TOKENS, ROWS, DEPTH, SPLITS, AHEAD,
         EARLY,
     )  # fmt: skip
-    total, last = joined(total, sums, arrived, num_tokens, TOKENS, ROWS, SPLITS)
+    total, last = joined(total, sums, arrived, tl.program_id(0), num_tokens, TOKENS, ROWS, SPLITS)
     if last:
         if BIAS:
             total += tl.load(bias + row, mask=row < OUT, other=0.0).to(tl.float32)[:, None]
@@ -78,7 +78,7 @@ def multiply_gated(
     total = _sums(
         x, weight, row, num_tokens, IN, TOKENS, ROWS, DEPTH, SPLITS, AHEAD, EARLY
     )  # fmt: skip
-    total, last = joined(total, sums, arrived, num_tokens, TOKENS, ROWS, SPLITS)
+    total, last = joined(total, sums, arrived, tl.program_id(0), num_tokens, TOKENS, ROWS, SPLITS)
     if last:
         if BIAS:
             total += tl.load(bias + row).to(tl.float32)[:, None]
@@ -129,7 +129,7 @@ def multiply_turned(
     total = _sums(
         x, weight, row, num_tokens, IN, TOKENS, ROWS, DEPTH, SPLITS, AHEAD, EARLY
     )  # fmt: skip
-    total, last = joined(total, sums, arrived, num_tokens, TOKENS, ROWS, SPLITS)
+    total, last = joined(total, sums, arrived, tl.program_id(0), num_tokens, TOKENS, ROWS, SPLITS)
     if last:
         if BIAS:
             total += tl.load(bias + row).to(tl.float32)[:, None]
@@ -201,15 +201,15 @@ def joined(
     total,
     sums,
     arrived,
+    tile,
     num_tokens,
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     SPLITS: tl.constexpr,
 ):
-    """The sums of all programs that share rows, and whether this is the one that has them."""
+    """The sums of all programs that share a tile, and whether this is the one that has them."""
     last = True
     if SPLITS > 1:
-        tile = tl.program_id(0)
         token = tl.arange(0, TOKENS)
         known = (token < num_tokens)[None, :]
         place = (tile * SPLITS * TOKENS + token[None, :]) * ROWS + tl.arange(0, ROWS)[:, None]
