@@ -24,6 +24,7 @@ from aweigh_kernels.rounding import GROUP, Rounded, Rounding, padded, round_rows
 from aweigh_kernels.skinny_matmul import Scratch
 
 _TORCH_FROM = 129  # tokens from which its CUTLASS is faster (docs/kernels/fp8-weight.md)
+_MOST_INTEGERS = ((1 << 31) - 1) // (255 * 128)  # of a row: a product is that much at most
 _SIXTEEN = 16  # bytes that torch wants rows of the output to be a multiple of
 
 
@@ -44,12 +45,21 @@ def pack(
     """Lay a matrix out for many products; where rows are whole groups, `numbers` are kept as is.
 
     Args:
-        numbers: [O, I], float8_e4m3fn, float8_e5m2 or int8.
+        numbers: [O, I], float8_e4m3fn, float8_e5m2 or int8; of integers I is at most 65,793, so
+            that no sum of products can overflow.
         scale: [O or 1, 1], or with blocks [ceil(O / 128), ceil(I / 128)].
         blocks: whether scales are those of blocks of 128 by 128.
         summed: whether it is multiplied with integers that have a zero point.
+
+    Raises:
+        ValueError: rows of integers are longer.
     """
     rows, columns = numbers.shape
+    if numbers.dtype == torch.int8 and columns > _MOST_INTEGERS:
+        raise ValueError(
+            f"the weight has rows of {columns} integers; expected at most {_MOST_INTEGERS}, "
+            "whose products can be added in 32 bits"
+        )
     spare = padded(columns) - columns
     if spare:
         # torch pads no 8-bit floating point numbers; their bytes it does.
