@@ -18,7 +18,8 @@ import torch
 
 from aweigh_bench.report import Bar, Cell, Report, Table
 from aweigh_kernels.byte_matmul import ByteMatrix, byte_matmul, pack, scratch_on
-from aweigh_kernels.rounding import Rounded, Rounding, round_rows
+from aweigh_kernels.round_rows import round_rows
+from aweigh_kernels.rounding import ByteRounding, Rounded
 from benchmarks import peers
 from benchmarks.replays import (
     MEMORY_BYTES_PER_S,
@@ -61,7 +62,7 @@ class Kind:
 
     name: str
     matrix: Callable[[int, int], ByteMatrix]  # a random one of this shape
-    rounding: Rounding | None
+    rounding: ByteRounding | None
     others: Others
 
 

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from aweigh_bench.report import Bar
-from aweigh_kernels.rounding import Rounded, Rounding
+from aweigh_kernels.rounding import ByteRounding, Rounded
 from benchmarks import peers
 from benchmarks.byte_products import (
     CUTLASS,
@@ -43,13 +43,13 @@ def main() -> None:
         Kind(
             "channel",
             partial(random_fp8, blocks=False),
-            Rounding(kind=E4M3, by="token"),
+            ByteRounding(kind=E4M3, by="token"),
             partial(_channel, has_cutlass),
         ),
         Kind(
             "blocks",
             partial(random_fp8, blocks=True),
-            Rounding(kind=E4M3, by="group"),
+            ByteRounding(kind=E4M3, by="group"),
             partial(_blocks, has_cutlass),
         ),
         Kind("weights alone", partial(random_fp8, blocks=False), None, lambda _: {}),

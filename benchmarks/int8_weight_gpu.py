@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from aweigh_kernels.rounding import Rounded, Rounding
+from aweigh_kernels.rounding import ByteRounding, Rounded
 from benchmarks import peers
 from benchmarks.byte_products import (
     CUTLASS,
@@ -34,7 +34,7 @@ LEAST = 1.0  # times as fast as the others
 def main() -> None:
     given = arguments(__doc__)
     others = partial(_others, given.peers is not None)
-    kind = Kind("int8", random_int8, Rounding(kind=torch.int8, by="token"), others)
+    kind = Kind("int8", random_int8, ByteRounding(kind=torch.int8, by="token"), others)
     cells = []
     for cell in measured(kind):
         cells.append(cell)

@@ -19,8 +19,9 @@ from aweigh_kernels.byte_schedule import MOST_TOKENS, Few, Gpu, Many, Shape, sch
 from aweigh_kernels.checks import expect, expect_input
 from aweigh_kernels.dense import NARROW, expect_dense
 from aweigh_kernels.gpu import byte_matmul as kernels
-from aweigh_kernels.product import Product
-from aweigh_kernels.rounding import GROUP, Rounded, Rounding, padded, round_rows
+from aweigh_kernels.product import Product, RoundingProduct
+from aweigh_kernels.round_rows import round_rows
+from aweigh_kernels.rounding import GROUP, ByteRounding, Rounded, padded
 from aweigh_kernels.skinny_matmul import Scratch
 
 _TORCH_FROM = 129  # tokens from which its CUTLASS is faster (docs/kernels/fp8-weight.md)
@@ -74,7 +75,7 @@ def pack(
     )
 
 
-def prepared(matrix: ByteMatrix, dtype: torch.dtype, rounding: Rounding | None) -> Product:
+def prepared(matrix: ByteMatrix, dtype: torch.dtype, rounding: ByteRounding | None) -> Product:
     """The product for many calls: [T, I] of `dtype` to [T, O]. It may be recorded in a graph.
 
     Args:
@@ -84,14 +85,17 @@ def prepared(matrix: ByteMatrix, dtype: torch.dtype, rounding: Rounding | None) 
     """
     scratch = scratch_on(matrix.numbers.device)
 
-    def product(x: torch.Tensor) -> torch.Tensor:
+    def multiply(x: torch.Tensor | Rounded) -> torch.Tensor:
+        return byte_matmul(x, matrix, scratch, dtype)
+
+    def checked(x: torch.Tensor) -> torch.Tensor:
         expect_input(x, matrix.columns)
         expect("x", x, [x.shape], [dtype])
-        x = x.contiguous()
-        given = x if rounding is None else round_rows(x, rounding)
-        return byte_matmul(given, matrix, scratch, dtype)
+        return x.contiguous()
 
-    return product
+    if rounding is None:
+        return lambda x: multiply(checked(x))
+    return RoundingProduct(rounding, lambda x: round_rows(checked(x), rounding), multiply)
 
 
 @cache

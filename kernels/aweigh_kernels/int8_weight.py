@@ -15,6 +15,7 @@ from aweigh_kernels.checks import FLOATS, expect, expect_input
 from aweigh_kernels.dense import has_kernels
 from aweigh_kernels.equality import same
 from aweigh_kernels.product import Product
+from aweigh_kernels.rounding import ByteRounding
 
 _LOW, _HIGH = -128, 127
 
@@ -148,10 +149,9 @@ def prepare(weight: Int8Weight, dtype: torch.dtype) -> Product:
 def _prepare_on_gpu(weight: Int8Weight, dtype: torch.dtype) -> Product:
     # They need Triton, which is not everywhere.
     from aweigh_kernels.byte_matmul import pack, prepared
-    from aweigh_kernels.rounding import Rounding
 
     activation = weight.activation
-    how = Rounding(
+    how = ByteRounding(
         kind=torch.int8,
         by="token" if activation.scale is None else "static",
         scale=activation.scale,

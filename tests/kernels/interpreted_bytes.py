@@ -8,21 +8,24 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-from aweigh_kernels import byte_matmul, fp8_weight, int8_weight, rounding
+from aweigh_kernels import byte_matmul, fp8_weight, int8_weight, rms_norm, round_rows, rounding
 from aweigh_kernels.byte_schedule import Few, Gpu, Many, schedule
 from aweigh_kernels.fp8_weight import Fp8Weight
+from aweigh_kernels.gated import Activation
+from aweigh_kernels.gpu import gated as gated_kernels
+from aweigh_kernels.gpu import rms_norm as norm_kernels
 from aweigh_kernels.int8_weight import Int8Weight
-from aweigh_kernels.rounding import Rounding
+from aweigh_kernels.rounding import ByteRounding, Rounded
 from aweigh_kernels.skinny_matmul import Scratch
 from tests.kernels.weights import Draw
 
@@ -49,7 +52,7 @@ class Kind:
 
     name: str
     weight: torch.dtype
-    rounding: Rounding | None
+    rounding: ByteRounding | None
     hot: float  # a number that is exact when it is rounded so, alone in its row
     blocks: bool = False
 
@@ -74,9 +77,9 @@ class Kind:
 def kinds() -> Iterator[Kind]:
     e4m3, e5m2 = fp8_weight.FORMATS
     fp8 = {
-        "token": Rounding(kind=e4m3, by="token"),
-        "group": Rounding(kind=e4m3, by="group"),
-        "static": Rounding(kind=e4m3, by="static", scale=STATIC),
+        "token": ByteRounding(kind=e4m3, by="token"),
+        "group": ByteRounding(kind=e4m3, by="group"),
+        "static": ByteRounding(kind=e4m3, by="static", scale=STATIC),
         "weights alone": None,
     }
     for name, how in fp8.items():
@@ -85,20 +88,20 @@ def kinds() -> Iterator[Kind]:
     yield Kind("e5m2", e5m2, fp8["token"], 28.0)
     yield Kind("e5m2 weights alone", e5m2, None, 28.0)
     i8, zero = torch.int8, torch.tensor(-7, dtype=torch.int32)
-    static = Rounding(kind=i8, by="static", scale=STATIC)
-    yield Kind("int8 dynamic", i8, Rounding(kind=i8, by="token"), 127 / 16)
-    yield Kind("int8 dynamic zeros", i8, Rounding(kind=i8, by="token", shifted=True), 255 / 16)
+    static = ByteRounding(kind=i8, by="static", scale=STATIC)
+    yield Kind("int8 dynamic", i8, ByteRounding(kind=i8, by="token"), 127 / 16)
+    yield Kind("int8 dynamic zeros", i8, ByteRounding(kind=i8, by="token", shifted=True), 255 / 16)
     yield Kind("int8 static", i8, static, 127 / 16)
-    shifted = Rounding(kind=i8, by="static", scale=STATIC, shifted=True, zero=zero)
+    shifted = ByteRounding(kind=i8, by="static", scale=STATIC, shifted=True, zero=zero)
     yield Kind("int8 static zeros", i8, shifted, 127 / 16)
 
 
 def main() -> None:
     _convert_as_hardware_does()
-    wrong = [*rounded_otherwise()]
+    wrong = [*rounded_otherwise(), *rounded_otherwise_together()]
     for kind in kinds():
-        for size in SIZES:
-            wrong += one_hot_otherwise(kind, *size)
+        wrong += one_hot_otherwise(kind, *SIZES[0], SCHEDULES)
+        wrong += one_hot_otherwise(kind, *SIZES[1], ("unevenly shared", "many"))
         wrong += random_otherwise(kind, *SIZES[0])
     print(json.dumps(wrong))  # noqa: T201
 
@@ -122,15 +125,69 @@ def rounded_otherwise() -> Iterator[str]:
     x = torch.ones(3, 200, dtype=torch.bfloat16)
     x[1, 7] = NAN
     for how in (
-        Rounding(kind=torch.float8_e4m3fn, by="token"),
-        Rounding(kind=torch.int8, by="token"),
+        ByteRounding(kind=torch.float8_e4m3fn, by="token"),
+        ByteRounding(kind=torch.int8, by="token"),
     ):
-        if rounding.launch(x, how, early=False).scale.isnan().tolist() != [False, True, False]:
+        if round_rows.launch(x, how, early=False).scale.isnan().tolist() != [False, True, False]:
             yield f"{how.kind}: a number that is none counts for another row, or not for its own"
 
 
-def _unlike_reference(name: str, x: torch.Tensor, how: Rounding) -> Iterator[str]:
-    found = rounding.launch(x, how, early=False)
+def rounded_otherwise_together() -> Iterator[str]:
+    """By the kernels of norms and gates, beside these and rounding one after the other."""
+    for rows, columns in ((1, 100), (3, 640)):
+        draw = Draw(columns)
+        x, weight = (draw.normal(*shape).half() for shape in ((rows, 2 * columns), (columns,)))
+        for kind in kinds():
+            how = kind.rounding
+            if how is None or kind.blocks:
+                continue
+            for gates in get_args(Activation):
+                found = round_rows.launch(x, how, gates=gates, early=False)
+                wanted = round_rows.launch(_gated(x, gates), how, early=False)
+                yield from _unlike(f"{gates}, {kind.name}, {rows} x {columns}", found, wanted)
+            for added in (None, x[:, columns:].contiguous()):
+                found, normed, residual = _normed(x[:, :columns].contiguous(), weight, added, how)
+                name = f"norm, {kind.name}, {rows} x {columns}, residual {added is not None}"
+                yield from _unlike(name, found, round_rows.launch(normed, how, early=False))
+                if added is not None and not torch.equal(added, residual):
+                    yield f"sum: {name}"
+
+
+def _gated(x: torch.Tensor, gates: Activation) -> torch.Tensor:
+    size = x.shape[1] // 2
+    output = x.new_empty(len(x), size)
+    gated_kernels.multiply_gated[(len(x),)](
+        x, output, SIZE=size, CHUNKS=1, BLOCK=1024, GELU=gates != "silu", EARLY=False
+    )
+    return output
+
+
+def _normed(
+    x: torch.Tensor, weight: torch.Tensor, added: torch.Tensor | None, how: ByteRounding
+) -> tuple[Rounded, torch.Tensor, torch.Tensor]:
+    """Rounded, not rounded, and what became of the residual of the latter."""
+    residual = x if added is None else added.clone()
+    output = torch.empty_like(x)
+    rows, size = x.shape
+    constants = {"SIZE": size, "SIZE_UP": 1024, "ROWS": 2, "ADD": added is not None}
+    norm_kernels.normalize[(-(-rows // 2),)](
+        x, residual, weight, output, rows, 1e-6, EARLY=False, **constants
+    )
+    found = rms_norm.launch_rounded(x, weight, 1e-6, how, residual=added, early=False)
+    return found, output, residual
+
+
+def _unlike(name: str, found: Rounded, wanted: Rounded) -> Iterator[str]:
+    if not torch.equal(bits(found.numbers), bits(wanted.numbers)):
+        yield f"numbers: {name}"
+    if not torch.equal(found.scale, wanted.scale):
+        yield f"scales: {name}"
+    if found.zero is not None and not torch.equal(found.zero, cast(torch.Tensor, wanted.zero)):
+        yield f"zero points: {name}"
+
+
+def _unlike_reference(name: str, x: torch.Tensor, how: ByteRounding) -> Iterator[str]:
+    found = round_rows.launch(x, how, early=False)
     numbers, scale, zero = quantized(x, how)
     if not torch.equal(bits(found.numbers[:, : x.shape[1]]), bits(numbers)):
         yield f"numbers: {name}"
@@ -140,7 +197,9 @@ def _unlike_reference(name: str, x: torch.Tensor, how: Rounding) -> Iterator[str
         yield f"zero points: {name}"
 
 
-def quantized(x: torch.Tensor, how: Rounding) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def quantized(
+    x: torch.Tensor, how: ByteRounding
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """By the references, laid out as the kernels do: numbers, scales, zero points."""
     if how.kind == torch.int8:
         integers = int8_weight.Int8Activation(
@@ -161,13 +220,16 @@ def bits(numbers: torch.Tensor) -> torch.Tensor:
     return numbers.view(torch.uint8)
 
 
-def one_hot_otherwise(kind: Kind, rows: int, columns: int) -> Iterator[str]:
+def one_hot_otherwise(
+    kind: Kind, rows: int, columns: int, schedules: Iterable[str]
+) -> Iterator[str]:
     """Every number of the weight comes back exactly, whatever reads it."""
     weight = kind.matrix(rows, columns, exact=True)
     hot = [*HOT, columns - 1]
     x = torch.eye(columns, dtype=kind.activations)[hot] * kind.hot
     wanted = weight.dense().t()[hot] * kind.hot
-    for name, chosen in SCHEDULES.items():
+    for name in schedules:
+        chosen = SCHEDULES[name]
         if _takes(kind, chosen, columns) and not torch.equal(
             computed(kind, weight, x, chosen), wanted
         ):
@@ -201,7 +263,7 @@ def random_otherwise(kind: Kind, rows: int, columns: int) -> Iterator[str]:
             yield f"random, {kind.name}, {rows} x {columns}, {num_tokens} tokens, {chosen}"
 
 
-def _as_multiplied(x: torch.Tensor, how: Rounding | None) -> torch.Tensor:
+def _as_multiplied(x: torch.Tensor, how: ByteRounding | None) -> torch.Tensor:
     if how is None:
         return x.double()
     numbers, scale, zero = quantized(x, how)
@@ -228,8 +290,8 @@ def computed(
     return output
 
 
-def _given(x: torch.Tensor, how: Rounding | None) -> torch.Tensor | rounding.Rounded:
-    return x if how is None else rounding.launch(x, how, early=False)
+def _given(x: torch.Tensor, how: ByteRounding | None) -> torch.Tensor | Rounded:
+    return x if how is None else round_rows.launch(x, how, early=False)
 
 
 def _packed(kind: Kind, weight: Fp8Weight | Int8Weight) -> byte_matmul.ByteMatrix:

@@ -19,8 +19,9 @@ from triton.runtime.jit import JITFunction
 from aweigh_kernels import gpu
 from aweigh_kernels.gated import Activation, gated
 from aweigh_kernels.paired_matmul import gated_matmul, turned_matmul
-from aweigh_kernels.rms_norm import rms_norm
+from aweigh_kernels.rms_norm import rms_norm, rms_norm_rounded
 from aweigh_kernels.rope_write import FP8, rope_write
+from aweigh_kernels.round_rows import round_gated, round_rows
 from aweigh_kernels.skinny_matmul import Scratch, skinny_matmul
 from aweigh_kernels.weight import prepare
 from aweigh_runtime.engine.sampling.drawing import Draws
@@ -28,7 +29,7 @@ from tests.kernels import test_paged_attention_gpu as paged_cases
 from tests.kernels import test_prefill_attention_gpu as prefill_cases
 from tests.kernels.common_cases import CommonCase
 from tests.kernels.sampling_cases import random_logits, rows_of_every_kind
-from tests.kernels.test_byte_matmul_gpu import activations, on_gpu, weights
+from tests.kernels.test_byte_matmul_gpu import activations, on_gpu, roundings, weights
 from tests.kernels.test_gated_gpu import gate_up
 from tests.kernels.test_rms_norm_gpu import EPS
 from tests.kernels.test_rms_norm_gpu import Case as NormCase
@@ -86,7 +87,7 @@ def prefill_attention() -> None:
 
 
 def rows() -> None:
-    """Norms, rotary embedding with the write into the cache, gates."""
+    """Norms, rotary embedding with the write into the cache, gates; and rounded to 8 bits."""
     for norm in (NormCase(7, 100), NormCase(33, 4096, wide=True)):
         rms_norm(norm.x, norm.weight, EPS)
         rms_norm(norm.x, norm.weight, EPS, residual=norm.residual)
@@ -96,6 +97,10 @@ def rows() -> None:
     for activation in get_args(Activation):
         gated(gate_up(7, 63), activation)
         gated(gate_up(33, 1000), activation)
+    for how in roundings():
+        rms_norm_rounded(norm.x, norm.weight, EPS, how, residual=norm.residual)
+        round_gated(gate_up(7, 100), "silu", how)
+        round_rows(norm.x, how)
 
 
 def products() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aweigh_kernels.byte_schedule import Few, Gpu, Many, Shape, schedule
-from aweigh_kernels.gpu import rounding
+from aweigh_kernels.gpu import rms_norm, rounding
 from aweigh_kernels.gpu.byte_matmul import multiply_few, multiply_many
 from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
 
@@ -121,10 +121,11 @@ def test_weights_of_e5m2_meet_activations_of_e4m3(size: tuple[int, int, int]) ->
 def test_rows_are_rounded_in_registers(architecture: int, kind: str) -> None:
     if kind == E4M3 and architecture < 89:
         pytest.skip("it has no such numbers")
-    types = {"x": "*bf16", "rounded": f"*{kind}", "scales": "*fp32", "num_rows": "i32"}
+    types = {"x": "*bf16", "numbers": f"*{kind}", "scales": "*fp32"}
     zeros = {"zeros": "*i32" if kind == INT8 else "*fp32"}
     early = architecture >= 90
     constants = {"SIZE": 4096, "WIDTH": 4096, "PIECE": 4096, "EARLY": early}
+    constants |= {"GATED": False, "GELU": False}
     code = compiled(
         rounding.round_by_token,
         architecture,
@@ -136,3 +137,27 @@ def test_rows_are_rounded_in_registers(architecture: int, kind: str) -> None:
     assert code.count(r"LDG\.E\.128") == 2  # 4,096 numbers by 256 threads, read once
     assert code.stack_bytes == 0
     assert bool(code.count("ACQBULK")) == early
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("by", [rms_norm.BY_TOKEN.value, rms_norm.BY_GROUP.value])
+def test_what_is_normed_or_let_by_is_rounded_in_registers(architecture: int, by: int) -> None:
+    kind = E4M3 if architecture >= 89 else INT8
+    floats = ("scales", "zeros", "given_scale", "given_zero")
+    types = dict.fromkeys(("x", "residual", "weight"), "*bf16") | {"numbers": f"*{kind}"}
+    types |= dict.fromkeys(floats, "*fp32") | {"num_rows": "i32", "eps": "fp32"}
+    early = architecture >= 90
+    constants = {"SIZE": 4096, "SIZE_UP": 4096, "WIDTH": 4096, "ROWS": 1, "ADD": True}
+    constants |= {"BY": by, "ZERO": False, "EARLY": early}
+    code = compiled(
+        rms_norm.normalize_rounded, architecture, types, constants, num_warps=8, num_stages=3
+    )
+    assert code.count(r"LDG\.E\.128") == 2 * 3  # x, residual and weight, read once
+    assert code.stack_bytes == 0
+    types = {"x": "*bf16", "numbers": f"*{kind}", "scales": "*fp32", "zeros": "*fp32"}
+    constants = {"SIZE": 14_336, "WIDTH": 14_336, "PIECE": 16_384, "EARLY": early}
+    constants |= {"GATED": True, "GELU": False, "ZERO": False}
+    code = compiled(
+        rounding.round_by_token, architecture, types, constants, num_warps=16, num_stages=3
+    )
+    assert code.stack_bytes == 0

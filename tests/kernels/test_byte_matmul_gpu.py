@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,8 +12,11 @@ from aweigh_kernels import fp8_weight, int8_weight
 from aweigh_kernels.byte_matmul import byte_matmul, pack, scratch_on
 from aweigh_kernels.byte_schedule import Few, Gpu, Many
 from aweigh_kernels.fp8_weight import Fp8Activation, Fp8Weight
+from aweigh_kernels.gated import Activation, gated
 from aweigh_kernels.int8_weight import Int8Activation, Int8Weight
-from aweigh_kernels.rounding import Rounded, Rounding, round_rows
+from aweigh_kernels.rms_norm import rms_norm, rms_norm_rounded
+from aweigh_kernels.round_rows import round_gated, round_rows
+from aweigh_kernels.rounding import ByteRounding, Rounded
 from aweigh_kernels.weight import prepare, reference, rounded
 from tests.kernels.weights import Draw
 
@@ -188,12 +191,12 @@ def test_activations_are_rounded_as_on_a_cpu(columns: int, dtype: torch.dtype) -
             scale = STATIC if by == "static" else None
             if Gpu.of(torch.device("cuda")).fp8:
                 numbers, scales = fp8_weight.quantize(x, Fp8Activation(rounding=by, scale=scale))
-                how = Rounding(kind=torch.float8_e4m3fn, by=by, scale=on_gpu(scale))
+                how = ByteRounding(kind=torch.float8_e4m3fn, by=by, scale=on_gpu(scale))
                 expect_rounded(round_rows(x.cuda(), how), numbers, scales)
         for symmetric in (True, False):
             given = Int8Activation(symmetric=symmetric)
             numbers, scales, zeros = int8_weight.quantize(x, given)
-            how = Rounding(kind=torch.int8, by="token", shifted=not symmetric)
+            how = ByteRounding(kind=torch.int8, by="token", shifted=not symmetric)
             found = round_rows(x.cuda(), how)
             expect_rounded(found, numbers, scales)
             if found.zero is not None:
@@ -212,13 +215,59 @@ def expect_rounded(found: Rounded, numbers: torch.Tensor, scale: torch.Tensor) -
     )
 
 
+@pytest.mark.parametrize("columns", [100, 4096, 14_336])
+@pytest.mark.parametrize("tokens", [1, 70])
+def test_norms_and_gates_round_as_the_kernel_behind_them_would(tokens: int, columns: int) -> None:
+    draw = Draw(tokens)
+    pair, residual = (
+        draw.normal(tokens, size).bfloat16().cuda() for size in (2 * columns, columns)
+    )
+    weight = draw.normal(columns).bfloat16().cuda()
+    x = pair[:, :columns].contiguous()
+    for how in roundings():
+        one, other = residual.clone(), residual.clone()
+        found = rms_norm_rounded(x, weight, 1e-6, how, residual=one)
+        expect_same(found, round_rows(rms_norm(x, weight, 1e-6, residual=other), how))
+        assert torch.equal(one, other)
+        expect_same(
+            rms_norm_rounded(x, weight, 1e-6, how), round_rows(rms_norm(x, weight, 1e-6), how)
+        )
+        for activation in get_args(Activation):
+            expect_same(
+                round_gated(pair, activation, how), round_rows(gated(pair, activation), how)
+            )
+
+
+def roundings() -> list[ByteRounding]:
+    """Of every kind that this GPU has."""
+    static, zero = STATIC.cuda(), ZERO.cuda()
+    found = [
+        ByteRounding(kind=torch.int8, by="token"),
+        ByteRounding(kind=torch.int8, by="token", shifted=True),
+        ByteRounding(kind=torch.int8, by="static", scale=static, shifted=True, zero=zero),
+    ]
+    if Gpu.of(torch.device("cuda")).fp8:
+        e4m3 = torch.float8_e4m3fn
+        found += [ByteRounding(kind=e4m3, by=by) for by in ("token", "group")]
+        found.append(ByteRounding(kind=e4m3, by="static", scale=static))
+    return found
+
+
+def expect_same(found: Rounded, wanted: Rounded) -> None:
+    assert torch.equal(found.numbers.view(torch.uint8), wanted.numbers.view(torch.uint8))
+    assert torch.equal(found.scale, wanted.scale)
+    if found.zero is not None:
+        assert wanted.zero is not None
+        assert torch.equal(found.zero, wanted.zero)
+
+
 def test_memory_that_is_laid_out_otherwise_is_refused_by_name() -> None:
     weight = on_gpu(weights(64, 256)["int8 dynamic zeros"])
     matrix, scratch = pack(weight.q, weight.scale), scratch_on(weight.q.device)
     x = activations(4, 256).cuda()
     product = prepare(weight, torch.bfloat16)
-    plain = round_rows(x, Rounding(kind=torch.int8, by="token"))
-    shifted = round_rows(x, Rounding(kind=torch.int8, by="token", shifted=True))
+    plain = round_rows(x, ByteRounding(kind=torch.int8, by="token"))
+    shifted = round_rows(x, ByteRounding(kind=torch.int8, by="token", shifted=True))
     for given, said in (
         (x[:, :128], "x is [4, 128]; expected [T, 256]"),
         (x.half(), "x is float16"),
