@@ -50,6 +50,12 @@ BENCHMARKS = {
         ("--starts=2", *_saved("decode-steps-gpu", ".md", ".json")),
     ),
     "distill": Benchmark("distill_noisy", "what `aweigh distill` wins back of a ruined draft"),
+    "fp8-weight": Benchmark(
+        "fp8_weight_gpu",
+        "products with FP8 weights, per channel, in blocks and alone",
+        GPU,
+        _saved("fp8-weight-gpu", ".md", ".json"),
+    ),
     "fused-operations": Benchmark(
         "fused_operations_gpu",
         "norm, rotary embedding with the write into the cache, gates",
@@ -62,6 +68,12 @@ BENCHMARKS = {
         "products with weights of 4 and 8 bits",
         GPU,
         _saved("int-weight-gpu", ".md", ".json"),
+    ),
+    "int8-weight": Benchmark(
+        "int8_weight_gpu",
+        "products of integers of 8 bits",
+        GPU,
+        _saved("int8-weight-gpu", ".md", ".json"),
     ),
     "mixed-precision": Benchmark(
         "mixed_precision", "`aweigh quantize --budget` against other choices of the same size"
@@ -115,7 +127,13 @@ BENCHMARKS = {
         _saved("skinny-matmul-gpu", ".md", ".json"),
     ),
 }
-PARTS = ("__main__", "int_peers", "peers", "replays")  # what is no benchmark of its own
+PARTS = (
+    "__main__",
+    "byte_products",
+    "int_peers",
+    "peers",
+    "replays",
+)  # what is no benchmark of its own
 
 
 def main() -> int:

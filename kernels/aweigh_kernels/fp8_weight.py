@@ -9,19 +9,20 @@ scale, one for each token, or one for each token and 128 columns.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch.nn.functional import linear, pad
 
 from aweigh_kernels.checks import FLOATS, expect, expect_input
+from aweigh_kernels.dense import has_kernels
 from aweigh_kernels.equality import same
 from aweigh_kernels.product import Product, in_parts
+from aweigh_kernels.rounding import ByteRounding, Rounding
 
 BLOCK = 128
 FORMATS = (torch.float8_e4m3fn, torch.float8_e5m2)
 LARGEST = torch.finfo(torch.float8_e4m3fn).max  # 448
-Rounding = Literal["static", "token", "group"]
+_DENSE_FROM = 1024  # tokens of 16 bits on a GPU, which make up for making the weight dense
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +139,35 @@ def stack(weights: Sequence[Fp8Weight]) -> Fp8Weight | None:
 def prepare(weight: Fp8Weight, dtype: torch.dtype) -> Product:
     """The product for many calls: [T, K] of `dtype` to [T, N]. The weight stays in 8 bits.
 
-    It is made dense in parts, in each call.
+    On a GPU a kernel multiplies with it; elsewhere it is made dense in parts, in each call.
     """
+    if has_kernels(weight.q, dtype):
+        return _prepare_on_gpu(weight, dtype)
+    return _prepare_in_parts(weight, dtype)
+
+
+def _prepare_on_gpu(weight: Fp8Weight, dtype: torch.dtype) -> Product:
+    # They need Triton, which is not everywhere.
+    from aweigh_kernels.byte_matmul import pack, prepared
+    from aweigh_kernels.byte_schedule import Gpu
+
+    activation = weight.activation
+    matrix = pack(weight.q, weight.scale, blocks=weight.blocks)
+    if activation is not None and Gpu.of(weight.q.device).fp8:
+        how = ByteRounding(kind=torch.float8_e4m3fn, by=activation.rounding, scale=activation.scale)
+        return prepared(matrix, dtype, how)
+    kept = replace(weight, q=matrix.numbers[:, : matrix.columns])
+    few, many = prepared(matrix, dtype, None), _prepare_in_parts(kept, dtype)
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        if len(x) >= _DENSE_FROM:
+            return many(x)
+        return few(x if activation is None else rounded(x, activation).to(dtype))
+
+    return product
+
+
+def _prepare_in_parts(weight: Fp8Weight, dtype: torch.dtype) -> Product:
     columns, activation = weight.shape[1], weight.activation
 
     def dense(rows: slice) -> torch.Tensor:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from aweigh_kernels.checks import FLOATS, expect, expect_input
+from aweigh_kernels.dense import has_kernels
 from aweigh_kernels.equality import same
 from aweigh_kernels.product import Product
+from aweigh_kernels.rounding import ByteRounding
 
 _LOW, _HIGH = -128, 127
 
@@ -135,7 +137,31 @@ def stack(weights: Sequence[Int8Weight]) -> Int8Weight | None:
 
 
 def prepare(weight: Int8Weight, dtype: torch.dtype) -> Product:
-    """The product for many calls: [T, K] of `dtype` to [T, N], by torch's integer product."""
+    """The product for many calls: [T, K] of `dtype` to [T, N].
+
+    On a GPU by a kernel, elsewhere by torch's integer product.
+    """
+    if has_kernels(weight.q, dtype):
+        return _prepare_on_gpu(weight, dtype)
+    return _prepare_by_torch(weight, dtype)
+
+
+def _prepare_on_gpu(weight: Int8Weight, dtype: torch.dtype) -> Product:
+    # They need Triton, which is not everywhere.
+    from aweigh_kernels.byte_matmul import pack, prepared
+
+    activation = weight.activation
+    how = ByteRounding(
+        kind=torch.int8,
+        by="token" if activation.scale is None else "static",
+        scale=activation.scale,
+        shifted=not activation.symmetric,
+        zero=activation.zero,
+    )
+    return prepared(pack(weight.q, weight.scale, summed=how.shifted), dtype, how)
+
+
+def _prepare_by_torch(weight: Int8Weight, dtype: torch.dtype) -> Product:
     columns = weight.q.t()  # [K, N]
     scale = weight.scale.float().t()  # [1, N or 1]
     num_columns, activation = weight.shape[1], weight.activation

@@ -1,10 +1,13 @@
 """What a prepared weight is to its caller, and the one way to multiply where no kernel does."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch.nn.functional import linear
+
+from aweigh_kernels.rounding import ByteRounding, Rounded
 
 _AT_ONCE = 1 << 24  # weights that are made dense at once
 
@@ -19,6 +22,19 @@ class Product(Protocol):
             ValueError: x has another width.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoundingProduct:
+    """A product that rounds activations first, unless what comes before it has done so."""
+
+    rounding: ByteRounding
+    round_rows: Callable[[torch.Tensor], Rounded]
+    multiply: Callable[[Rounded], torch.Tensor]
+
+    def __call__(self, x: torch.Tensor | Rounded) -> torch.Tensor:
+        """[T, K] to [T, N]; see `Product`."""
+        return self.multiply(x if isinstance(x, Rounded) else self.round_rows(x))
 
 
 def in_parts(

@@ -20,14 +20,17 @@ from aweigh_kernels import gpu
 from aweigh_kernels.gated import Activation, gated
 from aweigh_kernels.int_matmul import int_matmul, workspace_of
 from aweigh_kernels.paired_matmul import gated_matmul, turned_matmul
-from aweigh_kernels.rms_norm import rms_norm
+from aweigh_kernels.rms_norm import rms_norm, rms_norm_rounded
 from aweigh_kernels.rope_write import FP8, rope_write
+from aweigh_kernels.round_rows import round_gated, round_rows
 from aweigh_kernels.skinny_matmul import Scratch, skinny_matmul
+from aweigh_kernels.weight import prepare
 from aweigh_runtime.engine.sampling.drawing import Draws
 from tests.kernels import test_paged_attention_gpu as paged_cases
 from tests.kernels import test_prefill_attention_gpu as prefill_cases
 from tests.kernels.common_cases import CommonCase
 from tests.kernels.sampling_cases import random_logits, rows_of_every_kind
+from tests.kernels.test_byte_matmul_gpu import activations, on_gpu, roundings, weights
 from tests.kernels.test_gated_gpu import gate_up
 from tests.kernels.test_int_matmul_gpu import Case as IntCase
 from tests.kernels.test_rms_norm_gpu import EPS
@@ -86,7 +89,7 @@ def prefill_attention() -> None:
 
 
 def rows() -> None:
-    """Norms, rotary embedding with the write into the cache, gates."""
+    """Norms, rotary embedding with the write into the cache, gates; and rounded to 8 bits."""
     for norm in (NormCase(7, 100), NormCase(33, 4096, wide=True)):
         rms_norm(norm.x, norm.weight, EPS)
         rms_norm(norm.x, norm.weight, EPS, residual=norm.residual)
@@ -96,6 +99,10 @@ def rows() -> None:
     for activation in get_args(Activation):
         gated(gate_up(7, 63), activation)
         gated(gate_up(33, 1000), activation)
+    for how in roundings():
+        rms_norm_rounded(norm.x, norm.weight, EPS, how, residual=norm.residual)
+        round_gated(gate_up(7, 100), "silu", how)
+        round_rows(norm.x, how)
 
 
 def products() -> None:
@@ -132,6 +139,17 @@ def int_products() -> None:
         int_matmul(case.x, case.packed, workspace)
 
 
+def byte_products() -> None:
+    """Of weights of 8 bits: few tokens and many, rows that end within groups, and in parts."""
+    for rows, columns in ((100, 72), (512, 4096), (1024, 384)):
+        for weight in weights(rows, columns).values():
+            product = prepare(on_gpu(weight), torch.bfloat16)
+            for tokens in (1, 33, 100):
+                product(activations(tokens, columns).cuda())
+    wide = prepare(on_gpu(weights(9000, 384)["int8 dynamic zeros"]), torch.bfloat16)
+    wide(activations(300, 384).cuda())
+
+
 def sampling() -> None:
     """Rows of every kind, of vocabularies of one part and of many."""
     for size in (7, 1000, 50_257):
@@ -155,6 +173,7 @@ GROUPS: dict[str, Callable[[], None]] = {
         rows,
         products,
         int_products,
+        byte_products,
         sampling,
     )
 }

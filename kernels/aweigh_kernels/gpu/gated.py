@@ -22,7 +22,13 @@ def multiply_gated(
     row = (tl.program_id(0) // CHUNKS).to(tl.int64)
     column = tl.program_id(0) % CHUNKS * BLOCK + tl.arange(0, BLOCK)
     inside = column < SIZE
-    at = gate_up + row * (2 * SIZE) + column
+    product = gated_numbers(gate_up + row * (2 * SIZE) + column, inside, SIZE, GELU)
+    tl.store(output + row * SIZE + column, product, mask=inside)
+
+
+@triton.jit
+def gated_numbers(at, inside, SIZE: tl.constexpr, GELU: tl.constexpr):
+    """Of gates, and of what they let by, `SIZE` numbers behind."""
     gate = tl.load(at, mask=inside, other=0.0)
     up = tl.load(at + SIZE, mask=inside, other=0.0)
     wide = gate.to(tl.float32)
@@ -31,4 +37,4 @@ def multiply_gated(
         opened = 2 * 0.7978845608028654 * (wide + 0.044715 * wide * wide * wide)
     active = (wide / (1.0 + tl.exp(-opened))).to(gate.dtype)
     product = active.to(tl.float32) * up.to(tl.float32)
-    tl.store(output + row * SIZE + column, product.to(gate.dtype), mask=inside)
+    return product.to(gate.dtype)

@@ -5,6 +5,10 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from aweigh_kernels.gpu.ahead import ask
+from aweigh_kernels.gpu.rounding import GROUP, fitting, given, nearest
+
+BY_TOKEN = tl.constexpr(1)
+BY_GROUP = tl.constexpr(2)
 
 
 @triton.jit(do_not_specialize=("num_rows",))
@@ -22,14 +26,87 @@ def normalize(
     EARLY: tl.constexpr,
 ):
     """Some whole rows."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, SIZE_UP)
+    normed = _normed(x, residual, weight, row, column, num_rows, eps, SIZE, SIZE_UP, ADD, EARLY)
+    there = (row < num_rows)[:, None] & (column < SIZE)[None, :]
+    tl.store(output + row[:, None] * SIZE + column[None, :], normed, mask=there)
+
+
+@triton.jit(do_not_specialize=("num_rows",))
+def normalize_rounded(
+    x,
+    residual,
+    weight,
+    numbers,
+    scales,
+    zeros,
+    given_scale,
+    given_zero,
+    num_rows,
+    eps,
+    SIZE: tl.constexpr,
+    SIZE_UP: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    ADD: tl.constexpr,
+    BY: tl.constexpr,
+    ZERO: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """The same, and rounded to 8 bits: the bits of both, one after the other."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, SIZE_UP)
+    kind = numbers.dtype.element_ty
+    wide = _normed(x, residual, weight, row, column, num_rows, eps, SIZE, SIZE_UP, ADD, EARLY).to(
+        tl.float32
+    )
+    known = row < num_rows
+    if BY == BY_GROUP:
+        GROUPS: tl.constexpr = SIZE_UP // GROUP
+        parts = wide.reshape(ROWS, GROUPS, GROUP)
+        scale, zero = fitting(tl.min(parts, 2), tl.max(parts, 2), kind, False)
+        found = nearest(parts, scale[:, :, None], zero[:, :, None], kind).reshape(ROWS, SIZE_UP)
+        group = tl.arange(0, GROUPS)
+        to = scales + group.to(tl.int64)[None, :] * num_rows + row[:, None]
+        tl.store(to, scale, mask=known[:, None] & (group * GROUP < WIDTH)[None, :])
+    else:
+        if BY == BY_TOKEN:
+            scale, zero = fitting(tl.min(wide, 1), tl.max(wide, 1), kind, ZERO)
+        else:
+            scale, zero = given(given_scale, given_zero, ZERO)
+            scale, zero = tl.full([ROWS], scale, tl.float32), tl.full([ROWS], zero, tl.float32)
+        found = nearest(wide, scale[:, None], zero[:, None], kind)
+        if BY == BY_TOKEN:
+            scale += tl.sum(wide * 0.0, 1)
+        tl.store(scales + row, scale, mask=known)
+        if ZERO:
+            tl.store(zeros + row, zero.to(tl.int32), mask=known)
+    there = known[:, None] & (column < WIDTH)[None, :]
+    tl.store(numbers + row[:, None] * WIDTH + column[None, :], found, mask=there)
+
+
+@triton.jit
+def _normed(
+    x,
+    residual,
+    weight,
+    row,
+    column,
+    num_rows,
+    eps,
+    SIZE: tl.constexpr,
+    SIZE_UP: tl.constexpr,
+    ADD: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """Rows, 0 behind their last number."""
     if EARLY:
         gdc_launch_dependents()
         if tl.program_id(0) == 0:  # one is enough, and all of them would take longer than rows do
             line = tl.arange(0, SIZE_UP // 32 if SIZE_UP > 32 else 1) * 32
             ask(weight + tl.minimum(line, SIZE - 1))
         gdc_wait()
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, SIZE_UP)
     inside = column < SIZE
     there = (row < num_rows)[:, None] & inside[None, :]
     at = row[:, None] * SIZE + column[None, :]
@@ -42,4 +119,4 @@ def normalize(
     wide = hidden.to(tl.float32)
     scale = tl.rsqrt(tl.sum(wide * wide, 1) / SIZE + eps)
     normed = wide * scale[:, None] * weights[None, :]
-    tl.store(output + at, normed.to(hidden.dtype), mask=there)
+    return normed.to(hidden.dtype)

@@ -218,7 +218,7 @@ def joined(
         before = tl.atomic_add(arrived + tile, 1, sem="acq_rel", scope="gpu")
         last = before == SPLITS - 1
         if last:
-            total = tl.zeros([ROWS, TOKENS], tl.float32)
+            total = tl.zeros([ROWS, TOKENS], total.dtype)
             for part in tl.static_range(SPLITS):
                 of_part = sums + place + part * (TOKENS * ROWS)
                 total += tl.load(of_part, mask=known, other=0.0, cache_modifier=".cg")

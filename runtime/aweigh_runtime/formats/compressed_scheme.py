@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aweigh_kernels.fp4_weight import GROUP
-from aweigh_kernels.fp8_weight import BLOCK, Rounding
+from aweigh_kernels.fp8_weight import BLOCK
+from aweigh_kernels.rounding import Rounding
 from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats.fp4_layout import COMPRESSED_TENSORS, Fp4Layout
 from aweigh_runtime.formats.fp8_layout import Fp8Layout, Granularity

@@ -4,7 +4,8 @@ Written by AutoFP8, DeepSeek, Qwen, transformers and, as fbgemm_fp8, Meta. All b
 they bring along is quantized, except the embedding and the head, which these writers leave.
 """
 
-from aweigh_kernels.fp8_weight import BLOCK, Rounding
+from aweigh_kernels.fp8_weight import BLOCK
+from aweigh_kernels.rounding import Rounding
 from aweigh_runtime.failures import UnsupportedModel
 from aweigh_runtime.fields import Fields
 from aweigh_runtime.formats import selection

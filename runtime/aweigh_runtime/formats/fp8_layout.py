@@ -10,7 +10,8 @@ from typing import Literal
 
 import torch
 
-from aweigh_kernels.fp8_weight import BLOCK, Fp8Activation, Fp8Weight, Rounding
+from aweigh_kernels.fp8_weight import BLOCK, Fp8Activation, Fp8Weight
+from aweigh_kernels.rounding import Rounding
 from aweigh_kernels.weight import Weight
 from aweigh_runtime.formats.layout import FLOATS, LayoutError, Part
 from aweigh_runtime.formats.scales import ONE, expect_scales, per_row, scalar

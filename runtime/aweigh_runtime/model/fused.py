@@ -13,14 +13,17 @@ from torch.nn.functional import linear
 from aweigh_kernels import paired_matmul
 from aweigh_kernels.dense import NARROW
 from aweigh_kernels.gated import gated
-from aweigh_kernels.rms_norm import MOST_COLUMNS, rms_norm
+from aweigh_kernels.rms_norm import MOST_COLUMNS, rms_norm, rms_norm_rounded
 from aweigh_kernels.rope_write import rope_write
+from aweigh_kernels.round_rows import round_gated
+from aweigh_kernels.rounding import ByteRounding
 from aweigh_kernels.skinny_matmul import MOST_TOKENS, Scratch, skinny_matmul
 from aweigh_runtime.model.arithmetic import Fast
 from aweigh_runtime.model.attention import AttentionShape, attend_stored
 from aweigh_runtime.model.cache import FP8, LayerCache
 from aweigh_runtime.model.config import LayerConfig, ModelConfig, Rope
 from aweigh_runtime.model.layers import CosSin
+from aweigh_runtime.model.matrix import Activations
 from aweigh_runtime.model.norm import Norm
 from aweigh_runtime.model.projection import Heads, NormedHeads, Projection, out_projection
 from aweigh_runtime.model.rope import turn_
@@ -138,6 +141,16 @@ class AddedNorm(Norm):
             return rms_norm(hidden, self._weight, self._eps)
         return rms_norm(update, self._weight, self._eps, residual=hidden)
 
+    def rounded(
+        self, hidden: torch.Tensor, update: torch.Tensor | None, rounding: ByteRounding | None
+    ) -> Activations:
+        """The same, rounded as the product behind it asks for; None: it does not ask."""
+        if rounding is None:
+            return self(hidden, update)
+        if update is None:
+            return rms_norm_rounded(hidden, self._weight, self._eps, rounding)
+        return rms_norm_rounded(update, self._weight, self._eps, rounding, residual=hidden)
+
 
 class FusedAttention:
     """From hidden states to heads and back, behind a norm."""
@@ -163,7 +176,7 @@ class FusedAttention:
         step: Plan,
     ) -> torch.Tensor:
         """[T, N], to be added to `hidden`; see `FusedLayer`."""
-        normed = self._norm(hidden, update)
+        normed = self._norm.rounded(hidden, update, self._heads.rounding)
         queries, new = self._heads(normed, turns[self._rope], kv, step.slots)
         return self._out(attend_stored(queries, new, kv, step, self._shape))
 
@@ -178,8 +191,13 @@ class StoredHeads:
         num_turned = config.num_heads + config.num_kv_heads
         self._turned = (slice(None), slice(num_turned), slice(layer.rope.size))
 
+    @property
+    def rounding(self) -> ByteRounding | None:
+        """See `Matrix`."""
+        return self._qkv.rounding
+
     def __call__(
-        self, x: torch.Tensor, turn: CosSin, kv: LayerCache, slots: torch.Tensor
+        self, x: Activations, turn: CosSin, kv: LayerCache, slots: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute, turn and keep them.
 
@@ -211,9 +229,10 @@ class TurnedHeads(StoredHeads):
         self._size = config.head_dim
 
     def __call__(
-        self, x: torch.Tensor, turn: CosSin, kv: LayerCache, slots: torch.Tensor
+        self, x: Activations, turn: CosSin, kv: LayerCache, slots: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `StoredHeads`."""
+        assert isinstance(x, torch.Tensor)
         if kv.kept.dtype != x.dtype or not paired_matmul.turns(x, self._weight, self._size):
             return super().__call__(x, turn, kv, slots)
         heads = paired_matmul.turned_matmul(
@@ -241,7 +260,8 @@ class FusedMLP:
 
     def __call__(self, hidden: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
         """[T, N], to be added to `hidden`, which gets `update`."""
-        return self._down(self._gates(self._norm(hidden, update)))
+        normed = self._norm.rounded(hidden, update, self._gates.rounding)
+        return self._down(self._gates(normed, self._down.rounding))
 
 
 class Gates:
@@ -251,9 +271,17 @@ class Gates:
         self._gate_up = Projection(2 * size, config.hidden_size, config.mlp_bias, storage)
         self._activation = config.activation
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[T, N] to [T, M]."""
-        return gated(self._gate_up(x), self._activation)
+    @property
+    def rounding(self) -> ByteRounding | None:
+        """See `Matrix`."""
+        return self._gate_up.rounding
+
+    def __call__(self, x: Activations, rounding: ByteRounding | None) -> Activations:
+        """[T, N] to [T, M], rounded if the product behind it asks for that."""
+        gate_up = self._gate_up(x)
+        if rounding is None:
+            return gated(gate_up, self._activation)
+        return round_gated(gate_up, self._activation, rounding)
 
 
 class DenseGates(Gates):
@@ -264,10 +292,11 @@ class DenseGates(Gates):
         self._weight, self._bias = _dense(storage)
         self._scratch = _scratch(storage)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[T, N] to [T, M]."""
+    def __call__(self, x: Activations, rounding: ByteRounding | None) -> Activations:
+        """[T, N] to [T, M], of few tokens never rounded."""
+        assert isinstance(x, torch.Tensor)
         if len(x) > MOST_TOKENS:
-            return super().__call__(x)
+            return super().__call__(x, rounding)
         return paired_matmul.gated_matmul(
             x, self._weight, self._scratch, self._activation, bias=self._bias
         )

@@ -5,9 +5,11 @@ from typing import Protocol
 
 import torch
 
-from aweigh_kernels.product import Product
+from aweigh_kernels.product import Product, RoundingProduct
+from aweigh_kernels.rounding import ByteRounding, Rounded
 from aweigh_kernels.weight import Weight, stack
 
+Activations = torch.Tensor | Rounded
 Project = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 Prepare = Callable[[Weight, torch.dtype], Product]
 
@@ -15,7 +17,12 @@ Prepare = Callable[[Weight, torch.dtype], Product]
 class Matrix(Protocol):
     """[out, in]"""
 
-    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    @property
+    def rounding(self) -> ByteRounding | None:
+        """How what comes before it may round its activations; None: it may not."""
+        ...
+
+    def __call__(self, x: Activations, bias: torch.Tensor | None = None) -> torch.Tensor:
         """[T, in] to [T, out]."""
         ...
 
@@ -28,8 +35,13 @@ class Dense:
         self._project = project
         self._place = place
 
-    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    @property
+    def rounding(self) -> None:
+        """Nobody may."""
+
+    def __call__(self, x: Activations, bias: torch.Tensor | None = None) -> torch.Tensor:
         """[T, in] to [T, out]."""
+        assert isinstance(x, torch.Tensor)
         weight = self._weight if self._place is None else self._weight[self._place]
         return self._project(x, weight, bias)
 
@@ -59,8 +71,21 @@ class Quantized:
     def _prepared(self, weights: list[Weight]) -> list[Product]:
         return [self._prepare(weight, self._dtype) for weight in stack(weights)]
 
-    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    @property
+    def rounding(self) -> ByteRounding | None:
+        """That of its product, if one has all rows."""
+        product, *others = self._products
+        return product.rounding if isinstance(product, RoundingProduct) and not others else None
+
+    def __call__(self, x: Activations, bias: torch.Tensor | None = None) -> torch.Tensor:
         """[T, in] to [T, out]."""
-        parts = [product(x) for product in self._products]
+        parts = [_multiplied(x, product) for product in self._products]
         output = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return output if bias is None else output + bias
+
+
+def _multiplied(x: Activations, product: Product) -> torch.Tensor:
+    if isinstance(x, Rounded):
+        assert isinstance(product, RoundingProduct)
+        return product(x)
+    return product(x)

@@ -2,7 +2,9 @@
 
 import torch
 
+from aweigh_kernels.rounding import ByteRounding
 from aweigh_runtime.model.config import ModelConfig
+from aweigh_runtime.model.matrix import Activations
 from aweigh_runtime.model.norm import HeadNorm, norm
 from aweigh_runtime.model.storage import Storage
 
@@ -14,7 +16,12 @@ class Projection:
         self._matrix = storage.matrix("weight", out_size, in_size)
         self._bias = storage.weight("bias", out_size) if bias else None
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    @property
+    def rounding(self) -> ByteRounding | None:
+        """See `Matrix`."""
+        return self._matrix.rounding
+
+    def __call__(self, x: Activations) -> torch.Tensor:
         """[T, in] to [T, out]."""
         return self._matrix(x, self._bias)
 
@@ -26,7 +33,7 @@ class NormedProjection(Projection):
         super().__init__(config.hidden_size, in_size, bias, storage)
         self._norm = norm(config, storage)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Activations) -> torch.Tensor:
         """[T, in] to [T, N]."""
         return self._norm(super().__call__(x))
 
@@ -40,7 +47,7 @@ class Heads(Projection):
         super().__init__(size, config.hidden_size, config.qkv_bias, storage)
         self._shape = (num_heads, config.head_dim)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Activations) -> torch.Tensor:
         """[T, N] to [T, H+2K, D]."""
         return super().__call__(x).view(-1, *self._shape)
 
@@ -53,7 +60,7 @@ class NormedHeads(Heads):
         self._norm = HeadNorm(config, storage.within("norm"))
         self._num_normed = config.num_heads + config.num_kv_heads
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Activations) -> torch.Tensor:
         """[T, N] to [T, H+2K, D]."""
         heads = super().__call__(x)
         self._norm(heads[:, : self._num_normed])

@@ -1,0 +1,242 @@
+"""x · weightᵀ for weights of 8 bits, with activations of 8 or 16 (Triton).
+
+    y[t, o] = x_scale[t] · scale[o] · sum over i of (x[t, i] - x_zero[t]) · numbers[o, i]
+
+Scales of E4M3 may also be one for each token and 128 columns, and one for each block of the weight
+of 128 by 128. Bound: memory up to some hundred tokens, O·I bytes; then arithmetic. The order of
+adding depends on shapes alone: the same product is the same bits again.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import triton
+from torch.nn.functional import pad
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from aweigh_kernels.byte_schedule import MOST_TOKENS, Few, Gpu, Many, Shape, schedule
+from aweigh_kernels.checks import expect, expect_input
+from aweigh_kernels.dense import NARROW, expect_dense
+from aweigh_kernels.gpu import byte_matmul as kernels
+from aweigh_kernels.product import Product, RoundingProduct
+from aweigh_kernels.round_rows import round_rows
+from aweigh_kernels.rounding import GROUP, ByteRounding, Rounded, padded
+from aweigh_kernels.skinny_matmul import Scratch
+
+_TORCH_FROM = 129  # tokens from which its CUTLASS is faster (docs/kernels/fp8-weight.md)
+_MOST_INTEGERS = ((1 << 31) - 1) // (255 * 128)  # of a row: a product is that much at most
+_SIXTEEN = 16  # bytes that torch wants rows of the output to be a multiple of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByteMatrix:
+    """A matrix [O, I] as the kernels read it."""
+
+    numbers: torch.Tensor  # [O, W], W a multiple of GROUP; behind I there are zeros
+    columns: int  # I
+    scale: torch.Tensor  # fp32, [O], or with blocks [ceil(O / 128), W / 128]
+    blocks: bool = False
+    row_sums: torch.Tensor | None = None  # [O], int32, of integers
+
+
+def pack(
+    numbers: torch.Tensor, scale: torch.Tensor, *, blocks: bool = False, summed: bool = False
+) -> ByteMatrix:
+    """Lay a matrix out for many products; where rows are whole groups, `numbers` are kept as is.
+
+    Args:
+        numbers: [O, I], float8_e4m3fn, float8_e5m2 or int8; of integers I is at most 65,793, so
+            that no sum of products can overflow.
+        scale: [O or 1, 1], or with blocks [ceil(O / 128), ceil(I / 128)].
+        blocks: whether scales are those of blocks of 128 by 128.
+        summed: whether it is multiplied with integers that have a zero point.
+
+    Raises:
+        ValueError: rows of integers are longer.
+    """
+    rows, columns = numbers.shape
+    if numbers.dtype == torch.int8 and columns > _MOST_INTEGERS:
+        raise ValueError(
+            f"the weight has rows of {columns} integers; expected at most {_MOST_INTEGERS}, "
+            "whose products can be added in 32 bits"
+        )
+    spare = padded(columns) - columns
+    if spare:
+        # torch pads no 8-bit floating point numbers; their bytes it does.
+        numbers = pad(numbers.view(torch.uint8), (0, spare)).view(numbers.dtype)
+    wide = scale.float()
+    return ByteMatrix(
+        numbers=numbers.contiguous(),
+        columns=columns,
+        scale=wide.contiguous() if blocks else wide.expand(rows, 1).flatten().contiguous(),
+        blocks=blocks,
+        row_sums=numbers.sum(1, dtype=torch.int32) if summed else None,
+    )
+
+
+def prepared(matrix: ByteMatrix, dtype: torch.dtype, rounding: ByteRounding | None) -> Product:
+    """The product for many calls: [T, I] of `dtype` to [T, O]. It may be recorded in a graph.
+
+    Args:
+        matrix: on a GPU.
+        dtype: bf16 or fp16.
+        rounding: of activations; None: they stay as they are.
+    """
+    scratch = scratch_on(matrix.numbers.device)
+
+    def multiply(x: torch.Tensor | Rounded) -> torch.Tensor:
+        return byte_matmul(x, matrix, scratch, dtype)
+
+    def checked(x: torch.Tensor) -> torch.Tensor:
+        expect_input(x, matrix.columns)
+        expect("x", x, [x.shape], [dtype])
+        return x.contiguous()
+
+    if rounding is None:
+        return lambda x: multiply(checked(x))
+    return RoundingProduct(rounding, lambda x: round_rows(checked(x), rounding), multiply)
+
+
+@cache
+def scratch_on(device: torch.device) -> Scratch:
+    """Where all products of a device leave their sums: they run one after the other."""
+    return Scratch(device, MOST_TOKENS)
+
+
+def byte_matmul(
+    x: torch.Tensor | Rounded, matrix: ByteMatrix, scratch: Scratch, dtype: torch.dtype
+) -> torch.Tensor:
+    """Multiply activations with a matrix of 8 bits.
+
+    Args:
+        x: [T, I], bf16 or fp16, contiguous, or rounded as the matrix's numbers ask for; on its
+            device. T may be 0.
+        matrix: of `pack`.
+        scratch: of `scratch_on`; no other product may use it at the same time.
+        dtype: of the output, bf16 or fp16.
+
+    Returns:
+        [T, O], rounded once.
+
+    Raises:
+        ValueError: shapes, number formats, strides or devices are others.
+    """
+    _expect(x, matrix)
+    out_size, gpu = len(matrix.numbers), Gpu.of(matrix.numbers.device)
+    num_tokens = len(numbers_of(x))
+    if isinstance(x, Rounded) and _torch_is_faster(x, matrix, dtype):
+        return torch._scaled_mm(
+            x.numbers,
+            matrix.numbers.t(),
+            scale_a=x.scale[:, None],
+            scale_b=matrix.scale[None],
+            out_dtype=dtype,
+        )
+    output = torch.empty(num_tokens, out_size, dtype=dtype, device=matrix.numbers.device)
+    if output.numel():
+        launch(x, matrix, output, scratch, schedule(shape_of(x, matrix), gpu), gpu)
+    return output
+
+
+def numbers_of(x: torch.Tensor | Rounded) -> torch.Tensor:
+    """[T, I or W]."""
+    return x.numbers if isinstance(x, Rounded) else x
+
+
+def shape_of(x: torch.Tensor | Rounded, matrix: ByteMatrix) -> Shape:
+    """Of their product."""
+    numbers, (out_size, width) = numbers_of(x), matrix.numbers.shape
+    grouped = isinstance(x, Rounded) and x.scale.dim() > 1
+    integers = numbers.dtype == torch.int8
+    parts = matrix.blocks or grouped
+    return Shape(len(numbers), out_size, width, numbers.itemsize, integers, parts)
+
+
+def launch(
+    x: torch.Tensor | Rounded,
+    matrix: ByteMatrix,
+    output: torch.Tensor,
+    scratch: Scratch,
+    chosen: Few | Many,
+    gpu: Gpu,
+) -> None:
+    """`byte_matmul` of tensors that are as they should be; Triton's interpreter takes them, too."""
+    numbers, weight = numbers_of(x), matrix.numbers
+    rounded = x if isinstance(x, Rounded) else None
+    x_scale = matrix.scale if rounded is None else rounded.scale
+    x_zero = x_scale if rounded is None or rounded.zero is None else rounded.zero
+    row_sums = matrix.scale if matrix.row_sums is None else matrix.row_sums
+    num_tokens, (out_size, width) = len(numbers), weight.shape
+    tiles = triton.cdiv(num_tokens, chosen.tokens) * triton.cdiv(out_size, chosen.rows)
+    common = {
+        "OUT": out_size,
+        "WIDTH": width,
+        "TOKENS": chosen.tokens,
+        "ROWS": chosen.rows,
+        "DEPTH": chosen.depth,
+        "SCALED": rounded is not None and rounded.scale.dim() == 1,
+        "GROUPED": rounded is not None and rounded.scale.dim() == 2,
+        "BLOCKS": matrix.blocks,
+        "ZERO": rounded is not None and rounded.zero is not None,
+        "EARLY": gpu.early,
+        "num_warps": chosen.num_warps,
+        "num_stages": chosen.num_stages,
+        "launch_pdl": gpu.early,
+    }
+    scales = x_scale, x_zero, matrix.scale, row_sums
+    if isinstance(chosen, Many):
+        kernels.multiply_many[(tiles,)](
+            TensorDescriptor.from_tensor(numbers, [chosen.tokens, chosen.depth]),
+            TensorDescriptor.from_tensor(weight, [chosen.rows, chosen.depth]),
+            *scales,
+            output,
+            num_tokens,
+            BAND=chosen.band,
+            **common,
+        )
+        return
+    codes = weight.dtype == torch.float8_e4m3fn and not gpu.fp8
+    kernels.multiply_few[(tiles, chosen.splits)](
+        numbers,
+        weight.view(torch.uint8) if codes else weight,
+        *scales,
+        output,
+        scratch.sums.view(torch.int32) if numbers.dtype == torch.int8 else scratch.sums,
+        scratch.arrived,
+        num_tokens,
+        IN=numbers.shape[1],
+        SPLITS=chosen.splits,
+        AHEAD=chosen.ahead,
+        CODES=codes,
+        **common,
+    )
+
+
+def _torch_is_faster(x: Rounded, matrix: ByteMatrix, dtype: torch.dtype) -> bool:
+    """Where its row-wise product applies."""
+    return (
+        len(x.numbers) >= _TORCH_FROM
+        and matrix.numbers.dtype == x.numbers.dtype == torch.float8_e4m3fn
+        and dtype == torch.bfloat16
+        and x.scale.dim() == 1
+        and not matrix.blocks
+        and len(matrix.numbers) % _SIXTEEN == 0
+    )
+
+
+def _expect(x: torch.Tensor | Rounded, matrix: ByteMatrix) -> None:
+    width = matrix.numbers.shape[1]
+    if not isinstance(x, Rounded):
+        expect_dense("x", x, [len(x), matrix.columns], NARROW)
+        return
+    integers = matrix.numbers.dtype == torch.int8
+    num_tokens = len(x.numbers)
+    kind = torch.int8 if integers else torch.float8_e4m3fn
+    expect_dense("x", x.numbers, [num_tokens, width], [kind])
+    scales = [num_tokens] if x.scale.dim() == 1 or integers else [width // GROUP, num_tokens]
+    expect_dense("the scale of x", x.scale, scales, [torch.float32])
+    if x.zero is not None:
+        expect_dense("the zero point of x", x.zero, [num_tokens], [torch.int32])
+        if matrix.row_sums is None:
+            raise ValueError("x has a zero point; expected none: the matrix is packed without sums")

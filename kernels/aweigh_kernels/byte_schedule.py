@@ -1,0 +1,124 @@
+"""How products with weights of 8 bits are divided on a GPU. Pure: by shapes alone."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import triton
+
+from aweigh_kernels.dense import starts_early
+from aweigh_kernels.rounding import GROUP
+from aweigh_kernels.skinny_matmul import splits
+
+MOST_TOKENS = 128  # of one program
+_LEAST_TOKENS = 16  # that a tensor core takes
+_TILE = 64  # rows of the weight, where programs share them
+_MOST_SPLITS = 8
+_LEAST_BYTES = 1024  # of each row, of a part
+_FP8_SINCE = (8, 9)  # capability of GPUs whose tensor cores take it
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What a launch depends on."""
+
+    num_processors: int  # multiprocessors
+    shared_bytes: int  # shared memory of one program, at most
+    early: bool  # kernels may start while the one before runs, and have tiles by descriptors
+    fp8: bool  # its tensor cores take numbers of 8-bit floating point
+
+    @classmethod
+    @cache
+    def of(cls, device: torch.device) -> "Gpu":
+        """Ask the device."""
+        found = torch.cuda.get_device_properties(device)
+        return cls(
+            found.multi_processor_count,
+            found.shared_memory_per_block_optin,  # type: ignore[attr-defined]
+            starts_early(device),
+            (found.major, found.minor) >= _FP8_SINCE,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Of a product."""
+
+    num_tokens: int
+    out_size: int
+    width: int  # bytes of a row of the weight, a multiple of GROUP
+    x_bytes: int  # of one number of the activations
+    integers: bool = False
+    parts: bool = False  # sums of each GROUP columns have a scale of their own
+
+
+@dataclass(frozen=True, slots=True)
+class Few:
+    """How `multiply_few` is divided."""
+
+    tokens: int  # of one program
+    rows: int  # of the weight, of one program
+    depth: int  # numbers of each row that are read at once
+    splits: int  # programs that share rows, each with a part of their numbers
+    num_stages: int  # tiles on their way, and the one that is multiplied
+    ahead: int = 512  # bytes of each row that are asked for while the kernel before ends
+    num_warps: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """How `multiply_many` is divided."""
+
+    rows: int  # of the weight, of one program
+    num_stages: int
+    tokens: int = 128
+    depth: int = GROUP
+    band: int = 8  # tiles of tokens that are computed together
+    num_warps: int = 8
+
+
+def schedule(shape: Shape, gpu: Gpu) -> Few | Many:
+    """How a product is divided: so that all multiprocessors have work."""
+    tiles = triton.cdiv(shape.num_tokens, 128) * triton.cdiv(shape.out_size, 128)
+    fills = shape.num_tokens > _TILE and tiles > gpu.num_processors * 7 // 8
+    if fills and shape.x_bytes == 1 and gpu.early:
+        return _many(shape.integers and tiles > 2 * gpu.num_processors, gpu)
+    return _few(shape, gpu)
+
+
+def _many(wide: bool, gpu: Gpu) -> Many:
+    """Sums of wide tiles leave no registers for those of one tile's depth."""
+    rows = 256 if wide and _stages(256 + 128, GROUP, gpu) >= 3 else 128
+    return Many(rows=rows, num_stages=min(4, _stages(rows + 128, GROUP, gpu)))
+
+
+def _few(shape: Shape, gpu: Gpu) -> Few:
+    """As `skinny_matmul.schedule`, which has been timed, divides a matrix of as many bytes."""
+    tokens = min(MOST_TOKENS, max(_LEAST_TOKENS, int(triton.next_power_of_2(shape.num_tokens))))
+    shallow = shape.parts or shape.x_bytes > 1 or shape.width % (2 * GROUP) != 0
+    depth = GROUP if shallow else 2 * GROUP
+    deeper = 2 * GROUP // depth  # of shallow tiles more are on their way
+
+    def few(rows: int, parts: int, stages: int, *, ahead: int = 512, together: int = 1) -> Few:
+        own = GROUP if rows > _TILE else depth
+        most = _stages(rows + shape.x_bytes * tokens, own, gpu) // together
+        warps = 8 if rows > _TILE and shape.x_bytes * tokens > _TILE else 4
+        return Few(tokens, rows, own, parts, min(stages, max(most, 2)), ahead, warps)
+
+    processors, is_least = gpu.num_processors, tokens == _LEAST_TOKENS
+    tiles = triton.cdiv(shape.out_size, _TILE) * triton.cdiv(shape.num_tokens, tokens)
+    if is_least and tiles > 3 * processors:
+        return few(_TILE, 1, 4 * deeper, ahead=0, together=2)
+    if not is_least and tiles > 2 * processors:
+        return few(128, 1, 5, ahead=0)  # each tile needs all of x: the fewer the better
+    most = max(1, min(_MOST_SPLITS, shape.width // _LEAST_BYTES))
+    alone, three = (splits(tiles, each * processors, most) for each in (1, 3))
+    if is_least and (tiles > processors or three > 3.3 * alone):
+        return few(_TILE, three, 3 * deeper, together=3)
+    if tiles > processors:
+        return few(_TILE, 1, 3 * deeper, together=2)
+    return few(_TILE, alone, (6 if is_least else 5) * deeper)
+
+
+def _stages(lines: int, depth: int, gpu: Gpu) -> int:
+    return max(2, gpu.shared_bytes // (lines * depth))

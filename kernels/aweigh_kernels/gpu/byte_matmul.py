@@ -1,0 +1,255 @@
+"""See `byte_matmul`.
+
+For few tokens rows of the weight are the left matrix, as in `skinny_matmul`, whose way of sharing
+rows it has. For many, tokens are, and tiles come by descriptors. Tensor cores add E4M3 and E5M2
+with about 14 bits; what they add at once is one tile's depth, and from tile to tile sums are fp32.
+Integers are added as they are. Scales of blocks and groups come one tile before they are needed.
+"""
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from aweigh_kernels.gpu.ahead import ask
+from aweigh_kernels.gpu.rounding import GROUP
+from aweigh_kernels.gpu.skinny_matmul import joined
+
+_LINE = tl.constexpr(128)  # bytes that the second-level cache asks memory for
+
+
+@triton.jit(do_not_specialize=("num_tokens",))
+def multiply_few(
+    x,
+    weight,
+    x_scale,
+    x_zero,
+    scale,
+    row_sums,
+    output,
+    sums,
+    arrived,
+    num_tokens,
+    OUT: tl.constexpr,
+    IN: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    SPLITS: tl.constexpr,
+    AHEAD: tl.constexpr,
+    SCALED: tl.constexpr,
+    GROUPED: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ZERO: tl.constexpr,
+    CODES: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """Some rows of the weight times some tokens, over some of their numbers."""
+    STEPS: tl.constexpr = (WIDTH + DEPTH * SPLITS - 1) // (DEPTH * SPLITS)
+    EVEN: tl.constexpr = WIDTH == STEPS * DEPTH * SPLITS
+    # Tokens change first: programs at work together read the same rows.
+    tiles = (num_tokens + TOKENS - 1) // TOKENS
+    first_row = tl.program_id(0) // tiles * ROWS
+    first_token = tl.program_id(0) % tiles * TOKENS
+    row = (first_row + tl.arange(0, ROWS))[:, None]
+    token = (first_token + tl.arange(0, TOKENS))[None, :]
+    # Rows past the end are the last one again: no mask, and nothing of them is written.
+    own = weight + tl.minimum(row, OUT - 1).to(tl.int64) * WIDTH
+    begin = tl.program_id(1) * (STEPS * DEPTH)
+    if EARLY:
+        gdc_launch_dependents()
+        if EVEN and AHEAD > 0:
+            ask(own + begin + (tl.arange(0, AHEAD // _LINE) * _LINE)[None, :])
+        gdc_wait()
+    inputs = x + token.to(tl.int64) * IN
+    known = token < num_tokens
+    factor = _factor(
+        x_scale, scale, begin // GROUP, first_row, token, num_tokens, WIDTH, GROUPED, BLOCKS
+    )
+    total = tl.zeros([ROWS, TOKENS], sums.dtype.element_ty)
+    for step in range(STEPS):
+        at = begin + step * DEPTH + tl.arange(0, DEPTH)
+        left = _weights(own, at, x.dtype.element_ty, WIDTH, EVEN, CODES)
+        right = _inputs(inputs, at, known, IN, EVEN and IN == WIDTH)
+        if GROUPED or BLOCKS:
+            behind = begin // GROUP + step + 1
+            coming = _factor(
+                x_scale, scale, behind, first_row, token, num_tokens, WIDTH, GROUPED, BLOCKS
+            )
+            total += tl.dot(left, right) * factor
+            factor = coming
+        elif left.dtype.is_fp8():
+            total += tl.dot(left, right)
+        else:
+            total = tl.dot(left, right, total, out_dtype=total.dtype)
+    total, last = joined(
+        total, sums, arrived, tl.program_id(0), num_tokens - first_token, TOKENS, ROWS, SPLITS
+    )
+    if last:
+        found = _scaled(
+            total, x_scale, x_zero, scale, row_sums, row, token, num_tokens, OUT, SCALED, BLOCKS,
+            ZERO,
+        )  # fmt: skip
+        to = output + token.to(tl.int64) * OUT + row
+        written = (row < OUT) & (token < num_tokens)
+        tl.store(to, found.to(output.dtype.element_ty), mask=written)
+
+
+@triton.jit(do_not_specialize=("num_tokens",))
+def multiply_many(
+    x,
+    weight,
+    x_scale,
+    x_zero,
+    scale,
+    row_sums,
+    output,
+    num_tokens,
+    OUT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    BAND: tl.constexpr,
+    SCALED: tl.constexpr,
+    GROUPED: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ZERO: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """Some tokens times some rows of the weight; both are 8 bits."""
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+    tiles = (num_tokens + TOKENS - 1) // TOKENS
+    first_token, first_row = _place(tl.program_id(0), tiles, (OUT + ROWS - 1) // ROWS, BAND)
+    first_token, first_row = first_token * TOKENS, first_row * ROWS
+    token = (first_token + tl.arange(0, TOKENS))[:, None]
+    row = (first_row + tl.arange(0, ROWS))[None, :]
+    factor = _factor(x_scale, scale, 0, first_row, token, num_tokens, WIDTH, GROUPED, BLOCKS)
+    WHOLE: tl.constexpr = x.dtype.is_int()
+    total = tl.zeros([TOKENS, ROWS], tl.int32 if WHOLE else tl.float32)
+    for step in range(WIDTH // DEPTH):
+        left = x.load([first_token, step * DEPTH])
+        right = weight.load([first_row, step * DEPTH]).T
+        if GROUPED or BLOCKS:
+            coming = _factor(
+                x_scale, scale, step + 1, first_row, token, num_tokens, WIDTH, GROUPED, BLOCKS
+            )
+            total += tl.dot(left, right) * factor
+            factor = coming
+        elif WHOLE:
+            total = tl.dot(left, right, total, out_dtype=tl.int32)
+        else:
+            total += tl.dot(left, right)
+    found = _scaled(
+        total, x_scale, x_zero, scale, row_sums, row, token, num_tokens, OUT, SCALED, BLOCKS, ZERO
+    )
+    to = output + token.to(tl.int64) * OUT + row
+    written = (row < OUT) & (token < num_tokens)
+    tl.store(to, found.to(output.dtype.element_ty), mask=written)
+
+
+@triton.jit
+def _weights(
+    own, at, kind: tl.constexpr, WIDTH: tl.constexpr, EVEN: tl.constexpr, CODES: tl.constexpr
+):
+    """A tile of the weight, as wide as the numbers it meets."""
+    if EVEN:
+        found = tl.load(own + at[None, :], eviction_policy="evict_first")
+    else:
+        found = tl.load(own + at[None, :], mask=(at < WIDTH)[None, :], other=0.0)
+    if CODES:
+        found = _widened(_of_codes(found), kind)
+    elif found.dtype.primitive_bitwidth < kind.primitive_bitwidth:
+        found = _widened(found, kind)
+    return found
+
+
+@triton.jit
+def _inputs(inputs, at, known, IN: tl.constexpr, WHOLE: tl.constexpr):
+    """A tile of the activations."""
+    there = known
+    if not WHOLE:
+        there = known & (at < IN)[:, None]
+    return tl.load(inputs + at[:, None], mask=there, other=0.0)
+
+
+@triton.jit
+def _place(program, tiles, ROW_TILES: tl.constexpr, BAND: tl.constexpr):
+    """Tiles of tokens and of rows: bands of so many tiles of tokens, so that programs at work
+    together need few of both."""
+    band = program // (BAND * ROW_TILES)
+    height = tl.minimum(tiles - band * BAND, BAND)
+    inside = program % (BAND * ROW_TILES)
+    return band * BAND + inside % height, inside // height
+
+
+@triton.jit
+def _factor(
+    x_scale,
+    scale,
+    group,
+    first_row,
+    token,
+    num_tokens,
+    WIDTH: tl.constexpr,
+    GROUPED: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    """Of one group of columns; 0 behind the last. A program's rows lie in one block."""
+    COUNT: tl.constexpr = WIDTH // GROUP
+    factor = 1.0
+    if BLOCKS:
+        place = first_row // GROUP * COUNT + group
+        factor = tl.load(scale + place, mask=group < COUNT, other=0.0)
+    if GROUPED:
+        known = (token < num_tokens) & (group < COUNT)
+        of_token = x_scale + tl.cast(group, tl.int64) * num_tokens + token
+        factor *= tl.load(of_token, mask=known, other=0.0)
+    return factor
+
+
+@triton.jit
+def _scaled(
+    total,
+    x_scale,
+    x_zero,
+    scale,
+    row_sums,
+    row,
+    token,
+    num_tokens,
+    OUT: tl.constexpr,
+    SCALED: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ZERO: tl.constexpr,
+):
+    """Sums less what zero points add, times what scales there still are, fp32."""
+    known = token < num_tokens
+    if ZERO:
+        zero = tl.load(x_zero + token, mask=known, other=0)
+        total -= zero * tl.load(row_sums + row, mask=row < OUT, other=0)
+    found = total.to(tl.float32)
+    if SCALED:
+        found *= tl.load(x_scale + token, mask=known, other=0.0)
+    if not BLOCKS:
+        found *= tl.load(scale + row, mask=row < OUT, other=0.0)
+    return found
+
+
+@triton.jit
+def _widened(numbers, kind: tl.constexpr):
+    """By way of fp16, and of fp32 to bf16: of these steps none is slow."""
+    found = numbers.to(tl.float16)
+    if kind == tl.bfloat16:
+        found = found.to(tl.float32).to(kind)
+    return found
+
+
+@triton.jit
+def _of_codes(codes):
+    """E4M3 from its bytes, fp16: for tensor cores that do not know it."""
+    code = codes.to(tl.uint16)
+    bits = ((code & 0x80) << 8) | ((code & 0x7F) << 7)
+    return bits.to(tl.float16, bitcast=True) * 256.0

@@ -1,0 +1,173 @@
+"""See `round_rows`. A program has whole rows, or pieces of one that share nothing.
+
+Quotients are divided as IEEE 754 says, and halves go to the even number: the bits are those of the
+weights' references.
+"""
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from aweigh_kernels import rounding
+from aweigh_kernels.gpu.gated import gated_numbers
+
+GROUP = tl.constexpr(rounding.GROUP)
+_E4M3 = tl.constexpr(448.0)  # the largest
+_LOW = tl.constexpr(-128.0)
+_HIGH = tl.constexpr(127.0)
+_SMALLEST = tl.constexpr(1.1754943508222875e-38)  # a scale: a token of zeros stays one
+_WHOLE = tl.constexpr(12582912.0)  # 1.5 · 2^23: the sum with it has no room for fractions
+
+
+@triton.jit
+def round_as_given(
+    x,
+    numbers,
+    scales,
+    zeros,
+    given_scale,
+    given_zero,
+    SIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PIECE: tl.constexpr,
+    GATED: tl.constexpr,
+    GELU: tl.constexpr,
+    ZERO: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """A piece of a row, by a scale that is known."""
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * PIECE + tl.arange(0, PIECE)
+    wide = _wide(x, row, column, SIZE, GATED, GELU)
+    scale, zero = given(given_scale, given_zero, ZERO)
+    found = nearest(wide, scale, zero, numbers.dtype.element_ty)
+    tl.store(numbers + row * WIDTH + column, found, mask=column < WIDTH)
+    if tl.program_id(1) == 0:
+        tl.store(scales + row, scale)
+        if ZERO:
+            tl.store(zeros + row, zero.to(tl.int32))
+
+
+@triton.jit
+def round_by_token(
+    x,
+    numbers,
+    scales,
+    zeros,
+    SIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PIECE: tl.constexpr,
+    GATED: tl.constexpr,
+    GELU: tl.constexpr,
+    ZERO: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """A row. One that is longer than a piece is read again, from a cache."""
+    PIECES: tl.constexpr = (WIDTH + PIECE - 1) // PIECE
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, PIECE)
+    kind = numbers.dtype.element_ty
+    wide = _wide(x, row, column, SIZE, GATED, GELU)
+    low, high, lost = tl.min(wide, 0), tl.max(wide, 0), tl.sum(wide * 0.0, 0)
+    for piece in tl.static_range(1, PIECES):
+        more = _wide(x, row, piece * PIECE + column, SIZE, GATED, GELU)
+        low, high = tl.minimum(low, tl.min(more, 0)), tl.maximum(high, tl.max(more, 0))
+        lost += tl.sum(more * 0.0, 0)
+    scale, zero = fitting(low, high, kind, ZERO)
+    tl.store(scales + row, scale + lost)
+    if ZERO:
+        tl.store(zeros + row, zero.to(tl.int32))
+    to = numbers + row * WIDTH + column
+    tl.store(to, nearest(wide, scale, zero, kind), mask=column < WIDTH)
+    for piece in tl.static_range(1, PIECES):
+        at = piece * PIECE + column
+        more = _wide(x, row, at, SIZE, GATED, GELU)
+        tl.store(to + piece * PIECE, nearest(more, scale, zero, kind), mask=at < WIDTH)
+
+
+@triton.jit(do_not_specialize=("num_rows",))
+def round_by_group(
+    x,
+    numbers,
+    scales,
+    num_rows,
+    SIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PIECE: tl.constexpr,
+    GATED: tl.constexpr,
+    GELU: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """A piece of a row, which is some whole groups. Scales of a group lie side by side."""
+    GROUPS: tl.constexpr = PIECE // GROUP
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+    row = tl.program_id(0).to(tl.int64)
+    group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
+    column = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    wide = _wide(x, row, column, SIZE, GATED, GELU)
+    kind = numbers.dtype.element_ty
+    scale, zero = fitting(tl.min(wide, 1), tl.max(wide, 1), kind, False)
+    found = nearest(wide, scale[:, None], zero[:, None], kind)
+    tl.store(numbers + row * WIDTH + column, found, mask=column < WIDTH)
+    tl.store(scales + group.to(tl.int64) * num_rows + row, scale, mask=group * GROUP < WIDTH)
+
+
+@triton.jit
+def given(given_scale, given_zero, ZERO: tl.constexpr):
+    """A scale and a zero point, 0 if there is none, both fp32."""
+    scale = tl.load(given_scale)
+    zero = tl.zeros_like(scale)
+    if ZERO:
+        zero = tl.load(given_zero).to(tl.float32)
+    return scale, zero
+
+
+@triton.jit
+def fitting(low, high, kind: tl.constexpr, ZERO: tl.constexpr):
+    """The scale and the zero point of numbers that lie between two, both fp32."""
+    if ZERO:
+        low, high = tl.minimum(low, 0.0), tl.maximum(high, 0.0)
+        scale = tl.maximum(tl.div_rn(high - low, _HIGH - _LOW), _SMALLEST)
+        zero = tl.clamp(_whole(_LOW - tl.div_rn(low, scale)), _LOW, _HIGH)
+    else:
+        scale = tl.div_rn(tl.maximum(-low, high), _HIGH if kind.is_int() else _E4M3)
+        scale = tl.maximum(scale, _SMALLEST)
+        zero = tl.zeros_like(scale)
+    return scale, zero
+
+
+@triton.jit
+def nearest(wide, scale, zero, kind: tl.constexpr):
+    """Of 8 bits. What is no number stays none in E4M3."""
+    if kind.is_int():
+        found = _whole(tl.clamp(tl.div_rn(wide, scale) + zero, _LOW, _HIGH)).to(kind)
+    else:
+        found = tl.clamp(
+            tl.div_rn(wide, scale), -_E4M3, _E4M3, propagate_nan=tl.PropagateNan.ALL
+        ).to(kind)
+    return found
+
+
+@triton.jit
+def _wide(x, row, column, SIZE: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr):
+    """Numbers of a row, or what gates let by of them; 0 behind the last."""
+    inside = column < SIZE
+    if GATED:
+        found = gated_numbers(x + row * (2 * SIZE) + column, inside, SIZE, GELU)
+    else:
+        found = tl.load(x + row * SIZE + column, mask=inside, other=0.0)
+    return found.to(tl.float32)
+
+
+@triton.jit
+def _whole(number):
+    """Rounded to the nearest integer, halves to the even one."""
+    return (number + _WHOLE) - _WHOLE
