@@ -24,7 +24,7 @@ cluster-down: ## End it; binaries and images stay in the cache
 	$(CLUSTER) down
 
 .PHONY: images
-images: ## Build both images and bring them to the cluster
+images: ## Build the images and bring them to the cluster
 	$(CLUSTER) images
 
 .PHONY: crds

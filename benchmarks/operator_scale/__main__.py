@@ -28,7 +28,7 @@ from tests.cluster.places import CHECKOUT
 from tests.e2e.local_operator import LocalOperator
 
 LEASE = ("default", "operator-scale")
-IMAGE = "registry.example/aweigh-runtime:1"
+IMAGE, ROUTER_IMAGE = "registry.example/aweigh-runtime:1", "registry.example/aweigh-router:1"
 QUIET_S = 60.0  # after which the consequences of many changes are over
 SCALED = {"spec": {"replicas": None, "scaling": {"minReplicas": 1, "maxReplicas": 4}}}
 FIXED = {"spec": {"replicas": 1, "scaling": None}}
@@ -95,9 +95,9 @@ async def _measured(options: Options, cluster: Cluster) -> Report:
     api, at = Api(cluster.place.kubeconfig), phases.services(options.services)
     flags = (f"--lease={'/'.join(LEASE)}",)
     often = (*flags, f"--resync-seconds={options.resync_s}")
-    first = LocalOperator(cluster, "", IMAGE, flags, host="first")
-    second = LocalOperator(cluster, "", IMAGE, flags, host="second")
-    third = LocalOperator(cluster, "", IMAGE, often, host="third")
+    first = LocalOperator(cluster, "", IMAGE, flags, ROUTER_IMAGE, "first")
+    second = LocalOperator(cluster, "", IMAGE, flags, ROUTER_IMAGE, "second")
+    third = LocalOperator(cluster, "", IMAGE, often, ROUTER_IMAGE, "third")
     figures = Figures(len(at))
     try:
         await _first(options, api, at, first, figures)

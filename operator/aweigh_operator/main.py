@@ -41,6 +41,7 @@ ACCESS_TIMEOUT_S = 60.0  # for the API server to come up, the CRD and the role t
 ACCESS_RETRY_S = 2.0
 MAX_FIELDS = 5  # of those that are lacking, named in one sentence
 MAX_REPORTS = 100  # that are read at once
+_API_SERVER_PORTS = "443,6443"
 NEW_OBJECTS = 20_000  # after so many the garbage collector looks at the young ones
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
     add(
         "--api-server-ports",
         metavar="PORT,…",
-        default=known("--api-server-ports") or ",".join(map(str, defaults["api_server_ports"])),
+        default=known("--api-server-ports") or _API_SERVER_PORTS,
         help="of the API server's endpoints, which routers may reach. Default: %(default)s",
     )
     add(

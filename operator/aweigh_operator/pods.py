@@ -56,7 +56,7 @@ class Reports(Generic[Report]):
     ) -> None:
         """`form` is that of the reports, `port` the admin port of the pods."""
         self._session = session
-        self._form = form
+        self._form: type[Report] = form
         self._port = port
         self._clock = clock
         self._reports: OrderedDict[str, _Report[Report]] = (
@@ -122,9 +122,10 @@ class Reports(Generic[Report]):
         except (TimeoutError, aiohttp.ClientError, OSError):
             return None
         try:
-            return self._form.model_validate_json(body)
+            found: Report = self._form.model_validate_json(body)
         except ValidationError:
             return None
+        return found
 
 
 def address(pod: Pod, port: int) -> str:

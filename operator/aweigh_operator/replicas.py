@@ -42,7 +42,7 @@ def wanted(service: InferenceService, observed: Observed) -> int:
     told = None if observed.decision is None else observed.decision.replicas
     before = told_before(observed.body)
     told_lately = None if before is None else before.desired_replicas
-    known = (told, there, told_lately)
+    known: tuple[int | None, ...] = (told, there, told_lately)
     scaling = service.spec.scaling
     if scaling is None or not scaling.to_zero:  # 0 pods were suspended ones
         known = tuple(each or None for each in known)

@@ -61,7 +61,7 @@ def status(cluster: Cluster, _words: list[str]) -> None:
 def images(cluster: Cluster, _words: list[str]) -> None:
     """Build the images and bring them to the cluster."""
     prepare.deliver(cluster)
-    for name in ("operator", "runtime"):
+    for name in ("operator", "router", "runtime"):
         sys.stdout.write(f"{cluster.image(name)}\n")
 
 

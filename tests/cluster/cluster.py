@@ -81,13 +81,14 @@ class Cluster:
         return self.kubectl("logs", target, "-n", namespace, *options)
 
     def image(self, name: str) -> str:
-        """The reference of the `operator` or `runtime` image, made and delivered where needed."""
+        """The reference of the `operator`, `router` or `runtime` image, made where needed."""
         return delivery.references(self.place)[name]
 
     def install(self, *options: str) -> None:
         """Install the operator from the chart, or bring it to the present code."""
         images = [
-            f"--set-string={name}.image={self.image(name)}" for name in ("operator", "runtime")
+            f"--set-string={name}.image={self.image(name)}"
+            for name in ("operator", "router", "runtime")
         ]
         release = ["upgrade", "--install", RELEASE, str(CHECKOUT / "helm" / "aweigh")]
         where = ["--namespace", OPERATOR_NAMESPACE, "--create-namespace"]

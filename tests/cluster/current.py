@@ -19,7 +19,7 @@ K3S = ["k3s", "ctr", "images", "import", "ARCHIVE"]
 
 
 def references() -> dict[str, str]:
-    """Deliver both images; return the names that pods ask for."""
+    """Deliver the images; return the names that pods ask for."""
     load = _loader()
     if load is not None:
         return {name: _load(name, load) for name in images.DOCKERFILES}

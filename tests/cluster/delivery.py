@@ -9,7 +9,7 @@ from tests.cluster.places import Place
 
 @functools.cache
 def references(place: Place | None) -> dict[str, str]:
-    """Have both images where pods can pull or find them; return the names to ask for."""
+    """Have the images where pods can pull or find them; return the names to ask for."""
     if place is None:
         return current.references()
     images.build()

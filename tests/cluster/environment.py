@@ -12,7 +12,13 @@ from tests.cluster.places import CHECKOUT
 ENVIRONMENT = CHECKOUT / ".venv"
 INPUTS = ("pyproject.toml", "requirements.txt")
 OLDEST_PYTHON = (3, 11)
-IMAGES = {"operator": ["operator"], "runtime": ["runtime", "otel"]}  # extras in each image
+# The extras in each image, and where their versions are pinned.
+IMAGES = {"operator": ["operator"], "router": ["router"], "runtime": ["runtime", "otel"]}
+PINS = {
+    "operator": CHECKOUT / "operator" / "requirements.txt",
+    "router": CHECKOUT / "runtime" / "requirements-router.txt",
+    "runtime": CHECKOUT / "runtime" / "requirements.txt",
+}
 UV_PACKAGE = "uv>=0.9,<1"
 
 
@@ -59,9 +65,8 @@ def pin() -> None:
 
     pinned = f"--constraint={whole}"
     for image, extras in IMAGES.items():
-        target = CHECKOUT / image / "requirements.txt"
         chosen = [f"--extra={extra}" for extra in extras]
-        progress.output([*command, project, *chosen, pinned, f"--output-file={target}"])
+        progress.output([*command, project, *chosen, pinned, f"--output-file={PINS[image]}"])
     # torch has a layer of its own in the image, so that other updates leave its gigabytes alone.
     (torch,) = (line for line in whole.read_text().splitlines() if line.startswith("torch=="))
     target = CHECKOUT / "runtime" / "requirements-torch.txt"

@@ -16,10 +16,12 @@ from tests.cluster.places import CHECKOUT, Place
 
 DOCKERFILES = {
     "operator": CHECKOUT / "operator" / "Dockerfile",
+    "router": CHECKOUT / "runtime" / "Dockerfile.router",
     "runtime": CHECKOUT / "runtime" / "Dockerfile",
 }
 USUAL = {
     "operator": "about 30 s the first time, 2 s after a change of the code",
+    "router": "about 30 s the first time, 2 s after a change of the code",
     "runtime": "about 3 min the first time, 3 s after a change of the code",
 }
 # What Debian's own image has, made from its packages: no image registry has to be reached.

@@ -22,7 +22,7 @@ def write(folder: Path = FOLDER) -> list[Path]:
                 *(tool, "tool", "run", "--from", WRITER, "cyclonedx-py", "requirements"),
                 *("--pyproject", CHECKOUT / "pyproject.toml", "--mc-type=application"),
                 *("--output-reproducible", "--of=JSON"),
-                *("-o", target, CHECKOUT / image / "requirements.txt"),
+                *("-o", target, environment.PINS[image]),
             ],
             log,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import cluster as clusters
-from tests.cluster import demo, images, keep, places, processes, progress
+from tests.cluster import demo, environment, images, keep, places, processes, progress
 from tests.cluster.places import CHECKOUT
 from tests.cluster.processes import Record
 
@@ -117,17 +117,16 @@ def test_a_failed_command_ends_with_what_it_printed_and_names_its_log(tmp_path: 
 @pytest.mark.parametrize("name", images.DOCKERFILES)
 def test_an_images_tag_follows_everything_that_its_dockerfile_copies(name: str) -> None:
     sources = images.inputs(name)
-    assert CHECKOUT / name / "Dockerfile" in sources
+    assert images.DOCKERFILES[name] in sources
     assert CHECKOUT / "operator" / "aweigh_api" in sources
     assert all(source.exists() for source in sources)
 
 
 @pytest.mark.parametrize(
-    "path",
-    ["operator/requirements.txt", "runtime/requirements.txt", "runtime/requirements-torch.txt"],
+    "path", [*environment.PINS.values(), CHECKOUT / "runtime" / "requirements-torch.txt"]
 )
-def test_an_image_pins_what_the_environment_pins(path: str) -> None:
-    image = pins(CHECKOUT / path)
+def test_an_image_pins_what_the_environment_pins(path: Path) -> None:
+    image = pins(path)
     assert image
     assert image <= pins(CHECKOUT / "requirements.txt")
 

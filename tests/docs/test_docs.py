@@ -33,6 +33,7 @@ ALL_IS_WELL = {
     Reason.LOAD_GREW,
     Reason.LOAD_FELL,
     Reason.BOUNDS,
+    Reason.SCALED_TO_ZERO,
 }
 TAKES_TIME = {Reason.LOADING, Reason.PROGRESSING, Reason.WAITING_FOR_PODS}
 REFUSED_AT_APPLY = {Reason.INVALID_SPEC, Reason.INVALID_CONFIGURATION}  # the message says it all

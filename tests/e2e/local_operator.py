@@ -34,6 +34,7 @@ class LocalOperator:
     namespace: str
     image: str
     options: tuple[str, ...] = ()
+    router_image: str = ""  # none: of the present code
     host: str = ""  # the name of the machine that it believes to be on; none: this one's
     log: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
     _process: subprocess.Popen[bytes] | None = None
@@ -45,6 +46,7 @@ class LocalOperator:
         flags = [
             f"--namespace={self.namespace}",
             f"--runtime-image={self.image}",
+            f"--router-image={self.router_image or self.cluster.image('router')}",
             f"--probe-port={self._ports[0]}",
             f"--metrics-port={self._ports[1]}",
             *self.options,

@@ -14,8 +14,11 @@ pytestmark = pytest.mark.cluster
 SMALL = {"uri": "builtin://helmsman-1m-draft"}
 OPERATOR = "aweigh-operator"
 ACCOUNT = f"system:serviceaccount:{OPERATOR_NAMESPACE}:{OPERATOR}"
-WITHOUT_A_REQUEST = {("serving.aweigh.dev", "inferenceservices/finalizers", "update")}
-"""An owner reference that blocks deletion needs it."""
+WITHOUT_A_REQUEST = {
+    ("serving.aweigh.dev", "inferenceservices/finalizers", "update"),
+    *(("discovery.k8s.io", "endpointslices", verb) for verb in ("get", "list", "watch")),
+}
+"""Owner references that block deletion need the first; nobody can give routers what he has not."""
 SELDOM = {("serving.aweigh.dev", "inferenceservices", "get")}
 """Whether a service is still there whose status could not be written."""
 
@@ -117,6 +120,10 @@ def exercise(service: Service) -> None:
     cluster.wait(
         "children that are not wanted to go",
         lambda: all(cluster.get(kind, service.name, service.namespace) is None for kind in gone),
+    )
+    cluster.wait(
+        "all of the router to go",
+        lambda: cluster.get("role", f"{service.name}-router", service.namespace) is None,
     )
     # A volume that cannot be mounted stands only in events.
     waiting = Service(cluster, service.namespace, "waiting")

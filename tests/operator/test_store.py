@@ -5,7 +5,8 @@ from typing import Any
 
 from aweigh_api import names
 from aweigh_operator.observe import Key, Manifest
-from aweigh_operator.store import MAX_GONE, Store
+from aweigh_operator.places import PLACES
+from aweigh_operator.store import MAX_GONE, Store, services_of
 from tests.operator import fakes
 from tests.operator.fakes import KEY
 
@@ -136,3 +137,25 @@ def test_the_order_of_fields_is_no_news() -> None:
     store.put("Deployment", deployment(5))
     other = dict(reversed(deployment(6).items()))
     assert store.put("Deployment", other) == []
+
+
+def test_what_belongs_to_a_router_is_news_to_whoever_may_own_it() -> None:
+    store, router = Store(), Key(KEY.namespace, "chat-router")
+    body = deployment(5)
+    body["metadata"]["name"] = "chat-router"
+    assert set(store.put("Deployment", body)) == {KEY, router}
+    assert set(store.children(KEY, PLACES)) == {"Deployment-router"}
+    assert set(store.children(router, PLACES)) == {"Deployment"}
+    assert store.uids("Deployment") == {"of-deployment": [KEY, router]}
+    for key in services_of("Deployment", body):
+        store.drop("Deployment", key, "of-deployment", 7)
+    assert store.uids("Deployment") == {}
+
+
+def test_a_routers_pod_is_none_that_serves() -> None:
+    store, body = Store(), pod(1, ready=True)
+    body["metadata"]["labels"] = names.router_labels(KEY.name)
+    store.put("Pod", body)
+    assert store.pods(KEY) == ()
+    (router,) = store.routers(KEY)
+    assert router.ready

@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.cluster import network, sbom
-from tests.cluster.places import CHECKOUT
+from tests.cluster import environment, network, sbom
 
 
 def test_every_pinned_package_of_an_image_is_listed_with_its_version(tmp_path: Path) -> None:
@@ -13,10 +12,10 @@ def test_every_pinned_package_of_an_image_is_listed_with_its_version(tmp_path: P
     for path in written:
         bill = json.loads(path.read_text())
         image = path.name.split(".")[0].removeprefix("aweigh-")
-        pins = (CHECKOUT / image / "requirements.txt").read_text().splitlines()
+        pins = environment.PINS[image].read_text().splitlines()
         pinned = {tuple(line.split(" ;")[0].strip().split("==")) for line in pins if "==" in line}
         listed = {(each["name"], each["version"]) for each in bill["components"]}
         assert bill["bomFormat"] == "CycloneDX"
         assert bill["metadata"]["component"]["name"] == "aweigh"
         assert {(name.split("[")[0], version) for name, version in pinned} == listed
-        assert len(pinned) > 20
+        assert len(pinned) > 10
