@@ -47,6 +47,16 @@ def prepare(weight: Weight, dtype: torch.dtype) -> Product:
             return sparse_int_weight.prepare(weight, dtype)
 
 
+def recordable(weight: Weight, dtype: torch.dtype) -> bool:
+    """Whether graphs of a GPU may hold its product: a kernel of ours, which the host waits for not.
+
+    Args:
+        weight: where it will be multiplied.
+        dtype: of x.
+    """
+    return isinstance(weight, IntWeight) and int_weight.has_kernel(weight, dtype)
+
+
 def rounding(weight: Weight) -> Callable[[torch.Tensor], torch.Tensor]:
     """What the product with a weight makes of activations [T, K]: quantized if it wants them so.
 
