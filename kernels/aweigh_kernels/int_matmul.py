@@ -48,7 +48,7 @@ class Workspace:
     """
 
     def __init__(self, device: torch.device) -> None:
-        # `schedule` lets three programs of each multiprocessor share rows, one if tokens are many.
+        # `schedule` lets three programs of each multiprocessor share rows: of 32 tokens at most.
         self.scratch = Scratch(device, _PROGRAM_ROWS // ROWS * _MOST_COLUMNS)
         self.dense = torch.empty(_DENSE_WEIGHTS, dtype=torch.bfloat16, device=device)
 
@@ -98,13 +98,13 @@ def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
         num_processors: multiprocessors of the GPU.
     """
     few, tokens = num_tokens <= 32, tokens_of(num_tokens, fours=packed.fours)
-    programs = 3 if few else 2 if num_tokens <= 64 else 1  # of a multiprocessor, at most
+    programs = 3 if few else 1  # of a multiprocessor, that share rows
     tiles = -(-packed.shape[0] // _PROGRAM_ROWS) * -(-num_tokens // tokens)
     num_steps = -(-packed.shape[1] // packed.depth)
     # The last one adds what all have left at once: so many numbers its registers hold.
     most = min(8, _MOST_COLUMNS // tokens * (1 if few else 2))
     shared = splits(tiles, programs * num_processors, min(most, num_steps // _LEAST_STEPS))
-    return Schedule(_PROGRAM_ROWS, tokens, shared, 5 if few else 4, 4 if few else 8)
+    return Schedule(_PROGRAM_ROWS, tokens, shared, 5 if tokens == 16 else 4, 4 if few else 8)
 
 
 def tokens_of(num_tokens: int, *, fours: bool) -> int:
