@@ -14,7 +14,7 @@ import triton
 from aweigh_kernels.dense import NARROW, expect_dense, starts_early
 from aweigh_kernels.gpu.int_matmul import multiply, unpack
 from aweigh_kernels.int_packing import ROWS, Packed
-from aweigh_kernels.skinny_matmul import Scratch, splits
+from aweigh_kernels.skinny_matmul import Scratch, splits, tokens_of
 
 MOST_TOKENS = 256  # of the kernel; with more, making the weight dense costs less than it saves
 _DENSE_WEIGHTS = 1 << 26  # that are made dense at once
@@ -32,7 +32,6 @@ class Schedule:
     splits: int  # programs that share rows, each with a part of their numbers
     num_stages: int  # tiles on their way, and the one that is multiplied
     num_warps: int
-    ahead: int = 4  # tiles that are asked for while the kernel before ends
 
     def within(self, num_bytes: int, packed: Packed) -> "Schedule":
         """With as many stages as so much shared memory has room for."""
@@ -48,7 +47,7 @@ class Workspace:
     """
 
     def __init__(self, device: torch.device) -> None:
-        # `schedule` lets three programs of each multiprocessor share rows, one if tokens are many.
+        # `schedule` lets three programs of each multiprocessor share rows: of 32 tokens at most.
         self.scratch = Scratch(device, _PROGRAM_ROWS // ROWS * _MOST_COLUMNS)
         self.dense = torch.empty(_DENSE_WEIGHTS, dtype=torch.bfloat16, device=device)
 
@@ -97,20 +96,18 @@ def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
         packed: the weight.
         num_processors: multiprocessors of the GPU.
     """
-    few, tokens = num_tokens <= 32, tokens_of(num_tokens, fours=packed.fours)
-    programs = 3 if few else 2 if num_tokens <= 64 else 1  # of a multiprocessor, at most
-    tiles = -(-packed.shape[0] // _PROGRAM_ROWS) * -(-num_tokens // tokens)
+    row_tiles = -(-packed.shape[0] // _PROGRAM_ROWS)
+    few, tokens = num_tokens <= 32, min(_MOST_COLUMNS, tokens_of(num_tokens))
+    fills = row_tiles * -(-num_tokens // tokens) >= num_processors
+    if packed.fours or not fills:  # before Hopper registers hold fewer
+        tokens = min(tokens, _MOST_COLUMNS // 2)
+    programs = 3 if few else 1  # of a multiprocessor, that share rows
+    tiles = row_tiles * -(-num_tokens // tokens)
     num_steps = -(-packed.shape[1] // packed.depth)
     # The last one adds what all have left at once: so many numbers its registers hold.
     most = min(8, _MOST_COLUMNS // tokens * (1 if few else 2))
     shared = splits(tiles, programs * num_processors, min(most, num_steps // _LEAST_STEPS))
-    return Schedule(_PROGRAM_ROWS, tokens, shared, 5 if few else 4, 4 if few else 8)
-
-
-def tokens_of(num_tokens: int, *, fours: bool) -> int:
-    """Columns of a program's tile, of so many tokens; before Hopper registers hold fewer."""
-    most = _MOST_COLUMNS // 2 if fours else _MOST_COLUMNS
-    return min(most, max(16, int(triton.next_power_of_2(num_tokens))))
+    return Schedule(_PROGRAM_ROWS, tokens, shared, 5 if tokens == 16 else 4, 4 if few else 8)
 
 
 def launch(
@@ -154,7 +151,6 @@ def launch(
         ROWS=chosen.rows,
         DEPTH=packed.depth,
         SPLITS=chosen.splits,
-        AHEAD=chosen.ahead,
         EARLY=early,
         FOURS=packed.fours,
         PAIRS=not interpreted,

@@ -119,10 +119,19 @@ def prepare(weight: IntWeight, dtype: torch.dtype) -> Product:
     return product
 
 
+def has_kernel(weight: IntWeight, dtype: torch.dtype) -> bool:
+    """Whether a GPU kernel of ours multiplies it with x of such a format."""
+    if not has_kernels(weight.q, dtype):
+        return False
+    from aweigh_kernels import int_packing  # Triton is not everywhere
+
+    return int_packing.takes(weight.bits, weight.group, weight.shape[1], weight.zero)
+
+
 def _stored(weight: IntWeight, dtype: torch.dtype) -> Product:
     """As our kernel or torch multiplies it, where that is possible."""
-    if has_kernels(weight.q, dtype):
-        return _on_gpu(weight, dtype)
+    if has_kernel(weight, dtype):
+        return _on_gpu(weight)
     if not _torch_takes(weight, dtype):
         return _packed(weight, dtype)
     if weight.bits == 8:
@@ -133,12 +142,10 @@ def _stored(weight: IntWeight, dtype: torch.dtype) -> Product:
     return _halves(weight, dtype, order)
 
 
-def _on_gpu(weight: IntWeight, dtype: torch.dtype) -> Product:
+def _on_gpu(weight: IntWeight) -> Product:
     from aweigh_kernels import int_matmul, int_packing  # Triton is not everywhere
 
     bits, group, device = weight.bits, weight.group, weight.q.device
-    if not int_packing.takes(bits, group, weight.shape[1], weight.zero):
-        return _packed(weight, dtype)
     fours = not starts_early(device)
     packed = int_packing.pack(weight.q, weight.scale, weight.zero, bits, group, fours=fours)
     workspace = int_matmul.workspace_of(device)

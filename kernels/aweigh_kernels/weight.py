@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from aweigh_kernels import fp4_weight, fp8_weight, int8_weight, int_weight, sparse_int_weight
+from aweigh_kernels.dense import has_kernels
 from aweigh_kernels.fp4_weight import Fp4Weight
 from aweigh_kernels.fp8_weight import Fp8Weight
 from aweigh_kernels.int8_weight import Int8Weight
@@ -45,6 +46,22 @@ def prepare(weight: Weight, dtype: torch.dtype) -> Product:
             return fp4_weight.prepare(weight, dtype)
         case SparseIntWeight():
             return sparse_int_weight.prepare(weight, dtype)
+
+
+def recordable(weight: Weight, dtype: torch.dtype) -> bool:
+    """Whether graphs of a GPU may hold its product: a kernel of ours, which the host waits for not.
+
+    Args:
+        weight: where it will be multiplied.
+        dtype: of x.
+    """
+    match weight:
+        case IntWeight():
+            return int_weight.has_kernel(weight, dtype)
+        case Int8Weight() | Fp8Weight():
+            return has_kernels(weight.q, dtype)
+        case _:
+            return False
 
 
 def rounding(weight: Weight) -> Callable[[torch.Tensor], torch.Tensor]:

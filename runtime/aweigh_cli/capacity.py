@@ -39,6 +39,8 @@ LENGTHS = (512, 2048, 8192, 32_768, 131_072)  # tokens of a request, for the tab
 _LOGIT_BYTES = 16
 _DRAFTED_LOGIT_BYTES = 36  # of a drafted token also what both models expected, and noise
 
+_OF_INTEGERS = ("awq", "gptq", "int4")  # schemes whose products graphs may hold
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -134,14 +136,17 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     dtype_bytes = _dtype_bytes(config, device, wish)
     weights = footprint.weight_bytes(config, dtype_bytes, wish.kept_bytes)
     drafts, draft_kv, steps = {}, {}, [step_bytes(config, dtype_bytes, device, wish)]
-    graphs = _recorded_bytes(config, dtype_bytes, wish.kept_bytes, device, wish)
+    integers = wish.quantization is not None and wish.quantization.scheme in _OF_INTEGERS
+    recorded = integers or footprint.is_dense(config, wish.kept_bytes)
+    graphs = _recorded_bytes(config, dtype_bytes, device, wish) if recorded else 0
     for each in wish.drafts:
         own_bytes = _draft_dtype_bytes(each, device, wish)
         drafts[each.uri] = footprint.weight_bytes(each.config, own_bytes, each.kept_bytes)
         draft_kv[each.uri] = footprint.bytes_per_token(each.config, own_bytes)
         steps.append(step_bytes(each.config, own_bytes, device, wish))
         alone = replace(wish, longest_draft=sizing.RECORDED_TOKENS - 1)
-        graphs += _recorded_bytes(each.config, own_bytes, each.kept_bytes, device, alone)
+        if footprint.is_dense(each.config, each.kept_bytes):
+            graphs += _recorded_bytes(each.config, own_bytes, device, alone)
     step = max(steps)
     # A block of the pool has the keys and values of its tokens in each of the models.
     per_token = footprint.bytes_per_token(config, _cached_bytes(dtype_bytes, wish))
@@ -191,17 +196,11 @@ def _cached_bytes(dtype_bytes: int, wish: Wish) -> int:
     return footprint.cached_bytes(kept, dtype_bytes)
 
 
-def _recorded_bytes(
-    config: ModelConfig,
-    dtype_bytes: int,
-    kept_bytes: footprint.KeptBytes | None,
-    device: Device,
-    wish: Wish,
-) -> int:
+def _recorded_bytes(config: ModelConfig, dtype_bytes: int, device: Device, wish: Wish) -> int:
     """Of graphs, which are recorded of what our own kernels compute from end to end."""
     has_experts = any(layer.experts is not None for layer in config.layers)
     fused = device.is_gpu and dtype_bytes == 2 and not has_experts
-    if not fused or not footprint.is_dense(config, kept_bytes):
+    if not fused:
         return 0
     return graph_bytes(config, dtype_bytes, wish.max_running, wish.longest_draft)
 

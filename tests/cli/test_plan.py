@@ -154,6 +154,13 @@ def test_recorded_decode_steps_take_more_memory_the_more_requests_are_in_them(ll
     assert [each["graphs"] >> 20 for each in (few, many)] == [231, 903]
 
 
+def test_steps_with_packed_integers_are_recorded_as_those_with_dense_weights(llama: Path) -> None:
+    dense = planned(f"file://{llama}", "--gpu=h100")["graphs"]
+    stated = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
+    (llama / "config.json").write_text(json.dumps(LLAMA_8B | {"quantization_config": stated}))
+    assert planned(f"file://{llama}", "--gpu=h100")["graphs"] == dense > 0
+
+
 @pytest.mark.parametrize(
     ("fields", "given"),
     [

@@ -18,6 +18,7 @@ _LESS_NARROW = tl.constexpr("sub.f16x2 $0, $1, $2;")
 _LESS_WIDE = tl.constexpr(  # there is no such subtraction before Hopper
     "{ .reg .b32 minus; mov.b32 minus, 0xBF80BF80; fma.rn.bf16x2 $0, $2, minus, $1; }"
 )
+_AHEAD = tl.constexpr(4)  # tiles that are asked for while the kernel before ends
 _LINE = tl.constexpr(32)  # words that the second-level cache asks memory for
 
 
@@ -38,7 +39,6 @@ def multiply(
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
     SPLITS: tl.constexpr,
-    AHEAD: tl.constexpr,
     EARLY: tl.constexpr,
     FOURS: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -47,7 +47,7 @@ def multiply(
     first = tl.program_id(2) * TOKENS
     total = _sums(
         x + first.to(tl.int64) * IN, words, factors, num_tokens - first,
-        OUT, IN, GROUP, BITS, TOKENS, ROWS, DEPTH, SPLITS, AHEAD, EARLY, FOURS, PAIRS,
+        OUT, IN, GROUP, BITS, TOKENS, ROWS, DEPTH, SPLITS, EARLY, FOURS, PAIRS,
     )  # fmt: skip
     tile = tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
     total, last = joined(total, sums, arrived, tile, num_tokens - first, TOKENS, ROWS, SPLITS)
@@ -109,7 +109,6 @@ def _sums(
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
     SPLITS: tl.constexpr,
-    AHEAD: tl.constexpr,
     EARLY: tl.constexpr,
     FOURS: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -128,8 +127,8 @@ def _sums(
     begin = tl.program_id(1) * STEPS
     if EARLY:
         gdc_launch_dependents()
-        if EVEN and AHEAD > 0:
-            ask(own + begin * SIZE + (tl.arange(0, AHEAD * SIZE // _LINE) * _LINE)[None, :])
+        line = begin * SIZE + tl.arange(0, _AHEAD * SIZE // _LINE) * _LINE
+        ask(own + tl.minimum(line, TILES * SIZE - 1)[None, :])
         gdc_wait()
     token = tl.arange(0, TOKENS)
     known = (token < num_tokens)[None, :]

@@ -59,9 +59,14 @@ class Decoder:
         self.settle = storage.settle  # once they are loaded
         self._embedding = embedding(config, storage.within("embedding"))
         self._layers = layers(config, config.ropes, storage)
-        self.recordable = self._layers.recordable and not storage.matrices
         self._head = head(config, self._embedding, storage)
         self._angles = [angles_of(rope, max_model_len, storage) for rope in config.ropes]
+
+    @property
+    def recordable(self) -> bool:
+        """Whether graphs can hold its steps, now that it is loaded."""
+        quantized = (matrix for each in self.matrices.values() for matrix in each)
+        return self._layers.recordable and all(matrix.recordable for matrix in quantized)
 
     @property
     def waits(self) -> bool:

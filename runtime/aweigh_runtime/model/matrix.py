@@ -7,7 +7,7 @@ import torch
 
 from aweigh_kernels.product import Product, RoundingProduct
 from aweigh_kernels.rounding import ByteRounding, Rounded
-from aweigh_kernels.weight import Weight, stack
+from aweigh_kernels.weight import Weight, recordable, stack
 
 Activations = torch.Tensor | Rounded
 Project = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -54,6 +54,7 @@ class Quantized:
         self._project = project
         self._prepare = prepare
         self._products: list[Product] = []
+        self.recordable = False  # as part of a graph, once it is filled
 
     def fill(self, shards: Sequence[torch.Tensor | Weight]) -> None:
         """Take the rows of all shards in their order; those of one kind become one product."""
@@ -67,6 +68,9 @@ class Quantized:
             products += [*self._prepared(together), dense]
             together = []
         self._products = products + self._prepared(together)
+        self.recordable = all(
+            isinstance(shard, torch.Tensor) or recordable(shard, self._dtype) for shard in shards
+        )
 
     def _prepared(self, weights: list[Weight]) -> list[Product]:
         return [self._prepare(weight, self._dtype) for weight in stack(weights)]

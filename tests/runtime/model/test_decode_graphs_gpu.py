@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from aweigh_api.number_formats import KvCacheDTypeName
+from aweigh_runtime.formats.gptq_layout import GptqLayout
 from aweigh_runtime.model import common_blocks
 from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
@@ -22,6 +23,7 @@ from aweigh_runtime.model.step_inputs import StepInputs, Tokens
 from aweigh_runtime.model.step_plan import lay_out
 from tests.runtime.model.checkpoints import load_decoder, new_cache, write_checkpoint, write_family
 from tests.runtime.model.families import FAMILIES
+from tests.runtime.model.quantized import Quantize, quantized_twins, round_to
 
 pytestmark = pytest.mark.gpu
 
@@ -272,6 +274,23 @@ def test_other_families(tmp_path: Path, family: str) -> None:
     directory = write_family(tmp_path, model_type, **(shape | {"max_position_embeddings": 1024}))
     steps = Steps(Recorded(load_decoder(directory, "bf16", "cuda")))
     expect_alike(*steps.both([steps.read(100), steps.read(5), steps.read(33)]))
+
+
+def test_packed_integers_are_multiplied_in_a_graph(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", max_position_embeddings=1024)
+    layout, quantize = GptqLayout(bits=4, group=32), round_to(4, 32)
+    stated = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True}
+
+    def rule(module: str) -> tuple[GptqLayout, Quantize] | None:
+        return (layout, quantize) if "model.layers." in module else None
+
+    twins = quantized_twins(source, tmp_path, rule, stated)
+    decoder = load_decoder(twins.quantized, "bf16", "cuda")
+    assert decoder.recordable
+    steps = Steps(Recorded(decoder))
+    expect_alike(*steps.both([steps.read(100), steps.read(5), steps.read(33)]))
+    with nobody_waits():
+        steps.decoder.forward(steps.tokens(40), [Chunk(0, 40, steps.free[:3])], steps.cache)
 
 
 def test_layers_with_a_window_read_what_is_in_common_for_each_request(
