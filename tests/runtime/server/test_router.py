@@ -28,7 +28,7 @@ from aweigh_api.routing import (
 from aweigh_runtime.engine.messages import Counters, KvTokens, Stepped
 from aweigh_runtime.server.router_secret import RouterSecret
 from aweigh_runtime.server.seats import room
-from tests.runtime.server.local import Local, ready, secret
+from tests.runtime.server.local import Local, loading, ready, secret
 from tests.runtime.serving import MODEL
 from tests.runtime.text.helmsman import BACKEND
 
@@ -165,7 +165,7 @@ async def test_the_report_tells_at_once_and_whenever_the_room_changes(
 async def test_the_report_ends_with_the_server(tmp_path: Path) -> None:
     async with httpx.AsyncClient() as client:
         mounted = secret(tmp_path / "router", secret=SHOWN)
-        async with ready(tmp_path, router_secret_dir=mounted) as local:
+        async with loading(tmp_path, router_secret_dir=mounted) as local:
             request = client.build_request("GET", f"{local.url}{REPORT_PATH}", headers=ROUTER)
             report = await client.send(request, stream=True)
             lines = report.aiter_lines()
