@@ -18,6 +18,7 @@ def main() -> int:
     import asyncio
 
     from aweigh_api.mounts import UnusableSecret
+    from aweigh_api.termination import ExitCode
     from aweigh_router import logs, settings
     from aweigh_router.cluster import NotInCluster
     from aweigh_router.lifetime import PortTaken, run
@@ -28,7 +29,7 @@ def main() -> int:
         asyncio.run(run(chosen, _say))
     except (UnusableSecret, PortTaken, NotInCluster) as error:
         sys.stderr.write(f"error: {error}\n")
-        return 2
+        return ExitCode.BAD_CONFIGURATION
     return 0
 
 
