@@ -42,14 +42,14 @@ async def test_it_finishes_open_streams_before_it_ends() -> None:
         flags = ["--pod", pod.url, "--port=0", "--admin-port=0", "--drain-settle-seconds=0.2"]
         async with process(*flags) as router, aiohttp.ClientSession() as session:
             url, admin = await ports(router)
-            body = {"model": "m", "prompt": "hello", "stream": True, "max_tokens": 30}
+            body = {"model": "m", "prompt": "hello", "stream": True, "max_tokens": 60}
             async with session.post(f"{url}/v1/completions", json=body) as response:
                 router.send_signal(signal.SIGTERM)
                 async with asyncio.timeout(5), session.get(f"{admin}/readyz") as probe:
                     assert probe.status == 503
                 events = (await response.read()).decode()
             assert events.endswith("data: [DONE]\n\n")
-            assert all(f'"{word} "' in events for word in text("hello", 0, 30).split())
+            assert all(f'"{word} "' in events for word in text("hello", 0, 60).split())
             async with asyncio.timeout(10):
                 assert await router.wait() == 0
 
