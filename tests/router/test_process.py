@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from aweigh_api.termination import ExitCode
 from aweigh_router import settings
 from tests.router.pod import Pod, running, text
 
@@ -41,14 +42,14 @@ async def test_it_finishes_open_streams_before_it_ends() -> None:
         flags = ["--pod", pod.url, "--port=0", "--admin-port=0", "--drain-settle-seconds=0.2"]
         async with process(*flags) as router, aiohttp.ClientSession() as session:
             url, admin = await ports(router)
-            body = {"model": "m", "prompt": "hello", "stream": True, "max_tokens": 30}
+            body = {"model": "m", "prompt": "hello", "stream": True, "max_tokens": 60}
             async with session.post(f"{url}/v1/completions", json=body) as response:
                 router.send_signal(signal.SIGTERM)
                 async with asyncio.timeout(5), session.get(f"{admin}/readyz") as probe:
                     assert probe.status == 503
                 events = (await response.read()).decode()
             assert events.endswith("data: [DONE]\n\n")
-            assert all(f'"{word} "' in events for word in text("hello", 0, 30).split())
+            assert all(f'"{word} "' in events for word in text("hello", 0, 60).split())
             async with asyncio.timeout(10):
                 assert await router.wait() == 0
 
@@ -79,7 +80,7 @@ async def test_a_start_that_fails_says_what_to_do(tmp_path: Path) -> None:
     ):
         async with process(*flags) as router:
             _, said = await router.communicate()
-            assert router.returncode == 2
+            assert router.returncode == ExitCode.BAD_CONFIGURATION
             assert words in said.decode()
 
 
@@ -103,6 +104,6 @@ async def test_a_port_that_is_taken_is_named() -> None:
         port = pod.url.rpartition(":")[2]
         async with process(f"--pod={pod.url}", "--admin-port=0", f"--port={port}") as router:
             _, said = await router.communicate()
-    assert router.returncode == 2
+    assert router.returncode == ExitCode.BAD_CONFIGURATION
     assert f"port {port}" in said.decode()
     assert "give another --port" in said.decode()

@@ -74,7 +74,7 @@ async def test_an_unstreamed_request_is_asked_again_elsewhere(tmp_path: Path) ->
 
 async def test_a_pod_that_accepts_and_never_answers_is_given_up(tmp_path: Path) -> None:
     one, two = Pod(hangs=True), Pod()
-    async with running(one, two) as pods, routing(tmp_path, pods, patience_seconds=0.3) as local:
+    async with running(one, two) as pods, routing(tmp_path, pods, patience_seconds=1.0) as local:
         streams = await asyncio.gather(
             *(local.stream(f"prompt {each}", max_tokens=3) for each in range(8))
         )
@@ -83,7 +83,7 @@ async def test_a_pod_that_accepts_and_never_answers_is_given_up(tmp_path: Path) 
 
 async def test_so_is_one_that_never_answers_in_one_piece(tmp_path: Path) -> None:
     one, two = Pod(hangs=True), Pod()
-    async with running(one, two) as pods, routing(tmp_path, pods, wait_seconds=1.0) as local:
+    async with running(one, two) as pods, routing(tmp_path, pods, wait_seconds=2.0) as local:
         answers = await asyncio.gather(*(local.whole(f"prompt {each}") for each in range(8)))
     assert all(status == 200 for status, _ in answers)
 
@@ -95,7 +95,7 @@ async def test_a_pod_that_falls_silent_loses_what_it_computes(
     async with running(one, two) as pods, routing(tmp_path, pods) as local:
         asking = asyncio.gather(*(local.whole(f"p {each}", max_tokens=3) for each in range(8)))
         await asyncio.sleep(0.2)
-        monkeypatch.setattr(rooms, "SILENT_S", 0.2)
+        monkeypatch.setattr(rooms, "SILENT_S", 1.0)
         two.tell()
         hearing = asyncio.create_task(_keep_telling(two))
         assert all(status == 200 for status, _ in await asking)
@@ -178,6 +178,17 @@ async def test_where_waiting_helps_nobody_the_reason_comes_at_once(tmp_path: Pat
         for streamed in (await local.stream("hello"), await local.stream("hello")):
             assert (streamed.status, streamed.errors[0]["code"]) == (503, "no_pods")
             assert "CrashLooping" in streamed.errors[0]["message"]
+
+
+async def test_a_pod_that_is_started_again_is_waited_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "DOUBTFUL_S", 0.3)
+    async with routing(tmp_path, [Pod(url="http://127.0.0.1:9")]) as local:
+        local.service.dispatch.reason = "OutOfMemory"
+        streamed = await local.stream("hello")
+    assert ": waiting" in streamed.comments
+    assert "OutOfMemory" in streamed.errors[0]["message"]
 
 
 async def test_requests_that_came_before_the_first_pod_are_all_answered(tmp_path: Path) -> None:
