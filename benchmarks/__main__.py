@@ -81,6 +81,12 @@ BENCHMARKS = {
     ),
     "quantize-layer": Benchmark("quantize_layer", "seconds to quantize a layer, per scheme"),
     "quantized-sizes": Benchmark("quantized_sizes", "bytes of a quantized layer, per scheme"),
+    "router": Benchmark(
+        "router",
+        "a router's CPU, latency and memory; its choice of pods",
+        "",
+        _saved("router", ".md"),
+    ),
     "run-ahead": Benchmark(
         "run_ahead_gpu",
         "steps that are launched before the last one is read",

@@ -8,14 +8,16 @@ from pydantic import BaseModel, ConfigDict
 
 from aweigh_api.state import Phase
 
+SECRET_FILE = "secret"  # in the folder where pods and routers find their service's router secret
 SECRET_HEADER = "Aweigh-Router-Secret"  # of a request: what opens all below
 TENANT_HEADER = "Aweigh-Tenant"  # of a request: hex digest of the client's key; absent: no keys
 ROOM_HEADER = "Aweigh-Room"  # of a response: answers that the pod could begin at once now
 
 NO_ROOM = "no_room"  # error code of a 429: the pod has not begun anything
 
-# A comment line of a stream, before the event whose text it belongs to: the number of the answer,
-# and the tokens whose text is all out with that event. `: tokens 0 17,4,1`
+# A comment line of a stream, before the event that it belongs to: the number of the answer, and
+# the tokens that came for it since the last such line. Taken in again, all of them give just what
+# is out with that event, and what is still held back. `: tokens 0 17,4,1`
 TOKENS_COMMENT = ": tokens "
 
 RESUME_FIELD = "aweigh_resume"  # of a request's body: a `Resume`
@@ -41,7 +43,7 @@ class ResumedAnswer(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tokens: list[int]  # of which the client has the text; they count as the answer's own
+    tokens: list[int]  # named with what the client has; they count as the answer's own
     finished: bool = False  # nothing of it is missing
 
 

@@ -207,6 +207,10 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
     tls_dir: Annotated[
         Path | None, _flag("--tls-dir", "Directory that holds tls.crt and tls.key.")
     ] = None,
+    router_secret_dir: Annotated[
+        Path | None,
+        _flag("--router-secret-dir", "Directory whose file secret holds what a router shows."),
+    ] = None,
     tool_call_parser: Annotated[
         Literal["auto", "hermes", "llama3-json", "mistral", "qwen"],
         _flag("--tool-call-parser", "How the model writes tool calls; auto asks its template."),
@@ -265,6 +269,7 @@ def serve(  # noqa: PLR0913 - one parameter for each field of Config
         prefix_cache_scope=prefix_cache_scope,
         api_keys_dir=api_keys_dir,
         tls_dir=tls_dir,
+        router_secret_dir=router_secret_dir,
         tool_call_parser=tool_call_parser,
         drain_settle_seconds=drain_settle_seconds,
         drain_timeout_seconds=drain_timeout_seconds,

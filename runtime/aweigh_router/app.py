@@ -19,7 +19,7 @@ from aweigh_router.calls import Call
 from aweigh_router.connection import SERVER, Connection
 from aweigh_router.errors import ApiError
 from aweigh_router.pod_client import passed_on
-from aweigh_router.relay import Errand
+from aweigh_router.relay import BYTES_PER_TOKEN, Errand
 from aweigh_router.service import Service
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -34,7 +34,6 @@ KEY_NAME = web.RequestKey("key_name", str)
 
 # A key whose entry in the Secret is called `batch.low` is of that priority.
 _PRIORITIES = {"high": line.HIGH, "low": line.LOW}
-_BYTES_PER_TOKEN = 4  # roughly; to charge a tenant for a prompt
 
 # What a pod serves. Nothing else is asked of one.
 _ANSWERS = ("/v1/chat/completions", "/v1/completions")
@@ -112,7 +111,7 @@ def _call(request: web.Request, wanted: Asked, num_bytes: int) -> Call:
         request[TENANT],
         now_s,
         priority,
-        1 + num_bytes // _BYTES_PER_TOKEN,
+        1 + num_bytes // BYTES_PER_TOKEN,
         asked=wanted,
         deadline_s=now_s + service.settings.wait_seconds,
     )

@@ -1,5 +1,6 @@
 """One request of a client, from its arrival to the end of its answer. Pure."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ class Call(Ticket):
     begun: bool = False  # its client has a part of the answer …
     revision: str | None = None  # … of this revision of the model
     owing_since_s: float | None = None  # since when its pod owes a stream the first event
-    heard_s: float | None = None  # when more of a stream came last, or its client took it
+    due_s: float = math.inf  # when its pod must have said something at the latest
     give_up: Callable[[], None] = nothing  # ends the present try: its pod will not answer
     order: tuple[tuple[str, ...], Order] | None = None  # of these pods
 

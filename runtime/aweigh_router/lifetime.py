@@ -1,6 +1,7 @@
 """One router from start to end: listen, find the pods, serve, drain."""
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -25,6 +26,8 @@ from aweigh_router.service import Service
 from aweigh_router.settings import Settings
 from aweigh_router.slices import Slices
 from aweigh_router.trust import Trust
+
+_FAREWELL_S = 2.0  # for open requests to be told why they end
 
 _log = logging.getLogger("aweigh.router")
 
@@ -57,6 +60,7 @@ async def run(settings: Settings, on_ready: Callable[[int, int], None]) -> None:
     """
     stop, now = _signals()
     async with opened(settings) as router:
+        gc.freeze()  # what was loaded stays: nobody needs to look at it again
         on_ready(router.port, router.admin_port)
         await _first(stop.wait(), *router.tasks)
         await _drain(router.service, now)
@@ -93,9 +97,9 @@ async def opened(settings: Settings) -> AsyncIterator[Router]:
 
 def _assemble(settings: Settings, client: PodClient) -> tuple[Service, Reports]:
     metrics = Metrics(settings.model_name or settings.service)
-    pods = Pods(settings.patience_seconds)
+    pods = Pods()
     dispatch = Dispatch(Line(settings.max_waiting), pods, time.monotonic)
-    relay = Relay(dispatch, client, metrics, settings.wait_seconds)
+    relay = Relay(dispatch, client, metrics, settings)
     return Service(settings, dispatch, relay, metrics), Reports(dispatch, client)
 
 
@@ -137,11 +141,14 @@ async def _drain(service: Service, now: asyncio.Event) -> None:
     service.refusing = True
     if not now.is_set():
         await _within(settings.drain_timeout_seconds, _either(service.until_idle(), now.wait()))
+    service.relay.end()
+    await _within(_FAREWELL_S, service.until_idle())
 
 
 async def _within(seconds: float, work: Awaitable[Any]) -> None:
     with suppress(TimeoutError):
-        await asyncio.wait_for(work, seconds)
+        async with asyncio.timeout(seconds):
+            await work
 
 
 async def _either(*works: Coroutine[Any, Any, Any]) -> None:

@@ -9,14 +9,20 @@ from typing import Self
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from aweigh_api.api_keys import read_key
 from aweigh_api.mounts import Mount, UnusableSecret
-from aweigh_api.routing import REPORT_PATH, ROOM_HEADER, SECRET_HEADER, TENANT_HEADER
+from aweigh_api.routing import (
+    REPORT_PATH,
+    ROOM_HEADER,
+    SECRET_FILE,
+    SECRET_HEADER,
+    TENANT_HEADER,
+)
 from aweigh_router.rooms import Pod
 from aweigh_router.trust import Trust
 
-SECRET_FILE = "secret"
 CONNECT_S = 3.0
 KEEP_S = 15.0  # an idle connection; pods close theirs after 60 s
 READ_BYTES = 64 << 10  # of one stream, before its pod has to wait
@@ -110,7 +116,7 @@ class PodClient:
         """Send a request; `headers` are those of `passed_on`."""
         return self._session.request(
             method,
-            pod.found.url + path,
+            URL(pod.found.url + path, encoded=True),
             data=None if body is None else io.BytesIO(body),  # in pieces: others wait meanwhile
             headers={**headers, **self._proof()},
             allow_redirects=False,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -20,6 +21,9 @@ from aweigh_router.metrics import Metrics
 from aweigh_router.pod_client import PodClient, passed_on
 from aweigh_router.reply import Reply
 from aweigh_router.rooms import Pod
+from aweigh_router.settings import Settings
+
+BYTES_PER_TOKEN = 4  # roughly; to charge a tenant for text
 
 # Codes of errors by which a pod says that it is not the one to ask.
 _TAKES_NOTHING = (NO_ROOM, "overloaded")
@@ -64,13 +68,14 @@ class Relay:
     """Brings requests to pods and answers back."""
 
     def __init__(
-        self, dispatch: Dispatch, pods: PodClient, metrics: Metrics, wait_s: float
+        self, dispatch: Dispatch, pods: PodClient, metrics: Metrics, settings: Settings
     ) -> None:
-        """No request waits longer than `wait_s` at a time."""
         self._dispatch = dispatch
         self._pods = pods
         self._metrics = metrics
-        self._wait_s = wait_s
+        self._wait_s = settings.wait_seconds
+        self._patience_s = settings.patience_seconds
+        self._open: set[asyncio.Timeout] = set()  # one for each answer
 
     async def answer(self, errand: Errand, request: web.Request) -> web.StreamResponse:
         """The answer, whoever it comes from.
@@ -83,27 +88,43 @@ class Relay:
         errand.transcript.answers = [Progress() for _ in range(asked.num_answers)]
         reply = Reply(request, streams=asked.stream)
         try:
-            while True:
-                done = await self._once(errand, reply)
-                if done is not None:
-                    return done
+            async with asyncio.timeout(None) as limit:
+                self._open.add(limit)
+                return await self._complete(errand, reply)
+        except TimeoutError:
+            return await reply.fail(errors.draining())
         except ApiError as error:
             return await reply.fail(error)
+        finally:
+            self._open.discard(limit)
+
+    def end(self) -> None:
+        """Nothing is answered any more: clients are told so."""
+        for limit in self._open:
+            _end_now(limit)
+
+    async def _complete(self, errand: Errand, reply: Reply) -> web.StreamResponse:
+        while True:
+            done = await self._once(errand, reply)
+            if done is not None:
+                return done
 
     async def _once(self, errand: Errand, reply: Reply) -> web.StreamResponse | None:
         """One pod's attempt; None: another one is to try."""
         call, dispatch = errand.call, self._dispatch
         pod = await dispatch.seat(call, reply.sign_of_life)
         revision = pod.revision
-        self._metrics.waited(dispatch.clock() - call.since_s)
-        call.heard_s = call.owing_since_s = dispatch.clock() if call.asked.stream else None
+        now_s = dispatch.clock()
+        self._metrics.waited(now_s - call.since_s)
+        call.owing_since_s = now_s if call.asked.stream else None
+        call.due_s = now_s + (self._patience_s if call.asked.stream else self._wait_s)
         failed: PodFailed | NoRoom | None = None
         try:
             return await self._try(errand, pod, reply)
         except (PodFailed, NoRoom) as failure:
             failed = failure
         finally:
-            call.heard_s = call.owing_since_s = None
+            call.owing_since_s, call.due_s = None, math.inf
             dispatch.leave(call, pod, took=failed is None)
         if isinstance(failed, NoRoom):
             self._metrics.retried("no_room")
@@ -167,17 +188,18 @@ class Relay:
         room = response.headers.get(ROOM_HEADER)
         if response.content_type == "text/event-stream" and response.status == 200:
             rooms.took(pod, _number(room))
-            errand.resumable &= room is not None
-            return await self._stream(errand, pod, reply, response)
+            return await self._stream(errand, reply, response, told=room is not None)
         body = await response.read()
         if response.status >= 400:
             _expect_for_the_client(response.status, body)
         rooms.took(pod, _number(room))
+        self._dispatch.line.charge(errand.call.tenant, len(body) // BYTES_PER_TOKEN)
         return await reply.whole(response.status, passed_on(response.headers), body)
 
     async def _stream(
-        self, errand: Errand, pod: Pod, reply: Reply, response: aiohttp.ClientResponse
+        self, errand: Errand, reply: Reply, response: aiohttp.ClientResponse, *, told: bool
     ) -> web.StreamResponse:
+        """Pass events on; `told` says whether their tokens come with them."""
         call, clock, line = errand.call, self._dispatch.clock, self._dispatch.line
         events = Events(errand.transcript)
         while data := await response.content.readany():
@@ -186,8 +208,9 @@ class Relay:
                 call.owing_since_s = None
             passed = events.feed(data)
             if passed:
+                errand.resumable &= told
                 await reply.write(passed)
-            call.heard_s = clock()
+            call.due_s = clock() + self._patience_s
             line.charge(call.tenant, events.take_count())
         if errand.transcript.complete:
             return await reply.end()

@@ -5,6 +5,7 @@ what it has sent there itself; other routers send, too, and a pod that has no ro
 refuses, which costs little.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -48,8 +49,8 @@ class Try(Protocol):
         ...
 
     @property
-    def heard_s(self) -> float | None:
-        """When its pod last sent something of a stream; None: it need not."""
+    def due_s(self) -> float:
+        """When its pod must have said something at the latest."""
         ...
 
     @property
@@ -65,6 +66,7 @@ class Pod:
     found: Found
     hearing: Hearing = "nothing"
     report: Room | None = None
+    boot_id: str | None = None  # at the last report
     heard_s: float = 0.0
     room: int = 0  # at the last word about it, less what was sent since
     has_been_ready: bool = False
@@ -117,10 +119,9 @@ class Pod:
 class Pods:
     """All pods that there are."""
 
-    def __init__(self, patience_s: float) -> None:
-        """A stream of which nothing comes for so long is given up."""
-        self._patience_s = patience_s
+    def __init__(self) -> None:
         self._pods: dict[str, Pod] = {}
+        self._gone: list[Pod] = []  # and may still answer
         self._names: tuple[str, ...] = ()
         self._first_event_s = SLOW_S / SLOW_TIMES  # what is usual, roughly
 
@@ -149,6 +150,7 @@ class Pods:
         ]
         for pod in gone:
             del self._pods[pod.found.name]
+        self._gone += gone
         for name, pod in self._pods.items():
             pod.found = now[name]
             pod.has_been_ready |= now[name].ready
@@ -169,35 +171,37 @@ class Pods:
         limit_s = max(SLOW_S, SLOW_TIMES * self._first_event_s)
         for pod in self:
             pod.slow = pod.late_s(now_s) > limit_s
-            if pod.hearing == "reports" and now_s > pod.heard_s + SILENT_S:
-                lost(pod)
-            for each in list(pod.tries):
-                if each.heard_s is not None and now_s > each.heard_s + self._patience_s:
-                    each.give_up()
-
-    def with_room(self, now_s: float) -> int:
-        """How many could begin an answer now."""
-        return sum(pod.fits(1, now_s) for pod in self.taking(now_s))
+            hangs = pod.hearing != "blind" and now_s > pod.heard_s + SILENT_S
+            _give_up(pod, math.inf if hangs else now_s)
+        self._gone = [pod for pod in self._gone if pod.tries]
+        for pod in self._gone:
+            _give_up(pod, now_s)
 
     def first_event(self, waited_s: float) -> None:
         """A stream has begun."""
         self._first_event_s += (waited_s - self._first_event_s) / 64
 
 
+def _give_up(pod: Pod, now_s: float) -> None:
+    """Whatever it must have answered by now."""
+    for each in list(pod.tries):
+        if now_s > each.due_s:
+            each.give_up()
+
+
 def reported(pod: Pod, report: Room, now_s: float) -> None:
     """A line of its report has come."""
-    if pod.report is not None and pod.report.boot_id != report.boot_id:
-        pod.has_been_ready = pod.found.ready
-        pod.refusals = 0
+    if pod.boot_id != report.boot_id:  # another process: what its probes said was of the last one
+        if pod.boot_id is not None:
+            pod.has_been_ready = pod.found.ready
+        pod.boot_id, pod.refusals = report.boot_id, 0
     pod.hearing, pod.report, pod.heard_s = "reports", report, now_s
     pod.room = report.room
 
 
-def lost(pod: Pod) -> None:
-    """It cannot be reached, or is silent: whatever it computes is given up."""
+def unheard(pod: Pod) -> None:
+    """Its report has ended. Unless it is heard again soon, what it computes is given up."""
     pod.hearing, pod.report, pod.room = "nothing", None, 0
-    for each in list(pod.tries):
-        each.give_up()
 
 
 def begin(pod: Pod, attempt: Try) -> None:

@@ -67,6 +67,7 @@ class Config:
 
     api_keys_dir: Path | None = None  # each file holds one key; None: everybody may ask
     tls_dir: Path | None = None  # holds tls.crt and tls.key; None: plain HTTP
+    router_secret_dir: Path | None = None  # holds what a router shows; None: there is none
     tool_call_parser: ToolCallParser = "auto"
 
     drain_settle_seconds: int = 0

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import json
 import secrets
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -75,6 +76,7 @@ class Pod:
     dies_of: str = "\0"  # in a prompt
     hands_over_after: int | None = None  # events; then it ends as a draining pod does
     secret: str = SECRET
+    tls: ssl.SSLContext | None = None
     url: str = ""
     running: int = 0
     most_running: int = 0
@@ -100,10 +102,12 @@ class Pod:
         app.router.add_get(REPORT_PATH, self._report)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
+        address = ("127.0.0.1", self._port)
+        site = web.TCPSite(self._runner, *address, reuse_address=True, ssl_context=self.tls)
         await site.start()
         self._port = self._runner.addresses[0][1]
-        self.url = f"http://127.0.0.1:{self._port}"
+        scheme = "http" if self.tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._port}"
 
     async def die(self) -> None:
         """As a process does that is killed: every connection breaks, and nobody listens."""

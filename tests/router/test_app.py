@@ -3,9 +3,11 @@
 import asyncio
 import io
 import json
+import ssl
 from pathlib import Path
 
 import pytest
+import trustme
 
 from aweigh_router import bodies
 from tests.router.pod import Pod, running
@@ -242,3 +244,37 @@ async def test_a_chat_stays_on_its_pod_and_prefixes_stay_together(tmp_path: Path
     chats = [{s.body["messages"][0]["content"] for s in pod.seen} for pod in pods]
     assert sum(map(len, chats)) == 6  # none of them was on two
     assert len([each for each in chats if each]) > 1
+
+
+def certificate(directory: Path, authority: trustme.CA) -> Path:
+    """What a Secret of cert-manager's is mounted as, for a name that no pod's address has."""
+    directory.mkdir()
+    pair = authority.issue_cert("chat.ns.svc")
+    pair.private_key_pem.write_to_path(directory / "tls.key")
+    (directory / "tls.crt").write_bytes(b"".join(blob.bytes() for blob in pair.cert_chain_pems))
+    return directory
+
+
+def serving(directory: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(directory / "tls.crt", directory / "tls.key")
+    return context
+
+
+async def test_the_secret_is_shown_only_to_pods_with_the_services_certificate(
+    tmp_path: Path,
+) -> None:
+    ours = certificate(tmp_path / "ours", trustme.CA())
+    foreign = certificate(tmp_path / "foreign", trustme.CA())
+    pod, impostor = Pod(tls=serving(ours)), Pod(tls=serving(foreign))
+    trusting = ssl.create_default_context(cafile=str(ours / "tls.crt"))
+    trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    async with running(pod, impostor), routing(tmp_path, [pod, impostor], tls_dir=ours) as local:
+        url = local.url.replace("http", "https") + "/v1/completions"
+        for each in range(8):
+            body = {"model": "m", "prompt": f"p {each}"}
+            async with local.session.post(
+                url, json=body, ssl=trusting, server_hostname="chat.ns.svc"
+            ) as response:
+                assert response.status == 200
+    assert (len(pod.seen), len(impostor.seen)) == (8, 0)

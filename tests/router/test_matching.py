@@ -1,5 +1,7 @@
 """Who goes where: never into a full pod, alone where it may kill, nobody passed over for ever."""
 
+from functools import partial
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,13 +81,13 @@ def test_a_request_goes_back_to_a_pod_that_failed_only_if_there_is_no_other() ->
 
 
 def test_a_slow_pod_gets_nothing_while_there_is_another() -> None:
-    pods = Pods(patience_s=1000.0)
+    pods = Pods()
     new, _ = pods.follow([Found("slow", "u", ready=True), Found("fast", "v", ready=True)])
     for each in new:
         report = Room(boot_id="b", phase="ready", room=9, running=0)
         rooms.reported(each, report, 0.0)
     slow = pods.get("slow")
-    rooms.begin(slow, call(owing_since_s=0.0, heard_s=0.0))
+    rooms.begin(slow, call(owing_since_s=0.0))
     pods.look(5.0)
     assert len(pods.taking(5.0)) == 2
     pods.look(11.0)
@@ -94,8 +96,26 @@ def test_a_slow_pod_gets_nothing_while_there_is_another() -> None:
     assert pods.taking(11.0) == [slow]
 
 
+def test_a_pod_is_given_up_when_it_stays_unheard_and_when_an_answer_is_overdue() -> None:
+    pods, given_up = Pods(), list[str]()
+    new, _ = pods.follow([Found(name, name, ready=True) for name in ("unheard", "late", "gone")])
+    for each in new:
+        name = each.found.name
+        rooms.reported(each, Room(boot_id="b", phase="ready", room=9, running=0), 0.0)
+        rooms.begin(each, call(due_s=20.0, give_up=partial(given_up.append, name)))
+    rooms.unheard(pods.get("unheard"))
+    pods.look(1.0)
+    assert given_up == []  # it may be its report alone that broke off
+    pods.follow([Found(name, name, ready=True) for name in ("unheard", "late")])
+    rooms.reported(pods.get("late"), Room(boot_id="b", phase="ready", room=9, running=0), 12.0)
+    pods.look(13.0)
+    assert given_up == ["unheard"]
+    pods.look(21.0)
+    assert sorted(given_up[1:]) == ["gone", "late", "unheard"]
+
+
 def test_a_pod_serves_from_its_own_word_on_and_not_after_its_probes_fail() -> None:
-    pods = Pods(patience_s=1000.0)
+    pods = Pods()
     (each,), _ = pods.follow([Found("p", "u", ready=False)])
     assert not each.takes(0.0)
     rooms.reported(each, Room(boot_id="b", phase="loading", room=0, running=0), 0.0)
@@ -105,6 +125,7 @@ def test_a_pod_serves_from_its_own_word_on_and_not_after_its_probes_fail() -> No
     pods.follow([Found("p", "u", ready=True)])
     pods.follow([Found("p", "u", ready=False)])
     assert not each.takes(0.0)
+    rooms.unheard(each)
     rooms.reported(each, Room(boot_id="new", phase="ready", room=9, running=0), 0.0)
     assert each.takes(0.0)  # another process
     assert not each.takes(rooms.SILENT_S + 1)

@@ -1,6 +1,7 @@
 """The command `aweigh-router` as a process: settings, failures at the start, and its end."""
 
 import asyncio
+import json
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -27,14 +28,19 @@ async def process(*flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
         await each.communicate()
 
 
+async def ports(router: asyncio.subprocess.Process) -> tuple[str, str]:
+    """Where it listens, and where its admin port is."""
+    assert router.stdout is not None
+    words = (await router.stdout.readline()).decode().replace(",", "").split()
+    return f"http://127.0.0.1:{words[2]}", f"http://127.0.0.1:{words[5]}"
+
+
 async def test_it_finishes_open_streams_before_it_ends() -> None:
     pod = Pod(pace_s=0.05)
     async with running(pod):
         flags = ["--pod", pod.url, "--port=0", "--admin-port=0", "--drain-settle-seconds=0.2"]
         async with process(*flags) as router, aiohttp.ClientSession() as session:
-            assert router.stdout is not None
-            words = (await router.stdout.readline()).decode().replace(",", "").split()
-            url, admin = (f"http://127.0.0.1:{words[place]}" for place in (2, 5))
+            url, admin = await ports(router)
             body = {"model": "m", "prompt": "hello", "stream": True, "max_tokens": 30}
             async with session.post(f"{url}/v1/completions", json=body) as response:
                 router.send_signal(signal.SIGTERM)
@@ -45,6 +51,23 @@ async def test_it_finishes_open_streams_before_it_ends() -> None:
             assert all(f'"{word} "' in events for word in text("hello", 0, 30).split())
             async with asyncio.timeout(10):
                 assert await router.wait() == 0
+
+
+async def test_what_is_open_when_its_time_is_up_is_told_so() -> None:
+    pod = Pod(pace_s=0.05)
+    async with running(pod):
+        flags = ["--pod", pod.url, "--port=0", "--admin-port=0", "--drain-settle-seconds=0"]
+        async with (
+            process(*flags, "--drain-timeout-seconds=0") as router,
+            aiohttp.ClientSession() as session,
+        ):
+            url, _ = await ports(router)
+            body = {"model": "m", "prompt": "hello", "stream": True, "max_tokens": 1000}
+            async with session.post(f"{url}/v1/completions", json=body) as response:
+                router.send_signal(signal.SIGTERM)
+                last = (await response.read()).decode().strip().rpartition("data: ")[2]
+            assert json.loads(last)["error"]["code"] == "draining"
+            assert await router.wait() == 0
 
 
 async def test_a_start_that_fails_says_what_to_do(tmp_path: Path) -> None:

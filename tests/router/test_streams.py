@@ -81,6 +81,13 @@ async def test_a_pod_that_accepts_and_never_answers_is_given_up(tmp_path: Path) 
     assert all(whole(each, f"prompt {i}", 3) for i, each in enumerate(streams))
 
 
+async def test_so_is_one_that_never_answers_in_one_piece(tmp_path: Path) -> None:
+    one, two = Pod(hangs=True), Pod()
+    async with running(one, two) as pods, routing(tmp_path, pods, wait_seconds=1.0) as local:
+        answers = await asyncio.gather(*(local.whole(f"prompt {each}") for each in range(8)))
+    assert all(status == 200 for status, _ in answers)
+
+
 async def test_a_pod_that_falls_silent_loses_what_it_computes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ class Submission(msgspec.Struct, frozen=True, array_like=True):
     grammar: str | None = None  # of llguidance; the answer is in its language
     choices: int = 1  # answers to this very prompt, each with a submission of its own
     first: bool = True  # of those
+    begun: int = 0  # so many last tokens of the prompt are the answer's, and count as its own
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True):

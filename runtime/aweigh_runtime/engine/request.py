@@ -28,7 +28,7 @@ class Request:
 
     id: int
     tokens: list[int]  # the prompt, then the answer; the last one may be `unread`
-    num_prompt_tokens: int
+    num_prompt_tokens: int  # what was there of the answer at its arrival included
     max_tokens: int  # prompt and answer together
     stop_tokens: Set[int]  # any of them ends the answer
     row: Row  # what its tokens are chosen with
@@ -62,7 +62,7 @@ class Request:
             id=submission.id,
             tokens=submission.prompt,
             num_prompt_tokens=len(submission.prompt),
-            max_tokens=len(submission.prompt) + submission.max_tokens,
+            max_tokens=len(submission.prompt) - submission.begun + submission.max_tokens,
             stop_tokens=frozenset(submission.stop_tokens),
             row=Row.of(submission, matcher),
             prompt_logprobs=submission.prompt_logprobs,

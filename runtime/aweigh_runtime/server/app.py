@@ -9,13 +9,16 @@ import time
 from aiohttp import web
 
 from aweigh_api.api_keys import Keys
+from aweigh_api.routing import REPORT_PATH, ROOM_HEADER, TENANT_HEADER
 from aweigh_runtime.server import auth, errors, tracing
-from aweigh_runtime.server.auth import CALLER, KEY_NAME, TENANT
+from aweigh_runtime.server.auth import CALLER, KEY_NAME, ROUTED, TENANT
 from aweigh_runtime.server.bodies import Bodies
 from aweigh_runtime.server.connection import SERVER, Connection
 from aweigh_runtime.server.errors import ERROR, ApiError
 from aweigh_runtime.server.openai.generation import GENERATION
 from aweigh_runtime.server.openapi import REQUEST_ID_PATTERN, Handler, Operation, document
+from aweigh_runtime.server.router_report import report
+from aweigh_runtime.server.router_secret import RouterSecret
 from aweigh_runtime.server.routes import BODIES, DOCUMENT, ROUTES, SERVICE
 from aweigh_runtime.server.service import Service
 
@@ -23,20 +26,27 @@ CLIENT_GONE = 499  # only in the log
 
 ID = web.RequestKey("id", str)
 KEYS = web.AppKey("keys", Keys)
+SECRET = web.AppKey("secret", RouterSecret)
 OPEN_ROUTES = web.AppKey("open_routes", frozenset[web.AbstractRoute])
 
 _REQUEST_ID = re.compile(REQUEST_ID_PATTERN)
 _log = logging.getLogger("aweigh.requests")
 
 
-def application(service: Service, keys: Keys | None = None) -> web.Application:
-    """The OpenAI API; with keys, nobody gets further than /health without one."""
+def application(
+    service: Service, keys: Keys | None = None, secret: RouterSecret | None = None
+) -> web.Application:
+    """The OpenAI API; with keys, nobody but the router gets further than /health without one."""
     app = web.Application(middlewares=[_every_request, _only_with_key])
     app[BODIES] = Bodies()
     app[SERVICE] = service
     if keys is not None:
         app[KEYS] = keys
+    if secret is not None:
+        app[SECRET] = secret
+        app.router.add_get(REPORT_PATH, report, allow_head=False)
     app.on_response_prepare.append(_every_response)
+    app.on_shutdown.append(_end_reports)
     app[OPEN_ROUTES] = frozenset(
         route for each in ROUTES for route in _added(app.router, each) if each.open
     )
@@ -68,16 +78,29 @@ async def _every_request(request: web.Request, handler: Handler) -> web.StreamRe
 @web.middleware
 async def _only_with_key(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Asks the route that was found, never the URL: a URL can be written in many ways."""
-    keys = request.app.get(KEYS)
+    keys, secret = request.app.get(KEYS), request.app.get(SECRET)
+    request[ROUTED] = secret is not None and secret.opens(request.headers)
     request[CALLER] = request[TENANT] = b""
-    if keys is None or request.match_info.route in request.app[OPEN_ROUTES]:
-        return await handler(request)
-    key = auth.owner(keys, request)
-    request.app[SERVICE].num_callers = len(keys)
-    request[KEY_NAME], request[CALLER] = key.name, key.digest
+    if request[ROUTED]:  # it has asked for the key
+        request[CALLER] = _named_by_router(request)
+    elif keys is not None and request.match_info.route not in request.app[OPEN_ROUTES]:
+        key = auth.owner(keys, request)
+        request.app[SERVICE].seats.num_callers = len(keys)
+        request[KEY_NAME], request[CALLER] = key.name, key.digest
     if request.app[SERVICE].config.prefix_cache_scope == "Key":
-        request[TENANT] = key.digest
+        request[TENANT] = request[CALLER]
     return await handler(request)
+
+
+def _named_by_router(request: web.Request) -> bytes:
+    given = request.headers.get(TENANT_HEADER, "")
+    try:
+        return bytes.fromhex(given)
+    except ValueError as error:
+        raise errors.invalid(
+            f"{TENANT_HEADER} is {given[:80]!r}; expected the hex digest of a key, or no such "
+            "header."
+        ) from error
 
 
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -118,11 +141,17 @@ async def _every_response(request: web.Request, response: web.StreamResponse) ->
     """Runs before headers are sent: the request's id, and the end of old connections."""
     response.headers["X-Request-Id"] = request.get(ID, "")
     response.headers["Server"] = SERVER
+    if request.get(ROUTED):
+        response.headers[ROOM_HEADER] = str(request.app[SERVICE].room)
     connection = request.protocol
     old = isinstance(connection, Connection) and connection.old
     if old or request.app[SERVICE].phase == "draining":
         response.force_close()
         response.headers["Connection"] = "close"
+
+
+async def _end_reports(app: web.Application) -> None:
+    app[SERVICE].end()
 
 
 def _log_request(request: web.Request, status: int, seconds: float) -> None:

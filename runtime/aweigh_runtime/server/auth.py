@@ -7,6 +7,7 @@ from aweigh_runtime.server.errors import ApiError
 
 CALLER = web.RequestKey("caller", bytes)  # who asks: a key's digest; empty without keys
 TENANT = web.RequestKey("tenant", bytes)  # whose cached prefixes the request may use; likewise
+ROUTED = web.RequestKey("routed", bool)  # the router asks, under its secret
 KEY_NAME = web.RequestKey("key_name", str)  # for the log
 
 

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
+from aweigh_api.routing import NO_ROOM
 from aweigh_runtime.engine.messages import FailureKind
+
+SERVER_LOST = frozenset({"draining", "engine"})  # codes: another server can do it
 
 _encoder = msgspec.json.Encoder()
 
@@ -145,6 +148,15 @@ def share_taken(held: int, limit: int) -> ApiError:
         "to leave room for other keys; try again shortly.",
         code="overloaded",
         headers={"Retry-After": "1"},
+    )
+
+
+def no_room() -> ApiError:
+    """The router keeps its request: nothing has been done for it."""
+    return ApiError(
+        429,
+        "This server cannot begin so many answers at once; keep the request until it has room.",
+        code=NO_ROOM,
     )
 
 

@@ -72,7 +72,7 @@ async def _watch(service: Service) -> None:
     service.failure = str(stopped)
     _log.error("the engine stopped", extra={"fields": {"reason": str(stopped)}})
     service.engine.refuse(errors.engine_lost())
-    await service.until_idle(_FAREWELL_S)
+    await service.seats.until_idle(_FAREWELL_S)
     raise stopped
 
 
@@ -115,13 +115,13 @@ async def _drain(service: Service, watch: asyncio.Task[None], signals: Signals) 
         EngineStopped: the engine has died or hangs; then nothing is waited for.
     """
     service.phase = "draining"
-    _log.info("draining", extra={"fields": {"open_requests": service.open_requests}})
+    _log.info("draining", extra={"fields": {"open_requests": service.seats.open_requests}})
     if service.trouble() is None:
         await _wind_down(service, watch, signals)
     service.refusing = True
     trouble = service.trouble()
     service.engine.refuse(errors.draining() if trouble is None else errors.engine_down())
-    await service.until_idle(_FAREWELL_S)
+    await service.seats.until_idle(_FAREWELL_S)
     if trouble is not None:
         raise EngineStopped(ExitCode.BUG, internal_error(trouble))
 
@@ -130,5 +130,5 @@ async def _wind_down(service: Service, watch: asyncio.Task[None], signals: Signa
     """Take requests until clients have noticed; then finish what is open."""
     if await _first(asyncio.sleep(service.config.drain_settle_seconds), watch, signals.now):
         service.refusing = True
-        idle = service.until_idle(service.config.drain_timeout_seconds)
+        idle = service.seats.until_idle(service.config.drain_timeout_seconds)
         await _first(idle, watch, signals.now)

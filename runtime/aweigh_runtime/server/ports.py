@@ -18,6 +18,7 @@ from aweigh_runtime.config import Config
 from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.server import admin, app
 from aweigh_runtime.server.connection import Connection, Limits, Refused
+from aweigh_runtime.server.router_secret import RouterSecret
 from aweigh_runtime.server.service import Service
 
 _CLOSING_S = 1.0  # for handlers that are still open; drained servers have none
@@ -32,20 +33,22 @@ class Ports:
     """Use as a context: leaving it closes every connection."""
 
     def __init__(self, config: Config, service: Service, limits: Limits | None = None) -> None:
-        """Read the API keys and the certificate.
+        """Read the API keys, the router's secret and the certificate.
 
         Raises:
             InvalidConfiguration: they are missing or no good.
         """
         _expect_strict_parser()
         self._config = config
+        shown = config.router_secret_dir
         try:
             keys = None if config.api_keys_dir is None else Keys(config.api_keys_dir)
+            secret = None if shown is None else RouterSecret(shown)
             self._certificate = None if config.tls_dir is None else Certificate(config.tls_dir)
         except UnusableSecret as error:
             raise InvalidConfiguration(str(error)) from error
         limits = limits or Limits()
-        self._public = Door(app.application(service, keys), limits, self._certificate)
+        self._public = Door(app.application(service, keys, secret), limits, self._certificate)
         few = replace(limits, connections=_SPARE_FILES // 2)
         self._admin = Door(admin.application(service), few, None)
 

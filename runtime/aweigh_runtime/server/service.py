@@ -1,22 +1,23 @@
 """What all requests share: the engine, the texts, the phase of this server, and its seats."""
 
 import asyncio
+import hashlib
 import secrets
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from aweigh_api import metrics
+from aweigh_api.routing import Room
 from aweigh_api.state import KvTokens, Phase, ServedModel, Speculation, State, StepFit
 from aweigh_runtime.config import Config
 from aweigh_runtime.engine import messages
 from aweigh_runtime.engine.client import EngineClient
 from aweigh_runtime.engine.messages import Ready
 from aweigh_runtime.server import errors
-from aweigh_runtime.server.errors import ApiError
 from aweigh_runtime.server.figures import Figures
+from aweigh_runtime.server.seats import Seats
 from aweigh_runtime.text.defaults import Defaults, read_defaults
 from aweigh_runtime.text.grammar import Grammars
 from aweigh_runtime.text.template import ChatTemplate, find_template
@@ -46,22 +47,65 @@ class Service:
         self.engine = engine
         self.figures = Figures()
         self.boot_id = secrets.token_hex(8)
-        self.phase: Phase = "loading"
+        self.changed = asyncio.Event()  # set for a moment whenever `report` may say something else
+        self.ended = False  # nothing is to be reported any more
+        self._phase: Phase = "loading"
         self.refusing = False  # draining, and clients have had time to notice
         self.failure: str | None = None  # why the engine is gone
-        self.open_requests = 0
-        self._nothing_open = asyncio.Event()
-        self._nothing_open.set()
-        self.num_callers = 1  # API keys that there are
-        self._taken_seats: Counter[bytes] = Counter()
+        self.seats = Seats(config, engine, self.figures, self._tell)
         self._opened = AsyncExitStack()
         self._model: Model | None = None
+        self._revision: str | None = None  # of the model, once it is known
         self._started_s = time.monotonic()
+        self._reported = self.report()
         engine.on_step = self._observe_step
 
     def _observe_step(self, duration_s: float, num_tokens: int) -> None:
         self.figures.observe(metrics.STEP_DURATION, duration_s)
         self.figures.observe(metrics.STEP_TOKENS, num_tokens)
+        self._tell()
+
+    @property
+    def phase(self) -> Phase:
+        """What this server is about."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self._phase = phase
+        self._tell()
+
+    @property
+    def room(self) -> int:
+        """Answers that could begin at once; none while the server loads, ends or is broken."""
+        usable = self._phase == "ready" and self.trouble() is None
+        return self.seats.room if usable else 0
+
+    def report(self) -> Room:
+        """What the routers read."""
+        return Room(
+            boot_id=self.boot_id,
+            phase=self._phase,
+            room=self.room,
+            running=self.engine.stepped.running,
+            revision=self._revision,
+        )
+
+    def end(self) -> None:
+        """Let those go who read reports."""
+        self.ended = True
+        self._pulse()
+
+    def _tell(self) -> None:
+        """Wake who reads reports if there is news."""
+        report = self.report()
+        if report != self._reported:
+            self._reported = report
+            self._pulse()
+
+    def _pulse(self) -> None:
+        self.changed.set()
+        self.changed.clear()
 
     async def load(self) -> None:
         """Read the texts while the engine reads the weights; then take requests.
@@ -71,6 +115,7 @@ class Service:
         """
         # Shielded: who gives up waiting must not take from the engine's reader what it sets.
         directory = await asyncio.shield(self.engine.directory)
+        self._revision = _revision(self.config, directory)
         tokenizer = Tokenizer.load(directory)
         self._opened.callback(tokenizer.close)
         template = find_template(directory)
@@ -117,53 +162,6 @@ class Service:
         if self._model is None:
             raise errors.loading()
         return self._model
-
-    @contextmanager
-    def seats(self, count: int, caller: bytes = b"", *, prompts: int = 0) -> Iterator[None]:
-        """Hold places in the queue, from before the prompt is tokenized to the answer's end.
-
-        Args:
-            count: of answers.
-            caller: whose share it is of.
-            prompts: that are turned away if there is no place: they have arrived all the same.
-
-        Raises:
-            ApiError: there are not so many, or not for this caller.
-        """
-        limit = self.config.max_running + self.config.max_waiting
-        if count > limit:
-            raise errors.invalid(f"{count} answers exceed this server's limit of {limit}.", "n")
-        try:
-            if self._taken_seats.total() + count > limit:
-                raise errors.overloaded(limit)
-            self._expect_share_left(count, caller, limit)
-        except ApiError:
-            self.figures.turned_away(prompts)
-            raise
-        self._taken_seats[caller] += count
-        self.open_requests += 1
-        self._nothing_open.clear()
-        try:
-            yield
-        finally:
-            self._taken_seats[caller] -= count
-            self._taken_seats = +self._taken_seats  # without callers that hold none
-            self.open_requests -= 1
-            if self.open_requests == 0:
-                self._nothing_open.set()
-
-    def _expect_share_left(self, count: int, caller: bytes, limit: int) -> None:
-        """Nobody takes more than a part once half is taken, so that another caller gets in."""
-        taken, held = self._taken_seats.total(), self._taken_seats[caller]
-        rivals = min(len(self._taken_seats.keys() | {caller}) + 1, self.num_callers)
-        share = max(limit // rivals, 1)
-        if taken and taken + count > limit // 2 and held + count > share:
-            raise errors.share_taken(held, limit)
-
-    async def until_idle(self, deadline_s: float) -> None:
-        """Wait until no request is open, at most so long."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._nothing_open.wait(), deadline_s)
 
     def trouble(self) -> str | None:
         """Why the engine does not work; None when it does, or still loads."""
@@ -250,3 +248,9 @@ def _told(speculation: messages.Speculation) -> Speculation:
         reason=speculation.reason,
         message=speculation.message or None,
     )
+
+
+def _revision(config: Config, directory: Path) -> str:
+    """Other weights have another one. A download lies in a folder that bears its version."""
+    served = (config.uri, directory.name, config.dtype, config.quantization)
+    return hashlib.sha256("\n".join(served).encode()).hexdigest()[:16]

@@ -53,6 +53,10 @@ class GrowingText:
         settled, self._offsets = self._offsets[:end], self._offsets[end:]
         return settled
 
+    def disown(self) -> None:
+        """Nobody asks for the tokens so far."""
+        self._offsets.clear()
+
     def _released(self, text: str) -> str:
         self._num_released += len(text)
         return text

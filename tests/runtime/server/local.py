@@ -1,6 +1,7 @@
 """Both ports of a server within the test's own process, with limits of the test's choice."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -80,3 +81,22 @@ async def ready(
     finally:
         await engine.close()
         await watching
+
+
+def secret(directory: Path, **keys: str) -> Path:
+    """A directory as the kubelet mounts a Secret: visible names link into one that is swapped."""
+    directory.mkdir(exist_ok=True)
+    version = directory / f"..{time.monotonic_ns()}"
+    version.mkdir()
+    for name, key in keys.items():
+        (version / name).write_text(key)
+    link = directory / "..link"
+    link.symlink_to(version.name)
+    link.rename(directory / "..data")
+    for name in keys:
+        if not (directory / name).is_symlink():
+            (directory / name).symlink_to(f"..data/{name}")
+    for old in directory.iterdir():
+        if not old.name.startswith(".") and old.name not in keys:
+            old.unlink()
+    return directory

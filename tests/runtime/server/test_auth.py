@@ -7,7 +7,6 @@ import itertools
 import logging
 import os
 import re
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,30 +18,11 @@ from aweigh_api import mounts
 from aweigh_api.api_keys import Key, Keys
 from aweigh_api.mounts import UnusableSecret
 from aweigh_runtime.server.app import application
-from tests.runtime.server.local import Local, loading, ready
+from tests.runtime.server.local import Local, loading, ready, secret
 from tests.runtime.serving import MODEL, serving
 
 ALICE = "alice-0123456789abcdef"
 BOB = "bob-0123456789abcdefgh"
-
-
-def secret(directory: Path, **keys: str) -> Path:
-    """A directory as the kubelet mounts a Secret: visible names link into one that is swapped."""
-    directory.mkdir(exist_ok=True)
-    version = directory / f"..{time.monotonic_ns()}"
-    version.mkdir()
-    for name, key in keys.items():
-        (version / name).write_text(key)
-    link = directory / "..link"
-    link.symlink_to(version.name)
-    link.rename(directory / "..data")
-    for name in keys:
-        if not (directory / name).is_symlink():
-            (directory / name).symlink_to(f"..data/{name}")
-    for old in directory.iterdir():
-        if not old.name.startswith(".") and old.name not in keys:
-            old.unlink()
-    return directory
 
 
 @pytest.fixture
@@ -223,7 +203,7 @@ async def test_the_only_key_may_take_all_seats(tmp_path: Path) -> None:
     async with loading(tmp_path, api_keys_dir=keys_dir, max_running=2, max_waiting=6) as local:
         async with httpx.AsyncClient(base_url=local.url) as client:
             await client.get("/v1/models", headers=bearer(ALICE))
-        with local.service.seats(5, b"alice"), local.service.seats(3, b"alice"):
+        with local.service.seats.take(5, b"alice"), local.service.seats.take(3, b"alice"):
             pass
 
 

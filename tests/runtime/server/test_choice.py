@@ -41,10 +41,10 @@ class Case:
                 break
         return [*outputs[:-1], msgspec.structs.replace(outputs[-1], finish=self.finish)]
 
-    def choice(self, prompt: Prompt = NO_ECHO) -> Choice:
+    def choice(self, prompt: Prompt = NO_ECHO, *, whole_tokens: bool = False) -> Choice:
         stops = StopFinder(self.asked.stops, keep=bool(self.asked.include_stop_str_in_output))
         text = GrowingText(TOKENIZER.detokenizer(), stops, self.asked.min_tokens or 0)
-        return Choice(0, prompt, self.asked, text)
+        return Choice(0, prompt, self.asked, text, whole_tokens=whole_tokens)
 
     def run(self, prompt: Prompt = NO_ECHO) -> tuple[Choice, list[Delta]]:
         choice = self.choice(prompt)
@@ -164,3 +164,35 @@ def test_an_echo_comes_first_and_shifts_the_offsets(case: Case) -> None:
     shifted = [(t.id, t.offset + 3) for delta in plain for t in delta.tokens]
     assert [(t.id, t.offset) for t in tokens[3:]] == shifted
     assert choice.cached_tokens == 2
+
+
+@given(cases(), st.booleans())
+def test_another_choice_goes_on_after_any_delta_that_shows(case: Case, logprobs: bool) -> None:
+    """It is told the tokens behind what is out, whatever of them was held back."""
+    choice = case.choice(whole_tokens=logprobs)
+    deltas = [choice.advance(output) for output in case.outputs()]
+    whole = joined(deltas, logprobs=logprobs)
+    for number in range(len(deltas)):
+        seen = deltas[:number]
+        if seen and not (seen[-1].text or (logprobs and seen[-1].tokens)):
+            continue
+        known = [id for delta in seen for id in delta.ids]
+        at_end = len(known) == len(case.tokens)
+        ends = {END} if at_end and case.finish == "stop" else set()
+        limit = len(case.tokens) + (case.finish == "stop")
+        other = case.choice(whole_tokens=logprobs)
+        told = other.go_on(known, ends, limit)
+        assert told.text == "".join(delta.text for delta in seen)
+        rest = []
+        if other.finish is None:
+            left = case.tokens[len(known) :]
+            beside = [TokenLogprobs(-token / 100, 1, []) for token in left]
+            rest = [other.advance(Output(2, left, case.finish, beside))]
+        assert other.finish == choice.finish
+        assert other.num_tokens == choice.num_tokens
+        assert joined([*seen, *rest], logprobs=logprobs) == whole
+
+
+def joined(deltas: list[Delta], *, logprobs: bool) -> tuple[str, list[Token]]:
+    tokens = [token for delta in deltas for token in delta.tokens] if logprobs else []
+    return "".join(delta.text for delta in deltas), tokens

@@ -172,7 +172,7 @@ async def test_an_answer_that_nobody_reads_gives_its_blocks_back(tmp_path: Path)
                 await asyncio.sleep(0.01)
             assert engine.stepped.counters.generated_tokens < 8 * 2000
             assert engine.stepped.kv.held == 0
-            assert local.service.open_requests == 0
+            assert local.service.seats.open_requests == 0
 
 
 async def test_an_old_connection_is_closed_with_its_next_answer(tmp_path: Path) -> None:

@@ -66,14 +66,13 @@ class Row:
 
     @classmethod
     def of(cls, submission: Submission, matcher: "Matcher | None" = None) -> "Row":
-        """The row of a submission, before the first token of its answer."""
-        return cls(
-            submission.sampling,
-            submission.prompt,
-            submission.stop_tokens,
-            submission.logprobs,
-            matcher,
-        )
+        """The row of a submission, before the next token of its answer."""
+        end = len(submission.prompt) - submission.begun
+        prompt = submission.prompt[:end] if submission.begun else submission.prompt
+        row = cls(submission.sampling, prompt, submission.stop_tokens, submission.logprobs, matcher)
+        for token in submission.prompt[end:]:
+            row.append(token)
+        return row
 
     def append(self, token: int) -> None:
         """A token has joined the answer. Computing it once more is no reason to call this."""

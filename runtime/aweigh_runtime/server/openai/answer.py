@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
+from aweigh_api.routing import TOKENS_COMMENT, Resume
 from aweigh_runtime.engine.messages import TokenLogprobs
-from aweigh_runtime.server.errors import ERROR, ApiError
+from aweigh_runtime.server.errors import ERROR, SERVER_LOST, ApiError
 from aweigh_runtime.server.openai.choice import Delta, Token
 from aweigh_runtime.server.openai.generation import Generation
 from aweigh_runtime.server.openai.logprobs import PromptLogprobs
@@ -27,7 +28,7 @@ from aweigh_runtime.server.openai.replies import (
     usage,
 )
 from aweigh_runtime.server.openai.requests import Parameters
-from aweigh_runtime.server.openai.sse import EventStream
+from aweigh_runtime.server.openai.sse import EventStream, event
 from aweigh_runtime.text.tools.events import Content, Event, Reader, ToolCallStart
 
 Choices = list[ChatChoice] | list[ChatChunkChoice] | list[TextChoice]
@@ -62,12 +63,12 @@ class Style(Protocol):
         """What a reply says of its prompt, besides its choices."""
         ...
 
-    def opening(self, choice: int) -> Choices:
-        """What a stream begins an answer with; empty: nothing."""
+    def opening(self, choices: Sequence[int]) -> Choices:
+        """What a stream begins answers with; empty: nothing."""
         ...
 
-    def piece(self, choice: int, event: Event, tokens: Sequence[Token]) -> Choices:
-        """Some more of an answer."""
+    def piece(self, choice: int, events: Sequence[Event], tokens: Sequence[Token]) -> Choices:
+        """Some more of an answer, all of it in one."""
         ...
 
     def ending(self, choice: int, finish: Finish) -> Choices:
@@ -84,8 +85,12 @@ class Answer:
         self._generation = generation
         self._readers = [style.reader() for _ in generation.choices]
         self._calling: set[int] = set()  # choices that call a tool
-        self._id = f"{style.id_prefix}-{secrets.token_hex(12)}"
-        self._created = int(time.time())
+        self._routed = generation.order.routed
+        self._untold: list[list[int]] = [[] for _ in generation.choices]  # tokens, for the router
+        resume = generation.order.resume
+        self._resume = resume
+        self._id = resume.id if resume else f"{style.id_prefix}-{secrets.token_hex(12)}"
+        self._created = resume.created if resume else int(time.time())
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
         """Generate and send."""
@@ -114,39 +119,80 @@ class Answer:
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         stream = EventStream(request)
-        deltas = await self._generation.next()  # what fails at once gets a status of its own
+        begin = self._openings() if self._resume is None else self._missing_endings(self._resume)
+        deltas: list[Delta] = []
+        if not self._generation.done:
+            deltas = await self._generation.next()  # what fails at once gets a status of its own
         await stream.open()
         try:
+            await stream.send(begin)
             await self._send_all(stream, deltas)
         except ApiError as error:  # the status is already sent: say it within the stream
             self._generation.failed = True
             request[ERROR] = error.body.error
-            await stream.send([error.json()])
+            if self._routed and error.body.error.code in SERVER_LOST:
+                raise ConnectionError from error  # the router lets another server go on
+            await stream.send([event(error.json())])
         return await stream.close()
 
     async def _send_all(self, stream: EventStream, deltas: list[Delta]) -> None:
-        openings = [self._style.opening(i) for i, _ in enumerate(self._generation.choices)]
-        await stream.send([self._chunk(opening) for opening in openings if opening])
         await self._send(stream, deltas)
         while not self._generation.done:
             await self._send(stream, await self._generation.next())
         if self._asked.wants_usage:
-            await stream.send([self._reply(self._style.chunk_object, [], self._usage()).json()])
-        await stream.send([b"[DONE]"])
+            usage = self._reply(self._style.chunk_object, [], self._usage()).json()
+            await stream.send([event(usage)])
+        await stream.send([event(b"[DONE]")])
+
+    def _openings(self) -> list[bytes]:
+        choices = range(len(self._generation.choices))
+        groups = [choices] if self._routed else [[choice] for choice in choices]
+        openings = [self._style.opening(group) for group in groups]  # routed: all are out, or none
+        return [event(self._chunk(opening)) for opening in openings if opening]
+
+    def _missing_endings(self, resume: Resume) -> list[bytes]:
+        """Read what other servers have sent; of an answer that is complete the end may not be."""
+        endings = []
+        for delta, answer in zip(self._generation.resumed, resume.answers, strict=True):
+            _, finish = self._read(delta)
+            if finish is not None and not answer.finished:
+                endings.append(event(self._chunk(self._style.ending(delta.choice, finish))))
+        return endings
 
     async def _send(self, stream: EventStream, deltas: list[Delta]) -> None:
-        await stream.send([body for delta in deltas for body in self._bodies(delta)])
+        await stream.send([sent for delta in deltas for sent in self._events(delta)])
 
-    def _bodies(self, delta: Delta) -> list[bytes]:
-        events, finish = self._read(delta)
+    def _events(self, delta: Delta) -> list[bytes]:
+        found, finish = self._read(delta)
+        if not found and delta.tokens:
+            found = [Content("")]
+        pieces = [found] if self._routed and found else [[each] for each in found]
         tokens = delta.tokens  # they go with the first event
         bodies = []
-        for event in events or ([Content("")] if tokens else []):
-            bodies.append(self._chunk(self._style.piece(delta.choice, event, tokens)))
+        for piece in pieces:
+            bodies.append(self._chunk(self._style.piece(delta.choice, piece, tokens)))
             tokens = ()
         if finish is not None:
             bodies.append(self._chunk(self._style.ending(delta.choice, finish)))
-        return bodies
+        if self._routed:
+            return self._told(delta, bodies)
+        return [event(body) for body in bodies]
+
+    def _told(self, delta: Delta, bodies: list[bytes]) -> list[bytes]:
+        """The events, before the first one the tokens that a pod which goes on has to know.
+
+        They are all that were taken in by then: who takes them in again holds back the same text.
+        """
+        untold = self._untold[delta.choice]
+        untold += delta.ids
+        if not bodies:
+            return []
+        comments = b""
+        if untold:
+            ids = ",".join(map(str, untold))
+            comments = f"{TOKENS_COMMENT}{delta.choice} {ids}\n".encode()
+            untold.clear()
+        return [event(bodies[0], comments), *map(event, bodies[1:])]
 
     def _read(self, delta: Delta) -> tuple[list[Event], Finish | None]:
         reader = self._readers[delta.choice]

@@ -6,13 +6,14 @@ from typing import Any
 
 from aiohttp import web
 
-from aweigh_runtime.server.auth import CALLER, TENANT, where_from
+from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT, where_from
 from aweigh_runtime.server.bodies import BODY
 from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.answer import Answer
 from aweigh_runtime.server.openai.chat_style import ChatStyle
 from aweigh_runtime.server.openai.generation import GENERATION, Generation
 from aweigh_runtime.server.openai.requests import ChatRequest, Message, Settings
+from aweigh_runtime.server.openai.resuming import resume_of
 from aweigh_runtime.server.openai.structure import checked, wanted_grammar
 from aweigh_runtime.server.openai.submissions import Order, Prompt, expect_within_reach, truncated
 from aweigh_runtime.server.openai.tools import Calls, calls_of
@@ -27,7 +28,8 @@ from aweigh_runtime.text.tools.prompt import explained
 async def chat(request: web.Request, service: Service, asked: ChatRequest) -> web.StreamResponse:
     """Answer a chat."""
     model = service.model()
-    with service.seats(asked.n or 1, request[CALLER], prompts=1):
+    with service.seats.take(asked.n or 1, request[CALLER], prompts=1, routed=request[ROUTED]):
+        resume = resume_of(request, asked)
         calls = calls_of(asked, model.call_format, model.tokenizer)
         tools = [] if calls is None else calls.shown
         prompt = await chat_prompt(model, asked.messages, tools, asked.chat_template_kwargs)
@@ -39,6 +41,9 @@ async def chat(request: web.Request, service: Service, asked: ChatRequest) -> we
             tenant=request[TENANT],
             grammar=await _grammar(model, asked, calls, where_from(request)),
             spelled=frozenset() if calls is None else calls.special.keys(),
+            may_call=calls is not None,
+            routed=request[ROUTED],
+            resume=resume,
         )
         request[BODY].let_go()
         with Generation(service, model, order) as generation:

@@ -63,14 +63,14 @@ class ChatStyle:
             return UNSET
         return self._logprobs.prompt(prompt.tokens, answers[0].prompt_logprobs, wanted)
 
-    def opening(self, choice: int) -> Choices:
+    def opening(self, choices: Sequence[int]) -> Choices:
         """The role comes first."""
-        return [ChatChunkChoice(choice, ChatDelta(role="assistant", content=""))]
+        return [ChatChunkChoice(each, ChatDelta(role="assistant", content="")) for each in choices]
 
-    def piece(self, choice: int, event: Event, tokens: Sequence[Token]) -> Choices:
+    def piece(self, choice: int, events: Sequence[Event], tokens: Sequence[Token]) -> Choices:
         """Some more of an answer."""
         logprobs = self._of(tokens) if tokens else None
-        return [ChatChunkChoice(choice, _delta(event), None, logprobs)]
+        return [ChatChunkChoice(choice, _delta(events), None, logprobs)]
 
     def ending(self, choice: int, finish: Finish) -> Choices:
         """The end of an answer."""
@@ -95,12 +95,26 @@ def message(events: Sequence[Event]) -> ChatMessage:
     return ChatMessage(text or None, tool_calls=calls)
 
 
-def _delta(event: Event) -> ChatDelta:
-    match event:
-        case Content(text):
-            return ChatDelta(content=text)
-        case ToolCallStart(index, id, name):
-            function = FunctionDelta(name=name, arguments="")
-            return ChatDelta(tool_calls=[ToolCallDelta(index, function, id, "function")])
-        case ToolCallArguments(index, text):
-            return ChatDelta(tool_calls=[ToolCallDelta(index, FunctionDelta(arguments=text))])
+def _delta(events: Sequence[Event]) -> ChatDelta:
+    texts: list[str] = []
+    calls: dict[int, ToolCallDelta] = {}
+    for event in events:
+        match event:
+            case Content(text):
+                texts.append(text)
+            case ToolCallStart(index, id, name):
+                function = FunctionDelta(name=name, arguments="")
+                calls[index] = ToolCallDelta(index, function, id, "function")
+            case ToolCallArguments(index, text):
+                calls[index] = _longer(calls.get(index), index, text)
+    content = "".join(texts) if texts else None
+    return ChatDelta(content=content, tool_calls=list(calls.values()) or None)
+
+
+def _longer(call: ToolCallDelta | None, index: int, text: str) -> ToolCallDelta:
+    """The same with more arguments."""
+    if call is None:
+        return ToolCallDelta(index, FunctionDelta(arguments=text))
+    arguments = (call.function.arguments or "") + text
+    function = FunctionDelta(name=call.function.name, arguments=arguments)
+    return ToolCallDelta(index, function, call.id, call.type)

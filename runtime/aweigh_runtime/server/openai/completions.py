@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from aweigh_runtime.server.auth import CALLER, TENANT, where_from
+from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT, where_from
 from aweigh_runtime.server.bodies import BODY
 from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.answer import Answer, Choices, Whole
@@ -15,6 +15,7 @@ from aweigh_runtime.server.openai.generation import GENERATION, Generation
 from aweigh_runtime.server.openai.logprobs import Logprobs, PromptLogprobs, TextLogprobs
 from aweigh_runtime.server.openai.replies import Finish, TextChoice
 from aweigh_runtime.server.openai.requests import MAX_PROMPTS, CompletionRequest
+from aweigh_runtime.server.openai.resuming import resume_of
 from aweigh_runtime.server.openai.structure import wanted_grammar
 from aweigh_runtime.server.openai.submissions import (
     Order,
@@ -62,13 +63,13 @@ class TextStyle:
         """The choices have them."""
         return UNSET
 
-    def opening(self, choice: int) -> Choices:
+    def opening(self, choices: Sequence[int]) -> Choices:
         """Nothing."""
         return []
 
-    def piece(self, choice: int, event: Event, tokens: Sequence[Token]) -> Choices:
+    def piece(self, choice: int, events: Sequence[Event], tokens: Sequence[Token]) -> Choices:
         """Some more text."""
-        return [TextChoice(choice, _text([event]), None, self._of(tokens) if tokens else None)]
+        return [TextChoice(choice, _text(events), None, self._of(tokens) if tokens else None)]
 
     def ending(self, choice: int, finish: Finish) -> Choices:
         """The end of an answer."""
@@ -96,7 +97,10 @@ async def complete(
     """Continue one text or several."""
     model = service.model()
     given = _listed(asked.prompt)
-    with service.seats((asked.n or 1) * len(given), request[CALLER], prompts=len(given)):
+    with service.seats.take(
+        (asked.n or 1) * len(given), request[CALLER], prompts=len(given), routed=request[ROUTED]
+    ):
+        resume = resume_of(request, asked)
         grammar = await wanted_grammar(model, asked, where_from(request))
         order = Order(
             prompts=[await _prompt(model, asked, prompt) for prompt in given],
@@ -105,6 +109,8 @@ async def complete(
             caller=request[CALLER],
             tenant=request[TENANT],
             grammar=grammar,
+            routed=request[ROUTED],
+            resume=resume,
         )
         request[BODY].let_go()
         with Generation(service, model, order) as generation:

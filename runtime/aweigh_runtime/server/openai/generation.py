@@ -7,10 +7,12 @@ from typing import Self
 from aiohttp import web
 
 from aweigh_api import metrics
+from aweigh_api.routing import Resume
 from aweigh_runtime.engine.client import RequestFailed
-from aweigh_runtime.engine.messages import Output
+from aweigh_runtime.engine.messages import Output, Submission
 from aweigh_runtime.server.errors import ApiError, request_failed
-from aweigh_runtime.server.openai.choice import Choice, Delta
+from aweigh_runtime.server.openai.choice import Choice, Delta, single_tokens
+from aweigh_runtime.server.openai.resuming import beyond_the_end
 from aweigh_runtime.server.openai.submissions import Order, Prompt, submissions
 from aweigh_runtime.server.openai.timing import Timing
 from aweigh_runtime.server.service import Model, Service
@@ -29,14 +31,17 @@ class Generation:
         self._started_s = time.monotonic()
         self.failed = False  # for a reason that is not the client's
         self.num_prompt_tokens = sum(len(prompt.tokens) for prompt in order.prompts)
-        service.figures.arrived(len(order.prompts), self.num_prompt_tokens)
+        if order.resume is None:  # else it has arrived elsewhere
+            service.figures.arrived(len(order.prompts), self.num_prompt_tokens)
         self._choices = [
             _choice(order, model, index, prompt)
             for index, prompt in enumerate(each for each in order.prompts for _ in range(order.n))
         ]
         self._timings = [Timing(self._started_s, service.figures.observe) for _ in self._choices]
-        self._prompt_lengths = [len(each.prompt) for each in wanted]
-        self._ticket = service.engine.submit(wanted)
+        self._prompt_lengths = [len(each.prompt) - each.begun for each in wanted]
+        self.resumed = [] if order.resume is None else self._go_on(order.resume, model, wanted)
+        self._open = [index for index, each in enumerate(self._choices) if each.finish is None]
+        self._ticket = service.engine.submit([wanted[index] for index in self._open])
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +89,7 @@ class Generation:
         return all(choice.finish is not None for choice in self._choices)
 
     async def next(self) -> list[Delta]:
-        """Wait for news and return all of them, which may be none that shows.
+        """Wait for news and return all of them, also what does not show.
 
         Raises:
             ApiError: the engine is gone or cannot do it, or the server must end.
@@ -94,8 +99,33 @@ class Generation:
         except RequestFailed as error:
             raise request_failed(error.kind, str(error)) from error
         now_s = time.monotonic()
-        deltas = [self._advance(index, output, now_s) for index, output in arrived]
-        return [delta for delta in deltas if delta.text or delta.tokens or delta.finish]
+        return [
+            self._advance(self._open[index], step, now_s)
+            for index, output in arrived
+            for step in self._steps(output)
+        ]
+
+    def _go_on(self, resume: Resume, model: Model, wanted: list[Submission]) -> list[Delta]:
+        """What each answer has become elsewhere.
+
+        Raises:
+            ApiError: one goes on after its end.
+        """
+        ends = frozenset() if self.order.grammar is None else model.defaults.stop_tokens
+        deltas = []
+        for choice, answer, each in zip(self._choices, resume.answers, wanted, strict=True):
+            delta = choice.go_on(answer.tokens, ends | set(each.stop_tokens), each.max_tokens)
+            if choice.num_tokens < len(answer.tokens):
+                raise beyond_the_end(delta.choice)
+            if answer.finished:
+                choice.finish = choice.finish or "length"
+            deltas.append(delta)
+        return deltas
+
+    def _steps(self, output: Output) -> list[Output]:
+        """One for each token where that makes what is told of text and tokens exact."""
+        one_by_one = self.order.routed and self.order.may_call and len(output.tokens) > 1
+        return single_tokens(output) if one_by_one else [output]
 
     def _advance(self, index: int, output: Output, now_s: float) -> Delta:
         choice = self._choices[index]
@@ -130,4 +160,6 @@ def _choice(order: Order, model: Model, index: int, prompt: Prompt) -> Choice:
         keep_special=asked.skip_special_tokens is False, spelled=order.spelled
     )
     stops = StopFinder(asked.stops, keep=bool(asked.include_stop_str_in_output))
-    return Choice(index, prompt, asked, GrowingText(detokenizer, stops, asked.min_tokens or 0))
+    text = GrowingText(detokenizer, stops, asked.min_tokens or 0)
+    exact = order.routed and asked.alternatives is not None  # none can be told later
+    return Choice(index, prompt, asked, text, whole_tokens=exact)

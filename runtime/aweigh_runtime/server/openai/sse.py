@@ -3,6 +3,11 @@
 from aiohttp import web
 
 
+def event(body: bytes, comments: bytes = b"") -> bytes:
+    """One event; comments are whole lines before it, which no client takes for a part of it."""
+    return comments + b"data: " + body + b"\n\n"
+
+
 class EventStream:
     """The open answer to one request."""
 
@@ -20,9 +25,9 @@ class EventStream:
         """Send the headers."""
         await self._response.prepare(self._request)
 
-    async def send(self, bodies: list[bytes]) -> None:
+    async def send(self, events: list[bytes]) -> None:
         """Send events in one write; waits while the client's buffers are full."""
-        await self._response.write(b"".join(b"data: " + body + b"\n\n" for body in bodies))
+        await self._response.write(b"".join(events))
 
     async def close(self) -> web.StreamResponse:
         """End the answer."""

@@ -4,10 +4,12 @@ import secrets
 from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 
+from aweigh_api.routing import Resume
 from aweigh_runtime.engine import naming
 from aweigh_runtime.engine.messages import Sampling, Submission
 from aweigh_runtime.server.errors import invalid, too_long, too_many_bytes, too_much_text
 from aweigh_runtime.server.openai.requests import Parameters
+from aweigh_runtime.server.openai.resuming import begun, place_of
 from aweigh_runtime.server.service import Model
 
 _MASK = (1 << 64) - 1
@@ -37,6 +39,9 @@ class Order:
     tenant: bytes = b""  # whose cached prefixes may be used
     grammar: str | None = None
     spelled: Set[str] = frozenset()  # special tokens that are text for who reads the answer
+    may_call: bool = False  # the answer may hold calls of tools
+    routed: bool = False  # a router is told which tokens are out, so that others can go on
+    resume: Resume | None = None  # what has been answered elsewhere
 
     @property
     def n(self) -> int:
@@ -61,12 +66,17 @@ def submissions(order: Order, model: Model) -> list[Submission]:
     stop_tokens = _stop_tokens(asked, model)
     prompt_logprobs = _prompt_alternatives(order)
     salt = naming.salt(order.tenant, asked.cache_salt)
+    parts = begun(order.resume, [limit for limit in limits for _ in range(order.n)], stop_tokens)
+    for index, part in enumerate(parts):
+        expect_tokens(part, model, place_of(index))
+    known = iter(parts)
     wanted = []
     for prompt, limit in zip(order.prompts, limits, strict=True):
         for index in range(order.n):
+            part = next(known)
             submission = Submission(
                 id=0,
-                prompt=prompt.tokens,
+                prompt=[*prompt.tokens, *part] if part else prompt.tokens,
                 max_tokens=limit,
                 stop_tokens=stop_tokens,
                 sampling=_sampling(asked, model, next(seeds)),
@@ -78,6 +88,7 @@ def submissions(order: Order, model: Model) -> list[Submission]:
                 grammar=order.grammar,
                 choices=order.n,
                 first=index == 0,
+                begun=len(part),
             )
             wanted.append(submission)
     return wanted

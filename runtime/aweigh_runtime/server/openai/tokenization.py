@@ -15,7 +15,7 @@ from aweigh_runtime.server.service import Model, Service
 async def tokenize(request: web.Request, service: Service, asked: TokenizeRequest) -> web.Response:
     """Count and list the tokens of a text, or of a chat."""
     model = service.model()
-    with service.seats(1, request[CALLER]):
+    with service.seats.take(1, request[CALLER]):
         tokens = await _tokens(model, asked)
     names = None
     if asked.return_token_strs:
@@ -33,7 +33,7 @@ async def detokenize(
     if len(asked.tokens) > most:
         raise invalid(f"'tokens' has {len(asked.tokens)} ids; expected {most} at most.", "tokens")
     expect_tokens(asked.tokens, model, "tokens")
-    with service.seats(1, request[CALLER]):
+    with service.seats.take(1, request[CALLER]):
         pieces = await model.tokenizer.decode(asked.tokens, keep_special=True)
     return web.Response(body=Detokenized("".join(pieces)).json(), content_type="application/json")
 

@@ -1,0 +1,127 @@
+"""The places that answers hold here, and how many more could begin at once.
+
+A client may wait in the engine's line, within its share. The router may not: it has a line of its
+own, where requests can still go elsewhere.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from aweigh_runtime.config import Config
+from aweigh_runtime.engine.client import EngineClient
+from aweigh_runtime.engine.messages import Stepped
+from aweigh_runtime.server import errors
+from aweigh_runtime.server.errors import ApiError
+from aweigh_runtime.server.figures import Figures
+
+
+class Seats:
+    """All of one server."""
+
+    def __init__(
+        self,
+        config: Config,
+        engine: EngineClient,
+        figures: Figures,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.num_callers = 1  # API keys that there are
+        self.open_requests = 0
+        self._max_running = config.max_running
+        self._limit = config.max_running + config.max_waiting
+        self._engine = engine
+        self._figures = figures
+        self._on_change = on_change
+        self._taken: Counter[bytes] = Counter()
+        self._nothing_open = asyncio.Event()
+        self._nothing_open.set()
+
+    @property
+    def room(self) -> int:
+        """Answers that could begin at once."""
+        return room(self._engine.stepped, self._taken.total(), self._max_running)
+
+    @contextmanager
+    def take(
+        self, count: int, caller: bytes = b"", *, prompts: int = 0, routed: bool = False
+    ) -> Iterator[None]:
+        """Hold places, from before the prompt is tokenized to the answer's end.
+
+        Args:
+            count: of answers.
+            caller: whose share it is of.
+            prompts: that are turned away if there is no place: they have arrived all the same.
+            routed: they begin at once or not at all, and have not arrived until they do.
+
+        Raises:
+            ApiError: there are not so many, or not for this caller.
+        """
+        if count > self._limit:
+            raise errors.invalid(
+                f"{count} answers exceed this server's limit of {self._limit}.", "n"
+            )
+        if routed:
+            self._expect_room(count)
+        else:
+            self._expect_places(count, caller, prompts)
+        self._taken[caller] += count
+        self.open_requests += 1
+        self._nothing_open.clear()
+        self._on_change()
+        try:
+            yield
+        finally:
+            self._taken[caller] -= count
+            self._taken = +self._taken  # without callers that hold none
+            self.open_requests -= 1
+            if self.open_requests == 0:
+                self._nothing_open.set()
+            self._on_change()
+
+    async def until_idle(self, deadline_s: float) -> None:
+        """Wait until no request is open, at most so long."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._nothing_open.wait(), deadline_s)
+
+    def _expect_room(self, count: int) -> None:
+        """More answers than the engine computes together may begin where nothing else is open."""
+        if count > self.room and self._taken.total() > 0:
+            raise errors.no_room()
+
+    def _expect_places(self, count: int, caller: bytes, prompts: int) -> None:
+        try:
+            if self._taken.total() + count > self._limit:
+                raise errors.overloaded(self._limit)
+            self._expect_share_left(count, caller)
+        except ApiError:
+            self._figures.turned_away(prompts)
+            raise
+
+    def _expect_share_left(self, count: int, caller: bytes) -> None:
+        """Nobody takes more than a part once half is taken, so that another caller gets in."""
+        taken, held = self._taken.total(), self._taken[caller]
+        rivals = min(len(self._taken.keys() | {caller}) + 1, self.num_callers)
+        share = max(self._limit // rivals, 1)
+        if taken and taken + count > self._limit // 2 and held + count > share:
+            raise errors.share_taken(held, self._limit)
+
+
+def room(stepped: Stepped, taken: int, max_running: int) -> int:
+    """Answers that would not have to wait, as far as it can be told before a prompt is read.
+
+    Args:
+        stepped: what the engine has said last.
+        taken: answers that are open, those among them of which the engine has not heard yet.
+        max_running: answers that the engine computes together, at most.
+    """
+    if taken == 0:
+        return max_running
+    if stepped.waiting_prompt_tokens > 0:
+        return 0
+    places, own, kv = max_running - taken, stepped.unshared_tokens_per_request, stepped.kv
+    if own:  # each more needs as much memory as a running one has for itself
+        unheard = max(taken - stepped.running, 0)
+        places = min(places, int((kv.capacity - kv.held) / own) - unheard)
+    return max(places, 0)
