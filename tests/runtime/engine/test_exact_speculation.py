@@ -45,7 +45,7 @@ def run(
         num_blocks,
         max_running=max_running,
         step_tokens=step_tokens,
-        speculator=Speculator([proposer(kind, num_blocks, step_tokens)], longest=4),
+        speculator=EvenSteps([proposer(kind, num_blocks, step_tokens)], longest=4),
     )
     reports: list[Stepped] = []
     for work in traffic(schedule):
