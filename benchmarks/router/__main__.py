@@ -1,9 +1,10 @@
 """What a router costs, and what its choice of pods is worth.
 
-    python -m benchmarks.router [--streams N] [--seconds S] [--save FILE]
+    python -m benchmarks.router [--streams N] [--seconds S] [--modelled-only] [--save FILE]
 
 Streams come from a pod that only writes, evenly spread, over loopback; router, pod and client are
-three processes on one machine. The choice is played with modelled pods.
+three processes on one machine. The choice is played with modelled pods, ten times, and measured
+once with real servers of helmsman-8m.
 """
 
 import argparse
@@ -15,8 +16,9 @@ from pathlib import Path
 
 from aweigh_bench import machine
 from aweigh_bench.report import Bar, Report, Table, expect_writable
-from benchmarks.router import prefixes, streams
+from benchmarks.router import prefixes, served, streams
 from benchmarks.router.prefixes import GROUPS, KEPT, PODS, Outcome
+from benchmarks.router.served import AT_ONCE, PREFIX_TOKENS, Measured
 from benchmarks.router.streams import Found
 
 CPU_US, GOAL_US = 65.0, 40.0
@@ -29,22 +31,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.router", description=__doc__)
     parser.add_argument("--streams", type=int, default=2000, help="open at once")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser.add_argument("--modelled-only", action="store_true", help="no real servers")
     parser.add_argument("--save", type=Path, action="append", default=[], help="FILE.md or .json")
     options = parser.parse_args()
     for path in options.save:
         expect_writable("--save", path)
-    with tempfile.TemporaryDirectory() as folder:
-        straight, routed = asyncio.run(
-            streams.measured(options.streams, options.seconds, Path(folder))
-        )
-    report = _report(options.streams, straight, routed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        straight, routed = asyncio.run(streams.measured(options.streams, options.seconds, folder))
+        real = None if options.modelled_only else asyncio.run(_real(folder))
+    report = _report(options.streams, straight, routed, real)
     print(report.text())
     for path in options.save:
         report.save(path)
     return int(any(bar.met is False for bar in report.bars))
 
 
-def _report(num_streams: int, straight: Found, routed: Found) -> Report:
+async def _real(folder: Path) -> list[Measured]:
+    return [await way(folder) for way in (served.one_pod, served.service, served.router)]
+
+
+def _report(
+    num_streams: int, straight: Found, routed: Found, real: list[Measured] | None
+) -> Report:
     one, service, router = prefixes.one_pod(), prefixes.service(), prefixes.router()
     return Report(
         title="The router",
@@ -66,8 +75,9 @@ def _report(num_streams: int, straight: Found, routed: Found) -> Report:
                     _choice("router", router),
                 ],
             ),
+            *([] if real is None else [_of_servers(real)]),
         ],
-        bars=_bars(straight, routed, one, router),
+        bars=[*_bars(straight, routed, one, router), *([] if real is None else _real_bars(real))],
         notes=[
             "CPU is of the router's process. Latency is from the pod's write to the client's read.",
             f"The goal for CPU is {GOAL_US:g} us.",
@@ -83,6 +93,26 @@ def _row(way: str, found: Found) -> tuple[str, float, float, float, float | None
 
 def _choice(way: str, found: Outcome) -> tuple[str, float, float, float]:
     return way, found.hit_rate, found.busiest, found.busiest_at_worst
+
+
+def _of_servers(real: list[Measured]) -> Table:
+    return Table(
+        f"The same with servers, {PREFIX_TOKENS:,} tokens each, {AT_ONCE} requests at once",
+        ("way", "hit rate", "busiest pod ÷ mean"),
+        [
+            (way, found.hit_rate, found.busiest)
+            for way, found in zip(
+                ("one pod", "plain Service, in turn", "router"), real, strict=True
+            )
+        ],
+    )
+
+
+def _real_bars(real: list[Measured]) -> list[Bar]:
+    one, _, router = real
+    share = router.hit_rate / one.hit_rate
+    what = "hit rate ÷ that of one pod, servers"
+    return [Bar(what, f"≥ {HIT_SHARE}", f"{share:.3f}", share >= HIT_SHARE)]
 
 
 def _bars(straight: Found, routed: Found, one: Outcome, router: Outcome) -> list[Bar]:

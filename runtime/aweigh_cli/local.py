@@ -1,6 +1,7 @@
 """`aweigh local`: an InferenceService on this machine, without Kubernetes.
 
-It becomes the same `aweigh serve` command that the operator gives to a pod.
+It becomes the same `aweigh serve` command that the operator gives to a pod, or several of them
+behind the same router.
 """
 
 import os
@@ -22,7 +23,7 @@ STANDARD_INPUT = Path("-")
 _BY_FILES = ("s3://", "oci://")  # sources that one variable does not open
 
 
-def local(
+def local(  # noqa: PLR0913 - one parameter for each option
     context: typer.Context,
     file: Annotated[
         Path, typer.Option("--filename", "-f", help="YAML with the InferenceService; - is stdin.")
@@ -33,6 +34,9 @@ def local(
     host: Annotated[str | None, typer.Option(help="As in `aweigh serve`.")] = None,
     port: Annotated[int | None, typer.Option(help="As in `aweigh serve`.")] = None,
     admin_port: Annotated[int | None, typer.Option(help="As in `aweigh serve`.")] = None,
+    pods: Annotated[
+        int, typer.Option(min=1, max=16, help="Servers; several have a router before them.")
+    ] = 1,
 ) -> None:
     """Serve an InferenceService on this machine, without Kubernetes.
 
@@ -43,7 +47,7 @@ def local(
 
     service = read_service(_read(file), str(file), name)
     _refuse_what_needs_a_cluster(service)
-    for warning in without_effect(service):
+    for warning in without_effect(service, pods):
         typer.echo(f"warning: {warning}", err=True)
     for variable in (service.spec.template and service.spec.template.env) or []:
         os.environ[variable.name] = variable.value
@@ -51,11 +55,19 @@ def local(
     here = {"--host": host, "--port": port, "--admin-port": admin_port}
     given = [f"{flag}={value}" for flag, value in here.items() if value is not None]
     # Nothing routes to this machine late, so Ctrl-C need not wait for clients to learn of it.
-    arguments = [*flags.serve_arguments(service), "--drain-settle-seconds=0", *given]
-    context.find_root().command.main(arguments, prog_name="aweigh")
+    arguments = [*flags.serve_arguments(service), "--drain-settle-seconds=0"]
+    if pods == 1:
+        context.find_root().command.main([*arguments, *given], prog_name="aweigh")
+        return
+    from aweigh_cli import routed
+
+    drain_s = service.spec.drain.timeout_seconds
+    router = ["--drain-settle-seconds=0", f"--drain-timeout-seconds={drain_s}", *given]
+    router.append(f"--model-name={service.model_name}")
+    routed.serve(arguments, pods, router, tls=bool(os.environ.get("AWEIGH_TLS_DIR")))
 
 
-def without_effect(service: "InferenceService") -> list[str]:
+def without_effect(service: "InferenceService", pods: int = 1) -> list[str]:
     """A sentence for each field that is set and means nothing on one machine."""
     spec = service.spec
     meaningless = {
@@ -68,9 +80,10 @@ def without_effect(service: "InferenceService") -> list[str]:
         "template": spec.template is not None and spec.template.model_fields_set != {"env"},
     }
     exceptions = {"template": " except for template.env"}
+    runs = "one server runs here and takes" if pods == 1 else f"{pods} servers run here and take"
     return [
-        f"spec.{field} has no effect without a cluster{exceptions.get(field, '')}: one server runs "
-        "here and takes what it needs"
+        f"spec.{field} has no effect without a cluster{exceptions.get(field, '')}: {runs} what "
+        f"{'it needs' if pods == 1 else 'they need'}"
         for field, is_set in meaningless.items()
         if is_set
     ]

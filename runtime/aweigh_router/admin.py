@@ -9,6 +9,8 @@ from aweigh_api.router_state import WAKE_EVERY_S, WAKE_PATH
 from aweigh_router.connection import SERVER
 from aweigh_router.service import Service
 
+_BETWEEN_LINES_S = 0.1  # however many requests come
+
 SERVICE = web.AppKey("service", Service)
 
 
@@ -59,4 +61,5 @@ async def _wake(request: web.Request) -> web.StreamResponse:
     while True:
         news = service.dispatch.next_in_vain()
         await response.write(service.state().to_json().encode() + b"\n")
-        await asyncio.wait({news}, timeout=WAKE_EVERY_S)
+        await asyncio.sleep(_BETWEEN_LINES_S)
+        await asyncio.wait({news}, timeout=WAKE_EVERY_S - _BETWEEN_LINES_S)

@@ -28,11 +28,12 @@ HOPELESS = frozenset(
         Reason.IMAGE_PULL_FAILED,
         Reason.MOUNT_FAILED,
         Reason.CRASH_LOOPING,
-        Reason.OUT_OF_MEMORY,
         Reason.PODS_REFUSED,
-        Reason.INTERNAL_ERROR,
     }
 )
+# The pod is started again, and may do better: so long a request waits for that.
+DOUBTFUL = frozenset({Reason.OUT_OF_MEMORY, Reason.INTERNAL_ERROR})
+DOUBTFUL_S = 30.0
 
 _BETWEEN_MATCHES_S = 0.05  # for pods whose rest is over; all else is noticed at once
 _BETWEEN_LOOKS_S = 1.0
@@ -124,11 +125,14 @@ class Dispatch:
         now_s = self.clock()
         left_s = call.deadline_s - now_s
         serves = bool(self.pods.taking(now_s))
-        if not serves and (left_s <= 0 or self.reason in HOPELESS):
+        if not serves and (left_s <= 0 or self._hopeless(now_s - call.since_s)):
             raise errors.no_pods(self.reason)
         if left_s <= 0:
             raise errors.waited_too_long(now_s - call.since_s)
         return min(left_s, _BETWEEN_SIGNS_S)
+
+    def _hopeless(self, waited_s: float) -> bool:
+        return self.reason in HOPELESS or (self.reason in DOUBTFUL and waited_s > DOUBTFUL_S)
 
     def leave(self, call: Call, pod: Pod, *, took: bool = True) -> None:
         """It is not computed there any more; `took` says whether the pod had begun it at all."""

@@ -111,7 +111,7 @@ async def _find(settings: Settings, service: Service, reports: Reports) -> None:
         reports.follow(found)
         if service.phase == "loading":
             service.phase = "ready"
-            _log.info("ready", extra={"fields": {"pods": len(found)}})
+            _log.info("knows the pods", extra={"fields": {"pods": len(found)}})
 
     if settings.pod:
         tell([Found(url, url, ready=True) for url in settings.pod], None)

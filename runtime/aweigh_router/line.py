@@ -90,9 +90,10 @@ class Line(Generic[Waits]):
         ticket.waits = True
 
     def take(self, ticket: Waits) -> None:
-        """Its turn has come. It is charged for."""
+        """Its turn has come. It is charged for, once: it may have to come back."""
         self.leave(ticket)
         self.charge(ticket.tenant, ticket.cost)
+        ticket.cost = 0
 
     def leave(self, ticket: Waits) -> None:
         """It does not wait any more."""
@@ -118,12 +119,12 @@ class Line(Generic[Waits]):
         heapq.heapify(turns)
         while turns:
             _, served, _, index, own = heapq.heappop(turns)
-            ticket = own[index]
-            yield ticket
+            served += own[index].cost
+            yield own[index]
             index += 1
             if index < len(own):
                 after = own[index]
-                entry = (after.priority, served + ticket.cost, after.arrival, index, own)
+                entry = (after.priority, served, after.arrival, index, own)
                 heapq.heappush(turns, entry)
 
     def _catch_up(self, tenant: bytes) -> None:

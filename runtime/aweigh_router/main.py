@@ -1,24 +1,35 @@
-"""`aweigh-router`: the queue in front of the pods of one InferenceService."""
+"""`aweigh-router`: the queue in front of the pods of one InferenceService.
 
-import asyncio
+Nothing heavy is imported here: a pod that is deleted in its first second must go at once.
+"""
+
 import os
+import signal
 import sys
-
-from aweigh_api.mounts import UnusableSecret
-from aweigh_router import logs, settings
-from aweigh_router.cluster import NotInCluster
-from aweigh_router.lifetime import PortTaken, run
 
 
 def main() -> int:
     """Run until SIGTERM or SIGINT."""
+    if os.getpid() == 1:
+        # The kernel drops signals to a container's first process that has no handler for them. The
+        # router takes over once it runs.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+    import asyncio
+
+    from aweigh_api.mounts import UnusableSecret
+    from aweigh_api.termination import ExitCode
+    from aweigh_router import logs, settings
+    from aweigh_router.cluster import NotInCluster
+    from aweigh_router.lifetime import PortTaken, run
+
     chosen = settings.read(sys.argv[1:], os.environ)
     logs.configure()
     try:
         asyncio.run(run(chosen, _say))
     except (UnusableSecret, PortTaken, NotInCluster) as error:
         sys.stderr.write(f"error: {error}\n")
-        return 2
+        return ExitCode.BAD_CONFIGURATION
     return 0
 
 

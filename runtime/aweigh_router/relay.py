@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -25,10 +26,12 @@ from aweigh_router.settings import Settings
 
 BYTES_PER_TOKEN = 4  # roughly; to charge a tenant for text
 
+_TERMINATOR_S = 1.0  # from the last event to the end of the answer
+
 # Codes of errors by which a pod says that it is not the one to ask.
 _TAKES_NOTHING = (NO_ROOM, "overloaded")
 _SERVES_NOT = ("draining", "loading")
-_IS_BROKEN = ("engine",)
+_ENGINE = "engine"  # with 500: it has died of what it computed; with 503: it is not there
 
 _log = logging.getLogger("aweigh.router")
 
@@ -201,8 +204,11 @@ class Relay:
     ) -> web.StreamResponse:
         """Pass events on; `told` says whether their tokens come with them."""
         call, clock, line = errand.call, self._dispatch.clock, self._dispatch.line
-        events = Events(errand.transcript)
-        while data := await response.content.readany():
+        events, transcript = Events(errand.transcript), errand.transcript
+        while not (transcript.complete or events.broken):
+            data = await response.content.readany()
+            if not data:
+                raise PodFailed("the stream ended early", died=True)
             if call.owing_since_s is not None:
                 self._dispatch.pods.first_event(clock() - call.owing_since_s)
                 call.owing_since_s = None
@@ -212,12 +218,13 @@ class Relay:
                 await reply.write(passed)
             call.due_s = clock() + self._patience_s
             line.charge(call.tenant, events.take_count())
-        if errand.transcript.complete:
-            return await reply.end()
-        broken = events.broken
-        if broken in _SERVES_NOT:
-            raise PodFailed(f"it ends: {broken}", died=False)
-        raise PodFailed(f"the stream ended early: {broken or 'no end'}", died=True)
+        if events.broken is not None:
+            raise PodFailed(f"it ends: {events.broken}", died=events.broken not in _SERVES_NOT)
+        done = await reply.end()
+        with suppress(TimeoutError, aiohttp.ClientError, ConnectionError):
+            async with asyncio.timeout(_TERMINATOR_S):  # else its connection is not used again
+                await response.content.readany()
+        return done
 
 
 def _expect_for_the_client(status: int, body: bytes) -> None:
@@ -225,9 +232,9 @@ def _expect_for_the_client(status: int, body: bytes) -> None:
     code = error_code(body)
     if status == 429 and code in _TAKES_NOTHING:
         raise NoRoom
-    if status == 503 and code in _SERVES_NOT:
+    if status == 503 and code in (*_SERVES_NOT, _ENGINE):
         raise PodFailed(f"it answers {status} {code}", died=False)
-    if status >= 500 and code in _IS_BROKEN:
+    if status == 500 and code == _ENGINE:
         raise PodFailed(f"it answers {status} {code}", died=True)
 
 

@@ -121,6 +121,13 @@ def test_fields_without_meaning_on_one_machine_are_named() -> None:
     assert warning.startswith("spec.scaling has no effect without a cluster")
 
 
+def test_several_servers_are_said_to_be_several() -> None:
+    scaled = spec(scaling={"maxReplicas": 2})
+    service = read_service(document(manifest("chat", scaled)), "f.yaml", None)
+    (warning,) = without_effect(service, pods=2)
+    assert warning.endswith("2 servers run here and take what they need")
+
+
 def test_a_service_that_means_the_same_everywhere_warns_of_nothing() -> None:
     parts = spec(replicas=1, template={"env": [{"name": "A", "value": "b"}]})
     service = read_service(document(manifest("chat", parts)), "f.yaml", None)

@@ -63,6 +63,21 @@ def test_a_chat_gets_an_answer_from_a_local_service(server: Server) -> None:
     assert "containers" in done.stdout
 
 
+def test_two_servers_answer_behind_a_router(tmp_path: Path) -> None:
+    example = str(EXAMPLES / "helmsman.yaml")
+    with subprocess.Popen(
+        arguments("local", "-f", example, "--pods=2", *FREE_PORTS),
+        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        url = process.stdout.readline().partition(": 2 servers")[0]
+        done = aweigh("chat", url, "--once", "What is a Pod?")  # it waits until one is ready
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=START_S) == 0
+    assert "containers" in done.stdout, done.stderr
+
+
 def test_without_a_terminal_progress_is_in_the_log(server: Server) -> None:
     loading = [line for line in server.log if line["logger"] == "aweigh.start"]
     assert loading[-1]["done_bytes"] == loading[-1]["total_bytes"] > 0

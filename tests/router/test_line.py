@@ -20,8 +20,8 @@ def test_two_tenants_that_always_wait_get_the_same_number_of_tokens() -> None:
         line.join(Ticket(b"few", 0.0, cost=30))
     for _ in range(200):
         ticket = next(line.in_order())
-        line.take(ticket)
         served[ticket.tenant] += ticket.cost
+        line.take(ticket)
         if served[b"many"] == served[b"few"] == 1500:
             break
     assert abs(served[b"many"] - served[b"few"]) <= 30
@@ -33,6 +33,16 @@ def test_tokens_that_stream_later_count_too() -> None:
         line.join(Ticket(tenant, 0.0))
     line.charge(b"a", 100)
     assert [each.tenant for each in line.in_order()] == [b"b", b"b", b"a"]
+
+
+def test_who_is_taken_in_one_look_takes_turns() -> None:
+    line, taken = Line[Ticket](20), list[bytes]()
+    for tenant in (b"a", b"a", b"a", b"b", b"b"):
+        line.join(Ticket(tenant, 0.0, cost=10))
+    for ticket in line.in_order():
+        line.take(ticket)
+        taken.append(ticket.tenant)
+    assert taken == [b"a", b"b", b"a", b"b", b"a"]
 
 
 def test_nobody_saves_up_turns_while_away() -> None:
@@ -135,8 +145,8 @@ def test_the_order_is_by_turns(requests: list[tuple[bytes, int]]) -> None:
         line.join(Ticket(tenant, 0.0, cost=cost))
     left = Counter(tenant for tenant, _ in requests)
     for ticket in list(line.in_order()):
-        line.take(ticket)
         served[ticket.tenant] += ticket.cost
+        line.take(ticket)
         left[ticket.tenant] -= 1
         waiting = [tenant for tenant in left if left[tenant]]
         if ticket.tenant in waiting:

@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from aweigh_api.termination import ExitCode
 from aweigh_router import settings
 from tests.router.pod import Pod, running, text
 
@@ -79,7 +80,7 @@ async def test_a_start_that_fails_says_what_to_do(tmp_path: Path) -> None:
     ):
         async with process(*flags) as router:
             _, said = await router.communicate()
-            assert router.returncode == 2
+            assert router.returncode == ExitCode.BAD_CONFIGURATION
             assert words in said.decode()
 
 
@@ -103,6 +104,6 @@ async def test_a_port_that_is_taken_is_named() -> None:
         port = pod.url.rpartition(":")[2]
         async with process(f"--pod={pod.url}", "--admin-port=0", f"--port={port}") as router:
             _, said = await router.communicate()
-    assert router.returncode == 2
+    assert router.returncode == ExitCode.BAD_CONFIGURATION
     assert f"port {port}" in said.decode()
     assert "give another --port" in said.decode()

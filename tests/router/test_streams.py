@@ -180,6 +180,17 @@ async def test_where_waiting_helps_nobody_the_reason_comes_at_once(tmp_path: Pat
             assert "CrashLooping" in streamed.errors[0]["message"]
 
 
+async def test_a_pod_that_is_started_again_is_waited_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "DOUBTFUL_S", 0.3)
+    async with routing(tmp_path, [Pod(url="http://127.0.0.1:9")]) as local:
+        local.service.dispatch.reason = "OutOfMemory"
+        streamed = await local.stream("hello")
+    assert ": waiting" in streamed.comments
+    assert "OutOfMemory" in streamed.errors[0]["message"]
+
+
 async def test_requests_that_came_before_the_first_pod_are_all_answered(tmp_path: Path) -> None:
     pod = Pod()
     async with running(pod):
