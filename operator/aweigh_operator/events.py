@@ -116,7 +116,7 @@ def of_actions(actions: Iterable[Apply | Delete]) -> list[News]:
     for action in actions:
         kinds.setdefault(_deed(action), []).append(kind_of(action.place))
     return [
-        News(False, deed, "Reconcile", f"{deed.lower()} {', '.join(of_deed)}")
+        News(False, deed, "Reconcile", f"{deed.lower()} {', '.join(dict.fromkeys(of_deed))}")
         for deed, of_deed in kinds.items()
     ]
 

@@ -29,7 +29,8 @@ from aweigh_operator.lease import Lease
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key
 from aweigh_operator.pods import Reports
-from aweigh_operator.reconcile import Readers, Reconciler
+from aweigh_operator.readers import Readers
+from aweigh_operator.reconcile import Reconciler
 from aweigh_operator.routers import Routers
 from aweigh_operator.settings import Settings
 from aweigh_operator.store import Store

@@ -10,26 +10,25 @@ import random
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Protocol
 
 from aweigh_api import names
-from aweigh_api.reasons import ConditionType, Reason
-from aweigh_api.router_state import RouterState
-from aweigh_api.state import State
+from aweigh_api.reasons import Reason
 from aweigh_operator import events, lasting, recent, replicas
-from aweigh_operator.autoscaling import FRESH_S, Autoscaling, looked
+from aweigh_operator.autoscaling import FRESH_S, looked
 from aweigh_operator.cluster import ApiError, Cluster
+from aweigh_operator.memory import Memory, Refused
 from aweigh_operator.metrics import Metrics
-from aweigh_operator.observe import MOUNTING, Key, Manifest, Observed, Pod, Refusal, Sign, key_of
+from aweigh_operator.observe import MOUNTING, Key, Manifest, Observed, Pod, Refusal, key_of
 from aweigh_operator.places import PLACES, WITH_PODS, kind_of, name_at
 from aweigh_operator.plan import Apply, Delete, Plan, plan
-from aweigh_operator.route import Way, way
+from aweigh_operator.readers import Readers
+from aweigh_operator.route import way
 from aweigh_operator.scaling.decision import Decision
 from aweigh_operator.settings import Settings
 from aweigh_operator.store import Store
-from aweigh_operator.tell import POLL_CONFLICT_S, Told, tell
+from aweigh_operator.tell import POLL_CONFLICT_S, Told, readiness, served, tell
 
 STUCK_AFTER_S = 4.0  # a container that is being created for longer may wait for a volume
 MAX_STUCK = 3  # pods whose events are read at once
@@ -37,65 +36,6 @@ FIRST_RETRY_S = 5.0  # of a child that the API server refused
 LONGEST_RETRY_S = 300.0
 AUTOSCALER_KNOWN_S = 60.0
 logger = logging.getLogger(__name__)
-
-
-class PodReader(Protocol):
-    """Who reads the pods' reports."""
-
-    async def read(self, pods: Iterable[Pod], fresh_s: float | None) -> dict[str, State]:
-        """What these pods say, by uid; no older than this, if they answer."""
-        ...
-
-
-class RouterReader(Protocol):
-    """Who reads the routers' reports, and is told when requests wait for a first pod."""
-
-    async def read(self, routers: Iterable[Pod], fresh_s: float | None) -> dict[str, RouterState]:
-        """What these routers say, by uid; no older than this, if they answer."""
-        ...
-
-    def listen(self, key: Key, routers: Iterable[Pod]) -> None:
-        """Keep streams to these routers of a service that has no pod, and to no others of it."""
-        ...
-
-    def forget(self) -> None:
-        """Listen to nobody any more."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Readers:
-    """Who reads what pods tell."""
-
-    pods: PodReader
-    routers: RouterReader
-
-
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    """A manifest that the API server refused, and when to try the same again."""
-
-    manifest: Manifest
-    refusal: Refusal
-    pause_s: float
-    retry_at: float
-
-
-@dataclass(slots=True)
-class _Memory:
-    """What one service's last run leaves to the next."""
-
-    resync_at: float
-    refused: dict[str, _Refused]  # by place
-    secret: bool = False  # that pods and routers share: it has been made
-    way: tuple[Way, float] | None = None  # by which requests come, and since when
-    planned: tuple[object, Plan] | None = None  # that all is well, and what that follows from
-    since: dict[Sign, float] | None = None  # that its pods show what counts once it has lasted
-    window: recent.Window = field(default_factory=dict)  # what its pods have told of late
-    autoscaling: Autoscaling = field(default_factory=Autoscaling)
-    autoscaler: str | None = None  # of somebody else, that scales the Deployment
-    autoscaler_until: float = 0.0  # when to ask again whether it does
-    marks_refused: bool = False
 
 
 class Reconciler:
@@ -116,7 +56,7 @@ class Reconciler:
         self._recorder = recorder
         self._metrics = metrics
         self._settings = settings
-        self._memories: dict[Key, _Memory] = {}
+        self._memories: dict[Key, Memory] = {}
 
     def forget(self) -> None:
         """What is remembered is of before another operator worked: find everything out again."""
@@ -156,15 +96,15 @@ class Reconciler:
         look_after_s = memory.autoscaling.again_s or again_after_s
         return min(again_after_s, look_after_s, max(0.1, memory.resync_at - time.monotonic()))
 
-    def _remembered(self, key: Key) -> _Memory:
+    def _remembered(self, key: Key) -> Memory:
         """What is remembered of a service; at a resync plan and refusals are forgotten."""
-        memory = self._memories.setdefault(key, _Memory(self._next_resync(), {}))
+        memory = self._memories.setdefault(key, Memory(self._next_resync(), {}))
         if time.monotonic() >= memory.resync_at:
             memory.planned, memory.marks_refused = None, False
             memory.resync_at = self._next_resync()
         return memory
 
-    def _plan(self, observed: Observed, memory: _Memory) -> Plan:
+    def _plan(self, observed: Observed, memory: Memory) -> Plan:
         """What to do. That all is well stays true until something that it follows from changes."""
         basis = _basis(observed)
         if memory.planned is not None and memory.planned[0] == basis:
@@ -175,7 +115,7 @@ class Reconciler:
         memory.planned = (basis, found) if lasts else None
         return found
 
-    async def _observe(self, key: Key, body: Manifest, memory: _Memory) -> tuple[Observed, Plan]:
+    async def _observe(self, key: Key, body: Manifest, memory: Memory) -> tuple[Observed, Plan]:
         """What is there, and what is to be done about it."""
         children, pods = self._store.children(key, PLACES), self._store.pods(key)
         fetcher, now_s = self._store.fetcher(key), time.monotonic()
@@ -183,7 +123,7 @@ class Reconciler:
             memory.way = (way(children), now_s)
         routers = self._store.routers(key)
         seen = (*pods, *routers) if fetcher is None else (*pods, *routers, fetcher)
-        memory.since = lasting.since(memory.since, seen, now_s, served=_served(body))
+        memory.since = lasting.since(memory.since, seen, now_s, served=served(body))
         observed = Observed(
             body=body,
             changed=self._store.changed(key),  # what comes while we wait is of the next look
@@ -214,7 +154,7 @@ class Reconciler:
     async def _read(self, place: str, key: Key) -> Manifest | None:
         return await self._cluster.read(kind_of(place), _key_at(place, key))
 
-    async def _autoscaler(self, key: Key, memory: _Memory) -> str | None:
+    async def _autoscaler(self, key: Key, memory: Memory) -> str | None:
         """Who else scales the Deployment: asked before each change of its size.
 
         Only the answer that somebody does is remembered, for a while.
@@ -237,7 +177,7 @@ class Reconciler:
             return False
         return True
 
-    async def _ask(self, observed: Observed, todo: Plan, memory: _Memory) -> Observed:
+    async def _ask(self, observed: Observed, todo: Plan, memory: Memory) -> Observed:
         """Add what the pods tell, what is told about them, and how many the load asks for."""
         pods = observed.pods
         asked = pods if observed.fetcher is None else (*pods, observed.fetcher)
@@ -292,7 +232,7 @@ class Reconciler:
         return found
 
     async def _act(
-        self, key: Key, todo: Plan, memory: _Memory
+        self, key: Key, todo: Plan, memory: Memory
     ) -> tuple[list[Apply | Delete], ApiError | None]:
         """Do it; gives what was done, and the failure after which it makes no sense to go on."""
         places = {each.place for each in todo.actions}
@@ -315,7 +255,7 @@ class Reconciler:
                 return done, failure
         return done, None
 
-    async def _try(self, key: Key, action: Apply | Delete, memory: _Memory) -> bool:
+    async def _try(self, key: Key, action: Apply | Delete, memory: Memory) -> bool:
         kind = kind_of(action.place)
         if isinstance(action, Delete):
             await self._cluster.delete(kind, _key_at(action.place, key), action.uid)
@@ -341,7 +281,7 @@ class Reconciler:
         self._metrics.wrote(kind, "create" if action.creates else "update")
         return True
 
-    async def _secret(self, todo: Plan, memory: _Memory) -> ApiError | None:
+    async def _secret(self, todo: Plan, memory: Memory) -> ApiError | None:
         """Make what pods and routers share, unless it is there; why it cannot be made."""
         if memory.secret or todo.secret is None:
             return None
@@ -368,7 +308,7 @@ class Reconciler:
                 await self._drop_if_gone(key, body["metadata"]["uid"])
                 return False
             self._store.put(names.KIND, stored)
-        ready, before = _ready(told.status), _ready(body.get("status") or {})
+        ready, before = readiness(told.status), readiness(body.get("status") or {})
         self._metrics.service(key, ready["status"])
         news = [
             *events.of_actions(done),
@@ -446,27 +386,10 @@ def _first_failure(results: Iterable[bool | BaseException]) -> ApiError | None:
     return next((each for each in failures if isinstance(each, ApiError)), None)
 
 
-def _refused(manifest: Manifest, error: ApiError, pause_s: float) -> _Refused:
-    return _Refused(
+def _refused(manifest: Manifest, error: ApiError, pause_s: float) -> Refused:
+    return Refused(
         manifest=manifest,
         refusal=Refusal(Reason.OBJECT_REFUSED, str(error)),
         pause_s=pause_s,
         retry_at=time.monotonic() + pause_s,
     )
-
-
-def _served(body: Manifest) -> bool:
-    """Whether enough pods served when the status was written."""
-    return bool(
-        _condition(body.get("status") or {}, ConditionType.WORKLOAD_READY)["status"] == "True"
-    )
-
-
-def _ready(status: Manifest) -> Manifest:
-    return _condition(status, ConditionType.READY)
-
-
-def _condition(status: Manifest, kind: ConditionType) -> Manifest:
-    """One condition; of a status that has none of the kind, an empty one."""
-    found = [each for each in status.get("conditions", []) if each["type"] == kind]
-    return found[0] if found else {"status": "", "reason": "", "message": ""}

@@ -73,6 +73,7 @@ def without_effect(service: "InferenceService", pods: int = 1) -> list[str]:
     meaningless = {
         "replicas": spec.replicas not in (None, 1),
         "scaling": spec.scaling is not None,
+        "router": spec.router is not None,
         "suspend": spec.suspend,
         "rollout": "rollout" in spec.model_fields_set,
         "networkPolicy": "network_policy" in spec.model_fields_set,

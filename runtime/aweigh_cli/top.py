@@ -1,8 +1,8 @@
-"""`aweigh top`: what the pods of InferenceServices do at this moment, by their own reports."""
+"""`aweigh top`: what pods and routers of InferenceServices do at this moment, as they report it."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -11,10 +11,18 @@ from aweigh_cli.failures import CommandFailure
 from aweigh_cli.inferenceservice import RESOURCE
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import Console
+
     from aweigh_api.state import State
 
+    Rows = list[list[str]]
+
+Report = TypeVar("Report", bound="BaseModel")
 SERVICES = ("NAMESPACE", "NAME", "READY", "PODS", "DESIRED", "HIT%", "ACCEPT%", "TOKENS/STEP")
 PODS = ("POD", "RUNNING", "WAITING", "KV%", "HIT%", "TOKENS/STEP", "OUTPUT TOKENS", "UP")
+ROUTERS = ("ROUTER", "WAITING", "OLDEST", "IN FLIGHT", "PODS", "ARRIVED", "UP")
+NAMES = ("NAMESPACE", "NAME", "POD", "ROUTER")  # columns of words
 UNKNOWN = "-"
 REPORT_S = 5  # that a pod has to give its report
 ASKED_AT_ONCE = 32  # pods, each by a process of kubectl
@@ -36,22 +44,39 @@ def top(
 
     Services are shown by their status, as of the last minutes; pods by the report that each gives
     now, with hits and tokens since it has started. A pod that does not answer has a - everywhere.
+    Where routers stand before them, these follow with the queue, and with how the load is spread.
     """
     from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    if name is None:
+        _print(console, SERVICES, services(namespace, all_namespaces))
+        return
+    serving, routing = pods(name, namespace)
+    _print(console, PODS, serving)
+    if routing:
+        console.print()
+        _print(console, ROUTERS, routing)
+        console.print(f"\nspread: {spread([row[1] for row in serving])}")
+
+
+def _print(console: "Console", columns: tuple[str, ...], rows: "Rows") -> None:
     from rich.table import Table
 
-    if name is None:
-        columns, rows = SERVICES, services(namespace, all_namespaces)
-    else:
-        columns, rows = PODS, pods(name, namespace)
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(
-            column, justify="left" if column in ("NAMESPACE", "NAME", "POD") else "right"
-        )
+        table.add_column(column, justify="left" if column in NAMES else "right")
     for row in rows:
         table.add_row(*row)
-    Console(soft_wrap=True, highlight=False).print(table)
+    console.print(table)
+
+
+def spread(running: list[str]) -> str:
+    """How evenly answers are on the pods, by what the column RUNNING has."""
+    told = [int(each) for each in running if each != UNKNOWN]
+    if not sum(told):
+        return "nothing runs"
+    return f"the busiest pod runs {max(told) * len(told) / sum(told):.1f} times the mean"
 
 
 def services(namespace: str | None, all_namespaces: bool) -> list[list[str]]:
@@ -81,21 +106,52 @@ def _service(body: dict[str, Any]) -> list[str]:
     ]
 
 
-def pods(name: str, namespace: str | None) -> list[list[str]]:
-    """A row for each pod of a service, through the API server's proxy."""
+def pods(name: str, namespace: str | None) -> tuple["Rows", "Rows"]:
+    """A row for each pod of a service, and for each router, through the API server's proxy."""
     from aweigh_cli.kubectl import kubectl
 
     scope = ["--namespace", namespace] if namespace else []
     kubectl("get", RESOURCE, name, *scope)  # says so if there is none
-    selector = ",".join(f"{key}={value}" for key, value in names.selector(name).items())
-    found = json.loads(kubectl("get", "pods", "-l", selector, *scope, "-o", "json"))
+    selector = f"{names.LABEL_INSTANCE}={name},{names.LABEL_NAME}!={names.PREFETCH}"
+    found = json.loads(kubectl("get", "pods", "-l", selector, *scope, "-o", "json"))["items"]
     with ThreadPoolExecutor(ASKED_AT_ONCE) as asking:  # a silent pod holds up none but itself
-        return list(asking.map(_pod, found["items"]))
+        rows = list(asking.map(lambda each: (_router if _routes(each) else _pod)(each), found))
+    routes = [_routes(each) for each in found]
+    return (
+        [row for row, other in zip(rows, routes, strict=True) if not other],
+        [row for row, other in zip(rows, routes, strict=True) if other],
+    )
+
+
+def _routes(body: dict[str, Any]) -> bool:
+    labels = body["metadata"].get("labels") or {}
+    return bool(labels.get(names.LABEL_NAME) == names.ROUTER)
+
+
+def _router(body: dict[str, Any]) -> list[str]:
+    from aweigh_api.router_state import RouterState
+
+    metadata = body["metadata"]
+    state = _told(metadata["namespace"], metadata["name"], RouterState)
+    if state is None:
+        return [metadata["name"], *(UNKNOWN for _ in ROUTERS[1:])]
+    oldest_s = state.oldest_waiting_s
+    return [
+        metadata["name"],
+        _text(state.waiting),
+        UNKNOWN if oldest_s is None else f"{oldest_s:.0f} s",
+        _text(state.in_flight),
+        _text(state.known_pods),
+        _text(state.arrived_requests),
+        f"{state.uptime_s:.0f} s",
+    ]
 
 
 def _pod(body: dict[str, Any]) -> list[str]:
+    from aweigh_api.state import State
+
     metadata = body["metadata"]
-    state = _state(metadata["namespace"], metadata["name"])
+    state = _told(metadata["namespace"], metadata["name"], State)
     if state is None:
         return [metadata["name"], *(UNKNOWN for _ in PODS[1:])]
     kv = state.kv_tokens
@@ -111,14 +167,13 @@ def _pod(body: dict[str, Any]) -> list[str]:
     ]
 
 
-def _state(namespace: str, pod: str) -> "State | None":
+def _told(namespace: str, pod: str, form: "type[Report]") -> "Report | None":
     """The pod's report; None where it gives none in time, as while its container starts."""
-    from aweigh_api.state import State
     from aweigh_cli.kubectl import kubectl
 
     path = f"/api/v1/namespaces/{namespace}/pods/{pod}:{names.ADMIN_PORT}/proxy/state"
     try:
-        return State.model_validate_json(
+        return form.model_validate_json(
             kubectl("get", "--raw", path, f"--request-timeout={REPORT_S}s")
         )
     except (CommandFailure, ValueError):

@@ -137,6 +137,14 @@ def test_the_pod_satisfies_the_restricted_profile() -> None:
     }
 
 
+def test_the_operator_reaches_the_state_of_all_that_it_asks() -> None:
+    (policy,) = of_kind("NetworkPolicy", manifests())
+    (peers,) = (each["to"] for each in policy["spec"]["egress"] if "to" in each)
+    (expression,) = peers[0]["podSelector"]["matchExpressions"]
+    assert (expression["key"], expression["operator"]) == (names.LABEL_NAME, "In")
+    assert set(expression["values"]) == {names.RUNTIME, names.PREFETCH, names.ROUTER}
+
+
 def test_probes_and_resources_are_there() -> None:
     (container,) = pod()["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}

@@ -105,6 +105,7 @@ def test_every_mistake_is_named_at_once() -> None:
 def test_fields_without_meaning_on_one_machine_are_named() -> None:
     parts = spec(
         replicas=3,
+        router={"replicas": 1},
         suspend=True,
         networkPolicy={"enabled": False},
         template={"labels": {"team": "a"}, "env": [{"name": "A", "value": "b"}]},
@@ -112,6 +113,7 @@ def test_fields_without_meaning_on_one_machine_are_named() -> None:
     warnings = without_effect(read_service(document(manifest("chat", parts)), "f.yaml", None))
     assert [warning.split(" has ")[0] for warning in warnings] == [
         "spec.replicas",
+        "spec.router",
         "spec.suspend",
         "spec.networkPolicy",
         "spec.template",

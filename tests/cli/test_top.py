@@ -24,6 +24,11 @@ STATE = {
     "decode_tokens": 90, "decoded_rows": 60, "kv_tokens": {"capacity": 200, "held": 50},
 }  # fmt: skip
 
+ROUTER_STATE = {
+    "boot_id": "r", "uptime_s": 99.0, "phase": "ready", "arrived_requests": 1234, "waiting": 7,
+    "oldest_waiting_s": 3.4, "in_flight": 6, "known_pods": 2,
+}  # fmt: skip
+
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl")
 
 
@@ -42,12 +47,15 @@ def _group() -> dict[str, Any]:
     return {"name": names.GROUP, "versions": [version], "preferredVersion": version}
 
 
+def _pod(name: str) -> dict[str, Any]:
+    labels = names.router_labels("chat") if "router" in name else names.labels("chat")
+    metadata = {"name": name, "namespace": "default", "labels": labels}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
+
+
 def _objects(pods: list[str]) -> dict[str, dict[str, Any]]:
     """What is at each path of an API server with one service of so many pods."""
-    found = [
-        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, "namespace": "default"}}
-        for pod in pods
-    ]
+    found = [_pod(pod) for pod in pods]
     service = {
         "apiVersion": VERSION,
         "kind": "InferenceService",
@@ -69,7 +77,9 @@ def cluster(folder: Path, silent: list[str], talking: list[str]) -> Iterator[dic
     """The environment of a kubectl that speaks with such an API server."""
     objects, ended = _objects([*silent, *talking]), threading.Event()
     proxied = "/api/v1/namespaces/default/pods/"
-    objects |= {f"{proxied}{pod}{PROXY}": STATE for pod in talking}
+    objects |= {
+        f"{proxied}{pod}{PROXY}": ROUTER_STATE if "router" in pod else STATE for pod in talking
+    }
     waiting = {f"{proxied}{pod}{PROXY}" for pod in silent}
 
     class Handler(BaseHTTPRequestHandler):
@@ -122,3 +132,16 @@ def test_pods_that_stay_silent_are_dashes_and_hold_up_nobody(tmp_path: Path) -> 
     assert rows[:-1] == [[pod, *7 * ["-"]] for pod in silent]
     assert rows[-1] == ["chat-z", "3", "1", "25", "75", "1.50", "500", "12", "s"]
     assert took_s < 4 * REPORT_S  # one after the other they take six times the limit
+
+
+@needs_kubectl
+def test_routers_follow_with_the_queue_and_how_the_load_is_spread(tmp_path: Path) -> None:
+    with cluster(tmp_path, [], ["chat-a", "chat-router-a", "chat-b"]) as env:
+        done = aweigh("top", "chat", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines if line] == [
+        "POD", "chat-a", "chat-b", "ROUTER", "chat-router-a", "spread:",
+    ]  # fmt: skip
+    assert lines[5] == ["chat-router-a", "7", "3", "s", "6", "2", "1234", "99", "s"]
+    assert lines[-1][1:] == ["the", "busiest", "pod", "runs", "1.0", "times", "the", "mean"]

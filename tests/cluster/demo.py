@@ -14,7 +14,7 @@ EXAMPLE = CHECKOUT / "examples" / "helmsman.yaml"
 NAME = "helmsman"
 NAMESPACE = "default"
 PORT = 8000
-PODS = f"app.kubernetes.io/instance={NAME}"
+PODS = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/name=aweigh-runtime"
 QUESTION = "What is a Pod?"
 READY_S = 120
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from aweigh_api import names
 from tests.api.refusals import manifest
 from tests.cli.command import aweigh, environment
 from tests.cluster.cluster import Cluster
@@ -82,6 +83,7 @@ class Service:
         return found
 
     def pods(self) -> list[dict[str, Any]]:
-        """Its pods."""
-        selector = f"app.kubernetes.io/instance={self.name}"
+        """Its pods, routers apart."""
+        others = f"{names.LABEL_NAME}!={names.ROUTER}"
+        selector = f"{names.LABEL_INSTANCE}={self.name},{others}"
         return list(self.cluster.list("pods", self.namespace, selector))

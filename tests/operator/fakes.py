@@ -16,7 +16,8 @@ from aweigh_operator.compare import ATOMIC
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key, Manifest, Pod
 from aweigh_operator.places import PLACES, kind_of, name_at
-from aweigh_operator.reconcile import Readers, Reconciler
+from aweigh_operator.readers import Readers
+from aweigh_operator.reconcile import Reconciler
 from aweigh_operator.replicas import Mark
 from aweigh_operator.settings import Settings
 from aweigh_operator.store import Store

@@ -98,7 +98,7 @@ def test_pods_are_open_to_routers_alone_and_routers_to_clients() -> None:
     router = [{"podSelector": {"matchLabels": names.router_selector("chat")}}]
     assert api("NetworkPolicy")["from"] == router
     assert "from" not in api("NetworkPolicy-router")
-    given = {"networkPolicy": {"ingressFrom": PEERS}}
+    given: Any = {"networkPolicy": {"ingressFrom": PEERS}}
     assert api("NetworkPolicy", **given)["from"] == router
     assert api("NetworkPolicy-router", **given)["from"] == PEERS
     assert "from" not in api("NetworkPolicy", closed=False)

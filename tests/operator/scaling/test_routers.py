@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 
 from aweigh_api.reasons import Reason
 from aweigh_api.router_state import RouterState
+from aweigh_operator.scaling import estimates
 from aweigh_operator.scaling.decision import Decision, Memory, decide
+from aweigh_operator.scaling.estimates import Estimates
 from aweigh_operator.scaling.look import Look, Pod, Router
 from aweigh_operator.scaling.rules import Rules
 from tests.operator.scaling.looks import LOOK_S, report
 
 RULES = Rules(most=8)
+HOT = report("a", 100.0, 900.0, 0.5)  # 50,000 tokens of its prompts come again and again
 TO_ZERO = replace(RULES, idle_s=300.0)
 
 
@@ -86,12 +89,18 @@ def test_a_router_that_does_not_report_holds_the_number() -> None:
     assert decision.sentence == "stays at 3: 1 of 2 routers do not report what arrives"
 
 
-def test_with_a_router_more_pods_hold_more_of_what_is_asked_again() -> None:
-    """Each keeps its part, so hits do not fall, and memory is no reason for nothing."""
-    service = Routed(4, RULES)
-    for _ in range(10):
-        service.look(5.0)
-    assert service.memory.known.hit_share == pytest.approx(0.5, abs=0.02)
+def test_with_a_router_more_pods_lose_no_hits_and_each_keeps_its_part_of_the_prompts() -> None:
+    pods = [Pod(uid=uid, age_s=900.0, ready_for_s=800.0, state=HOT) for uid in ("a", "b")]
+    straight = Look(now_s=0.0, replicas=2, pods=pods)
+    routed = replace(straight, routers=[told("r", 60.0, 5)])
+    known = Estimates(hit_share=0.8, hit_pods=2)
+    assert estimates.worth(known, straight).hits(8) < 0.75
+    assert estimates.worth(known, routed).hits(8) == 0.8
+    alike, split = estimates.room(straight), estimates.room(routed)
+    assert alike is not None
+    assert split is not None
+    assert [alike.hot(pods) for pods in (1, 2, 4)] == [50_000, 50_000, 50_000]
+    assert [split.hot(pods) for pods in (1, 2, 4)] == [100_000, 50_000, 25_000]
 
 
 def test_no_pod_stays_once_nothing_was_asked_for_long_enough() -> None:

@@ -1,0 +1,36 @@
+"""What one look at a service leaves to the next. It only saves work, or shortens a wait."""
+
+from dataclasses import dataclass, field
+
+from aweigh_operator import recent
+from aweigh_operator.autoscaling import Autoscaling
+from aweigh_operator.observe import Manifest, Refusal, Sign
+from aweigh_operator.plan import Plan
+from aweigh_operator.route import Way
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A manifest that the API server refused, and when to try the same again."""
+
+    manifest: Manifest
+    refusal: Refusal
+    pause_s: float
+    retry_at: float
+
+
+@dataclass(slots=True)
+class Memory:
+    """What one service's last run leaves to the next."""
+
+    resync_at: float
+    refused: dict[str, Refused]  # by place
+    secret: bool = False  # that pods and routers share: it has been made
+    way: tuple[Way, float] | None = None  # by which requests come, and since when
+    planned: tuple[object, Plan] | None = None  # that all is well, and what that follows from
+    since: dict[Sign, float] | None = None  # that its pods show what counts once it has lasted
+    window: recent.Window = field(default_factory=dict)  # what its pods have told of late
+    autoscaling: Autoscaling = field(default_factory=Autoscaling)
+    autoscaler: str | None = None  # of somebody else, that scales the Deployment
+    autoscaler_until: float = 0.0  # when to ask again whether it does
+    marks_refused: bool = False

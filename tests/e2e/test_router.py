@@ -1,0 +1,94 @@
+"""A router on a real cluster: it comes and goes under load, and wakes a service from zero."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from aweigh_api import names
+from tests.cluster.cluster import Cluster
+from tests.e2e.load import Load
+from tests.e2e.services import Service
+
+pytestmark = pytest.mark.cluster
+
+SMALL = {"uri": "builtin://helmsman-1m-draft"}
+AT_ONCE = {"settleSeconds": 2, "timeoutSeconds": 30}
+WAITING = 100  # requests that come while there is no pod
+BODY = {"model": "chat", "prompt": "What is a Pod?", "max_tokens": 5, "stream": True}
+
+
+@pytest.fixture
+def service(cluster: Cluster, operator: None, namespace: str) -> Service:
+    return Service(cluster, namespace)
+
+
+def led_to(service: Service) -> str | None:
+    """What the Service's selector names."""
+    found = service.cluster.get("service", service.name, service.namespace)
+    return None if found is None else str(found["spec"]["selector"][names.LABEL_NAME])
+
+
+def test_a_router_comes_with_the_second_pod_and_goes_with_it_and_no_request_fails(
+    service: Service, tell: Callable[[str], None]
+) -> None:
+    service.apply(model=SMALL, replicas=1, drain=AT_ONCE)
+    service.wait_ready()
+    (first,) = (pod["metadata"]["uid"] for pod in service.pods())
+    with service.cluster.endpoint(service.namespace, service.name, 8000) as url:
+        load = Load(f"{url}/v1/completions")
+        service.cluster.wait("the Service to answer", lambda: load.problem("Hello") is None)
+        with load():
+            service.apply(model=SMALL, replicas=2, drain=AT_ONCE)
+            service.cluster.wait("routers to be led to", lambda: led_to(service) == names.ROUTER)
+            service.wait_for_reason("RouterReady", "Available")
+            time.sleep(AT_ONCE["settleSeconds"] + 3)  # pods are closed to others by now
+            service.apply(model=SMALL, replicas=1, drain=AT_ONCE)
+            service.cluster.wait("pods to be led to", lambda: led_to(service) == names.RUNTIME)
+            service.cluster.wait("all of the router to go", lambda: _routers(service) == 0, 90)
+    assert load.failures == []
+    assert first in {pod["metadata"]["uid"] for pod in service.pods()}  # nothing was restarted
+    tell(f"{load.answered} streams, none failed")
+
+
+def _routers(service: Service) -> int:
+    selector = ",".join(f"{k}={v}" for k, v in names.router_selector(service.name).items())
+    return len(service.cluster.list("pods,roles", service.namespace, selector))
+
+
+def test_requests_that_come_to_no_pod_are_all_answered_by_the_first(
+    service: Service, tell: Callable[[str], None]
+) -> None:
+    scaling = {"minReplicas": 0, "maxReplicas": 1, "idleAfterSeconds": 10}
+    service.apply(model=SMALL, scaling=scaling, router={"replicas": 1}, drain=AT_ONCE)
+    service.wait_ready()
+    service.wait_for_reason("Ready", "ScaledToZero")
+    service.cluster.wait("no pod", lambda: service.pods() == [])
+    assert service.condition("Ready")["status"] == "True"
+    with service.cluster.endpoint(service.namespace, service.name, 8000) as url:
+        asked = time.monotonic()
+        with ThreadPoolExecutor(WAITING) as pool:
+            answers = list(pool.map(lambda _: _first_event_s(url, asked), range(WAITING)))
+    started = time.monotonic() - asked
+    assert len(answers) == WAITING
+    assert service.status()["scaling"]["history"][0]["reason"] == "LoadGrew"
+    tell(
+        f"{WAITING} requests to no pod: the first token of the first after {min(answers):.1f} s, "
+        f"the last answer after {started:.1f} s"
+    )
+
+
+def _first_event_s(url: str, since: float) -> float:
+    """Ask once; how long after `since` the answer began, if it is whole."""
+    with httpx.stream("POST", f"{url}/v1/completions", json=BODY, timeout=120) as answer:
+        assert answer.status_code == 200, answer.read()
+        first_s, events = None, []
+        for line in answer.iter_lines():
+            if line.startswith("data:"):
+                first_s = first_s or time.monotonic() - since
+                events.append(line)
+    assert events[-1] == "data: [DONE]"
+    assert first_s is not None
+    return first_s
