@@ -171,20 +171,17 @@ def _numbers(
     VALUES: tl.constexpr = DEPTH * BITS // 64  # words that a thread has of a tile
     RUN: tl.constexpr = min(4, VALUES)  # that lie side by side
     KIND: tl.constexpr = tl.bfloat16 if WIDE else tl.float16
-    OF_FOURS: tl.constexpr = 128 if WIDE else 64
-    OF_EIGHTS: tl.constexpr = -128 if WIDE else 1024
-    OFFSET: tl.constexpr = OF_FOURS if BITS == 4 else OF_EIGHTS
     words = words.to(tl.uint32, bitcast=True)
     if BITS == 4:
         words = words.reshape(ROWS // UNIT, VALUES // RUN, 4, 8, 4, RUN)
-        first = tl.join(_fours(words, 0, WIDE, PAIRS), _fours(words, 4, WIDE, PAIRS))
-        second = tl.join(_fours(words, 8, WIDE, PAIRS), _fours(words, 12, WIDE, PAIRS))
-        pairs = tl.join(first, second)
+        first, second = _fours(words, WIDE, PAIRS), _fours(words >> 8, WIDE, PAIRS)
     else:
         words = words.reshape(ROWS // UNIT, VALUES // RUN, 4, 8, 4, RUN // 2, 2)
-        pairs = tl.join(_eights(words, WIDE, PAIRS), _eights(words >> 8, WIDE, PAIRS))
+        first, second = _eights(words, WIDE, PAIRS), _eights(words >> 8, WIDE, PAIRS)
+    pairs = tl.join(first, second)
     # Units, runs, warps, rows, pairs of columns, 16 columns, the other 8 rows, the other columns.
-    zero = ((factor & ZEROS) + OFFSET).to(tl.float32).to(KIND)
+    zero = (factor & ZEROS) + _offset(WIDE, BITS, ROWS)
+    zero = zero.to(tl.float32).to(KIND)
     zero = zero.to(tl.uint16, bitcast=True).to(tl.uint32)
     zero = (zero | (zero << 16)).reshape(ROWS // UNIT, 1, 4, 2, 8).permute(0, 1, 2, 4, 3)
     zero = zero[:, :, :, :, None, None, :, None].broadcast_to(pairs.shape)
@@ -198,15 +195,15 @@ def _numbers(
 
 
 @triton.jit
-def _fours(words, SHIFT: tl.constexpr, WIDE: tl.constexpr, PAIRS: tl.constexpr):
-    """Two integers of 4 bits and 128 each, in bf16; in fp16 and 64, which lie 4 bits higher."""
+def _fours(words, WIDE: tl.constexpr, PAIRS: tl.constexpr):
+    """Of both halves of 8 rows two integers of 4 bits: in bf16 and 128, in fp16 see `_offset`."""
     if WIDE:
-        found = _marked(words >> SHIFT, 0x000F000F, 0x43004300, PAIRS)
-    elif SHIFT == 0:
-        found = _marked(words << 4, 0x00F000F0, 0x54005400, PAIRS)
-    else:
-        found = _marked(words >> (SHIFT - 4), 0x00F000F0, 0x54005400, PAIRS)
-    return found
+        upper = _marked(words, 0x000F000F, 0x43004300, PAIRS)
+        lower = _marked(words >> 4, 0x000F000F, 0x43004300, PAIRS)
+    else:  # that has room for all eight bits
+        upper = _marked(words, 0x000F000F, 0x64006400, PAIRS)
+        lower = _marked(words, 0x00F000F0, 0x54005400, PAIRS)
+    return tl.join(upper, lower)
 
 
 @triton.jit
@@ -220,6 +217,19 @@ def _eights(words, WIDE: tl.constexpr, PAIRS: tl.constexpr):
         found = _less(seven, _marked(words, 0x00800080, 0x43004300, PAIRS), WIDE, PAIRS)
     else:
         found = _marked(words, 0x00FF00FF, 0x64806480, PAIRS)
+    return found
+
+
+@triton.jit
+def _offset(WIDE: tl.constexpr, BITS: tl.constexpr, ROWS: tl.constexpr):
+    """What the numbers of each row are more than its integers."""
+    if BITS == 8:
+        OF_ALL: tl.constexpr = -128 if WIDE else 1024
+        found = tl.full([ROWS], OF_ALL, tl.int32)
+    elif WIDE:
+        found = tl.full([ROWS], 128, tl.int32)
+    else:
+        found = tl.where(tl.arange(0, ROWS) % 16 < 8, 1024, 64)
     return found
 
 
