@@ -171,6 +171,10 @@ def _numbers(
     VALUES: tl.constexpr = DEPTH * BITS // 64  # words that a thread has of a tile
     RUN: tl.constexpr = min(4, VALUES)  # that lie side by side
     KIND: tl.constexpr = tl.bfloat16 if WIDE else tl.float16
+    # What numbers are more than their integers, in the first of two times 8 rows and in the second.
+    OF_WIDE: tl.constexpr = 128 if BITS == 4 else -128
+    UPPER: tl.constexpr = OF_WIDE if WIDE else 1024
+    LOWER: tl.constexpr = 64 if BITS == 4 and not WIDE else UPPER
     words = words.to(tl.uint32, bitcast=True)
     if BITS == 4:
         words = words.reshape(ROWS // UNIT, VALUES // RUN, 4, 8, 4, RUN)
@@ -180,11 +184,11 @@ def _numbers(
         first, second = _eights(words, WIDE, PAIRS), _eights(words >> 8, WIDE, PAIRS)
     pairs = tl.join(first, second)
     # Units, runs, warps, rows, pairs of columns, 16 columns, the other 8 rows, the other columns.
-    zero = (factor & ZEROS) + _offset(WIDE, BITS, ROWS)
-    zero = zero.to(tl.float32).to(KIND)
-    zero = zero.to(tl.uint16, bitcast=True).to(tl.uint32)
-    zero = (zero | (zero << 16)).reshape(ROWS // UNIT, 1, 4, 2, 8).permute(0, 1, 2, 4, 3)
-    zero = zero[:, :, :, :, None, None, :, None].broadcast_to(pairs.shape)
+    zero = (factor & ZEROS).reshape(ROWS // UNIT, 1, 4, 2, 8).permute(0, 1, 2, 4, 3)
+    upper, lower = tl.split(zero)
+    zero = tl.join(upper + UPPER, lower + LOWER)
+    zero = zero.to(tl.float32).to(KIND).to(tl.uint16, bitcast=True).to(tl.uint32)
+    zero = (zero | (zero << 16))[:, :, :, :, None, None, :, None].broadcast_to(pairs.shape)
     low, high = _halves(_less(pairs, zero, WIDE, PAIRS), WIDE)
     found = tl.join(low, high)
     if FOURS:
@@ -196,7 +200,7 @@ def _numbers(
 
 @triton.jit
 def _fours(words, WIDE: tl.constexpr, PAIRS: tl.constexpr):
-    """Of both halves of 8 rows two integers of 4 bits: in bf16 and 128, in fp16 see `_offset`."""
+    """Of the first and the second of two times 8 rows two integers of 4 bits, and an offset."""
     if WIDE:
         upper = _marked(words, 0x000F000F, 0x43004300, PAIRS)
         lower = _marked(words >> 4, 0x000F000F, 0x43004300, PAIRS)
@@ -217,19 +221,6 @@ def _eights(words, WIDE: tl.constexpr, PAIRS: tl.constexpr):
         found = _less(seven, _marked(words, 0x00800080, 0x43004300, PAIRS), WIDE, PAIRS)
     else:
         found = _marked(words, 0x00FF00FF, 0x64806480, PAIRS)
-    return found
-
-
-@triton.jit
-def _offset(WIDE: tl.constexpr, BITS: tl.constexpr, ROWS: tl.constexpr):
-    """What the numbers of each row are more than its integers."""
-    if BITS == 8:
-        OF_ALL: tl.constexpr = -128 if WIDE else 1024
-        found = tl.full([ROWS], OF_ALL, tl.int32)
-    elif WIDE:
-        found = tl.full([ROWS], 128, tl.int32)
-    else:
-        found = tl.where(tl.arange(0, ROWS) % 16 < 8, 1024, 64)
     return found
 
 
