@@ -18,7 +18,7 @@ _LESS_NARROW = tl.constexpr("sub.f16x2 $0, $1, $2;")
 _LESS_WIDE = tl.constexpr(  # there is no such subtraction before Hopper
     "{ .reg .b32 minus; mov.b32 minus, 0xBF80BF80; fma.rn.bf16x2 $0, $2, minus, $1; }"
 )
-_AHEAD = tl.constexpr(4)  # tiles that are asked for while the kernel before ends
+_AHEAD = tl.constexpr(4)  # stages that are asked for while the kernel before ends
 _LINE = tl.constexpr(32)  # words that the second-level cache asks memory for
 
 
@@ -39,6 +39,7 @@ def multiply(
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
     SPLITS: tl.constexpr,
+    UNROLL: tl.constexpr,
     EARLY: tl.constexpr,
     FOURS: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -47,7 +48,7 @@ def multiply(
     first = tl.program_id(2) * TOKENS
     total = _sums(
         x + first.to(tl.int64) * IN, words, factors, num_tokens - first,
-        OUT, IN, GROUP, BITS, TOKENS, ROWS, DEPTH, SPLITS, EARLY, FOURS, PAIRS,
+        OUT, IN, GROUP, BITS, TOKENS, ROWS, DEPTH, SPLITS, UNROLL, EARLY, FOURS, PAIRS,
     )  # fmt: skip
     tile = tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
     total, last = joined(total, sums, arrived, tile, num_tokens - first, TOKENS, ROWS, SPLITS)
@@ -109,6 +110,7 @@ def _sums(
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
     SPLITS: tl.constexpr,
+    UNROLL: tl.constexpr,
     EARLY: tl.constexpr,
     FOURS: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -127,7 +129,7 @@ def _sums(
     begin = tl.program_id(1) * STEPS
     if EARLY:
         gdc_launch_dependents()
-        line = begin * SIZE + tl.arange(0, _AHEAD * SIZE // _LINE) * _LINE
+        line = begin * SIZE + tl.arange(0, _AHEAD * UNROLL * SIZE // _LINE) * _LINE
         ask(own + tl.minimum(line, TILES * SIZE - 1)[None, :])
         gdc_wait()
     token = tl.arange(0, TOKENS)
@@ -135,7 +137,7 @@ def _sums(
     inputs = x + token[None, :] * IN
     word = tl.arange(0, SIZE)[None, :]
     total = tl.zeros([ROWS, TOKENS], tl.float32)
-    for step in range(STEPS):
+    for step in tl.range(STEPS, loop_unroll_factor=UNROLL):
         tile = begin + step
         at = tile * DEPTH + tl.arange(0, DEPTH)
         if EVEN:
