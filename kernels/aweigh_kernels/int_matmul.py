@@ -32,11 +32,12 @@ class Schedule:
     splits: int  # programs that share rows, each with a part of their numbers
     num_stages: int  # tiles on their way, and the one that is multiplied
     num_warps: int
+    unroll: int = 1  # tiles that make one stage
 
     def within(self, num_bytes: int, packed: Packed) -> "Schedule":
         """With as many stages as so much shared memory has room for."""
         row_bytes = packed.depth * packed.bits // 8 + 8  # a factor twice
-        stage_bytes = self.rows * row_bytes + 2 * self.tokens * packed.depth
+        stage_bytes = self.unroll * (self.rows * row_bytes + 2 * self.tokens * packed.depth)
         return replace(self, num_stages=min(self.num_stages, num_bytes // stage_bytes))
 
 
@@ -103,11 +104,18 @@ def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
         tokens = min(tokens, _MOST_COLUMNS // 2)
     programs = 3 if few else 1  # of a multiprocessor, that share rows
     tiles = row_tiles * -(-num_tokens // tokens)
-    num_steps = -(-packed.shape[1] // packed.depth)
+    unroll = min(4 if few else 2, packed.most_depth // packed.depth)
+    num_steps = -(-packed.shape[1] // (packed.depth * unroll))
     # The last one adds what all have left at once: so many numbers its registers hold.
-    most = min(8, _MOST_COLUMNS // tokens * (1 if few else 2))
-    shared = splits(tiles, programs * num_processors, min(most, num_steps // _LEAST_STEPS))
-    return Schedule(_PROGRAM_ROWS, tokens, shared, 5 if tokens == 16 else 4, 4 if few else 8)
+    most = min(8, _MOST_COLUMNS // tokens * (1 if few else 2), num_steps // _LEAST_STEPS)
+    return Schedule(
+        rows=_PROGRAM_ROWS,
+        tokens=tokens,
+        splits=splits(tiles, programs * num_processors, most),
+        num_stages=5 if tokens == 16 else 4,
+        num_warps=4 if few else 8,
+        unroll=unroll,
+    )
 
 
 def launch(
@@ -151,6 +159,7 @@ def launch(
         ROWS=chosen.rows,
         DEPTH=packed.depth,
         SPLITS=chosen.splits,
+        UNROLL=chosen.unroll,
         EARLY=early,
         FOURS=packed.fours,
         PAIRS=not interpreted,

@@ -35,6 +35,11 @@ class Packed:
         """Columns of a tile."""
         return _depth(self.bits, self.group, self.shape[1])
 
+    @property
+    def most_depth(self) -> int:
+        """Columns that it would have if groups were large."""
+        return _DEPTHS[self.bits]
+
 
 def takes(bits: int, group: int, num_columns: int, zero: torch.Tensor | None) -> bool:
     """Whether weights of such groups can be packed; reads all zero points."""

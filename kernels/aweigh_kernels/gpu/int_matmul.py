@@ -18,7 +18,7 @@ _LESS_NARROW = tl.constexpr("sub.f16x2 $0, $1, $2;")
 _LESS_WIDE = tl.constexpr(  # there is no such subtraction before Hopper
     "{ .reg .b32 minus; mov.b32 minus, 0xBF80BF80; fma.rn.bf16x2 $0, $2, minus, $1; }"
 )
-_AHEAD = tl.constexpr(4)  # tiles that are asked for while the kernel before ends
+_AHEAD = tl.constexpr(4)  # stages that are asked for while the kernel before ends
 _LINE = tl.constexpr(32)  # words that the second-level cache asks memory for
 
 
@@ -39,6 +39,7 @@ def multiply(
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
     SPLITS: tl.constexpr,
+    UNROLL: tl.constexpr,
     EARLY: tl.constexpr,
     FOURS: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -47,7 +48,7 @@ def multiply(
     first = tl.program_id(2) * TOKENS
     total = _sums(
         x + first.to(tl.int64) * IN, words, factors, num_tokens - first,
-        OUT, IN, GROUP, BITS, TOKENS, ROWS, DEPTH, SPLITS, EARLY, FOURS, PAIRS,
+        OUT, IN, GROUP, BITS, TOKENS, ROWS, DEPTH, SPLITS, UNROLL, EARLY, FOURS, PAIRS,
     )  # fmt: skip
     tile = tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
     total, last = joined(total, sums, arrived, tile, num_tokens - first, TOKENS, ROWS, SPLITS)
@@ -109,6 +110,7 @@ def _sums(
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
     SPLITS: tl.constexpr,
+    UNROLL: tl.constexpr,
     EARLY: tl.constexpr,
     FOURS: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -127,7 +129,7 @@ def _sums(
     begin = tl.program_id(1) * STEPS
     if EARLY:
         gdc_launch_dependents()
-        line = begin * SIZE + tl.arange(0, _AHEAD * SIZE // _LINE) * _LINE
+        line = begin * SIZE + tl.arange(0, _AHEAD * UNROLL * SIZE // _LINE) * _LINE
         ask(own + tl.minimum(line, TILES * SIZE - 1)[None, :])
         gdc_wait()
     token = tl.arange(0, TOKENS)
@@ -135,7 +137,7 @@ def _sums(
     inputs = x + token[None, :] * IN
     word = tl.arange(0, SIZE)[None, :]
     total = tl.zeros([ROWS, TOKENS], tl.float32)
-    for step in range(STEPS):
+    for step in tl.range(STEPS, loop_unroll_factor=UNROLL):
         tile = begin + step
         at = tile * DEPTH + tl.arange(0, DEPTH)
         if EVEN:
@@ -171,23 +173,24 @@ def _numbers(
     VALUES: tl.constexpr = DEPTH * BITS // 64  # words that a thread has of a tile
     RUN: tl.constexpr = min(4, VALUES)  # that lie side by side
     KIND: tl.constexpr = tl.bfloat16 if WIDE else tl.float16
-    OF_FOURS: tl.constexpr = 128 if WIDE else 64
-    OF_EIGHTS: tl.constexpr = -128 if WIDE else 1024
-    OFFSET: tl.constexpr = OF_FOURS if BITS == 4 else OF_EIGHTS
+    # What numbers are more than their integers, in the first of two times 8 rows and in the second.
+    OF_WIDE: tl.constexpr = 128 if BITS == 4 else -128
+    UPPER: tl.constexpr = OF_WIDE if WIDE else 1024
+    LOWER: tl.constexpr = 64 if BITS == 4 and not WIDE else UPPER
     words = words.to(tl.uint32, bitcast=True)
     if BITS == 4:
         words = words.reshape(ROWS // UNIT, VALUES // RUN, 4, 8, 4, RUN)
-        first = tl.join(_fours(words, 0, WIDE, PAIRS), _fours(words, 4, WIDE, PAIRS))
-        second = tl.join(_fours(words, 8, WIDE, PAIRS), _fours(words, 12, WIDE, PAIRS))
-        pairs = tl.join(first, second)
+        first, second = _fours(words, WIDE, PAIRS), _fours(words >> 8, WIDE, PAIRS)
     else:
         words = words.reshape(ROWS // UNIT, VALUES // RUN, 4, 8, 4, RUN // 2, 2)
-        pairs = tl.join(_eights(words, WIDE, PAIRS), _eights(words >> 8, WIDE, PAIRS))
+        first, second = _eights(words, WIDE, PAIRS), _eights(words >> 8, WIDE, PAIRS)
+    pairs = tl.join(first, second)
     # Units, runs, warps, rows, pairs of columns, 16 columns, the other 8 rows, the other columns.
-    zero = ((factor & ZEROS) + OFFSET).to(tl.float32).to(KIND)
-    zero = zero.to(tl.uint16, bitcast=True).to(tl.uint32)
-    zero = (zero | (zero << 16)).reshape(ROWS // UNIT, 1, 4, 2, 8).permute(0, 1, 2, 4, 3)
-    zero = zero[:, :, :, :, None, None, :, None].broadcast_to(pairs.shape)
+    zero = (factor & ZEROS).reshape(ROWS // UNIT, 1, 4, 2, 8).permute(0, 1, 2, 4, 3)
+    upper, lower = tl.split(zero)
+    zero = tl.join(upper + UPPER, lower + LOWER)
+    zero = zero.to(tl.float32).to(KIND).to(tl.uint16, bitcast=True).to(tl.uint32)
+    zero = (zero | (zero << 16))[:, :, :, :, None, None, :, None].broadcast_to(pairs.shape)
     low, high = _halves(_less(pairs, zero, WIDE, PAIRS), WIDE)
     found = tl.join(low, high)
     if FOURS:
@@ -198,15 +201,15 @@ def _numbers(
 
 
 @triton.jit
-def _fours(words, SHIFT: tl.constexpr, WIDE: tl.constexpr, PAIRS: tl.constexpr):
-    """Two integers of 4 bits and 128 each, in bf16; in fp16 and 64, which lie 4 bits higher."""
+def _fours(words, WIDE: tl.constexpr, PAIRS: tl.constexpr):
+    """Of the first and the second of two times 8 rows two integers of 4 bits, and an offset."""
     if WIDE:
-        found = _marked(words >> SHIFT, 0x000F000F, 0x43004300, PAIRS)
-    elif SHIFT == 0:
-        found = _marked(words << 4, 0x00F000F0, 0x54005400, PAIRS)
-    else:
-        found = _marked(words >> (SHIFT - 4), 0x00F000F0, 0x54005400, PAIRS)
-    return found
+        upper = _marked(words, 0x000F000F, 0x43004300, PAIRS)
+        lower = _marked(words >> 4, 0x000F000F, 0x43004300, PAIRS)
+    else:  # that has room for all eight bits
+        upper = _marked(words, 0x000F000F, 0x64006400, PAIRS)
+        lower = _marked(words, 0x00F000F0, 0x54005400, PAIRS)
+    return tl.join(upper, lower)
 
 
 @triton.jit
