@@ -58,7 +58,7 @@ def multiply_few(
     begin = tl.program_id(1) * (STEPS * DEPTH)
     if EARLY:
         gdc_launch_dependents()
-        if EVEN and AHEAD > 0:
+        if EVEN and AHEAD > 0 and AHEAD <= STEPS * DEPTH:
             ask(own + begin + (tl.arange(0, AHEAD // _LINE) * _LINE)[None, :])
         gdc_wait()
     inputs = x + token.to(tl.int64) * IN
