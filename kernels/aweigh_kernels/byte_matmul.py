@@ -24,10 +24,10 @@ from aweigh_kernels.round_rows import round_rows
 from aweigh_kernels.rounding import GROUP, ByteRounding, Rounded, padded
 from aweigh_kernels.skinny_matmul import Scratch
 
-_TORCH_FROM = 129  # tokens from which its CUTLASS is faster (docs/kernels/fp8-weight.md)
+_TORCH_FROM = 129  # tokens from which its product has proven fast (docs/kernels/fp8-weight.md)
+_TORCH_ROWS = 16  # of the weight: it wants a multiple
 _MOST_INTEGERS = ((1 << 31) - 1) // (255 * 128)  # of a row: a product is that much at most
 _PIECE = 4096  # numbers of a row that one program makes dense
-_SIXTEEN = 16  # bytes that torch wants rows of the output to be a multiple of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ def pack(
     if numbers.dtype == torch.int8 and columns > _MOST_INTEGERS:
         raise ValueError(
             f"the weight has rows of {columns} integers; expected at most {_MOST_INTEGERS}, "
-            "whose products can be added in 32 bits"
+            "whose products can be added in 32 bits: keep such a matrix dense"
         )
     spare = padded(columns) - columns
     if spare:
@@ -96,7 +96,8 @@ def prepared(matrix: ByteMatrix, dtype: torch.dtype, rounding: ByteRounding | No
 
     if rounding is None:
         return lambda x: multiply(checked(x))
-    return RoundingProduct(rounding, lambda x: round_rows(checked(x), rounding), multiply)
+    how = rounding.on(matrix.numbers.device)
+    return RoundingProduct(how, lambda x: round_rows(checked(x), how), multiply)
 
 
 @cache
@@ -257,7 +258,7 @@ def _torch_is_faster(x: Rounded, matrix: ByteMatrix, dtype: torch.dtype) -> bool
         and dtype == torch.bfloat16
         and x.scale.dim() == 1
         and not matrix.blocks
-        and len(matrix.numbers) % _SIXTEEN == 0
+        and len(matrix.numbers) % _TORCH_ROWS == 0
     )
 
 
