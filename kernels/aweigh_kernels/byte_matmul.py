@@ -24,9 +24,10 @@ from aweigh_kernels.round_rows import round_rows
 from aweigh_kernels.rounding import GROUP, ByteRounding, Rounded, padded
 from aweigh_kernels.skinny_matmul import Scratch
 
-_TORCH_FROM = 129  # tokens from which its CUTLASS is faster (docs/kernels/fp8-weight.md)
+_TORCH_FROM = 129  # tokens from which its product has proven fast (docs/kernels/fp8-weight.md)
+_TORCH_ROWS = 16  # of the weight: it wants a multiple
 _MOST_INTEGERS = ((1 << 31) - 1) // (255 * 128)  # of a row: a product is that much at most
-_SIXTEEN = 16  # bytes that torch wants rows of the output to be a multiple of
+_PIECE = 4096  # numbers of a row that one program makes dense
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ def pack(
     if numbers.dtype == torch.int8 and columns > _MOST_INTEGERS:
         raise ValueError(
             f"the weight has rows of {columns} integers; expected at most {_MOST_INTEGERS}, "
-            "whose products can be added in 32 bits"
+            "whose products can be added in 32 bits: keep such a matrix dense"
         )
     spare = padded(columns) - columns
     if spare:
@@ -95,7 +96,8 @@ def prepared(matrix: ByteMatrix, dtype: torch.dtype, rounding: ByteRounding | No
 
     if rounding is None:
         return lambda x: multiply(checked(x))
-    return RoundingProduct(rounding, lambda x: round_rows(checked(x), rounding), multiply)
+    how = rounding.on(matrix.numbers.device)
+    return RoundingProduct(how, lambda x: round_rows(checked(x), how), multiply)
 
 
 @cache
@@ -196,7 +198,7 @@ def launch(
             **common,
         )
         return
-    codes = weight.dtype == torch.float8_e4m3fn and not gpu.fp8
+    codes = _as_codes(weight, gpu)
     kernels.multiply_few[(tiles, chosen.splits)](
         numbers,
         weight.view(torch.uint8) if codes else weight,
@@ -213,6 +215,41 @@ def launch(
     )
 
 
+def widened(matrix: ByteMatrix, rows: slice, dtype: torch.dtype, gpu: Gpu) -> torch.Tensor:
+    """Rows of a matrix of 8-bit floating point, [rows, I], rounded once; Triton's interpreter, too.
+
+    Args:
+        matrix: of `pack`.
+        rows: from a multiple of GROUP on, if scales are those of blocks.
+        dtype: bf16 or fp16.
+        gpu: where it is.
+    """
+    weight = matrix.numbers[rows]
+    scale = matrix.scale[rows.start // GROUP :] if matrix.blocks else matrix.scale[rows]
+    output = torch.empty(len(weight), matrix.columns, dtype=dtype, device=weight.device)
+    codes = _as_codes(weight, gpu)
+    piece = min(_PIECE, int(triton.next_power_of_2(matrix.columns)))
+    kernels.widen[(len(weight), triton.cdiv(matrix.columns, piece))](
+        weight.view(torch.uint8) if codes else weight,
+        scale,
+        output,
+        SIZE=matrix.columns,
+        WIDTH=weight.shape[1],
+        PIECE=piece,
+        BLOCKS=matrix.blocks,
+        CODES=codes,
+        EARLY=gpu.early,
+        num_warps=8,
+        launch_pdl=gpu.early,
+    )
+    return output
+
+
+def _as_codes(weight: torch.Tensor, gpu: Gpu) -> bool:
+    """Whether a kernel gets bytes, as it has no such numbers."""
+    return weight.dtype == torch.float8_e4m3fn and not gpu.fp8
+
+
 def _torch_is_faster(x: Rounded, matrix: ByteMatrix, dtype: torch.dtype) -> bool:
     """Where its row-wise product applies."""
     return (
@@ -221,7 +258,7 @@ def _torch_is_faster(x: Rounded, matrix: ByteMatrix, dtype: torch.dtype) -> bool
         and dtype == torch.bfloat16
         and x.scale.dim() == 1
         and not matrix.blocks
-        and len(matrix.numbers) % _SIXTEEN == 0
+        and len(matrix.numbers) % _TORCH_ROWS == 0
     )
 
 

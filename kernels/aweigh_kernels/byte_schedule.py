@@ -95,14 +95,16 @@ def _many(wide: bool, gpu: Gpu) -> Many:
 def _few(shape: Shape, gpu: Gpu) -> Few:
     """As `skinny_matmul.schedule`, which has been timed, divides a matrix of as many bytes."""
     tokens = min(MOST_TOKENS, max(_LEAST_TOKENS, int(triton.next_power_of_2(shape.num_tokens))))
-    shallow = shape.parts or shape.x_bytes > 1 or shape.width % (2 * GROUP) != 0
+    shallow = shape.parts or shape.x_bytes * tokens > _TILE or shape.width % (2 * GROUP) != 0
     depth = GROUP if shallow else 2 * GROUP
     deeper = 2 * GROUP // depth  # of shallow tiles more are on their way
 
     def few(rows: int, parts: int, stages: int, *, ahead: int = 512, together: int = 1) -> Few:
         own = GROUP if rows > _TILE else depth
         most = _stages(rows + shape.x_bytes * tokens, own, gpu) // together
-        warps = 8 if rows > _TILE and shape.x_bytes * tokens > _TILE else 4
+        # Sums of one tile's depth, or wide activations, fill the registers of four warps.
+        full = shape.parts or shape.x_bytes * tokens > _TILE
+        warps = 8 if rows > _TILE and full else 4
         return Few(tokens, rows, own, parts, min(stages, max(most, 2)), ahead, warps)
 
     processors, is_least = gpu.num_processors, tokens == _LEAST_TOKENS
@@ -110,7 +112,9 @@ def _few(shape: Shape, gpu: Gpu) -> Few:
     if is_least and tiles > 3 * processors:
         return few(_TILE, 1, 4 * deeper, ahead=0, together=2)
     if not is_least and tiles > 2 * processors:
-        return few(128, 1, 5, ahead=0)  # each tile needs all of x: the fewer the better
+        # Each tile needs all of x: the fewer the better, if registers have room for their sums.
+        largest = shape.parts and shape.x_bytes * tokens > MOST_TOKENS
+        return few(_TILE if largest else 128, 1, 5, ahead=0)
     most = max(1, min(_MOST_SPLITS, shape.width // _LEAST_BYTES))
     alone, three = (splits(tiles, each * processors, most) for each in (1, 3))
     if is_least and (tiles > processors or three > 3.3 * alone):

@@ -22,7 +22,7 @@ from aweigh_kernels.rounding import ByteRounding, Rounding
 BLOCK = 128
 FORMATS = (torch.float8_e4m3fn, torch.float8_e5m2)
 LARGEST = torch.finfo(torch.float8_e4m3fn).max  # 448
-_DENSE_FROM = 1024  # tokens of 16 bits on a GPU, which make up for making the weight dense
+_DENSE_FROM = 512  # tokens of 16 bits on a GPU, which make up for making the weight dense
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,21 +148,21 @@ def prepare(weight: Fp8Weight, dtype: torch.dtype) -> Product:
 
 def _prepare_on_gpu(weight: Fp8Weight, dtype: torch.dtype) -> Product:
     # They need Triton, which is not everywhere.
-    from aweigh_kernels.byte_matmul import pack, prepared
+    from aweigh_kernels.byte_matmul import pack, prepared, widened
     from aweigh_kernels.byte_schedule import Gpu
 
-    activation = weight.activation
+    activation, gpu = weight.activation, Gpu.of(weight.q.device)
     matrix = pack(weight.q, weight.scale, blocks=weight.blocks)
-    if activation is not None and Gpu.of(weight.q.device).fp8:
+    if activation is not None and gpu.fp8:
         how = ByteRounding(kind=torch.float8_e4m3fn, by=activation.rounding, scale=activation.scale)
         return prepared(matrix, dtype, how)
-    kept = replace(weight, q=matrix.numbers[:, : matrix.columns])
-    few, many = prepared(matrix, dtype, None), _prepare_in_parts(kept, dtype)
+    few = prepared(matrix, dtype, None)
+    many = in_parts(lambda rows: widened(matrix, rows, dtype, gpu), weight.shape, BLOCK)
 
     def product(x: torch.Tensor) -> torch.Tensor:
-        if len(x) >= _DENSE_FROM:
-            return many(x)
-        return few(x if activation is None else rounded(x, activation).to(dtype))
+        expect_input(x, matrix.columns)
+        inputs = x if activation is None else rounded(x, activation).to(dtype)
+        return few(inputs) if len(x) < _DENSE_FROM else many(inputs)
 
     return product
 

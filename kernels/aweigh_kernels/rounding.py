@@ -1,11 +1,13 @@
 """What activations of 8 bits are, and how they are made; `round_rows` makes them.
 
-numbers[t, k] = nearest to x[t, k] / scale[t]             E4M3, with a scale for each token,
-                                                          or for each token and 128 columns
-numbers[t, k] = nearest to x[t, k] / scale[t] + zero[t]   integers
+    numbers[t, k] = nearest to x[t, k] / scale[t]             E4M3, with a scale for each token,
+                                                              or for each token and 128 columns
+    numbers[t, k] = nearest to x[t, k] / scale[t] + zero[t]   integers
+
+Quotients are those of IEEE 754, and halves go to the even number.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -47,6 +49,13 @@ class ByteRounding:
             expect("the activations' scale", self.scale, [()], [torch.float32])
         if self.zero is not None:
             expect("the activations' zero point", self.zero, [()], [torch.int32])
+
+    def on(self, device: torch.device) -> "ByteRounding":
+        """The same with what it holds on a device."""
+        scale, zero = (
+            each if each is None else each.to(device) for each in (self.scale, self.zero)
+        )
+        return replace(self, scale=scale, zero=zero)
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,8 @@ def main() -> None:
         wrong += one_hot_otherwise(kind, *SIZES[0], SCHEDULES)
         wrong += one_hot_otherwise(kind, *SIZES[1], ("unevenly shared", "many"))
         wrong += random_otherwise(kind, *SIZES[0])
+        if kind.rounding is None:
+            wrong += widened_otherwise(kind, 200, 200)
     print(json.dumps(wrong))  # noqa: T201
 
 
@@ -237,6 +239,16 @@ def one_hot_otherwise(
         computed(kind, weight, x, SCHEDULES["shared"], OLD), wanted
     ):
         yield f"one-hot, {kind.name}, {rows} x {columns}, by codes"
+
+
+def widened_otherwise(kind: Kind, rows: int, columns: int) -> Iterator[str]:
+    """What is made dense is what the weight says, rounded once."""
+    weight = kind.matrix(rows, columns)
+    for gpu in (GPU, OLD):
+        packed = _packed(kind, weight)
+        found = byte_matmul.widened(packed, slice(128, rows), torch.float16, gpu)
+        if not torch.equal(found, weight.dense(torch.float16)[128:]):
+            yield f"dense, {kind.name}, {rows} x {columns}, {gpu}"
 
 
 def _takes(kind: Kind, chosen: Few | Many, columns: int) -> bool:

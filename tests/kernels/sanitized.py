@@ -148,6 +148,9 @@ def byte_products() -> None:
                 product(activations(tokens, columns).cuda())
     wide = prepare(on_gpu(weights(9000, 384)["int8 dynamic zeros"]), torch.bfloat16)
     wide(activations(300, 384).cuda())
+    for name in ("fp8 weights alone", "fp8 blocks weights alone"):
+        many = prepare(on_gpu(weights(300, 200)[name]), torch.bfloat16)
+        many(activations(600, 200).cuda())
 
 
 def sampling() -> None:

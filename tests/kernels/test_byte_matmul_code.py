@@ -7,7 +7,7 @@ import pytest
 
 from aweigh_kernels.byte_schedule import Few, Gpu, Many, Shape, schedule
 from aweigh_kernels.gpu import rms_norm, rounding
-from aweigh_kernels.gpu.byte_matmul import multiply_few, multiply_many
+from aweigh_kernels.gpu.byte_matmul import multiply_few, multiply_many, widen
 from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
 
 SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes
@@ -161,3 +161,14 @@ def test_what_is_normed_or_let_by_is_rounded_in_registers(architecture: int, by:
         rounding.round_by_token, architecture, types, constants, num_warps=16, num_stages=3
     )
     assert code.stack_bytes == 0
+
+
+@pytest.mark.parametrize(("architecture", "weight"), [(80, CODES), (90, E4M3)])
+def test_weights_are_made_dense_without_slow_conversions(architecture: int, weight: str) -> None:
+    types = {"weight": f"*{weight}", "scale": "*fp32", "output": "*bf16"}
+    constants = {"SIZE": 4096, "WIDTH": 4096, "PIECE": 4096, "BLOCKS": True}
+    constants |= {"CODES": weight == CODES, "EARLY": architecture >= 90}
+    code = compiled(widen, architecture, types, constants, num_warps=8, num_stages=3)
+    assert code.count(r"LDG\.E\.128") == 1  # 4,096 numbers by 256 threads
+    assert code.stack_bytes == 0
+    assert not code.count(r"F2F\.BF16\.F16")

@@ -57,7 +57,7 @@ def test_what_is_watched_is_what_python_launches() -> None:
         *("attend_common", "attend_share", "join", "join_common"),
         *("attend_tile", "attend_items", "normalize", "normalize_rounded", "turn_and_keep"),
         *("multiply", "multiply_gated", "multiply_turned", "unpack"),
-        *("multiply_few", "multiply_many"),
+        *("multiply_few", "multiply_many", "widen"),
         *("round_as_given", "round_by_token", "round_by_group"),
         *("summarize", "spread", "decide"),
     }

@@ -58,7 +58,7 @@ def multiply_few(
     begin = tl.program_id(1) * (STEPS * DEPTH)
     if EARLY:
         gdc_launch_dependents()
-        if EVEN and AHEAD > 0:
+        if EVEN and AHEAD > 0 and AHEAD <= STEPS * DEPTH:
             ask(own + begin + (tl.arange(0, AHEAD // _LINE) * _LINE)[None, :])
         gdc_wait()
     inputs = x + token.to(tl.int64) * IN
@@ -148,6 +148,38 @@ def multiply_many(
     to = output + token.to(tl.int64) * OUT + row
     written = (row < OUT) & (token < num_tokens)
     tl.store(to, found.to(output.dtype.element_ty), mask=written)
+
+
+@triton.jit
+def widen(
+    weight,
+    scale,
+    output,
+    SIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PIECE: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    CODES: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """A piece of a row of the weight, for a product of 16 bits."""
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+    row = tl.program_id(0)
+    column = tl.program_id(1) * PIECE + tl.arange(0, PIECE)
+    inside = column < SIZE
+    numbers = tl.load(weight + row.to(tl.int64) * WIDTH + column, mask=inside, other=0.0)
+    if CODES:
+        numbers = _of_codes(numbers)
+    if BLOCKS:
+        place = row // GROUP * (WIDTH // GROUP) + column // GROUP
+        factor = tl.load(scale + place, mask=inside, other=0.0)
+    else:
+        factor = tl.load(scale + row)
+    found = numbers.to(tl.float16).to(tl.float32) * factor
+    to = output + row.to(tl.int64) * SIZE + column
+    tl.store(to, found.to(output.dtype.element_ty), mask=inside)
 
 
 @triton.jit
