@@ -12,8 +12,6 @@ from aiohttp import web
 from aweigh_api.routing import NO_ROOM
 from aweigh_runtime.engine.messages import FailureKind
 
-SERVER_LOST = frozenset({"draining", "engine"})  # codes: another server can do it
-
 _encoder = msgspec.json.Encoder()
 
 

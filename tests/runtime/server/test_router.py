@@ -26,10 +26,9 @@ from aweigh_api.routing import (
     Room,
 )
 from aweigh_runtime.engine.messages import Counters, KvTokens, Stepped
-from aweigh_runtime.server import errors
 from aweigh_runtime.server.router_secret import RouterSecret
 from aweigh_runtime.server.seats import room
-from tests.runtime.server.local import Local, ready, secret
+from tests.runtime.server.local import Local, loading, ready, secret
 from tests.runtime.serving import MODEL
 from tests.runtime.text.helmsman import BACKEND
 
@@ -100,6 +99,13 @@ async def test_the_router_needs_no_key_and_names_whose_cache_a_request_may_use(
 
 
 @pytest.mark.asyncio(loop_scope="module")
+async def test_the_document_for_clients_says_nothing_of_it(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json", headers=ROUTER)).text
+    for name in (RESUME_FIELD, REPORT_PATH, SECRET_HEADER, ROOM_HEADER):
+        assert name not in document
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_what_cannot_begin_at_once_is_refused_with_nothing_done(
     local: Local, client: httpx.AsyncClient
 ) -> None:
@@ -159,7 +165,7 @@ async def test_the_report_tells_at_once_and_whenever_the_room_changes(
 async def test_the_report_ends_with_the_server(tmp_path: Path) -> None:
     async with httpx.AsyncClient() as client:
         mounted = secret(tmp_path / "router", secret=SHOWN)
-        async with ready(tmp_path, router_secret_dir=mounted) as local:
+        async with loading(tmp_path, router_secret_dir=mounted) as local:
             request = client.build_request("GET", f"{local.url}{REPORT_PATH}", headers=ROUTER)
             report = await client.send(request, stream=True)
             lines = report.aiter_lines()
@@ -201,26 +207,6 @@ async def test_a_stream_for_the_router_names_all_tokens_before_their_events(
         assert 12 <= len(taken) <= 30
         assert BACKEND.decode(taken).startswith(text)
     assert texts == joined(untold.text)
-
-
-@pytest.mark.asyncio(loop_scope="module")
-async def test_a_stream_that_its_pod_cannot_finish_breaks_off_for_the_router_alone(
-    local: Local, client: httpx.AsyncClient
-) -> None:
-    asked: dict[str, Any] = {"json": {**LONG, "stream": True}}
-    plain = {"Authorization": f"Bearer {ALICE}"}
-    async with (
-        client.stream("POST", "/v1/completions", **asked, headers=ROUTER) as routed,
-        client.stream("POST", "/v1/completions", **asked, headers=plain) as direct,
-    ):
-        rest, lines = routed.aiter_lines(), direct.aiter_lines()
-        await anext(rest)
-        await anext(lines)
-        local.service.engine.fail_open(errors.engine_down())
-        with pytest.raises(httpx.RemoteProtocolError):
-            [line async for line in rest]
-        *_, error, _ = [line async for line in lines]
-        assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine"
 
 
 async def until(condition: Callable[[], bool]) -> None:

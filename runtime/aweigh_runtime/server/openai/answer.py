@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from aweigh_api.routing import TOKENS_COMMENT, Resume
 from aweigh_runtime.engine.messages import TokenLogprobs
-from aweigh_runtime.server.errors import ERROR, SERVER_LOST, ApiError
+from aweigh_runtime.server.errors import ERROR, ApiError
 from aweigh_runtime.server.openai.choice import Delta, Token
 from aweigh_runtime.server.openai.generation import Generation
 from aweigh_runtime.server.openai.logprobs import PromptLogprobs
@@ -130,8 +130,6 @@ class Answer:
         except ApiError as error:  # the status is already sent: say it within the stream
             self._generation.failed = True
             request[ERROR] = error.body.error
-            if self._routed and error.body.error.code in SERVER_LOST:
-                raise ConnectionError from error  # the router lets another server go on
             await stream.send([event(error.json())])
         return await stream.close()
 
@@ -139,10 +137,11 @@ class Answer:
         await self._send(stream, deltas)
         while not self._generation.done:
             await self._send(stream, await self._generation.next())
+        last = [event(b"[DONE]")]
         if self._asked.wants_usage:
             usage = self._reply(self._style.chunk_object, [], self._usage()).json()
-            await stream.send([event(usage)])
-        await stream.send([event(b"[DONE]")])
+            last.insert(0, event(usage))
+        await stream.send(last)  # in one, so that who goes on elsewhere has both to say or neither
 
     def _openings(self) -> list[bytes]:
         choices = range(len(self._generation.choices))

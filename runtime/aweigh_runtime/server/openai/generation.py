@@ -100,9 +100,9 @@ class Generation:
             raise request_failed(error.kind, str(error)) from error
         now_s = time.monotonic()
         return [
-            self._advance(self._open[index], step, now_s)
+            delta
             for index, output in arrived
-            for step in self._steps(output)
+            for delta in self._advance(self._open[index], output, now_s)
         ]
 
     def _go_on(self, resume: Resume, model: Model, wanted: list[Submission]) -> list[Delta]:
@@ -127,15 +127,15 @@ class Generation:
         one_by_one = self.order.routed and self.order.may_call and len(output.tokens) > 1
         return single_tokens(output) if one_by_one else [output]
 
-    def _advance(self, index: int, output: Output, now_s: float) -> Delta:
+    def _advance(self, index: int, output: Output, now_s: float) -> list[Delta]:
         choice = self._choices[index]
         if choice.finish is not None:
-            return Delta(index)
+            return []
         self._timings[index].arrived(now_s, len(output.tokens), output.queued_s)
-        delta = choice.advance(output)
+        deltas = [choice.advance(step) for step in self._steps(output)]
         if choice.stopped_early and output.finish is None:
             self._service.engine.abort([output.id])
-        return delta
+        return deltas
 
     def _count(self) -> None:
         figures = self._service.figures
