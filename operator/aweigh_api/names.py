@@ -50,7 +50,6 @@ API_KEYS_MOUNT = "/etc/aweigh/api-keys"  # where a pod finds the Secret of auth.
 TLS_MOUNT = "/etc/aweigh/tls"  # where a pod finds the Secret of tls.secretRef
 ROUTER_SECRET_MOUNT = "/etc/aweigh/router-secret"  # where pods and routers find what only they know
 ROUTER_SECRET_VOLUME = "router-secret"  # of pods: one without it does not know routers
-ROUTER_SECRET_KEY = "secret"  # the Secret's only entry, and the file's name
 CACHE_MOUNT = "/var/cache/aweigh"  # downloads and compiled kernels; writable
 TERMINATION_LOG = "/dev/termination-log"
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from aweigh_api.state import Phase
 
-SECRET_FILE = "secret"  # in the folder where pods and routers find their service's router secret
+SECRET_FILE = "secret"  # the only entry of a service's router secret, and the file's name in pods
 SECRET_HEADER = "Aweigh-Router-Secret"  # of a request: what opens all below
 TENANT_HEADER = "Aweigh-Tenant"  # of a request: hex digest of the client's key; absent: no keys
 ROOM_HEADER = "Aweigh-Room"  # of a response: answers that the pod could begin at once now

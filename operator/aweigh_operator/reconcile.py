@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from aweigh_api import names
 from aweigh_api.reasons import Reason
+from aweigh_api.routing import SECRET_FILE
 from aweigh_operator import events, lasting, recent, replicas
 from aweigh_operator.autoscaling import FRESH_S, looked
 from aweigh_operator.cluster import ApiError, Cluster
@@ -285,7 +286,7 @@ class Reconciler:
         """Make what pods and routers share, unless it is there; why it cannot be made."""
         if memory.secret or todo.secret is None:
             return None
-        drawn = {names.ROUTER_SECRET_KEY: secrets.token_hex(32)}
+        drawn = {SECRET_FILE: secrets.token_hex(32)}
         try:
             made = await self._cluster.create_secret({**todo.secret, "stringData": drawn})
         except ApiError as error:

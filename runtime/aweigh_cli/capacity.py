@@ -39,7 +39,7 @@ LENGTHS = (512, 2048, 8192, 32_768, 131_072)  # tokens of a request, for the tab
 _LOGIT_BYTES = 16
 _DRAFTED_LOGIT_BYTES = 36  # of a drafted token also what both models expected, and noise
 
-_OF_INTEGERS = ("awq", "gptq", "int4")  # schemes whose products graphs may hold
+_RECORDED = ("awq", "fp8", "gptq", "int4", "int8")  # schemes whose products graphs may hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,8 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
     dtype_bytes = _dtype_bytes(config, device, wish)
     weights = footprint.weight_bytes(config, dtype_bytes, wish.kept_bytes)
     drafts, draft_kv, steps = {}, {}, [step_bytes(config, dtype_bytes, device, wish)]
-    integers = wish.quantization is not None and wish.quantization.scheme in _OF_INTEGERS
-    recorded = integers or footprint.is_dense(config, wish.kept_bytes)
+    quantized = wish.quantization is not None and wish.quantization.scheme in _RECORDED
+    recorded = quantized or footprint.is_dense(config, wish.kept_bytes)
     graphs = _recorded_bytes(config, dtype_bytes, device, wish) if recorded else 0
     for each in wish.drafts:
         own_bytes = _draft_dtype_bytes(each, device, wish)

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aweigh_api import names
+from aweigh_api.routing import SECRET_FILE
 from aweigh_operator import reconcile, route
 from aweigh_operator.observe import Manifest
 from aweigh_operator.places import ROUTER_DEPLOYMENT
@@ -197,7 +198,7 @@ async def test_the_secret_is_made_once_and_again_when_pods_miss_it(clock: Clock)
     await operator.settle()
     ((name, secret),) = operator.cluster.secrets.items()
     assert name == "chat-router-uid-of-c"
-    assert len(secret["stringData"][names.ROUTER_SECRET_KEY]) == 64
+    assert len(secret["stringData"][SECRET_FILE]) == 64
     again = Operator(operator.cluster)
     set_spec(operator.cluster, replicas=2)
     await again.settle()
