@@ -74,7 +74,8 @@ def test_a_release_for_one_namespace_has_no_right_elsewhere(
     cluster: Cluster, installed: None, namespace: str
 ) -> None:
     images = [
-        f"--set-string={name}.image={cluster.image(name)}" for name in ("operator", "runtime")
+        f"--set-string={name}.image={cluster.image(name)}"
+        for name in ("operator", "router", "runtime")
     ]
     values = ["crds.install=false", "rbac.aggregate=false", f"watchNamespaces={{{namespace}}}"]
     settings = [f"--set={value}" for value in values]
