@@ -26,6 +26,9 @@ NAMES = ("NAMESPACE", "NAME", "POD", "ROUTER")  # columns of words
 UNKNOWN = "-"
 REPORT_S = 5  # that a pod has to give its report
 ASKED_AT_ONCE = 32  # pods, each by a process of kubectl
+WIDE = (
+    1000  # letters of a line, as kubectl's are as long as they are: a name cut short names nothing
+)
 
 
 def top(
@@ -48,7 +51,7 @@ def top(
     """
     from rich.console import Console
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, width=WIDE)
     if name is None:
         _print(console, SERVICES, services(namespace, all_namespaces))
         return
