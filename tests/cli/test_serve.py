@@ -98,6 +98,7 @@ def test_the_arguments_of_a_pod_give_the_config_that_the_spec_says(
         min_acceptance_percent=40,
         api_keys_dir=Path("/etc/aweigh/api-keys"),
         tls_dir=Path("/etc/aweigh/tls"),
+        router_secret_dir=Path("/etc/aweigh/router-secret"),
         drain_settle_seconds=7,
         drain_timeout_seconds=90,
     )
