@@ -1,7 +1,7 @@
 """Faults under load: every answer that a client waits for arrives whole.
 
-Two pods serve; clients ask without a pause, each question over a connection of its own. Only what a
-pod that is killed without grace was answering may fail.
+Two pods serve behind two routers; clients ask without a pause, each question over a connection of
+its own. Only what a router that is killed without grace was passing on may fail.
 """
 
 import json
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,30 @@ def api_server_restarted(service: Service) -> None:
     service.cluster.wait("the API server to answer", lambda: answers(service), 120)
 
 
+def pod_killed(service: Service) -> None:
+    """At once, without grace: its streams go on on the other one."""
+    (first, *_) = service.pods()
+    kill(first)
+    name = first["metadata"]["name"]
+    service.cluster.wait("its container to start again", lambda: restarts(service, name) > 0, 60)
+    service.wait_ready(120)
+
+
+def kill(pod: dict[str, Any]) -> None:
+    for pid in processes_of(pod["metadata"]["uid"]):
+        with suppress(ProcessLookupError):  # it has ended with another one
+            os.kill(pid, signal.SIGKILL)
+
+
+def restarts(service: Service, name: str) -> int:
+    return sum(
+        each["restartCount"]
+        for pod in service.pods()
+        if pod["metadata"]["name"] == name
+        for each in pod["status"]["containerStatuses"]
+    )
+
+
 def answers(service: Service) -> bool:
     try:
         return bool(service.pods())
@@ -147,6 +171,7 @@ def etcd_paused(service: Service) -> None:
         leader_lost,
         api_server_restarted,
         etcd_paused,
+        pod_killed,
     ],
 )
 def test_no_answer_is_lost(
@@ -203,14 +228,32 @@ def unreachable(service: Service) -> Iterator[None]:
             subprocess.run([*ip, "delete", "blackhole", address], check=True)
 
 
-def test_of_a_pod_that_needs_too_much_memory_only_its_own_answers_are_lost(
+def test_a_router_that_is_killed_takes_only_its_own_connections_along(
+    cluster: Cluster, operator: None, namespace: str, tell: Callable[[str], None]
+) -> None:
+    def router_killed(service: Service) -> None:
+        (first, _) = routers(service)
+        kill(first)
+        service.wait_for_reason("RouterReady", "Available", 60)
+
+    load, _ = under_load(Service(cluster, namespace), router_killed)
+    assert len(load.failures) <= 2 * CLIENTS  # open ones, and those on their way to it
+    tell(f"router killed: {load.answered} streams whole, {len(load.failures)} lost with it")
+
+
+def routers(service: Service) -> list[dict[str, Any]]:
+    selector = ",".join(f"{k}={v}" for k, v in names.router_selector(service.name).items())
+    return service.cluster.list("pods", service.namespace, selector)
+
+
+def test_a_pod_that_needs_too_much_memory_takes_no_answer_along(
     cluster: Cluster, operator: None, namespace: str, tell: Callable[[str], None]
 ) -> None:
     """Killed by the kernel at once, without grace; the service says why."""
     service = Service(cluster, namespace)
     limited = {"limits": {"memory": MEMORY_LIMIT}}
     load, _ = under_load(service, out_of_memory, replicas=2, resources=limited)
-    assert len(load.failures) <= 2 * CLIENTS  # open ones, and those on their way to it
+    assert load.failures == []
     ended = [
         each["lastState"]["terminated"]["reason"]
         for pod in service.pods()
@@ -218,7 +261,7 @@ def test_of_a_pod_that_needs_too_much_memory_only_its_own_answers_are_lost(
         if each["restartCount"]
     ]
     assert ended == ["OOMKilled"]
-    tell(f"pod out of memory: {load.answered} streams whole, {len(load.failures)} lost with it")
+    tell(f"pod out of memory: {load.answered} streams, all whole")
 
 
 def out_of_memory(service: Service) -> None:
