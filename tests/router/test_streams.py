@@ -241,7 +241,7 @@ async def test_a_client_that_goes_away_frees_its_place(tmp_path: Path) -> None:
 
 async def test_a_client_that_does_not_read_makes_its_pod_wait(tmp_path: Path) -> None:
     pod = Pod()
-    body = {"model": "m", "prompt": "hello", "stream": True, "max_tokens": 100_000}
+    body = {"model": "m", "prompt": "hello", "stream": True, "max_tokens": 1_000_000}
     async with (
         running(pod),
         routing(tmp_path, [pod]) as local,
@@ -252,7 +252,7 @@ async def test_a_client_that_does_not_read_makes_its_pod_wait(tmp_path: Path) ->
         while sent != pod.events:
             sent = pod.events
             await asyncio.sleep(0.5)
-        assert sent < 50_000
+        assert sent < 500_000  # what the buffers of four sockets hold at most
         response.close()
         await eventually(lambda: not pod.running)
 
