@@ -22,6 +22,10 @@ TOKENS_COMMENT = ": tokens "
 
 RESUME_FIELD = "aweigh_resume"  # of a request's body: a `Resume`
 
+# In one request; who asks for more is told so before a pod is looked for.
+MAX_CHOICES = 8
+MAX_PROMPTS = 32
+
 REPORT_PATH = "/router/report"  # GET: a line of JSON, a `Room`, at once and whenever it changes
 REPORT_EVERY_S = 5.0  # at the latest
 

@@ -6,9 +6,9 @@
 
 A service comes from one end to the other through the middle. To be routed, all its pods must know
 routers and all its routers be ready; then the Service leads to them; then, once every client has
-learned that, the pods are closed. Back it goes the other way round: pods are opened, and once that
-has spread and one of them serves, the Service leads to them and the routers drain. What those need
-stays until the last of them has gone.
+learned that and what it had asked of pods has ended, the pods are closed. Back it goes the other
+way round: pods are opened, and once that has spread and one of them serves, the Service leads to
+them and the routers drain. What those need stays until the last of them has gone.
 
 What clients need to learn of a change takes no longer than `drain.settleSeconds`: it says so for
 pods that go, too.
@@ -21,6 +21,8 @@ from aweigh_api import names
 from aweigh_api.spec import Spec
 from aweigh_operator.observe import Manifest, Observed, knows_routers
 from aweigh_operator.places import ROUTER_DEPLOYMENT
+
+CONNECTED_S = 90.0  # that a client stays connected to a pod at most, between requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ def route(spec: Spec, observed: Observed) -> Route:
         return Route(way_back, _running(observed), supplied=True, passing=True)
     routers = 0 if stopped else spec.routers
     if there.by_router:
-        closed = there.closed or settled
+        left = observed.way_lasted_s >= CONNECTED_S + spec.drain.timeout_seconds
+        closed = there.closed or (settled and left)
         ahead = Way(by_router=True, closed=closed)
         return Route(ahead, routers, supplied=True, passing=not closed)
     if "Service" not in observed.children and known(observed):

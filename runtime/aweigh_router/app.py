@@ -40,6 +40,7 @@ _ANSWERS = ("/v1/chat/completions", "/v1/completions")
 _TOKENS = ("/tokenize", "/detokenize")
 _READS = ("/v1/models", "/v1/models/{name:.+}", "/openapi.json", "/", "/page.css", "/page.js")
 
+_READ_S = 10.0  # that a request waits for a pod which wants no answer: nor does it wake one
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _log = logging.getLogger("aweigh.requests")
 
@@ -86,8 +87,7 @@ async def _pass(request: web.Request, read: Callable[[bytearray], Asked]) -> web
         except BadBody as bad:
             raise ApiError(400, str(bad), param=bad.param) from bad
         call = _call(request, wanted, len(body))
-        if wanted.num_answers:
-            service.arrived_requests += 1
+        service.arrived_requests += wanted.num_prompts  # as pods count them
         errand = Errand(
             call, request.method, request.rel_url.raw_path_qs, _headers(request), body or None
         )
@@ -113,7 +113,7 @@ def _call(request: web.Request, wanted: Asked, num_bytes: int) -> Call:
         priority,
         1 + num_bytes // BYTES_PER_TOKEN,
         asked=wanted,
-        deadline_s=now_s + service.settings.wait_seconds,
+        deadline_s=now_s + (service.settings.wait_seconds if wanted.num_answers else _READ_S),
     )
 
 

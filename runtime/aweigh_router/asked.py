@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aweigh_api.routing import RESUME_FIELD
+from aweigh_api.routing import MAX_CHOICES, MAX_PROMPTS, RESUME_FIELD
 
 PREFIX_BYTES = 1 << 10
 CONVERSATION_BYTES = 16 << 10
@@ -27,6 +27,7 @@ class Asked:
     """A request as far as the router cares."""
 
     stream: bool = False
+    num_prompts: int = 0
     num_answers: int = 0  # that a pod computes for it; 0: it takes no room
     prefix: bytes = b""  # key: requests that have it begin alike; empty: nothing to look for
     conversation: bytes = b""  # key: requests that have it are turns of one chat
@@ -40,7 +41,7 @@ def read(body: bytes | bytearray, tenant: bytes) -> Asked:
         tenant: whose cached prefixes it may use; others have other keys.
 
     Raises:
-        BadBody: it is no object, or has a field that only routers may send.
+        BadBody: it is no object, has a field that only routers may send, or asks for too much.
     """
     try:
         fields = json.loads(body)
@@ -50,7 +51,8 @@ def read(body: bytes | bytearray, tenant: bytes) -> Asked:
             raise BadBody(f"Unknown field '{RESUME_FIELD}'.", RESUME_FIELD)
         return Asked(
             stream=fields.get("stream") is True,
-            num_answers=_answers(fields),
+            num_prompts=_prompts(fields),
+            num_answers=_prompts(fields) * _choices(fields),
             prefix=_key(tenant, fields, PREFIX_BYTES),
             conversation=_key(tenant, fields, CONVERSATION_BYTES),
         )
@@ -60,12 +62,25 @@ def read(body: bytes | bytearray, tenant: bytes) -> Asked:
         raise BadBody("The body is nested too deeply.") from error
 
 
-def _answers(fields: Mapping[str, Any]) -> int:
-    """For each prompt and choice one. What makes no sense here a pod will refuse."""
-    prompt, n = fields.get("prompt"), fields.get("n")
-    several = isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list)
-    choices = n if isinstance(n, int) and n > 0 else 1
-    return choices * (len(prompt) if several and isinstance(prompt, list) else 1)
+def _prompts(fields: Mapping[str, Any]) -> int:
+    """How many it has. What makes no sense here a pod will refuse."""
+    prompt = fields.get("prompt")
+    if not isinstance(prompt, list) or not prompt or not isinstance(prompt[0], str | list):
+        return 1
+    if len(prompt) > MAX_PROMPTS:
+        what = f"'prompt' is a list of {len(prompt)} items; expected {MAX_PROMPTS} at most."
+        raise BadBody(what, "prompt")
+    return len(prompt)
+
+
+def _choices(fields: Mapping[str, Any]) -> int:
+    """Of each prompt."""
+    n = fields.get("n")
+    if not isinstance(n, int) or n < 1:
+        return 1
+    if n > MAX_CHOICES:
+        raise BadBody(f"'n' is too large; expected an integer from 1 to {MAX_CHOICES}.", "n")
+    return n
 
 
 def _key(tenant: bytes, fields: Mapping[str, Any], limit: int) -> bytes:

@@ -25,15 +25,20 @@ HOPELESS = frozenset(
         Reason.MODEL_UNREADABLE,
         Reason.ACCESS_DENIED,
         Reason.SUSPENDED,
-        Reason.IMAGE_PULL_FAILED,
-        Reason.MOUNT_FAILED,
-        Reason.CRASH_LOOPING,
         Reason.PODS_REFUSED,
     }
 )
-# The pod is started again, and may do better: so long a request waits for that.
-DOUBTFUL = frozenset({Reason.OUT_OF_MEMORY, Reason.INTERNAL_ERROR})
-DOUBTFUL_S = 30.0
+# It is tried again, and may go well: so long a request waits for that.
+DOUBTFUL = frozenset(
+    {
+        Reason.IMAGE_PULL_FAILED,
+        Reason.MOUNT_FAILED,
+        Reason.CRASH_LOOPING,
+        Reason.OUT_OF_MEMORY,
+        Reason.INTERNAL_ERROR,
+    }
+)
+DOUBTFUL_S = 120.0
 
 _BETWEEN_MATCHES_S = 0.05  # for pods whose rest is over; all else is noticed at once
 _BETWEEN_LOOKS_S = 1.0
@@ -94,7 +99,7 @@ class Dispatch:
         self._seats[call] = seat
         try:
             self.match()
-            if not seat.done() and not self.pods.taking(self.clock()):
+            if call.num_answers and not seat.done() and not self.pods.taking(self.clock()):
                 self._wake()
             while not seat.done():
                 await asyncio.wait({seat}, timeout=self._patience_s(call))
@@ -109,6 +114,10 @@ class Dispatch:
             del self._seats[call]
             if call.waits:
                 self.line.leave(call)
+
+    def since_s(self) -> list[float]:
+        """Since when those wait that want an answer: what a pod is started for."""
+        return [each.since_s for each in self._seats if each.waits and each.num_answers]
 
     def next_in_vain(self) -> asyncio.Future[None]:
         """Done when a request next begins to wait while no pod serves."""

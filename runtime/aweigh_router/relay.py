@@ -93,13 +93,14 @@ class Relay:
         try:
             async with asyncio.timeout(None) as limit:
                 self._open.add(limit)
-                return await self._complete(errand, reply)
+                try:
+                    return await self._complete(errand, reply)
+                finally:
+                    self._open.discard(limit)
         except TimeoutError:
             return await reply.fail(errors.draining())
         except ApiError as error:
             return await reply.fail(error)
-        finally:
-            self._open.discard(limit)
 
     def end(self) -> None:
         """Nothing is answered any more: clients are told so."""

@@ -59,7 +59,7 @@ class Reports:
                         **_fields(pod)["fields"],
                     }
                     _log.warning("a pod is not heard any more", extra={"fields": fields})
-                rooms.unheard(pod)
+                rooms.unheard(pod, self._dispatch.clock())
                 again_s = min(again_s * 2, _LONGEST_AGAIN_S)
             if pod.heard_s != heard_s:
                 again_s = _AGAIN_S
@@ -73,13 +73,13 @@ class Reports:
                 self._dispatch.match()
                 return _BLIND_AGAIN_S
             if response.status != 200:
-                rooms.unheard(pod)
+                rooms.unheard(pod, self._dispatch.clock())
                 return min(again_s * 2, _LONGEST_AGAIN_S)
             async for line in response.content:
                 report = Room.model_validate_json(line)
                 rooms.reported(pod, report, self._dispatch.clock())
                 self._dispatch.match()
-        rooms.unheard(pod)
+        rooms.unheard(pod, self._dispatch.clock())
         return again_s
 
 

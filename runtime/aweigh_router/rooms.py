@@ -199,8 +199,10 @@ def reported(pod: Pod, report: Room, now_s: float) -> None:
     pod.room = report.room
 
 
-def unheard(pod: Pod) -> None:
+def unheard(pod: Pod, now_s: float) -> None:
     """Its report has ended. Unless it is heard again soon, what it computes is given up."""
+    if pod.hearing == "blind":  # it has answered until now
+        pod.heard_s = now_s
     pod.hearing, pod.report, pod.room = "nothing", None, 0
 
 

@@ -75,15 +75,14 @@ class Service:
     def state(self) -> RouterState:
         """The report for the operator."""
         dispatch, now_s = self.dispatch, self.dispatch.clock()
-        oldest_s = dispatch.line.oldest_s()
-        waiting = len(dispatch.line)
+        since_s = dispatch.since_s()
         return RouterState(
             boot_id=self.boot_id,
             uptime_s=round(now_s - self._started_s, 1),
             phase=self.phase,
             arrived_requests=self.arrived_requests,
-            waiting=waiting,
-            oldest_waiting_s=None if oldest_s is None else round(now_s - oldest_s, 3),
-            in_flight=self._num_open - waiting,
+            waiting=len(since_s),
+            oldest_waiting_s=round(now_s - min(since_s), 3) if since_s else None,
+            in_flight=self._num_open - len(dispatch.line),
             known_pods=len(dispatch.pods.taking(now_s)),
         )

@@ -90,6 +90,9 @@ async def test_pods_are_told_the_tenant_and_nothing_that_a_client_claims(
     [
         (b'{"prompt": "x", "aweigh_resume": {}}', "Unknown field 'aweigh_resume'"),
         (b'{"prompt": "x", "aweigh\\u005fresume": {}}', "Unknown field 'aweigh_resume'"),
+        (b'{"prompt": "x", "n": 9}', "expected an integer from 1 to 8"),
+        (b'{"prompt": "x", "n": 1' + b"0" * 400 + b"}", "expected an integer from 1 to 8"),
+        (b'{"prompt": [' + b",".join([b'"x"'] * 33) + b"]}", "expected 32 at most"),
         (b"[1]", "not a JSON object"),
         (b'{"prompt": ', "not valid JSON"),
         (b"[" * 100_000, "nested too deeply"),
@@ -205,6 +208,15 @@ async def test_an_operator_that_listens_is_woken_when_requests_wait_in_vain(
             second = json.loads(await response.content.readline())
         assert (second["waiting"], second["arrived_requests"]) == (1, 1)
         assert second["boot_id"] == first["boot_id"]
+        asking.cancel()
+
+
+async def test_what_asks_for_no_answer_wakes_no_pod(tmp_path: Path) -> None:
+    async with routing(tmp_path, [Pod(url="http://127.0.0.1:9")]) as local:
+        asking = asyncio.create_task(local.session.get(f"{local.url}/v1/models"))
+        await eventually(lambda: len(local.service.dispatch.line) == 1)
+        told = local.service.state()
+        assert (told.waiting, told.oldest_waiting_s, told.arrived_requests) == (0, None, 0)
         asking.cancel()
 
 

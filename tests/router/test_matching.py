@@ -103,7 +103,7 @@ def test_a_pod_is_given_up_when_it_stays_unheard_and_when_an_answer_is_overdue()
         name = each.found.name
         rooms.reported(each, Room(boot_id="b", phase="ready", room=9, running=0), 0.0)
         rooms.begin(each, call(due_s=20.0, give_up=partial(given_up.append, name)))
-    rooms.unheard(pods.get("unheard"))
+    rooms.unheard(pods.get("unheard"), 0.0)
     pods.look(1.0)
     assert given_up == []  # it may be its report alone that broke off
     pods.follow([Found(name, name, ready=True) for name in ("unheard", "late")])
@@ -125,7 +125,7 @@ def test_a_pod_serves_from_its_own_word_on_and_not_after_its_probes_fail() -> No
     pods.follow([Found("p", "u", ready=True)])
     pods.follow([Found("p", "u", ready=False)])
     assert not each.takes(0.0)
-    rooms.unheard(each)
+    rooms.unheard(each, 0.0)
     rooms.reported(each, Room(boot_id="new", phase="ready", room=9, running=0), 0.0)
     assert each.takes(0.0)  # another process
     assert not each.takes(rooms.SILENT_S + 1)

@@ -174,10 +174,10 @@ async def test_without_pods_a_request_is_held_and_then_told(tmp_path: Path) -> N
 
 async def test_where_waiting_helps_nobody_the_reason_comes_at_once(tmp_path: Path) -> None:
     async with routing(tmp_path, [Pod(url="http://127.0.0.1:9")]) as local:
-        local.service.dispatch.reason = "CrashLooping"
+        local.service.dispatch.reason = "ModelNotFound"
         for streamed in (await local.stream("hello"), await local.stream("hello")):
             assert (streamed.status, streamed.errors[0]["code"]) == (503, "no_pods")
-            assert "CrashLooping" in streamed.errors[0]["message"]
+            assert "ModelNotFound" in streamed.errors[0]["message"]
 
 
 async def test_a_pod_that_is_started_again_is_waited_for_a_while(

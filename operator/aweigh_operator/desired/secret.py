@@ -16,5 +16,4 @@ def manifest(owner: InferenceService) -> Manifest:
         "kind": "Secret",
         "metadata": {**metadata(owner), "name": name},
         "type": "Opaque",
-        "immutable": True,
     }

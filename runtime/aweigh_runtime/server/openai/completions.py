@@ -6,6 +6,7 @@ from typing import Any
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
+from aweigh_api.routing import MAX_PROMPTS
 from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT, where_from
 from aweigh_runtime.server.bodies import BODY
 from aweigh_runtime.server.errors import invalid
@@ -14,7 +15,7 @@ from aweigh_runtime.server.openai.choice import Token
 from aweigh_runtime.server.openai.generation import GENERATION, Generation
 from aweigh_runtime.server.openai.logprobs import Logprobs, PromptLogprobs, TextLogprobs
 from aweigh_runtime.server.openai.replies import Finish, TextChoice
-from aweigh_runtime.server.openai.requests import MAX_PROMPTS, CompletionRequest
+from aweigh_runtime.server.openai.requests import CompletionRequest
 from aweigh_runtime.server.openai.resuming import resume_of
 from aweigh_runtime.server.openai.structure import wanted_grammar
 from aweigh_runtime.server.openai.submissions import (

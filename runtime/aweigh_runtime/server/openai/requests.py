@@ -11,13 +11,13 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, inspect
 
+from aweigh_api.routing import MAX_CHOICES
 from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.structure import StructureFields
 from aweigh_runtime.server.openai.tools import MAX_CALLS, Mode, NamedChoice, PastCall, Tools
 from aweigh_runtime.server.openai.unsupported import expect_supported
 from aweigh_runtime.server.openai.wording import explained
 
-MAX_CHOICES = 8
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 MAX_STOP_TOKENS = 64
@@ -25,7 +25,6 @@ MAX_BIASES = 300
 MAX_LOGPROBS = 20
 MAX_SALT_CHARACTERS = 256
 MAX_MESSAGES = 4096
-MAX_PROMPTS = 32
 MAX_SETTINGS = 32
 MAX_SETTING_CHARACTERS = 1024
 _INT32 = 2**31
