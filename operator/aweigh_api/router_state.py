@@ -20,8 +20,8 @@ class RouterState(BaseModel):
     uptime_s: float
     phase: Phase
 
-    arrived_requests: int | None = None  # valid ones, also those that were turned away
-    waiting: int | None = None  # requests that no pod has taken yet
+    arrived_requests: int | None = None  # prompts, as pods count them, also those turned away
+    waiting: int | None = None  # requests for answers that no pod has taken yet
     oldest_waiting_s: float | None = None  # absent: none waits
     in_flight: int | None = None  # requests that a pod answers
     known_pods: int | None = None  # that are ready
