@@ -49,10 +49,11 @@ def read(body: bytes | bytearray, tenant: bytes) -> Asked:
             raise BadBody("The body is not a JSON object.")
         if RESUME_FIELD in fields:
             raise BadBody(f"Unknown field '{RESUME_FIELD}'.", RESUME_FIELD)
+        num_prompts = _prompts(fields)
         return Asked(
             stream=fields.get("stream") is True,
-            num_prompts=_prompts(fields),
-            num_answers=_prompts(fields) * _choices(fields),
+            num_prompts=num_prompts,
+            num_answers=num_prompts * _choices(fields),
             prefix=_key(tenant, fields, PREFIX_BYTES),
             conversation=_key(tenant, fields, CONVERSATION_BYTES),
         )
