@@ -6,7 +6,7 @@ from functools import cache
 import torch
 import triton
 
-from aweigh_kernels.dense import starts_early
+from aweigh_kernels.dense import by_warpgroups, starts_early
 from aweigh_kernels.rounding import GROUP
 from aweigh_kernels.skinny_matmul import splits
 
@@ -24,8 +24,9 @@ class Gpu:
 
     num_processors: int  # multiprocessors
     shared_bytes: int  # shared memory of one program, at most
-    early: bool  # kernels may start while the one before runs, and have tiles by descriptors
+    early: bool  # kernels may start while the one before runs
     fp8: bool  # its tensor cores take numbers of 8-bit floating point
+    warpgroups: bool  # four warps feed them together, with tiles that come by descriptors
 
     @classmethod
     @cache
@@ -37,6 +38,7 @@ class Gpu:
             found.shared_memory_per_block_optin,  # type: ignore[attr-defined]
             starts_early(device),
             (found.major, found.minor) >= _FP8_SINCE,
+            by_warpgroups(device),
         )
 
 
@@ -81,7 +83,7 @@ def schedule(shape: Shape, gpu: Gpu) -> Few | Many:
     """How a product is divided: so that all multiprocessors have work."""
     tiles = triton.cdiv(shape.num_tokens, 128) * triton.cdiv(shape.out_size, 128)
     fills = shape.num_tokens > _TILE and tiles > gpu.num_processors * 7 // 8
-    if fills and shape.x_bytes == 1 and gpu.early:
+    if fills and shape.x_bytes == 1 and gpu.warpgroups:
         return _many(shape.integers and tiles > 2 * gpu.num_processors, gpu)
     return _few(shape, gpu)
 

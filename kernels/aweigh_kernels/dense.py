@@ -10,6 +10,7 @@ from aweigh_kernels.checks import expect
 
 NARROW = (torch.bfloat16, torch.float16)
 _HOPPER = (9, 0)
+_BY_WARPGROUPS = (9, 10)  # major numbers of capabilities
 
 
 def expect_dense(
@@ -40,3 +41,12 @@ def starts_early(device: torch.device) -> bool:
     (programmatic dependent launch).
     """
     return torch.cuda.get_device_capability(device) >= _HOPPER
+
+
+@cache
+def by_warpgroups(device: torch.device) -> bool:
+    """Whether tensor cores take what four warps hold as one: Hopper's, and large Blackwells'.
+
+    Small Blackwells, as of workstations (sm_120), multiply as GPUs before Hopper do.
+    """
+    return torch.cuda.get_device_capability(device)[0] in _BY_WARPGROUPS

@@ -100,7 +100,7 @@ def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
     row_tiles = -(-packed.shape[0] // _PROGRAM_ROWS)
     few, tokens = num_tokens <= 32, min(_MOST_COLUMNS, tokens_of(num_tokens))
     fills = row_tiles * -(-num_tokens // tokens) >= num_processors
-    if packed.fours or not fills:  # before Hopper registers hold fewer
+    if packed.fours or not fills:  # warps that multiply alone hold fewer
         tokens = min(tokens, _MOST_COLUMNS // 2)
     programs = 3 if few else 1  # of a multiprocessor, that share rows
     tiles = row_tiles * -(-num_tokens // tokens)

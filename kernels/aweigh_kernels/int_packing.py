@@ -28,7 +28,7 @@ class Packed:
     shape: tuple[int, int]
     bits: int  # 4 or 8
     group: int  # columns that share a scale
-    fours: bool  # as tensor cores before Hopper take columns
+    fours: bool  # as tensor cores that no warpgroups feed take columns
 
     @property
     def depth(self) -> int:
@@ -68,7 +68,7 @@ def pack(
         zero: as scale, integers. None: 2 to the power of `bits - 1`.
         bits: 2, 3, 4 or 8.
         group: columns that share a scale; see `takes`.
-        fours: whether the GPU is older than Hopper.
+        fours: whether warps feed the GPU's tensor cores alone, see `by_warpgroups`.
     """
     (num_rows, num_columns), width = q.shape, max(bits, 4)
     factors = _factors(scale, zero, bits, num_rows)

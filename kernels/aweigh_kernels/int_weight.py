@@ -15,7 +15,7 @@ from torch.nn.functional import linear, pad
 
 from aweigh_kernels import bits
 from aweigh_kernels.checks import FLOATS, expect, expect_input
-from aweigh_kernels.dense import has_kernels, starts_early
+from aweigh_kernels.dense import by_warpgroups, has_kernels
 from aweigh_kernels.equality import same
 from aweigh_kernels.product import Product, in_parts
 
@@ -146,7 +146,7 @@ def _on_gpu(weight: IntWeight) -> Product:
     from aweigh_kernels import int_matmul, int_packing  # Triton is not everywhere
 
     bits, group, device = weight.bits, weight.group, weight.q.device
-    fours = not starts_early(device)
+    fours = not by_warpgroups(device)
     packed = int_packing.pack(weight.q, weight.scale, weight.zero, bits, group, fours=fours)
     workspace = int_matmul.workspace_of(device)
 

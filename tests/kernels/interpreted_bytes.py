@@ -9,7 +9,7 @@ import os
 os.environ["TRITON_INTERPRET"] = "1"
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast, get_args
 
@@ -31,8 +31,8 @@ from tests.kernels.weights import Draw
 
 STATIC = torch.tensor(0.0625)
 NAN = float("nan")
-GPU = Gpu(num_processors=4, shared_bytes=99 << 10, early=False, fp8=True)
-OLD = Gpu(num_processors=4, shared_bytes=99 << 10, early=False, fp8=False)
+GPU = Gpu(num_processors=4, shared_bytes=99 << 10, early=False, fp8=True, warpgroups=False)
+OLD = replace(GPU, fp8=False)
 SCHEDULES: dict[str, Few | Many] = {
     "alone": Few(tokens=16, rows=64, depth=128, splits=1, num_stages=3),
     "shared": Few(tokens=16, rows=64, depth=128, splits=2, num_stages=3),

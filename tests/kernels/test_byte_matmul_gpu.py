@@ -129,7 +129,7 @@ def test_however_it_is_divided_it_is_the_same(
 ) -> None:
     weight = weights(500, 1024)[kind]
     narrow = isinstance(weight, Int8Weight) or weight.activation is not None
-    if isinstance(chosen, Many) and not (narrow and Gpu.of(torch.device("cuda")).early):
+    if isinstance(chosen, Many) and not (narrow and Gpu.of(torch.device("cuda")).warpgroups):
         pytest.skip("only numbers of 8 bits come by descriptors")
     monkeypatch.setattr(module, "schedule", lambda *_: chosen)
     for tokens in (3, 70):

@@ -6,9 +6,10 @@ from hypothesis import strategies as some
 from aweigh_kernels.byte_schedule import MOST_TOKENS, Gpu, Many, Shape, schedule
 
 GPUS = (
-    Gpu(108, 163 << 10, early=False, fp8=False),
-    Gpu(142, 99 << 10, early=False, fp8=True),
-    Gpu(132, 227 << 10, early=True, fp8=True),
+    Gpu(108, 163 << 10, early=False, fp8=False, warpgroups=False),
+    Gpu(142, 99 << 10, early=False, fp8=True, warpgroups=False),
+    Gpu(132, 227 << 10, early=True, fp8=True, warpgroups=True),
+    Gpu(170, 99 << 10, early=True, fp8=True, warpgroups=False),
 )
 SHAPES = some.builds(
     Shape,
@@ -29,7 +30,7 @@ def test_every_product_fits_where_it_runs(shape: Shape, gpu: Gpu) -> None:
     assert chosen.num_stages >= 2
     assert chosen.num_stages * stage <= gpu.shared_bytes
     if isinstance(chosen, Many):
-        assert gpu.early
+        assert gpu.warpgroups
         assert shape.x_bytes == 1
 
 

@@ -5,18 +5,18 @@ import pytest
 from aweigh_kernels.gpu.int_matmul import multiply, unpack
 from aweigh_kernels.int_matmul import schedule
 from aweigh_kernels.int_packing import Packed, pack
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
+from tests.kernels.machine_code import ARCHITECTURES, SMALL_BLACKWELL, MachineCode, compiled
 from tests.kernels.weights import Draw
 
 PROCESSORS = 132
 MOST_WORK = {(4, "bf16"): 1.5, (4, "fp16"): 1.2, (8, "bf16"): 2.3}  # instructions for a number
-MOST_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10}  # of shared memory
+MOST_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}  # shared
 
 
 def packed(bits: int, group: int, architecture: int, shape: tuple[int, int]) -> Packed:
     """The kernel's constants depend on the shape alone: a few rows of the weight are packed."""
     weight = Draw().ints(64, shape[1], bits, group)
-    few = pack(weight.q, weight.scale, None, bits, group, fours=architecture < 90)
+    few = pack(weight.q, weight.scale, None, bits, group, fours=architecture not in (90, 100))
     return Packed(few.words, few.factors, shape, few.bits, few.group, few.fours)
 
 
@@ -52,7 +52,7 @@ def code_of(
     return code, chosen.rows * weight.depth * chosen.unroll // (32 * chosen.num_warps)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, SMALL_BLACKWELL])
 @pytest.mark.parametrize(
     ("bits", "group", "num_tokens", "shape", "kind"),
     [
