@@ -181,6 +181,7 @@ def launch(
         "GROUPED": rounded is not None and rounded.scale.dim() == 2,
         "BLOCKS": matrix.blocks,
         "ZERO": rounded is not None and rounded.zero is not None,
+        "SHORT": gpu.short_sums,
         "EARLY": gpu.early,
         "num_warps": chosen.num_warps,
         "num_stages": chosen.num_stages,

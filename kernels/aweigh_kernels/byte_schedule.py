@@ -16,6 +16,7 @@ _TILE = 64  # rows of the weight, where programs share them
 _MOST_SPLITS = 8
 _LEAST_BYTES = 1024  # of each row, of a part
 _FP8_SINCE = (8, 9)  # capability of GPUs whose tensor cores take it
+_SHORT_SUMS = ((8, 9), (9, 0))  # Ada and Hopper
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +28,21 @@ class Gpu:
     early: bool  # kernels may start while the one before runs
     fp8: bool  # its tensor cores take numbers of 8-bit floating point
     warpgroups: bool  # four warps feed them together, with tiles that come by descriptors
+    short_sums: bool  # they add such numbers with about 14 bits
 
     @classmethod
     @cache
     def of(cls, device: torch.device) -> "Gpu":
         """Ask the device."""
         found = torch.cuda.get_device_properties(device)
+        capability = found.major, found.minor
         return cls(
             found.multi_processor_count,
             found.shared_memory_per_block_optin,  # type: ignore[attr-defined]
-            starts_early(device),
-            (found.major, found.minor) >= _FP8_SINCE,
-            by_warpgroups(device),
+            early=starts_early(device),
+            fp8=capability >= _FP8_SINCE,
+            warpgroups=by_warpgroups(device),
+            short_sums=capability in _SHORT_SUMS,
         )
 
 

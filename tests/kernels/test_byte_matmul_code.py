@@ -14,6 +14,7 @@ SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 <<
 E4M3, E5M2, INT8, CODES = "fp8e4nv", "fp8e5", "i8", "u8"
 # What multiplies numbers of 8 bits; UTCQMMA and UTCIMMA do on sm_100 where tiles are large.
 INTEGER = {80: "IMMA", 89: "IMMA", 90: "IGMMA", 100: "UTCIMMA|IMMA", 120: "IMMA"}
+SHORT = (89, 90)  # whose tensor cores add 8-bit floating point with about 14 bits
 FLOATING = {89: "QMMA", 90: "QGMMA", 100: "UTCQMMA|QMMA", 120: "QMMA"}
 SIXTEEN = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA|HMMA", 120: "HMMA"}
 
@@ -25,6 +26,7 @@ def gpu(architecture: int) -> Gpu:
         early=architecture >= 90,
         fp8=architecture >= 89,
         warpgroups=architecture in (90, 100),
+        short_sums=architecture in SHORT,
     )
 
 
@@ -55,6 +57,7 @@ def code_of(
         "GROUPED": grouped,
         "BLOCKS": blocks,
         "ZERO": zero,
+        "SHORT": architecture in SHORT,
         "EARLY": architecture >= 90,
     }
     if isinstance(chosen, Many):
@@ -105,6 +108,16 @@ def test_8_bit_floating_point_is_multiplied_as_it_is(
 ) -> None:
     code, _ = code_of(architecture, size, E4M3, E4M3, grouped=grouped, blocks=blocks)
     expect_fast(code, architecture, FLOATING)
+
+
+@pytest.mark.parametrize("architecture", FLOATING)
+@pytest.mark.parametrize("num_tokens", [100, 4096])
+def test_sums_leave_tensor_cores_in_every_step_only_where_those_cut_them(
+    architecture: int, num_tokens: int
+) -> None:
+    code, chosen = code_of(architecture, (num_tokens, 28_672, 4096), E4M3, E4M3)
+    assert isinstance(chosen, Many) or chosen.splits == 1  # nobody else adds
+    assert bool(code.count("FADD2?")) == (architecture in SHORT)
 
 
 @pytest.mark.parametrize("architecture", SIXTEEN)

@@ -6,10 +6,10 @@ from hypothesis import strategies as some
 from aweigh_kernels.byte_schedule import MOST_TOKENS, Gpu, Many, Shape, schedule
 
 GPUS = (
-    Gpu(108, 163 << 10, early=False, fp8=False, warpgroups=False),
-    Gpu(142, 99 << 10, early=False, fp8=True, warpgroups=False),
-    Gpu(132, 227 << 10, early=True, fp8=True, warpgroups=True),
-    Gpu(170, 99 << 10, early=True, fp8=True, warpgroups=False),
+    Gpu(108, 163 << 10, early=False, fp8=False, warpgroups=False, short_sums=False),
+    Gpu(142, 99 << 10, early=False, fp8=True, warpgroups=False, short_sums=True),
+    Gpu(132, 227 << 10, early=True, fp8=True, warpgroups=True, short_sums=True),
+    Gpu(170, 99 << 10, early=True, fp8=True, warpgroups=False, short_sums=False),
 )
 SHAPES = some.builds(
     Shape,

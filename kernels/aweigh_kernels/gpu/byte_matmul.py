@@ -1,9 +1,10 @@
 """See `byte_matmul`.
 
 For few tokens rows of the weight are the left matrix, as in `skinny_matmul`, whose way of sharing
-rows it has. For many, tokens are, and tiles come by descriptors. Tensor cores add E4M3 and E5M2
-with about 14 bits; what they add at once is one tile's depth, and from tile to tile sums are fp32.
-Integers are added as they are. Scales of blocks and groups come one tile before they are needed.
+rows it has. For many, tokens are, and tiles come by descriptors. Tensor cores of Ada and Hopper add
+E4M3 and E5M2 with about 14 bits (SHORT): what they add at once is one tile's depth, and from tile
+to tile sums are fp32. Integers are added as they are. Scales of blocks and groups come one tile
+before they are needed.
 """
 
 import triton
@@ -42,6 +43,7 @@ def multiply_few(
     BLOCKS: tl.constexpr,
     ZERO: tl.constexpr,
     CODES: tl.constexpr,
+    SHORT: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """Some rows of the weight times some tokens, over some of their numbers."""
@@ -78,8 +80,9 @@ def multiply_few(
             )
             total += tl.dot(left, right) * factor
             factor = coming
-        elif left.dtype.is_fp8():
-            total += tl.dot(left, right)
+        elif SHORT and left.dtype.is_fp8():
+            # Told nothing of it, the compiler lets Ada's tensor cores add to the sum before.
+            total += tl.dot(left, right, max_num_imprecise_acc=DEPTH)
         else:
             total = tl.dot(left, right, total, out_dtype=total.dtype)
     total, last = joined(
@@ -115,6 +118,7 @@ def multiply_many(
     GROUPED: tl.constexpr,
     BLOCKS: tl.constexpr,
     ZERO: tl.constexpr,
+    SHORT: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """Some tokens times some rows of the weight; both are 8 bits."""
@@ -138,10 +142,10 @@ def multiply_many(
             )
             total += tl.dot(left, right) * factor
             factor = coming
-        elif WHOLE:
-            total = tl.dot(left, right, total, out_dtype=tl.int32)
+        elif SHORT and not WHOLE:
+            total += tl.dot(left, right, max_num_imprecise_acc=DEPTH)
         else:
-            total += tl.dot(left, right)
+            total = tl.dot(left, right, total, out_dtype=total.dtype)
     found = _scaled(
         total, x_scale, x_zero, scale, row_sums, row, token, num_tokens, OUT, SCALED, BLOCKS, ZERO
     )
