@@ -212,6 +212,7 @@ def launch(
         SPLITS=chosen.splits,
         AHEAD=chosen.ahead,
         CODES=codes,
+        HALVES=numbers.dtype == torch.int8 and not gpu.int8,
         **common,
     )
 

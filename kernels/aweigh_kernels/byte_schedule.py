@@ -17,6 +17,7 @@ _MOST_SPLITS = 8
 _LEAST_BYTES = 1024  # of each row, of a part
 _FP8_SINCE = (8, 9)  # capability of GPUs whose tensor cores take it
 _SHORT_SUMS = ((8, 9), (9, 0))  # Ada and Hopper
+_SLOW_INTEGERS = (10, 3)  # Blackwell Ultra
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Gpu:
     fp8: bool  # its tensor cores take numbers of 8-bit floating point
     warpgroups: bool  # four warps feed them together, with tiles that come by descriptors
     short_sums: bool  # they add such numbers with about 14 bits
+    int8: bool  # they multiply integers of 8 bits no slower than fp16
 
     @classmethod
     @cache
@@ -43,6 +45,7 @@ class Gpu:
             fp8=capability >= _FP8_SINCE,
             warpgroups=by_warpgroups(device),
             short_sums=capability in _SHORT_SUMS,
+            int8=capability != _SLOW_INTEGERS,
         )
 
 
@@ -87,7 +90,8 @@ def schedule(shape: Shape, gpu: Gpu) -> Few | Many:
     """How a product is divided: so that all multiprocessors have work."""
     tiles = triton.cdiv(shape.num_tokens, 128) * triton.cdiv(shape.out_size, 128)
     fills = shape.num_tokens > _TILE and tiles > gpu.num_processors * 7 // 8
-    if fills and shape.x_bytes == 1 and gpu.warpgroups:
+    narrow = shape.x_bytes == 1 and (gpu.int8 or not shape.integers)
+    if fills and narrow and gpu.warpgroups:
         return _many(shape.integers and tiles > 2 * gpu.num_processors, gpu)
     return _few(shape, gpu)
 

@@ -31,9 +31,9 @@ from tests.kernels.weights import Draw
 
 STATIC = torch.tensor(0.0625)
 NAN = float("nan")
-GPU = Gpu(4, 99 << 10, early=False, fp8=True, warpgroups=False, short_sums=True)
+GPU = Gpu(4, 99 << 10, early=False, fp8=True, warpgroups=False, short_sums=True, int8=True)
 OLD = replace(GPU, fp8=False)
-LONG = replace(GPU, short_sums=False)
+LONG = replace(GPU, short_sums=False, int8=False)
 SCHEDULES: dict[str, Few | Many] = {
     "alone": Few(tokens=16, rows=64, depth=128, splits=1, num_stages=3),
     "shared": Few(tokens=16, rows=64, depth=128, splits=2, num_stages=3),
@@ -236,7 +236,7 @@ def one_hot_otherwise(
             computed(kind, weight, x, chosen), wanted
         ):
             yield f"one-hot, {kind.name}, {rows} x {columns}, {name}"
-    said, gpu = ("by codes", OLD) if kind.rounding is None else ("sums of all tiles", LONG)
+    said, gpu = ("by codes", OLD) if kind.rounding is None else ("other sums", LONG)
     if not torch.equal(computed(kind, weight, x, SCHEDULES["shared"], gpu), wanted):
         yield f"one-hot, {kind.name}, {rows} x {columns}, {said}"
 

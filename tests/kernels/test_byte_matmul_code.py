@@ -19,7 +19,7 @@ FLOATING = {89: "QMMA", 90: "QGMMA", 100: "UTCQMMA|QMMA", 120: "QMMA"}
 SIXTEEN = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA|HMMA", 120: "HMMA"}
 
 
-def gpu(architecture: int) -> Gpu:
+def gpu(architecture: int, *, int8: bool = True) -> Gpu:
     return Gpu(
         132,
         SHARED[architecture],
@@ -27,6 +27,7 @@ def gpu(architecture: int) -> Gpu:
         fp8=architecture >= 89,
         warpgroups=architecture in (90, 100),
         short_sums=architecture in SHORT,
+        int8=int8,
     )
 
 
@@ -39,11 +40,12 @@ def code_of(
     grouped: bool = False,
     blocks: bool = False,
     zero: bool = False,
+    int8: bool = True,
 ) -> tuple[MachineCode, Few | Many]:
     num_tokens, out_size, width = size
     narrow = x in (E4M3, INT8)
     shape = Shape(num_tokens, out_size, width, 1 if narrow else 2, x == INT8, grouped or blocks)
-    chosen = schedule(shape, gpu(architecture))
+    chosen = schedule(shape, gpu(architecture, int8=int8))
     whole = "*i32" if zero else "*fp32"
     types = {"x": f"*{x}", "weight": f"*{weight}", "x_scale": "*fp32", "x_zero": whole}
     types |= {"scale": "*fp32", "row_sums": whole, "output": "*bf16"}
@@ -67,7 +69,7 @@ def code_of(
     else:
         types |= {"sums": "*i32" if x == INT8 else "*fp32", "arrived": "*i32"}
         constants |= {"IN": width, "SPLITS": chosen.splits, "AHEAD": chosen.ahead}
-        constants["CODES"] = weight == CODES
+        constants |= {"CODES": weight == CODES, "HALVES": x == INT8 and not int8}
     code = compiled(
         multiply_many if isinstance(chosen, Many) else multiply_few,
         architecture,
@@ -98,6 +100,15 @@ SIZES = [(1, 6144, 4096), (100, 4096, 14_336), (4096, 28_672, 4096)]
 def test_integers_are_multiplied_as_integers(architecture: int, size: tuple[int, int, int]) -> None:
     code, _ = code_of(architecture, size, INT8, INT8, zero=True)
     expect_fast(code, architecture, INTEGER)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_integers_are_multiplied_as_fp16_where_tensor_cores_are_slow_at_them(
+    size: tuple[int, int, int],
+) -> None:
+    """On sm_103, which cannot be read here: it has the other instructions of sm_100."""
+    code, _ = code_of(100, size, INT8, INT8, zero=True, int8=False)
+    expect_fast(code, 100, SIXTEEN)
 
 
 @pytest.mark.parametrize("architecture", FLOATING)

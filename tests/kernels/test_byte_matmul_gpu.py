@@ -136,6 +136,16 @@ def test_however_it_is_divided_it_is_the_same(
         check(weight, tokens)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "int8" in kind])
+def test_integers_are_exact_as_fp16_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = replace(Gpu.of(torch.device("cuda")), int8=False)
+    monkeypatch.setattr(Gpu, "of", lambda _: slow)
+    for size in ((257, 576), (4096, 14_336)):
+        weight = weights(*size)[kind]
+        for tokens in (1, 33, 100, MANY):
+            check(weight, tokens)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_rows(kind: str) -> None:
     weight = on_gpu(weights(64, 128)[kind])
