@@ -14,6 +14,7 @@ import triton
 from aweigh_kernels.dense import NARROW, expect_dense, starts_early
 from aweigh_kernels.gpu.int_matmul import multiply, unpack
 from aweigh_kernels.int_packing import ROWS, Packed
+from aweigh_kernels.product import Kernels
 from aweigh_kernels.skinny_matmul import Scratch, splits, tokens_of
 
 MOST_TOKENS = 256  # of the kernel; with more, making the weight dense costs less than it saves
@@ -81,12 +82,31 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
     if num_tokens > MOST_TOKENS:
         _multiply_dense(x, packed, workspace, output)
     elif output.numel():
-        gpu = _processors(x.device)
-        chosen = schedule(num_tokens, packed, gpu.multi_processor_count)
-        chosen = chosen.within(gpu.shared_memory_per_block_optin, packed)  # type: ignore[attr-defined]
+        chosen = schedule_on(x.device, num_tokens, packed)
         scratch = workspace.scratch
         launch(x, packed, output, (scratch.sums, scratch.arrived), chosen)
     return output
+
+
+def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
+    """Those that compute its products with x of a number format."""
+    device = packed.words.device
+
+    def chosen(num_tokens: int) -> Schedule | None:
+        return None if num_tokens > MOST_TOKENS else schedule_on(device, num_tokens, packed)
+
+    return Kernels(
+        product=(packed.shape, packed.bits, packed.group, packed.fours, dtype),
+        chosen=chosen,
+        x=torch.empty(0, packed.shape[1], dtype=dtype, device=device),
+    )
+
+
+def schedule_on(device: torch.device, num_tokens: int, packed: Packed) -> Schedule:
+    """`schedule`, for a GPU that is there."""
+    gpu = _processors(device)
+    chosen = schedule(num_tokens, packed, gpu.multi_processor_count)
+    return chosen.within(gpu.shared_memory_per_block_optin, packed)  # type: ignore[attr-defined]
 
 
 def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
