@@ -10,6 +10,7 @@ from aweigh_kernels.gpu import rms_norm, rounding
 from aweigh_kernels.gpu.byte_matmul import multiply_few, multiply_many, widen
 from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
 
+MOST_COLUMNS = 512  # of tensor cores' own memory: a kernel that asks for more is not launched
 SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}  # bytes
 E4M3, E5M2, INT8, CODES = "fp8e4nv", "fp8e5", "i8", "u8"
 # What multiplies numbers of 8 bits; UTCQMMA and UTCIMMA do on sm_100 where tiles are large.
@@ -89,6 +90,7 @@ def expect_fast(code: MachineCode, architecture: int, instructions: dict[int, st
     assert code.count("LDGSTS") or code.count("UTMALDG")
     assert code.stack_bytes == 0
     assert code.shared_bytes <= SHARED[architecture]
+    assert code.tensor_columns <= MOST_COLUMNS
     assert bool(code.count("ACQBULK")) == (architecture >= 90)
 
 
@@ -132,10 +134,19 @@ def test_sums_leave_tensor_cores_in_every_step_only_where_those_cut_them(
 
 
 @pytest.mark.parametrize("architecture", SIXTEEN)
-@pytest.mark.parametrize("size", SIZES[:2], ids=str)
-def test_weights_are_widened_in_registers(architecture: int, size: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("size", "blocks"),
+    [
+        (SIZES[0], False),
+        (SIZES[1], False),
+        *[((100, 28_672, 4096), each) for each in (False, True)],
+    ],
+)
+def test_weights_are_widened_in_registers(
+    architecture: int, size: tuple[int, int, int], blocks: bool
+) -> None:
     weight = E4M3 if architecture >= 89 else CODES
-    code, _ = code_of(architecture, size, "bf16", weight)
+    code, _ = code_of(architecture, size, "bf16", weight, blocks=blocks)
     expect_fast(code, architecture, SIXTEEN)
     assert not code.count(r"F2F\.BF16\.F16")  # a sixteenth of a tensor core's pace
 

@@ -75,6 +75,7 @@ def test_integers_are_unpacked_where_tensor_cores_take_them(
     assert bool(code.count("ACQBULK")) == (architecture >= 90)
     if architecture == 100:  # whose tensor cores take them from memory of their own
         assert code.count("UTCHMMA")
+        assert code.tensor_columns <= 512
         return
     loop = code.loop()
     assert loop.count("HGMMA" if architecture == 90 else "HMMA")
