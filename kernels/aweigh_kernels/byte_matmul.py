@@ -17,7 +17,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from aweigh_kernels.byte_schedule import MOST_TOKENS, Few, Gpu, Many, Shape, schedule
 from aweigh_kernels.checks import expect, expect_input
-from aweigh_kernels.dense import NARROW, expect_dense
+from aweigh_kernels.dense import NARROW, expect_beside, expect_dense
 from aweigh_kernels.gpu import byte_matmul as kernels
 from aweigh_kernels.product import KernelProduct, Kernels, RoundingProduct
 from aweigh_kernels.round_rows import round_rows
@@ -54,9 +54,10 @@ def pack(
         summed: whether it is multiplied with integers that have a zero point.
 
     Raises:
-        ValueError: rows of integers are longer.
+        ValueError: rows of integers are longer, or scales are elsewhere.
     """
     rows, columns = numbers.shape
+    expect_beside("the scale of the weight", scale, numbers)
     if numbers.dtype == torch.int8 and columns > _MOST_INTEGERS:
         raise ValueError(
             f"the weight has rows of {columns} integers; expected at most {_MOST_INTEGERS}, "
@@ -296,6 +297,7 @@ def _as_codes(weight: torch.Tensor, gpu: Gpu) -> bool:
 
 def _expect(x: torch.Tensor | Rounded, matrix: ByteMatrix) -> None:
     width = matrix.numbers.shape[1]
+    expect_beside("x", numbers_of(x), matrix.numbers)
     if not isinstance(x, Rounded):
         expect_dense("x", x, [len(x), matrix.columns], NARROW)
         return
@@ -305,7 +307,9 @@ def _expect(x: torch.Tensor | Rounded, matrix: ByteMatrix) -> None:
     expect_dense("x", x.numbers, [num_tokens, width], [kind])
     scales = [num_tokens] if x.scale.dim() == 1 or integers else [width // GROUP, num_tokens]
     expect_dense("the scale of x", x.scale, scales, [torch.float32])
+    expect_beside("the scale of x", x.scale, matrix.numbers)
     if x.zero is not None:
         expect_dense("the zero point of x", x.zero, [num_tokens], [torch.int32])
+        expect_beside("the zero point of x", x.zero, matrix.numbers)
         if matrix.row_sums is None:
             raise ValueError("x has a zero point; expected none: the matrix is packed without sums")

@@ -28,6 +28,18 @@ def expect_dense(
         raise ValueError(f"{name} is on {tensor.device}; expected a GPU: `reference` runs anywhere")
 
 
+def expect_beside(name: str, tensor: torch.Tensor, weight: torch.Tensor) -> None:
+    """Refuse a tensor that is not where the weight is: a kernel would read what it cannot.
+
+    Raises:
+        ValueError: names the tensor, its device and the weight's.
+    """
+    if tensor.device != weight.device:
+        raise ValueError(
+            f"{name} is on {tensor.device}; expected {weight.device}, as the weight is"
+        )
+
+
 def has_kernels(weight: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether products with a weight, of activations in such a format, are computed by Triton."""
     return weight.is_cuda and dtype in NARROW and find_spec("triton") is not None

@@ -11,7 +11,7 @@ from functools import cache
 import torch
 import triton
 
-from aweigh_kernels.dense import NARROW, expect_dense, starts_early
+from aweigh_kernels.dense import NARROW, expect_beside, expect_dense, starts_early
 from aweigh_kernels.gpu.int_matmul import multiply, unpack
 from aweigh_kernels.int_packing import ROWS, Packed
 from aweigh_kernels.product import Kernels
@@ -76,8 +76,7 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
     """
     num_tokens, (num_rows, num_columns) = len(x), packed.shape
     expect_dense("x", x, [num_tokens, num_columns], NARROW)
-    if x.device != packed.words.device:
-        raise ValueError(f"x is on {x.device}; expected {packed.words.device}, as the weight is")
+    expect_beside("x", x, packed.words)
     output = x.new_empty(num_tokens, num_rows)
     if num_tokens > MOST_TOKENS:
         _multiply_dense(x, packed, workspace, output)
