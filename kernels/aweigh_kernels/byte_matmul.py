@@ -125,7 +125,7 @@ def kernels_of(matrix: ByteMatrix, dtype: torch.dtype, rounding: ByteRounding | 
 
 @cache
 def scratch_on(device: torch.device) -> Scratch:
-    """Where all products of a device leave their sums: they run one after the other."""
+    """Where products of a device leave their sums: one stream computes all, as linting watches."""
     return Scratch(device, MOST_TOKENS)
 
 

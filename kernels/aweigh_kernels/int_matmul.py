@@ -45,7 +45,8 @@ class Schedule:
 class Workspace:
     """What the products of one GPU share: no two of them may run at the same time.
 
-    Its addresses stay, so that graphs may hold products. Make it before capturing one.
+    So it is where one stream computes, which linting watches. Its addresses stay, so that graphs
+    may hold products. Make it before capturing one.
     """
 
     def __init__(self, device: torch.device) -> None:
