@@ -176,10 +176,12 @@ def test_a_number_that_is_none_stays_in_its_row(kind: str, tokens: int) -> None:
         assert bool(found[1].isnan().all())
 
 
+@pytest.mark.parametrize("tokens", [4, 100, 200, 600])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_graph_of_products_that_need_each_other(kind: str) -> None:
+def test_a_graph_of_products_that_need_each_other(kind: str, tokens: int) -> None:
+    """By every way there is: 600 tokens are many, or meet weights that are made dense."""
     product = prepare(on_gpu(weights(4096, 4096)[kind]), torch.bfloat16)
-    x = activations(4, 4096).cuda()
+    x = activations(tokens, 4096).cuda()
 
     def chain(*, waits: bool) -> torch.Tensor:
         found = x

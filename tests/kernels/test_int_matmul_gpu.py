@@ -159,7 +159,7 @@ def test_launches_repeat_to_the_bit(tokens: int, workspace: Workspace) -> None:
     assert not workspace.scratch.arrived.any()
 
 
-@pytest.mark.parametrize("tokens", [4, 300])
+@pytest.mark.parametrize("tokens", [4, 100, 200, 600])
 def test_a_graph_of_products_that_need_each_other(tokens: int, workspace: Workspace) -> None:
     case = Case(tokens, (4096, 4096))
     case.x /= 64
