@@ -110,7 +110,7 @@ def test_programs_share_rows_only_to_fill_a_gpu() -> None:
     for tokens in (1, 16, 17, 64, 65, 128, 256):
         chosen = schedule(tokens, weight, PROCESSORS)
         programs = 4096 // chosen.rows * -(-tokens // chosen.tokens) * chosen.splits
-        assert programs <= (3 if tokens <= 32 else 1) * PROCESSORS
+        assert programs <= 3 * PROCESSORS
         assert programs * 2 > PROCESSORS or tokens > 64
     large = packed(4, 128, 90, (57_344, 8192))
     assert {schedule(tokens, large, PROCESSORS).splits for tokens in (1, 64, 256)} == {1}
