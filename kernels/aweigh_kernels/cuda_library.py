@@ -42,16 +42,25 @@ def library() -> ctypes.CDLL | None:
     Returns:
         None: it is not there and cannot be built; a warning has said so once.
     """
-    name, own, kept = file_name(), Path(__file__).parent, _cache()
     try:
-        for folder in (own, kept):
-            if (folder / name).exists():
-                return ctypes.CDLL(str(folder / name))
-        _log.info("compiling the kernels in %s, which takes about half a minute", sources())
-        return ctypes.CDLL(str(build(kept)))
+        return ctypes.CDLL(str(file()))
     except (OSError, BuildError) as error:
         _log.warning("there are no kernels in CUDA C++, torch computes instead: %s", error)
         return None
+
+
+def file() -> Path:
+    """The library's file: in this package, where an image has it, or in the cache.
+
+    Raises:
+        BuildError: it is in neither, and there is no nvcc, or it fails.
+    """
+    name = file_name()
+    for folder in (Path(__file__).parent, _cache()):
+        if (folder / name).exists():
+            return folder / name
+    _log.info("compiling the kernels in %s, which takes about half a minute", sources())
+    return build(_cache())
 
 
 def build(folder: Path) -> Path:
@@ -118,7 +127,9 @@ def _run(words: list[str]) -> None:
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         errors = [line for line in said if "error" in line] or said[-1:]
-        raise BuildError(f"{words[0]}: {errors[0] if errors else f'it ended with {done.returncode}'}")
+        raise BuildError(
+            f"{words[0]}: {errors[0] if errors else f'it ended with {done.returncode}'}"
+        )
 
 
 if __name__ == "__main__":

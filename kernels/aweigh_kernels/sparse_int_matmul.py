@@ -6,6 +6,7 @@ the same bits again. Of many tokens the weight is made dense in parts, and cuBLA
 """
 
 import ctypes
+import logging
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,6 +25,7 @@ _MOST_TILES = 8  # of a block
 _LEAST_STEPS = 4  # of blocks that share rows
 _MOST_LEFT = 1 << 17  # bytes of sums that the last of them adds
 _ALIGNED = 8  # numbers: copies are of 16 bytes
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def is_ready(device: torch.device, bits: int, dtype: torch.dtype) -> bool:
 
     Call it before a graph is captured that holds products.
     """
-    return _is_ready(torch.cuda.current_device() if device.index is None else device.index, bits, dtype)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return _is_ready(index, bits, dtype)
 
 
 @cache
@@ -79,9 +82,15 @@ def _is_ready(index: int, bits: int, dtype: torch.dtype) -> bool:
     kernels = library()
     if kernels is None:
         return False
-    given = _Arguments(bits=bits, wide=dtype == torch.bfloat16)
     with torch.cuda.device(index):
-        return bool(kernels.aweigh_sparse_int_make_ready(ctypes.byref(given)) == 0)
+        given = _Arguments(bits=bits, wide=dtype == torch.bfloat16)
+        error = kernels.aweigh_sparse_int_make_ready(ctypes.byref(given))
+    if error:
+        name, said = torch.cuda.get_device_name(index), _meaning(error)
+        _log.warning(
+            "torch multiplies with 2:4 sparse weights, no kernel of ours: %s, %s", name, said
+        )
+    return not error
 
 
 def sparse_int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.Tensor:
@@ -149,7 +158,7 @@ def launch(
         chosen: how it is divided.
     """
     if x.shape[1] % _ALIGNED or x.data_ptr() % 16:
-        x = pad(x, (0, -x.shape[1] % _ALIGNED)).clone()
+        x = pad(x, (0, -x.shape[1] % _ALIGNED)) if x.shape[1] % _ALIGNED else x.clone()
     given = _arguments(packed, output)
     given.x, given.tokens, given.pitch = x.data_ptr(), len(x), x.shape[1]
     scratch = workspace.scratch
@@ -194,8 +203,14 @@ def _call(name: str, given: _Arguments, device: torch.device) -> None:
     stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
     error = getattr(kernels, name)(ctypes.byref(given), stream)
     if error:
-        kernels.aweigh_error.restype = ctypes.c_char_p
-        raise RuntimeError(f"{name}: {kernels.aweigh_error(error).decode()} on {device}")
+        raise RuntimeError(f"{name}: {_meaning(error)} on {device}")
+
+
+def _meaning(error: int) -> str:
+    kernels = library()
+    assert kernels is not None
+    kernels.aweigh_error.restype = ctypes.c_char_p
+    return str(kernels.aweigh_error(error).decode())
 
 
 def _multiply_dense(
