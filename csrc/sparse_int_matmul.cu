@@ -184,10 +184,11 @@ __device__ inline void add_stage(Sums<TILES> &total, const uint4 *stage) {
     }
 }
 
-// Leaves a block's sums, and lets the block that is last add those of all, in their order.
-// False: this is another one.
+// Leaves a block's sums; the block that is last adds those of all, in their order. False: this is
+// another one. `before` is shared by the block, and needed no more.
 template <int TILES>
-__device__ inline bool joined(Sums<TILES> &total, const Arguments &given, int known_tokens) {
+__device__ inline bool joined(Sums<TILES> &total, const Arguments &given, int known_tokens,
+                              int *before) {
     const int tile_of_grid = blockIdx.z * gridDim.x + blockIdx.x;
     const int lane = threadIdx.x % 32, group = lane % 4;
     // Lanes with the same tokens lie side by side: of few tokens little is moved.
@@ -206,11 +207,10 @@ __device__ inline bool joined(Sums<TILES> &total, const Arguments &given, int kn
             }
         }
     }
-    __shared__ int before;
+    __syncthreads();  // all have left theirs, and no warp needs its stage any more
+    if (threadIdx.x == 0) *before = arrive(given.arrived + tile_of_grid);
     __syncthreads();
-    if (threadIdx.x == 0) before = arrive(given.arrived + tile_of_grid);
-    __syncthreads();
-    if (before != int(gridDim.y) - 1) return false;
+    if (*before != int(gridDim.y) - 1) return false;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
 #pragma unroll
@@ -269,7 +269,8 @@ __global__ void __launch_bounds__(WARPS * 32, TILES == 8 ? 8 / WARPS : 16 / WARP
         free = stage;
         stage = stage == ON_WAY ? 0 : stage + 1;
     }
-    if (gridDim.y > 1 && !joined<TILES>(total, given, given.tokens - first_token)) {
+    if (gridDim.y > 1 && !joined<TILES>(total, given, given.tokens - first_token,
+                                        reinterpret_cast<int *>(memory))) {
         return;
     }
 #pragma unroll
@@ -335,20 +336,27 @@ __global__ void __launch_bounds__(32) sparse_int_unpack(const __grid_constant__ 
 template <int BITS, int TILES, int WARPS>
 constexpr int SHARED_BYTES = STAGES<BITS, TILES> * STAGE<BITS, TILES, WARPS> * 16;
 
-template <int BITS, bool WIDE, int TILES, int WARPS>
-cudaError_t multiply(const Arguments &given, cudaStream_t stream) {
+cudaError_t launch(void (*kernel)(Arguments), const Arguments &given, dim3 grid, int threads,
+                   int shared_bytes, cudaStream_t stream) {
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t how = {};
-    how.gridDim = dim3((given.units + WARPS - 1) / WARPS, given.splits,
-                       (given.tokens + TILES * 8 - 1) / (TILES * 8));
-    how.blockDim = dim3(WARPS * 32);
-    how.dynamicSmemBytes = SHARED_BYTES<BITS, TILES, WARPS>;
+    how.gridDim = grid;
+    how.blockDim = dim3(threads);
+    how.dynamicSmemBytes = shared_bytes;
     how.stream = stream;
     how.attrs = &early;
     how.numAttrs = given.early ? 1 : 0;
-    return cudaLaunchKernelEx(&how, sparse_int_multiply<BITS, WIDE, TILES, WARPS>, given);
+    return cudaLaunchKernelEx(&how, kernel, given);
+}
+
+template <int BITS, bool WIDE, int TILES, int WARPS>
+cudaError_t multiply(const Arguments &given, cudaStream_t stream) {
+    const dim3 grid((given.units + WARPS - 1) / WARPS, given.splits,
+                    (given.tokens + TILES * 8 - 1) / (TILES * 8));
+    return launch(sparse_int_multiply<BITS, WIDE, TILES, WARPS>, given, grid, WARPS * 32,
+                  SHARED_BYTES<BITS, TILES, WARPS>, stream);
 }
 
 template <int BITS, bool WIDE>
@@ -366,8 +374,8 @@ cudaError_t multiply_tiles(const Arguments &given, cudaStream_t stream) {
 
 template <int BITS, bool WIDE>
 cudaError_t unpack(const Arguments &given, cudaStream_t stream) {
-    sparse_int_unpack<BITS, WIDE><<<dim3(given.count, given.steps), 32, 0, stream>>>(given);
-    return cudaGetLastError();
+    const dim3 grid(given.count, given.steps);
+    return launch(sparse_int_unpack<BITS, WIDE>, given, grid, 32, 0, stream);
 }
 
 template <int BITS, bool WIDE, int TILES, int WARPS>
