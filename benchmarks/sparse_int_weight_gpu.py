@@ -4,9 +4,9 @@
 
 bf16 activations, groups of 128. Weights rotate over more than 300 MB; x is in the cache, as what
 the operation before has just written. Calls are replayed from CUDA graphs, in turn, after ours gave
-the numbers of cuBLAS with the same weights made dense. Beside it stand our own product with as many
-integers of as many bits that are all kept, and cuBLAS. The floor is the larger of two: bytes of the
-kept integers, 2 bits for the place of each, a scale of 16 bits for each group, x and the output ÷ 4.3
+the numbers of cuBLAS with the same weights made dense. Beside ours stand our product with integers
+of as many bits of which all are kept, and cuBLAS. The floor is the larger of two: bytes of the kept
+integers, 2 bits for the place of each, a scale of 16 bits for each group, x and the output ÷ 4.3
 TB/s, and the arithmetic of what is kept ÷ 790 TFLOP/s, what copying and cuBLAS reach on an H200.
 """
 

@@ -1,8 +1,8 @@
 """x · weightᵀ for weights of 4 or 8 bits of which two in four are kept (CUDA C++, `csrc/`).
 
 Bound: memory, up to some tens of tokens; N·K·(bits + 2) / 16 bytes of the weight move, and 4 for
-each row of 128 columns. Sums are fp32, in an order that depends on shapes alone: the same product is
-the same bits again. Of many tokens the weight is made dense in parts, and cuBLAS multiplies.
+each row of 128 columns. Sums are fp32, in an order that depends on shapes alone: the same product
+is the same bits again. Of many tokens the weight is made dense in parts, and cuBLAS multiplies.
 """
 
 import ctypes
@@ -57,7 +57,10 @@ class _Arguments(ctypes.Structure):
     """As `Arguments` in csrc/sparse_int_matmul.cu."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "packed", "scales", "output", "sums", "arrived")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("x", "packed", "scales", "output", "sums", "arrived")
+        ),
         *(
             (name, ctypes.c_int)
             for name in (
@@ -137,7 +140,7 @@ def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
 
 
 def _shared(alone: Schedule, num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
-    """With as many blocks for the same rows as fill a GPU and do not leave too much to each other."""
+    """With as many blocks for the same rows as fill a GPU, and leave each other not too much."""
     num_rows, num_columns = packed.shape
     wanted = alone.resident * num_processors // alone.blocks(num_tokens, num_rows)
     tokens = min(alone.tiles * _TILE, num_tokens + num_tokens % 2)

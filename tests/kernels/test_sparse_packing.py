@@ -1,4 +1,4 @@
-"""What sparse tensor cores are given of packed weights, lane by lane as NVIDIA's PTX describes it."""
+"""What sparse tensor cores are given of packed weights, lane by lane as PTX describes it."""
 
 import pytest
 import torch
