@@ -10,7 +10,7 @@
 
 namespace aweigh {
 
-constexpr int UNIT = 32;             // rows of the weight that a warp multiplies
+constexpr int UNIT = 32;             // rows of the weight that are packed together
 constexpr int DEPTH = 128;           // columns that it multiplies in a step
 constexpr int SCALES = UNIT / 4;     // pieces of 16 bytes that a unit's scales take
 constexpr int ROW = DEPTH * 2 / 16;  // those of a token in a step
@@ -132,53 +132,77 @@ class Copies {
     uint32_t own_, row_;
 };
 
-// What a lane adds up: of 2 times 16 rows and of each tile of tokens, two rows and two tokens.
+// Warps that have the same rows, as many units of them, and each a part of the tokens. Of many
+// tokens each warp would read more than shared memory gives; then two of them unpack each weight.
 template <int TILES>
-using Sums = float[2][TILES][4];
+constexpr int SIDES = TILES == 8 ? 2 : 1;
+
+// What a lane adds up: of each 16 rows and 8 tokens of its warp two rows and two tokens.
+template <int TILES>
+using Sums = float[2 * SIDES<TILES>][TILES / SIDES<TILES>][4];
+
+// Where a lane's sums belong in a block.
+template <int TILES>
+__device__ inline int row_of(int sixteen, int one) {
+    const int lane = threadIdx.x % 32, unit = threadIdx.x / 32 / SIDES<TILES> * SIDES<TILES>;
+    return unit * UNIT + sixteen * 16 + one / 2 * 8 + lane / 4;
+}
+template <int TILES>
+__device__ inline int token_of(int tile, int one) {
+    const int lane = threadIdx.x % 32, side = threadIdx.x / 32 % SIDES<TILES>;
+    return (side * (TILES / SIDES<TILES>) + tile) * 8 + lane % 4 * 2 + one % 2;
+}
 
 // Adds the products of a stage. Those of integers are exact; a scale meets their sum.
 template <int BITS, bool WIDE, int TILES, int WARPS>
 __device__ inline void add_stage(Sums<TILES> &total, const uint4 *stage) {
+    constexpr int UNITS = SIDES<TILES>, OWN_TILES = TILES / SIDES<TILES>;
     const int lane = threadIdx.x % 32;
-    const uint4 *own = stage + threadIdx.x / 32 * OWN<BITS>;
-    uint4 words[2][BITS / 4];
+    const uint4 *own = stage + row_of<TILES>(0, 0) / UNIT * OWN<BITS>;
+    uint4 words[2 * UNITS][BITS / 4], places[UNITS];
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
+    for (int unit = 0; unit < UNITS; unit++) {
 #pragma unroll
-        for (int part = 0; part < BITS / 4; part++) {
-            words[half][part] = own[(half * (BITS / 4) + part) * 32 + lane];
+        for (int part = 0; part < BITS / 2; part++) {
+            words[unit * 2 + part / (BITS / 4)][part % (BITS / 4)] =
+                own[unit * OWN<BITS> + part * 32 + lane];
         }
+        places[unit] = own[unit * OWN<BITS> + WORDS<BITS> + lane];
     }
-    const uint4 places = own[WORDS<BITS> + lane];
     // Lanes name rows of matrices: 8 tokens, 8 columns each.
-    const uint32_t rows = shared_address(stage + WARPS * OWN<BITS> + lane % 8 * ROW);
+    const int token = token_of<TILES>(0, 0) / 8 * 8 + lane % 8;
+    const uint32_t rows = shared_address(stage + WARPS * OWN<BITS> + token * ROW);
     Sums<TILES> sums = {};
 #pragma unroll
     for (int quarter = 0; quarter < 4; quarter++) {
-        uint32_t left[2][4], right[4];
+        uint32_t left[2 * UNITS][4], right[4];
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            to_numbers<BITS, WIDE>(left[half], reinterpret_cast<const uint32_t *>(words[half]) +
-                                                   quarter * BITS / 4);
+        for (int sixteen = 0; sixteen < 2 * UNITS; sixteen++) {
+            const uint32_t *word = reinterpret_cast<const uint32_t *>(words[sixteen]);
+            to_numbers<BITS, WIDE>(left[sixteen], word + quarter * BITS / 4);
         }
-        const uint32_t place = reinterpret_cast<const uint32_t *>(&places)[quarter];
         const uint32_t row = rows + ((quarter * 4 + lane / 8) ^ lane % 8) * 16;
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
+        for (int tile = 0; tile < OWN_TILES; tile++) {
             load_matrices(right, row + tile * 8 * ROW * 16);
-            multiply_sparse<WIDE, 0>(sums[0][tile], left[0], right, place);
-            multiply_sparse<WIDE, 1>(sums[1][tile], left[1], right, place);
+#pragma unroll
+            for (int unit = 0; unit < UNITS; unit++) {
+                const uint32_t place = reinterpret_cast<const uint32_t *>(&places[unit])[quarter];
+                multiply_sparse<WIDE, 0>(sums[2 * unit][tile], left[2 * unit], right, place);
+                multiply_sparse<WIDE, 1>(sums[2 * unit + 1][tile], left[2 * unit + 1], right, place);
+            }
         }
     }
-    const float *scales = reinterpret_cast<const float *>(own + PIECES<BITS>) + lane / 4;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const float scale[2] = {scales[16 * half], scales[16 * half + 8]};
+    for (int sixteen = 0; sixteen < 2 * UNITS; sixteen++) {
+        const uint4 *behind = own + sixteen / 2 * OWN<BITS> + PIECES<BITS>;
+        const float *scales = reinterpret_cast<const float *>(behind) + sixteen % 2 * 16 + lane / 4;
+        const float scale[2] = {scales[0], scales[8]};
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
+        for (int tile = 0; tile < OWN_TILES; tile++) {
 #pragma unroll
             for (int one = 0; one < 4; one++) {
-                total[half][tile][one] += sums[half][tile][one] * scale[one / 2];
+                total[sixteen][tile][one] += sums[sixteen][tile][one] * scale[one / 2];
             }
         }
     }
@@ -189,20 +213,21 @@ __device__ inline void add_stage(Sums<TILES> &total, const uint4 *stage) {
 template <int TILES>
 __device__ inline bool joined(Sums<TILES> &total, const Arguments &given, int known_tokens,
                               int *before) {
+    constexpr int SIXTEENS = 2 * SIDES<TILES>, OWN_TILES = TILES / SIDES<TILES>;
     const int tile_of_grid = blockIdx.z * gridDim.x + blockIdx.x;
-    const int lane = threadIdx.x % 32, group = lane % 4;
+    const int lane = threadIdx.x % 32;
     // Lanes with the same tokens lie side by side: of few tokens little is moved.
-    const int place = threadIdx.x - lane + group * 8 + lane / 4;
+    const int place = threadIdx.x - lane + lane % 4 * 8 + lane / 4;
     const size_t size = size_t(2 * TILES) * blockDim.x;
     float4 *all = given.sums + size_t(tile_of_grid) * gridDim.y * size + place;
     float4 *own = all + blockIdx.y * size;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
+    for (int sixteen = 0; sixteen < SIXTEENS; sixteen++) {
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
-            const float *four = total[half][tile];
-            if (tile * 8 + group * 2 < known_tokens) {
-                own[(half * TILES + tile) * blockDim.x] =
+        for (int tile = 0; tile < OWN_TILES; tile++) {
+            const float *four = total[sixteen][tile];
+            if (token_of<TILES>(tile, 0) < known_tokens) {
+                own[(sixteen * OWN_TILES + tile) * blockDim.x] =
                     make_float4(four[0], four[1], four[2], four[3]);
             }
         }
@@ -212,20 +237,19 @@ __device__ inline bool joined(Sums<TILES> &total, const Arguments &given, int kn
     __syncthreads();
     if (*before != int(gridDim.y) - 1) return false;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
+    for (int sixteen = 0; sixteen < SIXTEENS; sixteen++) {
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
-            float *four = total[half][tile];
+        for (int tile = 0; tile < OWN_TILES; tile++) {
+            float *four = total[sixteen][tile];
             four[0] = four[1] = four[2] = four[3] = 0;
+            if (token_of<TILES>(tile, 0) >= known_tokens) continue;
             for (int part = 0; part < int(gridDim.y); part++) {
-                if (tile * 8 + group * 2 < known_tokens) {
-                    const float4 found =
-                        __ldcg(all + part * size + (half * TILES + tile) * blockDim.x);
-                    four[0] += found.x;
-                    four[1] += found.y;
-                    four[2] += found.z;
-                    four[3] += found.w;
-                }
+                const float4 found =
+                    __ldcg(all + part * size + (sixteen * OWN_TILES + tile) * blockDim.x);
+                four[0] += found.x;
+                four[1] += found.y;
+                four[2] += found.z;
+                four[3] += found.w;
             }
         }
     }
@@ -239,7 +263,7 @@ __global__ void __launch_bounds__(WARPS * 32, TILES == 8 ? 8 / WARPS : 16 / WARP
     sparse_int_multiply(const __grid_constant__ Arguments given) {
     extern __shared__ uint4 memory[];
     constexpr int ON_WAY = STAGES<BITS, TILES> - 1;
-    const int lane = threadIdx.x % 32, unit = blockIdx.x * WARPS + threadIdx.x / 32;
+    const int unit = blockIdx.x * WARPS + threadIdx.x / 32;
     const int first_token = blockIdx.z * TILES * 8;
     const int begin = given.steps * blockIdx.y / gridDim.y;
     const int count = given.steps * (blockIdx.y + 1) / gridDim.y - begin;
@@ -274,16 +298,16 @@ __global__ void __launch_bounds__(WARPS * 32, TILES == 8 ? 8 / WARPS : 16 / WARP
         return;
     }
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
+    for (int sixteen = 0; sixteen < 2 * SIDES<TILES>; sixteen++) {
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
+        for (int tile = 0; tile < TILES / SIDES<TILES>; tile++) {
 #pragma unroll
             for (int one = 0; one < 4; one++) {
-                const int row = unit * UNIT + half * 16 + one / 2 * 8 + lane / 4;
-                const int token = first_token + tile * 8 + lane % 4 * 2 + one % 2;
+                const int row = blockIdx.x * WARPS * UNIT + row_of<TILES>(sixteen, one);
+                const int token = first_token + token_of<TILES>(tile, one);
                 if (row < given.rows && token < given.tokens) {
                     given.output[size_t(token) * given.rows + row] =
-                        rounded<WIDE>(total[half][tile][one]);
+                        rounded<WIDE>(total[sixteen][tile][one]);
                 }
             }
         }

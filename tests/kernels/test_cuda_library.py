@@ -48,28 +48,24 @@ def test_sparse_tensor_cores_multiply_what_comes_by_asynchronous_copies(
             expect_multiply(code, bits, wide, Schedule(tiles, warps, 1))
             assert bool(code.count("ACQBULK")) == (architecture != "80")
             if architecture == "90a" and tiles == 1:
-                work = sum(loop_of(code).count(each) for each in ("LOP3", "SHF", "HFMA2", "HADD2"))
+                work = sum(code.loop().count(each) for each in ("LOP3", "SHF", "HFMA2", "HADD2"))
                 assert work <= MOST_WORK[bits, wide] * ROWS * DEPTH / 2 / 32 + 32, name
         else:
             assert code.count("STG.E.64")
 
 
 def expect_multiply(code: MachineCode, bits: int, wide: int, schedule: Schedule) -> None:
+    loop, units = code.loop(), 2 if schedule.tiles == 8 else 1  # of a warp
     kind = "HMMA.SP.16832.F32.BF16" if wide else "HMMA.SP.16832.F32"
-    loop = loop_of(code)
     assert len(re.findall(re.escape(kind) + r" R", loop.text)) == 8 * schedule.tiles
-    assert loop.count("LDSM") == 4 * schedule.tiles
-    assert len(re.findall(r"LDS\.128", loop.text)) == bits // 2 + 1
+    assert loop.count("LDSM") == 4 * schedule.tiles // units
+    assert len(re.findall(r"LDS\.128", loop.text)) == units * (bits // 2 + 1)
     pieces = (bits + 2) * ROWS * DEPTH // 2 // 128 // 32
     assert loop.count("LDGSTS") >= pieces + 1
     for waits in ("STS", "STG", "LDG", "LDL", "SHFL"):
         assert not loop.count(waits), waits
     threads = schedule.resident * schedule.warps * 32
     assert code.registers * threads <= 65_536  # of a multiprocessor
-
-
-def loop_of(code: MachineCode) -> MachineCode:
-    return code.loop()
 
 
 def test_python_and_cuda_agree_on_what_they_hand_over() -> None:
