@@ -126,6 +126,12 @@ BENCHMARKS = {
         GPU,
         _saved("skinny-matmul-gpu", ".md", ".json"),
     ),
+    "sparse-int-weight": Benchmark(
+        "sparse_int_weight_gpu",
+        "products with 2:4 sparse weights of 4 and 8 bits",
+        GPU,
+        _saved("sparse-int-weight-gpu", ".md", ".json"),
+    ),
 }
 PARTS = (
     "__main__",

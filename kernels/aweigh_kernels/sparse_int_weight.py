@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 
 from aweigh_kernels import bits
 from aweigh_kernels.checks import FLOATS, expect, expect_input
+from aweigh_kernels.dense import has_kernels
 from aweigh_kernels.product import Product, in_parts
 
 WIDTHS = (4, 8)
@@ -82,8 +83,14 @@ def stack(weights: Sequence[SparseIntWeight]) -> SparseIntWeight | None:
 def prepare(weight: SparseIntWeight, dtype: torch.dtype) -> Product:
     """The product for many calls: [T, K] of `dtype` to [T, N]. The weight stays packed.
 
-    It is made dense in parts, in each call.
+    On a GPU a kernel of ours multiplies x of 16 bits with it (`sparse_int_matmul`): no host waits,
+    and graphs may hold it, but no two products of one GPU may run at the same time. It skips what
+    is not kept: a number of x that is infinite or none is not seen there.
+
+    Elsewhere the weight is made dense in parts, in each call.
     """
+    if has_kernel(weight, dtype):
+        return _on_gpu(weight)
     columns = weight.shape[1]
     packed = bits.pack(weight.q, weight.bits)
     places = bits.pack(weight.index, 2)
@@ -99,6 +106,31 @@ def prepare(weight: SparseIntWeight, dtype: torch.dtype) -> Product:
     def product(x: torch.Tensor) -> torch.Tensor:
         expect_input(x, columns)
         return multiply(x)
+
+    return product
+
+
+def has_kernel(weight: SparseIntWeight, dtype: torch.dtype) -> bool:
+    """Whether a GPU kernel of ours multiplies it with x of such a format."""
+    if not has_kernels(weight.q, dtype):
+        return False
+    from aweigh_kernels import sparse_int_matmul, sparse_packing  # Triton is not everywhere
+
+    if not sparse_packing.takes(weight.group, weight.shape[1]):
+        return False
+    return sparse_int_matmul.is_ready(weight.q.device, weight.bits, dtype)
+
+
+def _on_gpu(weight: SparseIntWeight) -> Product:
+    from aweigh_kernels import int_matmul, sparse_int_matmul, sparse_packing
+
+    packed = sparse_packing.pack(weight.q, weight.index, weight.scale, weight.bits)
+    workspace = int_matmul.workspace_of(weight.q.device)
+    columns = weight.shape[1]
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        expect_input(x, columns)
+        return sparse_int_matmul.sparse_int_matmul(x.contiguous(), packed, workspace)
 
     return product
 

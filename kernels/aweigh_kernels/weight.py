@@ -60,6 +60,8 @@ def recordable(weight: Weight, dtype: torch.dtype) -> bool:
             return int_weight.has_kernel(weight, dtype)
         case Int8Weight() | Fp8Weight():
             return has_kernels(weight.q, dtype)
+        case SparseIntWeight():
+            return sparse_int_weight.has_kernel(weight, dtype)
         case _:
             return False
 

@@ -19,6 +19,12 @@ PINS = {
     "router": CHECKOUT / "runtime" / "requirements-router.txt",
     "runtime": CHECKOUT / "runtime" / "requirements.txt",
 }
+# What has layers of its own in the runtime's image: so that other updates leave its gigabytes
+# alone, or because it stays behind when it has compiled csrc/.
+LAYERS = {
+    "torch": ("torch",),
+    "csrc": ("nvidia-cuda-crt", "nvidia-cuda-nvcc", "nvidia-cuda-runtime", "nvidia-nvvm"),
+}
 UV_PACKAGE = "uv>=0.9,<1"
 
 
@@ -59,7 +65,8 @@ def pin() -> None:
     plain = ["--no-header", "--no-annotate", "--no-emit-index-url", "--universal", "--quiet"]
     command = [tool, "pip", "compile", "--python-version=3.11", *plain]
     whole = CHECKOUT / "requirements.txt"
-    everything = ["--extra=operator", "--extra=runtime", "--extra=bench", "--group=dev"]
+    everything = ["--extra=operator", "--extra=runtime", "--extra=bench", "--extra=csrc"]
+    everything.append("--group=dev")
     project = CHECKOUT / "pyproject.toml"
     progress.output([*command, project, *everything, f"--output-file={whole}"])
 
@@ -67,12 +74,17 @@ def pin() -> None:
     for image, extras in IMAGES.items():
         chosen = [f"--extra={extra}" for extra in extras]
         progress.output([*command, project, *chosen, pinned, f"--output-file={PINS[image]}"])
-    # torch has a layer of its own in the image, so that other updates leave its gigabytes alone.
-    (torch,) = (line for line in whole.read_text().splitlines() if line.startswith("torch=="))
-    target = CHECKOUT / "runtime" / "requirements-torch.txt"
-    request = places.cache() / "torch.in"
-    request.write_text(f"{torch}\n")
-    progress.output([*command, request, pinned, f"--output-file={target}"])
+    pins = whole.read_text().splitlines()
+    for layer, packages in LAYERS.items():
+        wanted = [line for line in pins if line.partition("==")[0] in packages]
+        request = places.cache() / f"{layer}.in"
+        request.write_text("\n".join(wanted))
+        progress.output([*command, request, pinned, f"--output-file={layer_pins(layer)}"])
+
+
+def layer_pins(layer: str) -> Path:
+    """Where the versions of one of `LAYERS` are pinned."""
+    return CHECKOUT / "runtime" / f"requirements-{layer}.txt"
 
 
 def uv(log: Path) -> Path:

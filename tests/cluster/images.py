@@ -44,9 +44,9 @@ def tag(name: str) -> str:
 
 
 def inputs(name: str) -> list[Path]:
-    """The Dockerfile, and every file and folder that it copies."""
+    """The Dockerfile, and every file and folder that it copies from the checkout."""
     dockerfile = DOCKERFILES[name]
-    lines = re.findall(r"^COPY (.+)$", dockerfile.read_text(), re.MULTILINE)
+    lines = re.findall(r"^COPY (?!--from=)(.+)$", dockerfile.read_text(), re.MULTILINE)
     copied = {source for line in lines for source in line.split()[:-1]}
     return [dockerfile, *sorted(CHECKOUT / source for source in copied)]
 

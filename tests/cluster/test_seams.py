@@ -123,7 +123,7 @@ def test_an_images_tag_follows_everything_that_its_dockerfile_copies(name: str) 
 
 
 @pytest.mark.parametrize(
-    "path", [*environment.PINS.values(), CHECKOUT / "runtime" / "requirements-torch.txt"]
+    "path", [*environment.PINS.values(), *map(environment.layer_pins, environment.LAYERS)]
 )
 def test_an_image_pins_what_the_environment_pins(path: Path) -> None:
     image = pins(path)

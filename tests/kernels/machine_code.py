@@ -83,6 +83,23 @@ def compiled(
     return MachineCode(text, registers, stack, found.metadata.shared, columns)
 
 
-def _told(flag: str, path: str) -> str:
-    done = subprocess.run([str(_TOOL), flag, path], capture_output=True, text=True, check=True)
+def of_library(path: Path, architecture: str) -> dict[str, MachineCode]:
+    """All kernels of a library for one architecture, sm_90a is `90a`, by their mangled names.
+
+    Memory that is shared only when they are launched is not counted.
+    """
+    only = f"-arch=sm_{architecture}"
+    usage = re.findall(r"Function (\w+):\s+(.*)", _told(only, "-res-usage", str(path)))
+    numbers = {name: dict(re.findall(r"(\w+):(\d+)", said)) for name, said in usage}
+    _, *functions = _told(only, "-sass", str(path)).split("Function : ")
+    found = {}
+    for text in functions:
+        name = text.split(maxsplit=1)[0]
+        has = {key: int(value) for key, value in numbers[name].items()}
+        found[name] = MachineCode(text, has["REG"], has["STACK"], has["SHARED"])
+    return found
+
+
+def _told(*words: str) -> str:
+    done = subprocess.run([str(_TOOL), *words], capture_output=True, text=True, check=True)
     return done.stdout + done.stderr

@@ -8,6 +8,7 @@ read of what was never written can be told. Results are judged by the tests next
 
 import ast
 import pkgutil
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -16,7 +17,7 @@ from typing import Any, get_args
 import torch
 from triton.runtime.jit import JITFunction
 
-from aweigh_kernels import gpu
+from aweigh_kernels import cuda_library, gpu
 from aweigh_kernels.gated import Activation, gated
 from aweigh_kernels.int_matmul import int_matmul, workspace_of
 from aweigh_kernels.paired_matmul import gated_matmul, turned_matmul
@@ -24,6 +25,7 @@ from aweigh_kernels.rms_norm import rms_norm, rms_norm_rounded
 from aweigh_kernels.rope_write import FP8, rope_write
 from aweigh_kernels.round_rows import round_gated, round_rows
 from aweigh_kernels.skinny_matmul import Scratch, skinny_matmul
+from aweigh_kernels.sparse_int_matmul import is_ready, sparse_int_matmul
 from aweigh_kernels.weight import prepare
 from aweigh_runtime.engine.sampling.drawing import Draws
 from tests.kernels import test_paged_attention_gpu as paged_cases
@@ -37,6 +39,7 @@ from tests.kernels.test_rms_norm_gpu import EPS
 from tests.kernels.test_rms_norm_gpu import Case as NormCase
 from tests.kernels.test_rope_write_gpu import Case as RopeCase
 from tests.kernels.test_skinny_matmul_gpu import Case as ProductCase
+from tests.kernels.test_sparse_int_matmul_gpu import Case as SparseCase
 
 RAN = "all ran:"  # and the kernels behind it
 STRAY = "stray"
@@ -139,6 +142,22 @@ def int_products() -> None:
         int_matmul(case.x, case.packed, workspace)
 
 
+def sparse_products() -> None:
+    """With integers of which two in four are kept: as those of all."""
+    workspace = workspace_of(torch.device("cuda", 0))
+    for tokens, shape, bits, group in (
+        (1, (100, 76), 4, 76),
+        (7, (512, 4096), 4, 128),
+        (33, (257, 640), 8, 128),
+        (50, (512, 4096), 8, 4096),
+        (200, (300, 520), 4, 520),
+        (300, (100, 136), 8, 136),
+    ):
+        case = SparseCase(tokens, shape, bits, group)
+        assert is_ready(case.x.device, bits, case.x.dtype)
+        sparse_int_matmul(case.x, case.packed, workspace)
+
+
 def byte_products() -> None:
     """Of weights of 8 bits: few tokens and many, rows that end within groups, and in parts."""
     for rows, columns in ((100, 72), (512, 4096), (1024, 384)):
@@ -182,14 +201,20 @@ GROUPS: dict[str, Callable[[], None]] = {
         rows,
         products,
         int_products,
+        sparse_products,
         byte_products,
         sampling,
     )
 }
 
 
-def kernels() -> dict[str, Any]:
-    """What Python launches, by module and name: functions of kernels return something."""
+def kernels() -> list[str]:
+    """What Python launches, by module and name."""
+    return [*_of_triton(), *_of_cuda()]
+
+
+def _of_triton() -> dict[str, Any]:
+    """Functions of kernels return something."""
     found = {}
     for part in pkgutil.iter_modules(gpu.__path__):
         module = import_module(f"{gpu.__name__}.{part.name}")
@@ -200,18 +225,30 @@ def kernels() -> dict[str, Any]:
     return found
 
 
+def _of_cuda() -> dict[str, str]:
+    """With what launches each: a function of the library that is called as the kernel is."""
+    found = {}
+    for name in cuda_library.SOURCES:
+        path = cuda_library.sources() / name
+        for kernel in re.findall(r"__global__ void[^(]*\([^)]*\)\s+(\w+)\(", path.read_text()):
+            found[f"{path.stem}.{kernel}"] = f"aweigh_{kernel}"
+    return found
+
+
 def _returns(function: Any) -> bool:
     nodes = ast.walk(ast.parse(function.src))
     return any(isinstance(node, ast.Return) and node.value is not None for node in nodes)
 
 
 def launched() -> list[str]:
-    """Those of `kernels` that this process has compiled, and so launched."""
-    return [
+    """Those of `kernels` that this process has launched."""
+    compiled = [
         name
-        for name, kernel in kernels().items()
+        for name, kernel in _of_triton().items()
         if any(compiled for compiled, *_ in kernel.device_caches.values())
     ]
+    looked_up = vars(cuda_library.library() or object)  # a function is kept from its first call on
+    return compiled + [name for name, function in _of_cuda().items() if function in looked_up]
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def findings(output: str, names: Collection[str]) -> list[str]:
         names: of the kernels.
     """
     one = "|".join(map(re.escape, names))
-    of_them = re.compile(rf"(?:\bat |\bin |:)(?:{one})(?=[+(\s]|$)", re.MULTILINE)
+    of_them = re.compile(rf"(?:\bat |\bin |:)(?:{one})(?=[+(<\s]|$)", re.MULTILINE)
     lines = [
         line.removeprefix(_MARK).rstrip()
         for line in output.splitlines()
@@ -158,7 +158,7 @@ def _never_launched(tool: str, runs: list[Run]) -> bool:
     """A kernel that no group launches is checked by nobody."""
     found = set().union(*(each.launched for each in runs if each.tool == tool))
     on_hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
-    missing = sorted(name for name in kernels().keys() - found if on_hopper or "hopper" not in name)
+    missing = sorted(name for name in set(kernels()) - found if on_hopper or "hopper" not in name)
     if missing:
         sys.stdout.write(f"{tool:9} never saw {', '.join(missing)}\n")
     return bool(missing)

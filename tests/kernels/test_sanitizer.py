@@ -27,6 +27,11 @@ OLDER = """\
 =========     at 0x88 in /x/skinny_matmul.py:41:multiply
 =========
 """
+OF_CUDA = """\
+========= Race reported between Read access at sparse_int_multiply+0x90 in sparse_int_matmul.cu:9
+========= Invalid __shared__ write of size 16 bytes
+=========     at void aweigh::<unnamed>::sparse_int_unpack<(int)4, (bool)1>(aweigh::Arguments)+0x50
+"""
 OF_TORCH = """\
 ========= Uninitialized __global__ memory read of size 4 bytes
 =========     at void at::native::elementwise_kernel<128>(int, join)+0x250 in Loops.cuh:41
@@ -49,6 +54,7 @@ def test_only_what_is_said_of_our_kernels_counts() -> None:
         "Uninitialized __global__ memory read of size 4 bytes",
     ]
     assert "paged_attention.py:142" in found[0]
+    assert len(findings(OF_CUDA, NAMES)) == 2
     assert findings(OF_TORCH, NAMES) == []
 
 
@@ -60,6 +66,7 @@ def test_what_is_watched_is_what_python_launches() -> None:
         *("multiply_few", "multiply_many", "widen"),
         *("round_as_given", "round_by_token", "round_by_group"),
         *("summarize", "spread", "decide"),
+        *("sparse_int_multiply", "sparse_int_unpack"),
     }
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from aweigh_kernels import cuda_library
+
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 60.0
 
@@ -52,6 +54,19 @@ def test_the_wheel_is_imported_and_not_the_checkout(environment: Path) -> None:
         check=True, capture_output=True, text=True, cwd=environment,
     ).stdout  # fmt: skip
     assert output.count(str(environment)) == 5, output
+
+
+def test_the_wheel_has_the_sources_of_kernels_in_cuda(environment: Path) -> None:
+    code = (
+        "from aweigh_kernels.cuda_library import file_name, sources; print(file_name(), sources())"
+    )
+    output = subprocess.run(
+        [environment / "bin/python", "-c", code],
+        check=True, capture_output=True, text=True, cwd=environment,
+    ).stdout  # fmt: skip
+    name, sources = output.split()
+    assert name == cuda_library.file_name()
+    assert str(environment) in sources
 
 
 def test_local_serves_an_inferenceservice_far_from_the_checkout(

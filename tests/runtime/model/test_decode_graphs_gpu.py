@@ -4,6 +4,7 @@ import warnings
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +13,11 @@ import pytest
 import torch
 
 from aweigh_api.number_formats import KvCacheDTypeName
+from aweigh_quantize.methods.grid import Grid
+from aweigh_quantize.methods.sparse import magnitude
 from aweigh_runtime.formats.gptq_layout import GptqLayout
+from aweigh_runtime.formats.layout import Layout
+from aweigh_runtime.formats.marlin24 import Marlin24Layout
 from aweigh_runtime.model import common_blocks
 from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.chunks import Chunk
@@ -276,12 +281,25 @@ def test_other_families(tmp_path: Path, family: str) -> None:
     expect_alike(*steps.both([steps.read(100), steps.read(5), steps.read(33)]))
 
 
-def test_packed_integers_are_multiplied_in_a_graph(tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "source", max_position_embeddings=1024)
-    layout, quantize = GptqLayout(bits=4, group=32), round_to(4, 32)
-    stated = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True}
+INTEGERS = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True}
+SPARSE = INTEGERS | {"checkpoint_format": "marlin_24", "group_size": -1}
 
-    def rule(module: str) -> tuple[GptqLayout, Quantize] | None:
+
+@pytest.mark.parametrize(
+    ("layout", "quantize", "stated"),
+    [
+        (GptqLayout(bits=4, group=32), round_to(4, 32), INTEGERS),
+        (Marlin24Layout(bits=4), partial(magnitude, grid=Grid(bits=4, group=-1)), SPARSE),
+    ],
+    ids=["integers", "2:4"],
+)
+def test_packed_integers_are_multiplied_in_a_graph(
+    layout: Layout, quantize: Quantize, stated: dict[str, Any], tmp_path: Path
+) -> None:
+    sizes = {"intermediate_size": 128, "num_key_value_heads": 4}  # stripes of 64 outputs
+    source = write_checkpoint(tmp_path / "source", max_position_embeddings=1024, **sizes)
+
+    def rule(module: str) -> tuple[Layout, Quantize] | None:
         return (layout, quantize) if "model.layers." in module else None
 
     twins = quantized_twins(source, tmp_path, rule, stated)

@@ -1,0 +1,112 @@
+// What csrc/instructions.cuh says in PTX, in C++, after NVIDIA's description of each instruction.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <cstdlib>
+
+#include "cuda_runtime.h"
+
+namespace aweigh {
+
+inline uint32_t shared_address(const void *pointer) {
+    return uint32_t(static_cast<const char *>(pointer) - reinterpret_cast<char *>(memory));
+}
+
+inline char *shared(uint32_t address) { return reinterpret_cast<char *>(memory) + address; }
+
+inline uint64_t read_once() { return 0; }
+
+inline void copy_known(uint32_t to, const void *from, bool known) {
+    const bool aligned = to % 16 == 0 && (!known || reinterpret_cast<uintptr_t>(from) % 16 == 0);
+    if (!aligned || to + 16 > sizeof memory) abort();
+    current->copies.push_back({to, from, known ? 16 : 0});
+}
+
+inline void copy_once(uint32_t to, const void *from, uint64_t) { copy_known(to, from, true); }
+
+inline void copies_end() {
+    current->groups.push_back(current->copies);
+    current->copies.clear();
+}
+
+template <int GROUPS>
+void await_copies() {
+    while (current->groups.size() > GROUPS) {
+        for (const Copy &each : current->groups.front()) {
+            memset(shared(each.to), 0, 16);
+            memcpy(shared(each.to), each.from, each.bytes);
+        }
+        current->groups.erase(current->groups.begin());
+    }
+}
+
+inline void let_next_start() {}
+inline void await_earlier() {}
+inline int arrive(int *count) { return (*count)++; }
+
+inline void load_matrices(uint32_t (&to)[4], uint32_t row) {
+    const Shown<uint32_t> rows(row);
+    const int lane = threadIdx.x % WARP;
+    for (int matrix = 0; matrix < 4; matrix++) {
+        memcpy(&to[matrix], shared(rows.of(matrix * 8 + lane / 4)) + lane % 4 * 4, 4);
+    }
+}
+
+template <uint32_t MASK, uint32_t MARK>
+uint32_t marked(uint32_t word) { return (word & MASK) ^ MARK; }
+
+template <bool WIDE>
+float number(uint32_t bits) {
+    const int sign = bits >> 15 & 1 ? -1 : 1;
+    const int kept = WIDE ? 7 : 10, most = WIDE ? 255 : 31, bias = most / 2;
+    const int exponent = bits >> kept & most, fraction = bits & ((1 << kept) - 1);
+    if (exponent == most) return fraction ? NAN : sign * INFINITY;
+    const int whole = exponent ? 1 << kept : 0;
+    return sign * ldexpf(whole + fraction, std::max(exponent, 1) - bias - kept);
+}
+
+template <bool WIDE>
+uint16_t rounded(float number) {
+    uint32_t bits;
+    memcpy(&bits, &number, 4);
+    if (WIDE) return std::isnan(number) ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+    const _Float16 half = number;
+    uint16_t found;
+    memcpy(&found, &half, 2);
+    return found;
+}
+
+template <bool WIDE>
+uint32_t less(uint32_t pair, uint32_t other) {
+    const uint32_t low = rounded<WIDE>(number<WIDE>(pair) - number<WIDE>(other));
+    const uint32_t high = rounded<WIDE>(number<WIDE>(pair >> 16) - number<WIDE>(other >> 16));
+    return low | high << 16;
+}
+
+template <bool WIDE, int HALF>
+void multiply_sparse(float (&sums)[4], const uint32_t (&left)[4], const uint32_t (&right)[4],
+                     uint32_t places) {
+    struct Given { uint32_t left[4], right[4], places; } own;
+    memcpy(own.left, left, sizeof left);
+    memcpy(own.right, right, sizeof right);
+    own.places = places;
+    const Shown<Given> lanes(own);
+    const int lane = threadIdx.x % WARP, row = lane / 4 * 4;
+    for (int one = 0; one < 4; one++) {
+        const int lower = one / 2, column = lane % 4 * 2 + one % 2;
+        for (int four = 0; four < 8; four++) {  // columns of the left matrix
+            const uint32_t kept = lanes.of(row + four % 4).left[four / 4 * 2 + lower];
+            const uint32_t told = lanes.of(row + HALF * 2 + four / 4).places;
+            const uint32_t two = told >> (lower * 16 + four % 4 * 4);
+            if ((two & 3) >= (two >> 2 & 3)) abort();  // ordered metadata
+            for (int which = 0; which < 2; which++) {
+                const int at = four * 4 + (two >> 2 * which & 3);
+                const uint32_t other = lanes.of(column * 4 + at % 8 / 2).right[at / 8];
+                sums[one] += number<WIDE>(kept >> 16 * which) * number<WIDE>(other >> at % 2 * 16);
+            }
+        }
+    }
+}
+
+}  // namespace aweigh

@@ -1,0 +1,117 @@
+"""The kernels of 2:4 sparse products without a GPU: their very source, compiled for this machine.
+
+`on_cpu` has in C++ what their instructions do, and lets threads take turns.
+"""
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from aweigh_kernels import cuda_library, sparse_int_matmul
+from aweigh_kernels.int_matmul import Workspace
+from aweigh_kernels.skinny_matmul import Scratch
+from aweigh_kernels.sparse_int_matmul import Schedule, launch, launch_unpack, schedule
+from aweigh_kernels.sparse_packing import ROWS, Packed, pack
+from tests.kernels.weights import Draw
+
+PROCESSORS = 132
+ROUNDED = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # half of the step to the next number
+BF16, FP16 = torch.bfloat16, torch.float16
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    folder = tmp_path_factory.mktemp("on-cpu")
+    source = folder / "sparse_int_matmul.cpp"
+    shutil.copy(cuda_library.sources() / "sparse_int_matmul.cu", source)
+    for header in (Path(__file__).parent / "on_cpu").iterdir():
+        shutil.copy(header, folder)
+    library = folder / "kernels.so"
+    command = ["g++", "-std=c++17", "-O1", "-w", f"-I{folder}", "-shared", "-fPIC"]
+    subprocess.run([*command, "-o", library, source], check=True, timeout=120)
+    return ctypes.CDLL(str(library))
+
+
+@pytest.fixture
+def workspace(kernels: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    monkeypatch.setattr(sparse_int_matmul, "library", lambda: kernels)
+    monkeypatch.setattr(sparse_int_matmul, "starts_early", lambda _: True)
+    stream = SimpleNamespace(cuda_stream=None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    made = Workspace.__new__(Workspace)
+    made.scratch = Scratch.__new__(Scratch)
+    made.scratch.sums = torch.full((PROCESSORS * ROWS * 512,), torch.nan)
+    made.scratch.arrived = torch.zeros(3 * PROCESSORS, dtype=torch.int32)
+    yield made
+    assert not made.scratch.arrived.any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "group", "bits", "dtype", "tokens", "chosen"),
+    [
+        ((32, 128), 128, 4, BF16, 1, Schedule(1, 8, 1)),
+        ((300, 1408), 128, 4, FP16, 3, Schedule(1, 8, 3)),
+        ((300, 1000), 1000, 8, FP16, 9, Schedule(2, 8, 2)),
+        ((257, 332), 332, 4, BF16, 33, Schedule(4, 8, 1)),
+        ((100, 1024), 256, 8, BF16, 21, Schedule(4, 4, 2)),
+        ((130, 640), 128, 4, BF16, 70, Schedule(8, 4, 1)),
+        ((260, 1024), 128, 8, BF16, 50, Schedule(8, 8, 2)),
+        ((40, 1664), 128, 4, FP16, 37, Schedule(4, 4, 11)),
+        ((31, 4), 4, 8, FP16, 2, Schedule(1, 8, 1)),
+    ],
+)
+def test_a_product_is_that_of_the_very_weights(
+    shape: tuple[int, int],
+    group: int,
+    bits: int,
+    dtype: torch.dtype,
+    tokens: int,
+    chosen: Schedule,
+    workspace: Workspace,
+) -> None:
+    draw = Draw(sum(shape))
+    weight = draw.sparse(*shape, bits, group)
+    packed = pack(weight.q, weight.index, weight.scale, bits)
+    x = draw.normal(tokens, shape[1]).to(dtype)
+    x[0] = torch.nan  # which no other token sees
+    found = torch.full((tokens, shape[0]), torch.nan, dtype=dtype)
+    launch(x, packed, found, workspace, chosen)
+    assert bool(found[0].isnan().all())
+    exact_x, dense = x[1:].double(), weight.dense().double()
+    exact, sums = exact_x @ dense.T, exact_x.abs() @ dense.abs().T
+    error = (found[1:].double() - exact).abs()
+    assert bool((error <= ROUNDED[dtype] * exact.abs() + 1e-5 * sums + 1e-7).all())
+
+
+@pytest.mark.parametrize("dtype", ROUNDED, ids=str)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("shape", "group"), [((100, 384), 128), ((33, 332), 332)], ids=str)
+def test_dense_rows_are_the_weight_rounded_once(
+    shape: tuple[int, int], group: int, bits: int, dtype: torch.dtype, workspace: Workspace
+) -> None:
+    weight = Draw(sum(shape)).sparse(*shape, bits, group)
+    packed = pack(weight.q, weight.index, weight.scale, bits)
+    dense = torch.full((shape[0] + 1, shape[1]), torch.nan, dtype=dtype)
+    launch_unpack(packed, range(1), dense)
+    launch_unpack(packed, range(1, packed.words.shape[0]), dense[ROWS:])
+    assert torch.equal(dense[:-1], weight.dense(dtype))
+    assert bool(dense[-1].isnan().all())  # nothing behind the last row
+
+
+def test_blocks_share_rows_only_to_fill_a_gpu() -> None:
+    for shape in ((4096, 4096), (6144, 4096), (28_672, 4096), (4096, 14_336), (57_344, 8192)):
+        for tokens in (1, 2, 8, 9, 16, 17, 32, 33, 64, 65, 128, 256):
+            packed = Packed(torch.empty(0), torch.empty(0), shape, 4)
+            chosen = schedule(tokens, packed, PROCESSORS)
+            blocks = chosen.blocks(tokens, shape[0]) * chosen.splits
+            assert chosen.tiles * 8 >= min(tokens, 64)
+            assert blocks * 2 > PROCESSORS
+            assert chosen.splits == 1 or blocks <= chosen.resident * PROCESSORS
+            room = PROCESSORS * ROWS * 512
+            assert chosen.splits == 1 or blocks * chosen.rows * chosen.tiles * 8 <= room
