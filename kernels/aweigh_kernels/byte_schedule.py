@@ -83,7 +83,7 @@ def schedule(shape: Shape, gpu: Gpu) -> Few | Many:
     fills = shape.num_tokens > _TILE and tiles > gpu.num_processors * 7 // 8
     if fills and shape.x_bytes == 1 and gpu.early:
         return _many(shape.integers and tiles > 2 * gpu.num_processors, gpu)
-    return _few(shape, gpu)
+    return few(shape, gpu)
 
 
 def _many(wide: bool, gpu: Gpu) -> Many:
@@ -92,14 +92,14 @@ def _many(wide: bool, gpu: Gpu) -> Many:
     return Many(rows=rows, num_stages=min(4, _stages(rows + 128, GROUP, gpu)))
 
 
-def _few(shape: Shape, gpu: Gpu) -> Few:
+def few(shape: Shape, gpu: Gpu) -> Few:
     """As `skinny_matmul.schedule`, which has been timed, divides a matrix of as many bytes."""
     tokens = min(MOST_TOKENS, max(_LEAST_TOKENS, int(triton.next_power_of_2(shape.num_tokens))))
     shallow = shape.parts or shape.x_bytes * tokens > _TILE or shape.width % (2 * GROUP) != 0
     depth = GROUP if shallow else 2 * GROUP
     deeper = 2 * GROUP // depth  # of shallow tiles more are on their way
 
-    def few(rows: int, parts: int, stages: int, *, ahead: int = 512, together: int = 1) -> Few:
+    def by(rows: int, parts: int, stages: int, *, ahead: int = 512, together: int = 1) -> Few:
         own = GROUP if rows > _TILE else depth
         most = _stages(rows + shape.x_bytes * tokens, own, gpu) // together
         # Sums of one tile's depth, or wide activations, fill the registers of four warps.
@@ -110,18 +110,18 @@ def _few(shape: Shape, gpu: Gpu) -> Few:
     processors, is_least = gpu.num_processors, tokens == _LEAST_TOKENS
     tiles = triton.cdiv(shape.out_size, _TILE) * triton.cdiv(shape.num_tokens, tokens)
     if is_least and tiles > 3 * processors:
-        return few(_TILE, 1, 4 * deeper, ahead=0, together=2)
+        return by(_TILE, 1, 4 * deeper, ahead=0, together=2)
     if not is_least and tiles > 2 * processors:
         # Each tile needs all of x: the fewer the better, if registers have room for their sums.
         largest = shape.parts and shape.x_bytes * tokens > MOST_TOKENS
-        return few(_TILE if largest else 128, 1, 5, ahead=0)
+        return by(_TILE if largest else 128, 1, 5, ahead=0)
     most = max(1, min(_MOST_SPLITS, shape.width // _LEAST_BYTES))
     alone, three = (splits(tiles, each * processors, most) for each in (1, 3))
     if is_least and (tiles > processors or three > 3.3 * alone):
-        return few(_TILE, three, 3 * deeper, together=3)
+        return by(_TILE, three, 3 * deeper, together=3)
     if tiles > processors:
-        return few(_TILE, 1, 3 * deeper, together=2)
-    return few(_TILE, alone, (6 if is_least else 5) * deeper)
+        return by(_TILE, 1, 3 * deeper, together=2)
+    return by(_TILE, alone, (6 if is_least else 5) * deeper)
 
 
 def _stages(lines: int, depth: int, gpu: Gpu) -> int:

@@ -55,38 +55,21 @@ def multiply_few(
     token = (first_token + tl.arange(0, TOKENS))[None, :]
     # Rows past the end are the last one again: no mask, and nothing of them is written.
     own = weight + tl.minimum(row, OUT - 1).to(tl.int64) * WIDTH
-    begin = tl.program_id(1) * (STEPS * DEPTH)
     if EARLY:
         gdc_launch_dependents()
         if EVEN and AHEAD > 0 and AHEAD <= STEPS * DEPTH:
+            begin = tl.program_id(1) * (STEPS * DEPTH)
             ask(own + begin + (tl.arange(0, AHEAD // _LINE) * _LINE)[None, :])
         gdc_wait()
-    inputs = x + token.to(tl.int64) * IN
-    known = token < num_tokens
-    factor = _factor(
-        x_scale, scale, begin // GROUP, first_row, token, num_tokens, WIDTH, GROUPED, BLOCKS
-    )
-    total = tl.zeros([ROWS, TOKENS], sums.dtype.element_ty)
-    for step in range(STEPS):
-        at = begin + step * DEPTH + tl.arange(0, DEPTH)
-        left = _weights(own, at, x.dtype.element_ty, WIDTH, EVEN, CODES)
-        right = _inputs(inputs, at, known, IN, EVEN and IN == WIDTH)
-        if GROUPED or BLOCKS:
-            behind = begin // GROUP + step + 1
-            coming = _factor(
-                x_scale, scale, behind, first_row, token, num_tokens, WIDTH, GROUPED, BLOCKS
-            )
-            total += tl.dot(left, right) * factor
-            factor = coming
-        elif left.dtype.is_fp8():
-            total += tl.dot(left, right)
-        else:
-            total = tl.dot(left, right, total, out_dtype=total.dtype)
+    total = products(
+        x, own, x_scale, scale, first_row, token, num_tokens, sums.dtype.element_ty, IN, WIDTH,
+        TOKENS, ROWS, DEPTH, SPLITS, GROUPED, BLOCKS, CODES,
+    )  # fmt: skip
     total, last = joined(
         total, sums, arrived, tl.program_id(0), num_tokens - first_token, TOKENS, ROWS, SPLITS
     )
     if last:
-        found = _scaled(
+        found = scaled(
             total, x_scale, x_zero, scale, row_sums, row, token, num_tokens, OUT, SCALED, BLOCKS,
             ZERO,
         )  # fmt: skip
@@ -142,7 +125,7 @@ def multiply_many(
             total = tl.dot(left, right, total, out_dtype=tl.int32)
         else:
             total += tl.dot(left, right)
-    found = _scaled(
+    found = scaled(
         total, x_scale, x_zero, scale, row_sums, row, token, num_tokens, OUT, SCALED, BLOCKS, ZERO
     )
     to = output + token.to(tl.int64) * OUT + row
@@ -180,6 +163,57 @@ def widen(
     found = numbers.to(tl.float16).to(tl.float32) * factor
     to = output + row.to(tl.int64) * SIZE + column
     tl.store(to, found.to(output.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def products(
+    x,
+    own,
+    x_scale,
+    scale,
+    first_row,
+    token,
+    num_tokens,
+    KIND: tl.constexpr,
+    IN: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    SPLITS: tl.constexpr,
+    GROUPED: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    CODES: tl.constexpr,
+):
+    """Products of some rows with some tokens, over this program's part of their numbers.
+
+    `own` is [ROWS, 1], where rows begin; `token` [1, TOKENS], none from `num_tokens` on.
+    """
+    STEPS: tl.constexpr = (WIDTH + DEPTH * SPLITS - 1) // (DEPTH * SPLITS)
+    EVEN: tl.constexpr = WIDTH == STEPS * DEPTH * SPLITS
+    begin = tl.program_id(1) * (STEPS * DEPTH)
+    inputs = x + token.to(tl.int64) * IN
+    known = token < num_tokens
+    factor = _factor(
+        x_scale, scale, begin // GROUP, first_row, token, num_tokens, WIDTH, GROUPED, BLOCKS
+    )
+    total = tl.zeros([ROWS, TOKENS], KIND)
+    for step in range(STEPS):
+        at = begin + step * DEPTH + tl.arange(0, DEPTH)
+        left = _weights(own, at, x.dtype.element_ty, WIDTH, EVEN, CODES)
+        right = _inputs(inputs, at, known, IN, EVEN and IN == WIDTH)
+        if GROUPED or BLOCKS:
+            behind = begin // GROUP + step + 1
+            coming = _factor(
+                x_scale, scale, behind, first_row, token, num_tokens, WIDTH, GROUPED, BLOCKS
+            )
+            total += tl.dot(left, right) * factor
+            factor = coming
+        elif left.dtype.is_fp8():
+            total += tl.dot(left, right)
+        else:
+            total = tl.dot(left, right, total, out_dtype=total.dtype)
+    return total
 
 
 @triton.jit
@@ -243,7 +277,7 @@ def _factor(
 
 
 @triton.jit
-def _scaled(
+def scaled(
     total,
     x_scale,
     x_zero,
