@@ -113,7 +113,7 @@ def few(shape: Shape, gpu: Gpu) -> Few:
         return by(_TILE, 1, 4 * deeper, ahead=0, together=2)
     if not is_least and tiles > 2 * processors:
         # Each tile needs all of x: the fewer the better, if registers have room for their sums.
-        largest = shape.parts and shape.x_bytes * tokens > MOST_TOKENS
+        largest = shape.parts and tokens > _TILE
         return by(_TILE if largest else 128, 1, 5, ahead=0)
     most = max(1, min(_MOST_SPLITS, shape.width // _LEAST_BYTES))
     alone, three = (splits(tiles, each * processors, most) for each in (1, 3))

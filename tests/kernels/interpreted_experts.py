@@ -27,6 +27,7 @@ from aweigh_kernels.rounding import ByteRounding, Rounded
 from aweigh_kernels.routing import Routed
 from tests.kernels.interpreted_bytes import quantized
 from tests.kernels.interpreted_int_matmul import NAN
+from tests.kernels.routed import chosen_by
 from tests.kernels.weights import Draw
 
 GPU = Gpu(num_processors=132, shared_bytes=99 << 10, early=False, fp8=True)
@@ -86,28 +87,6 @@ def routed_otherwise() -> Iterator[str]:
     if not bool(((found - exact).abs() <= STEP[torch.float16] * exact.abs() + 1e-6).all()):
         wrong.append("sums of a token's experts are off")
     yield from wrong
-
-
-def chosen_by(routed: Routed) -> torch.Tensor:
-    """[T·k], the expert in whose tiles each pair is; tiles are as they should be."""
-    found: dict[int, list[int]] = {}
-    whose = routed.experts.tolist()
-    named = [expert for expert in whose if expert >= 0]
-    assert named == sorted(named)
-    assert set(whose[len(named) :]) <= {-1}
-    for expert, pairs in zip(named, routed.pairs.tolist(), strict=False):
-        before = found.setdefault(expert, [])
-        assert not before or before[-1] != routed.num_pairs  # only the last tile is not full
-        before += pairs
-    chosen = torch.full((routed.num_pairs,), -1)
-    for expert, pairs in found.items():
-        own = [pair for pair in pairs if pair < routed.num_pairs]
-        assert own == sorted(own)
-        assert pairs == own + [routed.num_pairs] * (len(pairs) - len(own))
-        assert (chosen[own] == -1).all()
-        chosen[own] = expert
-    assert (chosen >= 0).all()
-    return chosen
 
 
 def some_routed(num_tokens: int, count: int, each: int, tile_tokens: int = 16) -> Routed:
