@@ -146,8 +146,9 @@ def launch_ints(
     tile_tokens = routed.pairs.shape[1]
     tall = replace(packed, shape=(likely_rows(routed, out_size), in_size))
     chosen = int_matmul.schedule(tile_tokens, tall, gpu.num_processors)
+    splits = chosen.splits if chosen.tokens == tile_tokens else 1  # it would have smaller tiles
     chosen = replace(chosen, tokens=tile_tokens).within(gpu.shared_bytes, packed)
-    tiling = Tiling(routed, out_size, chosen.rows, chosen.splits).within(shared)
+    tiling = Tiling(routed, out_size, chosen.rows, splits).within(shared)
     output = x.new_empty(routed.num_pairs, out_size)
     if output.numel():
         kernels.multiply_ints[tiling.grid](
