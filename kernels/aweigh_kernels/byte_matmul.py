@@ -242,7 +242,7 @@ def launch(
             **common,
         )
         return
-    codes = _as_codes(weight, gpu)
+    codes = as_codes(weight, gpu)
     kernels.multiply_few[(tiles, chosen.splits)](
         numbers,
         weight.view(torch.uint8) if codes else weight,
@@ -272,7 +272,7 @@ def widened(matrix: ByteMatrix, rows: slice, dtype: torch.dtype, gpu: Gpu) -> to
     weight = matrix.numbers[rows]
     scale = matrix.scale[rows.start // GROUP :] if matrix.blocks else matrix.scale[rows]
     output = torch.empty(len(weight), matrix.columns, dtype=dtype, device=weight.device)
-    codes = _as_codes(weight, gpu)
+    codes = as_codes(weight, gpu)
     piece = min(_PIECE, int(triton.next_power_of_2(matrix.columns)))
     kernels.widen[(len(weight), triton.cdiv(matrix.columns, piece))](
         weight.view(torch.uint8) if codes else weight,
@@ -290,7 +290,7 @@ def widened(matrix: ByteMatrix, rows: slice, dtype: torch.dtype, gpu: Gpu) -> to
     return output
 
 
-def _as_codes(weight: torch.Tensor, gpu: Gpu) -> bool:
+def as_codes(weight: torch.Tensor, gpu: Gpu) -> bool:
     """Whether a kernel gets bytes, as it has no such numbers."""
     return weight.dtype == torch.float8_e4m3fn and not gpu.fp8
 

@@ -93,7 +93,7 @@ def schedule(shape: Shape, gpu: Gpu) -> Few | Many:
     narrow = shape.x_bytes == 1 and (gpu.int8 or not shape.integers)
     if fills and narrow and gpu.warpgroups:
         return _many(shape.integers and tiles > 2 * gpu.num_processors, gpu)
-    return _few(shape, gpu)
+    return few(shape, gpu)
 
 
 def _many(wide: bool, gpu: Gpu) -> Many:
@@ -102,7 +102,7 @@ def _many(wide: bool, gpu: Gpu) -> Many:
     return Many(rows=rows, num_stages=min(4, _stages(rows + 128, GROUP, gpu)))
 
 
-def _few(shape: Shape, gpu: Gpu) -> Few:
+def few(shape: Shape, gpu: Gpu) -> Few:
     """What is fastest on an H200 (docs/kernels/fp8-weight.md)."""
     if shape.parts:
         return _parts(shape, gpu)
@@ -111,7 +111,7 @@ def _few(shape: Shape, gpu: Gpu) -> Few:
     depth = GROUP if shallow else 2 * GROUP
     deeper = 2 * GROUP // depth  # of shallow tiles more are on their way
 
-    def few(rows: int, parts: int, stages: int, *, ahead: int = 512, together: int = 1) -> Few:
+    def by(rows: int, parts: int, stages: int, *, ahead: int = 512, together: int = 1) -> Few:
         own = GROUP if rows > _TILE else depth
         most = _stages(rows + shape.x_bytes * tokens, own, gpu) // together
         # Wide activations fill the registers of four warps.
@@ -121,16 +121,16 @@ def _few(shape: Shape, gpu: Gpu) -> Few:
     processors, is_least = gpu.num_processors, tokens == _LEAST_TOKENS
     tiles = triton.cdiv(shape.out_size, _TILE) * triton.cdiv(shape.num_tokens, tokens)
     if is_least and tiles > 3 * processors:
-        return few(_TILE, 1, 4 * deeper, ahead=0, together=2)
+        return by(_TILE, 1, 4 * deeper, ahead=0, together=2)
     if not is_least and tiles > 2 * processors:
-        return few(128, 1, 5, ahead=0)  # each tile needs all of x: the fewer the better
+        return by(128, 1, 5, ahead=0)  # each tile needs all of x: the fewer the better
     most = max(1, min(_MOST_SPLITS, shape.width // _LEAST_BYTES))
     alone, three = (splits(tiles, each * processors, most) for each in (1, 3))
     if is_least and (tiles > processors or three > 3.3 * alone):
-        return few(_TILE, three, 3 * deeper, together=3)
+        return by(_TILE, three, 3 * deeper, together=3)
     if tiles > processors:
-        return few(_TILE, 1, 3 * deeper, together=2)
-    return few(_TILE, alone, (6 if is_least else 5) * deeper)
+        return by(_TILE, 1, 3 * deeper, together=2)
+    return by(_TILE, alone, (6 if is_least else 5) * deeper)
 
 
 def _parts(shape: Shape, gpu: Gpu) -> Few:

@@ -42,6 +42,11 @@ class Fp8Activation:
         if self.scale is not None:
             expect("the activations' scale", self.scale, [()], [torch.float32])
 
+    @property
+    def byte_rounding(self) -> ByteRounding:
+        """As kernels know it."""
+        return ByteRounding(kind=torch.float8_e4m3fn, by=self.rounding, scale=self.scale)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fp8Weight:
@@ -154,8 +159,7 @@ def _prepare_on_gpu(weight: Fp8Weight, dtype: torch.dtype) -> Product:
     activation, gpu = weight.activation, Gpu.of(weight.q.device)
     matrix = pack(weight.q, weight.scale, blocks=weight.blocks)
     if activation is not None and gpu.fp8:
-        how = ByteRounding(kind=torch.float8_e4m3fn, by=activation.rounding, scale=activation.scale)
-        return prepared(matrix, dtype, how)
+        return prepared(matrix, dtype, activation.byte_rounding)
     few = prepared(matrix, dtype, None)
     many = in_parts(lambda rows: widened(matrix, rows, dtype, gpu), weight.shape, BLOCK)
 

@@ -24,6 +24,7 @@ from aweigh_kernels.paired_matmul import gated_matmul, turned_matmul
 from aweigh_kernels.rms_norm import rms_norm, rms_norm_rounded
 from aweigh_kernels.rope_write import FP8, rope_write
 from aweigh_kernels.round_rows import round_gated, round_rows
+from aweigh_kernels.routing import add_weighted
 from aweigh_kernels.skinny_matmul import Scratch, skinny_matmul
 from aweigh_kernels.sparse_int_matmul import is_ready, sparse_int_matmul
 from aweigh_kernels.weight import prepare
@@ -33,6 +34,8 @@ from tests.kernels import test_prefill_attention_gpu as prefill_cases
 from tests.kernels.common_cases import CommonCase
 from tests.kernels.sampling_cases import random_logits, rows_of_every_kind
 from tests.kernels.test_byte_matmul_gpu import activations, on_gpu, roundings, weights
+from tests.kernels.test_experts_gpu import DENSE
+from tests.kernels.test_experts_gpu import Case as ExpertsCase
 from tests.kernels.test_gated_gpu import gate_up
 from tests.kernels.test_int_matmul_gpu import Case as IntCase
 from tests.kernels.test_rms_norm_gpu import EPS
@@ -178,6 +181,15 @@ def byte_products() -> None:
         widened(activations(600, 200).cuda())
 
 
+def experts() -> None:
+    """Tokens that nobody, one and many share an expert with, matrices of all kinds, and sums."""
+    for kind in (DENSE, "int4 g128", "fp8 token", "fp8 blocks alone", "int8 zeros"):
+        for tokens, shape in ((1, (64, 2048)), (40, (100, 264)), (300, (72, 136))):
+            case = ExpertsCase(tokens, kind, shape=shape)
+            for x in (case.x, case.of_pairs):
+                add_weighted(case.stack(x, case.routed), case.routed.weights)
+
+
 def sampling() -> None:
     """Rows of every kind, of vocabularies of one part and of many."""
     for size in (7, 1000, 50_257):
@@ -203,6 +215,7 @@ GROUPS: dict[str, Callable[[], None]] = {
         int_products,
         sparse_products,
         byte_products,
+        experts,
         sampling,
     )
 }

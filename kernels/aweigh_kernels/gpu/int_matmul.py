@@ -46,9 +46,11 @@ def multiply(
 ):
     """Some rows of the weight, some of their numbers, and some tokens."""
     first = tl.program_id(2) * TOKENS
-    total = _sums(
-        x + first.to(tl.int64) * IN, words, factors, num_tokens - first,
-        OUT, IN, GROUP, BITS, TOKENS, ROWS, DEPTH, SPLITS, UNROLL, EARLY, FOURS, PAIRS,
+    token = tl.arange(0, TOKENS)[None, :]
+    total = products(
+        x + first.to(tl.int64) * IN + token * IN, token < num_tokens - first, words, factors,
+        tl.program_id(0), OUT, IN, GROUP, BITS, TOKENS, ROWS, DEPTH, SPLITS, UNROLL, EARLY, FOURS,
+        PAIRS,
     )  # fmt: skip
     tile = tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
     total, last = joined(total, sums, arrived, tile, num_tokens - first, TOKENS, ROWS, SPLITS)
@@ -97,11 +99,12 @@ def unpack(
 
 
 @triton.jit
-def _sums(
-    x,
+def products(
+    inputs,
+    known,
     words,
     factors,
-    num_tokens,
+    row_tile,
     OUT: tl.constexpr,
     IN: tl.constexpr,
     GROUP: tl.constexpr,
@@ -115,16 +118,19 @@ def _sums(
     FOURS: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
-    """Products of this program's rows with some tokens, over its part of their numbers."""
-    WIDE: tl.constexpr = x.dtype.element_ty == tl.bfloat16
+    """Products of a tile's rows with some tokens, over this program's part of their numbers.
+
+    `inputs` is [1, TOKENS], where tokens begin, and `known`, which of them there are.
+    """
+    WIDE: tl.constexpr = inputs.dtype.element_ty == tl.bfloat16
     SIZE: tl.constexpr = UNIT * DEPTH * BITS // 32  # words of UNIT rows
     TILES: tl.constexpr = (IN + DEPTH - 1) // DEPTH
     STEPS: tl.constexpr = (TILES + SPLITS - 1) // SPLITS
     EVEN: tl.constexpr = IN == STEPS * DEPTH * SPLITS
     # Units past the end are the last one again: no mask, and nothing of them is written.
     LAST: tl.constexpr = (OUT + UNIT - 1) // UNIT * UNIT - 1
-    row = tl.minimum(tl.program_id(0) * ROWS + tl.arange(0, ROWS), LAST)
-    unit = tl.program_id(0) * (ROWS // UNIT) + tl.arange(0, ROWS // UNIT)
+    row = tl.minimum(row_tile * ROWS + tl.arange(0, ROWS), LAST)
+    unit = row_tile * (ROWS // UNIT) + tl.arange(0, ROWS // UNIT)
     own = words + tl.minimum(unit, LAST // UNIT).to(tl.int64)[:, None] * (TILES * SIZE)
     begin = tl.program_id(1) * STEPS
     if EARLY:
@@ -132,9 +138,6 @@ def _sums(
         line = begin * SIZE + tl.arange(0, _AHEAD * UNROLL * SIZE // _LINE) * _LINE
         ask(own + tl.minimum(line, TILES * SIZE - 1)[None, :])
         gdc_wait()
-    token = tl.arange(0, TOKENS)
-    known = (token < num_tokens)[None, :]
-    inputs = x + token[None, :] * IN
     word = tl.arange(0, SIZE)[None, :]
     total = tl.zeros([ROWS, TOKENS], tl.float32)
     for step in tl.range(STEPS, loop_unroll_factor=UNROLL):
