@@ -52,11 +52,14 @@ __device__ inline void await_earlier() {
 #endif
 }
 
-// Counts one more, after all that the block's threads wrote before a barrier; returns how many there
-// were. What those had written is seen by whoever comes behind the next barrier.
+// Counts one more, after all that the block's threads wrote before a barrier; returns how many
+// there were. What those had written is seen by whoever comes behind the next barrier.
 __device__ inline int arrive(int *count) {
     int before;
-    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(count) : "memory");
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;"
+                 : "=r"(before)
+                 : "l"(count)
+                 : "memory");
     return before;
 }
 

@@ -54,7 +54,7 @@ class Schedule:
 
 
 class _Arguments(ctypes.Structure):
-    """As `Arguments` in csrc/sparse_int_matmul.cu."""
+    """As `Arguments` in csrc/sparse_int_layout.cuh."""
 
     _fields_ = (
         *(

@@ -240,12 +240,9 @@ def _of_triton() -> dict[str, Any]:
 
 def _of_cuda() -> dict[str, str]:
     """With what launches each: a function of the library that is called as the kernel is."""
-    found = {}
-    for name in cuda_library.SOURCES:
-        path = cuda_library.sources() / name
-        for kernel in re.findall(r"__global__ void[^(]*\([^)]*\)\s+(\w+)\(", path.read_text()):
-            found[f"{path.stem}.{kernel}"] = f"aweigh_{kernel}"
-    return found
+    text = "".join(path.read_text() for path in cuda_library.sources().iterdir())
+    names = re.findall(r"__global__ void[^(]*\([^)]*\)\s+(\w+)\(", text)
+    return {f"csrc.{name}": f"aweigh_{name}" for name in names}
 
 
 def _returns(function: Any) -> bool:

@@ -69,7 +69,7 @@ def expect_multiply(code: MachineCode, bits: int, wide: int, schedule: Schedule)
 
 
 def test_python_and_cuda_agree_on_what_they_hand_over() -> None:
-    text = (cuda_library.sources() / "sparse_int_matmul.cu").read_text()
+    text = (cuda_library.sources() / "sparse_int_layout.cuh").read_text()
     (said,) = re.findall(r"struct Arguments \{(.*?)\};", text, re.DOTALL)
     lines = re.findall(r"^ *((?:const )?\w+) ([*\w, ]+);", said, re.MULTILINE)
     names = [name.strip("* ") for _, several in lines for name in several.split(",")]

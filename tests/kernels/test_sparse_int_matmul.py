@@ -28,12 +28,10 @@ BF16, FP16 = torch.bfloat16, torch.float16
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     folder = tmp_path_factory.mktemp("on-cpu")
-    source = folder / "sparse_int_matmul.cpp"
-    shutil.copy(cuda_library.sources() / "sparse_int_matmul.cu", source)
-    for header in (Path(__file__).parent / "on_cpu").iterdir():
-        shutil.copy(header, folder)
-    library = folder / "kernels.so"
-    command = ["g++", "-std=c++17", "-O1", "-w", f"-I{folder}", "-shared", "-fPIC"]
+    for original in (cuda_library.sources(), Path(__file__).parent / "on_cpu"):
+        shutil.copytree(original, folder, dirs_exist_ok=True)  # the latter has its own instructions
+    library, source = folder / "kernels.so", folder / "sparse_int_matmul.cu"
+    command = ["g++", "-std=c++17", "-O1", "-w", f"-I{folder}", "-shared", "-fPIC", "-xc++"]
     subprocess.run([*command, "-o", library, source], check=True, timeout=120)
     return ctypes.CDLL(str(library))
 
