@@ -1,4 +1,4 @@
-"""x · weightᵀ for weights of 4 or 8 bits in groups, as fast as they can be read (Triton).
+"""x · weightᵀ for weights of 2, 3, 4 or 8 bits in groups, as fast as they can be read (Triton).
 
 Bound: memory, up to some tens of tokens; N·K·bits / 8 bytes of the weight move, and 4 for each row
 of a group. Sums are fp32, in an order that depends on shapes alone: the same product is the same
@@ -36,7 +36,7 @@ class Schedule:
 
     def within(self, num_bytes: int, packed: Packed) -> "Schedule":
         """With as many stages as so much shared memory has room for."""
-        row_bytes = packed.depth * packed.bits // 8 + 8  # a factor twice
+        row_bytes = packed.row_bytes
         stage_bytes = self.unroll * (self.rows * row_bytes + 2 * self.tokens * packed.depth)
         return replace(self, num_stages=min(self.num_stages, num_bytes // stage_bytes))
 
@@ -104,7 +104,8 @@ def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
         tokens = min(tokens, _MOST_COLUMNS // 2)
     programs = 3 if few else 1  # of a multiprocessor, that share rows
     tiles = row_tiles * -(-num_tokens // tokens)
-    unroll = min(4 if few else 2, packed.most_depth // packed.depth)
+    small = tokens == 16 and packed.bits < 4  # tiles of few bytes, of which two make a step
+    unroll = min(4 if few else 2, packed.most_depth * (1 + small) // packed.depth)
     num_steps = -(-packed.shape[1] // (packed.depth * unroll))
     # The last one adds what all have left at once: so many numbers its registers hold.
     most = min(8, _MOST_COLUMNS // tokens * (1 if few else 2), num_steps // _LEAST_STEPS)
@@ -112,7 +113,7 @@ def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
         rows=_PROGRAM_ROWS,
         tokens=tokens,
         splits=splits(tiles, programs * num_processors, most),
-        num_stages=5 if tokens == 16 else 4,
+        num_stages=5 if tokens == 16 and not small else 4,
         num_warps=4 if few else 8,
         unroll=unroll,
     )

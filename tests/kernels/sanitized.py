@@ -126,14 +126,18 @@ def products() -> None:
 
 
 def int_products() -> None:
-    """With integers of 4 and 8 bits: of few tokens, in parts and not; of many by dense weights."""
+    """With integers of all widths: of few tokens, in parts and not; of many by dense weights."""
     workspace = workspace_of(torch.device("cuda", 0))
     for tokens, shape, bits, group in (
         (1, (100, 72), 4, 128),
+        (1, (100, 72), 3, 128),
+        (5, (512, 4096), 2, 128),
+        (20, (257, 1000), 3, 64),
         (7, (512, 4096), 4, 64),
         (33, (257, 576), 8, 32),
         (200, (300, 520), 4, 128),
         (300, (100, 136), 8, 128),
+        (300, (100, 136), 3, 128),
     ):
         case = IntCase(tokens, shape, bits, group, asymmetric=True)
         int_matmul(case.x, case.packed, workspace)
