@@ -5,8 +5,10 @@ of a group. Sums are fp32, in an order that depends on shapes alone: the same pr
 bits again. Of many tokens the weight is made dense in parts, and cuBLAS multiplies.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Protocol
 
 import torch
 import triton
@@ -23,6 +25,40 @@ _MOST_COLUMNS = 128  # tokens, of one program
 _LEAST_STEPS = 4  # of programs that share rows
 
 
+class Tiled(Protocol):
+    """What a schedule depends on: a matrix that is packed in tiles."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N, K."""
+        ...
+
+    @property
+    def bits(self) -> int:
+        """Of a number."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """Columns of a tile."""
+        ...
+
+    @property
+    def most_depth(self) -> int:
+        """Columns that it would have if groups were large."""
+        ...
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row of a tile has of shared memory."""
+        ...
+
+    @property
+    def fours(self) -> bool:
+        """Whether the GPU is older than Hopper."""
+        ...
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How a product is divided."""
@@ -34,10 +70,10 @@ class Schedule:
     num_warps: int
     unroll: int = 1  # tiles that make one stage
 
-    def within(self, num_bytes: int, packed: Packed) -> "Schedule":
+    def within(self, num_bytes: int, packed: Tiled) -> "Schedule":
         """With as many stages as so much shared memory has room for."""
-        row_bytes = packed.row_bytes
-        stage_bytes = self.unroll * (self.rows * row_bytes + 2 * self.tokens * packed.depth)
+        tile_bytes = self.rows * packed.row_bytes + 2 * self.tokens * packed.depth
+        stage_bytes = self.unroll * tile_bytes
         return replace(self, num_stages=min(self.num_stages, num_bytes // stage_bytes))
 
 
@@ -79,17 +115,24 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
         raise ValueError(f"x is on {x.device}; expected {packed.words.device}, as the weight is")
     output = x.new_empty(num_tokens, num_rows)
     if num_tokens > MOST_TOKENS:
-        _multiply_dense(x, packed, workspace, output)
+        multiply_in_parts(
+            x, workspace, output, lambda units, dense: launch_unpack(packed, units, dense)
+        )
     elif output.numel():
-        gpu = _processors(x.device)
-        chosen = schedule(num_tokens, packed, gpu.multi_processor_count)
-        chosen = chosen.within(gpu.shared_memory_per_block_optin, packed)  # type: ignore[attr-defined]
+        chosen = schedule_on(x.device, num_tokens, packed)
         scratch = workspace.scratch
         launch(x, packed, output, (scratch.sums, scratch.arrived), chosen)
     return output
 
 
-def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
+def schedule_on(device: torch.device, num_tokens: int, packed: Tiled) -> Schedule:
+    """`schedule`, for a GPU that is there."""
+    gpu = _processors(device)
+    chosen = schedule(num_tokens, packed, gpu.multi_processor_count)
+    return chosen.within(gpu.shared_memory_per_block_optin, packed)  # type: ignore[attr-defined]
+
+
+def schedule(num_tokens: int, packed: Tiled, num_processors: int) -> Schedule:
     """A guess for Hopper by shape alone (docs/kernels/int-weight.md): none of it has been timed.
 
     Args:
@@ -198,15 +241,26 @@ def launch_unpack(
     )
 
 
-def _multiply_dense(
-    x: torch.Tensor, packed: Packed, workspace: Workspace, output: torch.Tensor
+def multiply_in_parts(
+    x: torch.Tensor,
+    workspace: Workspace,
+    output: torch.Tensor,
+    unpack_to: Callable[[range, torch.Tensor], None],
 ) -> None:
-    num_rows, num_columns = packed.shape
+    """Multiply many tokens with a matrix of which some rows at a time are made dense.
+
+    Args:
+        x: [T, K].
+        workspace: where dense rows are.
+        output: [T, N].
+        unpack_to: writes rows, given in units of ROWS, to a dense [rows, K] as x.
+    """
+    num_columns, num_rows = x.shape[1], output.shape[1]
     for units in parts(num_rows, num_columns):
         first, end = units.start * ROWS, min(units.stop * ROWS, num_rows)
         size = (end - first) * num_columns
         dense = workspace.dense[:size].view(x.dtype).view(end - first, num_columns)
-        launch_unpack(packed, units, dense)
+        unpack_to(units, dense)
         torch.mm(x, dense.t(), out=output[:, first:end])
 
 

@@ -10,6 +10,7 @@ import ast
 import pkgutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ import torch
 from triton.runtime.jit import JITFunction
 
 from aweigh_kernels import gpu
+from aweigh_kernels.fp4_rounding import quantize_rows
 from aweigh_kernels.gated import Activation, gated
 from aweigh_kernels.int_matmul import int_matmul, workspace_of
 from aweigh_kernels.paired_matmul import gated_matmul, turned_matmul
@@ -31,6 +33,8 @@ from tests.kernels import test_prefill_attention_gpu as prefill_cases
 from tests.kernels.common_cases import CommonCase
 from tests.kernels.sampling_cases import random_logits, rows_of_every_kind
 from tests.kernels.test_byte_matmul_gpu import activations, on_gpu, roundings, weights
+from tests.kernels.test_fp4_matmul_gpu import SCALE as FP4_SCALE
+from tests.kernels.test_fp4_matmul_gpu import Case as Fp4Case
 from tests.kernels.test_gated_gpu import gate_up
 from tests.kernels.test_int_matmul_gpu import Case as IntCase
 from tests.kernels.test_rms_norm_gpu import EPS
@@ -143,6 +147,18 @@ def int_products() -> None:
         int_matmul(case.x, case.packed, workspace)
 
 
+def fp4_products() -> None:
+    """With NVFP4, activations of 16 bits and of 4: few tokens, in parts and not, and many."""
+    scale = torch.tensor(FP4_SCALE).double().cuda()
+    for tokens, shape in ((1, (100, 80)), (7, (512, 4096)), (200, (300, 528)), (300, (100, 144))):
+        fp4 = Fp4Case(tokens, shape)
+        for given in (None, scale):
+            product = prepare(replace(fp4.weight, activation_scale=given), torch.bfloat16)
+            product(fp4.x)
+        for swizzled in (False, True):
+            quantize_rows(fp4.x, scale, swizzled=swizzled)
+
+
 def byte_products() -> None:
     """Of weights of 8 bits: few tokens and many, rows that end within groups, and in parts."""
     for rows, columns in ((100, 72), (512, 4096), (1024, 384)):
@@ -180,6 +196,7 @@ GROUPS: dict[str, Callable[[], None]] = {
         rows,
         products,
         int_products,
+        fp4_products,
         byte_products,
         sampling,
     )
