@@ -1,12 +1,14 @@
-"""x · weightᵀ for weights of 4 or 8 bits in groups, as fast as they can be read (Triton).
+"""x · weightᵀ for weights of 2, 3, 4 or 8 bits in groups, as fast as they can be read (Triton).
 
 Bound: memory, up to some tens of tokens; N·K·bits / 8 bytes of the weight move, and 4 for each row
 of a group. Sums are fp32, in an order that depends on shapes alone: the same product is the same
 bits again. Of many tokens the weight is made dense in parts, and cuBLAS multiplies.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Protocol
 
 import torch
 import triton
@@ -24,7 +26,42 @@ _MOST_COLUMNS = 64  # tokens, of one program
 _FEWEST, _FEW, _SOME = 16, 32, 128  # tokens up to which a schedule holds
 _LARGE_BYTES = 25_000_000  # of a weight
 _MOST_SPLITS = 8
+_MOST_UNROLL = 4
 _LEAST_STEPS = 4  # of programs that share rows
+
+
+class Tiled(Protocol):
+    """What a schedule depends on: a matrix that is packed in tiles."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N, K."""
+        ...
+
+    @property
+    def bits(self) -> int:
+        """Of a number."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """Columns of a tile."""
+        ...
+
+    @property
+    def most_depth(self) -> int:
+        """Columns that it would have if groups were large."""
+        ...
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row of a tile has of shared memory."""
+        ...
+
+    @property
+    def fours(self) -> bool:
+        """Whether the GPU is older than Hopper."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,10 +75,10 @@ class Schedule:
     num_warps: int
     unroll: int = 1  # tiles that make one stage
 
-    def within(self, num_bytes: int, packed: Packed) -> "Schedule":
+    def within(self, num_bytes: int, packed: Tiled) -> "Schedule":
         """With as many stages as so much shared memory has room for."""
-        row_bytes = packed.depth * packed.bits // 8 + 8  # a factor twice
-        stage_bytes = self.unroll * (self.rows * row_bytes + 2 * self.tokens * packed.depth)
+        tile_bytes = self.rows * packed.row_bytes + 2 * self.tokens * packed.depth
+        stage_bytes = self.unroll * tile_bytes
         return replace(self, num_stages=min(self.num_stages, num_bytes // stage_bytes))
 
 
@@ -83,7 +120,9 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
     expect_beside("x", x, packed.words)
     output = x.new_empty(num_tokens, num_rows)
     if num_tokens > MOST_TOKENS:
-        _multiply_dense(x, packed, workspace, output)
+        multiply_in_parts(
+            x, workspace, output, lambda units, dense: launch_unpack(packed, units, dense)
+        )
     elif output.numel():
         chosen = schedule_on(x.device, num_tokens, packed)
         scratch = workspace.scratch
@@ -105,14 +144,14 @@ def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
     )
 
 
-def schedule_on(device: torch.device, num_tokens: int, packed: Packed) -> Schedule:
+def schedule_on(device: torch.device, num_tokens: int, packed: Tiled) -> Schedule:
     """`schedule`, for a GPU that is there."""
     gpu = _processors(device)
     chosen = schedule(num_tokens, packed, gpu.multi_processor_count)
     return chosen.within(gpu.shared_memory_per_block_optin, packed)  # type: ignore[attr-defined]
 
 
-def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
+def schedule(num_tokens: int, packed: Tiled, num_processors: int) -> Schedule:
     """What is fastest on an H200 (docs/kernels/int-weight.md), by shape alone.
 
     Args:
@@ -124,8 +163,8 @@ def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
     token_tiles = -(-num_tokens // tokens)
     large = num_rows * num_columns * packed.bits // 8 >= _LARGE_BYTES
 
-    def divided(rows: int, programs: int, stages: int, *, warps: int, unroll: int = 1) -> Schedule:
-        unroll = min(unroll, packed.most_depth // packed.depth)
+    def divided(rows: int, programs: int, stages: int, *, warps: int, wide: int = 1) -> Schedule:
+        unroll = min(_MOST_UNROLL, wide * packed.most_depth // packed.depth)
         tiles = -(-num_rows // rows) * token_tiles
         most = -(-num_columns // (packed.depth * unroll)) // _LEAST_STEPS
         parts = splits(tiles, programs * num_processors, min(_MOST_SPLITS, most))
@@ -134,8 +173,8 @@ def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
     if num_tokens <= _FEWEST:
         # Twice as many numbers for what a step costs beside them.
         if -(-num_rows // ROWS) > 3 * num_processors:
-            return divided(_WIDE_ROWS, 1, 4, warps=4, unroll=2)
-        return divided(ROWS, 2, 5, warps=4, unroll=2)
+            return divided(_WIDE_ROWS, 1, 4, warps=4, wide=2)
+        return divided(ROWS, 2, 5, warps=4, wide=2)
     if num_tokens <= _FEW:
         return divided(ROWS, 3, 5, warps=4)
     if not large and num_tokens <= _SOME:
@@ -227,15 +266,26 @@ def launch_unpack(
     )
 
 
-def _multiply_dense(
-    x: torch.Tensor, packed: Packed, workspace: Workspace, output: torch.Tensor
+def multiply_in_parts(
+    x: torch.Tensor,
+    workspace: Workspace,
+    output: torch.Tensor,
+    unpack_to: Callable[[range, torch.Tensor], None],
 ) -> None:
-    num_rows, num_columns = packed.shape
+    """Multiply many tokens with a matrix of which some rows at a time are made dense.
+
+    Args:
+        x: [T, K].
+        workspace: where dense rows are.
+        output: [T, N].
+        unpack_to: writes rows, given in units of ROWS, to a dense [rows, K] as x.
+    """
+    num_columns, num_rows = x.shape[1], output.shape[1]
     for units in parts(num_rows, num_columns):
         first, end = units.start * ROWS, min(units.stop * ROWS, num_rows)
         size = (end - first) * num_columns
         dense = workspace.dense[:size].view(x.dtype).view(end - first, num_columns)
-        launch_unpack(packed, units, dense)
+        unpack_to(units, dense)
         torch.mm(x, dense.t(), out=output[:, first:end])
 
 

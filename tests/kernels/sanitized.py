@@ -11,6 +11,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, get_args
 
@@ -18,6 +19,7 @@ import torch
 from triton.runtime.jit import JITFunction
 
 from aweigh_kernels import cuda_library, gpu
+from aweigh_kernels.fp4_rounding import quantize_rows
 from aweigh_kernels.gated import Activation, gated
 from aweigh_kernels.int_matmul import int_matmul, workspace_of
 from aweigh_kernels.paired_matmul import gated_matmul, turned_matmul
@@ -36,6 +38,8 @@ from tests.kernels.sampling_cases import random_logits, rows_of_every_kind
 from tests.kernels.test_byte_matmul_gpu import activations, on_gpu, roundings, weights
 from tests.kernels.test_experts_gpu import DENSE
 from tests.kernels.test_experts_gpu import Case as ExpertsCase
+from tests.kernels.test_fp4_matmul_gpu import SCALE as FP4_SCALE
+from tests.kernels.test_fp4_matmul_gpu import Case as Fp4Case
 from tests.kernels.test_gated_gpu import gate_up
 from tests.kernels.test_int_matmul_gpu import Case as IntCase
 from tests.kernels.test_rms_norm_gpu import EPS
@@ -132,14 +136,18 @@ def products() -> None:
 
 
 def int_products() -> None:
-    """With integers of 4 and 8 bits: of few tokens, in parts and not; of many by dense weights."""
+    """With integers of all widths: of few tokens, in parts and not; of many by dense weights."""
     workspace = workspace_of(torch.device("cuda", 0))
     for tokens, shape, bits, group in (
         (1, (100, 72), 4, 128),
+        (1, (100, 72), 3, 128),
+        (5, (512, 4096), 2, 128),
+        (20, (257, 1000), 3, 64),
         (7, (512, 4096), 4, 64),
         (33, (257, 576), 8, 32),
         (200, (300, 520), 4, 128),
         (300, (100, 136), 8, 128),
+        (300, (100, 136), 3, 128),
     ):
         case = IntCase(tokens, shape, bits, group, asymmetric=True)
         int_matmul(case.x, case.packed, workspace)
@@ -159,6 +167,18 @@ def sparse_products() -> None:
         case = SparseCase(tokens, shape, bits, group)
         assert is_ready(case.x.device, bits, case.x.dtype)
         sparse_int_matmul(case.x, case.packed, workspace)
+
+
+def fp4_products() -> None:
+    """With NVFP4, activations of 16 bits and of 4: few tokens, in parts and not, and many."""
+    scale = torch.tensor(FP4_SCALE).double().cuda()
+    for tokens, shape in ((1, (100, 80)), (7, (512, 4096)), (200, (300, 528)), (300, (100, 144))):
+        fp4 = Fp4Case(tokens, shape)
+        for given in (None, scale):
+            product = prepare(replace(fp4.weight, activation_scale=given), torch.bfloat16)
+            product(fp4.x)
+        for swizzled in (False, True):
+            quantize_rows(fp4.x, scale, swizzled=swizzled)
 
 
 def byte_products() -> None:
@@ -214,6 +234,7 @@ GROUPS: dict[str, Callable[[], None]] = {
         products,
         int_products,
         sparse_products,
+        fp4_products,
         byte_products,
         experts,
         sampling,

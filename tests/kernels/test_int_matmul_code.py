@@ -9,7 +9,10 @@ from tests.kernels.machine_code import ARCHITECTURES, SMALL_BLACKWELL, MachineCo
 from tests.kernels.weights import Draw
 
 PROCESSORS = 132
-MOST_WORK = {(4, "bf16"): 1.5, (4, "fp16"): 1.2, (8, "bf16"): 2.3}  # instructions for a number
+MOST_WORK = {  # instructions for a number
+    (2, "bf16"): 1.2, (2, "fp16"): 1.2, (3, "bf16"): 1.4, (4, "bf16"): 1.5, (4, "fp16"): 1.2,
+    (8, "bf16"): 2.3,
+}  # fmt: skip
 MOST_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}  # shared
 
 
@@ -62,6 +65,10 @@ def code_of(
         (4, 128, 200, (28_672, 4096), "bf16"),
         (4, 64, 1, (2304, 9216 + 64), "bf16"),
         (8, 4096, 64, (6144, 4096), "bf16"),
+        (2, 128, 1, (28_672, 4096), "bf16"),
+        (2, 32, 64, (6144, 4096), "fp16"),
+        (3, 128, 16, (6144, 4096), "bf16"),
+        (3, 4096, 200, (28_672, 4096), "bf16"),
     ],
 )
 def test_integers_are_unpacked_where_tensor_cores_take_them(
@@ -91,7 +98,7 @@ def test_integers_are_unpacked_where_tensor_cores_take_them(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize(("bits", "kind"), [(4, "bf16"), (8, "fp16")])
+@pytest.mark.parametrize(("bits", "kind"), [(2, "bf16"), (3, "fp16"), (4, "bf16"), (8, "fp16")])
 def test_a_weight_is_made_dense_by_long_reads_and_writes(
     architecture: int, bits: int, kind: str
 ) -> None:

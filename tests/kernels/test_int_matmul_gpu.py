@@ -85,7 +85,7 @@ def test_groups_of_any_size(bits: int, group: int, dtype: torch.dtype) -> None:
             case.check(prepare(case.weight, dtype)(case.x))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("shape", [(1, 8), (64, 64), (333, 77), (576, 192), (1024, 4096)], ids=str)
 def test_as_many_tokens_as_there_are(
     shape: tuple[int, int], bits: int, workspace: Workspace
@@ -96,7 +96,7 @@ def test_as_many_tokens_as_there_are(
         assert not workspace.scratch.arrived.any()
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("shape", [(6144, 4096), (28_672, 4096), (4096, 14_336)], ids=str)
 def test_the_matrices_of_a_layer(shape: tuple[int, int], bits: int, workspace: Workspace) -> None:
     case = Case(512, shape, bits)
@@ -105,7 +105,7 @@ def test_the_matrices_of_a_layer(shape: tuple[int, int], bits: int, workspace: W
         part.check(int_matmul(part.x, part.packed, workspace))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_one_hot_activations_read_the_weights_exactly(bits: int, workspace: Workspace) -> None:
     for dtype in BOTH:
         case = Case(1, (200, 320), bits, 64, dtype=dtype, asymmetric=True)

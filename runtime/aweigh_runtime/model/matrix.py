@@ -89,6 +89,7 @@ class Quantized:
     def products(self) -> Sequence[Product]:
         """Whose rows follow one another."""
         return self._products
+
     def use(self, product: Product) -> None:
         """Take a product that others are part of, too."""
         self._products = [product]
