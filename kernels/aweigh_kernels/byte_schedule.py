@@ -102,11 +102,17 @@ def _many(wide: bool, gpu: Gpu) -> Many:
     return Many(rows=rows, num_stages=min(4, _stages(rows + 128, GROUP, gpu)))
 
 
-def few(shape: Shape, gpu: Gpu) -> Few:
-    """What is fastest on an H200 (docs/kernels/fp8-weight.md)."""
+def few(shape: Shape, gpu: Gpu, tile_tokens: int | None = None) -> Few:
+    """What is fastest on an H200 (docs/kernels/fp8-weight.md).
+
+    Args:
+        shape: of the product.
+        gpu: where it is computed.
+        tile_tokens: of one program. None: as many as are best.
+    """
     if shape.parts:
-        return _parts(shape, gpu)
-    tokens = _tokens(shape, _TILE if shape.x_bytes == 1 else MOST_TOKENS)
+        return _parts(shape, gpu, tile_tokens or _tokens(shape, _TILE))
+    tokens = tile_tokens or _tokens(shape, _TILE if shape.x_bytes == 1 else MOST_TOKENS)
     shallow = shape.x_bytes * tokens > _TILE or shape.width % (2 * GROUP) != 0
     depth = GROUP if shallow else 2 * GROUP
     deeper = 2 * GROUP // depth  # of shallow tiles more are on their way
@@ -133,20 +139,20 @@ def few(shape: Shape, gpu: Gpu) -> Few:
     return by(_TILE, alone, (6 if is_least else 5) * deeper)
 
 
-def _parts(shape: Shape, gpu: Gpu) -> Few:
+def _parts(shape: Shape, gpu: Gpu, tokens: int) -> Few:
     """A tile of one GROUP is a step, which waits for its own sums: many programs fill that time."""
-    tokens, processors = _tokens(shape, _TILE), gpu.num_processors
-    is_least = tokens == _LEAST_TOKENS
+    processors, is_least = gpu.num_processors, tokens == _LEAST_TOKENS
     tiles = triton.cdiv(shape.out_size, _TILE) * triton.cdiv(shape.num_tokens, tokens)
 
     def few(rows: int, parts: int, stages: int, ahead: int) -> Few:
         most = _stages(rows + shape.x_bytes * tokens, GROUP, gpu)
-        # Wide activations fill the registers of four warps.
-        warps = 8 if rows > _TILE and shape.x_bytes > 1 else 4
+        # Wide activations, or sums of many, fill the registers of four warps.
+        warps = 8 if rows > _TILE and shape.x_bytes * tokens > _TILE else 4
         return Few(tokens, rows, GROUP, parts, min(stages, most), ahead, warps)
 
     if not is_least and tiles > 2 * processors:
-        return few(128, 1, 3, 0)  # each tile needs all of x: the fewer the better
+        # Each tile needs all of x: the fewer the better, if registers have room for their sums.
+        return few(128 if tokens <= _TILE else _TILE, 1, 3, 0)
     most = max(1, min(_MOST_SPLITS, shape.width // (4 * GROUP)))
     return few(_TILE, splits(tiles, (4 if is_least else 2) * processors, most), 5, 512)
 

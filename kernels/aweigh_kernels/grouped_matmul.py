@@ -211,8 +211,8 @@ def launch_bytes(
             matrix.blocks or grouped,
         ),
         gpu,
+        tile_tokens,
     )
-    stage_bytes = (chosen.rows + numbers.itemsize * tile_tokens) * chosen.depth
     tiling = Tiling(routed, out_size, chosen.rows, chosen.splits).within(shared)
     output = torch.empty(routed.num_pairs, out_size, dtype=dtype, device=weight.device)
     if not output.numel():
@@ -248,7 +248,7 @@ def launch_bytes(
         SHORT=gpu.short_sums,
         EARLY=gpu.early,
         num_warps=chosen.num_warps,
-        num_stages=min(chosen.num_stages, gpu.shared_bytes // stage_bytes),
+        num_stages=chosen.num_stages,
         launch_pdl=gpu.early,
     )
     return output

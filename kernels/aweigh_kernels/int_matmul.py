@@ -90,8 +90,9 @@ class Workspace:
     """
 
     def __init__(self, device: torch.device) -> None:
-        # `schedule` lets three programs of each multiprocessor share rows.
-        self.scratch = Scratch(device, 3 * _MOST_COLUMNS)
+        # `schedule` lets three programs of each multiprocessor share rows; that of sparse integers
+        # as many as leave four times so much.
+        self.scratch = Scratch(device, 4 * _MOST_COLUMNS)
         self.dense = torch.empty(_DENSE_WEIGHTS, dtype=torch.bfloat16, device=device)
 
 

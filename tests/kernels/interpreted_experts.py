@@ -30,7 +30,10 @@ from tests.kernels.interpreted_int_matmul import NAN
 from tests.kernels.routed import chosen_by
 from tests.kernels.weights import Draw
 
-GPU = Gpu(num_processors=132, shared_bytes=99 << 10, early=False, fp8=True)
+GPU = Gpu(
+    num_processors=132, shared_bytes=99 << 10, early=False, fp8=True, warpgroups=False,
+    short_sums=False, int8=True,
+)  # fmt: skip
 STEP = {torch.bfloat16: 2**-7, torch.float16: 2**-11}  # the interpreter cuts bits of bf16 off
 Multiply = Callable[[torch.Tensor, Routed], torch.Tensor]
 

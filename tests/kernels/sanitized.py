@@ -244,10 +244,10 @@ GROUPS: dict[str, Callable[[], None]] = {
 
 def kernels() -> list[str]:
     """What Python launches, by module and name."""
-    return [*_of_triton(), *_of_cuda()]
+    return [*of_triton(), *_of_cuda()]
 
 
-def _of_triton() -> dict[str, Any]:
+def of_triton() -> dict[str, Any]:
     """Functions of kernels return something."""
     found = {}
     for part in pkgutil.iter_modules(gpu.__path__):
@@ -275,7 +275,7 @@ def launched() -> list[str]:
     """Those of `kernels` that this process has launched."""
     compiled = [
         name
-        for name, kernel in _of_triton().items()
+        for name, kernel in of_triton().items()
         if any(compiled for compiled, *_ in kernel.device_caches.values())
     ]
     looked_up = vars(cuda_library.library() or object)  # a function is kept from its first call on

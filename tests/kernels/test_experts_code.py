@@ -88,7 +88,7 @@ def eights(
     (rows, columns), size = shape, found.pairs.shape[1]
     tall = likely_rows(found, rows)
     chosen = byte_schedule.few(
-        Shape(size, tall, columns, 1 if x == E4M3 else 2, parts=blocks), gpu(architecture)
+        Shape(size, tall, columns, 1 if x == E4M3 else 2, parts=blocks), gpu(architecture), size
     )
     floats = dict.fromkeys(("x_scale", "x_zero", "scale", "row_sums"), "*fp32")
     constants = {
@@ -111,7 +111,7 @@ def eights(
         {"x": f"*{x}", "weight": f"*{weight}"} | floats | SUMS | LISTS,
         constants_of(found, shape, architecture) | constants,
         num_warps=chosen.num_warps,
-        num_stages=chosen.num_stages if size < 128 else 3,
+        num_stages=chosen.num_stages,
     )
 
 

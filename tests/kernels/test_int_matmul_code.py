@@ -92,7 +92,8 @@ def test_integers_are_unpacked_where_tensor_cores_take_them(
         work = sum(loop.count(each) for each in ("LOP3", "SHF", "HFMA2", "HADD2", "PRMT"))
         assert work <= MOST_WORK[bits, kind] * numbers + 24  # and addresses
         alone = num_tokens <= 64 and shape[0] > 128 * PROCESSORS  # nobody's registers hold sums
-        programs, threads = (3, 128) if num_tokens <= 32 else (1 + alone, 256)
+        few = 2 if num_tokens <= 16 else 3
+        programs, threads = (few, 128) if num_tokens <= 32 else (1 + alone, 256)
         assert code.registers * programs * threads <= 65_536  # of a multiprocessor
         assert (code.shared_bytes + 1024) * programs <= 228 << 10
 

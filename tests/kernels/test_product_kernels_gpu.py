@@ -5,7 +5,7 @@ import torch
 
 from aweigh_kernels.product import compile_all
 from aweigh_kernels.weight import prepare
-from tests.kernels.sanitized import kernels
+from tests.kernels.sanitized import of_triton
 from tests.kernels.test_byte_matmul_gpu import KINDS, on_gpu, weights
 from tests.kernels.weights import Draw
 
@@ -18,7 +18,7 @@ SIZES = [(1024, 4096), (6144, 1024), (300, 200)]
 
 def num_compiled() -> int:
     """Kernels, in this process."""
-    caches = (cache for each in kernels().values() for cache, *_ in each.device_caches.values())
+    caches = (cache for each in of_triton().values() for cache, *_ in each.device_caches.values())
     return sum(map(len, caches))
 
 

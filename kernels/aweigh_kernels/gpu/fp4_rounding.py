@@ -106,7 +106,8 @@ def _scales(first, second, global_scale, kind: tl.constexpr):
     small = wanted < _NORMAL_SCALE
     scale = tl.where(small, below - _TO_SCALE, normal.to(tl.float32, bitcast=True))
     code = tl.where(small, below.to(tl.int32, bitcast=True) - 0x46C00000, (normal >> 20) - 960)
-    code = tl.where(wanted == wanted, code, 0x7F)
+    known = wanted == wanted
+    scale, code = tl.where(known, scale, wanted), tl.where(known, code, 0x7F)
     return (scale.to(tl.float64) * of_all).to(tl.float32), code
 
 

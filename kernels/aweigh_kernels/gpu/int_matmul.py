@@ -49,9 +49,8 @@ def multiply(
     total, last = joined(total, sums, arrived, tile, num_tokens - first, TOKENS, ROWS, SPLITS)
     if last:
         row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-        token = first + tl.arange(0, TOKENS)
-        to = output + token.to(tl.int64)[None, :] * OUT + row[:, None]
-        written = (row < OUT)[:, None] & (token < num_tokens)[None, :]
+        to = output + (first + token).to(tl.int64) * OUT + row[:, None]
+        written = (row < OUT)[:, None] & (first + token < num_tokens)
         tl.store(to, total.to(output.dtype.element_ty), mask=written)
 
 
