@@ -24,7 +24,7 @@ _DENSE_WEIGHTS = 1 << 26  # that are made dense at once
 _WIDE_ROWS = 128  # of the weight, of one program at most
 _MOST_COLUMNS = 64  # tokens, of one program
 _FEWEST, _FEW, _SOME = 16, 32, 128  # tokens up to which a schedule holds
-_LARGE_BYTES = 25_000_000  # of a weight
+_LARGE = 50_000_000  # numbers of a weight
 _MOST_SPLITS = 8
 _MOST_UNROLL = 4
 _LEAST_STEPS = 4  # of programs that share rows
@@ -162,7 +162,7 @@ def schedule(num_tokens: int, packed: Tiled, num_processors: int) -> Schedule:
     """
     (num_rows, num_columns), tokens = packed.shape, min(_MOST_COLUMNS, tokens_of(num_tokens))
     token_tiles = -(-num_tokens // tokens)
-    large = num_rows * num_columns * packed.bits // 8 >= _LARGE_BYTES
+    large = num_rows * num_columns >= _LARGE
 
     def divided(rows: int, programs: int, stages: int, *, warps: int, wide: int = 1) -> Schedule:
         unroll = min(_MOST_UNROLL, wide * packed.most_depth // packed.depth)
@@ -175,7 +175,7 @@ def schedule(num_tokens: int, packed: Tiled, num_processors: int) -> Schedule:
         # Twice as many numbers for what a step costs beside them.
         if -(-num_rows // ROWS) > 3 * num_processors:
             return divided(_WIDE_ROWS, 1, 4, warps=4, wide=2)
-        return divided(ROWS, 2, 5, warps=4, wide=2)
+        return divided(ROWS, 2 if packed.bits < 8 else 3, 5, warps=4, wide=2)
     if num_tokens <= _FEW:
         return divided(ROWS, 3, 5, warps=4)
     if not large and num_tokens <= _SOME:

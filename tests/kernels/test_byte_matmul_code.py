@@ -91,6 +91,7 @@ def expect_fast(code: MachineCode, architecture: int, instructions: dict[int, st
     assert code.stack_bytes == 0
     assert code.shared_bytes <= SHARED[architecture]
     assert code.tensor_columns <= MOST_COLUMNS
+    assert not code.overwrites_operands()
     assert bool(code.count("ACQBULK")) == (architecture >= 90)
 
 

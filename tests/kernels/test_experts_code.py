@@ -130,6 +130,7 @@ def test_integers_of_experts_are_unpacked_as_those_of_one_matrix(
         assert code.count("UTCHMMA")
         return
     loop = code.loop()
+    assert not code.overwrites_operands()
     assert loop.count("HGMMA" if architecture == 90 else "HMMA")
     for waits in ("STS", "STSM", "SHFL", "LDG", "LDL"):
         assert not loop.count(waits), waits

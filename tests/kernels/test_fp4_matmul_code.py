@@ -73,6 +73,7 @@ def test_codes_are_unpacked_where_tensor_cores_take_them(
         assert code.count("UTCHMMA")
         return
     loop = code.loop()
+    assert not code.overwrites_operands()
     assert loop.count("HGMMA" if architecture == 90 else "HMMA")
     for waits in ("STS", "STSM", "SHFL", "LDG", "LDL"):
         assert not loop.count(waits), waits
@@ -80,7 +81,8 @@ def test_codes_are_unpacked_where_tensor_cores_take_them(
         work = sum(loop.count(each) for each in ("LOP3", "SHF", "HFMA2", "HMUL2", "PRMT", "IMAD"))
         assert work <= MOST_WORK[kind] * numbers + 24  # and addresses
         alone = num_tokens <= 64 and shape[0] > 128 * PROCESSORS  # nobody's registers hold sums
-        programs, threads = (3, 128) if num_tokens <= 32 else (1 + alone, 256)
+        few = 2 if num_tokens <= 16 else 3
+        programs, threads = (few, 128) if num_tokens <= 32 else (1 + alone, 256)
         assert code.registers * programs * threads <= 65_536  # of a multiprocessor
         assert (code.shared_bytes + 1024) * programs <= 228 << 10
 

@@ -205,6 +205,9 @@ def products(
     factor = _factor(
         x_scale, scale, begin // GROUP, first_row, token, num_tokens, WIDTH, GROUPED, BLOCKS
     )
+    # 1, which the compiler does not know: what it added to the sum before it would let go on, while
+    # the next tile is put into the registers that it is still read from.
+    once = (num_tokens > 0).to(tl.float32)
     total = tl.zeros([ROWS, TOKENS], SUMS)
     for step in range(STEPS):
         at = begin + step * DEPTH + tl.arange(0, DEPTH)
@@ -222,8 +225,10 @@ def products(
         elif SHORT and left.dtype.is_fp8():
             # Told nothing of it, the compiler lets Ada's tensor cores add to the sum before.
             total += tl.dot(left, right, max_num_imprecise_acc=DEPTH)
-        else:
+        elif KIND.is_int() or left.dtype.is_fp8():
             total = tl.dot(left, right, total, out_dtype=total.dtype)
+        else:
+            total += tl.dot(left, right) * once
     return total
 
 

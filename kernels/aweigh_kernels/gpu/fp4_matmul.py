@@ -141,6 +141,9 @@ def _sums(
     known = (token < num_tokens)[None, :]
     inputs = x + token[None, :] * IN
     word, group = tl.arange(0, _WORDS)[None, :], tl.arange(0, _SCALES)[None, :]
+    # 1, which the compiler does not know: what it added to the sum before it would let go on, while
+    # the next tile is put into the registers that it is still read from.
+    once = (num_tokens > 0).to(tl.float32)
     total = tl.zeros([ROWS, TOKENS], tl.float32)
     for step in range(STEPS):
         tile = begin + step
@@ -153,7 +156,7 @@ def _sums(
         packed = tl.load(own + tile * _WORDS + word, eviction_policy="evict_first")
         scale = tl.load(of_groups + tile * _SCALES + group, eviction_policy="evict_first")
         left = _numbers(packed, scale, WIDE, ROWS, FOURS, PAIRS)
-        total = tl.dot(left, right, total)
+        total += tl.dot(left, right) * once
     return total
 
 
