@@ -144,6 +144,7 @@ PARTS = (
     "byte_products",
     "int_peers",
     "peers",
+    "product_report",
     "replays",
 )  # what is no benchmark of its own
 

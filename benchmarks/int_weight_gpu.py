@@ -10,25 +10,17 @@ TFLOP/s, what copying and cuBLAS reach on an H200. `--peers`: see `benchmarks/pe
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from aweigh_bench.report import Bar, Cell, Report, Table
+from aweigh_bench.report import Bar, Cell, Table
 from aweigh_kernels.int_weight import IntWeight, prepare
 from benchmarks import int_peers, peers
-from benchmarks.replays import (
-    MEMORY_BYTES_PER_S,
-    Times,
-    Way,
-    copy_bytes_per_s,
-    described,
-    interleaved,
-    num_sets,
-)
+from benchmarks.product_report import COLD, tell
+from benchmarks.replays import MEMORY_BYTES_PER_S, Times, Way, interleaved, num_sets
 
 SHAPES = (
     (6144, 4096), (4096, 4096), (28_672, 4096), (4096, 14_336), (57_344, 8192), (10_240, 3072),
@@ -67,18 +59,10 @@ def main() -> None:
                 )  # fmt: skip
                 bars += bars_of(name, shape, bits, tokens, ratio)
                 print(*rows[-1], flush=True)
-    report = Report(
-        title="Products with packed integers on a GPU",
-        command=f"python -m benchmarks.int_weight_gpu {shlex.join(sys.argv[1:])}".strip(),
-        model="matrices of Llama 3.1 8B and 70B and one of no model, groups of 128, bf16",
-        machine=described(),
-        tables=[Table("Cold memory, median of 24 replays", COLUMNS, rows)],
-        bars=bars,
-        notes=[f"A large copy moves {copy_bytes_per_s() / 1e9:,.0f} GB/s here, read and written."],
-    )
-    print(report.text())
-    for path in given.save:
-        report.save(path)
+    tables = [Table(COLD.capitalize(), COLUMNS, rows)]
+    model = "matrices of Llama 3.1 8B and 70B and one of no model, groups of 128, bf16"
+    title = "Products with packed integers on a GPU"
+    tell("int_weight_gpu", title, model, tables, bars, given.save)
 
 
 def measured(shape: tuple[int, int], bits: int) -> Iterator[tuple[int, dict[str, Times]]]:

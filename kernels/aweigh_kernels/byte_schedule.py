@@ -16,7 +16,7 @@ _TILE = 64  # rows of the weight, where programs share them
 _MOST_SPLITS = 8
 _LEAST_BYTES = 1024  # of each row, of a part
 _FP8_SINCE = (8, 9)  # capability of GPUs whose tensor cores take it
-_SHORT_SUMS = ((8, 9), (9, 0))  # Ada and Hopper
+_LONG_SUMS = 10  # major capability of large Blackwells, the only ones known for it
 _SLOW_INTEGERS = (10, 3)  # Blackwell Ultra
 
 
@@ -29,7 +29,7 @@ class Gpu:
     early: bool  # kernels may start while the one before runs
     fp8: bool  # its tensor cores take numbers of 8-bit floating point
     warpgroups: bool  # four warps feed them together, with tiles that come by descriptors
-    short_sums: bool  # they add such numbers with about 14 bits
+    short_sums: bool  # they may add such numbers with about 14 bits
     int8: bool  # they multiply integers of 8 bits no slower than fp16
 
     @classmethod
@@ -44,7 +44,7 @@ class Gpu:
             early=starts_early(device),
             fp8=capability >= _FP8_SINCE,
             warpgroups=by_warpgroups(device),
-            short_sums=capability in _SHORT_SUMS,
+            short_sums=found.major != _LONG_SUMS,
             int8=capability != _SLOW_INTEGERS,
         )
 

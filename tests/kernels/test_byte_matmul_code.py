@@ -15,7 +15,7 @@ SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 <<
 E4M3, E5M2, INT8, CODES = "fp8e4nv", "fp8e5", "i8", "u8"
 # What multiplies numbers of 8 bits; UTCQMMA and UTCIMMA do on sm_100 where tiles are large.
 INTEGER = {80: "IMMA", 89: "IMMA", 90: "IGMMA", 100: "UTCIMMA|IMMA", 120: "IMMA"}
-SHORT = (89, 90)  # whose tensor cores add 8-bit floating point with about 14 bits
+SHORT = (89, 90, 120)  # whose tensor cores may add 8-bit floating point with about 14 bits
 FLOATING = {89: "QMMA", 90: "QGMMA", 100: "UTCQMMA|QMMA", 120: "QMMA"}
 SIXTEEN = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA|HMMA", 120: "HMMA"}
 

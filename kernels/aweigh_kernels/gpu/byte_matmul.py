@@ -1,7 +1,7 @@
 """See `byte_matmul`.
 
 For few tokens rows of the weight are the left matrix, as in `skinny_matmul`, whose way of sharing
-rows it has. For many, tokens are, and tiles come by descriptors. Tensor cores of Ada and Hopper add
+rows it has. For many, tokens are, and tiles come by descriptors. Tensor cores up to Hopper's add
 E4M3 and E5M2 with about 14 bits (SHORT): what they add at once is one tile's depth, and from tile
 to tile sums are fp32. Integers are added as they are; where tensor cores are slow at that (HALVES)
 they are multiplied as fp16, and a tile's sum is exact. Scales of blocks and groups come one tile
