@@ -21,7 +21,7 @@ MOST_EXPERTS = 1024
 MOST_EACH = 32  # experts of a token
 _TILES = (16, 128)  # tokens of one, at least and at most
 _MOST_BEFORE_HOPPER = 64  # where registers hold fewer
-_CHUNK = 1024  # pairs that a program looks at together
+_CHUNKS = (128, 4096)  # pairs that a program looks at together, at least and at most
 _BLOCK = 1024  # numbers of a program that adds
 
 
@@ -137,7 +137,8 @@ def launch(
     experts = torch.empty(num_tiles, dtype=torch.int32, device=device)
     pairs = torch.empty(num_tiles, tile_tokens, dtype=torch.int32, device=device)
     if num_tokens:
-        count_up = _power_of_2(count)
+        count_up, (least, most) = _power_of_2(count), _CHUNKS
+        chunk = min(most, max(least, _power_of_2(each * _power_of_2(num_tokens))))
         kernels.choose[(num_tokens,)](
             logits,
             weights,
@@ -159,9 +160,9 @@ def launch(
             num_tiles,
             COUNT_UP=count_up,
             TOKENS=tile_tokens,
-            CHUNK=_CHUNK,
+            CHUNK=chunk,
             EARLY=early,
-            num_warps=4,
+            num_warps=4 if chunk <= 1024 else 8,
             launch_pdl=early,
         )
     return Routed(weights, experts, pairs, count)

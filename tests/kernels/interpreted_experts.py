@@ -101,7 +101,7 @@ def dense_otherwise() -> Iterator[str]:
     for dtype, tokens, rows, columns, tile_tokens in (
         (torch.float16, 21, 72, 1032, 16),
         (torch.bfloat16, 40, 130, 96, 64),
-        (torch.float16, 90, 130, 64, 128),
+        (torch.float16, 90, 1100, 64, 128),  # rows of more than one band
     ):
         weight = Draw(rows).normal(4, rows, columns).to(dtype)
         routed = some_routed(tokens, 4, 2, tile_tokens)
