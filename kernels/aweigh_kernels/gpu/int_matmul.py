@@ -46,9 +46,9 @@ def multiply(
 ):
     """Some rows of the weight, some of their numbers, and some tokens."""
     first = tl.program_id(2) * TOKENS
-    token = tl.arange(0, TOKENS)[None, :]
+    column = tl.arange(0, TOKENS)[None, :]
     total = products(
-        x + first.to(tl.int64) * IN + token * IN, token < num_tokens - first, words, factors,
+        x + first.to(tl.int64) * IN + column * IN, column < num_tokens - first, words, factors,
         tl.program_id(0), OUT, IN, GROUP, BITS, TOKENS, ROWS, DEPTH, SPLITS, UNROLL, EARLY, FOURS,
         PAIRS,
     )  # fmt: skip
