@@ -5,6 +5,7 @@ A tensor core takes 64 rows and 16 columns of a weight from four warps. Each lan
 lie in it so that a shift and a mask leave the two that share a register, 16 bits apart.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from math import gcd
@@ -16,6 +17,7 @@ from aweigh_kernels.gpu.int_matmul import UNIT, ZEROS
 
 ROWS = int(UNIT.value)  # that are packed together
 _LEAST_COLUMNS = 16  # that a tensor core takes at once
+_AT_ONCE = 1 << 24  # numbers that are packed at once: it takes three bytes for each
 _DEPTHS = {4: 128, 8: 64}  # numbers of a row that are packed together, by bits: 4 kB of ROWS
 
 
@@ -28,7 +30,7 @@ class Packed:
     shape: tuple[int, int]
     bits: int  # 4 or 8
     group: int  # columns that share a scale
-    fours: bool  # as tensor cores before Hopper take columns
+    fours: bool  # as tensor cores that no warpgroups feed take columns
 
     @property
     def depth(self) -> int:
@@ -68,12 +70,25 @@ def pack(
         zero: as scale, integers. None: 2 to the power of `bits - 1`.
         bits: 2, 3, 4 or 8.
         group: columns that share a scale; see `takes`.
-        fours: whether the GPU is older than Hopper.
+        fours: whether warps feed the GPU's tensor cores alone, see `by_warpgroups`.
     """
     (num_rows, num_columns), width = q.shape, max(bits, 4)
     factors = _factors(scale, zero, bits, num_rows)
-    words = _words(q, width, _depth(width, group, num_columns), fours=fours)
+    depth = _depth(width, group, num_columns)
+    words = _in_parts(q, lambda part: _words(part, width, depth, fours=fours))
     return Packed(words, factors, (num_rows, num_columns), width, group, fours)
+
+
+def _in_parts(q: torch.Tensor, words_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """The words of all rows, [units, …], of which some are packed at a time."""
+    units = -(-len(q) // ROWS)
+    each = max(1, _AT_ONCE // (ROWS * q.shape[1]))
+    some = words_of(q[: each * ROWS])
+    words = some.new_empty(units, *some.shape[1:])
+    words[:each] = some
+    for first in range(each, units, each):
+        words[first : first + each] = words_of(q[first * ROWS : (first + each) * ROWS])
+    return words
 
 
 def _words(q: torch.Tensor, bits: int, depth: int, *, fours: bool) -> torch.Tensor:

@@ -129,6 +129,8 @@ def multiply_bytes(
     BLOCKS: tl.constexpr,
     ZERO: tl.constexpr,
     CODES: tl.constexpr,
+    HALVES: tl.constexpr,
+    SHORT: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """The same with 8 bits, of which a matrix has so many scales."""
@@ -142,7 +144,7 @@ def multiply_bytes(
     scale += expert * SCALES
     total = byte_products(
         x, own, x_scale, scale, row_tile * ROWS, token, num_tokens, sums.dtype.element_ty, IN,
-        WIDTH, TOKENS, ROWS, DEPTH, SPLITS, GROUPED, BLOCKS, CODES,
+        WIDTH, TOKENS, ROWS, DEPTH, SPLITS, GROUPED, BLOCKS, CODES, HALVES, SHORT,
     )  # fmt: skip
     count = tl.sum((pair < num_pairs).to(tl.int32))
     total, last = joined(total, sums, arrived, tl.program_id(0), count, TOKENS, ROWS, SPLITS)
