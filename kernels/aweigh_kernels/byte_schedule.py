@@ -103,7 +103,7 @@ def _many(wide: bool, gpu: Gpu) -> Many:
 
 
 def few(shape: Shape, gpu: Gpu, tile_tokens: int | None = None) -> Few:
-    """What is fastest on an H200 (docs/kernels/fp8-weight.md).
+    """For few tokens, what is fastest on an H200 (docs/kernels/fp8-weight.md).
 
     Args:
         shape: of the product.
@@ -144,7 +144,7 @@ def _parts(shape: Shape, gpu: Gpu, tokens: int) -> Few:
     processors, is_least = gpu.num_processors, tokens == _LEAST_TOKENS
     tiles = triton.cdiv(shape.out_size, _TILE) * triton.cdiv(shape.num_tokens, tokens)
 
-    def few(rows: int, parts: int, stages: int, ahead: int) -> Few:
+    def by(rows: int, parts: int, stages: int, ahead: int) -> Few:
         most = _stages(rows + shape.x_bytes * tokens, GROUP, gpu)
         # Wide activations, or sums of many, fill the registers of four warps.
         warps = 8 if rows > _TILE and shape.x_bytes * tokens > _TILE else 4
@@ -152,9 +152,9 @@ def _parts(shape: Shape, gpu: Gpu, tokens: int) -> Few:
 
     if not is_least and tiles > 2 * processors:
         # Each tile needs all of x: the fewer the better, if registers have room for their sums.
-        return few(128 if tokens <= _TILE else _TILE, 1, 3, 0)
+        return by(128 if tokens <= _TILE else _TILE, 1, 3, 0)
     most = max(1, min(_MOST_SPLITS, shape.width // (4 * GROUP)))
-    return few(_TILE, splits(tiles, (4 if is_least else 2) * processors, most), 5, 512)
+    return by(_TILE, splits(tiles, (4 if is_least else 2) * processors, most), 5, 512)
 
 
 def _tokens(shape: Shape, most: int) -> int:
