@@ -12,7 +12,8 @@ import triton
 
 from aweigh_kernels.checks import expect
 from aweigh_kernels.dense import NARROW, expect_dense, starts_early
-from aweigh_kernels.gpu.fp4_rounding import GROUP, quantize_groups, round_groups
+from aweigh_kernels.gpu.fp4_matmul import GROUP
+from aweigh_kernels.gpu.fp4_rounding import quantize_groups, round_groups
 
 RANGE = (2.0**-80, 2.0**80)  # of a global scale: no step of what is computed leaves fp32
 _GROUP = int(GROUP.value)
