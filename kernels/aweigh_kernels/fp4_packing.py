@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import pad
 
 from aweigh_kernels.gpu.fp4_matmul import DEPTH, GROUP, LEFT, NARROW_MOVES, WIDE_MOVES
-from aweigh_kernels.int_packing import ROWS, in_lanes, in_runs
+from aweigh_kernels.int_packing import ROWS, in_lanes, in_parts, in_runs
 
 _DEPTH, _GROUP = int(DEPTH.value), int(GROUP.value)
 _SIGN, _NOTHING = 8, 0xFF  # of a code; a scale that is no number
@@ -30,7 +30,7 @@ class Fp4Packed:
     factors: torch.Tensor  # fp32, [N]: global scales, and what numbers are less
     shape: tuple[int, int]
     dtype: torch.dtype  # of x: bf16 or fp16
-    fours: bool  # as tensor cores before Hopper take columns
+    fours: bool  # as tensor cores that no warpgroups feed take columns
 
     depth = _DEPTH  # columns of a tile
     most_depth = _DEPTH
@@ -53,16 +53,24 @@ def pack(
         scale: [N, K / 16], float8_e4m3fn.
         global_scale: [N or 1, 1], fp64.
         dtype: of x, bf16 or fp16.
-        fours: whether the GPU is older than Hopper.
+        fours: whether warps feed the GPU's tensor cores alone, see `by_warpgroups`.
     """
     num_rows, num_columns = q.shape
-    magnitudes, negative = scale.float().abs(), torch.signbit(scale.float())
-    sign = negative.to(torch.uint8).mul_(_SIGN).repeat_interleave(_GROUP, 1)
-    there = (magnitudes != 0).repeat_interleave(_GROUP, 1)
-    words = _words(torch.where(there, q ^ sign, q & _SIGN), dtype, fours=fours)
-    scales = _scales(_codes(magnitudes))
+
+    def words_of(part: slice) -> torch.Tensor:
+        return _words(_with_signs(q[part], scale[part].float()), dtype, fours=fours)
+
+    words = in_parts(q.shape, words_of)
+    scales = _scales(_codes(scale.float().abs()))
     factors = (global_scale * float(LEFT.value)).float().expand(num_rows, 1)[:, 0].contiguous()
     return Fp4Packed(words, scales, factors, (num_rows, num_columns), dtype, fours)
+
+
+def _with_signs(q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Codes that have the signs of scales, and are 0 where scales are."""
+    sign = torch.signbit(scale).to(torch.uint8).mul_(_SIGN).repeat_interleave(_GROUP, 1)
+    there = (scale != 0).repeat_interleave(_GROUP, 1)
+    return torch.where(there, q ^ sign, q & _SIGN)
 
 
 def _words(q: torch.Tensor, dtype: torch.dtype, *, fours: bool) -> torch.Tensor:

@@ -7,7 +7,7 @@ whole matrix (per tensor). 8-bit activations are E4M3 whatever the weights are, 
 scale, one for each token, or one for each token and 128 columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn.functional import linear, pad
 from aweigh_kernels.checks import FLOATS, expect, expect_input
 from aweigh_kernels.dense import has_kernels
 from aweigh_kernels.equality import same
-from aweigh_kernels.product import Product, in_parts
+from aweigh_kernels.product import KernelProduct, Product, in_parts
 from aweigh_kernels.rounding import ByteRounding, Rounding
 
 BLOCK = 128
@@ -164,7 +164,10 @@ def _prepare_on_gpu(weight: Fp8Weight, dtype: torch.dtype) -> Product:
         inputs = x if activation is None else rounded(x, activation).to(dtype)
         return few(inputs) if len(x) < _DENSE_FROM else many(inputs)
 
-    return product
+    def chosen(num_tokens: int) -> Hashable:
+        return few.kernels.chosen(num_tokens) if num_tokens < _DENSE_FROM else None
+
+    return KernelProduct(product, replace(few.kernels, chosen=chosen))
 
 
 def _prepare_in_parts(weight: Fp8Weight, dtype: torch.dtype) -> Product:

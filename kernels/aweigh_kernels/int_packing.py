@@ -7,6 +7,7 @@ word holds half of such eight of 8 bits, one of 4, two of 2; three words hold fo
 third of them lies apart.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import gcd
@@ -18,7 +19,9 @@ from aweigh_kernels.gpu.integers import UNIT, ZEROS
 
 ROWS = int(UNIT.value)  # that are packed together
 _LEAST_COLUMNS = 16  # that a tensor core takes at once
+_AT_ONCE = 1 << 24  # numbers that are packed at once: it takes some bytes for each
 _DEPTHS = {2: 128, 3: 128, 4: 128, 8: 64}  # numbers of a row that are packed together at most
+_STEPS = {2: 256, 3: 256, 4: 128, 8: 64}  # and that a step should multiply where tokens are few
 _WHOLE = {2: 32, 3: 64}  # columns that whole words hold
 
 
@@ -31,7 +34,7 @@ class Packed:
     shape: tuple[int, int]
     bits: int  # 2, 3, 4 or 8
     group: int  # columns that share a scale
-    fours: bool  # as tensor cores before Hopper take columns
+    fours: bool  # as tensor cores that no warpgroups feed take columns
 
     @property
     def depth(self) -> int:
@@ -40,8 +43,8 @@ class Packed:
 
     @property
     def most_depth(self) -> int:
-        """Columns that it would have if groups were large."""
-        return _DEPTHS[self.bits]
+        """Columns of as many tiles as a step should multiply where tokens are few."""
+        return _STEPS[self.bits]
 
     @property
     def row_bytes(self) -> int:
@@ -79,15 +82,39 @@ def pack(
         zero: as scale, integers. None: 2 to the power of `bits - 1`.
         bits: 2, 3, 4 or 8.
         group: columns that share a scale; see `takes`.
-        fours: whether the GPU is older than Hopper.
+        fours: whether warps feed the GPU's tensor cores alone, see `by_warpgroups`.
     """
     num_rows, num_columns = q.shape
     whole = group >= num_columns or group % _WHOLE.get(bits, 1) == 0
     width = bits if whole else 4
     factors = _factors(scale, zero, bits, num_rows)
-    lanes = in_lanes(q, _depth(width, group, num_columns), fours=fours)
-    words = _words(lanes, width) if width > 3 else _few_bits(lanes, width)
+    depth = _depth(width, group, num_columns)
+
+    def words_of(part: slice) -> torch.Tensor:
+        lanes = in_lanes(q[part], depth, fours=fours)
+        return _words(lanes, width) if width > 3 else _few_bits(lanes, width)
+
+    words = in_parts(q.shape, words_of)
     return Packed(words, factors, (num_rows, num_columns), width, group, fours)
+
+
+def in_parts(shape: Sequence[int], words_of: Callable[[slice], torch.Tensor]) -> torch.Tensor:
+    """The words of all rows, [units, …], of which some are packed at a time.
+
+    Args:
+        shape: N, K.
+        words_of: those of some rows.
+    """
+    num_rows, num_columns = shape
+    units = -(-num_rows // ROWS)
+    each = max(1, _AT_ONCE // (ROWS * num_columns))
+    some = words_of(slice(each * ROWS))
+    words = some.new_empty(units, *some.shape[1:])
+    words[:each] = some
+    for first in range(each, units, each):
+        end = first + each
+        words[first:end] = words_of(slice(first * ROWS, end * ROWS))
+    return words
 
 
 def in_lanes(q: torch.Tensor, depth: int, *, fours: bool) -> torch.Tensor:

@@ -166,11 +166,17 @@ def byte_products() -> None:
             product = prepare(on_gpu(weight), torch.bfloat16)
             for tokens in (1, 33, 100):
                 product(activations(tokens, columns).cuda())
-    wide = prepare(on_gpu(weights(9000, 384)["int8 dynamic zeros"]), torch.bfloat16)
-    wide(activations(300, 384).cuda())
+    for rows, name in (
+        (9000, "fp8 blocks group"),
+        (9000, "fp8 group"),
+        (9000, "e5m2 token"),
+        (11_500, "int8 dynamic zeros"),  # in wide tiles
+    ):
+        many = prepare(on_gpu(weights(rows, 384)[name]), torch.bfloat16)
+        many(activations(300, 384).cuda())
     for name in ("fp8 weights alone", "fp8 blocks weights alone"):
-        many = prepare(on_gpu(weights(300, 200)[name]), torch.bfloat16)
-        many(activations(600, 200).cuda())
+        widened = prepare(on_gpu(weights(300, 200)[name]), torch.bfloat16)
+        widened(activations(600, 200).cuda())
 
 
 def sampling() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aweigh_kernels import int_matmul as module
-from aweigh_kernels.dense import starts_early
+from aweigh_kernels.dense import by_warpgroups
 from aweigh_kernels.int_matmul import MOST_TOKENS, Schedule, Workspace, int_matmul, workspace_of
 from aweigh_kernels.int_packing import pack
 from aweigh_kernels.int_weight import IntWeight
@@ -49,7 +49,7 @@ class Case:
         weight = draw.ints(*shape, bits, group, asymmetric=asymmetric, act_order=act_order)
         self.weight = on_gpu(weight)
         self.x = draw.normal(tokens, shape[1]).to(DEVICE, dtype)
-        fours = not starts_early(DEVICE)
+        fours = not by_warpgroups(DEVICE)
         q, scale, zero = self.weight.q, self.weight.scale, self.weight.zero
         self.packed = pack(q, scale, zero, bits, group, fours=fours)
 
@@ -159,7 +159,7 @@ def test_launches_repeat_to_the_bit(tokens: int, workspace: Workspace) -> None:
     assert not workspace.scratch.arrived.any()
 
 
-@pytest.mark.parametrize("tokens", [4, 300])
+@pytest.mark.parametrize("tokens", [4, 100, 200, 600])
 def test_a_graph_of_products_that_need_each_other(tokens: int, workspace: Workspace) -> None:
     case = Case(tokens, (4096, 4096))
     case.x /= 64

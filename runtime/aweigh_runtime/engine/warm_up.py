@@ -26,10 +26,11 @@ def compile_all(forward: Forward, decoder: Decoder, limits: Limits, cache: KVCac
     """Compute every kind of decode once on a GPU, whose kernels are compiled at their first use.
 
     What is left of a prompt behind cached tokens is one, too, where it is short. Products of up to
-    64 tokens have kernels of their own.
+    64 tokens have kernels of their own, and those of quantized matrices some for more.
     """
     if cache.layers.device.type != "cuda":
         return
+    decoder.compile_products(limits.step_tokens)
     room = min(cache.num_blocks * cache.block_tokens, limits.max_model_len)
     blocks = range(cache.num_blocks)
     for count in (*range(1, FEW + 1), *_FEW_ROWS):

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from aweigh_kernels.product import compile_all
 from aweigh_runtime.model.cache import KVCache, LayerCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.config import ModelConfig, Rope
@@ -72,6 +73,12 @@ class Decoder:
     def waits(self) -> bool:
         """Whether a step waits for the device: which experts have tokens is asked of it."""
         return any(layer.experts is not None for layer in self.config.layers)
+
+    @torch.inference_mode()
+    def compile_products(self, most_tokens: int) -> None:
+        """Compile what quantized matrices need in steps of up to so many tokens; see `forward`."""
+        quantized = (matrix for each in self.matrices.values() for matrix in each)
+        compile_all((product for matrix in quantized for product in matrix.products), most_tokens)
 
     @torch.inference_mode()
     def forward(

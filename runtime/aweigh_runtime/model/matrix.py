@@ -72,6 +72,11 @@ class Quantized:
             isinstance(shard, torch.Tensor) or recordable(shard, self._dtype) for shard in shards
         )
 
+    @property
+    def products(self) -> Sequence[Product]:
+        """Whose rows follow one another."""
+        return self._products
+
     def _prepared(self, weights: list[Weight]) -> list[Product]:
         return [self._prepare(weight, self._dtype) for weight in stack(weights)]
 
