@@ -58,7 +58,7 @@ def pack(
     num_rows, num_columns = q.shape
 
     def words_of(part: slice) -> torch.Tensor:
-        return _words(_with_signs(q[part], scale[part].float()), dtype, fours=fours)
+        return _words(with_signs(q[part], scale[part].float()), dtype, fours=fours)
 
     words = in_parts(q.shape, words_of)
     scales = _scales(_codes(scale.float().abs()))
@@ -66,7 +66,7 @@ def pack(
     return Fp4Packed(words, scales, factors, (num_rows, num_columns), dtype, fours)
 
 
-def _with_signs(q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def with_signs(q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Codes that have the signs of scales, and are 0 where scales are."""
     sign = torch.signbit(scale).to(torch.uint8).mul_(_SIGN).repeat_interleave(_GROUP, 1)
     there = (scale != 0).repeat_interleave(_GROUP, 1)

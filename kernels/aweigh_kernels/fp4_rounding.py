@@ -29,6 +29,7 @@ class Fp4Numbers:
     # float8_e4m3fn, [T, K / 16]; or swizzled: rows rounded up to 128, columns to 4, as tensor cores
     # of Blackwell read them, zeros where there are no tokens
     scale: torch.Tensor
+    global_scale: torch.Tensor  # [], fp64
 
 
 def quantize_rows(
@@ -81,7 +82,7 @@ def launch_quantize(
             SWIZZLED=swizzled,
             **_constants(early, interpreted),
         )
-    return Fp4Numbers(codes, scale.view(torch.float8_e4m3fn))
+    return Fp4Numbers(codes, scale.view(torch.float8_e4m3fn), global_scale)
 
 
 def launch_round(

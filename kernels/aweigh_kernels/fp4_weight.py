@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import linear
 
 from aweigh_kernels.checks import expect, expect_input
-from aweigh_kernels.dense import by_warpgroups, has_kernels
+from aweigh_kernels.dense import by_warpgroups, has_kernels, multiplies_fp4
 from aweigh_kernels.equality import same
 from aweigh_kernels.product import KernelProduct, Product, in_parts
 
@@ -163,6 +163,8 @@ def _on_gpu(weight: Fp4Weight, dtype: torch.dtype) -> Product:
     from aweigh_kernels.int_matmul import workspace_of
 
     device, columns = weight.q.device, weight.shape[1]
+    if weight.activation_scale is not None and multiplies_fp4(device):
+        return _by_blocks(weight, weight.activation_scale.to(device), dtype)
     fours = not by_warpgroups(device)
     packed = pack(weight.q, weight.scale, weight.global_scale, dtype, fours=fours)
     workspace, scale = workspace_of(device), weight.activation_scale
@@ -174,6 +176,23 @@ def _on_gpu(weight: Fp4Weight, dtype: torch.dtype) -> Product:
         return fp4_matmul(x if of_all is None else round_numbers(x, of_all), packed, workspace)
 
     return KernelProduct(product, kernels_of(packed, rounded=of_all is not None))
+
+
+def _by_blocks(weight: Fp4Weight, of_all: torch.Tensor, dtype: torch.dtype) -> Product:
+    """By tensor cores that multiply codes with their scales."""
+    from aweigh_kernels.fp4_blocks import kernels_of, multiply_blocks, pack
+    from aweigh_kernels.fp4_rounding import quantize_rows
+    from aweigh_kernels.int_matmul import workspace_of
+
+    columns, scratch = weight.shape[1], workspace_of(weight.q.device).scratch
+    packed = pack(weight.q, weight.scale, weight.global_scale)
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        expect_input(x, columns)
+        numbers = quantize_rows(x.contiguous(), of_all, swizzled=True)
+        return multiply_blocks(numbers, packed, scratch, dtype)
+
+    return KernelProduct(product, kernels_of(packed, dtype))
 
 
 def _in_parts(weight: Fp4Weight, dtype: torch.dtype) -> Product:
