@@ -159,9 +159,12 @@ def test_steps_with_quantized_weights_are_recorded_as_those_with_dense_ones(llam
     for scheme in ("fp8", "int8"):
         quantized = planned(f"file://{llama}", "--gpu=h100", f"--quantization={scheme}")
         assert quantized["graphs"] == dense > 0
-    stated = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
-    (llama / "config.json").write_text(json.dumps(LLAMA_8B | {"quantization_config": stated}))
-    assert planned(f"file://{llama}", "--gpu=h100")["graphs"] == dense > 0
+    for stated in (
+        {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True},
+        {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]},
+    ):
+        (llama / "config.json").write_text(json.dumps(LLAMA_8B | {"quantization_config": stated}))
+        assert planned(f"file://{llama}", "--gpu=h100")["graphs"] == dense > 0
 
 
 @pytest.mark.parametrize(
