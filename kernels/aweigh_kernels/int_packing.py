@@ -73,8 +73,8 @@ def pack(
 ) -> Packed:
     """Lay a matrix out for the kernel.
 
-    2 and 3 bits take 4 where their groups end within words: unless they are multiples of 32 columns
-    and of 64.
+    2 bits take 4 unless groups are multiples of 32 columns, and 3 unless of 64: they would end
+    within words.
 
     Args:
         q: [N, K], uint8, below 2 to the power of `bits`.
