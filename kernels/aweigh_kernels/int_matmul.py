@@ -7,7 +7,7 @@ bits again. Of many tokens the weight is made dense in parts, and cuBLAS multipl
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Protocol
 
 import torch
@@ -50,17 +50,12 @@ class Tiled(Protocol):
 
     @property
     def most_depth(self) -> int:
-        """Columns that it would have if groups were large."""
+        """Columns of as many tiles as a step should multiply where tokens are few."""
         ...
 
     @property
     def row_bytes(self) -> int:
         """What a row of a tile has of shared memory."""
-        ...
-
-    @property
-    def fours(self) -> bool:
-        """Whether the GPU is older than Hopper."""
         ...
 
 
@@ -133,16 +128,16 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
 
 def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
     """Those that compute its products with x of a number format."""
-    device = packed.words.device
-
-    def chosen(num_tokens: int) -> Schedule | None:
-        return None if num_tokens > MOST_TOKENS else schedule_on(device, num_tokens, packed)
-
     return Kernels(
         product=(packed.shape, packed.bits, packed.group, packed.fours, dtype),
-        chosen=chosen,
-        x=torch.empty(0, packed.shape[1], dtype=dtype, device=device),
+        chosen=partial(schedule_if_few, packed.words.device, packed),
+        x=torch.empty(0, packed.shape[1], dtype=dtype, device=packed.words.device),
     )
+
+
+def schedule_if_few(device: torch.device, packed: Tiled, num_tokens: int) -> Schedule | None:
+    """None: tokens are so many that the weight is made dense."""
+    return None if num_tokens > MOST_TOKENS else schedule_on(device, num_tokens, packed)
 
 
 def schedule_on(device: torch.device, num_tokens: int, packed: Tiled) -> Schedule:

@@ -152,10 +152,20 @@ def test_weights_are_widened_in_registers(
     assert not code.count(r"F2F\.BF16\.F16")  # a sixteenth of a tensor core's pace
 
 
+@pytest.mark.parametrize("architecture", FLOATING)
 @pytest.mark.parametrize("size", [SIZES[0], SIZES[2]], ids=str)
-def test_weights_of_e5m2_meet_activations_of_e4m3(size: tuple[int, int, int]) -> None:
-    code, _ = code_of(90, size, E4M3, E5M2)
-    expect_fast(code, 90, FLOATING)
+def test_weights_of_e5m2_meet_activations_of_e4m3(
+    architecture: int, size: tuple[int, int, int]
+) -> None:
+    code, _ = code_of(architecture, size, E4M3, E5M2)
+    expect_fast(code, architecture, FLOATING)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_weights_of_e5m2_are_widened_in_registers(architecture: int) -> None:
+    code, _ = code_of(architecture, SIZES[1], "bf16", E5M2)
+    expect_fast(code, architecture, SIXTEEN)
+    assert not code.count(r"F2F\.BF16\.F16")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

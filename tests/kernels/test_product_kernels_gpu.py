@@ -42,7 +42,13 @@ def test_of_weights_of_8_bits(kind: str, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize(("bits", "group"), [(4, 128), (4, 32), (8, 128)])
+@pytest.mark.parametrize(("bits", "group"), [(2, 128), (3, 128), (4, 128), (4, 32), (8, 128)])
 def test_of_packed_integers(bits: int, group: int, size: tuple[int, int]) -> None:
     weight = Draw().ints(*size, bits, group, asymmetric=True, act_order=True)
     expect_no_more(weight, torch.float16)
+
+
+@pytest.mark.parametrize("scale", [None, 0.002])
+def test_of_nvfp4(scale: float | None) -> None:
+    for size in ((1024, 4096), (300, 208)):
+        expect_no_more(Draw().fp4(*size, scale), torch.bfloat16)

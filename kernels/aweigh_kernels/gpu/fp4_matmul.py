@@ -15,6 +15,7 @@ from aweigh_kernels.gpu.ahead import ask
 from aweigh_kernels.gpu.integers import UNIT, halves
 from aweigh_kernels.gpu.skinny_matmul import joined
 
+GROUP = tl.constexpr(16)  # columns that share a scale
 DEPTH = tl.constexpr(128)  # columns of a tile
 # Of each of four pairs in a word: rotations to the left, and the bits that each puts into place, in
 # bf16 (bits 15, 8, 7 and 6 of a half) and in fp16 (15, 11, 10 and 9). A search has found no cheaper
