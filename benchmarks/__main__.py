@@ -50,6 +50,12 @@ BENCHMARKS = {
         ("--starts=2", *_saved("decode-steps-gpu", ".md", ".json")),
     ),
     "distill": Benchmark("distill_noisy", "what `aweigh distill` wins back of a ruined draft"),
+    "experts": Benchmark(
+        "experts_gpu",
+        "layers of experts of Mixtral 8x7B's and Qwen3 30B-A3B's shapes",
+        GPU,
+        _saved("experts-gpu", ".md", ".json"),
+    ),
     "fp8-weight": Benchmark(
         "fp8_weight_gpu",
         "products with FP8 weights, per channel, in blocks and alone",

@@ -7,7 +7,7 @@ of 128 by 128. Bound: memory up to some hundred tokens, O·I bytes; then arithme
 adding depends on shapes alone: the same product is the same bits again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -17,9 +17,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from aweigh_kernels.byte_schedule import MOST_TOKENS, Few, Gpu, Many, Shape, schedule
 from aweigh_kernels.checks import expect, expect_input
-from aweigh_kernels.dense import NARROW, expect_dense
+from aweigh_kernels.dense import NARROW, expect_beside, expect_dense
 from aweigh_kernels.gpu import byte_matmul as kernels
-from aweigh_kernels.product import Product, RoundingProduct
+from aweigh_kernels.product import KernelProduct, Kernels, RoundingProduct
 from aweigh_kernels.round_rows import round_rows
 from aweigh_kernels.rounding import GROUP, ByteRounding, Rounded, padded
 from aweigh_kernels.skinny_matmul import Scratch
@@ -54,9 +54,10 @@ def pack(
         summed: whether it is multiplied with integers that have a zero point.
 
     Raises:
-        ValueError: rows of integers are longer.
+        ValueError: rows of integers are longer, or scales are elsewhere.
     """
     rows, columns = numbers.shape
+    expect_beside("the scale of the weight", scale, numbers)
     if numbers.dtype == torch.int8 and columns > _MOST_INTEGERS:
         raise ValueError(
             f"the weight has rows of {columns} integers; expected at most {_MOST_INTEGERS}, "
@@ -76,7 +77,9 @@ def pack(
     )
 
 
-def prepared(matrix: ByteMatrix, dtype: torch.dtype, rounding: ByteRounding | None) -> Product:
+def prepared(
+    matrix: ByteMatrix, dtype: torch.dtype, rounding: ByteRounding | None
+) -> KernelProduct | RoundingProduct:
     """The product for many calls: [T, I] of `dtype` to [T, O]. It may be recorded in a graph.
 
     Args:
@@ -94,15 +97,35 @@ def prepared(matrix: ByteMatrix, dtype: torch.dtype, rounding: ByteRounding | No
         expect("x", x, [x.shape], [dtype])
         return x.contiguous()
 
+    kernels = kernels_of(matrix, dtype, rounding)
     if rounding is None:
-        return lambda x: multiply(checked(x))
+        return KernelProduct(lambda x: multiply(checked(x)), kernels)
     how = rounding.on(matrix.numbers.device)
-    return RoundingProduct(how, lambda x: round_rows(checked(x), how), multiply)
+    return RoundingProduct(how, lambda x: round_rows(checked(x), how), multiply, kernels)
+
+
+def kernels_of(matrix: ByteMatrix, dtype: torch.dtype, rounding: ByteRounding | None) -> Kernels:
+    """Those that compute its product; arguments are those of `prepared`."""
+    numbers = matrix.numbers
+    how = None if rounding is None else (rounding.kind, rounding.by, rounding.shifted)
+    shape = Shape(
+        num_tokens=0,
+        out_size=len(numbers),
+        width=numbers.shape[1],
+        x_bytes=dtype.itemsize if rounding is None else 1,
+        integers=numbers.dtype == torch.int8,
+        parts=matrix.blocks or (rounding is not None and rounding.by == "group"),
+    )
+    return Kernels(
+        product=(shape, matrix.columns, numbers.dtype, matrix.blocks, how, dtype),
+        chosen=lambda num_tokens: divided(replace(shape, num_tokens=num_tokens), matrix, dtype),
+        x=torch.empty(0, matrix.columns, dtype=dtype, device=numbers.device),
+    )
 
 
 @cache
 def scratch_on(device: torch.device) -> Scratch:
-    """Where all products of a device leave their sums: they run one after the other."""
+    """Where products of a device leave their sums: one stream computes all, as linting watches."""
     return Scratch(device, MOST_TOKENS)
 
 
@@ -125,9 +148,10 @@ def byte_matmul(
         ValueError: shapes, number formats, strides or devices are others.
     """
     _expect(x, matrix)
-    out_size, gpu = len(matrix.numbers), Gpu.of(matrix.numbers.device)
-    num_tokens = len(numbers_of(x))
-    if isinstance(x, Rounded) and _torch_is_faster(x, matrix, dtype):
+    shape, device = shape_of(x, matrix), matrix.numbers.device
+    chosen = divided(shape, matrix, dtype)
+    if chosen is None:
+        assert isinstance(x, Rounded)
         return torch._scaled_mm(
             x.numbers,
             matrix.numbers.t(),
@@ -135,10 +159,29 @@ def byte_matmul(
             scale_b=matrix.scale[None],
             out_dtype=dtype,
         )
-    output = torch.empty(num_tokens, out_size, dtype=dtype, device=matrix.numbers.device)
+    output = torch.empty(shape.num_tokens, shape.out_size, dtype=dtype, device=device)
     if output.numel():
-        launch(x, matrix, output, scratch, schedule(shape_of(x, matrix), gpu), gpu)
+        launch(x, matrix, output, scratch, chosen, Gpu.of(device))
     return output
+
+
+def divided(shape: Shape, matrix: ByteMatrix, dtype: torch.dtype) -> Few | Many | None:
+    """How a product is divided; None: torch's, row-wise, is faster.
+
+    Args:
+        shape: of the product.
+        matrix: of `pack`.
+        dtype: of the output.
+    """
+    by_torch = (
+        shape.num_tokens >= _TORCH_FROM
+        and shape.x_bytes == 1
+        and not shape.parts
+        and matrix.numbers.dtype == torch.float8_e4m3fn
+        and dtype == torch.bfloat16
+        and shape.out_size % _TORCH_ROWS == 0
+    )
+    return None if by_torch else schedule(shape, Gpu.of(matrix.numbers.device))
 
 
 def numbers_of(x: torch.Tensor | Rounded) -> torch.Tensor:
@@ -181,6 +224,7 @@ def launch(
         "GROUPED": rounded is not None and rounded.scale.dim() == 2,
         "BLOCKS": matrix.blocks,
         "ZERO": rounded is not None and rounded.zero is not None,
+        "SHORT": gpu.short_sums,
         "EARLY": gpu.early,
         "num_warps": chosen.num_warps,
         "num_stages": chosen.num_stages,
@@ -198,7 +242,7 @@ def launch(
             **common,
         )
         return
-    codes = _as_codes(weight, gpu)
+    codes = as_codes(weight, gpu)
     kernels.multiply_few[(tiles, chosen.splits)](
         numbers,
         weight.view(torch.uint8) if codes else weight,
@@ -211,6 +255,7 @@ def launch(
         SPLITS=chosen.splits,
         AHEAD=chosen.ahead,
         CODES=codes,
+        HALVES=numbers.dtype == torch.int8 and not gpu.int8,
         **common,
     )
 
@@ -227,7 +272,7 @@ def widened(matrix: ByteMatrix, rows: slice, dtype: torch.dtype, gpu: Gpu) -> to
     weight = matrix.numbers[rows]
     scale = matrix.scale[rows.start // GROUP :] if matrix.blocks else matrix.scale[rows]
     output = torch.empty(len(weight), matrix.columns, dtype=dtype, device=weight.device)
-    codes = _as_codes(weight, gpu)
+    codes = as_codes(weight, gpu)
     piece = min(_PIECE, int(triton.next_power_of_2(matrix.columns)))
     kernels.widen[(len(weight), triton.cdiv(matrix.columns, piece))](
         weight.view(torch.uint8) if codes else weight,
@@ -245,25 +290,14 @@ def widened(matrix: ByteMatrix, rows: slice, dtype: torch.dtype, gpu: Gpu) -> to
     return output
 
 
-def _as_codes(weight: torch.Tensor, gpu: Gpu) -> bool:
+def as_codes(weight: torch.Tensor, gpu: Gpu) -> bool:
     """Whether a kernel gets bytes, as it has no such numbers."""
     return weight.dtype == torch.float8_e4m3fn and not gpu.fp8
 
 
-def _torch_is_faster(x: Rounded, matrix: ByteMatrix, dtype: torch.dtype) -> bool:
-    """Where its row-wise product applies."""
-    return (
-        len(x.numbers) >= _TORCH_FROM
-        and matrix.numbers.dtype == x.numbers.dtype == torch.float8_e4m3fn
-        and dtype == torch.bfloat16
-        and x.scale.dim() == 1
-        and not matrix.blocks
-        and len(matrix.numbers) % _TORCH_ROWS == 0
-    )
-
-
 def _expect(x: torch.Tensor | Rounded, matrix: ByteMatrix) -> None:
     width = matrix.numbers.shape[1]
+    expect_beside("x", numbers_of(x), matrix.numbers)
     if not isinstance(x, Rounded):
         expect_dense("x", x, [len(x), matrix.columns], NARROW)
         return
@@ -273,7 +307,9 @@ def _expect(x: torch.Tensor | Rounded, matrix: ByteMatrix) -> None:
     expect_dense("x", x.numbers, [num_tokens, width], [kind])
     scales = [num_tokens] if x.scale.dim() == 1 or integers else [width // GROUP, num_tokens]
     expect_dense("the scale of x", x.scale, scales, [torch.float32])
+    expect_beside("the scale of x", x.scale, matrix.numbers)
     if x.zero is not None:
         expect_dense("the zero point of x", x.zero, [num_tokens], [torch.int32])
+        expect_beside("the zero point of x", x.zero, matrix.numbers)
         if matrix.row_sums is None:
             raise ValueError("x has a zero point; expected none: the matrix is packed without sums")

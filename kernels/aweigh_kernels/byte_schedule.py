@@ -6,7 +6,7 @@ from functools import cache
 import torch
 import triton
 
-from aweigh_kernels.dense import starts_early
+from aweigh_kernels.dense import by_warpgroups, starts_early
 from aweigh_kernels.rounding import GROUP
 from aweigh_kernels.skinny_matmul import splits
 
@@ -16,6 +16,8 @@ _TILE = 64  # rows of the weight, where programs share them
 _MOST_SPLITS = 8
 _LEAST_BYTES = 1024  # of each row, of a part
 _FP8_SINCE = (8, 9)  # capability of GPUs whose tensor cores take it
+_SHORT_SUMS = ((8, 9), (9, 0))  # Ada and Hopper
+_SLOW_INTEGERS = (10, 3)  # Blackwell Ultra
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +26,26 @@ class Gpu:
 
     num_processors: int  # multiprocessors
     shared_bytes: int  # shared memory of one program, at most
-    early: bool  # kernels may start while the one before runs, and have tiles by descriptors
+    early: bool  # kernels may start while the one before runs
     fp8: bool  # its tensor cores take numbers of 8-bit floating point
+    warpgroups: bool  # four warps feed them together, with tiles that come by descriptors
+    short_sums: bool  # they add such numbers with about 14 bits
+    int8: bool  # they multiply integers of 8 bits no slower than fp16
 
     @classmethod
     @cache
     def of(cls, device: torch.device) -> "Gpu":
         """Ask the device."""
         found = torch.cuda.get_device_properties(device)
+        capability = found.major, found.minor
         return cls(
             found.multi_processor_count,
             found.shared_memory_per_block_optin,  # type: ignore[attr-defined]
-            starts_early(device),
-            (found.major, found.minor) >= _FP8_SINCE,
+            early=starts_early(device),
+            fp8=capability >= _FP8_SINCE,
+            warpgroups=by_warpgroups(device),
+            short_sums=capability in _SHORT_SUMS,
+            int8=capability != _SLOW_INTEGERS,
         )
 
 
@@ -81,9 +90,10 @@ def schedule(shape: Shape, gpu: Gpu) -> Few | Many:
     """How a product is divided: so that all multiprocessors have work."""
     tiles = triton.cdiv(shape.num_tokens, 128) * triton.cdiv(shape.out_size, 128)
     fills = shape.num_tokens > _TILE and tiles > gpu.num_processors * 7 // 8
-    if fills and shape.x_bytes == 1 and gpu.early:
+    narrow = shape.x_bytes == 1 and (gpu.int8 or not shape.integers)
+    if fills and narrow and gpu.warpgroups:
         return _many(shape.integers and tiles > 2 * gpu.num_processors, gpu)
-    return _few(shape, gpu)
+    return few(shape, gpu)
 
 
 def _many(wide: bool, gpu: Gpu) -> Many:
@@ -92,36 +102,64 @@ def _many(wide: bool, gpu: Gpu) -> Many:
     return Many(rows=rows, num_stages=min(4, _stages(rows + 128, GROUP, gpu)))
 
 
-def _few(shape: Shape, gpu: Gpu) -> Few:
-    """As `skinny_matmul.schedule`, which has been timed, divides a matrix of as many bytes."""
-    tokens = min(MOST_TOKENS, max(_LEAST_TOKENS, int(triton.next_power_of_2(shape.num_tokens))))
-    shallow = shape.parts or shape.x_bytes * tokens > _TILE or shape.width % (2 * GROUP) != 0
+def few(shape: Shape, gpu: Gpu, tile_tokens: int | None = None) -> Few:
+    """What is fastest on an H200 (docs/kernels/fp8-weight.md).
+
+    Args:
+        shape: of the product.
+        gpu: where it is computed.
+        tile_tokens: of one program. None: as many as are best.
+    """
+    if shape.parts:
+        return _parts(shape, gpu, tile_tokens or _tokens(shape, _TILE))
+    tokens = tile_tokens or _tokens(shape, _TILE if shape.x_bytes == 1 else MOST_TOKENS)
+    shallow = shape.x_bytes * tokens > _TILE or shape.width % (2 * GROUP) != 0
     depth = GROUP if shallow else 2 * GROUP
     deeper = 2 * GROUP // depth  # of shallow tiles more are on their way
 
-    def few(rows: int, parts: int, stages: int, *, ahead: int = 512, together: int = 1) -> Few:
+    def by(rows: int, parts: int, stages: int, *, ahead: int = 512, together: int = 1) -> Few:
         own = GROUP if rows > _TILE else depth
         most = _stages(rows + shape.x_bytes * tokens, own, gpu) // together
-        # Sums of one tile's depth, or wide activations, fill the registers of four warps.
-        full = shape.parts or shape.x_bytes * tokens > _TILE
-        warps = 8 if rows > _TILE and full else 4
+        # Wide activations fill the registers of four warps.
+        warps = 8 if rows > _TILE and shape.x_bytes * tokens > _TILE else 4
         return Few(tokens, rows, own, parts, min(stages, max(most, 2)), ahead, warps)
 
     processors, is_least = gpu.num_processors, tokens == _LEAST_TOKENS
     tiles = triton.cdiv(shape.out_size, _TILE) * triton.cdiv(shape.num_tokens, tokens)
     if is_least and tiles > 3 * processors:
-        return few(_TILE, 1, 4 * deeper, ahead=0, together=2)
+        return by(_TILE, 1, 4 * deeper, ahead=0, together=2)
     if not is_least and tiles > 2 * processors:
-        # Each tile needs all of x: the fewer the better, if registers have room for their sums.
-        largest = shape.parts and shape.x_bytes * tokens > MOST_TOKENS
-        return few(_TILE if largest else 128, 1, 5, ahead=0)
+        return by(128, 1, 5, ahead=0)  # each tile needs all of x: the fewer the better
     most = max(1, min(_MOST_SPLITS, shape.width // _LEAST_BYTES))
     alone, three = (splits(tiles, each * processors, most) for each in (1, 3))
     if is_least and (tiles > processors or three > 3.3 * alone):
-        return few(_TILE, three, 3 * deeper, together=3)
+        return by(_TILE, three, 3 * deeper, together=3)
     if tiles > processors:
-        return few(_TILE, 1, 3 * deeper, together=2)
-    return few(_TILE, alone, (6 if is_least else 5) * deeper)
+        return by(_TILE, 1, 3 * deeper, together=2)
+    return by(_TILE, alone, (6 if is_least else 5) * deeper)
+
+
+def _parts(shape: Shape, gpu: Gpu, tokens: int) -> Few:
+    """A tile of one GROUP is a step, which waits for its own sums: many programs fill that time."""
+    processors, is_least = gpu.num_processors, tokens == _LEAST_TOKENS
+    tiles = triton.cdiv(shape.out_size, _TILE) * triton.cdiv(shape.num_tokens, tokens)
+
+    def few(rows: int, parts: int, stages: int, ahead: int) -> Few:
+        most = _stages(rows + shape.x_bytes * tokens, GROUP, gpu)
+        # Wide activations, or sums of many, fill the registers of four warps.
+        warps = 8 if rows > _TILE and shape.x_bytes * tokens > _TILE else 4
+        return Few(tokens, rows, GROUP, parts, min(stages, most), ahead, warps)
+
+    if not is_least and tiles > 2 * processors:
+        # Each tile needs all of x: the fewer the better, if registers have room for their sums.
+        return few(128 if tokens <= _TILE else _TILE, 1, 3, 0)
+    most = max(1, min(_MOST_SPLITS, shape.width // (4 * GROUP)))
+    return few(_TILE, splits(tiles, (4 if is_least else 2) * processors, most), 5, 512)
+
+
+def _tokens(shape: Shape, most: int) -> int:
+    """Of one program."""
+    return min(most, max(_LEAST_TOKENS, int(triton.next_power_of_2(shape.num_tokens))))
 
 
 def _stages(lines: int, depth: int, gpu: Gpu) -> int:

@@ -10,6 +10,7 @@ from aweigh_kernels.checks import expect
 
 NARROW = (torch.bfloat16, torch.float16)
 _HOPPER = (9, 0)
+_BY_WARPGROUPS = (9, 10)  # major numbers of capabilities
 
 
 def expect_dense(
@@ -27,6 +28,18 @@ def expect_dense(
         raise ValueError(f"{name} is on {tensor.device}; expected a GPU: `reference` runs anywhere")
 
 
+def expect_beside(name: str, tensor: torch.Tensor, weight: torch.Tensor) -> None:
+    """Refuse a tensor that is not where the weight is: a kernel would read what it cannot.
+
+    Raises:
+        ValueError: names the tensor, its device and the weight's.
+    """
+    if tensor.device != weight.device:
+        raise ValueError(
+            f"{name} is on {tensor.device}; expected {weight.device}, as the weight is"
+        )
+
+
 def has_kernels(weight: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether products with a weight, of activations in such a format, are computed by Triton."""
     return weight.is_cuda and dtype in NARROW and find_spec("triton") is not None
@@ -40,3 +53,12 @@ def starts_early(device: torch.device) -> bool:
     (programmatic dependent launch).
     """
     return torch.cuda.get_device_capability(device) >= _HOPPER
+
+
+@cache
+def by_warpgroups(device: torch.device) -> bool:
+    """Whether tensor cores take what four warps hold as one: Hopper's, and large Blackwells'.
+
+    Small Blackwells, as of workstations (sm_120), multiply as GPUs before Hopper do.
+    """
+    return torch.cuda.get_device_capability(device)[0] in _BY_WARPGROUPS

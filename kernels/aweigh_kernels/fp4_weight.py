@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import linear
 
 from aweigh_kernels.checks import expect, expect_input
+from aweigh_kernels.dense import has_kernels, starts_early
 from aweigh_kernels.equality import same
 from aweigh_kernels.product import Product, in_parts
 
@@ -135,8 +136,47 @@ def stack(weights: Sequence[Fp4Weight]) -> Fp4Weight | None:
 def prepare(weight: Fp4Weight, dtype: torch.dtype) -> Product:
     """The product for many calls: [T, K] of `dtype` to [T, N]. Two weights share a byte.
 
-    It is made dense in parts, in each call.
+    On a GPU kernels of ours round activations, if they are quantized, and multiply what they mean
+    in 16 bits: no host waits, and graphs may hold it, but no two products of one GPU may run at the
+    same time. Elsewhere it is made dense in parts, in each call.
     """
+    if has_kernel(weight, dtype):
+        return _on_gpu(weight, dtype)
+    return _in_parts(weight, dtype)
+
+
+def has_kernel(weight: Fp4Weight, dtype: torch.dtype) -> bool:
+    """Whether a GPU kernel of ours multiplies it with x of such a format; reads a scale."""
+    if not has_kernels(weight.q, dtype):
+        return False
+    from aweigh_kernels.fp4_rounding import RANGE  # Triton is not everywhere
+
+    scale = weight.activation_scale
+    return scale is None or RANGE[0] <= float(scale) <= RANGE[1]
+
+
+def _on_gpu(weight: Fp4Weight, dtype: torch.dtype) -> Product:
+    # They need Triton, which is not everywhere.
+    from aweigh_kernels.fp4_matmul import fp4_matmul
+    from aweigh_kernels.fp4_packing import pack
+    from aweigh_kernels.fp4_rounding import round_numbers
+    from aweigh_kernels.int_matmul import workspace_of
+
+    device, columns = weight.q.device, weight.shape[1]
+    fours = not starts_early(device)
+    packed = pack(weight.q, weight.scale, weight.global_scale, dtype, fours=fours)
+    workspace, scale = workspace_of(device), weight.activation_scale
+    of_all = None if scale is None else scale.to(device)
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        expect_input(x, columns)
+        x = x.contiguous()
+        return fp4_matmul(x if of_all is None else round_numbers(x, of_all), packed, workspace)
+
+    return product
+
+
+def _in_parts(weight: Fp4Weight, dtype: torch.dtype) -> Product:
     rows, columns = weight.shape
     packed = weight.q[:, ::2] | (weight.q[:, 1::2] << 4)
     scale, global_scale = weight.scale, weight.global_scale.expand(rows, 1)

@@ -7,7 +7,7 @@ whole matrix (per tensor). 8-bit activations are E4M3 whatever the weights are, 
 scale, one for each token, or one for each token and 128 columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn.functional import linear, pad
 from aweigh_kernels.checks import FLOATS, expect, expect_input
 from aweigh_kernels.dense import has_kernels
 from aweigh_kernels.equality import same
-from aweigh_kernels.product import Product, in_parts
+from aweigh_kernels.product import KernelProduct, Product, in_parts
 from aweigh_kernels.rounding import ByteRounding, Rounding
 
 BLOCK = 128
@@ -41,6 +41,11 @@ class Fp8Activation:
             )
         if self.scale is not None:
             expect("the activations' scale", self.scale, [()], [torch.float32])
+
+    @property
+    def byte_rounding(self) -> ByteRounding:
+        """As kernels know it."""
+        return ByteRounding(kind=torch.float8_e4m3fn, by=self.rounding, scale=self.scale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,8 +159,7 @@ def _prepare_on_gpu(weight: Fp8Weight, dtype: torch.dtype) -> Product:
     activation, gpu = weight.activation, Gpu.of(weight.q.device)
     matrix = pack(weight.q, weight.scale, blocks=weight.blocks)
     if activation is not None and gpu.fp8:
-        how = ByteRounding(kind=torch.float8_e4m3fn, by=activation.rounding, scale=activation.scale)
-        return prepared(matrix, dtype, how)
+        return prepared(matrix, dtype, activation.byte_rounding)
     few = prepared(matrix, dtype, None)
     many = in_parts(lambda rows: widened(matrix, rows, dtype, gpu), weight.shape, BLOCK)
 
@@ -164,7 +168,10 @@ def _prepare_on_gpu(weight: Fp8Weight, dtype: torch.dtype) -> Product:
         inputs = x if activation is None else rounded(x, activation).to(dtype)
         return few(inputs) if len(x) < _DENSE_FROM else many(inputs)
 
-    return product
+    def chosen(num_tokens: int) -> Hashable:
+        return few.kernels.chosen(num_tokens) if num_tokens < _DENSE_FROM else None
+
+    return KernelProduct(product, replace(few.kernels, chosen=chosen))
 
 
 def _prepare_in_parts(weight: Fp8Weight, dtype: torch.dtype) -> Product:

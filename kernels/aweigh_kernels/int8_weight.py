@@ -39,6 +39,17 @@ class Int8Activation:
         if self.zero is not None:
             expect("the activations' zero point", self.zero, [()], [torch.int32])
 
+    @property
+    def byte_rounding(self) -> ByteRounding:
+        """As kernels know it."""
+        return ByteRounding(
+            kind=torch.int8,
+            by="token" if self.scale is None else "static",
+            scale=self.scale,
+            shifted=not self.symmetric,
+            zero=self.zero,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Int8Weight:
@@ -150,14 +161,7 @@ def _prepare_on_gpu(weight: Int8Weight, dtype: torch.dtype) -> Product:
     # They need Triton, which is not everywhere.
     from aweigh_kernels.byte_matmul import pack, prepared
 
-    activation = weight.activation
-    how = ByteRounding(
-        kind=torch.int8,
-        by="token" if activation.scale is None else "static",
-        scale=activation.scale,
-        shifted=not activation.symmetric,
-        zero=activation.zero,
-    )
+    how = weight.activation.byte_rounding
     return prepared(pack(weight.q, weight.scale, summed=how.shifted), dtype, how)
 
 

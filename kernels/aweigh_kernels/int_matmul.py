@@ -1,26 +1,67 @@
-"""x · weightᵀ for weights of 4 or 8 bits in groups, as fast as they can be read (Triton).
+"""x · weightᵀ for weights of 2, 3, 4 or 8 bits in groups, as fast as they can be read (Triton).
 
 Bound: memory, up to some tens of tokens; N·K·bits / 8 bytes of the weight move, and 4 for each row
 of a group. Sums are fp32, in an order that depends on shapes alone: the same product is the same
 bits again. Of many tokens the weight is made dense in parts, and cuBLAS multiplies.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Protocol
 
 import torch
 import triton
 
-from aweigh_kernels.dense import NARROW, expect_dense, starts_early
+from aweigh_kernels.dense import NARROW, expect_beside, expect_dense, starts_early
 from aweigh_kernels.gpu.int_matmul import multiply, unpack
 from aweigh_kernels.int_packing import ROWS, Packed
+from aweigh_kernels.product import Kernels
 from aweigh_kernels.skinny_matmul import Scratch, splits, tokens_of
 
 MOST_TOKENS = 256  # of the kernel; with more, making the weight dense costs less than it saves
 _DENSE_WEIGHTS = 1 << 26  # that are made dense at once
-_PROGRAM_ROWS = 128  # of the weight, of one program
-_MOST_COLUMNS = 128  # tokens, of one program
+_WIDE_ROWS = 128  # of the weight, of one program at most
+_MOST_COLUMNS = 64  # tokens, of one program
+_FEWEST, _FEW, _SOME = 16, 32, 128  # tokens up to which a schedule holds
+_LARGE_BYTES = 25_000_000  # of a weight
+_MOST_SPLITS = 8
+_MOST_UNROLL = 4
 _LEAST_STEPS = 4  # of programs that share rows
+
+
+class Tiled(Protocol):
+    """What a schedule depends on: a matrix that is packed in tiles."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N, K."""
+        ...
+
+    @property
+    def bits(self) -> int:
+        """Of a number."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """Columns of a tile."""
+        ...
+
+    @property
+    def most_depth(self) -> int:
+        """Columns that it would have if groups were large."""
+        ...
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row of a tile has of shared memory."""
+        ...
+
+    @property
+    def fours(self) -> bool:
+        """Whether the GPU is older than Hopper."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,22 +75,24 @@ class Schedule:
     num_warps: int
     unroll: int = 1  # tiles that make one stage
 
-    def within(self, num_bytes: int, packed: Packed) -> "Schedule":
+    def within(self, num_bytes: int, packed: Tiled) -> "Schedule":
         """With as many stages as so much shared memory has room for."""
-        row_bytes = packed.depth * packed.bits // 8 + 8  # a factor twice
-        stage_bytes = self.unroll * (self.rows * row_bytes + 2 * self.tokens * packed.depth)
+        tile_bytes = self.rows * packed.row_bytes + 2 * self.tokens * packed.depth
+        stage_bytes = self.unroll * tile_bytes
         return replace(self, num_stages=min(self.num_stages, num_bytes // stage_bytes))
 
 
 class Workspace:
     """What the products of one GPU share: no two of them may run at the same time.
 
-    Its addresses stay, so that graphs may hold products. Make it before capturing one.
+    So it is where one stream computes, which linting watches. Its addresses stay, so that graphs
+    may hold products. Make it before capturing one.
     """
 
     def __init__(self, device: torch.device) -> None:
-        # `schedule` lets three programs of each multiprocessor share rows: of 32 tokens at most.
-        self.scratch = Scratch(device, _PROGRAM_ROWS // ROWS * _MOST_COLUMNS)
+        # `schedule` lets three programs of each multiprocessor share rows; that of sparse integers
+        # as many as leave four times so much.
+        self.scratch = Scratch(device, 4 * _MOST_COLUMNS)
         self.dense = torch.empty(_DENSE_WEIGHTS, dtype=torch.bfloat16, device=device)
 
 
@@ -75,47 +118,74 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
     """
     num_tokens, (num_rows, num_columns) = len(x), packed.shape
     expect_dense("x", x, [num_tokens, num_columns], NARROW)
-    if x.device != packed.words.device:
-        raise ValueError(f"x is on {x.device}; expected {packed.words.device}, as the weight is")
+    expect_beside("x", x, packed.words)
     output = x.new_empty(num_tokens, num_rows)
     if num_tokens > MOST_TOKENS:
-        _multiply_dense(x, packed, workspace, output)
+        multiply_in_parts(
+            x, workspace, output, lambda units, dense: launch_unpack(packed, units, dense)
+        )
     elif output.numel():
-        gpu = _processors(x.device)
-        chosen = schedule(num_tokens, packed, gpu.multi_processor_count)
-        chosen = chosen.within(gpu.shared_memory_per_block_optin, packed)  # type: ignore[attr-defined]
+        chosen = schedule_on(x.device, num_tokens, packed)
         scratch = workspace.scratch
         launch(x, packed, output, (scratch.sums, scratch.arrived), chosen)
     return output
 
 
-def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
-    """A guess for Hopper by shape alone (docs/kernels/int-weight.md): none of it has been timed.
+def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
+    """Those that compute its products with x of a number format."""
+    device = packed.words.device
+
+    def chosen(num_tokens: int) -> Schedule | None:
+        return None if num_tokens > MOST_TOKENS else schedule_on(device, num_tokens, packed)
+
+    return Kernels(
+        product=(packed.shape, packed.bits, packed.group, packed.fours, dtype),
+        chosen=chosen,
+        x=torch.empty(0, packed.shape[1], dtype=dtype, device=device),
+    )
+
+
+def schedule_on(device: torch.device, num_tokens: int, packed: Tiled) -> Schedule:
+    """`schedule`, for a GPU that is there."""
+    gpu = _processors(device)
+    chosen = schedule(num_tokens, packed, gpu.multi_processor_count)
+    return chosen.within(gpu.shared_memory_per_block_optin, packed)  # type: ignore[attr-defined]
+
+
+def schedule(num_tokens: int, packed: Tiled, num_processors: int) -> Schedule:
+    """What is fastest on an H200 (docs/kernels/int-weight.md), by shape alone.
 
     Args:
         num_tokens: T.
         packed: the weight.
         num_processors: multiprocessors of the GPU.
     """
-    row_tiles = -(-packed.shape[0] // _PROGRAM_ROWS)
-    few, tokens = num_tokens <= 32, min(_MOST_COLUMNS, tokens_of(num_tokens))
-    fills = row_tiles * -(-num_tokens // tokens) >= num_processors
-    if packed.fours or not fills:  # before Hopper registers hold fewer
-        tokens = min(tokens, _MOST_COLUMNS // 2)
-    programs = 3 if few else 1  # of a multiprocessor, that share rows
-    tiles = row_tiles * -(-num_tokens // tokens)
-    unroll = min(4 if few else 2, packed.most_depth // packed.depth)
-    num_steps = -(-packed.shape[1] // (packed.depth * unroll))
-    # The last one adds what all have left at once: so many numbers its registers hold.
-    most = min(8, _MOST_COLUMNS // tokens * (1 if few else 2), num_steps // _LEAST_STEPS)
-    return Schedule(
-        rows=_PROGRAM_ROWS,
-        tokens=tokens,
-        splits=splits(tiles, programs * num_processors, most),
-        num_stages=5 if tokens == 16 else 4,
-        num_warps=4 if few else 8,
-        unroll=unroll,
-    )
+    (num_rows, num_columns), tokens = packed.shape, min(_MOST_COLUMNS, tokens_of(num_tokens))
+    token_tiles = -(-num_tokens // tokens)
+    large = num_rows * num_columns * packed.bits // 8 >= _LARGE_BYTES
+
+    def divided(rows: int, programs: int, stages: int, *, warps: int, wide: int = 1) -> Schedule:
+        unroll = min(_MOST_UNROLL, wide * packed.most_depth // packed.depth)
+        tiles = -(-num_rows // rows) * token_tiles
+        most = -(-num_columns // (packed.depth * unroll)) // _LEAST_STEPS
+        parts = splits(tiles, programs * num_processors, min(_MOST_SPLITS, most))
+        return Schedule(rows, tokens, parts, stages, warps, unroll)
+
+    if num_tokens <= _FEWEST:
+        # Twice as many numbers for what a step costs beside them.
+        if -(-num_rows // ROWS) > 3 * num_processors:
+            return divided(_WIDE_ROWS, 1, 4, warps=4, wide=2)
+        return divided(ROWS, 2, 5, warps=4, wide=2)
+    if num_tokens <= _FEW:
+        return divided(ROWS, 3, 5, warps=4)
+    if not large and num_tokens <= _SOME:
+        return divided(ROWS, 3 if token_tiles == 1 else 2, 4, warps=4)
+    # Every row tile needs all of x, which the second-level cache brings no faster than that.
+    alone = divided(_WIDE_ROWS, 1, 6, warps=8)
+    tiles = -(-num_rows // _WIDE_ROWS) * token_tiles
+    if tiles <= num_processors:
+        return alone
+    return replace(alone, num_stages=4 if token_tiles == 1 else 3)
 
 
 def launch(
@@ -197,15 +267,26 @@ def launch_unpack(
     )
 
 
-def _multiply_dense(
-    x: torch.Tensor, packed: Packed, workspace: Workspace, output: torch.Tensor
+def multiply_in_parts(
+    x: torch.Tensor,
+    workspace: Workspace,
+    output: torch.Tensor,
+    unpack_to: Callable[[range, torch.Tensor], None],
 ) -> None:
-    num_rows, num_columns = packed.shape
+    """Multiply many tokens with a matrix of which some rows at a time are made dense.
+
+    Args:
+        x: [T, K].
+        workspace: where dense rows are.
+        output: [T, N].
+        unpack_to: writes rows, given in units of ROWS, to a dense [rows, K] as x.
+    """
+    num_columns, num_rows = x.shape[1], output.shape[1]
     for units in parts(num_rows, num_columns):
         first, end = units.start * ROWS, min(units.stop * ROWS, num_rows)
         size = (end - first) * num_columns
         dense = workspace.dense[:size].view(x.dtype).view(end - first, num_columns)
-        launch_unpack(packed, units, dense)
+        unpack_to(units, dense)
         torch.mm(x, dense.t(), out=output[:, first:end])
 
 

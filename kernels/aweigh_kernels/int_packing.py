@@ -1,10 +1,13 @@
-"""Weights of 4 or 8 bits as `int_matmul` reads them: what a thread multiplies at once is one word.
+"""Weights of 2, 3, 4 or 8 bits as `int_matmul` reads them: in words of one thread.
 
 A tensor core takes 64 rows and 16 columns of a weight from four warps. Each lane gives it two rows,
-8 apart, and of both the same four columns: eight integers, a word of 4 bits each or two of 8. They
-lie in it so that a shift and a mask leave the two that share a register, 16 bits apart.
+8 apart, and of both the same four columns: eight integers, which are four pairs that share a
+register, 16 bits apart. So they are in words, and a mask leaves a pair, for most after a shift. A
+word holds half of such eight of 8 bits, one of 4, two of 2; three words hold four of 3, and the
+third of them lies apart.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from math import gcd
@@ -12,11 +15,13 @@ from math import gcd
 import torch
 from torch.nn.functional import pad
 
-from aweigh_kernels.gpu.int_matmul import UNIT, ZEROS
+from aweigh_kernels.gpu.integers import UNIT, ZEROS
 
 ROWS = int(UNIT.value)  # that are packed together
 _LEAST_COLUMNS = 16  # that a tensor core takes at once
-_DEPTHS = {4: 128, 8: 64}  # numbers of a row that are packed together, by bits: 4 kB of ROWS
+_AT_ONCE = 1 << 24  # numbers that are packed at once: it takes three bytes for each
+_DEPTHS = {2: 128, 3: 128, 4: 128, 8: 64}  # numbers of a row that are packed together at most
+_WHOLE = {2: 32, 3: 64}  # columns that whole words hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +31,9 @@ class Packed:
     words: torch.Tensor  # int32, [N / 64, K / depth, 64 · depth · bits / 32], rounded up
     factors: torch.Tensor  # int32, [groups, N], padded: scale and zero point of each row
     shape: tuple[int, int]
-    bits: int  # 4 or 8
+    bits: int  # 2, 3, 4 or 8
     group: int  # columns that share a scale
-    fours: bool  # as tensor cores before Hopper take columns
+    fours: bool  # as tensor cores that no warpgroups feed take columns
 
     @property
     def depth(self) -> int:
@@ -39,6 +44,11 @@ class Packed:
     def most_depth(self) -> int:
         """Columns that it would have if groups were large."""
         return _DEPTHS[self.bits]
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row of a tile has of shared memory, its factor twice."""
+        return self.depth * self.bits // 8 + 8
 
 
 def takes(bits: int, group: int, num_columns: int, zero: torch.Tensor | None) -> bool:
@@ -60,7 +70,10 @@ def pack(
     *,
     fours: bool,
 ) -> Packed:
-    """Lay a matrix out for the kernel; 2 and 3 bits take 4.
+    """Lay a matrix out for the kernel.
+
+    2 and 3 bits take 4 where their groups end within words: unless they are multiples of 32 columns
+    and of 64.
 
     Args:
         q: [N, K], uint8, below 2 to the power of `bits`.
@@ -68,35 +81,87 @@ def pack(
         zero: as scale, integers. None: 2 to the power of `bits - 1`.
         bits: 2, 3, 4 or 8.
         group: columns that share a scale; see `takes`.
-        fours: whether the GPU is older than Hopper.
+        fours: whether warps feed the GPU's tensor cores alone, see `by_warpgroups`.
     """
-    (num_rows, num_columns), width = q.shape, max(bits, 4)
+    num_rows, num_columns = q.shape
+    whole = group >= num_columns or group % _WHOLE.get(bits, 1) == 0
+    width = bits if whole else 4
     factors = _factors(scale, zero, bits, num_rows)
-    words = _words(q, width, _depth(width, group, num_columns), fours=fours)
+    depth = _depth(width, group, num_columns)
+    some = _words if width > 3 else _few_bits
+    words = in_parts(q, lambda part: some(in_lanes(part, depth, fours=fours), width))
     return Packed(words, factors, (num_rows, num_columns), width, group, fours)
 
 
-def _words(q: torch.Tensor, bits: int, depth: int, *, fours: bool) -> torch.Tensor:
-    """[units, tiles, words]: each holds what a thread gives to a tensor core at once, or half."""
+def in_parts(q: torch.Tensor, words_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """The words of all rows, [units, …], of which some are packed at a time."""
+    units = -(-len(q) // ROWS)
+    each = max(1, _AT_ONCE // (ROWS * q.shape[1]))
+    some = words_of(q[: each * ROWS])
+    words = some.new_empty(units, *some.shape[1:])
+    words[:each] = some
+    for first in range(each, units, each):
+        words[first : first + each] = words_of(q[first * ROWS : (first + each) * ROWS])
+    return words
+
+
+def in_lanes(q: torch.Tensor, depth: int, *, fours: bool) -> torch.Tensor:
+    """A matrix [N, K], zeros behind its end, in the order in which a tensor core takes it.
+
+    Returns:
+        [N / 64, K / depth, depth / 16, 4 warps, 8 rows, 4 columns, 2, 2, 2]: the last three are the
+        other 8 rows, columns beside or between, and those that share a register.
+    """
     num_rows, num_columns = q.shape
     q = pad(q, (0, -num_columns % depth, 0, -num_rows % ROWS))
-    units, steps = len(q) // ROWS, depth // 16
     # A unit's rows: warps, halves of theirs, 8 rows. Columns: pairs, and others beside or between.
     columns = (4, 2, 2) if fours else (2, 4, 2)
-    q = q.view(units, 4, 2, 8, -1, steps, *columns)
+    q = q.view(len(q) // ROWS, 4, 2, 8, -1, depth // 16, *columns)
     pair, other = (6, 7) if fours else (7, 6)
-    q = q.permute(0, 4, 5, 1, 3, pair, 2, other, 8)
-    each = bits // 4  # words of 16 columns
-    words = q.new_zeros(*q.shape[:6], each, dtype=torch.int32)
+    return q.permute(0, 4, 5, 1, 3, pair, 2, other, 8)
+
+
+def in_runs(words: torch.Tensor, run: int) -> torch.Tensor:
+    """[units, tiles, words] of [units, tiles, steps, warps, rows, columns, words of 16 columns].
+
+    A thread reads those of `run` steps at once.
+    """
+    words = torch.unflatten(words, 2, (-1, run)).permute(0, 1, 2, 4, 5, 6, 3, 7)
+    return words.reshape(*words.shape[:2], -1)
+
+
+def _words(lanes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Of 4 or 8 bits, [units, tiles, words]."""
+    each, steps = bits // 4, lanes.shape[2]  # words of 16 columns
+    words = lanes.new_zeros(*lanes.shape[:6], each, dtype=torch.int32)
     for half, column, one in product((0, 1), repeat=3):
-        number = q[..., half, column, one].to(torch.int32)
+        number = lanes[..., half, column, one].to(torch.int32)
         if bits == 4:
             words[..., 0] |= number << (4 * (half + 2 * column) + 16 * one)
         else:
             words[..., half] |= (number ^ 128) << (8 * column + 16 * one)
-    run = min(4 // each, steps)  # what a thread reads at once
-    words = torch.unflatten(words, 2, (-1, run)).permute(0, 1, 2, 4, 5, 6, 3, 7)
-    return words.reshape(units, len(words[0]), -1)
+    return in_runs(words, min(4 // each, steps))  # 16 bytes
+
+
+def _few_bits(lanes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Of 2 or 3 bits, [units, tiles, words]: what a thread has of a tile lies side by side.
+
+    But for third words of three, which are behind those of all threads.
+    """
+    together = bits if bits == 2 else 4  # 16 columns each, whose numbers fill words
+    lanes = torch.unflatten(lanes, 2, (-1, together)).permute(0, 1, 4, 5, 6, 2, 3, 7, 8, 9)
+    pairs = lanes.flatten(6, 8).to(torch.int32)  # [units, tiles, 4, 8, 4, words, pairs, 2]
+    words = pairs.new_zeros(*pairs.shape[:6], 1 if bits == 2 else 3)
+    whole = 16 // bits  # pairs of a word
+    for pair, one in product(range(pairs.shape[6]), (0, 1)):
+        number, (word, place) = pairs[..., pair, one], divmod(pair, whole)
+        if word < words.shape[-1]:
+            words[..., word] |= number << (bits * place + 16 * one)
+        else:  # the last pair of 16: a bit for each word
+            for bit in range(bits):
+                words[..., bit] |= (number >> bit & 1) << (15 + 16 * one)
+    main = words[..., :2].flatten(2)
+    return torch.cat((main, words[..., 2:].flatten(2)), -1)
 
 
 def _factors(

@@ -15,9 +15,9 @@ from torch.nn.functional import linear, pad
 
 from aweigh_kernels import bits
 from aweigh_kernels.checks import FLOATS, expect, expect_input
-from aweigh_kernels.dense import has_kernels, starts_early
+from aweigh_kernels.dense import by_warpgroups, has_kernels
 from aweigh_kernels.equality import same
-from aweigh_kernels.product import Product, in_parts
+from aweigh_kernels.product import KernelProduct, Product, in_parts
 
 _FEW_ROWS = 8  # up to which torch's product with packed integers is quicker on a CPU
 _PACKED_GROUPS = (32, 64, 128, 256)  # that it takes
@@ -116,6 +116,8 @@ def prepare(weight: IntWeight, dtype: torch.dtype) -> Product:
         expect_input(x, num_columns)
         return multiply(x if perm is None else x[:, perm])
 
+    if isinstance(multiply, KernelProduct):
+        return KernelProduct(product, multiply.kernels)
     return product
 
 
@@ -131,7 +133,7 @@ def has_kernel(weight: IntWeight, dtype: torch.dtype) -> bool:
 def _stored(weight: IntWeight, dtype: torch.dtype) -> Product:
     """As our kernel or torch multiplies it, where that is possible."""
     if has_kernel(weight, dtype):
-        return _on_gpu(weight)
+        return _on_gpu(weight, dtype)
     if not _torch_takes(weight, dtype):
         return _packed(weight, dtype)
     if weight.bits == 8:
@@ -142,18 +144,18 @@ def _stored(weight: IntWeight, dtype: torch.dtype) -> Product:
     return _halves(weight, dtype, order)
 
 
-def _on_gpu(weight: IntWeight) -> Product:
+def _on_gpu(weight: IntWeight, dtype: torch.dtype) -> Product:
     from aweigh_kernels import int_matmul, int_packing  # Triton is not everywhere
 
     bits, group, device = weight.bits, weight.group, weight.q.device
-    fours = not starts_early(device)
+    fours = not by_warpgroups(device)
     packed = int_packing.pack(weight.q, weight.scale, weight.zero, bits, group, fours=fours)
     workspace = int_matmul.workspace_of(device)
 
     def product(x: torch.Tensor) -> torch.Tensor:
         return int_matmul.int_matmul(x.contiguous(), packed, workspace)
 
-    return product
+    return KernelProduct(product, int_matmul.kernels_of(packed, dtype))
 
 
 def _packed(weight: IntWeight, dtype: torch.dtype) -> Product:

@@ -1,7 +1,7 @@
 """What a prepared weight is to its caller, and the one way to multiply where no kernel does."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -25,16 +25,61 @@ class Product(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Kernels:
+    """Those that a product may be computed by. Each is compiled when it is first needed.
+
+    Equal ones are the same kernels.
+    """
+
+    product: Hashable  # all that they depend on beside the number of tokens
+    chosen: Callable[[int], Hashable] = field(compare=False)  # which, by that number
+    x: torch.Tensor = field(compare=False)  # [0, K]: what is multiplied, and where
+
+    def counts(self, most_tokens: int) -> list[int]:
+        """The fewest tokens of each, where there are at most so many."""
+        found: dict[Hashable, int] = {}
+        for count in range(1, most_tokens + 1):
+            found.setdefault(self.chosen(count), count)
+        return list(found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class KernelProduct:
+    """A product by kernels of ours, of activations as they are."""
+
+    multiply: Callable[[torch.Tensor], torch.Tensor]
+    kernels: Kernels
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[T, K] to [T, N]; see `Product`."""
+        return self.multiply(x)
+
+
+@dataclass(frozen=True, slots=True)
 class RoundingProduct:
     """A product that rounds activations first, unless what comes before it has done so."""
 
     rounding: ByteRounding
     round_rows: Callable[[torch.Tensor], Rounded]
     multiply: Callable[[Rounded], torch.Tensor]
+    kernels: Kernels
 
     def __call__(self, x: torch.Tensor | Rounded) -> torch.Tensor:
         """[T, K] to [T, N]; see `Product`."""
         return self.multiply(x if isinstance(x, Rounded) else self.round_rows(x))
+
+
+def compile_all(products: Iterable[Product], most_tokens: int) -> None:
+    """Call products so that later calls find every kernel compiled. Takes a second for each.
+
+    Args:
+        products: of those that need the same kernels one is called.
+        most_tokens: that any call will have.
+    """
+    ours = (each for each in products if isinstance(each, KernelProduct | RoundingProduct))
+    for kernels, product in {each.kernels: each for each in ours}.items():
+        for count in kernels.counts(most_tokens):
+            product(kernels.x.new_zeros(count, kernels.x.shape[1]))
 
 
 def in_parts(

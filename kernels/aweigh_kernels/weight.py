@@ -58,6 +58,8 @@ def recordable(weight: Weight, dtype: torch.dtype) -> bool:
     match weight:
         case IntWeight():
             return int_weight.has_kernel(weight, dtype)
+        case Fp4Weight():
+            return fp4_weight.has_kernel(weight, dtype)
         case Int8Weight() | Fp8Weight():
             return has_kernels(weight.q, dtype)
         case SparseIntWeight():

@@ -198,9 +198,7 @@ def _cached_bytes(dtype_bytes: int, wish: Wish) -> int:
 
 def _recorded_bytes(config: ModelConfig, dtype_bytes: int, device: Device, wish: Wish) -> int:
     """Of graphs, which are recorded of what our own kernels compute from end to end."""
-    has_experts = any(layer.experts is not None for layer in config.layers)
-    fused = device.is_gpu and dtype_bytes == 2 and not has_experts
-    if not fused:
+    if not device.is_gpu or dtype_bytes != 2:
         return 0
     return graph_bytes(config, dtype_bytes, wish.max_running, wish.longest_draft)
 

@@ -166,23 +166,20 @@ def test_steps_with_quantized_weights_are_recorded_as_those_with_dense_ones(llam
         assert planned(f"file://{llama}", "--gpu=h100")["graphs"] == dense > 0
 
 
-@pytest.mark.parametrize(
-    ("fields", "given"),
-    [
-        ({}, ["--memory=64Gi"]),
-        ({}, ["--gpu=h100", "--dtype=fp32"]),
-        (
-            {"architectures": ["MixtralForCausalLM"], "num_local_experts": 8,
-             "num_experts_per_tok": 2},
-            ["--gpu=h200"],
-        ),
-    ],
-    ids=["a CPU", "fp32", "experts"],
-)  # fmt: skip
+def test_steps_of_experts_hold_the_gates_of_all_that_a_token_has(llama: Path) -> None:
+    dense = planned(f"file://{llama}", "--gpu=h200", "--max-running=64")["graphs"]
+    mixtral = {
+        "architectures": ["MixtralForCausalLM"], "num_local_experts": 8, "num_experts_per_tok": 2,
+    }  # fmt: skip
+    (llama / "config.json").write_text(json.dumps(LLAMA_8B | mixtral))
+    experts = planned(f"file://{llama}", "--gpu=h200", "--max-running=64")["graphs"]
+    assert experts == dense + 64 * 2 * (3 * 14_336) * 2
+
+
+@pytest.mark.parametrize("given", [["--memory=64Gi"], ["--gpu=h100", "--dtype=fp32"]], ids=str)
 def test_no_memory_is_counted_for_graphs_that_a_server_does_not_record(
-    llama: Path, fields: dict[str, Any], given: list[str]
+    llama: Path, given: list[str]
 ) -> None:
-    (llama / "config.json").write_text(json.dumps(LLAMA_8B | fields))
     assert planned(f"file://{llama}", *given)["graphs"] == 0
 
 

@@ -14,6 +14,7 @@ from triton.compiler import ASTSource
 from triton.experimental.gluon._runtime import GluonASTSource
 
 ARCHITECTURES = (80, 89, 90, 100)
+SMALL_BLACKWELL = 120  # which multiplies as GPUs before Hopper do
 _TOOL = Path(str(triton.__file__)).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -25,6 +26,7 @@ class MachineCode:
     registers: int  # of a thread
     stack_bytes: int  # of a thread: what did not fit into registers
     shared_bytes: int
+    tensor_columns: int  # of the memory that tensor cores of Blackwell have of their own
 
     def count(self, instruction: str) -> int:
         return len(re.findall(rf"\b{instruction}\b", self.text))
@@ -77,7 +79,8 @@ def compiled(
         text = _told("-sass", file.name)
     (registers,) = map(int, re.findall(r"REG:(\d+)", usage))
     (stack,) = map(int, re.findall(r"STACK:(\d+)", usage))
-    return MachineCode(text, registers, stack, found.metadata.shared)
+    columns = getattr(found.metadata, "tmem_size", None) or 0
+    return MachineCode(text, registers, stack, found.metadata.shared, columns)
 
 
 def of_library(path: Path, architecture: str) -> dict[str, MachineCode]:

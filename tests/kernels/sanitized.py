@@ -11,6 +11,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, get_args
 
@@ -18,12 +19,14 @@ import torch
 from triton.runtime.jit import JITFunction
 
 from aweigh_kernels import cuda_library, gpu
+from aweigh_kernels.fp4_rounding import quantize_rows
 from aweigh_kernels.gated import Activation, gated
 from aweigh_kernels.int_matmul import int_matmul, workspace_of
 from aweigh_kernels.paired_matmul import gated_matmul, turned_matmul
 from aweigh_kernels.rms_norm import rms_norm, rms_norm_rounded
 from aweigh_kernels.rope_write import FP8, rope_write
 from aweigh_kernels.round_rows import round_gated, round_rows
+from aweigh_kernels.routing import add_weighted
 from aweigh_kernels.skinny_matmul import Scratch, skinny_matmul
 from aweigh_kernels.sparse_int_matmul import is_ready, sparse_int_matmul
 from aweigh_kernels.weight import prepare
@@ -33,6 +36,10 @@ from tests.kernels import test_prefill_attention_gpu as prefill_cases
 from tests.kernels.common_cases import CommonCase
 from tests.kernels.sampling_cases import random_logits, rows_of_every_kind
 from tests.kernels.test_byte_matmul_gpu import activations, on_gpu, roundings, weights
+from tests.kernels.test_experts_gpu import DENSE
+from tests.kernels.test_experts_gpu import Case as ExpertsCase
+from tests.kernels.test_fp4_matmul_gpu import SCALE as FP4_SCALE
+from tests.kernels.test_fp4_matmul_gpu import Case as Fp4Case
 from tests.kernels.test_gated_gpu import gate_up
 from tests.kernels.test_int_matmul_gpu import Case as IntCase
 from tests.kernels.test_rms_norm_gpu import EPS
@@ -129,14 +136,18 @@ def products() -> None:
 
 
 def int_products() -> None:
-    """With integers of 4 and 8 bits: of few tokens, in parts and not; of many by dense weights."""
+    """With integers of all widths: of few tokens, in parts and not; of many by dense weights."""
     workspace = workspace_of(torch.device("cuda", 0))
     for tokens, shape, bits, group in (
         (1, (100, 72), 4, 128),
+        (1, (100, 72), 3, 128),
+        (5, (512, 4096), 2, 128),
+        (20, (257, 1000), 3, 64),
         (7, (512, 4096), 4, 64),
         (33, (257, 576), 8, 32),
         (200, (300, 520), 4, 128),
         (300, (100, 136), 8, 128),
+        (300, (100, 136), 3, 128),
     ):
         case = IntCase(tokens, shape, bits, group, asymmetric=True)
         int_matmul(case.x, case.packed, workspace)
@@ -158,6 +169,18 @@ def sparse_products() -> None:
         sparse_int_matmul(case.x, case.packed, workspace)
 
 
+def fp4_products() -> None:
+    """With NVFP4, activations of 16 bits and of 4: few tokens, in parts and not, and many."""
+    scale = torch.tensor(FP4_SCALE).double().cuda()
+    for tokens, shape in ((1, (100, 80)), (7, (512, 4096)), (200, (300, 528)), (300, (100, 144))):
+        fp4 = Fp4Case(tokens, shape)
+        for given in (None, scale):
+            product = prepare(replace(fp4.weight, activation_scale=given), torch.bfloat16)
+            product(fp4.x)
+        for swizzled in (False, True):
+            quantize_rows(fp4.x, scale, swizzled=swizzled)
+
+
 def byte_products() -> None:
     """Of weights of 8 bits: few tokens and many, rows that end within groups, and in parts."""
     for rows, columns in ((100, 72), (512, 4096), (1024, 384)):
@@ -165,11 +188,26 @@ def byte_products() -> None:
             product = prepare(on_gpu(weight), torch.bfloat16)
             for tokens in (1, 33, 100):
                 product(activations(tokens, columns).cuda())
-    wide = prepare(on_gpu(weights(9000, 384)["int8 dynamic zeros"]), torch.bfloat16)
-    wide(activations(300, 384).cuda())
+    for rows, name in (
+        (9000, "fp8 blocks group"),
+        (9000, "fp8 group"),
+        (9000, "e5m2 token"),
+        (11_500, "int8 dynamic zeros"),  # in wide tiles
+    ):
+        many = prepare(on_gpu(weights(rows, 384)[name]), torch.bfloat16)
+        many(activations(300, 384).cuda())
     for name in ("fp8 weights alone", "fp8 blocks weights alone"):
-        many = prepare(on_gpu(weights(300, 200)[name]), torch.bfloat16)
-        many(activations(600, 200).cuda())
+        widened = prepare(on_gpu(weights(300, 200)[name]), torch.bfloat16)
+        widened(activations(600, 200).cuda())
+
+
+def experts() -> None:
+    """Tokens that nobody, one and many share an expert with, matrices of all kinds, and sums."""
+    for kind in (DENSE, "int4 g128", "fp8 token", "fp8 blocks alone", "int8 zeros"):
+        for tokens, shape in ((1, (64, 2048)), (40, (100, 264)), (300, (72, 136))):
+            case = ExpertsCase(tokens, kind, shape=shape)
+            for x in (case.x, case.of_pairs):
+                add_weighted(case.stack(x, case.routed), case.routed.weights)
 
 
 def sampling() -> None:
@@ -196,7 +234,9 @@ GROUPS: dict[str, Callable[[], None]] = {
         products,
         int_products,
         sparse_products,
+        fp4_products,
         byte_products,
+        experts,
         sampling,
     )
 }
@@ -204,10 +244,10 @@ GROUPS: dict[str, Callable[[], None]] = {
 
 def kernels() -> list[str]:
     """What Python launches, by module and name."""
-    return [*_of_triton(), *_of_cuda()]
+    return [*of_triton(), *_of_cuda()]
 
 
-def _of_triton() -> dict[str, Any]:
+def of_triton() -> dict[str, Any]:
     """Functions of kernels return something."""
     found = {}
     for part in pkgutil.iter_modules(gpu.__path__):
@@ -235,7 +275,7 @@ def launched() -> list[str]:
     """Those of `kernels` that this process has launched."""
     compiled = [
         name
-        for name, kernel in _of_triton().items()
+        for name, kernel in of_triton().items()
         if any(compiled for compiled, *_ in kernel.device_caches.values())
     ]
     looked_up = vars(cuda_library.library() or object)  # a function is kept from its first call on

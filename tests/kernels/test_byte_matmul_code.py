@@ -10,16 +10,26 @@ from aweigh_kernels.gpu import rms_norm, rounding
 from aweigh_kernels.gpu.byte_matmul import multiply_few, multiply_many, widen
 from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
 
-SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes
+MOST_COLUMNS = 512  # of tensor cores' own memory: a kernel that asks for more is not launched
+SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}  # bytes
 E4M3, E5M2, INT8, CODES = "fp8e4nv", "fp8e5", "i8", "u8"
 # What multiplies numbers of 8 bits; UTCQMMA and UTCIMMA do on sm_100 where tiles are large.
-INTEGER = {80: "IMMA", 89: "IMMA", 90: "IGMMA", 100: "UTCIMMA|IMMA"}
-FLOATING = {89: "QMMA", 90: "QGMMA", 100: "UTCQMMA|QMMA"}
-SIXTEEN = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA|HMMA"}
+INTEGER = {80: "IMMA", 89: "IMMA", 90: "IGMMA", 100: "UTCIMMA|IMMA", 120: "IMMA"}
+SHORT = (89, 90)  # whose tensor cores add 8-bit floating point with about 14 bits
+FLOATING = {89: "QMMA", 90: "QGMMA", 100: "UTCQMMA|QMMA", 120: "QMMA"}
+SIXTEEN = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA|HMMA", 120: "HMMA"}
 
 
-def gpu(architecture: int) -> Gpu:
-    return Gpu(132, SHARED[architecture], early=architecture >= 90, fp8=architecture >= 89)
+def gpu(architecture: int, *, int8: bool = True) -> Gpu:
+    return Gpu(
+        132,
+        SHARED[architecture],
+        early=architecture >= 90,
+        fp8=architecture >= 89,
+        warpgroups=architecture in (90, 100),
+        short_sums=architecture in SHORT,
+        int8=int8,
+    )
 
 
 def code_of(
@@ -31,11 +41,12 @@ def code_of(
     grouped: bool = False,
     blocks: bool = False,
     zero: bool = False,
+    int8: bool = True,
 ) -> tuple[MachineCode, Few | Many]:
     num_tokens, out_size, width = size
     narrow = x in (E4M3, INT8)
     shape = Shape(num_tokens, out_size, width, 1 if narrow else 2, x == INT8, grouped or blocks)
-    chosen = schedule(shape, gpu(architecture))
+    chosen = schedule(shape, gpu(architecture, int8=int8))
     whole = "*i32" if zero else "*fp32"
     types = {"x": f"*{x}", "weight": f"*{weight}", "x_scale": "*fp32", "x_zero": whole}
     types |= {"scale": "*fp32", "row_sums": whole, "output": "*bf16"}
@@ -49,6 +60,7 @@ def code_of(
         "GROUPED": grouped,
         "BLOCKS": blocks,
         "ZERO": zero,
+        "SHORT": architecture in SHORT,
         "EARLY": architecture >= 90,
     }
     if isinstance(chosen, Many):
@@ -58,7 +70,7 @@ def code_of(
     else:
         types |= {"sums": "*i32" if x == INT8 else "*fp32", "arrived": "*i32"}
         constants |= {"IN": width, "SPLITS": chosen.splits, "AHEAD": chosen.ahead}
-        constants["CODES"] = weight == CODES
+        constants |= {"CODES": weight == CODES, "HALVES": x == INT8 and not int8}
     code = compiled(
         multiply_many if isinstance(chosen, Many) else multiply_few,
         architecture,
@@ -78,17 +90,27 @@ def expect_fast(code: MachineCode, architecture: int, instructions: dict[int, st
     assert code.count("LDGSTS") or code.count("UTMALDG")
     assert code.stack_bytes == 0
     assert code.shared_bytes <= SHARED[architecture]
+    assert code.tensor_columns <= MOST_COLUMNS
     assert bool(code.count("ACQBULK")) == (architecture >= 90)
 
 
 SIZES = [(1, 6144, 4096), (100, 4096, 14_336), (4096, 28_672, 4096)]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", INTEGER)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_integers_are_multiplied_as_integers(architecture: int, size: tuple[int, int, int]) -> None:
     code, _ = code_of(architecture, size, INT8, INT8, zero=True)
     expect_fast(code, architecture, INTEGER)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_integers_are_multiplied_as_fp16_where_tensor_cores_are_slow_at_them(
+    size: tuple[int, int, int],
+) -> None:
+    """On sm_103, which cannot be read here: it has the other instructions of sm_100."""
+    code, _ = code_of(100, size, INT8, INT8, zero=True, int8=False)
+    expect_fast(code, 100, SIXTEEN)
 
 
 @pytest.mark.parametrize("architecture", FLOATING)
@@ -101,11 +123,30 @@ def test_8_bit_floating_point_is_multiplied_as_it_is(
     expect_fast(code, architecture, FLOATING)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("size", SIZES[:2], ids=str)
-def test_weights_are_widened_in_registers(architecture: int, size: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("architecture", FLOATING)
+@pytest.mark.parametrize("num_tokens", [100, 4096])
+def test_sums_leave_tensor_cores_in_every_step_only_where_those_cut_them(
+    architecture: int, num_tokens: int
+) -> None:
+    code, chosen = code_of(architecture, (num_tokens, 28_672, 4096), E4M3, E4M3)
+    assert isinstance(chosen, Many) or chosen.splits == 1  # nobody else adds
+    assert bool(code.count("FADD2?")) == (architecture in SHORT)
+
+
+@pytest.mark.parametrize("architecture", SIXTEEN)
+@pytest.mark.parametrize(
+    ("size", "blocks"),
+    [
+        (SIZES[0], False),
+        (SIZES[1], False),
+        *[((100, 28_672, 4096), each) for each in (False, True)],
+    ],
+)
+def test_weights_are_widened_in_registers(
+    architecture: int, size: tuple[int, int, int], blocks: bool
+) -> None:
     weight = E4M3 if architecture >= 89 else CODES
-    code, _ = code_of(architecture, size, "bf16", weight)
+    code, _ = code_of(architecture, size, "bf16", weight, blocks=blocks)
     expect_fast(code, architecture, SIXTEEN)
     assert not code.count(r"F2F\.BF16\.F16")  # a sixteenth of a tensor core's pace
 

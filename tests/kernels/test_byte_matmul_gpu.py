@@ -129,11 +129,21 @@ def test_however_it_is_divided_it_is_the_same(
 ) -> None:
     weight = weights(500, 1024)[kind]
     narrow = isinstance(weight, Int8Weight) or weight.activation is not None
-    if isinstance(chosen, Many) and not (narrow and Gpu.of(torch.device("cuda")).early):
+    if isinstance(chosen, Many) and not (narrow and Gpu.of(torch.device("cuda")).warpgroups):
         pytest.skip("only numbers of 8 bits come by descriptors")
     monkeypatch.setattr(module, "schedule", lambda *_: chosen)
     for tokens in (3, 70):
         check(weight, tokens)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "int8" in kind])
+def test_integers_are_exact_as_fp16_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = replace(Gpu.of(torch.device("cuda")), int8=False)
+    monkeypatch.setattr(Gpu, "of", lambda _: slow)
+    for size in ((257, 576), (4096, 14_336)):
+        weight = weights(*size)[kind]
+        for tokens in (1, 33, 100, MANY):
+            check(weight, tokens)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -166,10 +176,12 @@ def test_a_number_that_is_none_stays_in_its_row(kind: str, tokens: int) -> None:
         assert bool(found[1].isnan().all())
 
 
+@pytest.mark.parametrize("tokens", [4, 100, 200, 600])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_graph_of_products_that_need_each_other(kind: str) -> None:
+def test_a_graph_of_products_that_need_each_other(kind: str, tokens: int) -> None:
+    """By every way there is: 600 tokens are many, or meet weights that are made dense."""
     product = prepare(on_gpu(weights(4096, 4096)[kind]), torch.bfloat16)
-    x = activations(4, 4096).cuda()
+    x = activations(tokens, 4096).cuda()
 
     def chain(*, waits: bool) -> torch.Tensor:
         found = x

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aweigh_kernels import int_matmul as module
-from aweigh_kernels.dense import starts_early
+from aweigh_kernels.dense import by_warpgroups
 from aweigh_kernels.int_matmul import MOST_TOKENS, Schedule, Workspace, int_matmul, workspace_of
 from aweigh_kernels.int_packing import pack
 from aweigh_kernels.int_weight import IntWeight
@@ -49,7 +49,7 @@ class Case:
         weight = draw.ints(*shape, bits, group, asymmetric=asymmetric, act_order=act_order)
         self.weight = on_gpu(weight)
         self.x = draw.normal(tokens, shape[1]).to(DEVICE, dtype)
-        fours = not starts_early(DEVICE)
+        fours = not by_warpgroups(DEVICE)
         q, scale, zero = self.weight.q, self.weight.scale, self.weight.zero
         self.packed = pack(q, scale, zero, bits, group, fours=fours)
 
@@ -85,7 +85,7 @@ def test_groups_of_any_size(bits: int, group: int, dtype: torch.dtype) -> None:
             case.check(prepare(case.weight, dtype)(case.x))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("shape", [(1, 8), (64, 64), (333, 77), (576, 192), (1024, 4096)], ids=str)
 def test_as_many_tokens_as_there_are(
     shape: tuple[int, int], bits: int, workspace: Workspace
@@ -96,7 +96,7 @@ def test_as_many_tokens_as_there_are(
         assert not workspace.scratch.arrived.any()
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("shape", [(6144, 4096), (28_672, 4096), (4096, 14_336)], ids=str)
 def test_the_matrices_of_a_layer(shape: tuple[int, int], bits: int, workspace: Workspace) -> None:
     case = Case(512, shape, bits)
@@ -105,7 +105,7 @@ def test_the_matrices_of_a_layer(shape: tuple[int, int], bits: int, workspace: W
         part.check(int_matmul(part.x, part.packed, workspace))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_one_hot_activations_read_the_weights_exactly(bits: int, workspace: Workspace) -> None:
     for dtype in BOTH:
         case = Case(1, (200, 320), bits, 64, dtype=dtype, asymmetric=True)
@@ -159,7 +159,7 @@ def test_launches_repeat_to_the_bit(tokens: int, workspace: Workspace) -> None:
     assert not workspace.scratch.arrived.any()
 
 
-@pytest.mark.parametrize("tokens", [4, 300])
+@pytest.mark.parametrize("tokens", [4, 100, 200, 600])
 def test_a_graph_of_products_that_need_each_other(tokens: int, workspace: Workspace) -> None:
     case = Case(tokens, (4096, 4096))
     case.x /= 64

@@ -1,9 +1,11 @@
 """See `byte_matmul`.
 
 For few tokens rows of the weight are the left matrix, as in `skinny_matmul`, whose way of sharing
-rows it has. For many, tokens are, and tiles come by descriptors. Tensor cores add E4M3 and E5M2
-with about 14 bits; what they add at once is one tile's depth, and from tile to tile sums are fp32.
-Integers are added as they are. Scales of blocks and groups come one tile before they are needed.
+rows it has. For many, tokens are, and tiles come by descriptors. Tensor cores of Ada and Hopper add
+E4M3 and E5M2 with about 14 bits (SHORT): what they add at once is one tile's depth, and from tile
+to tile sums are fp32. Integers are added as they are; where tensor cores are slow at that (HALVES)
+they are multiplied as fp16, and a tile's sum is exact. Scales of blocks and groups come one tile
+before they are needed.
 """
 
 import triton
@@ -42,6 +44,8 @@ def multiply_few(
     BLOCKS: tl.constexpr,
     ZERO: tl.constexpr,
     CODES: tl.constexpr,
+    HALVES: tl.constexpr,
+    SHORT: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """Some rows of the weight times some tokens, over some of their numbers."""
@@ -55,38 +59,21 @@ def multiply_few(
     token = (first_token + tl.arange(0, TOKENS))[None, :]
     # Rows past the end are the last one again: no mask, and nothing of them is written.
     own = weight + tl.minimum(row, OUT - 1).to(tl.int64) * WIDTH
-    begin = tl.program_id(1) * (STEPS * DEPTH)
     if EARLY:
         gdc_launch_dependents()
         if EVEN and AHEAD > 0 and AHEAD <= STEPS * DEPTH:
+            begin = tl.program_id(1) * (STEPS * DEPTH)
             ask(own + begin + (tl.arange(0, AHEAD // _LINE) * _LINE)[None, :])
         gdc_wait()
-    inputs = x + token.to(tl.int64) * IN
-    known = token < num_tokens
-    factor = _factor(
-        x_scale, scale, begin // GROUP, first_row, token, num_tokens, WIDTH, GROUPED, BLOCKS
-    )
-    total = tl.zeros([ROWS, TOKENS], sums.dtype.element_ty)
-    for step in range(STEPS):
-        at = begin + step * DEPTH + tl.arange(0, DEPTH)
-        left = _weights(own, at, x.dtype.element_ty, WIDTH, EVEN, CODES)
-        right = _inputs(inputs, at, known, IN, EVEN and IN == WIDTH)
-        if GROUPED or BLOCKS:
-            behind = begin // GROUP + step + 1
-            coming = _factor(
-                x_scale, scale, behind, first_row, token, num_tokens, WIDTH, GROUPED, BLOCKS
-            )
-            total += tl.dot(left, right) * factor
-            factor = coming
-        elif left.dtype.is_fp8():
-            total += tl.dot(left, right)
-        else:
-            total = tl.dot(left, right, total, out_dtype=total.dtype)
+    total = products(
+        x, own, x_scale, scale, first_row, token, num_tokens, sums.dtype.element_ty, IN, WIDTH,
+        TOKENS, ROWS, DEPTH, SPLITS, GROUPED, BLOCKS, CODES, HALVES, SHORT,
+    )  # fmt: skip
     total, last = joined(
         total, sums, arrived, tl.program_id(0), num_tokens - first_token, TOKENS, ROWS, SPLITS
     )
     if last:
-        found = _scaled(
+        found = scaled(
             total, x_scale, x_zero, scale, row_sums, row, token, num_tokens, OUT, SCALED, BLOCKS,
             ZERO,
         )  # fmt: skip
@@ -115,6 +102,7 @@ def multiply_many(
     GROUPED: tl.constexpr,
     BLOCKS: tl.constexpr,
     ZERO: tl.constexpr,
+    SHORT: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """Some tokens times some rows of the weight; both are 8 bits."""
@@ -138,11 +126,11 @@ def multiply_many(
             )
             total += tl.dot(left, right) * factor
             factor = coming
-        elif WHOLE:
-            total = tl.dot(left, right, total, out_dtype=tl.int32)
+        elif SHORT and not WHOLE:
+            total += tl.dot(left, right, max_num_imprecise_acc=DEPTH)
         else:
-            total += tl.dot(left, right)
-    found = _scaled(
+            total = tl.dot(left, right, total, out_dtype=total.dtype)
+    found = scaled(
         total, x_scale, x_zero, scale, row_sums, row, token, num_tokens, OUT, SCALED, BLOCKS, ZERO
     )
     to = output + token.to(tl.int64) * OUT + row
@@ -180,6 +168,63 @@ def widen(
     found = numbers.to(tl.float16).to(tl.float32) * factor
     to = output + row.to(tl.int64) * SIZE + column
     tl.store(to, found.to(output.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def products(
+    x,
+    own,
+    x_scale,
+    scale,
+    first_row,
+    token,
+    num_tokens,
+    SUMS: tl.constexpr,
+    IN: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    SPLITS: tl.constexpr,
+    GROUPED: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    CODES: tl.constexpr,
+    HALVES: tl.constexpr,
+    SHORT: tl.constexpr,
+):
+    """Products of some rows with some tokens, over this program's part of their numbers.
+
+    `own` is [ROWS, 1], where rows begin; `token` [1, TOKENS], none from `num_tokens` on.
+    """
+    STEPS: tl.constexpr = (WIDTH + DEPTH * SPLITS - 1) // (DEPTH * SPLITS)
+    EVEN: tl.constexpr = WIDTH == STEPS * DEPTH * SPLITS
+    KIND: tl.constexpr = tl.float16 if HALVES else x.dtype.element_ty
+    begin = tl.program_id(1) * (STEPS * DEPTH)
+    inputs = x + token.to(tl.int64) * IN
+    known = token < num_tokens
+    factor = _factor(
+        x_scale, scale, begin // GROUP, first_row, token, num_tokens, WIDTH, GROUPED, BLOCKS
+    )
+    total = tl.zeros([ROWS, TOKENS], SUMS)
+    for step in range(STEPS):
+        at = begin + step * DEPTH + tl.arange(0, DEPTH)
+        left = _weights(own, at, KIND, WIDTH, EVEN, CODES)
+        right = _inputs(inputs, at, known, IN, EVEN and IN == WIDTH)
+        if GROUPED or BLOCKS:
+            behind = begin // GROUP + step + 1
+            coming = _factor(
+                x_scale, scale, behind, first_row, token, num_tokens, WIDTH, GROUPED, BLOCKS
+            )
+            total += tl.dot(left, right) * factor
+            factor = coming
+        elif HALVES:  # a sum is DEPTH · 128 · 128 at most: fp32 has room for four times as much
+            total += tl.dot(left, _widened(right, KIND)).to(tl.int32)
+        elif SHORT and left.dtype.is_fp8():
+            # Told nothing of it, the compiler lets Ada's tensor cores add to the sum before.
+            total += tl.dot(left, right, max_num_imprecise_acc=DEPTH)
+        else:
+            total = tl.dot(left, right, total, out_dtype=total.dtype)
+    return total
 
 
 @triton.jit
@@ -243,7 +288,7 @@ def _factor(
 
 
 @triton.jit
-def _scaled(
+def scaled(
     total,
     x_scale,
     x_zero,
@@ -272,8 +317,15 @@ def _scaled(
 
 @triton.jit
 def _widened(numbers, kind: tl.constexpr):
-    """By way of fp16, and of fp32 to bf16: of these steps none is slow."""
-    found = numbers.to(tl.float16)
+    """By way of fp16, and of fp32 to bf16: of these steps none is slow.
+
+    Integers become the last bits of 1024 there, with 128 more than they are.
+    """
+    if numbers.dtype.is_int():
+        bits = (numbers.to(tl.uint8, bitcast=True) ^ 0x80).to(tl.uint16) | 0x6400
+        found = bits.to(tl.float16, bitcast=True) - 1152.0
+    else:
+        found = numbers.to(tl.float16)
     if kind == tl.bfloat16:
         found = found.to(tl.float32).to(kind)
     return found

@@ -35,8 +35,9 @@ def multiply(
     """Some rows of the weight, some of their numbers."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     # Rows past the end are the last one again: no mask, and nothing of them is written.
-    total = _sums(
-        x, weight, tl.minimum(row, OUT - 1), num_tokens, IN, TOKENS, ROWS, DEPTH, SPLITS, AHEAD,
+    inputs, known = _columns(x, num_tokens, IN, TOKENS)
+    total = products(
+        inputs, known, weight, tl.minimum(row, OUT - 1), IN, TOKENS, ROWS, DEPTH, SPLITS, AHEAD,
         EARLY,
     )  # fmt: skip
     total, last = joined(total, sums, arrived, tl.program_id(0), num_tokens, TOKENS, ROWS, SPLITS)
@@ -75,8 +76,9 @@ def multiply_gated(
     place = tl.arange(0, ROWS)
     gate = tl.program_id(0) * HALF + place % HALF
     row = tl.minimum(gate, SIZE - 1) + place // HALF * SIZE
-    total = _sums(
-        x, weight, row, num_tokens, IN, TOKENS, ROWS, DEPTH, SPLITS, AHEAD, EARLY
+    inputs, known = _columns(x, num_tokens, IN, TOKENS)
+    total = products(
+        inputs, known, weight, row, IN, TOKENS, ROWS, DEPTH, SPLITS, AHEAD, EARLY
     )  # fmt: skip
     total, last = joined(total, sums, arrived, tl.program_id(0), num_tokens, TOKENS, ROWS, SPLITS)
     if last:
@@ -126,8 +128,9 @@ def multiply_turned(
     place = tl.arange(0, ROWS)
     head, tile = tl.program_id(0) // TILES, tl.program_id(0) % TILES
     row = head * SIZE + tile * HALF + place % HALF + place // HALF * (SIZE // 2)
-    total = _sums(
-        x, weight, row, num_tokens, IN, TOKENS, ROWS, DEPTH, SPLITS, AHEAD, EARLY
+    inputs, known = _columns(x, num_tokens, IN, TOKENS)
+    total = products(
+        inputs, known, weight, row, IN, TOKENS, ROWS, DEPTH, SPLITS, AHEAD, EARLY
     )  # fmt: skip
     total, last = joined(total, sums, arrived, tl.program_id(0), num_tokens, TOKENS, ROWS, SPLITS)
     if last:
@@ -156,11 +159,18 @@ def multiply_turned(
 
 
 @triton.jit
-def _sums(
-    x,
+def _columns(x, num_tokens, IN: tl.constexpr, TOKENS: tl.constexpr):
+    """Where tokens begin, [1, TOKENS], and which of them there are."""
+    token = tl.arange(0, TOKENS)
+    return x + token[None, :] * IN, (token < num_tokens)[None, :]
+
+
+@triton.jit
+def products(
+    inputs,
+    known,
     weight,
     row,
-    num_tokens,
     IN: tl.constexpr,
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -169,7 +179,7 @@ def _sums(
     AHEAD: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """Products of this program's rows with all tokens, over its part of their numbers."""
+    """Products of some rows with some tokens, over this program's part of their numbers."""
     STEPS: tl.constexpr = (IN + DEPTH * SPLITS - 1) // (DEPTH * SPLITS)
     EVEN: tl.constexpr = IN == STEPS * DEPTH * SPLITS
     own = weight + row.to(tl.int64)[:, None] * IN
@@ -179,9 +189,6 @@ def _sums(
         if EVEN and AHEAD > 0:
             ask(own + begin + (tl.arange(0, AHEAD // LINE) * LINE)[None, :])
         gdc_wait()
-    token = tl.arange(0, TOKENS)
-    known = (token < num_tokens)[None, :]
-    inputs = x + token[None, :] * IN
     total = tl.zeros([ROWS, TOKENS], tl.float32)
     for step in range(STEPS):
         at = begin + step * DEPTH + tl.arange(0, DEPTH)

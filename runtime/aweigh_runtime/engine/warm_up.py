@@ -26,13 +26,18 @@ def compile_all(forward: Forward, decoder: Decoder, limits: Limits, cache: KVCac
     """Compute every kind of decode once on a GPU, whose kernels are compiled at their first use.
 
     What is left of a prompt behind cached tokens is one, too, where it is short. Products of up to
-    64 tokens have kernels of their own.
+    64 tokens have kernels of their own, those of quantized matrices some for more, and those of
+    experts others from one power of two to the next.
     """
     if cache.layers.device.type != "cuda":
         return
+    decoder.compile_products(limits.step_tokens)
     room = min(cache.num_blocks * cache.block_tokens, limits.max_model_len)
     blocks = range(cache.num_blocks)
-    for count in (*range(1, FEW + 1), *_FEW_ROWS):
+    counts = [*range(1, FEW + 1), *_FEW_ROWS]
+    if any(layer.experts is not None for layer in decoder.config.layers):
+        counts += [1 << power for power in range(7, limits.step_tokens.bit_length())]
+    for count in counts:
         if count < room:
             forward([0] * count, [Chunk(1, count, blocks, 1)])
     for requests, count in _kinds(decoder, limits.max_running, cache):

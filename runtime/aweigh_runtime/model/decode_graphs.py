@@ -51,8 +51,9 @@ class DecodeGraphs:
             sizes[0].rows, decoder.config.vocab_size, dtype=torch.float32, device=decoder.device
         )
         self._pool = torch.cuda.graph_pool_handle()
-        # Nothing can be recorded on the stream that is there from the start.
-        self._stream = torch.cuda.Stream(decoder.device)  # type: ignore[no-untyped-call]
+        # Nothing can be recorded on the stream that is there from the start. On this one nothing
+        # runs: graphs are replayed where everything is computed, as products share memory.
+        self._stream = torch.cuda.Stream(decoder.device)  # type: ignore[no-untyped-call]  # noqa: TID251
         self._graphs = {size: self._recorded(size) for size in sizes}
         few = [size for size in sizes if size.tokens_each == 1 and size.requests <= _FEW]
         self._following = {

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from aweigh_kernels.product import compile_all
 from aweigh_runtime.model.cache import KVCache, LayerCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.config import ModelConfig, Rope
@@ -24,7 +25,13 @@ from aweigh_runtime.model.vocabulary import embedding, head
 class Stack(Protocol):
     """All layers, and the norm behind them."""
 
-    recordable: bool  # they launch the same kernels for every step of a size, and wait for nothing
+    @property
+    def recordable(self) -> bool:
+        """Whether they launch the same kernels for every step of a size; known once loaded."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether a step waits for the device; known once loaded."""
 
     def __call__(
         self,
@@ -70,14 +77,20 @@ class Decoder:
 
     @property
     def waits(self) -> bool:
-        """Whether a step waits for the device: which experts have tokens is asked of it."""
-        return any(layer.experts is not None for layer in self.config.layers)
+        """Whether a step waits for the device: which experts have tokens may be asked of it."""
+        return self._layers.waits
+
+    @torch.inference_mode()
+    def compile_products(self, most_tokens: int) -> None:
+        """Compile what quantized matrices need in steps of up to so many tokens; see `forward`."""
+        quantized = (matrix for each in self.matrices.values() for matrix in each)
+        compile_all((product for matrix in quantized for product in matrix.products), most_tokens)
 
     @torch.inference_mode()
     def forward(
         self, tokens: Sequence[int] | torch.Tensor, chunks: Sequence[Chunk], cache: KVCache
     ) -> torch.Tensor:
-        """Compute one step. The device is never waited for, except by layers with experts.
+        """Compute one step. The device is never waited for, unless the decoder `waits`.
 
         Args:
             tokens: [T], the new tokens of all requests, in the order of `chunks`; on the device

@@ -1,8 +1,7 @@
 """The layers of a decoder by our own GPU kernels: fewer launches, and less memory moved in each.
 
 What a layer adds to the hidden states is not added at once: the norm behind it does that, while it
-reads them in any case. Rounding is torch's. It has no gradients, and layers with experts are none
-of it.
+reads them in any case. Rounding is torch's. It has no gradients.
 """
 
 from collections.abc import Sequence
@@ -10,21 +9,22 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import linear
 
-from aweigh_kernels import paired_matmul
+from aweigh_kernels import paired_matmul, routing
 from aweigh_kernels.dense import NARROW
 from aweigh_kernels.gated import gated
-from aweigh_kernels.rms_norm import MOST_COLUMNS, rms_norm, rms_norm_rounded
+from aweigh_kernels.rms_norm import MOST_COLUMNS
 from aweigh_kernels.rope_write import rope_write
 from aweigh_kernels.round_rows import round_gated
 from aweigh_kernels.rounding import ByteRounding
 from aweigh_kernels.skinny_matmul import MOST_TOKENS, Scratch, skinny_matmul
+from aweigh_runtime.model.added_norm import AddedNorm
 from aweigh_runtime.model.arithmetic import Fast
 from aweigh_runtime.model.attention import AttentionShape, attend_stored
 from aweigh_runtime.model.cache import FP8, LayerCache
 from aweigh_runtime.model.config import LayerConfig, ModelConfig, Rope
+from aweigh_runtime.model.fused_experts import FusedExperts
 from aweigh_runtime.model.layers import CosSin
 from aweigh_runtime.model.matrix import Activations
-from aweigh_runtime.model.norm import Norm
 from aweigh_runtime.model.projection import Heads, NormedHeads, Projection, out_projection
 from aweigh_runtime.model.rope import turn_
 from aweigh_runtime.model.step_plan import Plan
@@ -38,7 +38,10 @@ def takes(config: ModelConfig, dtype: torch.dtype) -> bool:
     return (
         dtype in NARROW
         and config.hidden_size <= MOST_COLUMNS
-        and all(layer.experts is None for layer in config.layers)
+        and all(
+            layer.experts is None or routing.takes(layer.experts.count, layer.experts.per_token)
+            for layer in config.layers
+        )
     )
 
 
@@ -71,14 +74,22 @@ class FewRows(Fast):
 class FusedLayers:
     """All layers, and the norm behind them."""
 
-    recordable = True
-
     def __init__(self, config: ModelConfig, ropes: Sequence[Rope], storage: Storage) -> None:
         self._layers = [
             FusedLayer(config, layer, ropes.index(layer.rope), storage.within(f"layers.{index}"))
             for index, layer in enumerate(config.layers)
         ]
         self._norm = AddedNorm(config, storage)
+
+    @property
+    def waits(self) -> bool:
+        """See `Stack`: experts whose weights are not all of one kind are."""
+        return any(layer.waits for layer in self._layers)
+
+    @property
+    def recordable(self) -> bool:
+        """See `Stack`."""
+        return not self.waits
 
     def __call__(
         self,
@@ -103,7 +114,17 @@ class FusedLayer:
         self, config: ModelConfig, layer: LayerConfig, rope: int, storage: Storage
     ) -> None:
         self._attention = FusedAttention(config, layer, rope, storage.within("attention"))
-        self._mlp = FusedMLP(config, layer, storage.within("mlp"))
+        within = storage.within("mlp")
+        self._mlp: FusedMLP | FusedExperts
+        if layer.experts is None:
+            self._mlp = FusedMLP(config, layer, within)
+        else:
+            self._mlp = FusedExperts(config, layer, layer.experts, within)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for the device."""
+        return isinstance(self._mlp, FusedExperts) and self._mlp.waits
 
     def __call__(
         self,
@@ -126,30 +147,6 @@ class FusedLayer:
             [T, N].
         """
         return self._mlp(hidden, self._attention(hidden, update, turns, kv, step))
-
-
-class AddedNorm(Norm):
-    """Of the sum of hidden states and what is to be added to them."""
-
-    def __init__(self, config: ModelConfig, storage: Storage) -> None:
-        kept = storage.wide if config.norm_less_one else storage
-        super().__init__(config, kept.within("norm"))
-
-    def __call__(self, hidden: torch.Tensor, update: torch.Tensor | None = None) -> torch.Tensor:
-        """[T, N] to [T, N]; `hidden` becomes the sum."""
-        if update is None:
-            return rms_norm(hidden, self._weight, self._eps)
-        return rms_norm(update, self._weight, self._eps, residual=hidden)
-
-    def rounded(
-        self, hidden: torch.Tensor, update: torch.Tensor | None, rounding: ByteRounding | None
-    ) -> Activations:
-        """The same, rounded as the product behind it asks for; None: it does not ask."""
-        if rounding is None:
-            return self(hidden, update)
-        if update is None:
-            return rms_norm_rounded(hidden, self._weight, self._eps, rounding)
-        return rms_norm_rounded(update, self._weight, self._eps, rounding, residual=hidden)
 
 
 class FusedAttention:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from aweigh_runtime.model.chunks import Chunk
-from aweigh_runtime.model.config import ModelConfig
+from aweigh_runtime.model.config import LayerConfig, ModelConfig
 
 _STEPS = ((8, 8, 256), (256, 64, 1024))  # from so many requests by so many up to so many
 _MOST_VERIFIED = 256  # rows of a graph of requests that have drafts
@@ -58,7 +58,13 @@ def graph_bytes(
     units = _GROUPS + -(-rows * config.num_heads // (config.num_kv_heads * _UNIT_ROWS))
     parts = max(config.num_kv_heads * units, _PARTS) * _UNIT_ROWS
     of_common = parts * config.head_dim * _WIDE_BYTES
-    return of_common + rows * (logits + _BETWEEN * config.hidden_size * item_bytes)
+    between = _BETWEEN * config.hidden_size + max(map(_gates_of_experts, config.layers))
+    return of_common + rows * (logits + between * item_bytes)
+
+
+def _gates_of_experts(layer: LayerConfig) -> int:
+    """Of a token: gates, what goes through them, and their products, of all its experts."""
+    return 0 if layer.experts is None else 3 * layer.mlp_size * layer.experts.per_token
 
 
 def smallest(sizes: Iterable[Size], chunks: Sequence[Chunk]) -> Size | None:

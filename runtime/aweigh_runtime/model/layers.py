@@ -28,6 +28,7 @@ class Layers:
             for index, layer in enumerate(config.layers)
         ]
         self._norm = norm(config, storage)
+        self.waits = any(layer.experts is not None for layer in config.layers)
 
     def __call__(
         self,

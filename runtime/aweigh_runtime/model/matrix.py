@@ -27,6 +27,19 @@ class Matrix(Protocol):
         ...
 
 
+class Filled(Protocol):
+    """A quantized matrix of a decoder that is being loaded."""
+
+    @property
+    def recordable(self) -> bool:
+        """Whether graphs may hold its product, once it is filled."""
+        ...
+
+    def fill(self, shards: Sequence[torch.Tensor | Weight]) -> None:
+        """Take the rows of all shards in their order."""
+        ...
+
+
 class Dense:
     """A matrix of 16 or 32 bits, or one of several that are stacked in one tensor."""
 
@@ -57,7 +70,7 @@ class Quantized:
         self.recordable = False  # as part of a graph, once it is filled
 
     def fill(self, shards: Sequence[torch.Tensor | Weight]) -> None:
-        """Take the rows of all shards in their order; those of one kind become one product."""
+        """See `Filled`; rows of one kind become one product."""
         products: list[Product] = []
         together: list[Weight] = []
         for shard in shards:
@@ -71,6 +84,15 @@ class Quantized:
         self.recordable = all(
             isinstance(shard, torch.Tensor) or recordable(shard, self._dtype) for shard in shards
         )
+
+    @property
+    def products(self) -> Sequence[Product]:
+        """Whose rows follow one another."""
+        return self._products
+
+    def use(self, product: Product) -> None:
+        """Take a product that others are part of, too."""
+        self._products = [product]
 
     def _prepared(self, weights: list[Weight]) -> list[Product]:
         return [self._prepare(weight, self._dtype) for weight in stack(weights)]

@@ -1,5 +1,6 @@
 """The MLP of a layer: one for all tokens, or experts of which each token uses a few."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -53,33 +54,51 @@ class ExpertsMLP:
         A token's experts are added in the order of their weights, whoever else is in the step.
         """
         normed = self._norm(hidden)
-        weights, chosen = self._route(normed)  # [T, experts per token] both
-        by_expert, order = chosen.flatten().sort(stable=True)
-        rows = normed[order // self._experts.per_token]
-        found = torch.empty_like(rows)
-        first = 0
-        for expert, count in enumerate(self._counts(by_expert)):
-            if count:
-                last = first + count
-                found[order[first:last]] = self._one(rows[first:last], expert)
-                first = last
-        each = found.view(*weights.shape, -1) * weights[..., None]
-        return each.sum(1).to(hidden.dtype)
-
-    def _route(self, normed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        shares = self._router(normed).softmax(-1, dtype=torch.float32)
-        weights, chosen = shares.topk(self._experts.per_token, -1)
-        if self._experts.normalized:
-            weights = weights / weights.sum(-1, keepdim=True)
-        return weights, chosen
-
-    def _counts(self, by_expert: torch.Tensor) -> list[int]:
-        counts: list[int] = by_expert.bincount(minlength=self._experts.count).tolist()
-        return counts
+        weights, chosen = chosen_experts(self._router(normed), self._experts)
+        return one_by_one(normed, weights, chosen, self._one)
 
     def _one(self, rows: torch.Tensor, expert: int) -> torch.Tensor:
         gate, up = self._gate_up[expert](rows).chunk(2, -1)
         return self._down[expert](self._activate(gate).mul_(up))
+
+
+def chosen_experts(logits: torch.Tensor, experts: Experts) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights of each token's experts and which they are, [T, experts per token] both."""
+    shares = logits.softmax(-1, dtype=torch.float32)
+    weights, chosen = shares.topk(experts.per_token, -1)
+    if experts.normalized:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return weights, chosen
+
+
+def one_by_one(
+    rows: torch.Tensor,
+    weights: torch.Tensor,
+    chosen: torch.Tensor,
+    expert: Callable[[torch.Tensor, int], torch.Tensor],
+) -> torch.Tensor:
+    """Each token by its experts, one expert after the other; the device is waited for once.
+
+    Args:
+        rows: [T, N].
+        weights, chosen: see `chosen_experts`.
+        expert: what one makes of its rows, [n, N] to [n, N].
+
+    Returns:
+        [T, N].
+    """
+    by_expert, order = chosen.flatten().sort(stable=True)
+    each = weights.shape[1]
+    rows = rows[order // each]
+    found = torch.empty_like(rows)
+    first = 0
+    for which, count in enumerate(by_expert.bincount().tolist()):
+        if count:
+            last = first + count
+            found[order[first:last]] = expert(rows[first:last], which)
+            first = last
+    parts = found.view(*weights.shape, -1) * weights[..., None]
+    return parts.sum(1).to(rows.dtype)
 
 
 def mlp(config: ModelConfig, layer: LayerConfig, storage: Storage) -> MLP | ExpertsMLP:

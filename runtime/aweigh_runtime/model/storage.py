@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from aweigh_runtime.model.arithmetic import Arithmetic
-from aweigh_runtime.model.matrix import Dense, Matrix, Quantized
+from aweigh_runtime.model.matrix import Dense, Filled, Matrix, Quantized
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Storage:
     weights: dict[str, torch.Tensor] = field(default_factory=dict)  # of the whole decoder
     dense: list[torch.Tensor] = field(default_factory=list)  # those that are multiplied with
     quantized: Container[str] = ()  # names of matrices that are not dense
-    matrices: dict[str, list[Quantized]] = field(default_factory=dict)  # those, by name
+    matrices: dict[str, Sequence[Filled]] = field(default_factory=dict)  # those, by name
 
     def within(self, name: str) -> "Storage":
         """For a part of this part."""

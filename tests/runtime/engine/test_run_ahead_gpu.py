@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from random import Random
+from shutil import copy
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from aweigh_runtime.engine.assembly import build
 from aweigh_runtime.engine.loop import Engine
 from aweigh_runtime.engine.messages import Sampling, Start, Stepped, Submission, Work
 from aweigh_runtime.sources.local import builtin
+from tests.runtime.model.checkpoints import write_family
+from tests.runtime.model.families import FAMILIES
 from tests.runtime.model.test_decode_graphs_gpu import nobody_waits
 
 pytestmark = pytest.mark.gpu
@@ -21,14 +24,18 @@ VOCABULARY = 8192
 
 @pytest.fixture(scope="module")
 def running() -> Engine:
+    return engine_of(Path(builtin("helmsman-8m")))
+
+
+def engine_of(directory: Path) -> Engine:
     start = Start(
-        uri="builtin://helmsman-8m", revision=None, secret_dir=None, cache_dir="",
-        max_model_len=512, dtype="auto", quantization="auto", kv_cache_dtype="auto",
+        uri=f"file://{directory}", revision=None, secret_dir=None, cache_dir="",
+        max_model_len=512, dtype="bf16", quantization="auto", kv_cache_dtype="auto",
         device="cuda", exact=False, max_running=16, step_tokens=2048, block_tokens=16,
         kv_cache_bytes=1 << 27, prefix_caching=False, prefix_cache_bytes=None,
         host_memory_bytes=0,
     )  # fmt: skip
-    engine, _ = build(start, Path(builtin("helmsman-8m")), lambda done, total: None)
+    engine, _ = build(start, directory, lambda done, total: None)
     assert engine.runs_ahead
     return engine
 
@@ -106,3 +113,19 @@ def test_the_host_never_waits_to_launch_a_step(
     run(running, asked(sampling))
     assert launched > 80
     torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("family", ["Mixtral", "Qwen 3 MoE"])
+def test_models_with_experts_run_ahead(tmp_path: Path, family: str) -> None:
+    model_type, shape = FAMILIES[family]
+    sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": 512}
+    directory = write_family(tmp_path, model_type, **shape, **sizes)
+    for file in Path(builtin("helmsman-8m")).glob("tokenizer*"):
+        copy(file, directory)
+    engine = engine_of(directory)
+    found = []
+    for ahead in (False, True):
+        engine.runs_ahead = ahead
+        found.append(texts(run(engine, asked())))
+    assert found[1] == found[0]
+    assert [len(found[0][id]) for id in range(16)] == [8 + 5 * id for id in range(16)]

@@ -26,7 +26,7 @@ from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.graph_sizes import Size, graph_sizes
 from aweigh_runtime.model.step_inputs import StepInputs, Tokens
 from aweigh_runtime.model.step_plan import lay_out
-from tests.runtime.model.checkpoints import load_decoder, new_cache, write_checkpoint, write_family
+from tests.runtime.model.checkpoints import load_decoder, write_checkpoint, write_family
 from tests.runtime.model.families import FAMILIES
 from tests.runtime.model.quantized import Quantize, quantized_twins, round_to
 
@@ -320,13 +320,3 @@ def test_layers_with_a_window_read_what_is_in_common_for_each_request(
     directory = write_family(tmp_path, model_type, **(shape | {"max_position_embeddings": 1024}))
     steps = Steps(Recorded(load_decoder(directory, "bf16", "cuda"), most=8))
     expect_alike(*steps.both(steps.alike(8, 160, 0)))
-
-
-def test_steps_of_experts_are_not_recorded(tmp_path: Path) -> None:
-    from aweigh_runtime.model.decode_graphs import recordable
-
-    model_type, shape = FAMILIES["Mixtral"]
-    directory = write_family(tmp_path, model_type, **shape)
-    decoder = load_decoder(directory, "bf16", "cuda")
-    cache = new_cache(decoder, 1)
-    assert recordable(decoder, cache, graph_sizes(24, 0)) == []

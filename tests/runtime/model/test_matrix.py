@@ -4,7 +4,7 @@ import torch
 
 from aweigh_kernels import int8_weight
 from aweigh_kernels.int8_weight import Int8Activation, Int8Weight
-from aweigh_kernels.product import Product, RoundingProduct
+from aweigh_kernels.product import Kernels, Product, RoundingProduct
 from aweigh_kernels.rounding import ByteRounding, Rounded
 from aweigh_kernels.weight import Weight, prepare
 from aweigh_runtime.model.matrix import Quantized
@@ -30,7 +30,8 @@ def prepare_rounding(weight: Weight, dtype: torch.dtype) -> Product:
         wide = x.numbers.float() * x.scale[:, None]
         return torch.nn.functional.linear(wide, weight.dense()).to(dtype)
 
-    return RoundingProduct(ROUNDING, round_rows, multiply)
+    kernels = Kernels(weight.shape, lambda tokens: None, torch.empty(0, weight.shape[1]))
+    return RoundingProduct(ROUNDING, round_rows, multiply, kernels)
 
 
 def matrix(*rows: int, dense: int = 0) -> Quantized:

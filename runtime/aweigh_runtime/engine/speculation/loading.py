@@ -173,6 +173,7 @@ def _broken(name: str, error: Exception) -> Speculation:
 
 def _warm(draft: LoadedDraft, frame: Frame, num_blocks: int, most_requests: int) -> DraftModel:
     cache = _cache(draft.decoder, num_blocks, frame.block_tokens)
+    draft.decoder.compile_products(frame.step_tokens)
     step = recorded(draft.decoder, cache, most_requests, RECORDED_TOKENS - 1)
     model = DraftModel(draft.name, _forward(draft.decoder, step), frame)
     model.warm_up(num_blocks)

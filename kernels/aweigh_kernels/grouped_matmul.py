@@ -1,0 +1,265 @@
+"""x · weightᵀ where each token has the weight of its own expert (Triton).
+
+    y[p, o] = sum over i of x[p or its token, i] · weight[expert of p][o, i]        for each pair p
+
+Weights are dense, integers in groups, or 8 bits, as `skinny_matmul`, `int_matmul` and `byte_matmul`
+have them, stacked. Bound: memory up to some tens of tokens, the bytes of the matrices that somebody
+needs. The order of adding depends on shapes alone: the same product is the same bits again.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+import triton
+
+from aweigh_kernels import byte_schedule, int_matmul, skinny_matmul
+from aweigh_kernels.byte_matmul import ByteMatrix, as_codes, numbers_of
+from aweigh_kernels.byte_schedule import Gpu
+from aweigh_kernels.gpu import grouped_matmul as kernels
+from aweigh_kernels.int_packing import Packed
+from aweigh_kernels.rounding import Rounded
+from aweigh_kernels.routing import Routed
+
+_MOST_NUMBERS = 64 * 512  # of sums that programs leave, for each multiprocessor
+_MOST_TILES = 8  # that they share, likewise
+MANY = skinny_matmul.Schedule(128, 64, 1, 4, ahead=0, num_warps=8)  # of 128 tokens, dense
+
+
+class Shared:
+    """Where programs that share rows leave their sums: no two products may run at the same time.
+
+    Its addresses stay, so that graphs may hold products. Make it before capturing one.
+    """
+
+    def __init__(self, num_processors: int, device: torch.device) -> None:
+        self.sums = torch.empty(num_processors * _MOST_NUMBERS, device=device)
+        self.arrived = torch.zeros(num_processors * _MOST_TILES, dtype=torch.int32, device=device)
+
+
+@cache
+def shared_on(device: torch.device) -> Shared:
+    """That of a GPU, from its first product on."""
+    return Shared(Gpu.of(device).num_processors, device)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """What a launch has beside its schedule."""
+
+    routed: Routed
+    out_size: int  # rows of each matrix
+    rows: int  # of a program
+    splits: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """A program for each tile that there can be."""
+        tiles = triton.cdiv(self.out_size, self.rows) * len(self.routed.experts)
+        return tiles, self.splits
+
+    def within(self, shared: Shared) -> "Tiling":
+        """With as many programs that share rows as have room for what they leave."""
+        tiles, splits = self.grid
+        left_by_one = tiles * self.rows * self.routed.pairs.shape[1]
+        if tiles > len(shared.arrived):
+            splits = 1
+        while splits > 1 and splits * left_by_one > len(shared.sums):
+            splits //= 2
+        return replace(self, splits=splits)
+
+
+def likely_rows(routed: Routed, out_size: int) -> int:
+    """Of all matrices that somebody needs, one above the other, if all are as likely.
+
+    Products are divided as those of a tile's tokens with one matrix of so many rows.
+    """
+    num_tokens, each = routed.weights.shape
+    num_pairs = each * int(triton.next_power_of_2(num_tokens))
+    met = routed.count * (1 - (1 - 1 / routed.count) ** num_pairs)
+    return out_size * max(1, round(max(met, num_pairs / routed.pairs.shape[1])))
+
+
+def launch_dense(
+    x: torch.Tensor, weight: torch.Tensor, routed: Routed, shared: Shared, gpu: Gpu
+) -> torch.Tensor:
+    """Multiply with dense matrices; Triton's interpreter takes all of these, too.
+
+    Args:
+        x: [T, I], or of each pair, [T·k, I]; bf16 or fp16, contiguous.
+        weight: [E, O, I], as x.
+        routed: T may be 0.
+        shared: of `shared_on`.
+        gpu: where all of it is.
+
+    Returns:
+        [T·k, O], as x, rounded once.
+    """
+    _, out_size, in_size = weight.shape
+    tile_tokens = routed.pairs.shape[1]
+    chosen = MANY
+    if tile_tokens <= skinny_matmul.MOST_TOKENS:
+        tall = likely_rows(routed, out_size)
+        chosen = skinny_matmul.schedule(tile_tokens, tall, in_size, gpu.num_processors)
+    tiling = Tiling(routed, out_size, chosen.rows, chosen.splits).within(shared)
+    output = x.new_empty(routed.num_pairs, out_size)
+    if output.numel():
+        kernels.multiply_dense[tiling.grid](
+            x,
+            weight,
+            output,
+            shared.sums,
+            *_lists(routed, shared),
+            OUT=out_size,
+            IN=in_size,
+            EACH=_pairs_of_row(x, routed),
+            TOKENS=tile_tokens,
+            ROWS=chosen.rows,
+            DEPTH=chosen.depth,
+            SPLITS=tiling.splits,
+            EARLY=gpu.early,
+            num_warps=chosen.num_warps,
+            num_stages=chosen.stages_within(gpu.shared_bytes, tile_tokens),
+            launch_pdl=gpu.early,
+        )
+    return output
+
+
+def launch_ints(
+    x: torch.Tensor,
+    packed: Packed,
+    routed: Routed,
+    shared: Shared,
+    gpu: Gpu,
+    *,
+    interpreted: bool = False,
+) -> torch.Tensor:
+    """Multiply with packed integers; see `launch_dense`.
+
+    Args:
+        x: as there.
+        packed: its words and factors are those of E matrices, [E, …], its shape that of one.
+        routed, shared, gpu: as there.
+        interpreted: see `int_matmul.launch`.
+    """
+    out_size, in_size = packed.shape
+    tile_tokens = routed.pairs.shape[1]
+    tall = replace(packed, shape=(likely_rows(routed, out_size), in_size))
+    chosen = int_matmul.schedule(tile_tokens, tall, gpu.num_processors)
+    splits = chosen.splits if chosen.tokens == tile_tokens else 1  # it would have smaller tiles
+    chosen = replace(chosen, tokens=tile_tokens).within(gpu.shared_bytes, packed)
+    tiling = Tiling(routed, out_size, chosen.rows, splits).within(shared)
+    output = x.new_empty(routed.num_pairs, out_size)
+    if output.numel():
+        kernels.multiply_ints[tiling.grid](
+            x,
+            packed.words,
+            packed.factors,
+            output,
+            shared.sums,
+            *_lists(routed, shared),
+            OUT=out_size,
+            IN=in_size,
+            WORDS=packed.words[0].numel(),
+            FACTORS=packed.factors[0].numel(),
+            GROUP=packed.group,
+            BITS=packed.bits,
+            EACH=_pairs_of_row(x, routed),
+            TOKENS=tile_tokens,
+            ROWS=chosen.rows,
+            DEPTH=packed.depth,
+            SPLITS=tiling.splits,
+            UNROLL=chosen.unroll,
+            EARLY=gpu.early,
+            FOURS=packed.fours,
+            PAIRS=not interpreted,
+            num_warps=chosen.num_warps,
+            num_stages=chosen.num_stages,
+            launch_pdl=gpu.early,
+        )
+    return output
+
+
+def launch_bytes(
+    x: torch.Tensor | Rounded,
+    matrix: ByteMatrix,
+    routed: Routed,
+    dtype: torch.dtype,
+    shared: Shared,
+    gpu: Gpu,
+) -> torch.Tensor:
+    """Multiply with 8 bits; see `launch_dense`.
+
+    Args:
+        x: as there, or rounded as the matrices' numbers ask for.
+        matrix: its tensors are those of E matrices, [E, …].
+        routed, shared, gpu: as there.
+        dtype: of the output.
+    """
+    numbers, weight = numbers_of(x), matrix.numbers
+    _, out_size, width = weight.shape
+    rounded = x if isinstance(x, Rounded) else None
+    integers, tile_tokens = numbers.dtype == torch.int8, routed.pairs.shape[1]
+    grouped = rounded is not None and rounded.scale.dim() == 2
+    chosen = byte_schedule.few(
+        byte_schedule.Shape(
+            tile_tokens,
+            likely_rows(routed, out_size),
+            width,
+            numbers.itemsize,
+            integers,
+            matrix.blocks or grouped,
+        ),
+        gpu,
+        tile_tokens,
+    )
+    tiling = Tiling(routed, out_size, chosen.rows, chosen.splits).within(shared)
+    output = torch.empty(routed.num_pairs, out_size, dtype=dtype, device=weight.device)
+    if not output.numel():
+        return output
+    codes = as_codes(weight, gpu)
+    x_scale = matrix.scale if rounded is None else rounded.scale
+    sums = shared.sums.view(torch.int32) if integers else shared.sums
+    kernels.multiply_bytes[tiling.grid](
+        numbers,
+        weight.view(torch.uint8) if codes else weight,
+        x_scale,
+        x_scale if rounded is None or rounded.zero is None else rounded.zero,
+        matrix.scale,
+        matrix.scale if matrix.row_sums is None else matrix.row_sums,
+        output,
+        sums,
+        *_lists(routed, shared),
+        OUT=out_size,
+        IN=numbers.shape[1],
+        WIDTH=width,
+        SCALES=matrix.scale[0].numel(),
+        EACH=_pairs_of_row(numbers, routed),
+        TOKENS=tile_tokens,
+        ROWS=chosen.rows,
+        DEPTH=chosen.depth,
+        SPLITS=tiling.splits,
+        SCALED=rounded is not None and not grouped,
+        GROUPED=grouped,
+        BLOCKS=matrix.blocks,
+        ZERO=rounded is not None and rounded.zero is not None,
+        CODES=codes,
+        HALVES=integers and not gpu.int8,
+        SHORT=gpu.short_sums,
+        EARLY=gpu.early,
+        num_warps=chosen.num_warps,
+        num_stages=chosen.num_stages,
+        launch_pdl=gpu.early,
+    )
+    return output
+
+
+def _lists(routed: Routed, shared: Shared) -> tuple[torch.Tensor | int, ...]:
+    """What all kernels take behind their sums."""
+    num_tiles = len(routed.experts)
+    return shared.arrived, routed.experts, routed.pairs, routed.num_pairs, num_tiles
+
+
+def _pairs_of_row(x: torch.Tensor, routed: Routed) -> int:
+    """How many pairs have a row of x in common: those of a token, or none."""
+    return 1 if len(x) == routed.num_pairs else routed.weights.shape[1]

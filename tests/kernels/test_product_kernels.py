@@ -1,0 +1,73 @@
+"""Which kernels a product needs, and that all of them are compiled before a server is ready."""
+
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from aweigh_kernels import byte_schedule, int_matmul
+from aweigh_kernels.byte_schedule import Gpu, Shape
+from aweigh_kernels.int_packing import Packed
+from aweigh_kernels.product import KernelProduct, Kernels, compile_all
+from tests.kernels.test_byte_schedule import GPUS
+from tests.kernels.test_int_matmul_code import packed
+
+MOST_TOKENS = 4096
+MOST_KERNELS = 10  # of one matrix: each takes about a second before a server is ready
+SIZES = [(6144, 4096), (28_672, 4096), (1000, 640)]
+
+
+def kernels(product: str, chosen: Callable[[int], Hashable]) -> Kernels:
+    return Kernels(product, cache(chosen), torch.empty(0, 8))
+
+
+def expect_all(found: Kernels) -> None:
+    counts = found.counts(MOST_TOKENS)
+    compiled = {found.chosen(count) for count in counts}
+    assert {found.chosen(count) for count in range(1, MOST_TOKENS + 1)} == compiled
+    assert len(counts) == len(compiled) <= MOST_KERNELS
+    assert counts == sorted(counts)
+    assert counts[0] == 1
+
+
+@pytest.mark.parametrize("gpu", GPUS, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_of_weights_of_8_bits_every_division_is_met(size: tuple[int, int], gpu: Gpu) -> None:
+    for kind in (Shape(0, *size, 1), Shape(0, *size, 1, integers=True), Shape(0, *size, 2)):
+
+        def chosen(tokens: int, kind: Shape = kind) -> Hashable:
+            return byte_schedule.schedule(replace(kind, num_tokens=tokens), gpu)
+
+        expect_all(kernels("", chosen))
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize(("bits", "group"), [(4, 128), (4, 32), (8, 1 << 20)])
+def test_of_packed_integers_every_division_is_met(bits: int, group: int, architecture: int) -> None:
+    for size in SIZES:
+        weight = packed(bits, group, architecture, size)
+
+        def chosen(tokens: int, weight: Packed = weight) -> Hashable:
+            if tokens > int_matmul.MOST_TOKENS:
+                return None
+            return int_matmul.schedule(tokens, weight, 132).within(163 << 10, weight)
+
+        expect_all(kernels("", chosen))
+
+
+def test_each_kernel_computes_once_and_equal_products_are_one() -> None:
+    called: list[tuple[str, list[int]]] = []
+
+    def product(name: str, key: str, limit: int) -> KernelProduct:
+        def multiply(x: torch.Tensor) -> torch.Tensor:
+            called.append((name, list(x.shape)))
+            return x
+
+        return KernelProduct(multiply, kernels(key, lambda tokens: tokens > limit))
+
+    others = [lambda x: pytest.fail("it is computed by no kernel of ours")]
+    equal = [product("q", "small", 3), product("k", "small", 3)]
+    compile_all([*equal, *others, product("v", "large", 9)], 8)
+    assert called == [("k", [1, 8]), ("k", [4, 8]), ("v", [1, 8])]

@@ -1,0 +1,46 @@
+"""After a warm-up no product compiles a kernel, whatever the number of tokens."""
+
+import pytest
+import torch
+
+from aweigh_kernels.product import compile_all
+from aweigh_kernels.weight import prepare
+from tests.kernels.sanitized import of_triton
+from tests.kernels.test_byte_matmul_gpu import KINDS, on_gpu, weights
+from tests.kernels.weights import Draw
+
+pytestmark = pytest.mark.gpu
+
+MOST_TOKENS = 1300
+TOKENS = (*range(1, 130, 8), *range(130, MOST_TOKENS, 61), 256, 257, 511, 512, 513, MOST_TOKENS)
+SIZES = [(1024, 4096), (6144, 1024), (300, 200)]
+
+
+def num_compiled() -> int:
+    """Kernels, in this process."""
+    caches = (cache for each in of_triton().values() for cache, *_ in each.device_caches.values())
+    return sum(map(len, caches))
+
+
+def expect_no_more(weight: object, dtype: torch.dtype) -> None:
+    product = prepare(on_gpu(weight), dtype)
+    columns = product.kernels.x.shape[1]  # type: ignore[attr-defined]
+    compile_all([product], MOST_TOKENS)
+    before = num_compiled()
+    assert before
+    for tokens in TOKENS:
+        product(torch.zeros(tokens, columns, dtype=dtype, device="cuda"))
+        assert num_compiled() == before, tokens
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_weights_of_8_bits(kind: str, size: tuple[int, int]) -> None:
+    expect_no_more(weights(*size)[kind], torch.bfloat16)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(("bits", "group"), [(4, 128), (4, 32), (8, 128)])
+def test_of_packed_integers(bits: int, group: int, size: tuple[int, int]) -> None:
+    weight = Draw().ints(*size, bits, group, asymmetric=True, act_order=True)
+    expect_no_more(weight, torch.float16)
