@@ -13,14 +13,17 @@ TB/s, and the arithmetic of what is kept ÷ 790 TFLOP/s, what copying and cuBLAS
 import argparse
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch.nn.functional import linear
 
 from aweigh_bench.report import Bar, Cell, Report, Table
 from aweigh_kernels import int_weight, sparse_int_weight
 from aweigh_kernels.int_weight import IntWeight
+from aweigh_kernels.product import Product
 from aweigh_kernels.sparse_int_weight import SparseIntWeight
 from benchmarks.int_weight_gpu import FLOPS_PER_S, SHAPES
 from benchmarks.replays import (
@@ -88,20 +91,24 @@ def measured(shape: tuple[int, int], bits: int) -> Iterator[tuple[int, dict[str,
         for each in (first, *(_random(shape, bits) for _ in range(sparse - 1)))
     ]
     integers = [int_weight.prepare(_dense(shape, bits), torch.bfloat16) for _ in range(narrow)]
-    dense = [first.dense(torch.bfloat16)]
-    dense += [dense[0].clone() for _ in range(wide - 1)]
+    dense = first.dense(torch.bfloat16)
+    wholes = [partial(linear, weight=dense.clone()) for _ in range(wide)]
     for tokens in TOKENS:
         x = torch.randn(tokens, shape[1], dtype=torch.bfloat16, device="cuda")
         ways: dict[str, Way] = {
-            "ours": lambda which, x=x: products[which % sparse](x),
-            "dense": lambda which, x=x: integers[which % narrow](x),
-            "cuBLAS": lambda which, x=x: torch.nn.functional.linear(x, dense[which % wide]),
+            "ours": partial(_multiply, products, x),
+            "dense": partial(_multiply, integers, x),
+            "cuBLAS": partial(_multiply, wholes, x),
         }
         # The dense weights were rounded: by 2^-9 of each, of which a sum has the root of K.
         ours, other = ways["ours"](0), ways["cuBLAS"](0)
         torch.testing.assert_close(ours, other, rtol=2e-2, atol=1e-2 * shape[1] ** 0.5)
         found = interleaved(list(ways.values()), max(sparse, narrow, wide))
         yield tokens, dict(zip(ways, found, strict=True))
+
+
+def _multiply(products: Sequence[Product], x: torch.Tensor, which: int) -> torch.Tensor:
+    return products[which % len(products)](x)
 
 
 def floor_us(shape: tuple[int, int], bits: int, tokens: int) -> float:

@@ -51,9 +51,12 @@ cudaError_t unpack(const Arguments &given, cudaStream_t stream) {
 
 template <int BITS, bool WIDE, int TILES, int WARPS>
 cudaError_t make_ready() {
-    return cudaFuncSetAttribute(sparse_int_multiply<BITS, WIDE, TILES, WARPS>,
-                                cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                SHARED_BYTES<BITS, TILES, WARPS>);
+    const auto kernel = sparse_int_multiply<BITS, WIDE, TILES, WARPS>;
+    const cudaError_t found = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES<BITS, TILES, WARPS>);
+    if (found != cudaSuccess) return found;
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                cudaSharedmemCarveoutMaxShared);  // room for several blocks
 }
 
 template <int BITS, bool WIDE>

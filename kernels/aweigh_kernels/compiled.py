@@ -24,7 +24,7 @@ _DEADLINE_S = 20.0
 _log = logging.getLogger(__name__)
 
 
-class _NotCompiled(Exception):
+class NotCompiled(Exception):
     """Says why."""
 
 
@@ -53,9 +53,9 @@ def _compiled(name: str, constants: tuple[tuple[str, int], ...]) -> ctypes.CDLL 
             prefix="aweigh-kernel-", ignore_cleanup_errors=True
         ) as folder:
             target = Path(folder) / f"{source.stem}.so"
-            _run([compiler, *_FLAGS, *macros, "-o", str(target), str(source)])
+            run([compiler, *_FLAGS, *macros, "-o", str(target), str(source)], _DEADLINE_S)
             return ctypes.CDLL(str(target))  # it stays loaded when its file is gone
-    except (OSError, _NotCompiled) as error:
+    except (OSError, NotCompiled) as error:
         _log.warning("%s is not compiled, torch computes instead: %s", name, error)
         return None
 
@@ -68,22 +68,27 @@ def _compiler() -> str | None:
     return found
 
 
-def _run(command: list[str]) -> None:
-    """A compiler starts others: all of them end with it."""
+def run(command: list[str], deadline_s: float) -> None:
+    """Run a compiler. It starts others: all of them end with it.
+
+    Raises:
+        NotCompiled: it fails, or takes longer; quotes its first error.
+    """
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     ) as process:
         try:
-            _, said = process.communicate(timeout=_DEADLINE_S)
+            output, _ = process.communicate(timeout=deadline_s)
         except subprocess.TimeoutExpired as error:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            raise _NotCompiled(f"{command[0]} took over {_DEADLINE_S:g} s") from error
+            raise NotCompiled(f"{command[0]} took over {deadline_s:g} s") from error
     if process.returncode:
-        last = said.strip().splitlines()[-1:] or [f"it ended with {process.returncode}"]
-        raise _NotCompiled(f"{command[0]}: {last[0]}")
+        said = output.strip().splitlines() or [f"it ended with {process.returncode}"]
+        first = next((line for line in said if "error" in line), said[-1])
+        raise NotCompiled(f"{command[0]}: {first}")

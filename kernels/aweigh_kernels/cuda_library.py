@@ -13,11 +13,12 @@ import importlib.util
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+
+from aweigh_kernels.compiled import NotCompiled, run
 
 ARCHITECTURES = ("80", "90a", "100a")
 SOURCES = ("sparse_int_matmul.cu",)
@@ -31,10 +32,6 @@ _DEADLINE_S = 300.0
 _log = logging.getLogger(__name__)
 
 
-class BuildError(Exception):
-    """The library cannot be built; says why."""
-
-
 @cache
 def library() -> ctypes.CDLL | None:
     """The library, built where it is not yet.
@@ -44,7 +41,7 @@ def library() -> ctypes.CDLL | None:
     """
     try:
         return ctypes.CDLL(str(file()))
-    except (OSError, BuildError) as error:
+    except (OSError, NotCompiled) as error:
         _log.warning("there are no kernels in CUDA C++, torch computes instead: %s", error)
         return None
 
@@ -53,7 +50,7 @@ def file() -> Path:
     """The library's file: in this package, where an image has it, or in the cache.
 
     Raises:
-        BuildError: it is in neither, and there is no nvcc, or it fails.
+        NotCompiled: it is in neither, and there is no nvcc, or it fails.
     """
     name = file_name()
     for folder in (Path(__file__).parent, _cache()):
@@ -67,16 +64,16 @@ def build(folder: Path) -> Path:
     """Compile the library into a folder, which is made; return the file.
 
     Raises:
-        BuildError: there is no nvcc, or it fails.
+        NotCompiled: there is no nvcc, or it fails.
     """
     compiler = nvcc()
     if compiler is None:
-        raise BuildError("nvcc is not installed; `pip install 'aweigh[csrc]'` has one")
+        raise NotCompiled("nvcc is not installed; `pip install 'aweigh[csrc]'` has one")
     folder.mkdir(parents=True, exist_ok=True)
     # Others may build it at the same time: each of them puts a whole file in place.
     with tempfile.TemporaryDirectory(dir=folder) as unfinished:
         target = Path(unfinished) / file_name()
-        _run(command(compiler, target))
+        run(command(compiler, target), _DEADLINE_S)
         return target.replace(folder / file_name())
 
 
@@ -117,19 +114,6 @@ def nvcc() -> Path | None:
 def _cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base).absolute() / "aweigh" / "kernels"
-
-
-def _run(words: list[str]) -> None:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=_DEADLINE_S)
-    except subprocess.TimeoutExpired as error:
-        raise BuildError(f"{words[0]} took over {_DEADLINE_S:g} s") from error
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        errors = [line for line in said if "error" in line] or said[-1:]
-        raise BuildError(
-            f"{words[0]}: {errors[0] if errors else f'it ended with {done.returncode}'}"
-        )
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from functools import cache
 import torch
 from torch.nn.functional import pad
 
-from aweigh_kernels import int_matmul
 from aweigh_kernels.cuda_library import library
 from aweigh_kernels.dense import NARROW, expect_dense, starts_early
-from aweigh_kernels.int_matmul import Workspace
+from aweigh_kernels.int_matmul import Workspace, parts
+from aweigh_kernels.int_packing import ROWS as PART_ROWS
 from aweigh_kernels.sparse_packing import DEPTH, ROWS, Packed
 
 MOST_TOKENS = 256  # of the kernel; with more, making the weight dense costs less than it saves
@@ -71,25 +71,20 @@ class _Arguments(ctypes.Structure):
     )  # fmt: skip
 
 
+@cache
 def is_ready(device: torch.device, bits: int, dtype: torch.dtype) -> bool:
     """Whether the kernels are there and this GPU has what they need; loads them.
 
     Call it before a graph is captured that holds products.
     """
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return _is_ready(index, bits, dtype)
-
-
-@cache
-def _is_ready(index: int, bits: int, dtype: torch.dtype) -> bool:
     kernels = library()
     if kernels is None:
         return False
-    with torch.cuda.device(index):
+    with torch.cuda.device(device):
         given = _Arguments(bits=bits, wide=dtype == torch.bfloat16)
         error = kernels.aweigh_sparse_int_make_ready(ctypes.byref(given))
     if error:
-        name, said = torch.cuda.get_device_name(index), _meaning(error)
+        name, said = torch.cuda.get_device_name(device), _meaning(error)
         _log.warning(
             "torch multiplies with 2:4 sparse weights, no kernel of ours: %s, %s", name, said
         )
@@ -220,8 +215,8 @@ def _multiply_dense(
     x: torch.Tensor, packed: Packed, workspace: Workspace, output: torch.Tensor
 ) -> None:
     num_rows, num_columns = packed.shape
-    for part in int_matmul.parts(num_rows, num_columns):
-        first, end = part.start * int_matmul.ROWS, min(part.stop * int_matmul.ROWS, num_rows)
+    for part in parts(num_rows, num_columns):
+        first, end = part.start * PART_ROWS, min(part.stop * PART_ROWS, num_rows)
         size = (end - first) * num_columns
         dense = workspace.dense[:size].view(x.dtype).view(end - first, num_columns)
         launch_unpack(packed, range(first // ROWS, -(-end // ROWS)), dense)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from aweigh_kernels import cuda_library, sparse_int_matmul
-from aweigh_kernels.cuda_library import ARCHITECTURES, BuildError
+from aweigh_kernels.compiled import NotCompiled
+from aweigh_kernels.cuda_library import ARCHITECTURES
 from aweigh_kernels.sparse_int_matmul import Schedule
 from aweigh_kernels.sparse_packing import DEPTH, ROWS
 from tests.kernels.machine_code import MachineCode, of_library
@@ -104,7 +105,7 @@ def test_a_compiler_that_fails_is_quoted(
     compiler.write_text("#!/bin/sh\necho warning: old; echo x.cu: error: no g++; exit 1\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", f"{nothing_kept}:{os.environ['PATH']}")
-    with pytest.raises(BuildError, match=r"nvcc: x\.cu: error: no g\+\+$"):
+    with pytest.raises(NotCompiled, match=r"nvcc: x\.cu: error: no g\+\+$"):
         cuda_library.file()
     assert not list((nothing_kept / "cache" / "aweigh" / "kernels").iterdir())
 

@@ -11,7 +11,7 @@ LANES = torch.arange(32)
 
 def lanes_of(words: torch.Tensor, part: int) -> torch.Tensor:
     """[units, steps, 32, 4]: the 16 bytes that each lane reads, of one part of a step."""
-    return words[..., part * 128 : part * 128 + 128].unflatten(2, (32, 4))
+    return torch.unflatten(words[..., part * 128 : part * 128 + 128], 2, (32, 4))
 
 
 def numbers(word: torch.Tensor, mask: int, mark: int, zero: int, kind: torch.dtype) -> torch.Tensor:

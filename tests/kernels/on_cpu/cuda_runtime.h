@@ -60,6 +60,12 @@ inline Barrier of_block, of_warps[32];
 inline dim3 blockIdx, blockDim, gridDim;
 #define threadIdx (current->place)
 
+// What a kernel must not do; the first of it becomes the launch's error.
+inline const char *wrong;
+inline void expect(bool right, const char *otherwise) {
+    if (!right && !wrong) wrong = otherwise;
+}
+
 inline void await(Barrier &barrier, int count) {
     const int passed = barrier.passed;
     if (++barrier.waiting == count) {
@@ -126,6 +132,8 @@ using cudaStream_t = void *;
 constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidValue = 1;
 constexpr int cudaLaunchAttributeProgrammaticStreamSerialization = 0;
 constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 0;
+constexpr int cudaFuncAttributePreferredSharedMemoryCarveout = 1;
+constexpr int cudaSharedmemCarveoutMaxShared = 100;
 
 struct cudaLaunchAttribute {
     int id;
@@ -143,7 +151,8 @@ struct cudaFuncAttributes {};
 template <typename Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *how, void (*kernel)(Arguments),
                                const Arguments &given) {
-    if (how->dynamicSmemBytes > SHARED_PIECES * 16) return cudaErrorInvalidValue;
+    wrong = nullptr;
+    expect(how->dynamicSmemBytes <= SHARED_PIECES * 16, "a block shares too much memory");
     gridDim = how->gridDim;
     blockDim = how->blockDim;
     kernel_of_all = [=] { kernel(given); };
@@ -153,11 +162,11 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *how, void (*kernel)(Arg
                 blockIdx = dim3(x, y, z);
                 run_block();
             }
-    return cudaSuccess;
+    return wrong ? cudaErrorInvalidValue : cudaSuccess;
 }
 
 template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel *, int, int) { return cudaSuccess; }
 template <typename Kernel>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *, Kernel *) { return cudaSuccess; }
-inline const char *cudaGetErrorString(cudaError_t) { return "invalid value"; }
+inline const char *cudaGetErrorString(cudaError_t) { return wrong ? wrong : "invalid value"; }

@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cmath>
-#include <cstdlib>
 
 #include "cuda_runtime.h"
 
@@ -19,8 +18,9 @@ inline uint64_t read_once() { return 0; }
 
 inline void copy_known(uint32_t to, const void *from, bool known) {
     const bool aligned = to % 16 == 0 && (!known || reinterpret_cast<uintptr_t>(from) % 16 == 0);
-    if (!aligned || to + 16 > sizeof memory) abort();
-    current->copies.push_back({to, from, known ? 16 : 0});
+    const bool right = aligned && to + 16 <= sizeof memory;
+    expect(right, "a copy is not aligned, or goes to what is not shared");
+    if (right) current->copies.push_back({to, from, known ? 16 : 0});
 }
 
 inline void copy_once(uint32_t to, const void *from, uint64_t) { copy_known(to, from, true); }
@@ -99,7 +99,7 @@ void multiply_sparse(float (&sums)[4], const uint32_t (&left)[4], const uint32_t
             const uint32_t kept = lanes.of(row + four % 4).left[four / 4 * 2 + lower];
             const uint32_t told = lanes.of(row + HALF * 2 + four / 4).places;
             const uint32_t two = told >> (lower * 16 + four % 4 * 4);
-            if ((two & 3) >= (two >> 2 & 3)) abort();  // ordered metadata
+            expect((two & 3) < (two >> 2 & 3), "two kept numbers are not in order");
             for (int which = 0; which < 2; which++) {
                 const int at = four * 4 + (two >> 2 * which & 3);
                 const uint32_t other = lanes.of(column * 4 + at % 8 / 2).right[at / 8];
