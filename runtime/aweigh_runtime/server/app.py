@@ -36,7 +36,10 @@ _log = logging.getLogger("aweigh.requests")
 def application(
     service: Service, keys: Keys | None = None, secret: RouterSecret | None = None
 ) -> web.Application:
-    """The OpenAI API; with keys, nobody but the router gets further than /health without one."""
+    """The OpenAI API; with keys, nobody gets further than /health without one.
+
+    A router has asked for it and names whose it was; where it names nobody, it is asked for here.
+    """
     app = web.Application(middlewares=[_every_request, _only_with_key])
     app[BODIES] = Bodies()
     app[SERVICE] = service
@@ -80,10 +83,10 @@ async def _only_with_key(request: web.Request, handler: Handler) -> web.StreamRe
     """Asks the route that was found, never the URL: a URL can be written in many ways."""
     keys, secret = request.app.get(KEYS), request.app.get(SECRET)
     request[ROUTED] = secret is not None and secret.opens(request.headers)
-    request[CALLER] = request[TENANT] = b""
-    if request[ROUTED]:  # it has asked for the key
-        request[CALLER] = _named_by_router(request)
-    elif keys is not None and request.match_info.route not in request.app[OPEN_ROUTES]:
+    request[CALLER] = _named_by_router(request) if request[ROUTED] else b""
+    request[TENANT] = b""
+    # Who is named has shown a key to the router.
+    if keys is not None and not request[CALLER] and not _open_to(request):
         key = auth.owner(keys, request)
         request.app[SERVICE].seats.num_callers = len(keys)
         request[KEY_NAME], request[CALLER] = key.name, key.digest
@@ -92,7 +95,15 @@ async def _only_with_key(request: web.Request, handler: Handler) -> web.StreamRe
     return await handler(request)
 
 
+def _open_to(request: web.Request) -> bool:
+    """Whether no key is needed: a router may always read the report, as it acts for nobody."""
+    found = request.match_info
+    own = request[ROUTED] and found.handler is report
+    return own or found.route in request.app[OPEN_ROUTES]
+
+
 def _named_by_router(request: web.Request) -> bytes:
+    """The tenant; empty: none is named, as by a router that has no keys."""
     given = request.headers.get(TENANT_HEADER, "")
     try:
         return bytes.fromhex(given)
