@@ -156,6 +156,47 @@ async def test_without_a_router_that_serves_the_service_is_not_ready() -> None:
     assert operator.condition("Ready")[:2] == ("False", "Progressing")
 
 
+async def test_routers_that_are_ready_but_of_an_older_spec_are_not_those_that_are_wanted() -> None:
+    operator = await serving(replicas=1)
+    cluster = operator.cluster
+    set_spec(cluster, replicas=2)
+    await operator.settle()
+    cluster.run_pods()
+    set_spec(cluster, auth={"apiKeys": {"secretRef": {"name": "keys"}}})  # those have none
+    await operator.settle()
+    assert way(cluster) == STRAIGHT
+    cluster.run_pods()
+    await operator.settle()
+    assert way(cluster) == BOTH
+    assert operator.condition("RouterReady")[1] == "Available"
+    set_spec(cluster, drain={"timeoutSeconds": 60})
+    await operator.settle()
+    told = ("True", "Progressing", "2 of 2 routers serve; a rollout replaces them")
+    assert operator.condition("RouterReady") == told
+    assert operator.condition("Ready")[0] == "True"
+    cluster.run_pods()
+    await operator.settle()
+    assert operator.condition("RouterReady")[1:] == ("Available", "2 of 2 routers serve")
+
+
+@pytest.mark.parametrize("serving_routers", [0, 2])
+async def test_routers_that_the_api_server_refuses_are_told_of(serving_routers: int) -> None:
+    operator = await serving(replicas=2)
+    cluster = operator.cluster
+    if not serving_routers:
+        change_pods(cluster, names.ROUTER, ready(False))
+    failed = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: pods"}
+    cluster.edit(ROUTER_DEPLOYMENT, lambda body: body.update(status={"conditions": [failed]}))
+    await operator.settle()
+    status, reason, message = operator.condition("RouterReady")
+    assert (status, reason) == (str(serving_routers > 0), "PodsRefused")
+    assert message == (
+        f"{serving_routers} of 2 routers serve: the API server refuses new routers: "
+        "exceeded quota: pods"
+    )
+    assert operator.condition("WorkloadReady")[:2] == ("True", "Available")
+
+
 async def test_routers_learn_from_a_label_why_no_pod_serves() -> None:
     operator = await serving(replicas=2)
     labels = operator.children()["Service-pods"]["metadata"]["labels"]
