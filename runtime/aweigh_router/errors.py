@@ -80,6 +80,16 @@ def waited_too_long(seconds: float) -> ApiError:
     )
 
 
+def too_late(seconds: float) -> ApiError:
+    """Pods compute, and nothing comes of it."""
+    return ApiError(
+        504,
+        f"Nothing of this answer came within {seconds:g} s of computing; ask for less at once, or "
+        "for a stream.",
+        code="timeout",
+    )
+
+
 def draining() -> ApiError:
     """The router is about to end."""
     return ApiError(

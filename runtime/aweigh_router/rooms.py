@@ -94,11 +94,15 @@ class Pod:
         """Whether it computes nothing."""
         return self.load == 0
 
+    def silent(self, now_s: float) -> bool:
+        """Whether it should have reported by now: it hangs, or cannot be reached."""
+        return self.hearing != "blind" and now_s > self.heard_s + SILENT_S
+
     def takes(self, now_s: float) -> bool:
         """Whether it serves, as far as can be told."""
         if self.hearing == "blind":
             return self.found.ready
-        if self.report is None or self.hearing == "nothing" or now_s > self.heard_s + SILENT_S:
+        if self.report is None or self.hearing == "nothing" or self.silent(now_s):
             return False
         # A pod says sooner that it is ready than its probes do. One that was and is not is broken.
         return self.report.phase == "ready" and (self.found.ready or not self.has_been_ready)
@@ -171,8 +175,7 @@ class Pods:
         limit_s = max(SLOW_S, SLOW_TIMES * self._first_event_s)
         for pod in self:
             pod.slow = pod.late_s(now_s) > limit_s
-            hangs = pod.hearing != "blind" and now_s > pod.heard_s + SILENT_S
-            _give_up(pod, math.inf if hangs else now_s)
+            _give_up(pod, math.inf if pod.silent(now_s) else now_s)
         self._gone = [pod for pod in self._gone if pod.tries]
         for pod in self._gone:
             _give_up(pod, now_s)

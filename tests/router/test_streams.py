@@ -81,11 +81,33 @@ async def test_a_pod_that_accepts_and_never_answers_is_given_up(tmp_path: Path) 
     assert all(whole(each, f"prompt {i}", 3) for i, each in enumerate(streams))
 
 
-async def test_so_is_one_that_never_answers_in_one_piece(tmp_path: Path) -> None:
-    one, two = Pod(hangs=True), Pod()
-    async with running(one, two) as pods, routing(tmp_path, pods, wait_seconds=2.0) as local:
-        answers = await asyncio.gather(*(local.whole(f"prompt {each}") for each in range(8)))
-    assert all(status == 200 for status, _ in answers)
+async def test_a_pod_that_reports_is_not_taken_for_dead_of_a_stream_that_stands_still(
+    tmp_path: Path,
+) -> None:
+    pod = Pod(hangs=True)
+    async with running(pod), routing(tmp_path, [pod], patience_seconds=0.3) as local:
+        asking = asyncio.create_task(local.stream("hello", max_tokens=3))
+        await eventually(lambda: len(pod.seen) == 4)
+        pod.hangs = False
+        assert whole(await asking, "hello", 3)
+        async with local.session.get(f"{local.admin_url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+    retries = 'aweigh_router_retries_total{model_name="local",reason="%s"}'
+    assert f"{retries % 'died'} 0.0" in lines
+    assert f"{retries % 'moved'} 0.0" not in lines
+
+
+async def test_what_nothing_comes_of_ends_in_time(tmp_path: Path) -> None:
+    pod = Pod(hangs=True)
+    waits = {"wait_seconds": 2.0, "patience_seconds": 0.8}
+    async with running(pod), routing(tmp_path, [pod], **waits) as local:
+        (status, answer), streamed = await asyncio.gather(
+            local.whole("in one piece"), local.stream("streamed")
+        )
+    assert (status, answer["error"]["code"]) == (504, "timeout")
+    assert streamed.errors[0]["code"] == "timeout"
+    asked = [seen.body["prompt"] for seen in pod.seen]
+    assert (asked.count("in one piece"), asked.count("streamed")) == (1, 3)
 
 
 async def test_a_pod_that_falls_silent_loses_what_it_computes(
