@@ -85,14 +85,19 @@ class Pod:
 
     @property
     def load(self) -> int:
-        """Answers that it computes, for whichever router."""
-        reported = 0 if self.report is None else self.report.running
-        return max(reported, self.in_flight)
+        """Answers that it computes, for whichever router.
+
+        What was sent there counts until it has said more; but while it refuses, what it has not
+        answered yet is refused most likely, too: then its report alone counts.
+        """
+        if self.report is None:
+            return self.in_flight
+        return max(self.report.running, 0 if self.refusals else self.in_flight)
 
     @property
     def idle(self) -> bool:
-        """Whether it computes nothing."""
-        return self.load == 0
+        """Whether it computes nothing, for certain."""
+        return self.load == 0 and self.in_flight == 0
 
     def silent(self, now_s: float) -> bool:
         """Whether it should have reported by now: it hangs, or cannot be reached."""
