@@ -31,7 +31,24 @@ def verdict(observed: Observed, route: Route) -> Verdict | None:
     done = serving >= route.routers and not old
     reason = Reason.AVAILABLE if done else Reason.PROGRESSING
     reason = reason if trouble is None else trouble.reason
+    if reason is Reason.AVAILABLE and (blind := _blind(observed)):
+        return Verdict("True", Reason.SECRET_DIFFERS, f"{count}, but {blind}")
     return Verdict("True" if serving else "False", reason, count)
+
+
+def _blind(observed: Observed) -> str | None:
+    """That pods hold another secret than the routers, as after somebody has deleted it."""
+    told = [(observed.router_states.get(pod.uid), pod.name) for pod in observed.live_routers]
+    numbers = [(state.blind_pods or 0, name) for state, name in told if state is not None]
+    number, name = max(numbers, default=(0, ""))
+    if not number:
+        return None
+    what = "1 pod takes" if number == 1 else f"{number} pods take"
+    return (
+        f"{what} {name} for a client, as they hold different secrets: such a pod's streams end "
+        "with it. A secret that was made anew is with all of them within minutes; after that "
+        "delete the pods that the router's log names"
+    )
 
 
 def _bypassed(observed: Observed, count: str) -> Verdict:

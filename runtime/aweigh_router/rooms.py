@@ -145,6 +145,11 @@ class Pods:
         """Of all; the same object until one comes or goes."""
         return self._names
 
+    @property
+    def num_blind(self) -> int:
+        """Pods that take this router for a client."""
+        return sum(pod.hearing == "blind" for pod in self)
+
     def get(self, name: str) -> Pod:
         """The pod of that name."""
         return self._pods[name]

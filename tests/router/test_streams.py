@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aweigh_router import dispatch, rooms
-from tests.router.pod import Fate, Pod, running, text
+from aweigh_router import dispatch, reports, rooms
+from tests.router.pod import SECRET, Fate, Pod, running, text
 from tests.router.routing import Local, Streamed, eventually, routing
 
 
@@ -279,11 +279,18 @@ async def test_a_client_that_does_not_read_makes_its_pod_wait(tmp_path: Path) ->
         await eventually(lambda: not pod.running)
 
 
-async def test_pods_that_say_nothing_of_their_room_are_asked_all_the_same(tmp_path: Path) -> None:
-    old = Pod(secret="another-secret-0123456789")
-    async with running(old), routing(tmp_path, [old]) as local:
-        streamed = await local.stream("hello", max_tokens=3)
-    assert whole(streamed, "hello", 3)
+async def test_pods_that_hold_another_secret_are_asked_all_the_same_and_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "_BLIND_AGAIN_S", 0.05)
+    old, new = Pod(secret="another-secret-0123456789"), Pod()
+    async with running(old, new) as pods, routing(tmp_path, pods) as local:
+        await eventually(lambda: local.service.state().known_pods == 2)
+        assert (await local.state())["blind_pods"] == 1
+        await new.die()
+        assert whole(await local.stream("hello", max_tokens=3), "hello", 3)
+        old.secret = SECRET
+        await eventually(lambda: local.service.state().blind_pods == 0)
 
 
 async def test_an_error_of_the_request_is_for_the_client(tmp_path: Path) -> None:
