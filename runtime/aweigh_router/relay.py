@@ -11,10 +11,10 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from aweigh_api.routing import NO_ROOM, ROOM_HEADER
+from aweigh_http.errors import ApiError
 from aweigh_router import errors, rooms
 from aweigh_router.calls import Call, nothing
 from aweigh_router.dispatch import Dispatch
-from aweigh_router.errors import ApiError
 from aweigh_router.events import Events, Progress, Transcript, error_code
 from aweigh_router.line import BROKEN_OFF
 from aweigh_router.matching import ALONE_AFTER_DEATHS
