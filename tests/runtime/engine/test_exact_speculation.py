@@ -103,6 +103,7 @@ def test_long_greedy_answers_have_drafts_that_stay_and_drafts_that_do_not(kind: 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_a_thousand_greedy_requests_are_those_without_drafts() -> None:
     dice = random.Random(7)
     done = drafted = 0
