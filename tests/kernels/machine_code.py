@@ -96,7 +96,7 @@ def of_library(path: Path, architecture: str) -> dict[str, MachineCode]:
     for text in functions:
         name = text.split(maxsplit=1)[0]
         has = {key: int(value) for key, value in numbers[name].items()}
-        found[name] = MachineCode(text, has["REG"], has["STACK"], has["SHARED"])
+        found[name] = MachineCode(text, has["REG"], has["STACK"], has["SHARED"], tensor_columns=0)
     return found
 
 
