@@ -56,6 +56,18 @@ BENCHMARKS = {
         GPU,
         _saved("experts-gpu", ".md", ".json"),
     ),
+    "few-bits": Benchmark(
+        "int_weight_gpu",
+        "products with weights of 2 and 3 bits",
+        GPU,
+        ("--bits", "2", "3", *_saved("few-bits-gpu", ".md", ".json")),
+    ),
+    "fp4-weight": Benchmark(
+        "fp4_weight_gpu",
+        "products with NVFP4 weights, and rounding to NVFP4",
+        GPU,
+        _saved("fp4-weight-gpu", ".md", ".json"),
+    ),
     "fp8-weight": Benchmark(
         "fp8_weight_gpu",
         "products with FP8 weights, per channel, in blocks and alone",
@@ -144,6 +156,7 @@ PARTS = (
     "byte_products",
     "int_peers",
     "peers",
+    "product_report",
     "replays",
 )  # what is no benchmark of its own
 

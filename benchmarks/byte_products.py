@@ -8,7 +8,6 @@ one rounds them, too. The floor: bytes of the weight, x and the output ÷ 4.3 TB
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,24 +15,18 @@ from pathlib import Path
 
 import torch
 
-from aweigh_bench.report import Bar, Cell, Report, Table
+from aweigh_bench.report import Bar, Cell, Table
 from aweigh_kernels.byte_matmul import ByteMatrix, byte_matmul, pack, scratch_on
 from aweigh_kernels.round_rows import round_rows
 from aweigh_kernels.rounding import ByteRounding, Rounded
 from benchmarks import peers
-from benchmarks.replays import (
-    MEMORY_BYTES_PER_S,
-    Times,
-    Way,
-    copy_bytes_per_s,
-    described,
-    interleaved,
-    num_sets,
-)
+from benchmarks.product_report import COLD
+from benchmarks.replays import MEMORY_BYTES_PER_S, Times, Way, interleaved, num_sets
 
 SHAPES = (
     (6144, 4096), (4096, 4096), (28_672, 4096), (4096, 14_336), (57_344, 8192), (3584, 18_944),
 )  # fmt: skip
+MODEL = "matrices of Llama 3.1 8B and 70B and of Qwen 2.5 7B, random numbers"
 TOKENS = (1, 4, 16, 32, 64, 128, 256, 512, 1024, 4096)
 OPERATIONS_PER_S = {1: 1580e12, 2: 790e12}  # of an H200, by bytes of the activations
 OURS, ROUNDED, CUBLAS, CUTLASS = "ours", "ours, rounding", "cuBLAS bf16", "CUTLASS"
@@ -156,34 +149,15 @@ def table(title: str, cells: list[Measured]) -> Table:
             other = cell.times.get(name)
             row += [None if other is None else other.median, cell.ratio(name)]
         rows.append(tuple(row))
-    return Table(f"{title}: cold memory, median of 24 replays", tuple(columns), rows)
+    return Table(f"{title}: {COLD}", tuple(columns), rows)
 
 
-def bar(cell: Measured, kind: str, least: float, ways: tuple[str, ...]) -> Bar | None:
-    """Ours against the fastest of some ways; None: none of them is here."""
+def bars_of(cell: Measured, kind: str, least: float, ways: tuple[str, ...]) -> Iterator[Bar]:
+    """Ours against the fastest of some ways, if any of them is here."""
     ratios = [ratio for way in ways if (ratio := cell.ratio(way)) is not None]
-    if not ratios:
-        return None
-    best = min(ratios)
-    return Bar(f"{kind}, {cell}", f"≥ {least} x the others", f"{best:.3f}", best >= least)
-
-
-def tell(
-    module: str, title: str, tables: list[Table], bars: list[Bar | None], save: list[Path]
-) -> None:
-    """Print the report, and keep it."""
-    report = Report(
-        title=title,
-        command=f"python -m benchmarks.{module} {shlex.join(sys.argv[1:])}".strip(),
-        model="matrices of Llama 3.1 8B and 70B and of Qwen 2.5 7B, random numbers",
-        machine=described(),
-        tables=tables,
-        bars=[each for each in bars if each is not None],
-        notes=[f"A large copy moves {copy_bytes_per_s() / 1e9:,.0f} GB/s here, read and written."],
-    )
-    print(report.text())
-    for path in save:
-        report.save(path)
+    if ratios:
+        best = min(ratios)
+        yield Bar(f"{kind}, {cell}", f"≥ {least} x the others", f"{best:.3f}", best >= least)
 
 
 def random_scales(*shape: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ columns, and weights alone. See `byte_products`; vLLM's kernels run where a fold
 libraries is given.
 """
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -16,17 +17,18 @@ from aweigh_kernels.rounding import ByteRounding, Rounded
 from benchmarks import peers
 from benchmarks.byte_products import (
     CUTLASS,
+    MODEL,
     OURS,
     Kind,
     Measured,
     Operands,
     arguments,
-    bar,
+    bars_of,
     measured,
     random_fp8,
     table,
-    tell,
 )
+from benchmarks.product_report import tell
 from benchmarks.replays import Way
 
 E4M3 = torch.float8_e4m3fn
@@ -62,14 +64,13 @@ def main() -> None:
             print(
                 kind.name, cell, *(f"{name} {each.median:.2f}" for name, each in cell.times.items())
             )
-    bars = [
-        bar(cell, "channel", LEAST_OF_FEW if cell.tokens <= FEW else LEAST, (TORCH, CUTLASS))
-        for cell in found["channel"]
-    ]
-    pairs = zip(found["blocks"], found["channel"], strict=True)
-    bars += [_bar_of_blocks(blocks, channel) for blocks, channel in pairs]
+    bars: list[Bar] = []
+    for blocks, channel in zip(found["blocks"], found["channel"], strict=True):
+        least = LEAST_OF_FEW if channel.tokens <= FEW else LEAST
+        bars += bars_of(channel, "channel", least, (TORCH, CUTLASS))
+        bars += _bars_of_blocks(blocks, channel)
     tables = [table(name, cells) for name, cells in found.items()]
-    tell("fp8_weight_gpu", "Products with FP8 weights on a GPU", tables, bars, given.save)
+    tell("fp8_weight_gpu", "Products with FP8 weights on a GPU", MODEL, tables, bars, given.save)
 
 
 def _channel(has_cutlass: bool, operands: Operands) -> dict[str, Way]:
@@ -108,13 +109,13 @@ def _blocks(has_cutlass: bool, operands: Operands) -> dict[str, Way]:
     return {CUTLASS: by_cutlass}
 
 
-def _bar_of_blocks(blocks: Measured, channel: Measured) -> Bar | None:
+def _bars_of_blocks(blocks: Measured, channel: Measured) -> Iterator[Bar]:
     beside_cutlass = blocks.ratio(CUTLASS)
     if beside_cutlass is None:
-        return None
+        return
     beside_channel = channel.times[OURS].median / blocks.times[OURS].median
     met = beside_cutlass >= BLOCKS_BESIDE_CUTLASS or beside_channel >= BLOCKS_BESIDE_CHANNEL
-    return Bar(
+    yield Bar(
         f"blocks, {blocks}",
         f"≥ {BLOCKS_BESIDE_CUTLASS} x CUTLASS, or {BLOCKS_BESIDE_CHANNEL} x per channel",
         f"{beside_cutlass:.3f}, {beside_channel:.3f}",

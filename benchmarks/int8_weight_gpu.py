@@ -15,15 +15,16 @@ from aweigh_kernels.rounding import ByteRounding, Rounded
 from benchmarks import peers
 from benchmarks.byte_products import (
     CUTLASS,
+    MODEL,
     Kind,
     Operands,
     arguments,
-    bar,
+    bars_of,
     measured,
     random_int8,
     table,
-    tell,
 )
+from benchmarks.product_report import tell
 from benchmarks.replays import Way
 
 TORCH = "torch._int_mm, scaled"
@@ -39,9 +40,9 @@ def main() -> None:
     for cell in measured(kind):
         cells.append(cell)
         print(cell, *(f"{name} {each.median:.2f}" for name, each in cell.times.items()))
-    bars = [bar(cell, kind.name, LEAST, (CUTLASS, TORCH)) for cell in cells]
+    bars = [bar for cell in cells for bar in bars_of(cell, kind.name, LEAST, (CUTLASS, TORCH))]
     title = "Products of integers of 8 bits on a GPU"
-    tell("int8_weight_gpu", title, [table(kind.name, cells)], bars, given.save)
+    tell("int8_weight_gpu", title, MODEL, [table(kind.name, cells)], bars, given.save)
 
 
 def _others(has_cutlass: bool, operands: Operands) -> dict[str, Way]:

@@ -13,11 +13,11 @@ def ways(x: torch.Tensor, num_rows: int, bits: int, sets: int) -> dict[str, Way]
     Args:
         x: [T, K], bf16.
         num_rows: N.
-        bits: of a weight, 4 or 8.
+        bits: of a weight; they have 4 and 8.
         sets: of weights.
     """
     found: dict[str, Way] = {}
-    if hasattr(torch.ops._C, "marlin_gemm"):
+    if bits in (4, 8) and hasattr(torch.ops._C, "marlin_gemm"):
         found["Marlin"] = _marlin(x, num_rows, bits, sets)
     if bits == 4 and hasattr(torch.ops._C, "machete_mm"):
         found["Machete"] = _machete(x, num_rows, sets)

@@ -1,6 +1,6 @@
-"""Products with integers of 4 and 8 bits on a GPU, by cold memory, beside those of others.
+"""Products with packed integers on a GPU, by cold memory, beside those of others.
 
-    python -m benchmarks.int_weight_gpu [--peers FOLDER] [--bits 4 8] [--save FILE.md]
+    python -m benchmarks.int_weight_gpu [--peers FOLDER] [--bits 2 3 4 8] [--save FILE.md]
 
 bf16 activations, groups of 128. Weights rotate over more than 300 MB; x is in the cache, as what
 the operation before has just written. Calls are replayed from CUDA graphs, in turn, after ours gave
@@ -10,22 +10,21 @@ TFLOP/s, what copying and cuBLAS reach on an H200. `--peers`: see `benchmarks/pe
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from aweigh_bench.report import Bar, Cell, Report, Table
+from aweigh_bench.report import Bar, Cell, Table
 from aweigh_kernels.int_weight import IntWeight, prepare
 from benchmarks import int_peers, peers
+from benchmarks.product_report import COLD, tell
 from benchmarks.replays import (
     MEMORY_BYTES_PER_S,
     Times,
     Way,
-    copy_bytes_per_s,
-    described,
+    in_turn,
     interleaved,
     num_sets,
 )
@@ -36,16 +35,18 @@ SHAPES = (
 TOKENS = (1, 4, 16, 32, 64, 128, 256, 512, 1024, 4096)
 FLOPS_PER_S = 790e12  # of bf16, what cuBLAS reaches on an H200
 LARGE_BYTES = 25_000_000  # of a weight
+FOUR = "4 bits"  # ours, beside those of fewer bits
+FEWER = {2: 1.3, 3: 1.1}  # times as fast as FOUR, up to 16 tokens
 COLUMNS = (
     "out x in, bits, tokens", "us", "p10", "p90", "of the floor", "x cuBLAS", "x Marlin",
-    "x Machete",
+    "x Machete", "x 4 bits",
 )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", type=Path, metavar="FOLDER")
-    parser.add_argument("--bits", type=int, nargs="+", choices=(4, 8), default=(4, 8))
+    parser.add_argument("--bits", type=int, nargs="+", choices=(2, 3, 4, 8), default=(4, 8))
     parser.add_argument("--save", type=Path, action="append", default=[])
     given = parser.parse_args()
     if given.peers is not None:
@@ -62,23 +63,15 @@ def main() -> None:
                     (
                         name, ours, times["ours"].p10, times["ours"].p90,
                         floor_us(shape, bits, tokens) / ours,
-                        *(ratio.get(other) for other in ("cuBLAS", "Marlin", "Machete")),
+                        *(ratio.get(other) for other in ("cuBLAS", "Marlin", "Machete", FOUR)),
                     )
                 )  # fmt: skip
                 bars += bars_of(name, shape, bits, tokens, ratio)
                 print(*rows[-1], flush=True)
-    report = Report(
-        title="Products with packed integers on a GPU",
-        command=f"python -m benchmarks.int_weight_gpu {shlex.join(sys.argv[1:])}".strip(),
-        model="matrices of Llama 3.1 8B and 70B and one of no model, groups of 128, bf16",
-        machine=described(),
-        tables=[Table("Cold memory, median of 24 replays", COLUMNS, rows)],
-        bars=bars,
-        notes=[f"A large copy moves {copy_bytes_per_s() / 1e9:,.0f} GB/s here, read and written."],
-    )
-    print(report.text())
-    for path in given.save:
-        report.save(path)
+    tables = [Table(COLD.capitalize(), COLUMNS, rows)]
+    model = "matrices of Llama 3.1 8B and 70B and one of no model, groups of 128, bf16"
+    title = "Products with packed integers on a GPU"
+    tell("int_weight_gpu", title, model, tables, bars, given.save)
 
 
 def measured(shape: tuple[int, int], bits: int) -> Iterator[tuple[int, dict[str, Times]]]:
@@ -89,12 +82,15 @@ def measured(shape: tuple[int, int], bits: int) -> Iterator[tuple[int, dict[str,
     products = [prepare(weights[which % wide], torch.bfloat16) for which in range(narrow)]
     dense = [weight.dense(torch.bfloat16) for weight in weights]
     del weights
+    fours = [prepare(_random(shape, 4), torch.bfloat16) for _ in range(narrow * (bits < 4))]
     for tokens in TOKENS:
         x = torch.randn(tokens, num_columns, dtype=torch.bfloat16, device="cuda")
         ways: dict[str, Way] = {
             "ours": lambda which, x=x: products[which % narrow](x),
             "cuBLAS": lambda which, x=x: torch.nn.functional.linear(x, dense[which % wide]),
         } | int_peers.ways(x, num_rows, bits, narrow)
+        if fours:
+            ways[FOUR] = in_turn(fours, x)
         # The dense weights were rounded: by 2^-9 of each, of which a sum has the root of K.
         ours, other = ways["ours"](0), ways["cuBLAS"](0)
         torch.testing.assert_close(ours, other, rtol=2e-2, atol=1e-2 * num_columns**0.5)
@@ -116,7 +112,9 @@ def bars_of(
     """What this product is held to: against others where they are loaded, and cuBLAS."""
     best = min((ratio[each] for each in ("Marlin", "Machete") if each in ratio), default=None)
     large = shape[0] * shape[1] * bits // 8 >= LARGE_BYTES
-    if bits == 8:
+    if bits < 4:
+        against, wanted = (ratio[FOUR] if tokens <= 16 else None), FEWER[bits]
+    elif bits == 8:
         against, wanted = (best if tokens <= 64 else None), 1.3
     elif tokens <= 16:
         against, wanted = best, 1.5 if large else 1.3

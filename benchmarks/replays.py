@@ -42,6 +42,11 @@ class Times:
         return quantiles(self.each, n=10)[-1]
 
 
+def in_turn(operations: Sequence[Callable[[torch.Tensor], object]], x: torch.Tensor) -> Way:
+    """The way to apply one of several, whose operands rotate, to what stays in the cache."""
+    return lambda which: operations[which % len(operations)](x)
+
+
 def num_sets(set_bytes: int) -> int:
     """How many sets of operands rotate; of small ones fewer than would fill the cache."""
     return min(_MOST_SETS, max(2, -(-COLD_BYTES // max(set_bytes, 1))))

@@ -10,22 +10,15 @@ an H200.
 """
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
 import torch
 
-from aweigh_bench.report import Bar, Cell, Report, Table
+from aweigh_bench.report import Bar, Cell, Table
 from aweigh_kernels.skinny_matmul import Scratch, skinny_matmul
-from benchmarks.replays import (
-    MEMORY_BYTES_PER_S,
-    Times,
-    copy_bytes_per_s,
-    described,
-    interleaved,
-    num_sets,
-)
+from benchmarks.product_report import COLD, tell
+from benchmarks.replays import MEMORY_BYTES_PER_S, Times, interleaved, num_sets
 
 SHAPES = ((6144, 4096), (4096, 4096), (28_672, 4096), (4096, 14_336), (128_256, 4096))
 TOKENS = (1, 4, 16, 64)
@@ -56,18 +49,9 @@ def main() -> None:
             )  # fmt: skip
             bars.append(Bar(name, f"≥ {LEAST_SHARE}", f"{share:.3f}", share >= LEAST_SHARE))
             print(*rows[-1], flush=True)
-    report = Report(
-        title="Skinny products on a GPU",
-        command=f"python -m benchmarks.skinny_matmul_gpu {shlex.join(sys.argv[1:])}".strip(),
-        model="matrices of Llama 3.1 8B, bf16",
-        machine=described(),
-        tables=[Table("Cold memory, median of 24 replays", COLUMNS, rows)],
-        bars=bars,
-        notes=[f"A large copy moves {copy_bytes_per_s() / 1e9:,.0f} GB/s here, read and written."],
-    )
-    print(report.text())
-    for path in given.save:
-        report.save(path)
+    tables = [Table(COLD.capitalize(), COLUMNS, rows)]
+    title, model = "Skinny products on a GPU", "matrices of Llama 3.1 8B, bf16"
+    tell("skinny_matmul_gpu", title, model, tables, bars, given.save)
 
 
 def _timed(tokens: int, out_size: int, in_size: int, scratch: Scratch) -> list[Times]:

@@ -212,25 +212,9 @@ def launch(
     x_scale = matrix.scale if rounded is None else rounded.scale
     x_zero = x_scale if rounded is None or rounded.zero is None else rounded.zero
     row_sums = matrix.scale if matrix.row_sums is None else matrix.row_sums
-    num_tokens, (out_size, width) = len(numbers), weight.shape
-    tiles = triton.cdiv(num_tokens, chosen.tokens) * triton.cdiv(out_size, chosen.rows)
-    common = {
-        "OUT": out_size,
-        "WIDTH": width,
-        "TOKENS": chosen.tokens,
-        "ROWS": chosen.rows,
-        "DEPTH": chosen.depth,
-        "SCALED": rounded is not None and rounded.scale.dim() == 1,
-        "GROUPED": rounded is not None and rounded.scale.dim() == 2,
-        "BLOCKS": matrix.blocks,
-        "ZERO": rounded is not None and rounded.zero is not None,
-        "SHORT": gpu.short_sums,
-        "EARLY": gpu.early,
-        "num_warps": chosen.num_warps,
-        "num_stages": chosen.num_stages,
-        "launch_pdl": gpu.early,
-    }
-    scales = x_scale, x_zero, matrix.scale, row_sums
+    scales, num_tokens = (x_scale, x_zero, matrix.scale, row_sums), len(numbers)
+    tiles = triton.cdiv(num_tokens, chosen.tokens) * triton.cdiv(len(weight), chosen.rows)
+    constants = _constants(rounded, matrix, chosen, gpu)
     if isinstance(chosen, Many):
         kernels.multiply_many[(tiles,)](
             TensorDescriptor.from_tensor(numbers, [chosen.tokens, chosen.depth]),
@@ -239,7 +223,7 @@ def launch(
             output,
             num_tokens,
             BAND=chosen.band,
-            **common,
+            **constants,
         )
         return
     codes = as_codes(weight, gpu)
@@ -256,8 +240,31 @@ def launch(
         AHEAD=chosen.ahead,
         CODES=codes,
         HALVES=numbers.dtype == torch.int8 and not gpu.int8,
-        **common,
+        **constants,
     )
+
+
+def _constants(
+    rounded: Rounded | None, matrix: ByteMatrix, chosen: Few | Many, gpu: Gpu
+) -> dict[str, int]:
+    """Those of both kernels."""
+    out_size, width = matrix.numbers.shape
+    return {
+        "OUT": out_size,
+        "WIDTH": width,
+        "TOKENS": chosen.tokens,
+        "ROWS": chosen.rows,
+        "DEPTH": chosen.depth,
+        "SCALED": rounded is not None and rounded.scale.dim() == 1,
+        "GROUPED": rounded is not None and rounded.scale.dim() == 2,
+        "BLOCKS": matrix.blocks,
+        "ZERO": rounded is not None and rounded.zero is not None,
+        "SHORT": gpu.short_sums,
+        "EARLY": gpu.early,
+        "num_warps": chosen.num_warps,
+        "num_stages": chosen.num_stages,
+        "launch_pdl": gpu.early,
+    }
 
 
 def widened(matrix: ByteMatrix, rows: slice, dtype: torch.dtype, gpu: Gpu) -> torch.Tensor:

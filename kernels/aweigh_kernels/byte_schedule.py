@@ -16,7 +16,7 @@ _TILE = 64  # rows of the weight, where programs share them
 _MOST_SPLITS = 8
 _LEAST_BYTES = 1024  # of each row, of a part
 _FP8_SINCE = (8, 9)  # capability of GPUs whose tensor cores take it
-_SHORT_SUMS = ((8, 9), (9, 0))  # Ada and Hopper
+_LONG_SUMS = 10  # major capability of large Blackwells, the only ones known for it
 _SLOW_INTEGERS = (10, 3)  # Blackwell Ultra
 
 
@@ -29,7 +29,7 @@ class Gpu:
     early: bool  # kernels may start while the one before runs
     fp8: bool  # its tensor cores take numbers of 8-bit floating point
     warpgroups: bool  # four warps feed them together, with tiles that come by descriptors
-    short_sums: bool  # they add such numbers with about 14 bits
+    short_sums: bool  # they may add such numbers with about 14 bits
     int8: bool  # they multiply integers of 8 bits no slower than fp16
 
     @classmethod
@@ -44,7 +44,7 @@ class Gpu:
             early=starts_early(device),
             fp8=capability >= _FP8_SINCE,
             warpgroups=by_warpgroups(device),
-            short_sums=capability in _SHORT_SUMS,
+            short_sums=found.major != _LONG_SUMS,
             int8=capability != _SLOW_INTEGERS,
         )
 
@@ -103,7 +103,7 @@ def _many(wide: bool, gpu: Gpu) -> Many:
 
 
 def few(shape: Shape, gpu: Gpu, tile_tokens: int | None = None) -> Few:
-    """What is fastest on an H200 (docs/kernels/fp8-weight.md).
+    """For few tokens, what is fastest on an H200 (docs/kernels/fp8-weight.md).
 
     Args:
         shape: of the product.
@@ -144,7 +144,7 @@ def _parts(shape: Shape, gpu: Gpu, tokens: int) -> Few:
     processors, is_least = gpu.num_processors, tokens == _LEAST_TOKENS
     tiles = triton.cdiv(shape.out_size, _TILE) * triton.cdiv(shape.num_tokens, tokens)
 
-    def few(rows: int, parts: int, stages: int, ahead: int) -> Few:
+    def by(rows: int, parts: int, stages: int, ahead: int) -> Few:
         most = _stages(rows + shape.x_bytes * tokens, GROUP, gpu)
         # Wide activations, or sums of many, fill the registers of four warps.
         warps = 8 if rows > _TILE and shape.x_bytes * tokens > _TILE else 4
@@ -152,9 +152,9 @@ def _parts(shape: Shape, gpu: Gpu, tokens: int) -> Few:
 
     if not is_least and tiles > 2 * processors:
         # Each tile needs all of x: the fewer the better, if registers have room for their sums.
-        return few(128 if tokens <= _TILE else _TILE, 1, 3, 0)
+        return by(128 if tokens <= _TILE else _TILE, 1, 3, 0)
     most = max(1, min(_MOST_SPLITS, shape.width // (4 * GROUP)))
-    return few(_TILE, splits(tiles, (4 if is_least else 2) * processors, most), 5, 512)
+    return by(_TILE, splits(tiles, (4 if is_least else 2) * processors, most), 5, 512)
 
 
 def _tokens(shape: Shape, most: int) -> int:

@@ -10,7 +10,8 @@ from aweigh_kernels.checks import expect
 
 NARROW = (torch.bfloat16, torch.float16)
 _HOPPER = (9, 0)
-_BY_WARPGROUPS = (9, 10)  # major numbers of capabilities
+_LARGE_BLACKWELL = 10  # the major number of its capability
+_BY_WARPGROUPS = (9, _LARGE_BLACKWELL)
 
 
 def expect_dense(
@@ -62,3 +63,9 @@ def by_warpgroups(device: torch.device) -> bool:
     Small Blackwells, as of workstations (sm_120), multiply as GPUs before Hopper do.
     """
     return torch.cuda.get_device_capability(device)[0] in _BY_WARPGROUPS
+
+
+@cache
+def multiplies_fp4(device: torch.device) -> bool:
+    """Whether tensor cores take NVFP4 with its scales, as Triton has them: large Blackwells'."""
+    return torch.cuda.get_device_capability(device)[0] == _LARGE_BLACKWELL

@@ -13,14 +13,14 @@ from torch.nn.functional import linear
 from aweigh_kernels import int_matmul, int_packing, int_weight
 from aweigh_kernels.byte_matmul import ByteMatrix, pack, prepared
 from aweigh_kernels.byte_schedule import Gpu
-from aweigh_kernels.dense import expect_dense, has_kernels
+from aweigh_kernels.dense import expect_beside, expect_dense, has_kernels
 from aweigh_kernels.equality import same
 from aweigh_kernels.fp8_weight import Fp8Weight
 from aweigh_kernels.grouped_matmul import launch_bytes, launch_dense, launch_ints, shared_on
 from aweigh_kernels.int8_weight import Int8Weight
 from aweigh_kernels.int_packing import Packed
 from aweigh_kernels.int_weight import IntWeight
-from aweigh_kernels.product import Product
+from aweigh_kernels.product import KernelProduct, Product
 from aweigh_kernels.round_rows import round_rows
 from aweigh_kernels.rounding import ByteRounding, Rounded
 from aweigh_kernels.routing import Routed
@@ -75,7 +75,7 @@ class DenseStack:
     def __call__(self, x: torch.Tensor | Rounded, routed: Routed) -> torch.Tensor:
         """See `Stack`."""
         assert isinstance(x, torch.Tensor)
-        _expect(x, routed, self._weight.shape[2], self._weight.dtype)
+        _expect(x, routed, self._weight, self._weight.shape[2], self._weight.dtype)
         device = self._weight.device
         return launch_dense(x, self._weight, routed, shared_on(device), Gpu.of(device))
 
@@ -109,12 +109,15 @@ class IntStack:
         stack = self._stack
         packed = replace(stack, words=stack.words[place], factors=stack.factors[place])
         workspace = int_matmul.workspace_of(packed.words.device)
-        return lambda x: int_matmul.int_matmul(x.contiguous(), packed, workspace)
+        return KernelProduct(
+            lambda x: int_matmul.int_matmul(x.contiguous(), packed, workspace),
+            int_matmul.kernels_of(packed, self._dtype),
+        )
 
     def __call__(self, x: torch.Tensor | Rounded, routed: Routed) -> torch.Tensor:
         """See `Stack`."""
         assert isinstance(x, torch.Tensor)
-        _expect(x, routed, self._stack.shape[1], self._dtype)
+        _expect(x, routed, self._stack.words, self._stack.shape[1], self._dtype)
         device = self._stack.words.device
         return launch_ints(x, self._stack, routed, shared_on(device), Gpu.of(device))
 
@@ -168,9 +171,9 @@ class ByteStack:
         stack, device = self._stack, self._stack.numbers.device
         if isinstance(x, Rounded):
             assert self.rounding is not None
-            _expect(x.numbers, routed, stack.numbers.shape[2], self.rounding.kind)
+            _expect(x.numbers, routed, stack.numbers, stack.numbers.shape[2], self.rounding.kind)
         else:
-            _expect(x, routed, stack.columns, self._dtype)
+            _expect(x, routed, stack.numbers, stack.columns, self._dtype)
             x = x if self.rounding is None else round_rows(x, self.rounding)
         return launch_bytes(x, stack, routed, self._dtype, shared_on(device), Gpu.of(device))
 
@@ -201,7 +204,7 @@ def _takes_ints(weight: IntWeight, dtype: torch.dtype) -> bool:
 
 
 def _packed(weight: IntWeight) -> Packed:
-    bits, group, fours = weight.bits, weight.group, not Gpu.of(weight.q.device).early
+    bits, group, fours = weight.bits, weight.group, not Gpu.of(weight.q.device).warpgroups
     return int_packing.pack(weight.q, weight.scale, weight.zero, bits, group, fours=fours)
 
 
@@ -219,7 +222,10 @@ def _room(count: int, like: torch.Tensor) -> torch.Tensor:
     return like.new_empty(count, *like.shape)
 
 
-def _expect(x: torch.Tensor, routed: Routed, width: int, dtype: torch.dtype) -> None:
+def _expect(
+    x: torch.Tensor, routed: Routed, weight: torch.Tensor, width: int, dtype: torch.dtype
+) -> None:
     """Of tokens, or of pairs."""
     rows = routed.num_pairs if len(x) == routed.num_pairs else len(routed.weights)
     expect_dense("x", x, [rows, width], [dtype])
+    expect_beside("x", x, weight)

@@ -5,10 +5,12 @@ until fp32 sums meet the global scale, in an order that depends on shapes alone:
 the same bits again. Of many tokens the weight is made dense in parts, and cuBLAS multiplies.
 """
 
+from functools import partial
+
 import torch
 import triton
 
-from aweigh_kernels.dense import expect_dense, starts_early
+from aweigh_kernels.dense import expect_beside, expect_dense, starts_early
 from aweigh_kernels.fp4_packing import Fp4Packed
 from aweigh_kernels.gpu.fp4_matmul import multiply, unpack
 from aweigh_kernels.int_matmul import (
@@ -16,8 +18,10 @@ from aweigh_kernels.int_matmul import (
     Schedule,
     Workspace,
     multiply_in_parts,
+    schedule_if_few,
     schedule_on,
 )
+from aweigh_kernels.product import Kernels
 
 
 def fp4_matmul(x: torch.Tensor, packed: Fp4Packed, workspace: Workspace) -> torch.Tensor:
@@ -36,8 +40,7 @@ def fp4_matmul(x: torch.Tensor, packed: Fp4Packed, workspace: Workspace) -> torc
     """
     num_tokens, (num_rows, num_columns) = len(x), packed.shape
     expect_dense("x", x, [num_tokens, num_columns], [packed.dtype])
-    if x.device != packed.words.device:
-        raise ValueError(f"x is on {x.device}; expected {packed.words.device}, as the weight is")
+    expect_beside("x", x, packed.words)
     output = x.new_empty(num_tokens, num_rows)
     if num_tokens > MOST_TOKENS:
         multiply_in_parts(
@@ -48,6 +51,16 @@ def fp4_matmul(x: torch.Tensor, packed: Fp4Packed, workspace: Workspace) -> torc
         chosen = schedule_on(x.device, num_tokens, packed)
         launch(x, packed, output, (scratch.sums, scratch.arrived), chosen)
     return output
+
+
+def kernels_of(packed: Fp4Packed, *, rounded: bool) -> Kernels:
+    """Those that compute its products, with activations that are rounded first or not."""
+    device = packed.words.device
+    return Kernels(
+        product=("nvfp4", packed.shape, packed.fours, packed.dtype, rounded),
+        chosen=partial(schedule_if_few, device, packed),
+        x=torch.empty(0, packed.shape[1], dtype=packed.dtype, device=device),
+    )
 
 
 def launch(

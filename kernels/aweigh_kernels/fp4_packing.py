@@ -12,11 +12,10 @@ from itertools import product
 import torch
 from torch.nn.functional import pad
 
-from aweigh_kernels.fp4_weight import GROUP
-from aweigh_kernels.gpu.fp4_matmul import DEPTH, LEFT, NARROW_MOVES, WIDE_MOVES
-from aweigh_kernels.int_packing import ROWS, in_lanes, in_runs
+from aweigh_kernels.gpu.fp4_matmul import DEPTH, GROUP, LEFT, NARROW_MOVES, WIDE_MOVES
+from aweigh_kernels.int_packing import ROWS, in_lanes, in_parts, in_runs
 
-_DEPTH = int(DEPTH.value)
+_DEPTH, _GROUP = int(DEPTH.value), int(GROUP.value)
 _SIGN, _NOTHING = 8, 0xFF  # of a code; a scale that is no number
 _HIGHEST = 30  # what the exponent of 448 becomes
 _PLACES = {torch.bfloat16: (15, 8, 7, 6), torch.float16: (15, 11, 10, 9)}  # sign first
@@ -31,12 +30,12 @@ class Fp4Packed:
     factors: torch.Tensor  # fp32, [N]: global scales, and what numbers are less
     shape: tuple[int, int]
     dtype: torch.dtype  # of x: bf16 or fp16
-    fours: bool  # as tensor cores before Hopper take columns
+    fours: bool  # as tensor cores that no warpgroups feed take columns
 
     depth = _DEPTH  # columns of a tile
     most_depth = _DEPTH
     bits = 4
-    row_bytes = _DEPTH // 2 + _DEPTH // GROUP  # what a row of a tile has of shared memory
+    row_bytes = _DEPTH // 2 + _DEPTH // _GROUP  # what a row of a tile has of shared memory
 
 
 def pack(
@@ -54,16 +53,24 @@ def pack(
         scale: [N, K / 16], float8_e4m3fn.
         global_scale: [N or 1, 1], fp64.
         dtype: of x, bf16 or fp16.
-        fours: whether the GPU is older than Hopper.
+        fours: whether warps feed the GPU's tensor cores alone, see `by_warpgroups`.
     """
     num_rows, num_columns = q.shape
-    magnitudes, negative = scale.float().abs(), torch.signbit(scale.float())
-    sign = negative.to(torch.uint8).mul_(_SIGN).repeat_interleave(GROUP, 1)
-    there = (magnitudes != 0).repeat_interleave(GROUP, 1)
-    words = _words(torch.where(there, q ^ sign, q & _SIGN), dtype, fours=fours)
-    scales = _scales(_codes(magnitudes))
+
+    def words_of(part: slice) -> torch.Tensor:
+        return _words(with_signs(q[part], scale[part].float()), dtype, fours=fours)
+
+    words = in_parts(q.shape, words_of)
+    scales = _scales(_codes(scale.float().abs()))
     factors = (global_scale * float(LEFT.value)).float().expand(num_rows, 1)[:, 0].contiguous()
     return Fp4Packed(words, scales, factors, (num_rows, num_columns), dtype, fours)
+
+
+def with_signs(q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Codes that have the signs of scales, and are 0 where scales are."""
+    sign = torch.signbit(scale).to(torch.uint8).mul_(_SIGN).repeat_interleave(_GROUP, 1)
+    there = (scale != 0).repeat_interleave(_GROUP, 1)
+    return torch.where(there, q ^ sign, q & _SIGN)
 
 
 def _words(q: torch.Tensor, dtype: torch.dtype, *, fours: bool) -> torch.Tensor:
@@ -95,6 +102,6 @@ def _codes(scale: torch.Tensor) -> torch.Tensor:
 
 def _scales(codes: torch.Tensor) -> torch.Tensor:
     """[units, tiles, words]: warps, rows, 64 columns, other 8 rows; 16 columns a byte."""
-    codes = pad(codes, (0, -codes.shape[1] % (_DEPTH // GROUP), 0, -len(codes) % ROWS))
+    codes = pad(codes, (0, -codes.shape[1] % (_DEPTH // _GROUP), 0, -len(codes) % ROWS))
     codes = codes.view(len(codes) // ROWS, 4, 2, 8, -1, 2, 4).permute(0, 4, 1, 3, 5, 2, 6)
     return codes.contiguous().view(torch.int32).reshape(*codes.shape[:2], -1)

@@ -12,7 +12,8 @@ import triton
 
 from aweigh_kernels.checks import expect
 from aweigh_kernels.dense import NARROW, expect_dense, starts_early
-from aweigh_kernels.gpu.fp4_rounding import GROUP, quantize_groups, round_groups
+from aweigh_kernels.gpu.fp4_matmul import GROUP
+from aweigh_kernels.gpu.fp4_rounding import quantize_groups, round_groups
 
 RANGE = (2.0**-80, 2.0**80)  # of a global scale: no step of what is computed leaves fp32
 _GROUP = int(GROUP.value)
@@ -28,6 +29,7 @@ class Fp4Numbers:
     # float8_e4m3fn, [T, K / 16]; or swizzled: rows rounded up to 128, columns to 4, as tensor cores
     # of Blackwell read them, zeros where there are no tokens
     scale: torch.Tensor
+    global_scale: torch.Tensor  # [], fp64
 
 
 def quantize_rows(
@@ -80,7 +82,7 @@ def launch_quantize(
             SWIZZLED=swizzled,
             **_constants(early, interpreted),
         )
-    return Fp4Numbers(codes, scale.view(torch.float8_e4m3fn))
+    return Fp4Numbers(codes, scale.view(torch.float8_e4m3fn), global_scale)
 
 
 def launch_round(

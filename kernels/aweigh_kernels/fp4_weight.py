@@ -14,9 +14,9 @@ import torch
 from torch.nn.functional import linear
 
 from aweigh_kernels.checks import expect, expect_input
-from aweigh_kernels.dense import has_kernels, starts_early
+from aweigh_kernels.dense import by_warpgroups, has_kernels, multiplies_fp4
 from aweigh_kernels.equality import same
-from aweigh_kernels.product import Product, in_parts
+from aweigh_kernels.product import KernelProduct, Product, in_parts
 
 GROUP = 16  # columns that share a scale
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -157,13 +157,15 @@ def has_kernel(weight: Fp4Weight, dtype: torch.dtype) -> bool:
 
 def _on_gpu(weight: Fp4Weight, dtype: torch.dtype) -> Product:
     # They need Triton, which is not everywhere.
-    from aweigh_kernels.fp4_matmul import fp4_matmul
+    from aweigh_kernels.fp4_matmul import fp4_matmul, kernels_of
     from aweigh_kernels.fp4_packing import pack
     from aweigh_kernels.fp4_rounding import round_numbers
     from aweigh_kernels.int_matmul import workspace_of
 
     device, columns = weight.q.device, weight.shape[1]
-    fours = not starts_early(device)
+    if weight.activation_scale is not None and multiplies_fp4(device):
+        return _by_blocks(weight, weight.activation_scale.to(device), dtype)
+    fours = not by_warpgroups(device)
     packed = pack(weight.q, weight.scale, weight.global_scale, dtype, fours=fours)
     workspace, scale = workspace_of(device), weight.activation_scale
     of_all = None if scale is None else scale.to(device)
@@ -173,7 +175,24 @@ def _on_gpu(weight: Fp4Weight, dtype: torch.dtype) -> Product:
         x = x.contiguous()
         return fp4_matmul(x if of_all is None else round_numbers(x, of_all), packed, workspace)
 
-    return product
+    return KernelProduct(product, kernels_of(packed, rounded=of_all is not None))
+
+
+def _by_blocks(weight: Fp4Weight, of_all: torch.Tensor, dtype: torch.dtype) -> Product:
+    """By tensor cores that multiply codes with their scales."""
+    from aweigh_kernels.fp4_blocks import kernels_of, multiply_blocks, pack
+    from aweigh_kernels.fp4_rounding import quantize_rows
+    from aweigh_kernels.int_matmul import workspace_of
+
+    columns, scratch = weight.shape[1], workspace_of(weight.q.device).scratch
+    packed = pack(weight.q, weight.scale, weight.global_scale)
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        expect_input(x, columns)
+        numbers = quantize_rows(x.contiguous(), of_all, swizzled=True)
+        return multiply_blocks(numbers, packed, scratch, dtype)
+
+    return KernelProduct(product, kernels_of(packed, dtype))
 
 
 def _in_parts(weight: Fp4Weight, dtype: torch.dtype) -> Product:

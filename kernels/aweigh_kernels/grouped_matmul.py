@@ -23,7 +23,6 @@ from aweigh_kernels.routing import Routed
 
 _MOST_NUMBERS = 64 * 512  # of sums that programs leave, for each multiprocessor
 _MOST_TILES = 8  # that they share, likewise
-MANY = skinny_matmul.Schedule(128, 64, 1, 4, ahead=0, num_warps=8)  # of 128 tokens, dense
 
 
 class Shared:
@@ -96,11 +95,8 @@ def launch_dense(
         [T·k, O], as x, rounded once.
     """
     _, out_size, in_size = weight.shape
-    tile_tokens = routed.pairs.shape[1]
-    chosen = MANY
-    if tile_tokens <= skinny_matmul.MOST_TOKENS:
-        tall = likely_rows(routed, out_size)
-        chosen = skinny_matmul.schedule(tile_tokens, tall, in_size, gpu.num_processors)
+    tile_tokens, tall = routed.pairs.shape[1], likely_rows(routed, out_size)
+    chosen = skinny_matmul.schedule(tile_tokens, tall, in_size, gpu.num_processors)
     tiling = Tiling(routed, out_size, chosen.rows, chosen.splits).within(shared)
     output = x.new_empty(routed.num_pairs, out_size)
     if output.numel():
@@ -146,9 +142,8 @@ def launch_ints(
     tile_tokens = routed.pairs.shape[1]
     tall = replace(packed, shape=(likely_rows(routed, out_size), in_size))
     chosen = int_matmul.schedule(tile_tokens, tall, gpu.num_processors)
-    splits = chosen.splits if chosen.tokens == tile_tokens else 1  # it would have smaller tiles
-    chosen = replace(chosen, tokens=tile_tokens).within(gpu.shared_bytes, packed)
-    tiling = Tiling(routed, out_size, chosen.rows, splits).within(shared)
+    chosen = chosen.within(gpu.shared_bytes, packed)
+    tiling = Tiling(routed, out_size, chosen.rows, chosen.splits).within(shared)
     output = x.new_empty(routed.num_pairs, out_size)
     if output.numel():
         kernels.multiply_ints[tiling.grid](

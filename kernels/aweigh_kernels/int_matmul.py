@@ -7,7 +7,7 @@ bits again. Of many tokens the weight is made dense in parts, and cuBLAS multipl
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Protocol
 
 import torch
@@ -24,7 +24,7 @@ _DENSE_WEIGHTS = 1 << 26  # that are made dense at once
 _WIDE_ROWS = 128  # of the weight, of one program at most
 _MOST_COLUMNS = 64  # tokens, of one program
 _FEWEST, _FEW, _SOME = 16, 32, 128  # tokens up to which a schedule holds
-_LARGE_BYTES = 25_000_000  # of a weight
+_LARGE = 50_000_000  # numbers of a weight
 _MOST_SPLITS = 8
 _MOST_UNROLL = 4
 _LEAST_STEPS = 4  # of programs that share rows
@@ -50,17 +50,12 @@ class Tiled(Protocol):
 
     @property
     def most_depth(self) -> int:
-        """Columns that it would have if groups were large."""
+        """Columns of as many tiles as a step should multiply where tokens are few."""
         ...
 
     @property
     def row_bytes(self) -> int:
         """What a row of a tile has of shared memory."""
-        ...
-
-    @property
-    def fours(self) -> bool:
-        """Whether the GPU is older than Hopper."""
         ...
 
 
@@ -133,16 +128,16 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
 
 def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
     """Those that compute its products with x of a number format."""
-    device = packed.words.device
-
-    def chosen(num_tokens: int) -> Schedule | None:
-        return None if num_tokens > MOST_TOKENS else schedule_on(device, num_tokens, packed)
-
     return Kernels(
         product=(packed.shape, packed.bits, packed.group, packed.fours, dtype),
-        chosen=chosen,
-        x=torch.empty(0, packed.shape[1], dtype=dtype, device=device),
+        chosen=partial(schedule_if_few, packed.words.device, packed),
+        x=torch.empty(0, packed.shape[1], dtype=dtype, device=packed.words.device),
     )
+
+
+def schedule_if_few(device: torch.device, packed: Tiled, num_tokens: int) -> Schedule | None:
+    """None: tokens are so many that the weight is made dense."""
+    return None if num_tokens > MOST_TOKENS else schedule_on(device, num_tokens, packed)
 
 
 def schedule_on(device: torch.device, num_tokens: int, packed: Tiled) -> Schedule:
@@ -162,7 +157,7 @@ def schedule(num_tokens: int, packed: Tiled, num_processors: int) -> Schedule:
     """
     (num_rows, num_columns), tokens = packed.shape, min(_MOST_COLUMNS, tokens_of(num_tokens))
     token_tiles = -(-num_tokens // tokens)
-    large = num_rows * num_columns * packed.bits // 8 >= _LARGE_BYTES
+    large = num_rows * num_columns >= _LARGE
 
     def divided(rows: int, programs: int, stages: int, *, warps: int, wide: int = 1) -> Schedule:
         unroll = min(_MOST_UNROLL, wide * packed.most_depth // packed.depth)
@@ -175,7 +170,7 @@ def schedule(num_tokens: int, packed: Tiled, num_processors: int) -> Schedule:
         # Twice as many numbers for what a step costs beside them.
         if -(-num_rows // ROWS) > 3 * num_processors:
             return divided(_WIDE_ROWS, 1, 4, warps=4, wide=2)
-        return divided(ROWS, 2, 5, warps=4, wide=2)
+        return divided(ROWS, 2 if packed.bits < 8 else 3, 5, warps=4, wide=2)
     if num_tokens <= _FEW:
         return divided(ROWS, 3, 5, warps=4)
     if not large and num_tokens <= _SOME:

@@ -7,7 +7,7 @@ word holds half of such eight of 8 bits, one of 4, two of 2; three words hold fo
 third of them lies apart.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import gcd
@@ -19,8 +19,9 @@ from aweigh_kernels.gpu.integers import UNIT, ZEROS
 
 ROWS = int(UNIT.value)  # that are packed together
 _LEAST_COLUMNS = 16  # that a tensor core takes at once
-_AT_ONCE = 1 << 24  # numbers that are packed at once: it takes three bytes for each
+_AT_ONCE = 1 << 24  # numbers that are packed at once: it takes some bytes for each
 _DEPTHS = {2: 128, 3: 128, 4: 128, 8: 64}  # numbers of a row that are packed together at most
+_STEPS = {2: 256, 3: 256, 4: 128, 8: 64}  # and that a step should multiply where tokens are few
 _WHOLE = {2: 32, 3: 64}  # columns that whole words hold
 
 
@@ -42,8 +43,8 @@ class Packed:
 
     @property
     def most_depth(self) -> int:
-        """Columns that it would have if groups were large."""
-        return _DEPTHS[self.bits]
+        """Columns of as many tiles as a step should multiply where tokens are few."""
+        return _STEPS[self.bits]
 
     @property
     def row_bytes(self) -> int:
@@ -72,8 +73,8 @@ def pack(
 ) -> Packed:
     """Lay a matrix out for the kernel.
 
-    2 and 3 bits take 4 where their groups end within words: unless they are multiples of 32 columns
-    and of 64.
+    2 bits take 4 unless groups are multiples of 32 columns, and 3 unless of 64: they would end
+    within words.
 
     Args:
         q: [N, K], uint8, below 2 to the power of `bits`.
@@ -88,20 +89,31 @@ def pack(
     width = bits if whole else 4
     factors = _factors(scale, zero, bits, num_rows)
     depth = _depth(width, group, num_columns)
-    some = _words if width > 3 else _few_bits
-    words = in_parts(q, lambda part: some(in_lanes(part, depth, fours=fours), width))
+
+    def words_of(part: slice) -> torch.Tensor:
+        lanes = in_lanes(q[part], depth, fours=fours)
+        return _words(lanes, width) if width > 3 else _few_bits(lanes, width)
+
+    words = in_parts(q.shape, words_of)
     return Packed(words, factors, (num_rows, num_columns), width, group, fours)
 
 
-def in_parts(q: torch.Tensor, words_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """The words of all rows, [units, …], of which some are packed at a time."""
-    units = -(-len(q) // ROWS)
-    each = max(1, _AT_ONCE // (ROWS * q.shape[1]))
-    some = words_of(q[: each * ROWS])
+def in_parts(shape: Sequence[int], words_of: Callable[[slice], torch.Tensor]) -> torch.Tensor:
+    """The words of all rows, [units, …], of which some are packed at a time.
+
+    Args:
+        shape: N, K.
+        words_of: those of some rows.
+    """
+    num_rows, num_columns = shape
+    units = -(-num_rows // ROWS)
+    each = max(1, _AT_ONCE // (ROWS * num_columns))
+    some = words_of(slice(each * ROWS))
     words = some.new_empty(units, *some.shape[1:])
     words[:each] = some
     for first in range(each, units, each):
-        words[first : first + each] = words_of(q[first * ROWS : (first + each) * ROWS])
+        end = first + each
+        words[first:end] = words_of(slice(first * ROWS, end * ROWS))
     return words
 
 

@@ -19,9 +19,8 @@ from aweigh_kernels.gpu import routing as kernels
 
 MOST_EXPERTS = 1024
 MOST_EACH = 32  # experts of a token
-_TILES = (16, 128)  # tokens of one, at least and at most
-_MOST_BEFORE_HOPPER = 64  # where registers hold fewer
-_CHUNK = 1024  # pairs that a program looks at together
+_TILES = (16, 64)  # tokens of one, at least and at most
+_CHUNKS = (128, 4096)  # pairs that a program looks at together, at least and at most
 _BLOCK = 1024  # numbers of a program that adds
 
 
@@ -69,9 +68,8 @@ def route(logits: torch.Tensor, each: int, *, normalized: bool) -> Routed:
             f"a token has {each} of {count} experts; expected 1 to {min(count, MOST_EACH)} of at "
             f"most {MOST_EXPERTS}"
         )
-    early = starts_early(logits.device)
-    tile_tokens = tokens_of_tile(num_tokens, count, each, early=early)
-    return launch(logits, each, normalized, tile_tokens, early=early)
+    tile_tokens = tokens_of_tile(num_tokens, count, each)
+    return launch(logits, each, normalized, tile_tokens, early=starts_early(logits.device))
 
 
 def reference(
@@ -103,7 +101,7 @@ def add_weighted(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return launch_add(rows, weights, early=starts_early(rows.device))
 
 
-def tokens_of_tile(num_tokens: int, count: int, each: int, *, early: bool) -> int:
+def tokens_of_tile(num_tokens: int, count: int, each: int) -> int:
     """Twice what an expert gets if all are as likely: few experts need a second tile.
 
     Such as powers of two of T differ in, so that few kernels are compiled.
@@ -112,11 +110,10 @@ def tokens_of_tile(num_tokens: int, count: int, each: int, *, early: bool) -> in
         num_tokens: T.
         count: E.
         each: k.
-        early: whether the GPU is a Hopper or newer.
     """
     least, most = _TILES
     likely = 2 * each * int(triton.next_power_of_2(num_tokens)) // count
-    return min(most if early else _MOST_BEFORE_HOPPER, max(least, _power_of_2(likely)))
+    return min(most, max(least, _power_of_2(likely)))
 
 
 def most_tiles(num_pairs: int, count: int, tile_tokens: int) -> int:
@@ -137,7 +134,8 @@ def launch(
     experts = torch.empty(num_tiles, dtype=torch.int32, device=device)
     pairs = torch.empty(num_tiles, tile_tokens, dtype=torch.int32, device=device)
     if num_tokens:
-        count_up = _power_of_2(count)
+        count_up, (least, most) = _power_of_2(count), _CHUNKS
+        chunk = min(most, max(least, _power_of_2(each * _power_of_2(num_tokens))))
         kernels.choose[(num_tokens,)](
             logits,
             weights,
@@ -159,9 +157,9 @@ def launch(
             num_tiles,
             COUNT_UP=count_up,
             TOKENS=tile_tokens,
-            CHUNK=_CHUNK,
+            CHUNK=chunk,
             EARLY=early,
-            num_warps=4,
+            num_warps=4 if chunk <= 1024 else 8,
             launch_pdl=early,
         )
     return Routed(weights, experts, pairs, count)

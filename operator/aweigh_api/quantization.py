@@ -12,8 +12,9 @@ class Quantization(Schema):
     scheme: SchemeName = Field(
         default="auto",
         description="How the weights are quantized. auto is what the checkpoint says. fp8 and int8 "
-        "quantize a dense checkpoint while it is loaded; every other value must be what the "
-        "checkpoint has (none: dense), else the InferenceService is refused with what it has.",
+        "quantize a dense checkpoint while it is loaded, and fp8 brings one of nvfp4 to 8 bits; "
+        "every other value must be what the checkpoint has (none: dense), else the "
+        "InferenceService is refused with what it has.",
     )
     kv_cache_dtype: KvCacheDTypeName = Field(
         default="auto",

@@ -58,6 +58,7 @@ class Reason(StrEnum):
 
     # RouterReady; Available, Progressing, Suspended and what is wrong with a pod, too
     BYPASSED = "Bypassed"  # requests still go straight to the pods
+    SECRET_DIFFERS = "SecretDiffers"  # pods take a router for a client: its secret is not theirs
 
     # PrefixCacheWarm
     WARM = "Warm"

@@ -25,6 +25,7 @@ class RouterState(BaseModel):
     oldest_waiting_s: float | None = None  # absent: none waits
     in_flight: int | None = None  # requests that a pod answers
     known_pods: int | None = None  # that are ready
+    blind_pods: int | None = None  # of all, those that take this router for a client
 
     def to_json(self) -> str:
         """The report without what is unknown."""

@@ -159,6 +159,11 @@ class Observed:
         """The pods that neither leave nor have failed for good."""
         return tuple(pod for pod in self.pods if pod.live)
 
+    @property
+    def live_routers(self) -> tuple[Pod, ...]:
+        """Likewise of the routers."""
+        return tuple(pod for pod in self.routers if pod.live)
+
     def lasted_s(self, pod: Pod, what: str | Crash) -> float:
         """For how long this has been seen of a pod, in seconds of our own clock."""
         return self.lasting_s.get(Sign(pod.uid, what), 0.0)

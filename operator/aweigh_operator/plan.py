@@ -12,7 +12,7 @@ from aweigh_api import names
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.scaling import Scaling
 from aweigh_operator import compare, desired, replicas, rollout, route
-from aweigh_operator.desired import Chosen, prefetch, secret, template
+from aweigh_operator.desired import Chosen, prefetch, router, secret, template
 from aweigh_operator.observe import Manifest, Observed, Refusal
 from aweigh_operator.parse import parse
 from aweigh_operator.places import PLACES, WITH_PODS, kind_of
@@ -68,7 +68,7 @@ def plan(observed: Observed, settings: Settings) -> Plan:
     chosen = Chosen(
         replicas=size,
         in_place=rollout.in_place(observed, made_from, pods, allow_downtime=downtime),
-        route=route.route(service.spec, observed),
+        route=route.route(service.spec, observed, router.template_hash(service)),
         reason=_why_not_ready(observed.body),
     )
     wanted = desired.children(service, observed.children, settings, chosen)

@@ -183,10 +183,9 @@ class Reconciler:
         pods = observed.pods
         asked = pods if observed.fetcher is None else (*pods, observed.fetcher)
         fresh_s = FRESH_S if todo.scaling is not None else None
-        routers = observed.routers if todo.scaling is not None else ()
         states, told, failures = await asyncio.gather(
             self._readers.pods.read(asked, fresh_s),
-            self._readers.routers.read(routers, fresh_s),
+            self._readers.routers.read(observed.routers, fresh_s),
             self._mount_failures(observed, (*asked, *observed.routers)),
         )
         now_s = time.monotonic()
@@ -205,7 +204,7 @@ class Reconciler:
         before = memory.autoscaling
         found = looked(before, observed, todo.scaling, todo.replicas, datetime.now(UTC), now_s)
         key, sleeps = key_of(observed.body), todo.replicas == 0 and found.decision is not None
-        self._readers.routers.listen(key, routers if sleeps else ())
+        self._readers.routers.listen(key, observed.routers if sleeps else ())
         self._tell_of(key, before.decision, found.decision)
         memory.autoscaling = found
         return replace(observed, decision=found.decision, cheapest=found.cheapest)

@@ -40,14 +40,25 @@ class Route:
     way: Way
     routers: int | None  # that run; None: none, and no Deployment
     supplied: bool  # all else that routers need is there
+    made_from: str | None = None  # hash of what routers shall be made from
     passing: bool = False  # what comes next follows from the time
 
 
 STRAIGHT = Route(Way(by_router=False, closed=False), None, supplied=False)
 
 
-def route(spec: Spec, observed: Observed) -> Route:
-    """The next step on the way that the spec asks for."""
+def route(spec: Spec, observed: Observed, made_from: str) -> Route:
+    """The next step on the way that the spec asks for.
+
+    Args:
+        spec: of the InferenceService.
+        observed: what there is.
+        made_from: hash of what routers shall be made from; others may lack keys, or a certificate.
+    """
+    return replace(_route(spec, observed, made_from), made_from=made_from)
+
+
+def _route(spec: Spec, observed: Observed, made_from: str) -> Route:
     there, stopped = way(observed.children), spec.wanted_replicas(1) == 0
     settled = observed.way_lasted_s >= spec.drain.settle_seconds
     if not spec.routed:
@@ -63,7 +74,7 @@ def route(spec: Spec, observed: Observed) -> Route:
         return Route(ahead, routers, supplied=True, passing=not closed)
     if "Service" not in observed.children and known(observed):
         return Route(Way(by_router=True, closed=True), routers, supplied=True)
-    goes = known(observed) and (0 < routers <= _ready(observed) or not _serves(observed))
+    goes = known(observed) and (0 < routers <= _ready(observed, made_from) or not _serves(observed))
     return Route(Way(by_router=goes, closed=False), routers, supplied=True)
 
 
@@ -89,8 +100,9 @@ def _serves(observed: Observed) -> bool:
     return any(pod.ready for pod in observed.live_pods)
 
 
-def _ready(observed: Observed) -> int:
-    return sum(pod.ready for pod in observed.routers if pod.live)
+def _ready(observed: Observed, made_from: str) -> int:
+    routers = (pod for pod in observed.live_routers if pod.template_hash == made_from)
+    return sum(pod.ready for pod in routers)
 
 
 def _running(observed: Observed) -> int:

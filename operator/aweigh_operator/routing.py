@@ -1,6 +1,7 @@
 """The condition RouterReady. Pure.
 
-It is False while no router serves. One that is missing makes it no less True: the others answer.
+It is False while no router serves. One that is missing makes it no less True: the others answer,
+as those do that a rollout is about to replace. The reason says what is not yet as it should be.
 """
 
 from aweigh_api.reasons import Reason
@@ -16,19 +17,38 @@ def verdict(observed: Observed, route: Route) -> Verdict | None:
         return None
     if route.routers == 0:
         return Verdict("False", Reason.SUSPENDED, "no router runs, as no pod does")
-    live = [pod for pod in observed.routers if pod.live]
-    ready = sum(pod.ready for pod in live)
-    found = filter(None, (troubles.of_pod(pod, observed) for pod in live))
-    trouble = next(found, None)
-    count = f"{ready} of {route.routers} routers serve"
+    live = observed.live_routers
+    serving = sum(pod.ready for pod in live)
+    old = [pod for pod in live if pod.template_hash != route.made_from]
+    trouble = troubles.of_routers(observed, route.made_from)
+    count = f"{serving} of {route.routers} routers serve"
     if trouble is not None:
         count += f": {trouble.message}"
+    elif old and serving:
+        count += "; a rollout replaces them"
     if not route.way.by_router:
         return _bypassed(observed, count)
-    reason = Reason.PROGRESSING if trouble is None else trouble.reason
-    if not ready:
-        return Verdict("False", reason, count)
-    return Verdict("True", Reason.AVAILABLE if ready >= route.routers else reason, count)
+    done = serving >= route.routers and not old
+    reason = Reason.AVAILABLE if done else Reason.PROGRESSING
+    reason = reason if trouble is None else trouble.reason
+    if reason is Reason.AVAILABLE and (blind := _blind(observed)):
+        return Verdict("True", Reason.SECRET_DIFFERS, f"{count}, but {blind}")
+    return Verdict("True" if serving else "False", reason, count)
+
+
+def _blind(observed: Observed) -> str | None:
+    """That pods hold another secret than the routers, as after somebody has deleted it."""
+    told = [(observed.router_states.get(pod.uid), pod.name) for pod in observed.live_routers]
+    numbers = [(state.blind_pods or 0, name) for state, name in told if state is not None]
+    number, name = max(numbers, default=(0, ""))
+    if not number:
+        return None
+    what = "1 pod takes" if number == 1 else f"{number} pods take"
+    return (
+        f"{what} {name} for a client, as they hold different secrets: such a pod's streams end "
+        "with it. A secret that was made anew is with all of them within minutes; after that "
+        "delete the pods that the router's log names"
+    )
 
 
 def _bypassed(observed: Observed, count: str) -> Verdict:

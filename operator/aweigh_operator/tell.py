@@ -128,7 +128,7 @@ def _requeue_after_s(observed: Observed, wanted: Wanted) -> float:
 
 
 def _routers_settled(observed: Observed, route: Route) -> bool:
-    live = [pod for pod in observed.routers if pod.live]
+    live = observed.live_routers
     return not route.passing and len(live) == (route.routers or 0) and all(p.ready for p in live)
 
 

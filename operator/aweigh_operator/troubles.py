@@ -4,11 +4,13 @@ A pod in trouble stays in trouble until it serves: between two crashes a contain
 and that is no recovery.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.termination import Termination
 from aweigh_operator.observe import Crash, Observed, Pod, Waiting
+from aweigh_operator.places import ROUTER_DEPLOYMENT
 
 STEADY_AFTER_S = 30  # without a crash, for a pod that has crashed repeatedly
 MAX_SENTENCE = 400
@@ -28,12 +30,27 @@ class Trouble:
 
 def worst(observed: Observed, template_hash: str | None) -> Trouble | None:
     """What to tell first: troubles of the newest template before others."""
-    pods = sorted(observed.live_pods, key=lambda pod: pod.template_hash != template_hash)
+    pods = _newest_first(observed.live_pods, template_hash)
     if observed.fetcher is not None:  # the others wait for it
         pods = [observed.fetcher, *pods]
-    found = [trouble for pod in pods if (trouble := of_pod(pod, observed))]
-    return _of_deployment(observed, "ReplicaFailure") or (
-        found[0] if found else _of_deployment(observed, "Progressing")
+    return _first(observed, pods, "Deployment")
+
+
+def of_routers(observed: Observed, template_hash: str | None) -> Trouble | None:
+    """Likewise of routers."""
+    return _first(observed, _newest_first(observed.live_routers, template_hash), ROUTER_DEPLOYMENT)
+
+
+def _newest_first(pods: Iterable[Pod], template_hash: str | None) -> list[Pod]:
+    return sorted(pods, key=lambda pod: pod.template_hash != template_hash)
+
+
+def _first(observed: Observed, pods: Iterable[Pod], place: str) -> Trouble | None:
+    found = (trouble for pod in pods if (trouble := of_pod(pod, observed)))
+    return (
+        _of_deployment(observed, place, "ReplicaFailure")
+        or next(found, None)
+        or _of_deployment(observed, place, "Progressing")
     )
 
 
@@ -94,15 +111,20 @@ def _crashed(pod: Pod, crash: Crash) -> Trouble:
     return Trouble(ConditionType.WORKLOAD_READY, Reason.CRASH_LOOPING, f"{end}{last}")
 
 
-def _of_deployment(observed: Observed, condition: str) -> Trouble | None:
-    status = observed.children.get("Deployment", {}).get("status", {})
+def _of_deployment(observed: Observed, place: str, condition: str) -> Trouble | None:
+    child = observed.children.get(place, {})
+    status, routers = child.get("status", {}), place == ROUTER_DEPLOYMENT
     found = {each["type"]: each for each in status.get("conditions", [])}.get(condition, {})
     sentence = short(found.get("message", ""))
     if condition == "ReplicaFailure" and found.get("status") == "True":
-        message = f"the API server refuses new pods: {sentence}"
+        what = "routers" if routers else "pods"
+        message = f"the API server refuses new {what}: {sentence}"
         return Trouble(ConditionType.WORKLOAD_READY, Reason.PODS_REFUSED, message)
     if found.get("reason") == "ProgressDeadlineExceeded":
-        message = f"the rollout did not finish within rollout.progressDeadlineSeconds: {sentence}"
+        limit = "rollout.progressDeadlineSeconds"
+        if routers:  # theirs cannot be chosen
+            limit = f"{child['spec']['progressDeadlineSeconds']} s"
+        message = f"the rollout did not finish within {limit}: {sentence}"
         return Trouble(ConditionType.WORKLOAD_READY, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
     return None
 

@@ -39,7 +39,8 @@ LENGTHS = (512, 2048, 8192, 32_768, 131_072)  # tokens of a request, for the tab
 _LOGIT_BYTES = 16
 _DRAFTED_LOGIT_BYTES = 36  # of a drafted token also what both models expected, and noise
 
-_RECORDED = ("awq", "fp8", "gptq", "int4", "int8", "marlin24")  # their products are in graphs
+# Schemes whose products graphs may hold.
+_RECORDED = ("awq", "fp8", "gptq", "int4", "int8", "marlin24", "nvfp4")
 
 
 @dataclass(frozen=True, slots=True)

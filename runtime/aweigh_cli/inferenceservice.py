@@ -8,7 +8,7 @@ from typing import Any
 from aweigh_api import names
 from aweigh_api.reasons import Reason
 from aweigh_cli.failures import CommandFailure, ExitStatus
-from aweigh_cli.kubectl import kubectl
+from aweigh_cli.kubectl import get
 
 RESOURCE = f"{names.PLURAL}.{names.GROUP}"  # the short name may belong to somebody else
 POLL_S = 1.0
@@ -47,7 +47,7 @@ def wait_until_served(
 
 def _status(name: str, namespace: str | None) -> dict[str, Any]:
     scope = ["--namespace", namespace] if namespace else []
-    body = json.loads(kubectl("get", RESOURCE, name, *scope, "-o", "json"))
+    body = json.loads(get(RESOURCE, name, *scope, "-o", "json"))
     status: dict[str, Any] = body.get("status", {})
     return status
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from aweigh_cli.failures import CommandFailure
 
+GET_S = 10  # for each of kubectl's requests
 FORWARD_TIMEOUT_S = 20.0
 _FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 
@@ -23,6 +24,11 @@ def kubectl(*arguments: str) -> str:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise CommandFailure(f"kubectl {' '.join(arguments)}: {said}")
     return done.stdout
+
+
+def get(*arguments: str) -> str:
+    """What `kubectl get` says, if the API server answers in time."""
+    return kubectl("get", *arguments, f"--request-timeout={GET_S}s")
 
 
 @contextmanager

@@ -18,7 +18,9 @@ import typer
 from aweigh_api.mounts import UnusableSecret
 from aweigh_api.routing import SECRET_FILE
 from aweigh_cli.failures import CommandFailure
-from aweigh_router import logs, settings
+from aweigh_http import logs
+from aweigh_http.door import UnsafeParser
+from aweigh_router import settings
 from aweigh_router.lifetime import PortTaken, run
 
 _SERVE = "from aweigh_cli.main import main; main()"
@@ -59,7 +61,7 @@ def serve(arguments: Sequence[str], num_pods: int, router: Sequence[str], *, tls
         logs.configure()
         try:
             asyncio.run(_route(settings.read(flags, os.environ), pods))
-        except (PortTaken, UnusableSecret) as error:
+        except (PortTaken, UnsafeParser, UnusableSecret) as error:
             raise CommandFailure(str(error)) from error
 
 

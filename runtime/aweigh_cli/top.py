@@ -84,12 +84,12 @@ def spread(running: list[str]) -> str:
 
 def services(namespace: str | None, all_namespaces: bool) -> list[list[str]]:
     """A row for each InferenceService."""
-    from aweigh_cli.kubectl import kubectl
+    from aweigh_cli.kubectl import get
 
     scope = ["--all-namespaces"] if all_namespaces else []
     if namespace is not None:
         scope = ["--namespace", namespace]
-    found = json.loads(kubectl("get", RESOURCE, *scope, "-o", "json"))
+    found = json.loads(get(RESOURCE, *scope, "-o", "json"))
     return [_service(each) for each in found["items"]]
 
 
@@ -111,12 +111,12 @@ def _service(body: dict[str, Any]) -> list[str]:
 
 def pods(name: str, namespace: str | None) -> tuple["Rows", "Rows"]:
     """A row for each pod of a service, and for each router, through the API server's proxy."""
-    from aweigh_cli.kubectl import kubectl
+    from aweigh_cli.kubectl import get
 
     scope = ["--namespace", namespace] if namespace else []
-    kubectl("get", RESOURCE, name, *scope)  # says so if there is none
+    get(RESOURCE, name, *scope)  # says so if there is none
     selector = f"{names.LABEL_INSTANCE}={name},{names.LABEL_NAME}!={names.PREFETCH}"
-    found = json.loads(kubectl("get", "pods", "-l", selector, *scope, "-o", "json"))["items"]
+    found = json.loads(get("pods", "-l", selector, *scope, "-o", "json"))["items"]
     with ThreadPoolExecutor(ASKED_AT_ONCE) as asking:  # a silent pod holds up none but itself
         rows = list(asking.map(lambda each: (_router if _routes(each) else _pod)(each), found))
     routes = [_routes(each) for each in found]

@@ -21,10 +21,10 @@ def why(
 
     Then what is not as it should be, and the last changes of the number.
     """
-    from aweigh_cli.kubectl import kubectl
+    from aweigh_cli.kubectl import get
 
     scope = ["--namespace", namespace] if namespace else []
-    body = json.loads(kubectl("get", RESOURCE, name, *scope, "-o", "json"))
+    body = json.loads(get(RESOURCE, name, *scope, "-o", "json"))
     typer.echo(explained(body, datetime.now(UTC)))
 
 

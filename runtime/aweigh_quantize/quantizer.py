@@ -19,6 +19,7 @@ from aweigh_quantize.checkpoint import Checkpoint
 from aweigh_quantize.declaration import Declared
 from aweigh_quantize.display import Display
 from aweigh_quantize.evaluation import Evaluation, evaluate
+from aweigh_quantize.failures import named
 from aweigh_quantize.folding import fold, junctions
 from aweigh_quantize.latent import Latent, Trainable, start
 from aweigh_quantize.methods.inputs import FEWEST_TOKENS, Inputs
@@ -261,7 +262,9 @@ class Quantizer:
         for matrix in matrices:
             precision = self._work.precisions[matrix.module]
             assert precision is not None
-            found = quantized(self._work.recipe, precision, matrix.values, inputs[matrix.product])
+            with named(matrix.module):
+                seen = inputs[matrix.product]
+                found = quantized(self._work.recipe, precision, matrix.values, seen)
             layer.put(matrix, found)
 
     def _observed(
@@ -270,6 +273,8 @@ class Quantizer:
         """By product: matrices that are multiplied together see the same inputs."""
         inputs = {each.product: Inputs(each.shape[1], self._work.device) for each in matrices}
         if hidden is not None:
-            with layer.observed({product: each.add for product, each in inputs.items()}):
+            with layer.observed(
+                {each.product: named(each.module)(inputs[each.product].add) for each in matrices}
+            ):
                 self._passage.show(layer, hidden)
         return inputs

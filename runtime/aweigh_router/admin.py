@@ -6,7 +6,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from aweigh_api.router_state import WAKE_EVERY_S, WAKE_PATH
-from aweigh_router.connection import SERVER
+from aweigh_http.connection import SERVER
 from aweigh_router.service import Service
 
 _BETWEEN_LINES_S = 0.1  # however many requests come

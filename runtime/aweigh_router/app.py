@@ -1,36 +1,27 @@
 """The public port: OpenAI's API as pods serve it. Keys are checked before a body is read."""
 
-import asyncio
-import logging
-import re
-import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 from aiohttp import web
 from multidict import CIMultiDict
 
-from aweigh_api.api_keys import CHALLENGE, WRONG_KEY, Keys
+from aweigh_api.api_keys import Keys
 from aweigh_api.routing import TENANT_HEADER
-from aweigh_router import asked, errors, line
+from aweigh_http import every_request
+from aweigh_http.errors import ApiError
+from aweigh_http.every_request import CLIENT_GONE, ID, KEY_NAME, Handler
+from aweigh_router import asked, line
 from aweigh_router.asked import Asked, BadBody
 from aweigh_router.calls import Call
-from aweigh_router.connection import SERVER, Connection
-from aweigh_router.errors import ApiError
 from aweigh_router.pod_client import passed_on
 from aweigh_router.relay import BYTES_PER_TOKEN, Errand
 from aweigh_router.service import Service
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-CLIENT_GONE = 499  # only in log and metrics
-
 SERVICE = web.AppKey("service", Service)
 KEYS = web.AppKey("keys", Keys)
-ID = web.RequestKey("id", str)
 TENANT = web.RequestKey("tenant", bytes)  # a key's digest; empty without keys
-KEY_NAME = web.RequestKey("key_name", str)
 
 # A key whose entry in the Secret is called `batch.low` is of that priority.
 _PRIORITIES = {"high": line.HIGH, "low": line.LOW}
@@ -41,8 +32,6 @@ _TOKENS = ("/tokenize", "/detokenize")
 _READS = ("/v1/models", "/v1/models/{name:.+}", "/openapi.json", "/", "/page.css", "/page.js")
 
 _READ_S = 10.0  # that a request waits for a pod which wants no answer: nor does it wake one
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_log = logging.getLogger("aweigh.requests")
 
 
 def application(service: Service, keys: Keys | None) -> web.Application:
@@ -131,16 +120,15 @@ def _headers(request: web.Request) -> CIMultiDict[str]:
 async def _every_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns whatever a handler raises into OpenAI's error body, and logs one line."""
     started_s = time.monotonic()
-    given = request.headers.get("X-Request-Id", "")
-    request[ID] = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
+    every_request.identify(request)
     status = CLIENT_GONE
     try:
-        response = await _answered(request, handler)
+        response = await every_request.answered(request, handler)
         status = response.status
         return response
     finally:
         request.app[SERVICE].metrics.ended(status)
-        _log_request(request, status, time.monotonic() - started_s)
+        every_request.log(request, status, time.monotonic() - started_s)
 
 
 @web.middleware
@@ -148,69 +136,11 @@ async def _only_with_key(request: web.Request, handler: Handler) -> web.StreamRe
     """Asks the route that was found, never the URL: a URL can be written in many ways."""
     request[TENANT] = b""
     keys = request.app.get(KEYS)
-    if keys is None or request.match_info.handler is _health:
-        return await handler(request)
-    key = keys.owner(request.headers)
-    if key is None:
-        raise ApiError(
-            401, WRONG_KEY, code="invalid_api_key", headers={"WWW-Authenticate": CHALLENGE}
-        )
-    request[TENANT], request[KEY_NAME] = key.digest, key.name
+    if keys is not None and request.match_info.handler is not _health:
+        request[TENANT] = every_request.owner(keys, request).digest
     return await handler(request)
 
 
-async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except ApiError as error:
-        return _refused(request, error)
-    except web.HTTPException as error:  # aiohttp's own
-        return _refused(request, _of_http(request, error))
-    except ConnectionError:
-        raise asyncio.CancelledError from None  # there is nobody to answer
-    except Exception:
-        _log.exception("request %s failed", request[ID])
-        return _refused(request, errors.internal())
-
-
-def _refused(request: web.Request, error: ApiError) -> web.Response:
-    response = error.response()
-    if request.body_exists and not request.content.is_eof():
-        response.force_close()  # a rest that nobody reads must not be taken for a request
-    return response
-
-
-def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:
-    match error.status:
-        case 404:
-            return ApiError(404, f"There is no {request.path[:200]} here; the API is under /v1.")
-        case 405:
-            allowed = error.headers.get("Allow", "")
-            message = f"{request.path} does not take {request.method}; expected {allowed}."
-            return ApiError(405, message, headers={"Allow": allowed})
-    return ApiError(error.status, error.reason)
-
-
 async def _every_response(request: web.Request, response: web.StreamResponse) -> None:
-    """Runs before headers are sent: the request's id, and the end of old connections."""
-    response.headers["X-Request-Id"] = request.get(ID, "")
-    response.headers["Server"] = SERVER
-    connection = request.protocol
-    old = isinstance(connection, Connection) and connection.old
-    if old or request.app[SERVICE].phase == "draining":
-        response.force_close()
-        response.headers["Connection"] = "close"
-
-
-def _log_request(request: web.Request, status: int, seconds: float) -> None:
-    fields: dict[str, object] = {
-        "id": request[ID],
-        "method": request.method,
-        "path": request.rel_url.raw_path[:200],
-        "status": status,
-        "seconds": round(seconds, 3),
-    }
-    if KEY_NAME in request:
-        fields["key"] = request[KEY_NAME]
-    level = logging.DEBUG if request.path == "/health" else logging.INFO
-    _log.log(level, "request", extra={"fields": fields})
+    draining = request.app[SERVICE].phase == "draining"
+    every_request.sign(request, response, draining=draining)

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from aweigh_http.errors import ApiError
 from aweigh_router import errors
-from aweigh_router.errors import ApiError
 
 MAX_BODY_BYTES = 4 << 20
 DEADLINE_S = 30.0

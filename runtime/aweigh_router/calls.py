@@ -25,6 +25,7 @@ class Call(Ticket):
     revision: str | None = None  # … of this revision of the model
     owing_since_s: float | None = None  # since when its pod owes a stream the first event
     due_s: float = math.inf  # when its pod must have said something at the latest
+    silent_s: float = 0.0  # that pods were given in vain since something of the answer last came
     give_up: Callable[[], None] = nothing  # ends the present try: its pod will not answer
     order: tuple[tuple[str, ...], Order] | None = None  # of these pods
 

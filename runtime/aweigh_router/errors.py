@@ -1,41 +1,6 @@
 """Every error that the router itself tells a client, in OpenAI's form."""
 
-import json
-from collections.abc import Mapping
-
-from aiohttp import web
-
-_KINDS = {429: "rate_limit_error", 503: "unavailable_error"}
-
-
-class ApiError(Exception):
-    """An answer that is an error."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.headers = dict(headers or {})
-        kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-        detail = {"message": message, "type": kind, "param": param, "code": code}
-        self.body = json.dumps({"error": detail}, ensure_ascii=False).encode(errors="replace")
-
-    def response(self) -> web.Response:
-        """The whole answer."""
-        return web.Response(
-            status=self.status,
-            body=self.body,
-            content_type="application/json",
-            headers=self.headers,
-        )
+from aweigh_http.errors import ApiError
 
 
 def line_full(message: str, retry_after_s: float) -> ApiError:
@@ -80,6 +45,16 @@ def waited_too_long(seconds: float) -> ApiError:
     )
 
 
+def too_late(seconds: float) -> ApiError:
+    """Pods compute, and nothing comes of it."""
+    return ApiError(
+        504,
+        f"Nothing of this answer came within {seconds:g} s of computing; ask for less at once, or "
+        "for a stream.",
+        code="timeout",
+    )
+
+
 def draining() -> ApiError:
     """The router is about to end."""
     return ApiError(
@@ -108,8 +83,3 @@ def not_resumable(reason: str) -> ApiError:
         code="not_resumable",
         headers={"Retry-After": "1"},
     )
-
-
-def internal() -> ApiError:
-    """A bug; the log has it."""
-    return ApiError(500, "The router failed to handle this request; its log has the reason.")

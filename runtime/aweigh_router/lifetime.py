@@ -12,9 +12,10 @@ from typing import Any
 
 from aweigh_api.api_keys import Keys
 from aweigh_api.certificate import Certificate
-from aweigh_router import admin, app, connection
+from aweigh_http.connection import Limits
+from aweigh_http.door import Door, allow_open_files
+from aweigh_router import admin, app
 from aweigh_router.cluster import ApiServer, Watch
-from aweigh_router.connection import Door
 from aweigh_router.dispatch import Dispatch
 from aweigh_router.line import Line
 from aweigh_router.metrics import Metrics
@@ -27,6 +28,8 @@ from aweigh_router.settings import Settings
 from aweigh_router.slices import Slices
 from aweigh_router.trust import Trust
 
+# What a client does not take waits in its pod, to which it needs a connection besides.
+_LIMITS = Limits(files=2, write_buffer_bytes=16 << 10, send_buffer_bytes=64 << 10)
 _FAREWELL_S = 2.0  # for open requests to be told why they end
 
 _log = logging.getLogger("aweigh.router")
@@ -55,6 +58,7 @@ async def run(settings: Settings, on_ready: Callable[[int, int], None]) -> None:
 
     Raises:
         UnusableSecret: a mounted Secret is no good.
+        UnsafeParser: HTTP cannot be read safely.
         PortTaken: a port cannot be listened on.
         NotInCluster: the pods are to be found in a cluster, and there is none.
     """
@@ -71,10 +75,9 @@ async def opened(settings: Settings) -> AsyncIterator[Router]:
     """A router that listens and looks for pods; leaving ends all that is open.
 
     Raises:
-        UnusableSecret, PortTaken: as `run`.
+        UnusableSecret, UnsafeParser, PortTaken: as `run`.
     """
-    connection.expect_strict_parser()
-    connection.allow_open_files()
+    allow_open_files()
     keys = None if settings.api_keys_dir is None else Keys(settings.api_keys_dir)
     certificate = None if settings.tls_dir is None else Certificate(settings.tls_dir)
     trust = None if settings.tls_dir is None else Trust(settings.tls_dir)
@@ -88,9 +91,9 @@ async def opened(settings: Settings) -> AsyncIterator[Router]:
             asyncio.create_task(service.dispatch.keep_looking()),
         )
         stack.push_async_callback(_end, *tasks)
-        admin_door = Door(admin.application(service))
+        admin_door = Door(admin.application(service), _LIMITS)
         await _open(admin_door, stack, settings.host, "--admin-port", settings.admin_port)
-        door = Door(app.application(service, keys), certificate)
+        door = Door(app.application(service, keys), _LIMITS, certificate)
         await _open(door, stack, settings.host, "--port", settings.port)
         yield Router(service, door.port, admin_door.port, tasks)
 

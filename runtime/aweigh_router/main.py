@@ -19,7 +19,9 @@ def main() -> int:
 
     from aweigh_api.mounts import UnusableSecret
     from aweigh_api.termination import ExitCode
-    from aweigh_router import logs, settings
+    from aweigh_http import logs
+    from aweigh_http.door import UnsafeParser
+    from aweigh_router import settings
     from aweigh_router.cluster import NotInCluster
     from aweigh_router.lifetime import PortTaken, run
 
@@ -27,7 +29,7 @@ def main() -> int:
     logs.configure()
     try:
         asyncio.run(run(chosen, _say))
-    except (UnusableSecret, PortTaken, NotInCluster) as error:
+    except (UnusableSecret, UnsafeParser, PortTaken, NotInCluster) as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.BAD_CONFIGURATION
     return 0

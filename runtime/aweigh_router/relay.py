@@ -11,10 +11,10 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from aweigh_api.routing import NO_ROOM, ROOM_HEADER
+from aweigh_http.errors import ApiError
 from aweigh_router import errors, rooms
 from aweigh_router.calls import Call, nothing
 from aweigh_router.dispatch import Dispatch
-from aweigh_router.errors import ApiError
 from aweigh_router.events import Events, Progress, Transcript, error_code
 from aweigh_router.line import BROKEN_OFF
 from aweigh_router.matching import ALONE_AFTER_DEATHS
@@ -121,7 +121,7 @@ class Relay:
         now_s = dispatch.clock()
         self._metrics.waited(now_s - call.since_s)
         call.owing_since_s = now_s if call.asked.stream else None
-        call.due_s = now_s + (self._patience_s if call.asked.stream else self._wait_s)
+        call.due_s = now_s + self._patience(call)
         failed: PodFailed | NoRoom | None = None
         try:
             return await self._try(errand, pod, reply)
@@ -167,6 +167,7 @@ class Relay:
         Raises:
             NoRoom: it refuses.
             PodFailed: it cannot, or it dies.
+            ApiError: nothing has come from it, nor from others before.
         """
         try:
             async with asyncio.timeout(None) as limit:
@@ -175,16 +176,30 @@ class Relay:
                     pod, errand.method, errand.path, errand.headers, errand.next_body()
                 ) as response:
                     return await self._pass_on(errand, pod, reply, response)
-        except aiohttp.ClientConnectorError as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise PodFailed(f"cannot connect: {error}", died=False) from error
         except TimeoutError as error:
-            raise PodFailed("it is silent", died=True) from error
+            raise self._given_up(errand.call, pod) from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise PodFailed(
                 f"it broke off: {str(error) or type(error).__name__}", died=True
             ) from error
         finally:
             errand.call.give_up = nothing
+
+    def _patience(self, call: Call) -> float:
+        """Seconds that one pod is given: for the next of a stream, or for all of an answer."""
+        left_s = self._wait_s - call.silent_s
+        return min(self._patience_s, left_s) if call.asked.stream else left_s
+
+    def _given_up(self, call: Call, pod: Pod) -> PodFailed | ApiError:
+        """Why: a pod that reports lives, however long it takes for this request."""
+        if pod.silent(self._dispatch.clock()):
+            return PodFailed("it is silent", died=True)
+        call.silent_s += self._patience(call)
+        if call.silent_s >= self._wait_s:
+            return errors.too_late(self._wait_s)
+        return PodFailed("nothing comes of this request", died=False)
 
     async def _pass_on(
         self, errand: Errand, pod: Pod, reply: Reply, response: aiohttp.ClientResponse
@@ -217,7 +232,8 @@ class Relay:
             if passed:
                 errand.resumable &= told
                 await reply.write(passed)
-            call.due_s = clock() + self._patience_s
+            call.silent_s = 0.0
+            call.due_s = clock() + self._patience(call)
             line.charge(call.tenant, events.take_count())
         if events.broken is not None:
             raise PodFailed(f"it ends: {events.broken}", died=events.broken not in _SERVES_NOT)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from aweigh_router.errors import ApiError
+from aweigh_http.errors import ApiError
 
 WAITING = b": waiting\n\n"  # a comment: clients of streams skip it
 
@@ -59,7 +59,7 @@ class Reply:
 
     async def fail(self, error: ApiError) -> web.StreamResponse:
         """Nobody will answer."""
-        return error.response() if self._response is None else await self._last(error.body)
+        return error.response() if self._response is None else await self._last(error.json())
 
     async def whole(
         self, status: int, headers: Mapping[str, str], body: bytes

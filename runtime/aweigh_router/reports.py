@@ -15,6 +15,7 @@ from aweigh_router.rooms import SILENT_S, Found, Pod
 
 _AGAIN_S, _LONGEST_AGAIN_S = 0.1, 2.0  # until a pod is asked again; doubled each time
 _BLIND_AGAIN_S = 30.0  # it has no reports; perhaps it is another one by then
+_BLIND = "a pod takes this router for a client: it holds another secret, or is of an older version"
 _WITHOUT_REPORTS = (401, 404)  # an older pod, or one that does not know our secret
 
 _log = logging.getLogger("aweigh.router")
@@ -69,6 +70,8 @@ class Reports:
         """Until the report ends; returns how long to wait then."""
         async with self._client.report(pod, SILENT_S) as response:
             if response.status in _WITHOUT_REPORTS:
+                if pod.hearing != "blind":
+                    _log.warning(_BLIND, extra=_fields(pod))
                 pod.hearing = "blind"
                 self._dispatch.match()
                 return _BLIND_AGAIN_S

@@ -85,20 +85,29 @@ class Pod:
 
     @property
     def load(self) -> int:
-        """Answers that it computes, for whichever router."""
-        reported = 0 if self.report is None else self.report.running
-        return max(reported, self.in_flight)
+        """Answers that it computes, for whichever router.
+
+        What was sent there counts until it has said more; but while it refuses, what it has not
+        answered yet is refused most likely, too: then its report alone counts.
+        """
+        if self.report is None:
+            return self.in_flight
+        return max(self.report.running, 0 if self.refusals else self.in_flight)
 
     @property
     def idle(self) -> bool:
-        """Whether it computes nothing."""
-        return self.load == 0
+        """Whether it computes nothing, for certain."""
+        return self.load == 0 and self.in_flight == 0
+
+    def silent(self, now_s: float) -> bool:
+        """Whether it should have reported by now: it hangs, or cannot be reached."""
+        return self.hearing != "blind" and now_s > self.heard_s + SILENT_S
 
     def takes(self, now_s: float) -> bool:
         """Whether it serves, as far as can be told."""
         if self.hearing == "blind":
             return self.found.ready
-        if self.report is None or self.hearing == "nothing" or now_s > self.heard_s + SILENT_S:
+        if self.report is None or self.hearing == "nothing" or self.silent(now_s):
             return False
         # A pod says sooner that it is ready than its probes do. One that was and is not is broken.
         return self.report.phase == "ready" and (self.found.ready or not self.has_been_ready)
@@ -136,6 +145,11 @@ class Pods:
         """Of all; the same object until one comes or goes."""
         return self._names
 
+    @property
+    def num_blind(self) -> int:
+        """Pods that take this router for a client."""
+        return sum(pod.hearing == "blind" for pod in self)
+
     def get(self, name: str) -> Pod:
         """The pod of that name."""
         return self._pods[name]
@@ -171,8 +185,7 @@ class Pods:
         limit_s = max(SLOW_S, SLOW_TIMES * self._first_event_s)
         for pod in self:
             pod.slow = pod.late_s(now_s) > limit_s
-            hangs = pod.hearing != "blind" and now_s > pod.heard_s + SILENT_S
-            _give_up(pod, math.inf if hangs else now_s)
+            _give_up(pod, math.inf if pod.silent(now_s) else now_s)
         self._gone = [pod for pod in self._gone if pod.tries]
         for pod in self._gone:
             _give_up(pod, now_s)

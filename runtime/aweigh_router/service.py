@@ -38,6 +38,7 @@ class Service:
             ("waiting_requests", "Requests that wait for a pod.", lambda: len(dispatch.line)),
             ("open_requests", "Requests that wait or that pods answer.", lambda: self._num_open),
             ("pods", "Pods that serve.", lambda: len(dispatch.pods.taking(dispatch.clock()))),
+            ("blind_pods", "Pods that hold another secret.", lambda: dispatch.pods.num_blind),
             ("held_bytes", "Bodies of open requests.", lambda: self.bodies.held_bytes),
         ):
             metrics.watch(f"aweigh_router_{name}", documentation, value)
@@ -85,4 +86,5 @@ class Service:
             oldest_waiting_s=round(now_s - min(since_s), 3) if since_s else None,
             in_flight=self._num_open - len(dispatch.line),
             known_pods=len(dispatch.pods.taking(now_s)),
+            blind_pods=dispatch.pods.num_blind,
         )

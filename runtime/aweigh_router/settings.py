@@ -29,7 +29,7 @@ class Settings:
     drain_timeout_seconds: float = 300.0
     max_waiting: int = 4096
     max_held_bytes: int = 256 << 20
-    wait_seconds: float = 600.0  # for a pod, and for an answer in one piece
+    wait_seconds: float = 600.0  # for a pod, and for anything of an answer
     patience_seconds: float = 120.0  # with a pod from which nothing of a stream comes
 
 
@@ -48,7 +48,7 @@ _FLAGS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
     ("--drain-timeout-seconds", float, "after that, open ones may take so long"),
     ("--max-waiting", int, "requests that may wait"),
     ("--max-held-bytes", int, "of the bodies of all requests that are here"),
-    ("--wait-seconds", float, "a request waits so long for a pod, and for an unstreamed answer"),
+    ("--wait-seconds", float, "a request waits so long for a pod, and for anything of its answer"),
     ("--patience-seconds", float, "a stream of which nothing comes so long is resumed elsewhere"),
 )
 

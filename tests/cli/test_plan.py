@@ -161,7 +161,8 @@ def test_steps_with_quantized_weights_are_recorded_as_those_with_dense_ones(llam
         assert quantized["graphs"] == dense > 0
     gptq = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
     sparse = gptq | {"checkpoint_format": "marlin_24"}
-    for stated in (gptq, sparse):
+    nvfp4 = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}
+    for stated in (gptq, sparse, nvfp4):
         (llama / "config.json").write_text(json.dumps(LLAMA_8B | {"quantization_config": stated}))
         assert planned(f"file://{llama}", "--gpu=h100")["graphs"] == dense > 0
 

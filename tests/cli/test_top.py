@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 
 from aweigh_api import names
-from aweigh_cli.top import REPORT_S
+from aweigh_cli import kubectl
+from aweigh_cli.failures import CommandFailure
+from aweigh_cli.top import REPORT_S, pods
 from tests.cli.command import aweigh, environment
 
 VERSION = f"{names.GROUP}/v1alpha1"
+PODS = "/api/v1/namespaces/default/pods"
 PROXY = f":{names.ADMIN_PORT}/proxy/state"
 STATE = {
     "boot_id": "a", "uptime_s": 12.0, "phase": "ready", "running": 3, "waiting": 1,
@@ -68,7 +71,7 @@ def _objects(pods: list[str]) -> dict[str, dict[str, Any]]:
         "/api/v1": _resources("v1", "Pod", "pods"),
         f"/apis/{VERSION}": _resources(VERSION, "InferenceService", names.PLURAL),
         f"/apis/{VERSION}/namespaces/default/{names.PLURAL}/chat": service,
-        "/api/v1/namespaces/default/pods": {"apiVersion": "v1", "kind": "PodList", "items": found},
+        PODS: {"apiVersion": "v1", "kind": "PodList", "items": found},
     }
 
 
@@ -76,11 +79,13 @@ def _objects(pods: list[str]) -> dict[str, dict[str, Any]]:
 def cluster(folder: Path, silent: list[str], talking: list[str]) -> Iterator[dict[str, str]]:
     """The environment of a kubectl that speaks with such an API server."""
     objects, ended = _objects([*silent, *talking]), threading.Event()
-    proxied = "/api/v1/namespaces/default/pods/"
+    proxied = f"{PODS}/"
     objects |= {
         f"{proxied}{pod}{PROXY}": ROUTER_STATE if "router" in pod else STATE for pod in talking
     }
     waiting = {f"{proxied}{pod}{PROXY}" for pod in silent}
+    if not objects[PODS]["items"]:
+        waiting.add(PODS)  # the API server itself falls silent
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -132,6 +137,18 @@ def test_pods_that_stay_silent_are_dashes_and_hold_up_nobody(tmp_path: Path) -> 
     assert rows[:-1] == [[pod, *7 * ["-"]] for pod in silent]
     assert rows[-1] == ["chat-z", "3", "1", "25", "75", "1.50", "500", "12", "s"]
     assert took_s < 4 * REPORT_S  # one after the other they take six times the limit
+
+
+@needs_kubectl
+def test_an_api_server_that_stays_silent_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubectl, "GET_S", 1)
+    with cluster(tmp_path, [], []) as env:
+        for name in ("KUBECONFIG", "KUBECACHEDIR", "NO_PROXY"):
+            monkeypatch.setenv(name, env[name])
+        with pytest.raises(CommandFailure, match=r"kubectl get pods .*: .*exceeded"):
+            pods("chat", "default")
 
 
 @needs_kubectl

@@ -88,6 +88,8 @@ def kinds() -> Iterator[Kind]:
         yield Kind(f"fp8 blocks {name}", e4m3, how, 28.0, blocks=True)
     yield Kind("e5m2", e5m2, fp8["token"], 28.0)
     yield Kind("e5m2 weights alone", e5m2, None, 28.0)
+    yield Kind("e5m2 blocks group", e5m2, fp8["group"], 28.0, blocks=True)
+    yield Kind("e5m2 blocks weights alone", e5m2, None, 28.0, blocks=True)
     i8, zero = torch.int8, torch.tensor(-7, dtype=torch.int32)
     static = ByteRounding(kind=i8, by="static", scale=STATIC)
     yield Kind("int8 dynamic", i8, ByteRounding(kind=i8, by="token"), 127 / 16)

@@ -31,8 +31,22 @@ class MachineCode:
     def count(self, instruction: str) -> int:
         return len(re.findall(rf"\b{instruction}\b", self.text))
 
+    def overwrites_operands(self) -> bool:
+        """Whether warpgroups' products that read registers may go on into the next round of a loop.
+
+        Nothing but waiting keeps what comes next from being put into these registers.
+        """
+        loops = self._loops()
+        text = max(loops, key=len) if loops else self.text
+        from_registers = re.search(r"HGMMA\S* R\d+, R\d+, gdesc", text)
+        waits = re.findall(r"WARPGROUP\.DEPBAR\.LE gsb0, (0x\w+)", text)
+        return from_registers is not None and waits[-1:] != ["0x0"]
+
     def loop(self) -> "MachineCode":
         """The longest one alone."""
+        return replace(self, text=max(self._loops(), key=len))
+
+    def _loops(self) -> list[str]:
         lines = re.findall(r"/\*([0-9a-f]{4,})\*/ +(.*?);", self.text)
         places = {int(address, 16): place for place, (address, _) in enumerate(lines)}
         loops = [
@@ -41,8 +55,7 @@ class MachineCode:
             for target in [int(found, 16) for found in re.findall(r"BRA.* 0x([0-9a-f]+)", said)]
             if places.get(target, place) < place
         ]
-        longest = max(loops, key=len)
-        return replace(self, text="\n".join(lines[place][1] for place in longest))
+        return ["\n".join(lines[place][1] for place in each) for each in loops]
 
 
 def compiled(
@@ -96,7 +109,7 @@ def of_library(path: Path, architecture: str) -> dict[str, MachineCode]:
     for text in functions:
         name = text.split(maxsplit=1)[0]
         has = {key: int(value) for key, value in numbers[name].items()}
-        found[name] = MachineCode(text, has["REG"], has["STACK"], has["SHARED"], tensor_columns=0)
+        found[name] = MachineCode(text, has["REG"], has["STACK"], has["SHARED"], 0)
     return found
 
 

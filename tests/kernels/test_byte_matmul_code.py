@@ -15,7 +15,7 @@ SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 <<
 E4M3, E5M2, INT8, CODES = "fp8e4nv", "fp8e5", "i8", "u8"
 # What multiplies numbers of 8 bits; UTCQMMA and UTCIMMA do on sm_100 where tiles are large.
 INTEGER = {80: "IMMA", 89: "IMMA", 90: "IGMMA", 100: "UTCIMMA|IMMA", 120: "IMMA"}
-SHORT = (89, 90)  # whose tensor cores add 8-bit floating point with about 14 bits
+SHORT = (89, 90, 120)  # whose tensor cores may add 8-bit floating point with about 14 bits
 FLOATING = {89: "QMMA", 90: "QGMMA", 100: "UTCQMMA|QMMA", 120: "QMMA"}
 SIXTEEN = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA|HMMA", 120: "HMMA"}
 
@@ -91,6 +91,7 @@ def expect_fast(code: MachineCode, architecture: int, instructions: dict[int, st
     assert code.stack_bytes == 0
     assert code.shared_bytes <= SHARED[architecture]
     assert code.tensor_columns <= MOST_COLUMNS
+    assert not code.overwrites_operands()
     assert bool(code.count("ACQBULK")) == (architecture >= 90)
 
 
@@ -151,10 +152,20 @@ def test_weights_are_widened_in_registers(
     assert not code.count(r"F2F\.BF16\.F16")  # a sixteenth of a tensor core's pace
 
 
+@pytest.mark.parametrize("architecture", FLOATING)
 @pytest.mark.parametrize("size", [SIZES[0], SIZES[2]], ids=str)
-def test_weights_of_e5m2_meet_activations_of_e4m3(size: tuple[int, int, int]) -> None:
-    code, _ = code_of(90, size, E4M3, E5M2)
-    expect_fast(code, 90, FLOATING)
+def test_weights_of_e5m2_meet_activations_of_e4m3(
+    architecture: int, size: tuple[int, int, int]
+) -> None:
+    code, _ = code_of(architecture, size, E4M3, E5M2)
+    expect_fast(code, architecture, FLOATING)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_weights_of_e5m2_are_widened_in_registers(architecture: int) -> None:
+    code, _ = code_of(architecture, SIZES[1], "bf16", E5M2)
+    expect_fast(code, architecture, SIXTEEN)
+    assert not code.count(r"F2F\.BF16\.F16")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -48,6 +48,8 @@ def weights(rows: int, columns: int) -> dict[str, Weight]:
         "fp8 blocks group": draw.fp8(rows, columns, group, blocks=True),
         "e5m2 token": draw.fp8(rows, columns, token, dtype=e5m2),
         "e5m2 weights alone": draw.fp8(rows, columns, dtype=e5m2),
+        "e5m2 blocks group": draw.fp8(rows, columns, group, blocks=True, dtype=e5m2),
+        "e5m2 blocks weights alone": draw.fp8(rows, columns, blocks=True, dtype=e5m2),
         "int8 dynamic": draw.int8(rows, columns, Int8Activation()),
         "int8 dynamic zeros": draw.int8(rows, columns, Int8Activation(symmetric=False)),
         "int8 static": draw.int8(rows, columns, Int8Activation(scale=STATIC)),

@@ -10,7 +10,7 @@ GPUS = (
     Gpu(142, 99 << 10, early=False, fp8=True, warpgroups=False, short_sums=True, int8=True),
     Gpu(132, 227 << 10, early=True, fp8=True, warpgroups=True, short_sums=True, int8=True),
     Gpu(148, 227 << 10, early=True, fp8=True, warpgroups=True, short_sums=False, int8=False),
-    Gpu(170, 99 << 10, early=True, fp8=True, warpgroups=False, short_sums=False, int8=True),
+    Gpu(170, 99 << 10, early=True, fp8=True, warpgroups=False, short_sums=True, int8=True),
 )
 SHAPES = some.builds(
     Shape,

@@ -10,10 +10,18 @@ from aweigh_kernels import byte_schedule, int_matmul, skinny_matmul
 from aweigh_kernels.byte_schedule import Shape
 from aweigh_kernels.gpu import grouped_matmul as kernels
 from aweigh_kernels.gpu import routing as routing_kernels
-from aweigh_kernels.grouped_matmul import MANY, likely_rows
+from aweigh_kernels.grouped_matmul import likely_rows
 from aweigh_kernels.routing import Routed, tokens_of_tile
 from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
-from tests.kernels.test_byte_matmul_code import CODES, E4M3, FLOATING, SIXTEEN, expect_fast, gpu
+from tests.kernels.test_byte_matmul_code import (
+    CODES,
+    E4M3,
+    FLOATING,
+    SHORT,
+    SIXTEEN,
+    expect_fast,
+    gpu,
+)
 from tests.kernels.test_int_matmul_code import MOST_BYTES, MOST_WORK, PROCESSORS, packed
 
 EXPERTS, EACH = 8, 2
@@ -22,8 +30,8 @@ LISTS = {"experts": "*i32", "pairs": "*i32", "num_pairs": "i32", "num_tiles": "i
 SUMS = {"output": "*bf16", "sums": "*fp32", "arrived": "*i32"}
 
 
-def routed(num_tokens: int, architecture: int) -> Routed:
-    size = tokens_of_tile(num_tokens, EXPERTS, EACH, early=architecture >= 90)
+def routed(num_tokens: int) -> Routed:
+    size = tokens_of_tile(num_tokens, EXPERTS, EACH)
     nothing = torch.empty(0)
     return Routed(torch.empty(num_tokens, EACH), nothing, torch.empty(0, size), EXPERTS)
 
@@ -36,11 +44,11 @@ def constants_of(found: Routed, shape: tuple[int, int], architecture: int) -> di
 
 def ints(architecture: int, num_tokens: int, shape: tuple[int, int]) -> tuple[MachineCode, int]:
     """With the numbers that a thread unpacks in a step."""
-    found, weight = routed(num_tokens, architecture), packed(4, 128, architecture, shape)
+    found, weight = routed(num_tokens), packed(4, 128, architecture, shape)
     size = found.pairs.shape[1]
     tall = replace(weight, shape=(likely_rows(found, shape[0]), shape[1]))
     chosen = int_matmul.schedule(size, tall, PROCESSORS)
-    chosen = replace(chosen, tokens=size).within(MOST_BYTES[architecture], weight)
+    chosen = chosen.within(MOST_BYTES[architecture], weight)
     constants = constants_of(found, shape, architecture) | {
         "WORDS": shape[0] * shape[1] // 8,
         "FACTORS": shape[0] * shape[1] // 128,
@@ -65,11 +73,9 @@ def ints(architecture: int, num_tokens: int, shape: tuple[int, int]) -> tuple[Ma
 
 
 def dense(architecture: int, num_tokens: int, shape: tuple[int, int]) -> MachineCode:
-    found = routed(num_tokens, architecture)
-    chosen, size = MANY, found.pairs.shape[1]
-    if size <= skinny_matmul.MOST_TOKENS:
-        tall = likely_rows(found, shape[0])
-        chosen = skinny_matmul.schedule(size, tall, shape[1], PROCESSORS)
+    found = routed(num_tokens)
+    size, tall = found.pairs.shape[1], likely_rows(found, shape[0])
+    chosen = skinny_matmul.schedule(size, tall, shape[1], PROCESSORS)
     constants = {"ROWS": chosen.rows, "DEPTH": chosen.depth, "SPLITS": chosen.splits}
     return compiled(
         kernels.multiply_dense,
@@ -84,7 +90,7 @@ def dense(architecture: int, num_tokens: int, shape: tuple[int, int]) -> Machine
 def eights(
     architecture: int, num_tokens: int, shape: tuple[int, int], x: str, *, blocks: bool
 ) -> MachineCode:
-    found, weight = routed(num_tokens, architecture), E4M3 if architecture >= 89 else CODES
+    found, weight = routed(num_tokens), E4M3 if architecture >= 89 else CODES
     (rows, columns), size = shape, found.pairs.shape[1]
     tall = likely_rows(found, rows)
     chosen = byte_schedule.few(
@@ -103,7 +109,7 @@ def eights(
         "ZERO": False,
         "CODES": weight == CODES,
         "HALVES": False,
-        "SHORT": gpu(architecture).short_sums,
+        "SHORT": architecture in SHORT,
     }
     return compiled(
         kernels.multiply_bytes,
@@ -130,6 +136,7 @@ def test_integers_of_experts_are_unpacked_as_those_of_one_matrix(
         assert code.count("UTCHMMA")
         return
     loop = code.loop()
+    assert not code.overwrites_operands()
     assert loop.count("HGMMA" if architecture == 90 else "HMMA")
     for waits in ("STS", "STSM", "SHFL", "LDG", "LDL"):
         assert not loop.count(waits), waits

@@ -18,6 +18,10 @@ def test_activations_are_rounded_as_the_reference_rounds_them() -> None:
     expect_nothing_wrong("tests.kernels.interpreted_fp4_rounding")
 
 
+def test_codes_are_multiplied_with_their_scales_as_an_emulation_of_tensor_cores_has_them() -> None:
+    expect_nothing_wrong("tests.kernels.interpreted_fp4_blocks")
+
+
 def expect_nothing_wrong(*module: str) -> None:
     command = [sys.executable, "-W", "ignore", "-m", *module]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -6,7 +6,7 @@ import torch
 from aweigh_kernels.fp4_packing import Fp4Packed, pack
 from aweigh_kernels.gpu.fp4_matmul import multiply, unpack
 from aweigh_kernels.int_matmul import schedule
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
+from tests.kernels.machine_code import ARCHITECTURES, SMALL_BLACKWELL, MachineCode, compiled
 from tests.kernels.test_int_matmul_code import MOST_BYTES, PROCESSORS
 from tests.kernels.weights import Draw
 
@@ -17,7 +17,7 @@ KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def packed(shape: tuple[int, int], kind: str, architecture: int) -> Fp4Packed:
     """The kernel's constants depend on the shape alone: a few rows of the weight are packed."""
     weight = Draw().fp4(64, shape[1])
-    fours = architecture < 90
+    fours = architecture not in (90, 100)
     few = pack(weight.q, weight.scale, weight.global_scale, KINDS[kind], fours=fours)
     return Fp4Packed(few.words, few.scales, few.factors, shape, few.dtype, fours)
 
@@ -50,7 +50,7 @@ def code_of(
     return code, chosen.rows * weight.depth // (32 * chosen.num_warps)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, SMALL_BLACKWELL])
 @pytest.mark.parametrize(
     ("num_tokens", "shape", "kind"),
     [
@@ -71,8 +71,10 @@ def test_codes_are_unpacked_where_tensor_cores_take_them(
     assert bool(code.count("ACQBULK")) == (architecture >= 90)
     if architecture == 100:  # whose tensor cores take them from memory of their own
         assert code.count("UTCHMMA")
+        assert code.tensor_columns <= 512
         return
     loop = code.loop()
+    assert not code.overwrites_operands()
     assert loop.count("HGMMA" if architecture == 90 else "HMMA")
     for waits in ("STS", "STSM", "SHFL", "LDG", "LDL"):
         assert not loop.count(waits), waits
@@ -80,7 +82,8 @@ def test_codes_are_unpacked_where_tensor_cores_take_them(
         work = sum(loop.count(each) for each in ("LOP3", "SHF", "HFMA2", "HMUL2", "PRMT", "IMAD"))
         assert work <= MOST_WORK[kind] * numbers + 24  # and addresses
         alone = num_tokens <= 64 and shape[0] > 128 * PROCESSORS  # nobody's registers hold sums
-        programs, threads = (3, 128) if num_tokens <= 32 else (1 + alone, 256)
+        few = 2 if num_tokens <= 16 else 3
+        programs, threads = (few, 128) if num_tokens <= 32 else (1 + alone, 256)
         assert code.registers * programs * threads <= 65_536  # of a multiprocessor
         assert (code.shared_bytes + 1024) * programs <= 228 << 10
 

@@ -85,6 +85,7 @@ def test_integers_are_unpacked_where_tensor_cores_take_them(
         assert code.tensor_columns <= 512
         return
     loop = code.loop()
+    assert not code.overwrites_operands()
     assert loop.count("HGMMA" if architecture == 90 else "HMMA")
     for waits in ("STS", "STSM", "SHFL", "LDG", "LDL"):
         assert not loop.count(waits), waits

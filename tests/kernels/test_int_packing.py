@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from aweigh_kernels import int_packing
+from aweigh_kernels import fp4_packing, int_packing
 from aweigh_kernels.int_packing import ROWS, pack
 from tests.kernels.weights import Draw
 
 
 @pytest.mark.parametrize("units", [1, 2, 3, 4, 9])
-@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("rows", [300, 64, 1])
 def test_rows_that_are_packed_some_at_a_time_lie_as_if_all_were(
     rows: int, bits: int, units: int, monkeypatch: pytest.MonkeyPatch
@@ -24,3 +24,15 @@ def test_rows_that_are_packed_some_at_a_time_lie_as_if_all_were(
     in_parts = packed()
     assert torch.equal(in_parts.words, at_once.words)
     assert torch.equal(in_parts.factors, at_once.factors)
+
+
+@pytest.mark.parametrize("units", [1, 2, 9])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_so_do_codes_of_nvfp4(
+    dtype: torch.dtype, units: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = Draw().fp4(300, 320)
+    given = weight.q, weight.scale, weight.global_scale, dtype
+    at_once = fp4_packing.pack(*given, fours=False)
+    monkeypatch.setattr(int_packing, "_AT_ONCE", units * ROWS * 320)
+    assert torch.equal(fp4_packing.pack(*given, fours=False).words, at_once.words)

@@ -44,7 +44,7 @@ def test_of_weights_of_8_bits_every_division_is_met(size: tuple[int, int], gpu: 
 
 
 @pytest.mark.parametrize("architecture", [80, 90])
-@pytest.mark.parametrize(("bits", "group"), [(4, 128), (4, 32), (8, 1 << 20)])
+@pytest.mark.parametrize(("bits", "group"), [(2, 128), (3, 64), (4, 128), (4, 32), (8, 1 << 20)])
 def test_of_packed_integers_every_division_is_met(bits: int, group: int, architecture: int) -> None:
     for size in SIZES:
         weight = packed(bits, group, architecture, size)

@@ -16,21 +16,23 @@ TOKENS = (*range(1, 130, 8), *range(130, MOST_TOKENS, 61), 256, 257, 511, 512, 5
 SIZES = [(1024, 4096), (6144, 1024), (300, 200)]
 
 
-def num_compiled() -> int:
-    """Kernels, in this process."""
-    caches = (cache for each in of_triton().values() for cache, *_ in each.device_caches.values())
-    return sum(map(len, caches))
+def compiled() -> dict[str, int]:
+    """How many of each kernel this process has."""
+    return {
+        name: sum(len(cache) for cache, *_ in each.device_caches.values())
+        for name, each in of_triton().items()
+    }
 
 
 def expect_no_more(weight: object, dtype: torch.dtype) -> None:
     product = prepare(on_gpu(weight), dtype)
     columns = product.kernels.x.shape[1]  # type: ignore[attr-defined]
     compile_all([product], MOST_TOKENS)
-    before = num_compiled()
-    assert before
+    before = compiled()
+    assert any(before.values())
     for tokens in TOKENS:
         product(torch.zeros(tokens, columns, dtype=dtype, device="cuda"))
-        assert num_compiled() == before, tokens
+        assert compiled() == before, tokens
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -40,7 +42,13 @@ def test_of_weights_of_8_bits(kind: str, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize(("bits", "group"), [(4, 128), (4, 32), (8, 128)])
+@pytest.mark.parametrize(("bits", "group"), [(2, 128), (3, 128), (4, 128), (4, 32), (8, 128)])
 def test_of_packed_integers(bits: int, group: int, size: tuple[int, int]) -> None:
     weight = Draw().ints(*size, bits, group, asymmetric=True, act_order=True)
     expect_no_more(weight, torch.float16)
+
+
+@pytest.mark.parametrize("scale", [None, 0.002])
+def test_of_nvfp4(scale: float | None) -> None:
+    for size in ((1024, 4096), (300, 208)):
+        expect_no_more(Draw().fp4(*size, scale), torch.bfloat16)

@@ -64,6 +64,8 @@ def test_what_is_watched_is_what_python_launches() -> None:
         *("attend_tile", "attend_items", "normalize", "normalize_rounded", "turn_and_keep"),
         *("multiply", "multiply_gated", "multiply_turned", "unpack"),
         *("multiply_few", "multiply_many", "widen"),
+        *("choose", "group", "add_weighted"),
+        *("multiply_dense", "multiply_ints", "multiply_bytes"),
         *("round_as_given", "round_by_token", "round_by_group"),
         *("summarize", "spread", "decide"),
         *("sparse_int_multiply", "sparse_int_unpack"),

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aweigh_api import names
+from aweigh_api.router_state import RouterState
 from aweigh_api.routing import SECRET_FILE
 from aweigh_operator import reconcile, route
 from aweigh_operator.observe import Manifest
@@ -154,6 +155,68 @@ async def test_without_a_router_that_serves_the_service_is_not_ready() -> None:
     await operator.settle()
     assert operator.condition("RouterReady")[:2] == ("False", "Progressing")
     assert operator.condition("Ready")[:2] == ("False", "Progressing")
+
+
+async def test_routers_that_are_ready_but_of_an_older_spec_are_not_those_that_are_wanted() -> None:
+    operator = await serving(replicas=1)
+    cluster = operator.cluster
+    set_spec(cluster, replicas=2)
+    await operator.settle()
+    cluster.run_pods()
+    set_spec(cluster, auth={"apiKeys": {"secretRef": {"name": "keys"}}})  # those have none
+    await operator.settle()
+    assert way(cluster) == STRAIGHT
+    cluster.run_pods()
+    await operator.settle()
+    assert way(cluster) == BOTH
+    assert operator.condition("RouterReady")[1] == "Available"
+    set_spec(cluster, drain={"timeoutSeconds": 60})
+    await operator.settle()
+    told = ("True", "Progressing", "2 of 2 routers serve; a rollout replaces them")
+    assert operator.condition("RouterReady") == told
+    assert operator.condition("Ready")[0] == "True"
+    cluster.run_pods()
+    await operator.settle()
+    assert operator.condition("RouterReady")[1:] == ("Available", "2 of 2 routers serve")
+
+
+@pytest.mark.parametrize("serving_routers", [0, 2])
+async def test_routers_that_the_api_server_refuses_are_told_of(serving_routers: int) -> None:
+    operator = await serving(replicas=2)
+    cluster = operator.cluster
+    if not serving_routers:
+        change_pods(cluster, names.ROUTER, ready(False))
+    failed = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: pods"}
+    cluster.edit(ROUTER_DEPLOYMENT, lambda body: body.update(status={"conditions": [failed]}))
+    await operator.settle()
+    status, reason, message = operator.condition("RouterReady")
+    assert (status, reason) == (str(serving_routers > 0), "PodsRefused")
+    assert message == (
+        f"{serving_routers} of 2 routers serve: the API server refuses new routers: "
+        "exceeded quota: pods"
+    )
+    assert operator.condition("WorkloadReady")[:2] == ("True", "Available")
+
+
+async def test_pods_that_hold_another_secret_than_the_routers_are_warned_of() -> None:
+    operator = await serving(replicas=2)
+
+    def tell(*blind: int | None) -> None:
+        for body, number in zip(pods(operator.cluster, names.ROUTER), blind, strict=True):
+            state = RouterState(boot_id="a", uptime_s=5.0, phase="ready", blind_pods=number)
+            operator.routers.states[body["metadata"]["uid"]] = state
+
+    tell(0, 2)
+    await operator.settle()
+    status, reason, message = operator.condition("RouterReady")
+    assert (status, reason) == ("True", "SecretDiffers")
+    assert message.startswith("2 of 2 routers serve, but 2 pods take chat-router-1 for a client")
+    assert operator.condition("Ready")[:2] == ("True", "Ready")
+    warned = [each for each in operator.cluster.events if each["reason"] == "SecretDiffers"]
+    assert [each["type"] for each in warned] == ["Warning"]
+    tell(0, None)  # one of an older version does not tell
+    await operator.settle()
+    assert operator.condition("RouterReady")[1] == "Available"
 
 
 async def test_routers_learn_from_a_label_why_no_pod_serves() -> None:

@@ -39,11 +39,14 @@ def test_a_mistake_of_ours_is_not_called_the_users() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "huge"),
-    [("gptq", "input_layernorm.weight"), ("rtn", "mlp.up_proj.weight")],
+    ("scheme", "huge", "told"),
+    [
+        ("gptq", "input_layernorm.weight", r"layers\.1\.self_attn\.\w+: inputs .* expected finite"),
+        ("rtn", "mlp.up_proj.weight", "expected a finite"),
+    ],
 )
 def test_a_model_that_computes_no_numbers_is_refused(
-    cut: Path, tmp_path: Path, scheme: Scheme, huge: str
+    cut: Path, tmp_path: Path, scheme: Scheme, huge: str, told: str
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(cut, broken)
@@ -52,7 +55,7 @@ def test_a_model_that_computes_no_numbers_is_refused(
     save_file(weights, broken / "model.safetensors")
     text = tmp_path / "text.txt"
     text.write_text("A Pod is a group of containers. " * 400)
-    with pytest.raises(Unusable, match=r"expected (a )?finite"):
+    with pytest.raises(Unusable, match=told):
         run(job(broken, tmp_path / "out", [text], scheme=scheme), Silent())
     assert not (tmp_path / "out").exists()
 

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import logging
 import ssl
 from pathlib import Path
 
@@ -109,6 +110,18 @@ async def test_a_body_that_no_client_may_send_is_refused_here(
         assert (response.status, answer["error"]["type"]) == (400, "invalid_request_error")
         assert message in answer["error"]["message"]
         assert not pod.seen
+
+
+async def test_the_log_has_the_code_of_an_error_and_nothing_that_a_client_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aweigh.requests")
+    async with routing(tmp_path, [Pod(url="http://127.0.0.1:9")]) as local:
+        assert (await local.whole("a secret of mine", n=9))[0] == 400
+    (fields,) = [each.__dict__["fields"] for each in caplog.records if each.msg == "request"]
+    assert (fields["status"], fields["error"]) == (400, "invalid_request_error")
+    assert fields["param"] == "n"
+    assert "secret of mine" not in str(fields)
 
 
 async def test_bodies_are_bounded_one_by_one_and_together(tmp_path: Path) -> None:

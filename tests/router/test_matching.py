@@ -66,6 +66,20 @@ def test_a_request_for_many_answers_holds_one_pod_and_no_other() -> None:
     assert [round.place(call(), order([one, two])) for _ in range(3)] == [one, one, None]
 
 
+def test_what_a_pod_is_about_to_refuse_is_no_load_of_it() -> None:
+    liar, _, free = pods = [pod("liar", 64), pod("loaded", 9, running=5), pod("free", 9)]
+    near = Order(("liar", "loaded", "free"), 3)
+    sent = [call() for _ in range(30)]
+    for each in sent:
+        rooms.begin(liar, each)
+    rooms.end(liar, sent[0])
+    rooms.refused(liar, 0.0)
+    assert Round(pods, 0.0).place(sent[0], near) is free
+    assert not liar.idle  # it may have taken one of those
+    rooms.took(liar, 40)
+    assert liar.load == liar.in_flight
+
+
 def test_suspects_are_spread() -> None:
     pods = [pod(f"p{each}", 9) for each in range(3)]
     round = Round(pods, 0.0)

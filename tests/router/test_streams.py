@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aweigh_router import dispatch, rooms
-from tests.router.pod import Fate, Pod, running, text
+from aweigh_router import dispatch, reports, rooms
+from tests.router.pod import SECRET, Fate, Pod, running, text
 from tests.router.routing import Local, Streamed, eventually, routing
 
 
@@ -81,11 +81,33 @@ async def test_a_pod_that_accepts_and_never_answers_is_given_up(tmp_path: Path) 
     assert all(whole(each, f"prompt {i}", 3) for i, each in enumerate(streams))
 
 
-async def test_so_is_one_that_never_answers_in_one_piece(tmp_path: Path) -> None:
-    one, two = Pod(hangs=True), Pod()
-    async with running(one, two) as pods, routing(tmp_path, pods, wait_seconds=2.0) as local:
-        answers = await asyncio.gather(*(local.whole(f"prompt {each}") for each in range(8)))
-    assert all(status == 200 for status, _ in answers)
+async def test_a_pod_that_reports_is_not_taken_for_dead_of_a_stream_that_stands_still(
+    tmp_path: Path,
+) -> None:
+    pod = Pod(hangs=True)
+    async with running(pod), routing(tmp_path, [pod], patience_seconds=0.3) as local:
+        asking = asyncio.create_task(local.stream("hello", max_tokens=3))
+        await eventually(lambda: len(pod.seen) == 4)
+        pod.hangs = False
+        assert whole(await asking, "hello", 3)
+        async with local.session.get(f"{local.admin_url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+    retries = 'aweigh_router_retries_total{model_name="local",reason="%s"}'
+    assert f"{retries % 'died'} 0.0" in lines
+    assert f"{retries % 'moved'} 0.0" not in lines
+
+
+async def test_what_nothing_comes_of_ends_in_time(tmp_path: Path) -> None:
+    pod = Pod(hangs=True)
+    waits = {"wait_seconds": 2.0, "patience_seconds": 0.8}
+    async with running(pod), routing(tmp_path, [pod], **waits) as local:
+        (status, answer), streamed = await asyncio.gather(
+            local.whole("in one piece"), local.stream("streamed")
+        )
+    assert (status, answer["error"]["code"]) == (504, "timeout")
+    assert streamed.errors[0]["code"] == "timeout"
+    asked = [seen.body["prompt"] for seen in pod.seen]
+    assert (asked.count("in one piece"), asked.count("streamed")) == (1, 3)
 
 
 async def test_a_pod_that_falls_silent_loses_what_it_computes(
@@ -257,11 +279,18 @@ async def test_a_client_that_does_not_read_makes_its_pod_wait(tmp_path: Path) ->
         await eventually(lambda: not pod.running)
 
 
-async def test_pods_that_say_nothing_of_their_room_are_asked_all_the_same(tmp_path: Path) -> None:
-    old = Pod(secret="another-secret-0123456789")
-    async with running(old), routing(tmp_path, [old]) as local:
-        streamed = await local.stream("hello", max_tokens=3)
-    assert whole(streamed, "hello", 3)
+async def test_pods_that_hold_another_secret_are_asked_all_the_same_and_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "_BLIND_AGAIN_S", 0.05)
+    old, new = Pod(secret="another-secret-0123456789"), Pod()
+    async with running(old, new) as pods, routing(tmp_path, pods) as local:
+        await eventually(lambda: local.service.state().known_pods == 2)
+        assert (await local.state())["blind_pods"] == 1
+        await new.die()
+        assert whole(await local.stream("hello", max_tokens=3), "hello", 3)
+        old.secret = SECRET
+        await eventually(lambda: local.service.state().blind_pods == 0)
 
 
 async def test_an_error_of_the_request_is_for_the_client(tmp_path: Path) -> None:

@@ -47,13 +47,13 @@ def free_port() -> int:
 
 
 def test_the_wheel_is_imported_and_not_the_checkout(environment: Path) -> None:
-    modules = "aweigh_api, aweigh_cli, aweigh_operator, aweigh_router, aweigh_runtime"
+    modules = "aweigh_api, aweigh_cli, aweigh_http, aweigh_operator, aweigh_router, aweigh_runtime"
     code = f"import {modules}; print([m.__file__ for m in ({modules})])"
     output = subprocess.run(
         [environment / "bin/python", "-c", code],
         check=True, capture_output=True, text=True, cwd=environment,
     ).stdout  # fmt: skip
-    assert output.count(str(environment)) == 5, output
+    assert output.count(str(environment)) == 6, output
 
 
 def test_the_wheel_has_the_sources_of_kernels_in_cuda(environment: Path) -> None:

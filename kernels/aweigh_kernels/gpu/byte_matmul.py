@@ -1,7 +1,7 @@
 """See `byte_matmul`.
 
 For few tokens rows of the weight are the left matrix, as in `skinny_matmul`, whose way of sharing
-rows it has. For many, tokens are, and tiles come by descriptors. Tensor cores of Ada and Hopper add
+rows it has. For many, tokens are, and tiles come by descriptors. Tensor cores up to Hopper's add
 E4M3 and E5M2 with about 14 bits (SHORT): what they add at once is one tile's depth, and from tile
 to tile sums are fp32. Integers are added as they are; where tensor cores are slow at that (HALVES)
 they are multiplied as fp16, and a tile's sum is exact. Scales of blocks and groups come one tile
@@ -205,6 +205,9 @@ def products(
     factor = _factor(
         x_scale, scale, begin // GROUP, first_row, token, num_tokens, WIDTH, GROUPED, BLOCKS
     )
+    # 1, which the compiler does not know: what it added to the sum before it would let go on, while
+    # the next tile is put into the registers that it is still read from.
+    once = (num_tokens > 0).to(tl.float32)
     total = tl.zeros([ROWS, TOKENS], SUMS)
     for step in range(STEPS):
         at = begin + step * DEPTH + tl.arange(0, DEPTH)
@@ -222,8 +225,10 @@ def products(
         elif SHORT and left.dtype.is_fp8():
             # Told nothing of it, the compiler lets Ada's tensor cores add to the sum before.
             total += tl.dot(left, right, max_num_imprecise_acc=DEPTH)
-        else:
+        elif KIND.is_int() or left.dtype.is_fp8():
             total = tl.dot(left, right, total, out_dtype=total.dtype)
+        else:
+            total += tl.dot(left, right) * once
     return total
 
 

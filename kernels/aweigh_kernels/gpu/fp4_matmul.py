@@ -15,6 +15,7 @@ from aweigh_kernels.gpu.ahead import ask
 from aweigh_kernels.gpu.integers import UNIT, halves
 from aweigh_kernels.gpu.skinny_matmul import joined
 
+GROUP = tl.constexpr(16)  # columns that share a scale
 DEPTH = tl.constexpr(128)  # columns of a tile
 # Of each of four pairs in a word: rotations to the left, and the bits that each puts into place, in
 # bf16 (bits 15, 8, 7 and 6 of a half) and in fp16 (15, 11, 10 and 9). A search has found no cheaper
@@ -141,6 +142,9 @@ def _sums(
     known = (token < num_tokens)[None, :]
     inputs = x + token[None, :] * IN
     word, group = tl.arange(0, _WORDS)[None, :], tl.arange(0, _SCALES)[None, :]
+    # 1, which the compiler does not know: what it added to the sum before it would let go on, while
+    # the next tile is put into the registers that it is still read from.
+    once = (num_tokens > 0).to(tl.float32)
     total = tl.zeros([ROWS, TOKENS], tl.float32)
     for step in range(STEPS):
         tile = begin + step
@@ -153,7 +157,7 @@ def _sums(
         packed = tl.load(own + tile * _WORDS + word, eviction_policy="evict_first")
         scale = tl.load(of_groups + tile * _SCALES + group, eviction_policy="evict_first")
         left = _numbers(packed, scale, WIDE, ROWS, FOURS, PAIRS)
-        total = tl.dot(left, right, total)
+        total += tl.dot(left, right) * once
     return total
 
 

@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from aweigh_kernels.gpu.fp4_matmul import GROUP
 from aweigh_kernels.gpu.integers import halves
 
-GROUP = tl.constexpr(16)
 _HALF = tl.constexpr(8)
 _LARGEST = tl.constexpr(6.0)
 _LARGEST_SCALE = tl.constexpr(448.0)

@@ -14,6 +14,8 @@ from aweigh_kernels.gpu.int_matmul import products as int_products
 from aweigh_kernels.gpu.skinny_matmul import joined
 from aweigh_kernels.gpu.skinny_matmul import products as dense_products
 
+_BAND = tl.constexpr(8)  # tiles of rows
+
 
 @triton.jit(do_not_specialize=("num_pairs", "num_tiles"))
 def multiply_dense(
@@ -36,10 +38,10 @@ def multiply_dense(
     EARLY: tl.constexpr,
 ):
     """Some rows of an expert's dense matrix, some of their numbers, and some of its tokens."""
-    row_tile, expert = _tile(experts, num_tiles, EARLY)
+    row_tile, tile, expert = _tile(experts, num_tiles, (OUT + ROWS - 1) // ROWS, EARLY)
     if expert < 0:
         return
-    pair = _pairs(pairs, num_tiles, TOKENS)
+    pair = tl.load(pairs + tile * TOKENS + tl.arange(0, TOKENS))[None, :]
     known = pair < num_pairs
     row = row_tile * ROWS + tl.arange(0, ROWS)
     total = dense_products(
@@ -81,10 +83,10 @@ def multiply_ints(
     PAIRS: tl.constexpr,
 ):
     """The same with packed integers, of which a matrix has so many words and factors."""
-    row_tile, expert = _tile(experts, num_tiles, EARLY)
+    row_tile, tile, expert = _tile(experts, num_tiles, (OUT + ROWS - 1) // ROWS, EARLY)
     if expert < 0:
         return
-    pair = _pairs(pairs, num_tiles, TOKENS)
+    pair = tl.load(pairs + tile * TOKENS + tl.arange(0, TOKENS))[None, :]
     known = pair < num_pairs
     total = int_products(
         x + (pair // EACH).to(tl.int64) * IN, known, words + expert * WORDS,
@@ -132,10 +134,10 @@ def multiply_bytes(
     EARLY: tl.constexpr,
 ):
     """The same with 8 bits, of which a matrix has so many scales."""
-    row_tile, expert = _tile(experts, num_tiles, EARLY)
+    row_tile, tile, expert = _tile(experts, num_tiles, (OUT + ROWS - 1) // ROWS, EARLY)
     if expert < 0:
         return
-    pair = _pairs(pairs, num_tiles, TOKENS)
+    pair = tl.load(pairs + tile * TOKENS + tl.arange(0, TOKENS))[None, :]
     num_tokens, token = num_pairs // EACH, pair // EACH  # of what is no pair: past the last one
     row = (row_tile * ROWS + tl.arange(0, ROWS))[:, None]
     own = weight + expert * (OUT * WIDTH) + tl.minimum(row, OUT - 1).to(tl.int64) * WIDTH
@@ -155,24 +157,20 @@ def multiply_bytes(
 
 
 @triton.jit
-def _tile(experts, num_tiles, EARLY: tl.constexpr):
-    """Which rows a program has, and of whose matrix.
+def _tile(experts, num_tiles, ROW_TILES: tl.constexpr, EARLY: tl.constexpr):
+    """Which rows a program has, which pairs, and whose.
 
-    Tiles of tokens change first: those of one expert read the same rows together. Until what was
-    launched before has been written nothing is known, not even which rows to ask for.
+    Bands of rows go over all tiles of pairs: programs at work together need few rows, and few of x.
+    Until what was launched before has been written nothing is known, not even what to ask for.
     """
     if EARLY:
         gdc_launch_dependents()
         gdc_wait()
-    tile = tl.program_id(0) % num_tiles
-    return tl.program_id(0) // num_tiles, tl.load(experts + tile).to(tl.int64)
-
-
-@triton.jit
-def _pairs(pairs, num_tiles, TOKENS: tl.constexpr):
-    """[1, TOKENS]"""
-    tile = tl.program_id(0) % num_tiles
-    return tl.load(pairs + tile * TOKENS + tl.arange(0, TOKENS))[None, :]
+    band = tl.program_id(0) // (_BAND * num_tiles)
+    height = tl.minimum(ROW_TILES - band * _BAND, _BAND)
+    inside = tl.program_id(0) % (_BAND * num_tiles)
+    tile = inside // height
+    return band * _BAND + inside % height, tile, tl.load(experts + tile).to(tl.int64)
 
 
 @triton.jit

@@ -39,9 +39,9 @@ def multiply(
 ):
     """Some rows of the weight, some of their numbers, and some tokens."""
     first = tl.program_id(2) * TOKENS
-    token = tl.arange(0, TOKENS)[None, :]
+    column = tl.arange(0, TOKENS)[None, :]
     total = products(
-        x + first.to(tl.int64) * IN + token * IN, token < num_tokens - first, words, factors,
+        x + first.to(tl.int64) * IN + column * IN, column < num_tokens - first, words, factors,
         tl.program_id(0), OUT, IN, GROUP, BITS, TOKENS, ROWS, DEPTH, SPLITS, UNROLL, EARLY, FOURS,
         PAIRS,
     )  # fmt: skip
@@ -49,8 +49,8 @@ def multiply(
     total, last = joined(total, sums, arrived, tile, num_tokens - first, TOKENS, ROWS, SPLITS)
     if last:
         row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-        to = output + (first + token).to(tl.int64) * OUT + row[:, None]
-        written = (row < OUT)[:, None] & (first + token < num_tokens)
+        to = output + (first + column).to(tl.int64) * OUT + row[:, None]
+        written = (row < OUT)[:, None] & (first + column < num_tokens)
         tl.store(to, total.to(output.dtype.element_ty), mask=written)
 
 

@@ -54,7 +54,7 @@ def _few_bits(
 ):
     """Of 2 or 3 bits."""
     UNITS: tl.constexpr = ROWS // UNIT
-    RUN: tl.constexpr = DEPTH // (16 * BITS if BITS == 2 else 64)  # that lie side by side
+    RUN: tl.constexpr = DEPTH // (32 if BITS == 2 else 64)  # that lie side by side
     zero = (factor & ZEROS).reshape(UNITS, 4, 2, 8).permute(0, 1, 3, 2)
     upper, lower = tl.split(zero[:, :, :, None, None, :])  # of the first 8 rows, of the second
     words = words.to(tl.uint32, bitcast=True)

@@ -6,6 +6,7 @@ to what it estimates.
 
 STEP_TOKENS = {"cpu": 512, "cuda": 8192}  # of a forward pass, unless --step-tokens says otherwise
 DRAFTED_TOKENS = 1024  # of a step: each needs a row of logits, and of its draft's probabilities
+PRODUCT_TOKENS = (32, 64)  # of a step: up to so many dense products have kernels of their own
 RECORDED_TOKENS = 2  # of an answer in a graph of a draft model: the last drafted, and the next
 CPU_SHARE = 0.5  # of what is free; the rest belongs to others on the machine
 CPU_BYTES = 4 << 30  # unless one request needs more: a machine's memory is not ours to fill

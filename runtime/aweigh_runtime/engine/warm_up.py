@@ -12,13 +12,13 @@ from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.row import Row
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import PROMPT_LOGPROBS_TOKENS, Limits
+from aweigh_runtime.engine.sizing import PRODUCT_TOKENS
 from aweigh_runtime.engine.step_fit import Load, Timed
 from aweigh_runtime.model.cache import KVCache
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.reads import FEW
 
-_FEW_ROWS = (32, 64)
 _TIMES = 2  # that each step is timed: the shorter time counts
 
 
@@ -34,12 +34,12 @@ def compile_all(forward: Forward, decoder: Decoder, limits: Limits, cache: KVCac
     decoder.compile_products(limits.step_tokens)
     room = min(cache.num_blocks * cache.block_tokens, limits.max_model_len)
     blocks = range(cache.num_blocks)
-    counts = [*range(1, FEW + 1), *_FEW_ROWS]
+    counts = [*range(1, FEW + 1), *PRODUCT_TOKENS]
     if any(layer.experts is not None for layer in decoder.config.layers):
         counts += [1 << power for power in range(7, limits.step_tokens.bit_length())]
     for count in counts:
-        if count < room:
-            forward([0] * count, [Chunk(1, count, blocks, 1)])
+        if count < room:  # as many rows of logits: they are products, too
+            forward([0] * count, [Chunk(1, count, blocks, count)])
     for requests, count in _kinds(decoder, limits.max_running, cache):
         if count < room and requests > 1:
             one = Chunk(0, 1, blocks, 1)

@@ -103,6 +103,10 @@ class QuantizedMatrices:
         """See `Matrices`."""
         return self._alone[expert] if self.stack is None else self.stack.one(expert)
 
+    def alone(self, expert: int) -> Sequence[Product]:
+        """Those that compute an expert's by itself; none while all are stacked."""
+        return self._alone[expert].products
+
     def fill(self, expert: int, shards: Sequence[torch.Tensor | Weight]) -> None:
         """Take the rows of all shards of an expert's matrix, in their order."""
         whole = _whole(shards)
@@ -136,6 +140,11 @@ class _Place:
     def recordable(self) -> bool:
         """See `Filled`."""
         return self._matrices.stack is not None
+
+    @property
+    def products(self) -> Sequence[Product]:
+        """See `Filled`: that of a stack is none of one expert's."""
+        return self._matrices.alone(self._expert)
 
     def fill(self, shards: Sequence[torch.Tensor | Weight]) -> None:
         """See `Filled`."""

@@ -35,6 +35,11 @@ class Filled(Protocol):
         """Whether graphs may hold its product, once it is filled."""
         ...
 
+    @property
+    def products(self) -> Sequence[Product]:
+        """That compute its own."""
+        ...
+
     def fill(self, shards: Sequence[torch.Tensor | Weight]) -> None:
         """Take the rows of all shards in their order."""
         ...
@@ -85,14 +90,14 @@ class Quantized:
             isinstance(shard, torch.Tensor) or recordable(shard, self._dtype) for shard in shards
         )
 
-    @property
-    def products(self) -> Sequence[Product]:
-        """Whose rows follow one another."""
-        return self._products
-
     def use(self, product: Product) -> None:
         """Take a product that others are part of, too."""
         self._products = [product]
+
+    @property
+    def products(self) -> Sequence[Product]:
+        """See `Filled`: their rows follow one another."""
+        return self._products
 
     def _prepared(self, weights: list[Weight]) -> list[Product]:
         return [self._prepare(weight, self._dtype) for weight in stack(weights)]

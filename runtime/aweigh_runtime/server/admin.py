@@ -3,7 +3,7 @@
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from aweigh_runtime.server.connection import SERVER
+from aweigh_http.connection import SERVER
 from aweigh_runtime.server.metrics import Metrics
 from aweigh_runtime.server.service import Service
 

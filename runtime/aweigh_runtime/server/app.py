@@ -1,42 +1,35 @@
-"""The public port: what holds for every request whatever its route."""
+"""The public port: who may ask for what, and what is kept of each request."""
 
-import asyncio
-import logging
-import re
-import secrets
 import time
 
 from aiohttp import web
 
 from aweigh_api.api_keys import Keys
 from aweigh_api.routing import REPORT_PATH, ROOM_HEADER, TENANT_HEADER
-from aweigh_runtime.server import auth, errors, tracing
-from aweigh_runtime.server.auth import CALLER, KEY_NAME, ROUTED, TENANT
+from aweigh_http import every_request
+from aweigh_http.every_request import CLIENT_GONE, Handler
+from aweigh_runtime.server import errors, tracing
+from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT
 from aweigh_runtime.server.bodies import Bodies
-from aweigh_runtime.server.connection import SERVER, Connection
-from aweigh_runtime.server.errors import ERROR, ApiError
 from aweigh_runtime.server.openai.generation import GENERATION
-from aweigh_runtime.server.openapi import REQUEST_ID_PATTERN, Handler, Operation, document
+from aweigh_runtime.server.openapi import Operation, document
 from aweigh_runtime.server.router_report import report
 from aweigh_runtime.server.router_secret import RouterSecret
 from aweigh_runtime.server.routes import BODIES, DOCUMENT, ROUTES, SERVICE
 from aweigh_runtime.server.service import Service
 
-CLIENT_GONE = 499  # only in the log
-
-ID = web.RequestKey("id", str)
 KEYS = web.AppKey("keys", Keys)
 SECRET = web.AppKey("secret", RouterSecret)
 OPEN_ROUTES = web.AppKey("open_routes", frozenset[web.AbstractRoute])
-
-_REQUEST_ID = re.compile(REQUEST_ID_PATTERN)
-_log = logging.getLogger("aweigh.requests")
 
 
 def application(
     service: Service, keys: Keys | None = None, secret: RouterSecret | None = None
 ) -> web.Application:
-    """The OpenAI API; with keys, nobody but the router gets further than /health without one."""
+    """The OpenAI API; with keys, nobody gets further than /health without one.
+
+    A router has asked for it and names whose it was; where it names nobody, it is asked for here.
+    """
     app = web.Application(middlewares=[_every_request, _only_with_key])
     app[BODIES] = Bodies()
     app[SERVICE] = service
@@ -64,11 +57,10 @@ def _added(router: web.UrlDispatcher, operation: Operation) -> list[web.Abstract
 async def _every_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns whatever a handler raises into OpenAI's error body, and logs one line."""
     started_s = time.monotonic()
-    given = request.headers.get("X-Request-Id", "")
-    request[ID] = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
+    every_request.identify(request)
     status = CLIENT_GONE
     try:
-        response = await _answered(request, handler)
+        response = await every_request.answered(request, handler)
         status = response.status
         return response
     finally:
@@ -80,19 +72,26 @@ async def _only_with_key(request: web.Request, handler: Handler) -> web.StreamRe
     """Asks the route that was found, never the URL: a URL can be written in many ways."""
     keys, secret = request.app.get(KEYS), request.app.get(SECRET)
     request[ROUTED] = secret is not None and secret.opens(request.headers)
-    request[CALLER] = request[TENANT] = b""
-    if request[ROUTED]:  # it has asked for the key
-        request[CALLER] = _named_by_router(request)
-    elif keys is not None and request.match_info.route not in request.app[OPEN_ROUTES]:
-        key = auth.owner(keys, request)
+    request[CALLER] = _named_by_router(request) if request[ROUTED] else b""
+    request[TENANT] = b""
+    # Who is named has shown a key to the router.
+    if keys is not None and not request[CALLER] and not _open_to(request):
+        request[CALLER] = every_request.owner(keys, request).digest
         request.app[SERVICE].seats.num_callers = len(keys)
-        request[KEY_NAME], request[CALLER] = key.name, key.digest
     if request.app[SERVICE].config.prefix_cache_scope == "Key":
         request[TENANT] = request[CALLER]
     return await handler(request)
 
 
+def _open_to(request: web.Request) -> bool:
+    """Whether no key is needed: a router may always read the report, as it acts for nobody."""
+    found = request.match_info
+    own = request[ROUTED] and found.handler is report
+    return own or found.route in request.app[OPEN_ROUTES]
+
+
 def _named_by_router(request: web.Request) -> bytes:
+    """The tenant; empty: none is named, as by a router that has no keys."""
     given = request.headers.get(TENANT_HEADER, "")
     try:
         return bytes.fromhex(given)
@@ -103,51 +102,11 @@ def _named_by_router(request: web.Request) -> bytes:
         ) from error
 
 
-async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except ApiError as error:
-        return _refused(request, error)
-    except web.HTTPException as error:  # the router's own
-        return _refused(request, _of_http(request, error))
-    except ConnectionError:
-        raise asyncio.CancelledError from None  # there is nobody to answer
-    except Exception:
-        _log.exception("request %s failed", request[ID])
-        return _refused(request, errors.internal())
-
-
-def _refused(request: web.Request, error: ApiError) -> web.Response:
-    request[ERROR] = error.body.error
-    response = error.response()
-    if not request.body_exists or request.content.is_eof():
-        return response
-    response.force_close()  # the rest of a body that nobody reads must not be taken for a request
-    return response
-
-
-def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:
-    match error.status:
-        case 404:
-            return ApiError(404, f"There is no {request.path[:200]} here; the API is under /v1.")
-        case 405:
-            allowed = error.headers.get("Allow", "")
-            message = f"{request.path} does not take {request.method}; expected {allowed}."
-            return ApiError(405, message, headers={"Allow": allowed})
-    return ApiError(error.status, error.reason)
-
-
 async def _every_response(request: web.Request, response: web.StreamResponse) -> None:
-    """Runs before headers are sent: the request's id, and the end of old connections."""
-    response.headers["X-Request-Id"] = request.get(ID, "")
-    response.headers["Server"] = SERVER
+    service = request.app[SERVICE]
     if request.get(ROUTED):
-        response.headers[ROOM_HEADER] = str(request.app[SERVICE].room)
-    connection = request.protocol
-    old = isinstance(connection, Connection) and connection.old
-    if old or request.app[SERVICE].phase == "draining":
-        response.force_close()
-        response.headers["Connection"] = "close"
+        response.headers[ROOM_HEADER] = str(service.room)
+    every_request.sign(request, response, draining=service.phase == "draining")
 
 
 async def _end_reports(app: web.Application) -> None:
@@ -155,27 +114,14 @@ async def _end_reports(app: web.Application) -> None:
 
 
 def _log_request(request: web.Request, status: int, seconds: float) -> None:
-    fields: dict[str, object] = {
-        "id": request[ID],
-        "method": request.method,
-        "path": request.rel_url.raw_path[:200],
-        "status": status,
-        "seconds": round(seconds, 3),
-    }
+    fields: dict[str, object] = {}
     model_name = request.app[SERVICE].config.model_name
     trace_id = tracing.record(request, model_name, status, seconds)
     if trace_id is not None:
         fields["trace"] = trace_id
-    if KEY_NAME in request:
-        fields["key"] = request[KEY_NAME]
     generation = request.get(GENERATION)
     if generation is not None:
         fields["prompt_tokens"] = generation.num_prompt_tokens
         fields["completion_tokens"] = generation.num_answer_tokens
         fields["finish"] = ",".join(generation.endings)
-    error = request.get(ERROR)
-    if error is not None:  # never its message: that may quote what the client has sent
-        fields["error"] = error.code or error.type
-        fields |= {} if error.param is None else {"param": error.param}
-    level = logging.DEBUG if request.path == "/health" else logging.INFO
-    _log.log(level, "request", extra={"fields": fields})
+    every_request.log(request, status, seconds, fields)

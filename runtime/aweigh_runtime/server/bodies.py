@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from aweigh_http.errors import ApiError
 from aweigh_runtime.server import errors
 from aweigh_runtime.server.auth import CALLER
-from aweigh_runtime.server.errors import ApiError
 
 MAX_BODY_BYTES = 4 << 20
 MAX_HELD_BYTES = 64 << 20

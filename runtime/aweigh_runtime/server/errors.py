@@ -4,69 +4,9 @@ No exception's own text gets out, but for words that only say what the client ha
 template that refuses a chat, and the grammar compiler's about a schema.
 """
 
-from collections.abc import Mapping
-
-import msgspec
-from aiohttp import web
-
 from aweigh_api.routing import NO_ROOM
+from aweigh_http.errors import ApiError, internal
 from aweigh_runtime.engine.messages import FailureKind
-
-_encoder = msgspec.json.Encoder()
-
-
-class ErrorDetail(msgspec.Struct, frozen=True):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(msgspec.Struct, frozen=True):
-    """OpenAI's error body."""
-
-    error: ErrorDetail
-
-
-class ApiError(Exception):
-    """An answer that is an error."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.headers = dict(headers or {})
-        self.body = ErrorBody(ErrorDetail(message, _kind(status), param, code))
-
-    def json(self) -> bytes:
-        """The body."""
-        return _encoder.encode(self.body)
-
-    def response(self) -> web.Response:
-        """The whole answer."""
-        return web.Response(
-            status=self.status,
-            body=self.json(),
-            content_type="application/json",
-            headers=self.headers,
-        )
-
-
-ERROR = web.RequestKey("error", ErrorDetail)  # where the log finds what a client was told
-
-
-def _kind(status: int) -> str:
-    kinds = {429: "rate_limit_error", 503: "unavailable_error"}
-    return kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
@@ -204,8 +144,3 @@ def engine_lost() -> ApiError:
 def engine_down() -> ApiError:
     """The engine is gone or does not speak."""
     return ApiError(503, "The engine of this server does not respond.", code="engine")
-
-
-def internal() -> ApiError:
-    """A bug; the log has it."""
-    return ApiError(500, "The server failed to handle this request; its log has the reason.")

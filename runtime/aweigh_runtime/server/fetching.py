@@ -14,8 +14,8 @@ from pathlib import Path
 
 from aweigh_api.flags import draft_of
 from aweigh_api.state import Loading, State
+from aweigh_http import logs
 from aweigh_runtime.failures import InvalidConfiguration
-from aweigh_runtime.server import logs
 from aweigh_runtime.sources import fetch
 
 Report = Callable[[Loading], None]

@@ -70,7 +70,6 @@ async def _watch(service: Service) -> None:
     finally:
         silence.cancel()
     service.failure = str(stopped)
-    _log.error("the engine stopped", extra={"fields": {"reason": str(stopped)}})
     service.engine.refuse(errors.engine_lost())
     await service.seats.until_idle(_FAREWELL_S)
     raise stopped

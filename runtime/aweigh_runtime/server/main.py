@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 from aweigh_api.state import Loading
 from aweigh_api.termination import ExitCode, Termination
+from aweigh_http import logs
 from aweigh_runtime.config import Config
 from aweigh_runtime.engine.client import EngineClient, EngineStopped
 from aweigh_runtime.failures import StartFailure, internal_error, leave_word
-from aweigh_runtime.server import lifetime, logs, tracing
+from aweigh_runtime.server import lifetime, tracing
 from aweigh_runtime.server.allocator import give_memory_back
 
 _log = logging.getLogger("aweigh.server")

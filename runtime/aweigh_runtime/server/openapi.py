@@ -5,21 +5,18 @@ the parser checks.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
-from aweigh_runtime.server.errors import ErrorBody
+from aweigh_http.errors import ErrorBody
+from aweigh_http.every_request import REQUEST_ID_PATTERN, Handler
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Message = type[msgspec.Struct]
 Json = dict[str, Any]
-
-REQUEST_ID_PATTERN = r"[A-Za-z0-9._-]{1,128}"
 
 _PLACE = "#/components/schemas/{name}"
 _ERRORS = {
@@ -166,7 +163,7 @@ def _path_parameters(path: str) -> list[Json]:
     return [{"name": name, "in": "path", "required": True, "schema": schema} for name in names]
 
 
-def _reference(kind: Message) -> Json:
+def _reference(kind: type) -> Json:
     (reference,), _ = msgspec.json.schema_components([kind], ref_template=_PLACE)
     return reference
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
+from aweigh_http.every_request import Handler
 from aweigh_runtime.server import errors
 from aweigh_runtime.server.bodies import Bodies
 from aweigh_runtime.server.openai.chat import chat
@@ -29,7 +30,7 @@ from aweigh_runtime.server.openai.requests import (
     parse,
 )
 from aweigh_runtime.server.openai.tokenization import detokenize, tokenize
-from aweigh_runtime.server.openapi import Handler, Operation
+from aweigh_runtime.server.openapi import Operation
 from aweigh_runtime.server.page import page
 from aweigh_runtime.server.service import Service
 

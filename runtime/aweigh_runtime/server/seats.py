@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from aweigh_http.errors import ApiError
 from aweigh_runtime.config import Config
 from aweigh_runtime.engine.client import EngineClient
 from aweigh_runtime.engine.messages import Stepped
 from aweigh_runtime.server import errors
-from aweigh_runtime.server.errors import ApiError
 from aweigh_runtime.server.figures import Figures
 
 

@@ -22,20 +22,25 @@ KINDS = [GREEDY, Sampling(seed=3), Sampling(seed=4, top_p=0.9, top_k=100)]
 VOCABULARY = 8192
 
 
-@pytest.fixture(scope="module")
-def running() -> Engine:
-    return engine_of(Path(builtin("helmsman-8m")))
-
-
-def engine_of(directory: Path) -> Engine:
+def engine_of(directory: Path, quantization: str = "auto") -> Engine:
     start = Start(
         uri=f"file://{directory}", revision=None, secret_dir=None, cache_dir="",
-        max_model_len=512, dtype="bf16", quantization="auto", kv_cache_dtype="auto",
+        max_model_len=512, dtype="bf16", quantization=quantization, kv_cache_dtype="auto",
         device="cuda", exact=False, max_running=16, step_tokens=2048, block_tokens=16,
         kv_cache_bytes=1 << 27, prefix_caching=False, prefix_cache_bytes=None,
         host_memory_bytes=0,
     )  # fmt: skip
     engine, _ = build(start, directory, lambda done, total: None)
+    return engine
+
+
+def built(quantization: str = "auto") -> Engine:
+    return engine_of(Path(builtin("helmsman-8m")), quantization)
+
+
+@pytest.fixture(scope="module")
+def running() -> Engine:
+    engine = built()
     assert engine.runs_ahead
     return engine
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from aweigh_kernels import fp4_packing, int_packing
+from aweigh_kernels.fp4_weight import Fp4Weight
 from aweigh_kernels.fp8_weight import Fp8Activation
 from aweigh_kernels.int8_weight import Int8Activation
 from aweigh_kernels.int_weight import IntWeight
@@ -70,6 +72,20 @@ def test_a_product_holds_what_was_announced(name: str, dtype: torch.dtype) -> No
     read = layout.read(layout.write(weight), ROWS, COLUMNS)
     announced = kept_bytes(layout, ROWS, COLUMNS)
     assert held_bytes(prepare(read, dtype)) == pytest.approx(announced, rel=0.1)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("gptq", "nvfp4"))])
+def test_so_does_one_of_a_gpu(name: str) -> None:
+    """As it is packed for kernels; any machine can do that."""
+    layout, weight = CASES[name]
+    if isinstance(weight, IntWeight):
+        given = weight.q, weight.scale, weight.zero, weight.bits, weight.group
+        packed = held_bytes(int_packing.pack(*given, fours=False))
+    else:
+        assert isinstance(weight, Fp4Weight)
+        scales = weight.scale, weight.global_scale
+        packed = held_bytes(fp4_packing.pack(weight.q, *scales, torch.bfloat16, fours=False))
+    assert packed == pytest.approx(kept_bytes(layout, ROWS, COLUMNS), rel=0.1)
 
 
 @pytest.mark.parametrize("scheme", online.SCHEMES)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aweigh_http.connection import Limits
 from aweigh_runtime.config import Config
 from aweigh_runtime.engine.client import EngineClient
-from aweigh_runtime.server.connection import Limits
 from aweigh_runtime.server.ports import Ports
 from aweigh_runtime.server.service import Service
 from tests.runtime.serving import MODEL

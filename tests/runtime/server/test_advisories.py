@@ -26,7 +26,7 @@ SOURCES = sorted(
 ALICE, BOB = "alice-0123456789abcdef", "bob-0123456789abcdefgh"
 LOUD = """
 import logging
-from aweigh_runtime.server import logs
+from aweigh_http import logs
 quiet = logs.configure
 def loud():
     quiet()

@@ -13,12 +13,12 @@ import httpx
 import pytest
 from aiohttp import http_parser, web
 
+from aweigh_http.connection import Limits
+from aweigh_http.door import Door
+from aweigh_http.errors import ApiError
 from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.server import bodies
 from aweigh_runtime.server.auth import CALLER
-from aweigh_runtime.server.connection import Limits
-from aweigh_runtime.server.errors import ApiError
-from aweigh_runtime.server.ports import Door
 from tests.conftest import Tell
 from tests.runtime.server.local import loading, ready
 from tests.runtime.serving import MODEL, Served, wait_for

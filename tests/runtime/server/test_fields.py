@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from aweigh_runtime.server.errors import ApiError
+from aweigh_http.errors import ApiError
 from aweigh_runtime.server.openai.requests import (
     ChatRequest,
     CompletionRequest,

@@ -305,6 +305,7 @@ def test_a_model_that_cannot_be_served_ends_the_server_with_one_clear_line(
         assert "Traceback" not in served.log.read_text()
         assert served.termination()["reason"] == reason
         assert line == f"error: {served.termination()['message']}"
+        assert sum(message in each for each in lines) == 1  # told once
 
 
 def test_a_missing_model_ends_the_server(tmp_path: Path) -> None:

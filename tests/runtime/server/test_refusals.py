@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aweigh_runtime.server.errors import ApiError
+from aweigh_http.errors import ApiError
 from aweigh_runtime.server.openai.requests import CompletionRequest, parse
 from tests.runtime.serving import MODEL, Served
 

@@ -34,6 +34,7 @@ from tests.runtime.text.helmsman import BACKEND
 
 ALICE, SHOWN = "alice-0123456789abcdef", "what-the-router-shows"
 ROUTER = {SECRET_HEADER: SHOWN}
+FOR_ALICE = {**ROUTER, TENANT_HEADER: hashlib.sha256(ALICE.encode()).hexdigest()}
 LONG = {"model": MODEL, "prompt": "The", "max_tokens": 1500, "ignore_eos": True}
 MAX_RUNNING = 3
 
@@ -74,7 +75,7 @@ async def test_without_the_secret_a_request_is_any_clients(
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_the_router_needs_no_key_and_names_whose_cache_a_request_may_use(
+async def test_the_router_names_whose_key_it_saw_and_so_whose_cache_a_request_may_use(
     client: httpx.AsyncClient,
 ) -> None:
     body = {"model": MODEL, "prompt": "A Pod is " * 20, "max_tokens": 1}
@@ -86,11 +87,9 @@ async def test_the_router_needs_no_key_and_names_whose_cache_a_request_may_use(
         found: int = answered.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
         return found
 
-    alice = {**ROUTER, TENANT_HEADER: hashlib.sha256(ALICE.encode()).hexdigest()}
     assert await cached(Authorization=f"Bearer {ALICE}") == 0
-    assert await cached(**ROUTER) == 0
     assert await cached(**ROUTER, **{TENANT_HEADER: "0b" * 32}) == 0
-    assert await cached(**alice) > 0
+    assert await cached(**FOR_ALICE) > 0
     refused = await client.post(
         "/v1/completions", json=body, headers={**ROUTER, TENANT_HEADER: "alice"}
     )
@@ -99,8 +98,26 @@ async def test_the_router_needs_no_key_and_names_whose_cache_a_request_may_use(
 
 
 @pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("named", [None, ""])
+async def test_where_the_router_names_nobody_the_key_is_asked_for_here(
+    client: httpx.AsyncClient, named: str | None
+) -> None:
+    headers = ROUTER if named is None else {**ROUTER, TENANT_HEADER: named}
+    body = {"model": MODEL, "prompt": "A Pod", "max_tokens": 1}
+    for method, path in (("POST", "/v1/completions"), ("GET", "/v1/models"), ("GET", "/none")):
+        refused = await client.request(method, path, json=body, headers=headers)
+        assert refused.status_code == 401
+    for key, status in ((f"{ALICE}0", 401), (ALICE, 200)):
+        bearer = {**headers, "Authorization": f"Bearer {key}"}
+        answered = await client.post("/v1/completions", json=body, headers=bearer)
+        assert answered.status_code == status
+    async with client.stream("GET", REPORT_PATH, headers=headers) as report:
+        assert report.status_code == 200  # it is for the router itself
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_the_document_for_clients_says_nothing_of_it(client: httpx.AsyncClient) -> None:
-    document = (await client.get("/openapi.json", headers=ROUTER)).text
+    document = (await client.get("/openapi.json", headers=FOR_ALICE)).text
     for name in (RESUME_FIELD, REPORT_PATH, SECRET_HEADER, ROOM_HEADER):
         assert name not in document
 
@@ -112,7 +129,7 @@ async def test_what_cannot_begin_at_once_is_refused_with_nothing_done(
     figures, seats = local.service.figures, local.service.seats
     before = (figures.arrived_requests, figures.num_turned_away)
     flood = [
-        asyncio.create_task(client.post("/v1/completions", json=LONG, headers=ROUTER))
+        asyncio.create_task(client.post("/v1/completions", json=LONG, headers=FOR_ALICE))
         for _ in range(3 * MAX_RUNNING)
     ]
     for each in asyncio.as_completed(flood[:]):
@@ -134,7 +151,7 @@ async def test_what_cannot_begin_at_once_is_refused_with_nothing_done(
     assert figures.arrived_requests <= before[0] + MAX_RUNNING + 1
     assert figures.num_turned_away == before[1]
     many = {**LONG, "n": 2 * MAX_RUNNING, "max_tokens": 2}  # all that there is, and it takes turns
-    assert (await client.post("/v1/completions", json=many, headers=ROUTER)).status_code == 200
+    assert (await client.post("/v1/completions", json=many, headers=FOR_ALICE)).status_code == 200
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -152,7 +169,9 @@ async def test_the_report_tells_at_once_and_whenever_the_room_changes(
             assert first.room == MAX_RUNNING
             assert first.revision
             body = {**LONG, "n": 2}
-            asked = asyncio.create_task(client.post("/v1/completions", json=body, headers=ROUTER))
+            asked = asyncio.create_task(
+                client.post("/v1/completions", json=body, headers=FOR_ALICE)
+            )
             told = [Room.model_validate_json(await anext(lines))]
             while (told[-1].room, told[-1].running) != (MAX_RUNNING - 2, 2):
                 told.append(Room.model_validate_json(await anext(lines)))
@@ -192,7 +211,7 @@ async def test_a_stream_for_the_router_names_all_tokens_before_their_events(
         "min_tokens": 12,
     }
     plain = {"Authorization": f"Bearer {ALICE}"}
-    told = await client.post("/v1/completions", json=body, headers=ROUTER)
+    told = await client.post("/v1/completions", json=body, headers=FOR_ALICE)
     untold = await client.post("/v1/completions", json=body, headers=plain)
     tokens: list[list[int]] = [[], []]
     texts = ["", ""]

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from aweigh_api import mounts
 from aweigh_api.certificate import Certificate
 from aweigh_api.mounts import UnusableSecret
-from aweigh_runtime.server.connection import Limits
-from aweigh_runtime.server.ports import Door
+from aweigh_http.connection import Limits
+from aweigh_http.door import Door
 from tests.runtime.server.local import Local, loading
 from tests.runtime.serving import MODEL, serving
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aweigh_runtime.server.errors import ApiError
+from aweigh_http.errors import ApiError
 from aweigh_runtime.server.openai.submissions import MIN_TEXT_BYTES, expect_within_reach
 from tests.runtime.server.local import ready
 from tests.runtime.serving import MODEL, Served

@@ -16,7 +16,7 @@ from aweigh_runtime.engine.naming import Name
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.drafting import DraftSampler
 from aweigh_runtime.engine.sampling.verification import Drafted
-from aweigh_runtime.engine.sizing import RECORDED_TOKENS
+from aweigh_runtime.engine.sizing import PRODUCT_TOKENS, RECORDED_TOKENS
 from aweigh_runtime.engine.speculation.pace import CONFIDENCES, LEAST_DOUBT
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
 from aweigh_runtime.model.chunks import Chunk
@@ -86,11 +86,14 @@ class DraftModel:
         if self._device.type != "cuda":
             self._forward(logits.argmax(-1), [Chunk(0, 1, range(1))])
             return
-        for count in range(1, FEW + 1):  # a GPU's kernels are compiled at their first use
+        # A GPU's kernels are compiled at their first use. A graph takes what has logits alone.
+        for count in (*range(1, FEW + 1), *PRODUCT_TOKENS):
+            num_logits = 1 if count <= FEW else count
             for end in (count + 1, room):
                 if count < end <= room:
                     tokens = torch.zeros(count, dtype=torch.int64, device=self._device)
-                    self._forward(tokens, [Chunk(end - count, count, range(num_blocks), 1)])
+                    chunk = Chunk(end - count, count, range(num_blocks), num_logits)
+                    self._forward(tokens, [chunk])
 
     def release(self) -> None:
         """Let go of the model and its cache."""

@@ -13,8 +13,9 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from aweigh_api.routing import TOKENS_COMMENT, Resume
+from aweigh_http.errors import ApiError
+from aweigh_http.every_request import ERROR
 from aweigh_runtime.engine.messages import TokenLogprobs
-from aweigh_runtime.server.errors import ERROR, ApiError
 from aweigh_runtime.server.openai.choice import Delta, Token
 from aweigh_runtime.server.openai.generation import Generation
 from aweigh_runtime.server.openai.logprobs import PromptLogprobs

@@ -8,9 +8,10 @@ from aiohttp import web
 
 from aweigh_api import metrics
 from aweigh_api.routing import Resume
+from aweigh_http.errors import ApiError
 from aweigh_runtime.engine.client import RequestFailed
 from aweigh_runtime.engine.messages import Output, Submission
-from aweigh_runtime.server.errors import ApiError, request_failed
+from aweigh_runtime.server.errors import request_failed
 from aweigh_runtime.server.openai.choice import Choice, Delta, single_tokens
 from aweigh_runtime.server.openai.resuming import beyond_the_end
 from aweigh_runtime.server.openai.submissions import Order, Prompt, submissions

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from aweigh_runtime.server.errors import ApiError, grammars_busy, invalid
+from aweigh_http.errors import ApiError
+from aweigh_runtime.server.errors import grammars_busy, invalid
 from aweigh_runtime.server.service import Model
 from aweigh_runtime.text.grammar import (
     CheckersBusy,

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from msgspec import Meta
 
-from aweigh_runtime.server.errors import ApiError, invalid
+from aweigh_http.errors import ApiError
+from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.text.grammar import (
     GrammarRefused,
     expect_self_contained,

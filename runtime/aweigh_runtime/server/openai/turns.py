@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from aweigh_runtime.server.errors import ApiError, invalid
+from aweigh_http.errors import ApiError
+from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.requests import Message, TextPart
 from aweigh_runtime.server.openai.tools import past_call
 from aweigh_runtime.text.tools.formats import Format

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from aweigh_runtime.server.errors import ApiError, invalid
+from aweigh_http.errors import ApiError
+from aweigh_runtime.server.errors import invalid
 
 _STEP = re.compile(r"\.(?P<field>\w+)|\[(?P<index>\d+)\]")
 _ABSENT = re.compile(r"Object missing required field `(.*)`")

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from aweigh_runtime.server import errors
-from aweigh_runtime.server.errors import ApiError
+from aweigh_http import errors
 
-WRITE_BUFFER_BYTES = 64 << 10  # TLS would take 512 KiB
 SERVER = "aweigh"  # not which version of what else
 
 
@@ -21,8 +19,11 @@ class Limits:
     head_s: float = 10.0  # from the first byte of a request to the end of its headers
     idle_s: float = 60.0  # without a request
     stall_s: float = 30.0  # not reading what was sent
-    age_s: float = 60.0  # half to one and a half times that, so that new pods get connections
+    age_s: float = 60.0  # half to one and a half times that, so that new servers get some
     connections: int = 20_000
+    files: int = 1  # that one of them needs
+    write_buffer_bytes: int = 64 << 10  # TLS would take 512 KiB
+    send_buffer_bytes: int = 128 << 10  # in the kernel; grown on demand it takes 4 MiB
 
 
 class Alarm:
@@ -76,7 +77,7 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         self._wire = self.transport
         assert self._wire is not None
-        self._wire.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        self._wire.set_write_buffer_limits(self._limits.write_buffer_bytes)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone."""
@@ -127,22 +128,7 @@ class Connection(web.RequestHandler):
         """The answer to what is not HTTP, in a sentence of ours."""
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has already begun")
-        response = (_not_http() if status == 400 else errors.internal()).response()
+        response = (errors.not_http() if status == 400 else errors.internal()).response()
         response.headers["Server"] = SERVER
         response.force_close()
         return response
-
-
-class Refused(asyncio.Protocol):
-    """One connection too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It ends at once."""
-        if isinstance(transport, asyncio.WriteTransport):
-            transport.abort()
-
-
-def _not_http() -> ApiError:
-    return errors.invalid(
-        "This is not a valid HTTP/1.1 request; its line or headers are malformed or too long."
-    )
