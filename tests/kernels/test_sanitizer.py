@@ -66,7 +66,7 @@ def test_what_is_watched_is_what_python_launches() -> None:
         *("multiply_few", "multiply_many", "widen"),
         *("choose", "group", "add_weighted"),
         *("multiply_dense", "multiply_ints", "multiply_bytes"),
-        *("round_as_given", "round_by_token", "round_by_group"),
+        *("round_as_given", "round_by_token", "round_by_group", "round_groups", "quantize_groups"),
         *("summarize", "spread", "decide"),
         *("sparse_int_multiply", "sparse_int_unpack"),
     }
