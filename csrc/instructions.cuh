@@ -124,4 +124,23 @@ __device__ inline void multiply_sparse(float (&sums)[4], const uint32_t (&left)[
 
 #undef AWEIGH_MULTIPLY_SPARSE
 
+#define AWEIGH_MULTIPLY_DENSE(KIND)                                                               \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." KIND "." KIND                           \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"           \
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                     \
+                 : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(upper), "r"(lower))
+
+// Adds 16 rows of 16 columns times 16 rows of 8 columns, whose upper and lower 8 are apart.
+template <bool WIDE>
+__device__ inline void multiply_dense(float (&sums)[4], const uint32_t (&left)[4], uint32_t upper,
+                                      uint32_t lower) {
+    if constexpr (WIDE) {
+        AWEIGH_MULTIPLY_DENSE("bf16");
+    } else {
+        AWEIGH_MULTIPLY_DENSE("f16");
+    }
+}
+
+#undef AWEIGH_MULTIPLY_DENSE
+
 }  // namespace aweigh
