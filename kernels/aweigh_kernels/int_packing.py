@@ -21,7 +21,6 @@ ROWS = int(UNIT.value)  # that are packed together
 _LEAST_COLUMNS = 16  # that a tensor core takes at once
 _AT_ONCE = 1 << 24  # numbers that are packed at once: it takes some bytes for each
 _DEPTHS = {2: 128, 3: 128, 4: 128, 8: 64}  # numbers of a row that are packed together at most
-_STEPS = {2: 256, 3: 256, 4: 128, 8: 64}  # and that a step should multiply where tokens are few
 _WHOLE = {2: 32, 3: 64}  # columns that whole words hold
 
 
@@ -44,7 +43,7 @@ class Packed:
     @property
     def most_depth(self) -> int:
         """Columns of as many tiles as a step should multiply where tokens are few."""
-        return _STEPS[self.bits]
+        return _DEPTHS[self.bits]
 
     @property
     def row_bytes(self) -> int:
