@@ -12,7 +12,7 @@ what copying moves.
 import argparse
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,9 +51,10 @@ ROUNDING_COLUMNS = ("tokens x columns", "to", "us", "GB/s", "of copying")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
     parser.add_argument("--save", type=Path, action="append", default=[])
     given = parser.parse_args()
-    products = list(products_measured())
+    products = list(products_measured(given.tokens))
     copying = copy_bytes_per_s()
     rounding = list(rounding_measured(copying))
     report = Report(
@@ -73,9 +74,9 @@ def main() -> None:
         report.save(path)
 
 
-def products_measured() -> Iterator[tuple[Cell, ...]]:
+def products_measured(all_tokens: Sequence[int]) -> Iterator[tuple[Cell, ...]]:
     for shape in SHAPES:
-        for tokens, times in of_shape(shape):
+        for tokens, times in of_shape(shape, all_tokens):
             ours = times["ours"].median
             row = (
                 f"{shape[0]:,} x {shape[1]:,}, {tokens}", ours, times["ours"].p10,
@@ -86,7 +87,9 @@ def products_measured() -> Iterator[tuple[Cell, ...]]:
             yield row
 
 
-def of_shape(shape: tuple[int, int]) -> Iterator[tuple[int, dict[str, Times]]]:
+def of_shape(
+    shape: tuple[int, int], all_tokens: Sequence[int]
+) -> Iterator[tuple[int, dict[str, Times]]]:
     """Times of all ways, for each number of tokens."""
     num_rows, num_columns = shape
     size = num_rows * num_columns
@@ -101,7 +104,7 @@ def of_shape(shape: tuple[int, int]) -> Iterator[tuple[int, dict[str, Times]]]:
     ints = [int_weight.prepare(_random_ints(shape), torch.bfloat16) for _ in range(narrow)]
     dense = [weight.dense(torch.bfloat16) for weight in weights]
     del weights
-    for tokens in TOKENS:
+    for tokens in all_tokens:
         x = torch.randn(tokens, num_columns, dtype=torch.bfloat16, device="cuda")
         ways: dict[str, Way] = {
             "ours": in_turn(products, x),
