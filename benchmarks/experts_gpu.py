@@ -13,7 +13,6 @@ and the arithmetic ÷ 790 TFLOP/s (1,580 of 8 bits), what copying and cuBLAS rea
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import linear, silu
 
-from aweigh_bench.report import Bar, Cell, Report, Table
+from aweigh_bench.report import Bar, Cell, Table
 from aweigh_kernels.expert_stack import DenseStack, Stack, stack_of
 from aweigh_kernels.fp8_weight import BLOCK, Fp8Activation, Fp8Weight
 from aweigh_kernels.gated import gated
@@ -31,15 +30,8 @@ from aweigh_kernels.round_rows import round_gated
 from aweigh_kernels.rounding import Rounded
 from aweigh_kernels.routing import Routed, add_weighted, reference, route
 from aweigh_kernels.weight import Weight
-from benchmarks.replays import (
-    MEMORY_BYTES_PER_S,
-    Times,
-    Way,
-    copy_bytes_per_s,
-    described,
-    interleaved,
-    num_sets,
-)
+from benchmarks.product_report import tell
+from benchmarks.replays import MEMORY_BYTES_PER_S, Times, Way, interleaved, num_sets
 
 FLOPS_PER_S = {2: 790e12, 1: 1580e12}  # by bytes of an activation
 DTYPE = torch.bfloat16
@@ -133,18 +125,8 @@ def main() -> None:
             if (name, kind) == ("mixtral-8x7b", "int4"):
                 bars += [bar_of(row) for row in rows if int(str(row[0]).split(",")[0]) <= 64]
             torch.cuda.empty_cache()
-    report = Report(
-        title="Layers of experts on a GPU",
-        command=f"python -m benchmarks.experts_gpu {shlex.join(sys.argv[1:])}".strip(),
-        model="experts of Mixtral 8x7B and Qwen3 30B-A3B, random weights, bf16 activations",
-        machine=described(),
-        tables=tables,
-        bars=bars,
-        notes=[f"A large copy moves {copy_bytes_per_s() / 1e9:,.0f} GB/s here, read and written."],
-    )
-    print(report.text())
-    for path in given.save:
-        report.save(path)
+    model = "experts of Mixtral 8x7B and Qwen3 30B-A3B, random weights, bf16 activations"
+    tell("experts_gpu", "Layers of experts on a GPU", model, tables, bars, given.save)
 
 
 def measured(
@@ -184,8 +166,7 @@ def sets_of(layer: Layer, kind: Kind, tokens: int) -> int:
 def floor_us(layer: Layer, kind: Kind, tokens: int, met: float) -> float:
     (gates, down), pairs = layer.matrices, tokens * layer.each
     weights = gates[0] * gates[1] + down[0] * down[1]
-    # Activations come and go once, and gates of each pair between the products twice.
-    moved = 2 * 2 * tokens * layer.hidden + 2 * 2 * pairs * (gates[0] + down[1] + down[0])
+    moved = 2 * 2 * tokens * layer.hidden  # x and the output: all else may stay in a cache
     by_memory = (met * weights * kind.bytes_each + moved) / MEMORY_BYTES_PER_S
     return 1e6 * max(by_memory, 2 * pairs * weights / FLOPS_PER_S[kind.x_bytes])
 

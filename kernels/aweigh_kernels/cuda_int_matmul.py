@@ -121,6 +121,9 @@ def launch(x: torch.Tensor, given: Arguments, scratch: Scratch, chosen: Schedule
         scratch: has room for what blocks leave to each other.
         chosen: how it is divided.
     """
+    blocks = chosen.blocks(len(x), given.rows) if chosen.splits > 1 else 0
+    assert blocks <= scratch.arrived.numel()
+    assert blocks * chosen.splits * chosen.rows * chosen.tiles * _TILE <= scratch.sums.numel()
     if x.shape[1] % _ALIGNED or x.data_ptr() % 16:
         x = pad(x, (0, -x.shape[1] % _ALIGNED)) if x.shape[1] % _ALIGNED else x.clone()
     given.x, given.tokens, given.pitch = x.data_ptr(), len(x), x.shape[1]

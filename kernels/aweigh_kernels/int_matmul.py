@@ -24,7 +24,8 @@ from aweigh_kernels.product import Kernels
 from aweigh_kernels.skinny_matmul import Scratch, splits, tokens_of
 
 MOST_TOKENS = 256  # of the kernel; with more, making the weight dense costs less than it saves
-MOST_TOKENS_CUDA = 32  # of the kernel in CUDA C++
+MOST_TOKENS_CUDA = 8  # of the kernel in CUDA C++
+_SMALL_CUDA = 1 << 24  # numbers of 4 bits, of which Triton's is as fast
 _LEAST_BITS_CUDA = 4
 _STEP_BITS_CUDA = 512  # of a row
 _DENSE_WEIGHTS = 1 << 26  # that are made dense at once
@@ -143,6 +144,8 @@ def in_cuda(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
     """
     if num_tokens > MOST_TOKENS_CUDA or packed.fours or packed.bits < _LEAST_BITS_CUDA:
         return False
+    if packed.bits == _LEAST_BITS_CUDA and packed.shape[0] * packed.shape[1] <= _SMALL_CUDA:
+        return False
     if packed.depth * packed.bits < _STEP_BITS_CUDA:
         return False
     return cuda_int_matmul.is_ready(packed.words.device, packed.bits, dtype, sparse=False)
@@ -210,6 +213,8 @@ def schedule(num_tokens: int, packed: Tiled, num_processors: int) -> Schedule:
     if num_tokens <= _FEWEST:
         # Twice as many numbers for what a step costs beside them.
         if -(-num_rows // ROWS) > 3 * num_processors:
+            if packed.bits == 8:
+                return divided(_WIDE_ROWS, 4, 3, warps=4)
             return divided(_WIDE_ROWS, 1, 4, warps=4, wide=2)
         return divided(ROWS, 2 if packed.bits < 8 else 3, 5, warps=4, wide=2)
     if num_tokens <= _FEW:

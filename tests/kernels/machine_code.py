@@ -36,11 +36,7 @@ class MachineCode:
 
         Nothing but waiting keeps what comes next from being put into these registers.
         """
-        loops = self._loops()
-        text = max(loops, key=len) if loops else self.text
-        from_registers = re.search(r"HGMMA\S* R\d+, R\d+, gdesc", text)
-        waits = re.findall(r"WARPGROUP\.DEPBAR\.LE gsb0, (0x\w+)", text)
-        return from_registers is not None and waits[-1:] != ["0x0"]
+        return any(map(_goes_on, self._loops() or [self.text]))
 
     def loop(self) -> "MachineCode":
         """The longest one alone."""
@@ -56,6 +52,12 @@ class MachineCode:
             if places.get(target, place) < place
         ]
         return ["\n".join(lines[place][1] for place in each) for each in loops]
+
+
+def _goes_on(text: str) -> bool:
+    reads = [found.end() for found in re.finditer(r"HGMMA\S* R\d+, R\d+, gdesc", text)]
+    waits = [found.end() for found in re.finditer(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x0\b", text)]
+    return bool(reads) and max(waits, default=0) < reads[-1]
 
 
 def compiled(

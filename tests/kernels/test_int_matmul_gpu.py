@@ -10,7 +10,14 @@ import torch
 from aweigh_kernels import cuda_int_matmul
 from aweigh_kernels import int_matmul as module
 from aweigh_kernels.dense import by_warpgroups
-from aweigh_kernels.int_matmul import MOST_TOKENS, Schedule, Workspace, int_matmul, workspace_of
+from aweigh_kernels.int_matmul import (
+    MOST_TOKENS,
+    MOST_TOKENS_CUDA,
+    Schedule,
+    Workspace,
+    int_matmul,
+    workspace_of,
+)
 from aweigh_kernels.int_packing import pack
 from aweigh_kernels.int_weight import IntWeight
 from aweigh_kernels.weight import prepare
@@ -93,9 +100,10 @@ def test_few_tokens_are_multiplied_in_cuda_where_groups_fill_its_steps() -> None
         (8, 32, False),
         (3, 128, False),
     ):
-        case = Case(1, (64, 512), bits, group)
-        assert module.in_cuda(32, case.packed, torch.bfloat16) == taken
-        assert not module.in_cuda(33, case.packed, torch.bfloat16)
+        packed = replace(Case(1, (64, 512), bits, group).packed, shape=(40_000, 512))
+        assert module.in_cuda(MOST_TOKENS_CUDA, packed, torch.bfloat16) == taken
+        assert not module.in_cuda(MOST_TOKENS_CUDA + 1, packed, torch.bfloat16)
+    assert not module.in_cuda(1, Case(1, (64, 512), 4, 128).packed, torch.bfloat16)  # too small
 
 
 @pytest.mark.parametrize("dtype", BOTH, ids=str)
@@ -180,6 +188,7 @@ def test_in_however_many_parts_it_is_the_same_in_cuda(
     tiles: int, warps: int, splits: int, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = cuda_int_matmul.Schedule(tiles, warps, splits)
+    monkeypatch.setattr(module, "in_cuda", lambda *_: True)
     monkeypatch.setattr(module, "schedule_cuda_on", lambda *_: chosen)
     for bits in (4, 8):
         for tokens in {3, min(8 * tiles + 5, 32)}:

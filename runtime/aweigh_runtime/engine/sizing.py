@@ -13,6 +13,17 @@ CPU_BYTES = 4 << 30  # unless one request needs more: a machine's memory is not 
 SPARE_SHARE = 0.05  # of a GPU: fragments, and what libraries take for themselves later
 
 
+def compiled_tokens(step_tokens: int, *, experts: bool) -> list[int]:
+    """Of steps that meet all kernels of products, beside those of few tokens.
+
+    Args:
+        step_tokens: of the largest.
+        experts: whether there are some: theirs differ from one power of two to the next.
+    """
+    more = range(7, step_tokens.bit_length()) if experts else ()
+    return [*PRODUCT_TOKENS, *(1 << power for power in more)]
+
+
 def kv_bytes(kind: str, room: int, longest: int) -> int:
     """Bytes for keys and values where nobody has chosen a number.
 

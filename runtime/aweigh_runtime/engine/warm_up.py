@@ -12,7 +12,7 @@ from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.row import Row
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import PROMPT_LOGPROBS_TOKENS, Limits
-from aweigh_runtime.engine.sizing import PRODUCT_TOKENS
+from aweigh_runtime.engine.sizing import PRODUCT_TOKENS, compiled_tokens
 from aweigh_runtime.engine.step_fit import Load, Timed
 from aweigh_runtime.model.cache import KVCache
 from aweigh_runtime.model.chunks import Chunk
@@ -34,12 +34,11 @@ def compile_all(forward: Forward, decoder: Decoder, limits: Limits, cache: KVCac
     decoder.compile_products(limits.step_tokens)
     room = min(cache.num_blocks * cache.block_tokens, limits.max_model_len)
     blocks = range(cache.num_blocks)
-    counts = [*range(1, FEW + 1), *PRODUCT_TOKENS]
-    if any(layer.experts is not None for layer in decoder.config.layers):
-        counts += [1 << power for power in range(7, limits.step_tokens.bit_length())]
-    for count in counts:
-        if count < room:  # as many rows of logits: they are products, too
-            forward([0] * count, [Chunk(1, count, blocks, count)])
+    experts = any(layer.experts is not None for layer in decoder.config.layers)
+    for count in (*range(1, FEW + 1), *compiled_tokens(limits.step_tokens, experts=experts)):
+        if count < room:  # rows of logits are products, too
+            num_logits = min(count, PRODUCT_TOKENS[-1])
+            forward([0] * count, [Chunk(1, count, blocks, num_logits)])
     for requests, count in _kinds(decoder, limits.max_running, cache):
         if count < room and requests > 1:
             one = Chunk(0, 1, blocks, 1)

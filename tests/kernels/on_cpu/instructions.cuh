@@ -8,12 +8,6 @@
 
 namespace aweigh {
 
-#ifdef HOPPER
-constexpr bool WARPGROUPS = true;
-#else
-constexpr bool WARPGROUPS = false;
-#endif
-
 inline uint32_t shared_address(const void *pointer) {
     return uint32_t(static_cast<const char *>(pointer) - reinterpret_cast<char *>(memory));
 }
@@ -122,33 +116,6 @@ void multiply_sparse(float (&sums)[4], const uint32_t (&left)[4], const uint32_t
         sums[one] += sum_of<WIDE, HALF>(lanes, one, [&](int at) {
             return columns.of(column * 4 + at % 8 / 2).right[at / 8] >> at % 2 * 16;
         });
-    }
-}
-
-inline void show_to_tensor_cores() {}
-inline void begin_products() {}
-inline void await_products() {}
-
-inline uint64_t matrix_at(uint32_t address) {
-    expect(address % 1024 % 64 == 0 && address % 1024 < 128, "rows do not begin at 1,024 bytes");
-    return address;
-}
-
-template <bool WIDE, int HALF, int TILES>
-void multiply_sparse(float (&sums)[TILES][4], const uint32_t (&left)[4], uint64_t right,
-                     uint32_t places, bool adds) {
-    const Shown<Given> lanes(Given{{left[0], left[1], left[2], left[3]}, places});
-    for (int tile = 0; tile < TILES; tile++) {
-        for (int one = 0; one < 4; one++) {
-            const int column = tile * 8 + threadIdx.x % 4 * 2 + one % 2;
-            const float sum = sum_of<WIDE, HALF>(lanes, one, [&](int at) {
-                const uint32_t address = uint32_t(right) + column * 128 + at * 2;
-                uint16_t found;  // pieces of 16 bytes have changed places
-                memcpy(&found, shared(address ^ (address >> 7 & 7) << 4), 2);
-                return found;
-            });
-            sums[tile][one] = adds ? sums[tile][one] + sum : sum;
-        }
     }
 }
 
