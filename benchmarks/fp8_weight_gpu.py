@@ -59,7 +59,7 @@ def main() -> None:
     found: dict[str, list[Measured]] = {}
     for kind in kinds:
         found[kind.name] = []
-        for cell in measured(kind):
+        for cell in measured(kind, given.tokens):
             found[kind.name].append(cell)
             print(
                 kind.name, cell, *(f"{name} {each.median:.2f}" for name, each in cell.times.items())

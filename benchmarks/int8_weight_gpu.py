@@ -37,7 +37,7 @@ def main() -> None:
     others = partial(_others, given.peers is not None)
     kind = Kind("int8", random_int8, ByteRounding(kind=torch.int8, by="token"), others)
     cells = []
-    for cell in measured(kind):
+    for cell in measured(kind, given.tokens):
         cells.append(cell)
         print(cell, *(f"{name} {each.median:.2f}" for name, each in cell.times.items()))
     bars = [bar for cell in cells for bar in bars_of(cell, kind.name, LEAST, (CUTLASS, TORCH))]

@@ -11,7 +11,7 @@ TFLOP/s, what copying and cuBLAS reach on an H200. `--peers`: see `benchmarks/pe
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -37,6 +37,7 @@ FLOPS_PER_S = 790e12  # of bf16, what cuBLAS reaches on an H200
 LARGE_BYTES = 25_000_000  # of a weight
 FOUR = "4 bits"  # ours, beside those of fewer bits
 FEWER = {2: 1.3, 3: 1.1}  # times as fast as FOUR, up to 16 tokens
+FLOOR, OF_FLOOR = "floor", 0.85  # share of it that is enough
 COLUMNS = (
     "out x in, bits, tokens", "us", "p10", "p90", "of the floor", "x cuBLAS", "x Marlin",
     "x Machete", "x 4 bits",
@@ -47,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", type=Path, metavar="FOLDER")
     parser.add_argument("--bits", type=int, nargs="+", choices=(2, 3, 4, 8), default=(4, 8))
+    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
     parser.add_argument("--save", type=Path, action="append", default=[])
     given = parser.parse_args()
     if given.peers is not None:
@@ -55,18 +57,19 @@ def main() -> None:
     bars: list[Bar] = []
     for bits in given.bits:
         for shape in SHAPES:
-            for tokens, times in measured(shape, bits):
+            for tokens, times in measured(shape, bits, given.tokens):
                 ours = times["ours"].median
                 ratio = {name: each.median / ours for name, each in times.items()}
                 name = f"{shape[0]:,} x {shape[1]:,}, {bits}, {tokens}"
+                share = floor_us(shape, bits, tokens) / ours
                 rows.append(
                     (
                         name, ours, times["ours"].p10, times["ours"].p90,
-                        floor_us(shape, bits, tokens) / ours,
+                        share,
                         *(ratio.get(other) for other in ("cuBLAS", "Marlin", "Machete", FOUR)),
                     )
                 )  # fmt: skip
-                bars += bars_of(name, shape, bits, tokens, ratio)
+                bars += bars_of(name, shape, bits, tokens, ratio | {FLOOR: share})
                 print(*rows[-1], flush=True)
     tables = [Table(COLD.capitalize(), COLUMNS, rows)]
     model = "matrices of Llama 3.1 8B and 70B and one of no model, groups of 128, bf16"
@@ -74,7 +77,9 @@ def main() -> None:
     tell("int_weight_gpu", title, model, tables, bars, given.save)
 
 
-def measured(shape: tuple[int, int], bits: int) -> Iterator[tuple[int, dict[str, Times]]]:
+def measured(
+    shape: tuple[int, int], bits: int, all_tokens: Sequence[int]
+) -> Iterator[tuple[int, dict[str, Times]]]:
     """Times of all ways, for each number of tokens."""
     num_rows, num_columns = shape
     narrow, wide = (num_sets(num_rows * num_columns * each // 8) for each in (bits, 16))
@@ -83,7 +88,7 @@ def measured(shape: tuple[int, int], bits: int) -> Iterator[tuple[int, dict[str,
     dense = [weight.dense(torch.bfloat16) for weight in weights]
     del weights
     fours = [prepare(_random(shape, 4), torch.bfloat16) for _ in range(narrow * (bits < 4))]
-    for tokens in TOKENS:
+    for tokens in all_tokens:
         x = torch.randn(tokens, num_columns, dtype=torch.bfloat16, device="cuda")
         ways: dict[str, Way] = {
             "ours": lambda which, x=x: products[which % narrow](x),
@@ -109,7 +114,10 @@ def floor_us(shape: tuple[int, int], bits: int, tokens: int) -> float:
 def bars_of(
     name: str, shape: tuple[int, int], bits: int, tokens: int, ratio: dict[str, float]
 ) -> Iterator[Bar]:
-    """What this product is held to: against others where they are loaded, and cuBLAS."""
+    """What this product is held to: against others where they are loaded, and cuBLAS.
+
+    So near the floor none can be much faster.
+    """
     best = min((ratio[each] for each in ("Marlin", "Machete") if each in ratio), default=None)
     large = shape[0] * shape[1] * bits // 8 >= LARGE_BYTES
     if bits < 4:
@@ -125,7 +133,8 @@ def bars_of(
     else:
         against, wanted = ratio["cuBLAS"], 0.95
     if against is not None:
-        yield Bar(name, f"≥ {wanted}", f"{against:.2f}", against >= wanted)
+        met = against >= wanted or ratio[FLOOR] >= OF_FLOOR
+        yield Bar(name, f"≥ {wanted}, or {OF_FLOOR} of the floor", f"{against:.2f}", met)
 
 
 def _random(shape: tuple[int, int], bits: int) -> IntWeight:

@@ -6,22 +6,27 @@
 namespace aweigh {
 namespace {
 
-constexpr int SCALES = UNIT / 4;     // pieces of 16 bytes that a unit's scales take
-constexpr int ROW = DEPTH * 2 / 16;  // those of a token in a step
+constexpr int SCALES = UNIT / 4;  // pieces of 16 bytes that a unit's scales take
+constexpr int ROW = 8;            // those of a token's 64 columns, two of which are a step
 
 // Steps in shared memory: the one that is multiplied, and those on their way. Two blocks have room
-// on a multiprocessor; with 64 tokens one has, for its registers.
-template <int BITS, int TILES>
-constexpr int STAGES = BITS == 8 && TILES == 4 ? 3 : BITS == 4 && TILES == 8 ? 5 : 4;
+// on a multiprocessor; with 64 tokens one of 8 warps has, for its registers.
+template <int BITS, int TILES, int WARPS>
+constexpr int STAGES = BITS == 8 && TILES == 4                 ? 3
+                       : BITS == 4 && TILES == 8 && WARPS == 8 ? 5
+                                                               : 4;
 
-// Pieces of a stage: what warps have of the weight, and x.
+// Pieces of a stage: x, and what warps have of the weight. Tensor cores want stages to begin at
+// multiples of 1,024 bytes.
 template <int BITS>
 constexpr int OWN = PIECES<BITS> + SCALES;
+template <int TILES>
+constexpr int OF_X = 2 * TILES * 8 * ROW;
 template <int BITS, int TILES, int WARPS>
-constexpr int STAGE = WARPS * OWN<BITS> + TILES * 8 * ROW;
+constexpr int STAGE = (OF_X<TILES> + WARPS * OWN<BITS> + 63) / 64 * 64;
 
 template <int BITS, int TILES, int WARPS>
-constexpr int SHARED_BYTES = STAGES<BITS, TILES> * STAGE<BITS, TILES, WARPS> * 16;
+constexpr int SHARED_BYTES = STAGES<BITS, TILES, WARPS> * STAGE<BITS, TILES, WARPS> * 16;
 
 // A thread's part of the copies, step by step.
 template <int BITS, int TILES, int WARPS>
@@ -32,13 +37,14 @@ class Copies {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
         packed_ = given.packed + (size_t(unit) * given.steps + step) * PIECES<BITS> + lane;
         scales_ = given.scales + size_t(step) * scale_pitch_ + unit * UNIT + lane * 4;
-        const int token = threadIdx.x / ROW, piece = threadIdx.x % ROW;
+        const int token = threadIdx.x / (2 * ROW), piece = threadIdx.x % (2 * ROW);
         column_ = step * DEPTH + piece * 8;
         x_ = given.x + size_t(first_token + token) * pitch_ + column_;
         tokens_ = given.tokens - first_token - token;
-        own_ = shared_address(memory + warp * OWN<BITS> + lane);
+        own_ = shared_address(memory + OF_X<TILES> + warp * OWN<BITS> + lane);
         // Pieces of a token change places, so that those of eight tokens are in other banks.
-        row_ = shared_address(memory + WARPS * OWN<BITS> + token * ROW + (piece ^ token % 8));
+        uint4 *columns = memory + piece / ROW * (OF_X<TILES> / 2);
+        row_ = shared_address(columns + token * ROW + (piece % ROW ^ token % 8));
     }
 
     // Asks for a step of the weight.
@@ -58,7 +64,7 @@ class Copies {
         const uint32_t to = row_ + stage * STAGE<BITS, TILES, WARPS> * 16;
 #pragma unroll
         for (int token = 0; token < TILES * 8; token += TOKENS) {
-            if (TOKENS > TILES * 8 && threadIdx.x >= TILES * 8 * ROW) break;
+            if (TOKENS > TILES * 8 && threadIdx.x >= OF_X<TILES>) break;
             copy_known(to + token * ROW * 16, x_ + size_t(token) * pitch_,
                        token < tokens_ && column_ < pitch_);
         }
@@ -67,7 +73,7 @@ class Copies {
     }
 
   private:
-    static constexpr int TOKENS = WARPS * 32 / ROW;  // that all threads copy at once
+    static constexpr int TOKENS = WARPS * 32 / (2 * ROW);  // that all threads copy at once
     static_assert(TOKENS % 8 == 0);
 
     const uint4 *packed_;
@@ -78,10 +84,14 @@ class Copies {
     uint32_t own_, row_;
 };
 
+// Whether four warps multiply together.
+template <int TILES>
+constexpr bool TOGETHER = WARPGROUPS && TILES >= 4;
+
 // Warps that have the same rows, as many units of them, and each a part of the tokens. Of many
 // tokens each warp would read more than shared memory gives; then two of them unpack each weight.
 template <int TILES>
-constexpr int SIDES = TILES == 8 ? 2 : 1;
+constexpr int SIDES = TILES == 8 && !WARPGROUPS ? 2 : 1;
 
 // What a lane adds up: of each 16 rows and 8 tokens of its warp two rows and two tokens.
 template <int TILES>
@@ -104,7 +114,7 @@ template <int BITS, bool WIDE, int TILES, int WARPS>
 __device__ inline void add_stage(Sums<TILES> &total, const uint4 *stage) {
     constexpr int UNITS = SIDES<TILES>, OWN_TILES = TILES / SIDES<TILES>;
     const int lane = threadIdx.x % 32;
-    const uint4 *own = stage + row_of<TILES>(0, 0) / UNIT * OWN<BITS>;
+    const uint4 *own = stage + OF_X<TILES> + row_of<TILES>(0, 0) / UNIT * OWN<BITS>;
     uint4 words[2 * UNITS][BITS / 4], places[UNITS];
 #pragma unroll
     for (int unit = 0; unit < UNITS; unit++) {
@@ -117,7 +127,7 @@ __device__ inline void add_stage(Sums<TILES> &total, const uint4 *stage) {
     }
     // Lanes name rows of matrices: 8 tokens, 8 columns each.
     const int token = token_of<TILES>(0, 0) / 8 * 8 + lane % 8;
-    const uint32_t rows = shared_address(stage + WARPS * OWN<BITS> + token * ROW);
+    const uint32_t rows = shared_address(stage + token * ROW);
     Sums<TILES> sums = {};
 #pragma unroll
     for (int quarter = 0; quarter < 4; quarter++) {
@@ -127,7 +137,16 @@ __device__ inline void add_stage(Sums<TILES> &total, const uint4 *stage) {
             const uint32_t *word = reinterpret_cast<const uint32_t *>(words[sixteen]);
             to_numbers<BITS, WIDE>(left[sixteen], word + quarter * BITS / 4);
         }
-        const uint32_t row = rows + ((quarter * 4 + lane / 8) ^ lane % 8) * 16;
+        const uint32_t columns = quarter / 2 * (OF_X<TILES> / 2) * 16;
+        if constexpr (TOGETHER<TILES>) {
+            const uint64_t x = matrix_at(shared_address(stage) + columns + quarter % 2 * 64);
+            const uint32_t place = reinterpret_cast<const uint32_t *>(places)[quarter];
+            begin_products();
+            multiply_sparse<WIDE, 0, TILES>(sums[0], left[0], x, place, quarter > 0);
+            multiply_sparse<WIDE, 1, TILES>(sums[1], left[1], x, place, quarter > 0);
+            continue;
+        }
+        const uint32_t row = rows + columns + ((quarter % 2 * 4 + lane / 8) ^ lane % 8) * 16;
 #pragma unroll
         for (int tile = 0; tile < OWN_TILES; tile++) {
             load_matrices(right, row + tile * 8 * ROW * 16);
@@ -140,6 +159,7 @@ __device__ inline void add_stage(Sums<TILES> &total, const uint4 *stage) {
             }
         }
     }
+    if constexpr (TOGETHER<TILES>) await_products();
 #pragma unroll
     for (int sixteen = 0; sixteen < 2 * UNITS; sixteen++) {
         const uint4 *behind = own + sixteen / 2 * OWN<BITS> + PIECES<BITS>;
@@ -209,8 +229,8 @@ __device__ inline bool joined(Sums<TILES> &total, const Arguments &given, int kn
 template <int BITS, bool WIDE, int TILES, int WARPS>
 __global__ void __launch_bounds__(WARPS * 32, TILES == 8 ? 8 / WARPS : 16 / WARPS)
     sparse_int_multiply(const __grid_constant__ Arguments given) {
-    extern __shared__ uint4 memory[];
-    constexpr int ON_WAY = STAGES<BITS, TILES> - 1;
+    extern __shared__ __align__(1024) uint4 memory[];
+    constexpr int ON_WAY = STAGES<BITS, TILES, WARPS> - 1;
     const int first_token = blockIdx.x * TILES * 8;
     const int unit = blockIdx.y * WARPS + threadIdx.x / 32;
     const int begin = given.steps * blockIdx.z / gridDim.z;
@@ -232,6 +252,7 @@ __global__ void __launch_bounds__(WARPS * 32, TILES == 8 ? 8 / WARPS : 16 / WARP
     int stage = 0, free = ON_WAY;
     for (int step = 0; step < count; step++) {
         await_copies<ON_WAY - 1>();
+        if constexpr (TOGETHER<TILES>) show_to_tensor_cores();
         __syncthreads();  // all copies of this stage are there, and nobody reads the free one
         if (step + ON_WAY < count) {
             copies.copy_weight(free);

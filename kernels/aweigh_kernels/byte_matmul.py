@@ -15,7 +15,7 @@ import triton
 from torch.nn.functional import pad
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from aweigh_kernels.byte_schedule import MOST_TOKENS, Few, Gpu, Many, Shape, schedule
+from aweigh_kernels.byte_schedule import MOST_TOKENS, Few, Gpu, Many, Shape, fills, schedule
 from aweigh_kernels.checks import expect, expect_input
 from aweigh_kernels.dense import NARROW, expect_beside, expect_dense
 from aweigh_kernels.gpu import byte_matmul as kernels
@@ -173,15 +173,16 @@ def divided(shape: Shape, matrix: ByteMatrix, dtype: torch.dtype) -> Few | Many 
         matrix: of `pack`.
         dtype: of the output.
     """
+    gpu = Gpu.of(matrix.numbers.device)
     by_torch = (
-        shape.num_tokens >= _TORCH_FROM
+        (shape.num_tokens >= _TORCH_FROM or fills(shape, gpu))
         and shape.x_bytes == 1
         and not shape.parts
         and matrix.numbers.dtype == torch.float8_e4m3fn
         and dtype == torch.bfloat16
         and shape.out_size % _TORCH_ROWS == 0
     )
-    return None if by_torch else schedule(shape, Gpu.of(matrix.numbers.device))
+    return None if by_torch else schedule(shape, gpu)
 
 
 def numbers_of(x: torch.Tensor | Rounded) -> torch.Tensor:

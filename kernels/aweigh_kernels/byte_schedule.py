@@ -15,6 +15,7 @@ _LEAST_TOKENS = 16  # that a tensor core takes
 _TILE = 64  # rows of the weight, where programs share them
 _MOST_SPLITS = 8
 _LEAST_BYTES = 1024  # of each row, of a part
+_DEEP = 8192  # bytes of a long row
 _FP8_SINCE = (8, 9)  # capability of GPUs whose tensor cores take it
 _LONG_SUMS = 10  # major capability of large Blackwells, the only ones known for it
 _SLOW_INTEGERS = (10, 3)  # Blackwell Ultra
@@ -88,18 +89,40 @@ class Many:
 
 def schedule(shape: Shape, gpu: Gpu) -> Few | Many:
     """How a product is divided: so that all multiprocessors have work."""
-    tiles = triton.cdiv(shape.num_tokens, 128) * triton.cdiv(shape.out_size, 128)
-    fills = shape.num_tokens > _TILE and tiles > gpu.num_processors * 7 // 8
     narrow = shape.x_bytes == 1 and (gpu.int8 or not shape.integers)
-    if fills and narrow and gpu.warpgroups:
-        return _many(shape.integers and tiles > 2 * gpu.num_processors, gpu)
+    if narrow and gpu.warpgroups and shape.num_tokens > _TILE:
+        if fills(shape, gpu):
+            return _many(shape, gpu)
+        tiles = triton.cdiv(shape.num_tokens, _TILE) * triton.cdiv(shape.out_size, 128)
+        if shape.parts and tiles > gpu.num_processors * 5 // 8:
+            return _low(gpu, 5)
     return few(shape, gpu)
 
 
-def _many(wide: bool, gpu: Gpu) -> Many:
-    """Sums of wide tiles leave no registers for those of one tile's depth."""
+def fills(shape: Shape, gpu: Gpu) -> bool:
+    """Whether tiles of 128 tokens and 128 rows are nearly as many as multiprocessors."""
+    tiles = triton.cdiv(shape.num_tokens, 128) * triton.cdiv(shape.out_size, 128)
+    return shape.num_tokens > _TILE and tiles > gpu.num_processors * 7 // 8
+
+
+def _many(shape: Shape, gpu: Gpu) -> Many:
+    """What is fastest on an H200 for long rows and for short ones."""
+    deep = shape.width >= _DEEP
+    if shape.parts and not deep and shape.num_tokens > 128:
+        return _low(gpu, 3)
+    # Sums of wide tiles leave no registers for those of one tile's depth: those of integers are
+    # the same.
+    tiles = triton.cdiv(shape.num_tokens, 128) * triton.cdiv(shape.out_size, 128)
+    wide = shape.integers and deep and tiles > 2 * gpu.num_processors
     rows = 256 if wide and _stages(256 + 128, GROUP, gpu) >= 3 else 128
-    return Many(rows=rows, num_stages=min(4, _stages(rows + 128, GROUP, gpu)))
+    stages = 3 if shape.integers and not deep else 4
+    return Many(rows=rows, num_stages=min(stages, _stages(rows + 128, GROUP, gpu)))
+
+
+def _low(gpu: Gpu, stages: int) -> Many:
+    """Tiles of fewer tokens, of which two programs fill a multiprocessor."""
+    stages = min(stages, _stages(_TILE + 128, GROUP, gpu))
+    return Many(rows=128, num_stages=stages, tokens=_TILE, band=16, num_warps=4)
 
 
 def few(shape: Shape, gpu: Gpu, tile_tokens: int | None = None) -> Few:

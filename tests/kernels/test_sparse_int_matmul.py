@@ -25,13 +25,17 @@ ROUNDED = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # half of the step to 
 BF16, FP16 = torch.bfloat16, torch.float16
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+@pytest.fixture(scope="module", params=["", "-DHOPPER"], ids=["a warp", "four warps"])
+def kernels(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> ctypes.CDLL:
+    """By the instructions of each warp, and those that four warps give together."""
     folder = tmp_path_factory.mktemp("on-cpu")
     for original in (cuda_library.sources(), Path(__file__).parent / "on_cpu"):
         shutil.copytree(original, folder, dirs_exist_ok=True)  # the latter has its own instructions
     library, source = folder / "kernels.so", folder / "sparse_int_matmul.cu"
     command = ["g++", "-std=c++17", "-O1", "-w", f"-I{folder}", "-shared", "-fPIC", "-xc++"]
+    command += filter(None, [request.param])
     subprocess.run([*command, "-o", library, source], check=True, timeout=120)
     return ctypes.CDLL(str(library))
 

@@ -8,6 +8,12 @@
 
 namespace aweigh {
 
+#ifdef HOPPER
+constexpr bool WARPGROUPS = true;
+#else
+constexpr bool WARPGROUPS = false;
+#endif
+
 inline uint32_t shared_address(const void *pointer) {
     return uint32_t(static_cast<const char *>(pointer) - reinterpret_cast<char *>(memory));
 }
@@ -84,27 +90,64 @@ uint32_t less(uint32_t pair, uint32_t other) {
     return low | high << 16;
 }
 
+// What a lane gives to a tensor core of the left matrix.
+struct Given { uint32_t left[4], places; };
+
+// One sum of a lane: `right` has the number that meets a column of the left matrix.
+template <bool WIDE, int HALF, typename Right>
+float sum_of(const Shown<Given> &lanes, int one, Right right) {
+    const int row = threadIdx.x % WARP / 4 * 4, lower = one / 2;
+    float sum = 0;
+    for (int four = 0; four < 8; four++) {  // columns
+        const uint32_t kept = lanes.of(row + four % 4).left[four / 4 * 2 + lower];
+        const uint32_t told = lanes.of(row + HALF * 2 + four / 4).places;
+        const uint32_t two = told >> (lower * 16 + four % 4 * 4);
+        expect((two & 3) < (two >> 2 & 3), "two kept numbers are not in order");
+        for (int which = 0; which < 2; which++) {
+            const uint32_t other = right(four * 4 + int(two >> 2 * which & 3));
+            sum += number<WIDE>(kept >> 16 * which) * number<WIDE>(other);
+        }
+    }
+    return sum;
+}
+
 template <bool WIDE, int HALF>
 void multiply_sparse(float (&sums)[4], const uint32_t (&left)[4], const uint32_t (&right)[4],
                      uint32_t places) {
-    struct Given { uint32_t left[4], right[4], places; } own;
-    memcpy(own.left, left, sizeof left);
-    memcpy(own.right, right, sizeof right);
-    own.places = places;
-    const Shown<Given> lanes(own);
-    const int lane = threadIdx.x % WARP, row = lane / 4 * 4;
+    struct Column { uint32_t right[4]; };
+    const Shown<Given> lanes(Given{{left[0], left[1], left[2], left[3]}, places});
+    const Shown<Column> columns(Column{{right[0], right[1], right[2], right[3]}});
     for (int one = 0; one < 4; one++) {
-        const int lower = one / 2, column = lane % 4 * 2 + one % 2;
-        for (int four = 0; four < 8; four++) {  // columns of the left matrix
-            const uint32_t kept = lanes.of(row + four % 4).left[four / 4 * 2 + lower];
-            const uint32_t told = lanes.of(row + HALF * 2 + four / 4).places;
-            const uint32_t two = told >> (lower * 16 + four % 4 * 4);
-            expect((two & 3) < (two >> 2 & 3), "two kept numbers are not in order");
-            for (int which = 0; which < 2; which++) {
-                const int at = four * 4 + (two >> 2 * which & 3);
-                const uint32_t other = lanes.of(column * 4 + at % 8 / 2).right[at / 8];
-                sums[one] += number<WIDE>(kept >> 16 * which) * number<WIDE>(other >> at % 2 * 16);
-            }
+        const int column = threadIdx.x % 4 * 2 + one % 2;
+        sums[one] += sum_of<WIDE, HALF>(lanes, one, [&](int at) {
+            return columns.of(column * 4 + at % 8 / 2).right[at / 8] >> at % 2 * 16;
+        });
+    }
+}
+
+inline void show_to_tensor_cores() {}
+inline void begin_products() {}
+inline void await_products() {}
+
+inline uint64_t matrix_at(uint32_t address) {
+    expect(address % 1024 % 64 == 0 && address % 1024 < 128, "rows do not begin at 1,024 bytes");
+    return address;
+}
+
+template <bool WIDE, int HALF, int TILES>
+void multiply_sparse(float (&sums)[TILES][4], const uint32_t (&left)[4], uint64_t right,
+                     uint32_t places, bool adds) {
+    const Shown<Given> lanes(Given{{left[0], left[1], left[2], left[3]}, places});
+    for (int tile = 0; tile < TILES; tile++) {
+        for (int one = 0; one < 4; one++) {
+            const int column = tile * 8 + threadIdx.x % 4 * 2 + one % 2;
+            const float sum = sum_of<WIDE, HALF>(lanes, one, [&](int at) {
+                const uint32_t address = uint32_t(right) + column * 128 + at * 2;
+                uint16_t found;  // pieces of 16 bytes have changed places
+                memcpy(&found, shared(address ^ (address >> 7 & 7) << 4), 2);
+                return found;
+            });
+            sums[tile][one] = adds ? sums[tile][one] + sum : sum;
         }
     }
 }
