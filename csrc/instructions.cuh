@@ -110,14 +110,6 @@ __device__ inline uint16_t rounded(float number) {
                  : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]),         \
                    "r"(right[1]), "r"(right[2]), "r"(right[3]), "r"(places), "n"(HALF))
 
-// Whether four warps can hand their rows to a tensor core together, which reads x where it lies: it
-// is four times as fast.
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-constexpr bool WARPGROUPS = true;
-#else
-constexpr bool WARPGROUPS = false;
-#endif
-
 // Adds 16 rows of 32 columns, of which two in four are kept, times 32 rows of 8 columns. Which two
 // stands in the places of those lanes whose last two bits are 0 and 1, or where HALF is 1, 2 and 3.
 template <bool WIDE, int HALF>
@@ -132,65 +124,23 @@ __device__ inline void multiply_sparse(float (&sums)[4], const uint32_t (&left)[
 
 #undef AWEIGH_MULTIPLY_SPARSE
 
-// What this thread's copies wrote becomes what tensor cores read, behind the next barrier.
-__device__ inline void show_to_tensor_cores() {
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
+#define AWEIGH_MULTIPLY_DENSE(KIND)                                                               \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." KIND "." KIND                           \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"           \
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                     \
+                 : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(upper), "r"(lower))
 
-// Registers have what the products behind this take.
-__device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-
-// Waits for all products.
-__device__ inline void await_products() {
-    asm volatile("wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;" ::: "memory");
-}
-
-// Where rows of 128 bytes lie, one for each token, whose pieces have changed places.
-__device__ inline uint64_t matrix_at(uint32_t address) {
-    return uint64_t(1) << 62 | uint64_t(1024 / 16) << 32 | uint64_t(1) << 16 | address >> 4 & 0x3FFF;
-}
-
-#define AWEIGH_SUMS(TILE) \
-    "+f"(sums[TILE][0]), "+f"(sums[TILE][1]), "+f"(sums[TILE][2]), "+f"(sums[TILE][3])
-
-#define AWEIGH_MULTIPLY_32(KIND)                                                                  \
-    asm volatile("{ .reg .pred adds; setp.ne.b32 adds, %22, 0; "                                  \
-                 "wgmma.mma_async.sp.sync.aligned.m64n32k32.f32." KIND "." KIND                   \
-                 " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "      \
-                 "{%16, %17, %18, %19}, %20, %21, %23, adds, 1, 1, 0; }"                          \
-                 : AWEIGH_SUMS(0), AWEIGH_SUMS(1), AWEIGH_SUMS(2), AWEIGH_SUMS(3)                 \
-                 : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right),            \
-                   "r"(places), "r"(int(adds)), "n"(HALF))
-
-#define AWEIGH_MULTIPLY_64(KIND)                                                                  \
-    asm volatile("{ .reg .pred adds; setp.ne.b32 adds, %38, 0; "                                  \
-                 "wgmma.mma_async.sp.sync.aligned.m64n64k32.f32." KIND "." KIND                   \
-                 " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "       \
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, "    \
-                 "%31}, {%32, %33, %34, %35}, %36, %37, %39, adds, 1, 1, 0; }"                    \
-                 : AWEIGH_SUMS(0), AWEIGH_SUMS(1), AWEIGH_SUMS(2), AWEIGH_SUMS(3),                \
-                   AWEIGH_SUMS(4), AWEIGH_SUMS(5), AWEIGH_SUMS(6), AWEIGH_SUMS(7)                 \
-                 : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right),            \
-                   "r"(places), "r"(int(adds)), "n"(HALF))
-
-// The same of 32 or 64 tokens, for all four warps, each with 16 rows; `adds`: to what is there.
-template <bool WIDE, int HALF, int TILES>
-__device__ inline void multiply_sparse(float (&sums)[TILES][4], const uint32_t (&left)[4],
-                                       uint64_t right, uint32_t places, bool adds) {
-    static_assert(TILES == 4 || TILES == 8);
-    if constexpr (TILES == 4 && WIDE) {
-        AWEIGH_MULTIPLY_32("bf16");
-    } else if constexpr (TILES == 4) {
-        AWEIGH_MULTIPLY_32("f16");
-    } else if constexpr (WIDE) {
-        AWEIGH_MULTIPLY_64("bf16");
+// Adds 16 rows of 16 columns times 16 rows of 8 columns, whose upper and lower 8 are apart.
+template <bool WIDE>
+__device__ inline void multiply_dense(float (&sums)[4], const uint32_t (&left)[4], uint32_t upper,
+                                      uint32_t lower) {
+    if constexpr (WIDE) {
+        AWEIGH_MULTIPLY_DENSE("bf16");
     } else {
-        AWEIGH_MULTIPLY_64("f16");
+        AWEIGH_MULTIPLY_DENSE("f16");
     }
 }
 
-#undef AWEIGH_MULTIPLY_32
-#undef AWEIGH_MULTIPLY_64
-#undef AWEIGH_SUMS
+#undef AWEIGH_MULTIPLY_DENSE
 
 }  // namespace aweigh

@@ -4,7 +4,7 @@ It is built with an image, or by the first process of a checkout that needs it, 
 
     python -m aweigh_kernels.cuda_library FOLDER
 
-Without one and without nvcc there are none of these kernels, and torch computes what they would.
+Without one and without nvcc there are none of these kernels: Triton or torch compute instead.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from pathlib import Path
 from aweigh_kernels.compiled import NotCompiled, run
 
 ARCHITECTURES = ("80", "90a", "100a")
-SOURCES = ("sparse_int_matmul.cu",)
+SOURCES = ("int_matmul.cu",)
 _FLAGS = (
     "-std=c++17", "-O3", "-shared", "-cudart=static", "--threads=0",
     *(f"-gencode=arch=compute_{each},code=sm_{each}" for each in ARCHITECTURES),
@@ -42,7 +42,7 @@ def library() -> ctypes.CDLL | None:
     try:
         return ctypes.CDLL(str(file()))
     except (OSError, NotCompiled) as error:
-        _log.warning("there are no kernels in CUDA C++, torch computes instead: %s", error)
+        _log.warning("there are no kernels in CUDA C++, others compute instead: %s", error)
         return None
 
 

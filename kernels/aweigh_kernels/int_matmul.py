@@ -1,4 +1,7 @@
-"""x · weightᵀ for weights of 2, 3, 4 or 8 bits in groups, as fast as they can be read (Triton).
+"""x · weightᵀ for weights of 2, 3, 4 or 8 bits in groups, as fast as they can be read.
+
+Few tokens are multiplied with 4 or 8 bits by a kernel in CUDA C++ where that is there and takes the
+groups, all others by Triton.
 
 Bound: memory, up to some tens of tokens; N·K·bits / 8 bytes of the weight move, and 4 for each row
 of a group. Sums are fp32, in an order that depends on shapes alone: the same product is the same
@@ -7,12 +10,13 @@ bits again. Of many tokens the weight is made dense in parts, and cuBLAS multipl
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from typing import Protocol
 
 import torch
 import triton
 
+from aweigh_kernels import cuda_int_matmul
 from aweigh_kernels.dense import NARROW, expect_beside, expect_dense, starts_early
 from aweigh_kernels.gpu.int_matmul import multiply, unpack
 from aweigh_kernels.int_packing import ROWS, Packed
@@ -20,6 +24,9 @@ from aweigh_kernels.product import Kernels
 from aweigh_kernels.skinny_matmul import Scratch, splits, tokens_of
 
 MOST_TOKENS = 256  # of the kernel; with more, making the weight dense costs less than it saves
+MOST_TOKENS_CUDA = 32  # of the kernel in CUDA C++
+_LEAST_BITS_CUDA = 4
+_STEP_BITS_CUDA = 512  # of a row
 _DENSE_WEIGHTS = 1 << 26  # that are made dense at once
 _WIDE_ROWS = 128  # of the weight, of one program at most
 _MOST_COLUMNS = 64  # tokens, of one program
@@ -120,19 +127,53 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
             x, workspace, output, lambda units, dense: launch_unpack(packed, units, dense)
         )
     elif output.numel():
-        chosen = schedule_on(x.device, num_tokens, packed)
         scratch = workspace.scratch
-        launch(x, packed, output, (scratch.sums, scratch.arrived), chosen)
+        if in_cuda(num_tokens, packed, x.dtype):
+            launch_cuda(x, packed, output, scratch, schedule_cuda_on(x.device, num_tokens, packed))
+        else:
+            chosen = schedule_on(x.device, num_tokens, packed)
+            launch(x, packed, output, (scratch.sums, scratch.arrived), chosen)
     return output
 
 
+def in_cuda(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
+    """Whether so many tokens are multiplied by the kernel in CUDA C++. Loads it, see `kernels_of`.
+
+    Lanes have columns as warpgroups take them, and a step of it is a tile of one group.
+    """
+    if num_tokens > MOST_TOKENS_CUDA or packed.fours or packed.bits < _LEAST_BITS_CUDA:
+        return False
+    if packed.depth * packed.bits < _STEP_BITS_CUDA:
+        return False
+    return cuda_int_matmul.is_ready(packed.words.device, packed.bits, dtype, sparse=False)
+
+
 def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
-    """Those that compute its products with x of a number format."""
+    """Those that compute its products with x of a number format: graphs may hold them from now on.
+
+    But for those of Triton, each of which is compiled by the first product that needs it.
+    """
+    device = packed.words.device
+    in_cuda(1, packed, dtype)  # loads what a graph that is being captured cannot
+
+    def chosen(num_tokens: int) -> Schedule | cuda_int_matmul.Schedule | None:
+        if in_cuda(num_tokens, packed, dtype):
+            return schedule_cuda_on(device, num_tokens, packed)
+        return schedule_if_few(device, packed, num_tokens)
+
     return Kernels(
         product=(packed.shape, packed.bits, packed.group, packed.fours, dtype),
-        chosen=partial(schedule_if_few, packed.words.device, packed),
-        x=torch.empty(0, packed.shape[1], dtype=dtype, device=packed.words.device),
+        chosen=chosen,
+        x=torch.empty(0, packed.shape[1], dtype=dtype, device=device),
     )
+
+
+def schedule_cuda_on(
+    device: torch.device, num_tokens: int, packed: Packed
+) -> cuda_int_matmul.Schedule:
+    """How the kernel in CUDA C++ divides a product."""
+    num_processors = _processors(device).multi_processor_count
+    return cuda_int_matmul.schedule(num_tokens, packed.shape, packed.depth, num_processors)
 
 
 def schedule_if_few(device: torch.device, packed: Tiled, num_tokens: int) -> Schedule | None:
@@ -232,6 +273,40 @@ def launch(
         num_stages=chosen.num_stages,
         launch_pdl=early,
     )
+
+
+def launch_cuda(
+    x: torch.Tensor,
+    packed: Packed,
+    output: torch.Tensor,
+    scratch: Scratch,
+    chosen: cuda_int_matmul.Schedule,
+) -> None:
+    """Launch the kernel in CUDA C++.
+
+    Args:
+        x: [T, K]; T is 1 or more.
+        packed: with tiles as deep as can be, and columns as warpgroups take them.
+        output: [T, N].
+        scratch: has room for what blocks leave to each other.
+        chosen: how it is divided; of at most 4 tiles.
+    """
+    units, tiles, _ = packed.words.shape
+    groups, pitch = packed.factors.shape
+    given = cuda_int_matmul.Arguments(
+        packed=packed.words.data_ptr(),
+        scales=packed.factors.data_ptr(),
+        output=output.data_ptr(),
+        rows=packed.shape[0],
+        columns=packed.shape[1],
+        units=units * (ROWS // cuda_int_matmul.ROWS),
+        steps=tiles,
+        scale_pitch=pitch if groups > 1 else 0,
+        scale_steps=packed.group // packed.depth if groups > 1 else tiles,
+        bits=packed.bits,
+        wide=output.dtype == torch.bfloat16,
+    )
+    cuda_int_matmul.launch(x, given, scratch, chosen)
 
 
 def launch_unpack(

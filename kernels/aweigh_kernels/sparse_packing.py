@@ -61,7 +61,7 @@ def _words(q: torch.Tensor, bits: int) -> torch.Tensor:
         if bits == 4:
             words[..., 0] |= number << (4 * lower + 8 * right + 16 * one)
         else:
-            words[..., right] |= (number ^ 128) << (8 * lower + 16 * one)
+            words[..., lower] |= (number ^ 128) << (8 * right + 16 * one)
     words = words.reshape(*words.shape[:3], 32, each, 4).transpose(3, 4)
     return words.reshape(*words.shape[:2], -1)
 

@@ -136,7 +136,7 @@ def products() -> None:
 
 
 def int_products() -> None:
-    """With integers of all widths: of few tokens, in parts and not; of many by dense weights."""
+    """With integers of all widths: of few tokens, by each kernel; of many by dense weights."""
     workspace = workspace_of(torch.device("cuda", 0))
     for tokens, shape, bits, group in (
         (1, (100, 72), 4, 128),
@@ -144,6 +144,9 @@ def int_products() -> None:
         (5, (512, 4096), 2, 128),
         (20, (257, 1000), 3, 64),
         (7, (512, 4096), 4, 64),
+        (7, (512, 4096), 4, 128),
+        (12, (300, 1000), 8, 64),
+        (32, (512, 4096), 8, 4096),
         (33, (257, 576), 8, 32),
         (200, (300, 520), 4, 128),
         (300, (100, 136), 8, 128),

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from aweigh_kernels import cuda_library, sparse_int_matmul
+from aweigh_kernels import cuda_int_matmul, cuda_library
 from aweigh_kernels.compiled import NotCompiled
+from aweigh_kernels.cuda_int_matmul import ROWS, Schedule
 from aweigh_kernels.cuda_library import ARCHITECTURES
-from aweigh_kernels.sparse_int_matmul import Schedule
-from aweigh_kernels.sparse_packing import DEPTH, ROWS
 from tests.kernels.machine_code import MachineCode, of_library
 
-MOST_WORK = {(4, 0): 1.25, (4, 1): 1.5, (8, 0): 1.25, (8, 1): 1.75}  # by bits, bf16; of a number
-KIND = re.compile(r"sparse_int_multiplyILi(\d)ELb(\d)ELi(\d)ELi(\d)E")
+MOST_WORK = {  # of a number that is kept, by kind, bits, bf16
+    ("SparseInt", 4, 0): 1.25, ("SparseInt", 4, 1): 1.5, ("SparseInt", 8, 0): 1.25,
+    ("SparseInt", 8, 1): 1.75, ("Int", 4, 0): 1.25, ("Int", 4, 1): 1.5, ("Int", 8, 0): 1.5,
+    ("Int", 8, 1): 2.5,
+}  # fmt: skip
+KIND = re.compile(r"\d(SparseInt|Int)ILi(\d)EEELb(\d)ELi(\d)ELi(\d)E")
 
 
 @pytest.fixture
@@ -37,49 +40,49 @@ def built() -> Path:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_sparse_tensor_cores_multiply_what_comes_by_asynchronous_copies(
+def test_tensor_cores_multiply_what_comes_by_asynchronous_copies(
     built: Path, architecture: str
 ) -> None:
     codes = of_library(built, architecture)
-    assert (len(codes), sum("unpack" in name for name in codes)) == (4 * 7, 4)
+    assert (len(codes), sum("unpack" in name for name in codes)) == (4 * 7 + 4 * 4, 4)
     for name, code in codes.items():
         assert code.stack_bytes == 0, name
         if found := KIND.search(name):
-            bits, wide, tiles, warps = map(int, found.groups())
-            expect_multiply(code, bits, Schedule(tiles, warps, 1))
-            expect_products(code.loop(), wide, tiles, together=architecture == "90a" and tiles >= 4)
+            kind, (bits, wide, tiles, warps) = found[1], map(int, found.groups()[1:])
+            kept = expect_multiply(code, kind, bits, wide, Schedule(tiles, warps, 1))
             assert bool(code.count("ACQBULK")) == (architecture != "80")
             if architecture == "90a" and tiles == 1:
                 work = sum(code.loop().count(each) for each in ("LOP3", "SHF", "HFMA2", "HADD2"))
-                assert work <= MOST_WORK[bits, wide] * ROWS * DEPTH / 2 / 32 + 32, name
+                assert work <= MOST_WORK[kind, bits, wide] * kept / 32 + 32, name
         else:
             assert code.count("STG.E.64")
 
 
-def expect_multiply(code: MachineCode, bits: int, schedule: Schedule) -> None:
-    loop = code.loop()
-    assert re.findall(r"LDS\.128", loop.text)
-    assert loop.count("LDGSTS") >= (bits + 2) * ROWS * DEPTH // 2 // 128 // 32 + 1
+def expect_multiply(code: MachineCode, kind: str, bits: int, wide: int, schedule: Schedule) -> int:
+    """How many numbers a warp has in a step."""
+    loop, units = code.loop(), 2 if schedule.tiles == 8 else 1  # of a warp
+    sparse, columns = kind == "SparseInt", 128 if kind == "SparseInt" else 512 // bits
+    core = "HMMA.SP.16832.F32" if sparse else "HMMA.16816.F32"
+    products = len(re.findall(re.escape(core + ".BF16" * wide) + r" R", loop.text))
+    assert products == 2 * columns // (32 if sparse else 16) * schedule.tiles
+    assert loop.count("LDSM") == columns // 32 * schedule.tiles // units
+    kept = ROWS * columns // (2 if sparse else 1)
+    pieces = kept * (bits + 2 * sparse) // 128 // 32
+    assert len(re.findall(r"LDS\.128", loop.text)) == units * pieces
+    assert loop.count("LDGSTS") >= pieces + 1
     for waits in ("STS", "STG", "LDG", "LDL", "SHFL"):
         assert not loop.count(waits), waits
     threads = schedule.resident * schedule.warps * 32
     assert code.registers * threads <= 65_536  # of a multiprocessor
-
-
-def expect_products(loop: MachineCode, wide: int, tiles: int, *, together: bool) -> None:
-    kind = r"\.F32\.BF16 R" if wide else r"\.F32 R"
-    alone = len(re.findall(r"HMMA\.SP\.16832" + kind, loop.text))
-    of_four_warps = len(re.findall(rf"HGMMA\.SP\.64x{8 * tiles}x32" + kind, loop.text))
-    assert (alone, of_four_warps) == ((0, 8) if together else (8 * tiles, 0))
-    assert bool(loop.count("LDSM")) != together
+    return kept
 
 
 def test_python_and_cuda_agree_on_what_they_hand_over() -> None:
-    text = (cuda_library.sources() / "sparse_int_layout.cuh").read_text()
+    text = (cuda_library.sources() / "arguments.cuh").read_text()
     (said,) = re.findall(r"struct Arguments \{(.*?)\};", text, re.DOTALL)
     lines = re.findall(r"^ *((?:const )?\w+) ([*\w, ]+);", said, re.MULTILINE)
     names = [name.strip("* ") for _, several in lines for name in several.split(",")]
-    fields = sparse_int_matmul._Arguments._fields_
+    fields = cuda_int_matmul.Arguments._fields_
     assert names == [name for name, *_ in fields]
     kinds = [
         ctypes.c_void_p if "*" in several else ctypes.c_int
@@ -98,7 +101,7 @@ def test_without_nvcc_there_are_no_such_kernels_and_one_warning_says_so(
         assert cuda_library.library() is None
     (record,) = caplog.records
     assert record.getMessage() == (
-        "there are no kernels in CUDA C++, torch computes instead: nvcc is not installed; "
+        "there are no kernels in CUDA C++, others compute instead: nvcc is not installed; "
         "`pip install 'aweigh[csrc]'` has one"
     )
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from aweigh_kernels import cuda_int_matmul
 from aweigh_kernels import int_matmul as module
 from aweigh_kernels.dense import by_warpgroups
 from aweigh_kernels.int_matmul import MOST_TOKENS, Schedule, Workspace, int_matmul, workspace_of
@@ -75,6 +76,28 @@ def on_gpu(weight: IntWeight) -> IntWeight:
     return replace(weight, q=q, scale=scale, zero=zero, perm=perm)
 
 
+@pytest.fixture
+def triton_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there is no library of kernels in CUDA C++."""
+    monkeypatch.setattr(module, "in_cuda", lambda *_: False)
+
+
+def test_few_tokens_are_multiplied_in_cuda_where_groups_fill_its_steps() -> None:
+    if not by_warpgroups(DEVICE):
+        pytest.skip("lanes have columns as warpgroups take them")
+    for bits, group, taken in (
+        (4, 128, True),
+        (4, 1 << 20, True),
+        (4, 64, False),
+        (8, 64, True),
+        (8, 32, False),
+        (3, 128, False),
+    ):
+        case = Case(1, (64, 512), bits, group)
+        assert module.in_cuda(32, case.packed, torch.bfloat16) == taken
+        assert not module.in_cuda(33, case.packed, torch.bfloat16)
+
+
 @pytest.mark.parametrize("dtype", BOTH, ids=str)
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("group", [16, 32, 64, 128, 1 << 20])
@@ -98,6 +121,17 @@ def test_as_many_tokens_as_there_are(
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("shape", [(6144, 4096), (28_672, 4096), (4096, 14_336)], ids=str)
+def test_few_tokens_by_triton_are_as_exact(
+    shape: tuple[int, int], bits: int, workspace: Workspace, triton_alone: None
+) -> None:
+    case = Case(32, shape, bits)
+    for tokens in (1, 16, 32):
+        part = case.first(tokens)
+        part.check(int_matmul(part.x, part.packed, workspace))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("shape", [(6144, 4096), (28_672, 4096), (4096, 14_336)], ids=str)
 def test_the_matrices_of_a_layer(shape: tuple[int, int], bits: int, workspace: Workspace) -> None:
     case = Case(512, shape, bits)
     for tokens in (1, 4, 16, 32, 64, 128, 256, 512):
@@ -108,16 +142,13 @@ def test_the_matrices_of_a_layer(shape: tuple[int, int], bits: int, workspace: W
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_one_hot_activations_read_the_weights_exactly(bits: int, workspace: Workspace) -> None:
     for dtype in BOTH:
-        case = Case(1, (200, 320), bits, 64, dtype=dtype, asymmetric=True)
-        hot = torch.eye(320, dtype=dtype, device=DEVICE)
-        for part in (
-            *torch.split(hot, 1),
-            *torch.split(hot, 40),
-            hot,
-        ):  # the last one by way of dense weights
-            found = int_matmul(part, case.packed, workspace)
-            chosen = part.float().argmax(1)
-            assert torch.equal(found, case.weight.dense()[:, chosen].T.to(dtype))
+        for group in (64, 128):
+            case = Case(1, (200, 384), bits, group, dtype=dtype, asymmetric=True)
+            hot = torch.eye(384, dtype=dtype, device=DEVICE)
+            for part in (*torch.split(hot, 1), *torch.split(hot, 32), hot):  # the last one by
+                found = int_matmul(part, case.packed, workspace)  # way of dense weights
+                chosen = part.float().argmax(1)
+                assert torch.equal(found, case.weight.dense()[:, chosen].T.to(dtype))
 
 
 @pytest.mark.parametrize("tokens", [3, 40, 200, 300])
@@ -129,7 +160,11 @@ def test_columns_in_the_order_in_which_they_were_quantized(tokens: int) -> None:
 @pytest.mark.parametrize("rows", [64, 128])
 @pytest.mark.parametrize("splits", [1, 2, 3, 8])
 def test_in_however_many_parts_it_is_the_same(
-    rows: int, splits: int, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    rows: int,
+    splits: int,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    triton_alone: None,
 ) -> None:
     for tokens in (3, 40):
         chosen = Schedule(rows, 16 if tokens < 16 else 64, splits, 3, 8 if rows > 64 else 4)
@@ -139,7 +174,29 @@ def test_in_however_many_parts_it_is_the_same(
             case.check(int_matmul(case.x, case.packed, workspace))
 
 
-@pytest.mark.parametrize("tokens", [2, 64, 200, 300])
+@pytest.mark.parametrize(("tiles", "warps"), [(1, 8), (2, 8), (4, 4), (4, 8)])
+@pytest.mark.parametrize("splits", [1, 2, 3, 8, 11])
+def test_in_however_many_parts_it_is_the_same_in_cuda(
+    tiles: int, warps: int, splits: int, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = cuda_int_matmul.Schedule(tiles, warps, splits)
+    monkeypatch.setattr(module, "schedule_cuda_on", lambda *_: chosen)
+    for bits in (4, 8):
+        for tokens in {3, min(8 * tiles + 5, 32)}:
+            for shape in ((512, 4096), (300, 1408)):
+                case = Case(tokens, shape, bits, asymmetric=True)
+                case.check(int_matmul(case.x, case.packed, workspace))
+
+
+def test_rows_of_x_may_begin_anywhere(workspace: Workspace) -> None:
+    case = Case(9, (96, 333), 4, 1 << 20)
+    for first in range(1, 9):
+        room = torch.full((9 * 333 + 8,), NAN, dtype=torch.bfloat16, device=DEVICE)
+        x = room[first : first + 9 * 333].view(9, 333).copy_(case.x)
+        case.check(int_matmul(x, case.packed, workspace))
+
+
+@pytest.mark.parametrize("tokens", [2, 16, 64, 200, 300])
 def test_a_token_without_numbers_leaves_the_others_alone(tokens: int, workspace: Workspace) -> None:
     case = Case(tokens, (4096, 4096))
     whole = int_matmul(case.x, case.packed, workspace)
@@ -150,7 +207,7 @@ def test_a_token_without_numbers_leaves_the_others_alone(tokens: int, workspace:
     assert bool(found[1].isnan().all())
 
 
-@pytest.mark.parametrize("tokens", [1, 16, 64, 256])
+@pytest.mark.parametrize("tokens", [1, 16, 32, 64, 256])
 def test_launches_repeat_to_the_bit(tokens: int, workspace: Workspace) -> None:
     case = Case(tokens, (4096, 4096))
     once = int_matmul(case.x, case.packed, workspace)
@@ -159,7 +216,7 @@ def test_launches_repeat_to_the_bit(tokens: int, workspace: Workspace) -> None:
     assert not workspace.scratch.arrived.any()
 
 
-@pytest.mark.parametrize("tokens", [4, 100, 200, 600])
+@pytest.mark.parametrize("tokens", [4, 32, 100, 200, 600])
 def test_a_graph_of_products_that_need_each_other(tokens: int, workspace: Workspace) -> None:
     case = Case(tokens, (4096, 4096))
     case.x /= 64

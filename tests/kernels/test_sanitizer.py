@@ -28,7 +28,7 @@ OLDER = """\
 =========
 """
 OF_CUDA = """\
-========= Race reported between Read access at sparse_int_multiply+0x90 in sparse_int_matmul.cu:9
+========= Race reported between Read access at int_multiply+0x90 in int_matmul.cu:9
 ========= Invalid __shared__ write of size 16 bytes
 =========     at void aweigh::<unnamed>::sparse_int_unpack<(int)4, (bool)1>(aweigh::Arguments)+0x50
 """
@@ -68,7 +68,7 @@ def test_what_is_watched_is_what_python_launches() -> None:
         *("multiply_dense", "multiply_ints", "multiply_bytes"),
         *("round_as_given", "round_by_token", "round_by_group", "round_groups", "quantize_groups"),
         *("summarize", "spread", "decide"),
-        *("sparse_int_multiply", "sparse_int_unpack"),
+        *("int_multiply", "sparse_int_unpack"),
     }
 
 

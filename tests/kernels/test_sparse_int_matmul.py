@@ -1,57 +1,20 @@
 """The kernels of 2:4 sparse products without a GPU: their very source, compiled for this machine.
 
-`on_cpu` has in C++ what their instructions do, and lets threads take turns.
+`conftest.py` and `on_cpu` say how.
 """
-
-import ctypes
-import shutil
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from aweigh_kernels import cuda_library, sparse_int_matmul
+from aweigh_kernels.cuda_int_matmul import Schedule
 from aweigh_kernels.int_matmul import Workspace
-from aweigh_kernels.skinny_matmul import Scratch
-from aweigh_kernels.sparse_int_matmul import Schedule, launch, launch_unpack, schedule
+from aweigh_kernels.sparse_int_matmul import launch, launch_unpack, schedule
 from aweigh_kernels.sparse_packing import ROWS, Packed, pack
+from tests.kernels.conftest import PROCESSORS
 from tests.kernels.weights import Draw
 
-PROCESSORS = 132
 ROUNDED = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # half of the step to the next number
 BF16, FP16 = torch.bfloat16, torch.float16
-
-
-@pytest.fixture(scope="module", params=["", "-DHOPPER"], ids=["a warp", "four warps"])
-def kernels(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> ctypes.CDLL:
-    """By the instructions of each warp, and those that four warps give together."""
-    folder = tmp_path_factory.mktemp("on-cpu")
-    for original in (cuda_library.sources(), Path(__file__).parent / "on_cpu"):
-        shutil.copytree(original, folder, dirs_exist_ok=True)  # the latter has its own instructions
-    library, source = folder / "kernels.so", folder / "sparse_int_matmul.cu"
-    command = ["g++", "-std=c++17", "-O1", "-w", f"-I{folder}", "-shared", "-fPIC", "-xc++"]
-    command += filter(None, [request.param])
-    subprocess.run([*command, "-o", library, source], check=True, timeout=120)
-    return ctypes.CDLL(str(library))
-
-
-@pytest.fixture
-def workspace(kernels: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
-    monkeypatch.setattr(sparse_int_matmul, "library", lambda: kernels)
-    monkeypatch.setattr(sparse_int_matmul, "starts_early", lambda _: True)
-    stream = SimpleNamespace(cuda_stream=None)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
-    made = Workspace.__new__(Workspace)
-    made.scratch = Scratch.__new__(Scratch)
-    made.scratch.sums = torch.full((PROCESSORS * ROWS * 512,), torch.nan)
-    made.scratch.arrived = torch.zeros(3 * PROCESSORS, dtype=torch.int32)
-    yield made
-    assert not made.scratch.arrived.any()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +38,7 @@ def test_a_product_is_that_of_the_very_weights(
     dtype: torch.dtype,
     tokens: int,
     chosen: Schedule,
-    workspace: Workspace,
+    workspace_on_cpu: Workspace,
 ) -> None:
     draw = Draw(sum(shape))
     weight = draw.sparse(*shape, bits, group)
@@ -83,7 +46,7 @@ def test_a_product_is_that_of_the_very_weights(
     x = draw.normal(tokens, shape[1]).to(dtype)
     x[0] = torch.nan  # which no other token sees
     found = torch.full((tokens, shape[0]), torch.nan, dtype=dtype)
-    launch(x, packed, found, workspace, chosen)
+    launch(x, packed, found, workspace_on_cpu, chosen)
     assert bool(found[0].isnan().all())
     exact_x, dense = x[1:].double(), weight.dense().double()
     exact, sums = exact_x @ dense.T, exact_x.abs() @ dense.abs().T
@@ -95,7 +58,7 @@ def test_a_product_is_that_of_the_very_weights(
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(("shape", "group"), [((100, 384), 128), ((33, 332), 332)], ids=str)
 def test_dense_rows_are_the_weight_rounded_once(
-    shape: tuple[int, int], group: int, bits: int, dtype: torch.dtype, workspace: Workspace
+    shape: tuple[int, int], group: int, bits: int, dtype: torch.dtype, workspace_on_cpu: Workspace
 ) -> None:
     weight = Draw(sum(shape)).sparse(*shape, bits, group)
     packed = pack(weight.q, weight.index, weight.scale, bits)

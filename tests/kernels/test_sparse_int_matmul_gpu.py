@@ -8,13 +8,9 @@ import pytest
 import torch
 
 from aweigh_kernels import sparse_int_matmul as module
+from aweigh_kernels.cuda_int_matmul import Schedule
 from aweigh_kernels.int_matmul import Workspace, workspace_of
-from aweigh_kernels.sparse_int_matmul import (
-    MOST_TOKENS,
-    Schedule,
-    is_ready,
-    sparse_int_matmul,
-)
+from aweigh_kernels.sparse_int_matmul import MOST_TOKENS, is_ready, sparse_int_matmul
 from aweigh_kernels.sparse_int_weight import SparseIntWeight
 from aweigh_kernels.sparse_packing import pack
 from aweigh_kernels.weight import prepare, recordable

@@ -35,7 +35,7 @@ def register(packed: Packed, half: int, quarter: int, pair: int, kind: torch.dty
             return numbers(word, 0x00F000F0, 0x54005400, 0x5480, kind)
         return numbers(word, 0x000F000F, 0x64006400, 0x6408, kind)
     lanes = lanes_of(packed.words, 2 * half + quarter // 2)
-    word = lanes[..., quarter % 2 * 2 + pair // 2] >> 8 * (pair % 2)
+    word = lanes[..., quarter % 2 * 2 + pair % 2] >> 8 * (pair // 2)
     if not wide:
         return numbers(word, 0x00FF00FF, 0x64806480, 0x6480, kind)
     eighth = numbers(word, 0x00800080, 0x43004300, 0, kind)

@@ -95,6 +95,17 @@ inline uint32_t __shfl_sync(uint32_t, uint32_t word, int lane) {
     return Shown<uint32_t>(word).of(lane);
 }
 
+inline uint32_t __float_as_uint(float number) {
+    uint32_t bits;
+    memcpy(&bits, &number, 4);
+    return bits;
+}
+inline float __uint_as_float(uint32_t bits) {
+    float number;
+    memcpy(&number, &bits, 4);
+    return number;
+}
+
 template <typename T>
 T __ldcg(const T *from) { return *from; }
 

@@ -152,4 +152,23 @@ void multiply_sparse(float (&sums)[TILES][4], const uint32_t (&left)[4], uint64_
     }
 }
 
+template <bool WIDE>
+void multiply_dense(float (&sums)[4], const uint32_t (&left)[4], uint32_t upper, uint32_t lower) {
+    struct Given { uint32_t left[4], right[2]; } own;
+    memcpy(own.left, left, sizeof left);
+    own.right[0] = upper;
+    own.right[1] = lower;
+    const Shown<Given> lanes(own);
+    const int lane = threadIdx.x % WARP;
+    for (int one = 0; one < 4; one++) {
+        const int column = lane % 4 * 2 + one % 2;
+        for (int at = 0; at < 16; at++) {
+            const int half = at / 8, pair = at % 8 / 2, shift = at % 2 * 16;
+            const uint32_t kept = lanes.of(lane / 4 * 4 + pair).left[half * 2 + one / 2];
+            const uint32_t other = lanes.of(column * 4 + pair).right[half];
+            sums[one] += number<WIDE>(kept >> shift) * number<WIDE>(other >> shift);
+        }
+    }
+}
+
 }  // namespace aweigh

@@ -1,0 +1,151 @@
+"""Products of few tokens with weights of 4 or 8 bits, all of them or two in four kept (`csrc/`).
+
+Sums are fp32, in an order that depends on shapes alone: the same product is the same bits again.
+What a weight is made of is said by whoever packs it, in `Arguments`.
+"""
+
+import ctypes
+import logging
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch.nn.functional import pad
+
+from aweigh_kernels.cuda_library import library
+from aweigh_kernels.dense import starts_early
+from aweigh_kernels.skinny_matmul import Scratch
+
+ROWS = 32  # of the weight, of a warp
+_TILE = 8  # tokens that a tensor core takes at once
+_MOST_TILES = 8  # of a block
+_LEAST_STEPS = 4  # of blocks that share rows
+_MOST_LEFT = 1 << 17  # bytes of sums that the last of them adds
+_ALIGNED = 8  # numbers: copies are of 16 bytes
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a product is divided."""
+
+    tiles: int  # of 8 tokens, of a block: 1, 2, 4, or 8 where two in four are kept
+    warps: int  # of a block, with 32 rows each: 8, or 4 where tiles are 4 or more
+    splits: int  # blocks that share rows, each with a part of their columns
+
+    @property
+    def rows(self) -> int:
+        """Of the weight, of a block."""
+        return self.warps * ROWS
+
+    @property
+    def resident(self) -> int:
+        """Blocks that have room on a multiprocessor at once."""
+        if self.warps == 8:
+            return 1 if self.tiles == _MOST_TILES else 2
+        return 2 if self.tiles == _MOST_TILES else 3
+
+    def blocks(self, num_tokens: int, num_rows: int) -> int:
+        """That share no rows."""
+        return -(-num_rows // self.rows) * -(-num_tokens // (self.tiles * _TILE))
+
+
+class Arguments(ctypes.Structure):
+    """As `Arguments` in csrc/arguments.cuh."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("x", "packed", "scales", "output", "sums", "arrived")
+        ),
+        *(
+            (name, ctypes.c_int)
+            for name in (
+                "tokens", "rows", "columns", "pitch", "units", "steps", "scale_pitch",
+                "scale_steps", "tiles", "warps", "splits", "bits", "sparse", "wide", "early",
+                "first", "count",
+            )
+        ),
+    )  # fmt: skip
+
+
+@cache
+def is_ready(device: torch.device, bits: int, dtype: torch.dtype, *, sparse: bool) -> bool:
+    """Whether the kernels are there and this GPU has what they need; loads them.
+
+    Call it before a graph is captured that holds products.
+    """
+    kernels = library()
+    if kernels is None:
+        return False
+    with torch.cuda.device(device):
+        given = Arguments(bits=bits, wide=dtype == torch.bfloat16, sparse=sparse)
+        error = kernels.aweigh_int_make_ready(ctypes.byref(given))
+    if error:
+        name, said = torch.cuda.get_device_name(device), _meaning(error)
+        _log.warning(
+            "no kernel in CUDA C++ multiplies with %d-bit weights: %s, %s", bits, name, said
+        )
+    return not error
+
+
+def schedule(num_tokens: int, shape: tuple[int, int], depth: int, num_processors: int) -> Schedule:
+    """A guess for Hopper by shape alone (docs/kernels/sparse-int-weight.md).
+
+    Args:
+        num_tokens: T.
+        shape: N, K.
+        depth: columns of a step.
+        num_processors: multiprocessors of the GPU.
+    """
+    tiles = min(_MOST_TILES, 1 << (-(-num_tokens // _TILE) - 1).bit_length())
+
+    def shared(alone: Schedule) -> Schedule:
+        """With blocks for the same rows that fill a GPU, and leave each other not too much."""
+        wanted = alone.resident * num_processors // alone.blocks(num_tokens, shape[0])
+        tokens = min(alone.tiles * _TILE, num_tokens + num_tokens % 2)
+        most = min(-(-shape[1] // depth) // _LEAST_STEPS, _MOST_LEFT // (4 * alone.rows * tokens))
+        return Schedule(alone.tiles, alone.warps, max(1, min(wanted, most)))
+
+    wide = shared(Schedule(tiles, 8, 1))
+    filled = wide.blocks(num_tokens, shape[0]) * wide.splits / num_processors
+    return wide if tiles < 4 or filled >= 0.75 else shared(Schedule(tiles, 4, 1))
+
+
+def launch(x: torch.Tensor, given: Arguments, scratch: Scratch, chosen: Schedule) -> None:
+    """Launch the kernel.
+
+    Args:
+        x: [T, K]; T is 1 or more.
+        given: the weight, and the output, [T, N].
+        scratch: has room for what blocks leave to each other.
+        chosen: how it is divided.
+    """
+    if x.shape[1] % _ALIGNED or x.data_ptr() % 16:
+        x = pad(x, (0, -x.shape[1] % _ALIGNED)) if x.shape[1] % _ALIGNED else x.clone()
+    given.x, given.tokens, given.pitch = x.data_ptr(), len(x), x.shape[1]
+    given.sums, given.arrived = scratch.sums.data_ptr(), scratch.arrived.data_ptr()
+    given.tiles, given.warps, given.splits = chosen.tiles, chosen.warps, chosen.splits
+    given.early = starts_early(x.device)
+    call("aweigh_int_multiply", given, x.device)
+
+
+def call(name: str, given: Arguments, device: torch.device) -> None:
+    """Launch a kernel of the library on the current stream.
+
+    Raises:
+        RuntimeError: CUDA refuses it.
+    """
+    kernels = library()
+    assert kernels is not None, "products are made where the library is"
+    stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
+    error = getattr(kernels, name)(ctypes.byref(given), stream)
+    if error:
+        raise RuntimeError(f"{name}: {_meaning(error)} on {device}")
+
+
+def _meaning(error: int) -> str:
+    kernels = library()
+    assert kernels is not None
+    kernels.aweigh_error.restype = ctypes.c_char_p
+    return str(kernels.aweigh_error(error).decode())
