@@ -4,6 +4,7 @@ They are put in one by one, as they are read: nothing holds a second copy of all
 weights of one kind; one of another is refused, and whoever fills it goes on without.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -58,6 +59,9 @@ class QuantizedStack(Stack, Protocol):
     def put(self, place: int, weight: Weight) -> bool:
         """Take an expert's; False: it is of another kind than the first one."""
 
+    def copied(self, place: int) -> Product:
+        """The product with an expert's in memory of its own, so that the stack may go."""
+
 
 class DenseStack:
     """Matrices of 16 bits."""
@@ -107,8 +111,16 @@ class IntStack:
     def one(self, place: int) -> Product:
         """See `Stack`."""
         stack = self._stack
-        packed = replace(stack, words=stack.words[place], factors=stack.factors[place])
-        workspace = int_matmul.workspace_of(packed.words.device)
+        return self._product(stack.words[place], stack.factors[place])
+
+    def copied(self, place: int) -> Product:
+        """See `QuantizedStack`."""
+        stack = self._stack
+        return self._product(stack.words[place].clone(), stack.factors[place].clone())
+
+    def _product(self, words: torch.Tensor, factors: torch.Tensor) -> Product:
+        packed = replace(self._stack, words=words, factors=factors)
+        workspace = int_matmul.workspace_of(words.device)
         return KernelProduct(
             lambda x: int_matmul.int_matmul(x.contiguous(), packed, workspace),
             int_matmul.kernels_of(packed, self._dtype),
@@ -157,12 +169,19 @@ class ByteStack:
 
     def one(self, place: int) -> Product:
         """See `Stack`."""
+        return self._product(lambda each: each[place])
+
+    def copied(self, place: int) -> Product:
+        """See `QuantizedStack`."""
+        return self._product(lambda each: each[place].clone())
+
+    def _product(self, part: Callable[[torch.Tensor], torch.Tensor]) -> Product:
         stack, sums = self._stack, self._stack.row_sums
         matrix = replace(
             stack,
-            numbers=stack.numbers[place],
-            scale=stack.scale[place],
-            row_sums=None if sums is None else sums[place],
+            numbers=part(stack.numbers),
+            scale=part(stack.scale),
+            row_sums=None if sums is None else part(sums),
         )
         return prepared(matrix, self._dtype, self.rounding)
 

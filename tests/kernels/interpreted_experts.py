@@ -115,15 +115,16 @@ def dense_otherwise() -> Iterator[str]:
 
 
 def ints_otherwise() -> Iterator[str]:
-    for dtype, tokens, rows, columns, group in (
-        (torch.float16, 21, 100, 1024, 128),
-        (torch.bfloat16, 40, 72, 96, 32),
+    for dtype, tokens, (rows, columns), bits, group in (
+        (torch.float16, 21, (100, 1024), 4, 128),
+        (torch.bfloat16, 40, (72, 256), 3, 128),
+        (torch.bfloat16, 40, (72, 96), 4, 32),
     ):
         draw = Draw(rows)
-        weights = [draw.ints(rows, columns, 4, group, asymmetric=True) for _ in range(4)]
+        weights = [draw.ints(rows, columns, bits, group, asymmetric=True) for _ in range(4)]
         for fours in (False, True):
             packed = [
-                int_packing.pack(each.q, each.scale, each.zero, 4, group, fours=fours)
+                int_packing.pack(each.q, each.scale, each.zero, bits, group, fours=fours)
                 for each in weights
             ]
             stack = replace(
@@ -139,7 +140,7 @@ def ints_otherwise() -> Iterator[str]:
 
             routed = some_routed(tokens, 4, 2, 32 if fours else 16)
             dense = torch.stack([each.dense() for each in weights])
-            name = f"int4 {dtype}, {rows} x {columns} g{group}"
+            name = f"int{bits} {dtype}, {rows} x {columns} g{group}"
             yield from _otherwise(name, multiply, routed, dense, dtype)
 
 

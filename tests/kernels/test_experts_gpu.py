@@ -220,9 +220,10 @@ def test_a_stack_takes_weights_of_its_own_kind_alone() -> None:
     assert stack.put(0, ints)
     assert not stack.put(1, other)
     x = draw.normal(5, 256).to(DEVICE, torch.bfloat16)
-    torch.testing.assert_close(
-        stack.one(0)(x).float(), x.float() @ ints.dense().T, rtol=0.01, atol=0.1
-    )
+    for product in (stack.one(0), stack.copied(0)):
+        torch.testing.assert_close(
+            product(x).float(), x.float() @ ints.dense().T, rtol=0.01, atol=0.1
+        )
     ordered = on_gpu(draw.ints(64, 256, 4, 128, act_order=True))
     assert not stack.put(1, ordered)
     assert stack_of(ordered, 2, torch.bfloat16) is None

@@ -122,10 +122,10 @@ class QuantizedMatrices:
         return self.stack is not None and self.stack.put(expert, weight)
 
     def _part(self) -> None:
-        """From now on each is multiplied by itself; what is stacked stays where it is."""
+        """From now on each is multiplied by itself, and no room is kept for all."""
         if self.stack is not None:
             for expert in self._stacked:
-                self._alone[expert].use(self.stack.one(expert))
+                self._alone[expert].use(self.stack.copied(expert))
         self.stack, self._apart = None, True
 
 

@@ -91,7 +91,7 @@ class Quantized:
         )
 
     def use(self, product: Product) -> None:
-        """Take a product that others are part of, too."""
+        """Take a product that has been prepared."""
         self._products = [product]
 
     @property
