@@ -59,7 +59,9 @@ class Case:
             self.dense = draw.normal(count, rows, columns).to(DEVICE, dtype)
             self.stack: Stack = DenseStack(self.dense)
         else:
-            self.weights = [on_gpu(KINDS[kind](draw, rows, columns)) for _ in range(count)]
+            drawn = [KINDS[kind](draw, rows, columns) for _ in range(count)]
+            self.of_cpu = drawn[0]
+            self.weights = [on_gpu(weight) for weight in drawn]
             self.dense = torch.stack([weight.dense() for weight in self.weights])
             stack = stack_of(self.weights[0], count, dtype)
             assert stack is not None
@@ -80,7 +82,8 @@ class Case:
         found = self.stack(x, self.routed)
         assert not shared_on(DEVICE).arrived.any()
         num_pairs = self.routed.num_pairs
-        inputs = (rounded(x, self.weights[0]) if self.weights else x).double()
+        # By the CPU, as whose bits they are rounded: torch on a GPU divides by a number otherwise.
+        inputs = (rounded(x.cpu(), self.of_cpu).to(DEVICE) if self.weights else x).double()
         inputs = inputs.repeat_interleave(num_pairs // max(len(x), 1), 0)
         chosen = chosen_by(self.routed)
         eights = bool(self.weights) and isinstance(self.weights[0], Fp8Weight)

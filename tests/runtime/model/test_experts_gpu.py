@@ -143,9 +143,8 @@ def test_experts_of_two_kinds_are_multiplied_one_by_one(tmp_path: Path) -> None:
 
     def rule(module: str) -> tuple[GptqLayout, Quantize] | None:
         group = 64 if ".experts.3." in module else 32
-        return (
-            (GptqLayout(bits=4, group=group), round_to(4, group)) if "experts" in module else None
-        )
+        layout = GptqLayout(bits=4, group=group)
+        return (layout, round_to(4, group)) if quantized(module) else None
 
     twins = quantized_twins(source, tmp_path, rule, stated)
     decoder = load_decoder(twins.quantized, "fp16", "cuda")
