@@ -114,14 +114,18 @@ class Relay:
                 return done
 
     async def _once(self, errand: Errand, reply: Reply) -> web.StreamResponse | None:
-        """One pod's attempt; None: another one is to try."""
+        """One pod's attempt; None: another one is to try.
+
+        Raises:
+            ApiError: no other may, or all together have had their time.
+        """
         call, dispatch = errand.call, self._dispatch
         pod = await dispatch.seat(call, reply.sign_of_life)
         revision = pod.revision
         now_s = dispatch.clock()
         self._metrics.waited(now_s - call.since_s)
         call.owing_since_s = now_s if call.asked.stream else None
-        call.due_s = now_s + self._patience(call)
+        call.quiet_since_s, call.due_s = now_s, now_s + self._patience(call)
         failed: PodFailed | NoRoom | None = None
         try:
             return await self._try(errand, pod, reply)
@@ -130,6 +134,11 @@ class Relay:
         finally:
             call.owing_since_s, call.due_s = None, math.inf
             dispatch.leave(call, pod, took=failed is None)
+        call.silent_s += dispatch.clock() - call.quiet_since_s
+        if call.silent_s >= self._wait_s:
+            raise errors.too_late(
+                self._wait_s, streams=call.asked.stream, begun=errand.transcript.begun
+            )
         if isinstance(failed, NoRoom):
             self._metrics.retried("no_room")
         else:
@@ -147,7 +156,6 @@ class Relay:
         call, now_s = errand.call, self._dispatch.clock()
         call.avoid.add(pod.found.name)
         call.deaths += failed.died
-        call.deadline_s = now_s + self._wait_s
         self._metrics.retried("died" if failed.died else "moved")
         fields = {"pod": pod.found.name, "reason": str(failed), "begun": errand.transcript.begun}
         _log.warning("a request goes to another pod", extra={"fields": fields})
@@ -167,7 +175,6 @@ class Relay:
         Raises:
             NoRoom: it refuses.
             PodFailed: it cannot, or it dies.
-            ApiError: nothing has come from it, nor from others before.
         """
         try:
             async with asyncio.timeout(None) as limit:
@@ -179,7 +186,10 @@ class Relay:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise PodFailed(f"cannot connect: {error}", died=False) from error
         except TimeoutError as error:
-            raise self._given_up(errand.call, pod) from error
+            silent = pod.silent(self._dispatch.clock())
+            why = "it is silent" if silent else "nothing comes of this request"
+            # One that reports lives, however long it takes for this request.
+            raise PodFailed(why, died=silent) from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise PodFailed(
                 f"it broke off: {str(error) or type(error).__name__}", died=True
@@ -191,15 +201,6 @@ class Relay:
         """Seconds that one pod is given: for the next of a stream, or for all of an answer."""
         left_s = self._wait_s - call.silent_s
         return min(self._patience_s, left_s) if call.asked.stream else left_s
-
-    def _given_up(self, call: Call, pod: Pod) -> PodFailed | ApiError:
-        """Why: a pod that reports lives, however long it takes for this request."""
-        if pod.silent(self._dispatch.clock()):
-            return PodFailed("it is silent", died=True)
-        call.silent_s += self._patience(call)
-        if call.silent_s >= self._wait_s:
-            return errors.too_late(self._wait_s)
-        return PodFailed("nothing comes of this request", died=False)
 
     async def _pass_on(
         self, errand: Errand, pod: Pod, reply: Reply, response: aiohttp.ClientResponse
@@ -232,7 +233,8 @@ class Relay:
             if passed:
                 errand.resumable &= told
                 await reply.write(passed)
-            call.silent_s = 0.0
+                call.silent_s, call.quiet_since_s = 0.0, clock()
+                call.deadline_s = call.quiet_since_s + self._wait_s
             call.due_s = clock() + self._patience(call)
             line.charge(call.tenant, events.take_count())
         if events.broken is not None:

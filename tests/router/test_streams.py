@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aweigh_router import dispatch, reports, rooms
+from aweigh_router import app, dispatch, reports, rooms
 from tests.router.pod import SECRET, Fate, Pod, running, text
 from tests.router.routing import Local, Streamed, eventually, routing
 
@@ -105,9 +105,35 @@ async def test_what_nothing_comes_of_ends_in_time(tmp_path: Path) -> None:
             local.whole("in one piece"), local.stream("streamed")
         )
     assert (status, answer["error"]["code"]) == (504, "timeout")
+    assert "or for a stream" in answer["error"]["message"]
     assert streamed.errors[0]["code"] == "timeout"
+    assert "stream" not in streamed.errors[0]["message"]
     asked = [seen.body["prompt"] for seen in pod.seen]
     assert (asked.count("in one piece"), asked.count("streamed")) == (1, 3)
+
+
+@pytest.mark.parametrize("broken", [True, False], ids=["no engine", "no connection"])
+async def test_what_no_pod_takes_ends_in_time_though_they_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    monkeypatch.setattr(rooms, "LONGEST_REST_S", 0.1)
+    monkeypatch.setattr(app, "_READ_S", 1.0)
+    pod = Pod(broken=broken)
+    async with running(pod), routing(tmp_path, [pod], wait_seconds=1.0) as local:
+        await eventually(lambda: local.service.state().known_pods)
+        if not broken:
+            await pod.shut()
+        hearing = asyncio.create_task(_keep_telling(pod))
+        async with asyncio.timeout(10):
+            (status, answer), streamed = await asyncio.gather(
+                local.whole("hello"), local.stream("hello")
+            )
+            async with local.session.get(f"{local.url}/v1/models") as response:
+                assert response.status == (200 if broken else 503)
+        hearing.cancel()
+    assert (status, answer["error"]["code"]) == (503, "overloaded")
+    assert streamed.errors[0]["code"] == "overloaded"
+    assert "No pod took this request within 1" in streamed.errors[0]["message"]
 
 
 async def test_a_pod_that_falls_silent_loses_what_it_computes(
