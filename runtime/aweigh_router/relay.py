@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from aweigh_api.routing import NO_ROOM, ROOM_HEADER
+from aweigh_api.routing import NO_ROOM, ROOM_HEADER, TENANT_HEADER
 from aweigh_http.errors import ApiError
 from aweigh_router import errors, rooms
 from aweigh_router.calls import Call, nothing
@@ -26,6 +26,9 @@ from aweigh_router.settings import Settings
 
 BYTES_PER_TOKEN = 4  # roughly; to charge a tenant for text
 
+# Named to the next pod for what one has taken without a key: no key has this digest. Else what is
+# open while keys are introduced would end with a 401.
+_ADMITTED = bytes(32).hex()
 _TERMINATOR_S = 1.0  # from the last event to the end of the answer
 
 # Codes of errors by which a pod says that it is not the one to ask.
@@ -39,13 +42,18 @@ _log = logging.getLogger("aweigh.router")
 class PodFailed(Exception):
     """This pod has not answered; another one may. The message is for the log and for metrics."""
 
-    def __init__(self, why: str, *, died: bool) -> None:
+    def __init__(self, why: str, *, died: bool, reached: bool = True) -> None:
         super().__init__(why)
         self.died = died
+        self.reached = reached
 
 
 class NoRoom(Exception):
     """The pod has not begun anything."""
+
+
+class WantsKey(Exception):
+    """The pod has keys and this router has none, as while they are introduced. Another may not."""
 
 
 @dataclass(slots=True)
@@ -126,23 +134,27 @@ class Relay:
         self._metrics.waited(now_s - call.since_s)
         call.owing_since_s = now_s if call.asked.stream else None
         call.quiet_since_s, call.due_s = now_s, now_s + self._patience(call)
-        failed: PodFailed | NoRoom | None = None
+        failed: PodFailed | NoRoom | WantsKey | None = None
         try:
             return await self._try(errand, pod, reply)
-        except (PodFailed, NoRoom) as failure:
+        except (PodFailed, NoRoom, WantsKey) as failure:
             failed = failure
         finally:
             call.owing_since_s, call.due_s = None, math.inf
-            dispatch.leave(call, pod, took=failed is None)
+            dispatch.leave(call, pod, took=failed is None or isinstance(failed, WantsKey))
         call.silent_s += dispatch.clock() - call.quiet_since_s
         if call.silent_s >= self._wait_s:
             raise errors.too_late(
                 self._wait_s, streams=call.asked.stream, begun=errand.transcript.begun
             )
-        if isinstance(failed, NoRoom):
-            self._metrics.retried("no_room")
-        else:
-            self._take_elsewhere(errand, pod, revision, failed)
+        match failed:
+            case NoRoom():
+                self._metrics.retried("no_room")
+            case WantsKey():
+                call.avoid.add(pod.found.name)
+                self._metrics.retried("moved")
+            case PodFailed():
+                self._take_elsewhere(errand, pod, revision, failed)
         return None
 
     def _take_elsewhere(
@@ -156,6 +168,8 @@ class Relay:
         call, now_s = errand.call, self._dispatch.clock()
         call.avoid.add(pod.found.name)
         call.deaths += failed.died
+        if failed.reached:
+            errand.headers.setdefault(TENANT_HEADER, _ADMITTED)
         self._metrics.retried("died" if failed.died else "moved")
         fields = {"pod": pod.found.name, "reason": str(failed), "begun": errand.transcript.begun}
         _log.warning("a request goes to another pod", extra={"fields": fields})
@@ -174,6 +188,7 @@ class Relay:
 
         Raises:
             NoRoom: it refuses.
+            WantsKey: it wants what this router has never asked for.
             PodFailed: it cannot, or it dies.
         """
         try:
@@ -184,7 +199,7 @@ class Relay:
                 ) as response:
                     return await self._pass_on(errand, pod, reply, response)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise PodFailed(f"cannot connect: {error}", died=False) from error
+            raise PodFailed(f"cannot connect: {error}", died=False, reached=False) from error
         except TimeoutError as error:
             silent = pod.silent(self._dispatch.clock())
             why = "it is silent" if silent else "nothing comes of this request"
@@ -210,11 +225,19 @@ class Relay:
             rooms.took(pod, _number(room))
             return await self._stream(errand, reply, response, told=room is not None)
         body = await response.read()
+        if room is not None and response.status == 401 and self._another(errand, pod):
+            raise WantsKey
         if response.status >= 400:
             _expect_for_the_client(response.status, body)
         rooms.took(pod, _number(room))
         self._dispatch.line.charge(errand.call.tenant, len(body) // BYTES_PER_TOKEN)
         return await reply.whole(response.status, passed_on(response.headers), body)
+
+    def _another(self, errand: Errand, pod: Pod) -> bool:
+        """Whether one that may want no key of this request is there, beside this pod."""
+        taking = {each.found.name for each in self._dispatch.pods.taking(self._dispatch.clock())}
+        keyless = TENANT_HEADER not in errand.headers
+        return keyless and bool(taking - errand.call.avoid - {pod.found.name})
 
     async def _stream(
         self, errand: Errand, reply: Reply, response: aiohttp.ClientResponse, *, told: bool

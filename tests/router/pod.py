@@ -71,6 +71,7 @@ class Pod:
     refuses: bool = False
     lies: bool = False  # reports room that it has not
     hangs: bool = False  # takes requests and never answers
+    wants_key: bool = False  # unless the router names a tenant
     broken: bool = False  # says that it has no engine, while it reports that it is ready
     fate: Fate = field(default_factory=Fate)
     revives: bool = False  # whenever it has died
@@ -179,6 +180,9 @@ class Pod:
         if self._routed(request) and (self.refuses or self.running + answers > self.max_running):
             error = {"error": {"message": "no room", "code": NO_ROOM}}
             return web.json_response(error, status=429, headers={ROOM_HEADER: "0"})
+        if self.wants_key and "Aweigh-Tenant" not in request.headers:
+            error = {"error": {"message": "no key", "code": "invalid_api_key"}}
+            return web.json_response(error, status=401, headers={ROOM_HEADER: str(self.room)})
         if self.broken:
             error = {"error": {"message": "no engine", "code": "engine"}}
             return web.json_response(error, status=503, headers={ROOM_HEADER: str(self.room)})

@@ -319,6 +319,30 @@ async def test_pods_that_hold_another_secret_are_asked_all_the_same_and_told_of(
         await eventually(lambda: local.service.state().blind_pods == 0)
 
 
+async def test_what_is_open_while_keys_are_introduced_goes_on(tmp_path: Path) -> None:
+    old, new = Pod(pace_s=0.02), Pod(wants_key=True)
+    async with running(old, new) as pods, routing(tmp_path, pods) as local:
+        await eventually(lambda: local.service.state().known_pods == 2)
+        streaming = [local.stream(f"p {each}", max_tokens=50) for each in range(8)]
+        asking = asyncio.gather(local.whole("hello", max_tokens=50), *streaming)
+        await eventually(lambda: old.running == 9)
+        assert not new.seen
+        await old.die()
+        (status, _), *streams = await asking
+        assert status == 200
+        assert all(whole(each, f"p {i}", 50) for i, each in enumerate(streams))
+        assert (await local.whole("made up later"))[0] == 401
+
+
+async def test_who_could_not_be_asked_has_admitted_nobody(tmp_path: Path) -> None:
+    old, new = Pod(), Pod(wants_key=True)
+    async with running(old, new) as pods, routing(tmp_path, pods) as local:
+        await eventually(lambda: local.service.state().known_pods == 2)
+        await old.shut()
+        answers = await asyncio.gather(*(local.whole(f"p {each}") for each in range(8)))
+    assert {status for status, _ in answers} == {401}
+
+
 async def test_an_error_of_the_request_is_for_the_client(tmp_path: Path) -> None:
     async with running(Pod()) as pods, routing(tmp_path, pods) as local:
         status, answer = await local.whole("hello", temperature=3)

@@ -74,7 +74,7 @@ async def _only_with_key(request: web.Request, handler: Handler) -> web.StreamRe
     request[ROUTED] = secret is not None and secret.opens(request.headers)
     request[CALLER] = _named_by_router(request) if request[ROUTED] else b""
     request[TENANT] = b""
-    # Who is named has shown a key to the router.
+    # Who is named has shown a key to the router, or was let in by a pod when there were none.
     if keys is not None and not request[CALLER] and not _open_to(request):
         request[CALLER] = every_request.owner(keys, request).digest
         request.app[SERVICE].seats.num_callers = len(keys)
