@@ -11,7 +11,7 @@ from aweigh_api.api_keys import Keys
 from aweigh_api.routing import TENANT_HEADER
 from aweigh_http import every_request
 from aweigh_http.errors import ApiError
-from aweigh_http.every_request import CLIENT_GONE, ID, KEY_NAME, Handler
+from aweigh_http.every_request import CLIENT_GONE, ERROR, ID, KEY_NAME, Handler
 from aweigh_router import asked, line
 from aweigh_router.asked import Asked, BadBody
 from aweigh_router.calls import Call
@@ -124,7 +124,8 @@ async def _every_request(request: web.Request, handler: Handler) -> web.StreamRe
     status = CLIENT_GONE
     try:
         response = await every_request.answered(request, handler)
-        status = response.status
+        # A stream that fails has sent its status long before.
+        status = request[ERROR].status if ERROR in request else response.status
         return response
     finally:
         request.app[SERVICE].metrics.ended(status)

@@ -12,6 +12,7 @@ from multidict import CIMultiDict
 
 from aweigh_api.routing import NO_ROOM, ROOM_HEADER, TENANT_HEADER
 from aweigh_http.errors import ApiError
+from aweigh_http.every_request import ERROR
 from aweigh_router import errors, rooms
 from aweigh_router.calls import Call, nothing
 from aweigh_router.dispatch import Dispatch
@@ -106,9 +107,11 @@ class Relay:
                 finally:
                     self._open.discard(limit)
         except TimeoutError:
-            return await reply.fail(errors.draining())
+            failure = errors.draining()
         except ApiError as error:
-            return await reply.fail(error)
+            failure = error
+        request[ERROR] = failure
+        return await reply.fail(failure)
 
     def end(self) -> None:
         """Nothing is answered any more: clients are told so."""

@@ -1,6 +1,7 @@
 """Requests through a router to pods that live, refuse, hang and die."""
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,10 @@ async def test_a_pod_that_reports_is_not_taken_for_dead_of_a_stream_that_stands_
     assert f"{retries % 'moved'} 0.0" not in lines
 
 
-async def test_what_nothing_comes_of_ends_in_time(tmp_path: Path) -> None:
+async def test_what_nothing_comes_of_ends_in_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aweigh.requests")
     pod = Pod(hangs=True)
     waits = {"wait_seconds": 2.0, "patience_seconds": 0.8}
     async with running(pod), routing(tmp_path, [pod], **waits) as local:
@@ -108,6 +112,10 @@ async def test_what_nothing_comes_of_ends_in_time(tmp_path: Path) -> None:
     assert "or for a stream" in answer["error"]["message"]
     assert streamed.errors[0]["code"] == "timeout"
     assert "stream" not in streamed.errors[0]["message"]
+    ended = local.service.metrics.text().decode()
+    assert 'aweigh_router_requests_total{model_name="local",status="504"} 2.0' in ended
+    told = [each.__dict__["fields"] for each in caplog.records if each.msg == "request"]
+    assert [(each["status"], each["error"]) for each in told] == [(504, "timeout")] * 2
     asked = [seen.body["prompt"] for seen in pod.seen]
     assert (asked.count("in one piece"), asked.count("streamed")) == (1, 3)
 
