@@ -175,6 +175,11 @@ async def test_routers_that_are_ready_but_of_an_older_spec_are_not_those_that_ar
     told = ("True", "Progressing", "2 of 2 routers serve; a rollout replaces them")
     assert operator.condition("RouterReady") == told
     assert operator.condition("Ready")[0] == "True"
+    surge = copy.deepcopy(pods(cluster, names.ROUTER)[0])
+    surge["metadata"] |= {"name": "chat-router-new", "uid": "new"}
+    cluster.put(surge)
+    await operator.settle()
+    assert operator.condition("RouterReady") == told
     cluster.run_pods()
     await operator.settle()
     assert operator.condition("RouterReady")[1:] == ("Available", "2 of 2 routers serve")
