@@ -105,8 +105,9 @@ def _assemble(settings: Settings, client: PodClient) -> tuple[Service, Reports]:
     metrics = Metrics(settings.model_name or settings.service)
     pods = Pods()
     dispatch = Dispatch(Line(settings.max_waiting), pods, time.monotonic)
-    relay = Relay(dispatch, client, metrics, settings)
-    return Service(settings, dispatch, relay, metrics), Reports(dispatch, client)
+    reports = Reports(dispatch, client)
+    relay = Relay(dispatch, client, reports, metrics, settings)
+    return Service(settings, dispatch, relay, metrics), reports
 
 
 async def _find(settings: Settings, service: Service, reports: Reports) -> None:

@@ -22,6 +22,7 @@ from aweigh_router.matching import ALONE_AFTER_DEATHS
 from aweigh_router.metrics import Metrics
 from aweigh_router.pod_client import PodClient, passed_on
 from aweigh_router.reply import Reply
+from aweigh_router.reports import Reports
 from aweigh_router.rooms import Pod
 from aweigh_router.settings import Settings
 
@@ -80,10 +81,16 @@ class Relay:
     """Brings requests to pods and answers back."""
 
     def __init__(
-        self, dispatch: Dispatch, pods: PodClient, metrics: Metrics, settings: Settings
+        self,
+        dispatch: Dispatch,
+        pods: PodClient,
+        reports: Reports,
+        metrics: Metrics,
+        settings: Settings,
     ) -> None:
         self._dispatch = dispatch
         self._pods = pods
+        self._reports = reports
         self._metrics = metrics
         self._wait_s = settings.wait_seconds
         self._patience_s = settings.patience_seconds
@@ -224,6 +231,8 @@ class Relay:
         self, errand: Errand, pod: Pod, reply: Reply, response: aiohttp.ClientResponse
     ) -> web.StreamResponse:
         room = response.headers.get(ROOM_HEADER)
+        if room is None and errand.call.num_answers:
+            self._reports.open_anew(pod)
         if response.content_type == "text/event-stream" and response.status == 200:
             rooms.took(pod, _number(room))
             return await self._stream(errand, reply, response, told=room is not None)

@@ -327,6 +327,32 @@ async def test_pods_that_hold_another_secret_are_asked_all_the_same_and_told_of(
         await eventually(lambda: local.service.state().blind_pods == 0)
 
 
+async def test_a_secret_that_changes_under_an_open_report_is_noticed_at_the_next_answer(
+    tmp_path: Path,
+) -> None:
+    pod = Pod()
+    async with running(pod), routing(tmp_path, [pod]) as local:
+        assert whole(await local.stream("hello", max_tokens=3), "hello", 3)
+        pod.secret = "another-secret-0123456789"
+        assert (await local.state())["blind_pods"] == 0
+        streams = await asyncio.gather(
+            *(local.stream(f"p {each}", max_tokens=9) for each in range(8))
+        )
+        assert all(whole(each, f"p {i}", 9) for i, each in enumerate(streams))
+        await eventually(lambda: local.service.state().blind_pods == 1)
+        assert whole(await local.stream("hello", max_tokens=3), "hello", 3)
+
+
+async def test_without_a_secret_no_pod_is_said_to_hold_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pod = Pod()
+    async with running(pod), routing(tmp_path, [pod], router_secret_dir=None) as local:
+        assert whole(await local.stream("hello", max_tokens=3), "hello", 3)
+        assert (await local.state())["blind_pods"] == 0
+    assert "another secret" not in caplog.text
+
+
 async def test_what_is_open_while_keys_are_introduced_goes_on(tmp_path: Path) -> None:
     old, new = Pod(pace_s=0.02), Pod(wants_key=True)
     async with running(old, new) as pods, routing(tmp_path, pods) as local:
