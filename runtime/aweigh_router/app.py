@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -70,25 +69,24 @@ async def _passes(request: web.Request) -> web.StreamResponse:
 async def _pass(request: web.Request, read: Callable[[bytearray], Asked]) -> web.StreamResponse:
     service = request.app[SERVICE]
     service.expect_open()
-    async with _body(request) as body:
+    # A body is kept until its answer is complete: another pod may have to be asked.
+    async with service.bodies.read(request, request[TENANT]) as body:
         try:
-            wanted = read(body)
+            wanted = read(body.content)
         except BadBody as bad:
             raise ApiError(400, str(bad), param=bad.param) from bad
-        call = _call(request, wanted, len(body))
+        call = _call(request, wanted, len(body.content))
         service.arrived_requests += wanted.num_prompts  # as pods count them
         errand = Errand(
-            call, request.method, request.rel_url.raw_path_qs, _headers(request), body or None
+            call,
+            request.method,
+            request.rel_url.raw_path_qs,
+            _headers(request),
+            body.content or None,
         )
         with service.counted():
             service.dispatch.join(call, len(request.app[KEYS]) if KEYS in request.app else 1)
             return await service.relay.answer(errand, request)
-
-
-def _body(request: web.Request) -> AbstractAsyncContextManager[bytearray]:
-    if not request.body_exists:
-        return nullcontext(bytearray())
-    return request.app[SERVICE].bodies.read(request, request[TENANT])
 
 
 def _call(request: web.Request, wanted: Asked, num_bytes: int) -> Call:

@@ -13,16 +13,6 @@ def line_full(message: str, retry_after_s: float) -> ApiError:
     )
 
 
-def out_of_room(limit_bytes: int) -> ApiError:
-    """The bodies of requests take all the memory that they may."""
-    return ApiError(
-        429,
-        f"The requests that are here exceed {limit_bytes} bytes together; try again shortly.",
-        code="overloaded",
-        headers={"Retry-After": "1"},
-    )
-
-
 def no_pods(reason: str | None) -> ApiError:
     """There is none, or none serves; `reason` is that of the InferenceService."""
     return ApiError(

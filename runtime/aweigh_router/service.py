@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from aweigh_api.router_state import RouterState
 from aweigh_api.state import Phase
+from aweigh_http.bodies import Bodies
 from aweigh_router import errors
-from aweigh_router.bodies import Bodies
 from aweigh_router.dispatch import Dispatch
 from aweigh_router.metrics import Metrics
 from aweigh_router.relay import Relay
