@@ -10,7 +10,9 @@ from aweigh_api.state import Phase
 
 SECRET_FILE = "secret"  # the only entry of a service's router secret, and the file's name in pods
 SECRET_HEADER = "Aweigh-Router-Secret"  # of a request: what opens all below
-TENANT_HEADER = "Aweigh-Tenant"  # of a request: hex digest of the client's key; absent: it saw none
+# Of a request: hex digest of the client's key; absent: the router has asked for none; zeros:
+# likewise, but a pod has taken the request before.
+TENANT_HEADER = "Aweigh-Tenant"
 ROOM_HEADER = "Aweigh-Room"  # of a response: answers that the pod could begin at once now
 
 NO_ROOM = "no_room"  # error code of a 429: the pod has not begun anything

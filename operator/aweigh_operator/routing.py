@@ -8,6 +8,7 @@ from aweigh_api.reasons import Reason
 from aweigh_operator import troubles
 from aweigh_operator.observe import Observed
 from aweigh_operator.route import Route, known
+from aweigh_operator.troubles import Trouble
 from aweigh_operator.verdict import Verdict
 
 
@@ -18,8 +19,8 @@ def verdict(observed: Observed, route: Route) -> Verdict | None:
     if route.routers == 0:
         return Verdict("False", Reason.SUSPENDED, "no router runs, as no pod does")
     live = observed.live_routers
-    serving = sum(pod.ready for pod in live)
-    old = [pod for pod in live if pod.template_hash != route.made_from]
+    serving = min(sum(pod.ready for pod in live), route.routers)  # a rollout has one more
+    old = any(pod.template_hash != route.made_from for pod in live)
     trouble = troubles.of_routers(observed, route.made_from)
     count = f"{serving} of {route.routers} routers serve"
     if trouble is not None:
@@ -28,12 +29,16 @@ def verdict(observed: Observed, route: Route) -> Verdict | None:
         count += "; a rollout replaces them"
     if not route.way.by_router:
         return _bypassed(observed, count)
-    done = serving >= route.routers and not old
-    reason = Reason.AVAILABLE if done else Reason.PROGRESSING
-    reason = reason if trouble is None else trouble.reason
+    reason = _reason(trouble, done=serving == route.routers and not old)
     if reason is Reason.AVAILABLE and (blind := _blind(observed)):
         return Verdict("True", Reason.SECRET_DIFFERS, f"{count}, but {blind}")
     return Verdict("True" if serving else "False", reason, count)
+
+
+def _reason(trouble: Trouble | None, *, done: bool) -> Reason:
+    if trouble is not None:
+        return trouble.reason
+    return Reason.AVAILABLE if done else Reason.PROGRESSING
 
 
 def _blind(observed: Observed) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.termination import Termination
+from aweigh_operator.desired import router
 from aweigh_operator.observe import Crash, Observed, Pod, Waiting
 from aweigh_operator.places import ROUTER_DEPLOYMENT
 
@@ -123,7 +124,7 @@ def _of_deployment(observed: Observed, place: str, condition: str) -> Trouble | 
     if found.get("reason") == "ProgressDeadlineExceeded":
         limit = "rollout.progressDeadlineSeconds"
         if routers:  # theirs cannot be chosen
-            limit = f"{child['spec']['progressDeadlineSeconds']} s"
+            limit = f"{router.PROGRESS_DEADLINE_S} s"
         message = f"the rollout did not finish within {limit}: {sentence}"
         return Trouble(ConditionType.WORKLOAD_READY, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
     return None

@@ -81,6 +81,16 @@ def no_such_route(request: web.Request, error: web.HTTPException) -> ApiError:
     return ApiError(error.status, error.reason)
 
 
+def out_of_room(limit_bytes: int) -> ApiError:
+    """The bodies of requests take all the memory that they may."""
+    return ApiError(
+        429,
+        f"The bodies of requests exceed {limit_bytes} bytes together; try again shortly.",
+        code="overloaded",
+        headers={"Retry-After": "1"},
+    )
+
+
 def internal() -> ApiError:
     """A bug; the log has it."""
     return ApiError(500, "The server failed to handle this request; its log has the reason.")

@@ -11,7 +11,7 @@ from aiohttp import web
 from aweigh_api.api_keys import CHALLENGE, WRONG_KEY, Key, Keys
 from aweigh_http import errors
 from aweigh_http.connection import SERVER, Connection
-from aweigh_http.errors import ApiError, ErrorDetail
+from aweigh_http.errors import ApiError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -19,7 +19,7 @@ CLIENT_GONE = 499  # only in logs and metrics
 REQUEST_ID_PATTERN = r"[A-Za-z0-9._-]{1,128}"
 
 ID = web.RequestKey("id", str)
-ERROR = web.RequestKey("error", ErrorDetail)  # where the log finds what a client was told
+ERROR = web.RequestKey("error", ApiError)  # where the log finds what a client was told
 KEY_NAME = web.RequestKey("key_name", str)  # for the log
 
 _REQUEST_ID = re.compile(REQUEST_ID_PATTERN)
@@ -63,7 +63,7 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 def _refused(request: web.Request, error: ApiError) -> web.Response:
-    request[ERROR] = error.body.error
+    request[ERROR] = error
     response = error.response()
     if request.body_exists and not request.content.is_eof():
         response.force_close()  # a rest that nobody reads must not be taken for a request
@@ -97,7 +97,8 @@ def log(
     fields |= more or {}
     error = request.get(ERROR)
     if error is not None:  # never its message: that may quote what the client has sent
-        fields["error"] = error.code or error.type
-        fields |= {} if error.param is None else {"param": error.param}
+        detail = error.body.error
+        fields["error"] = detail.code or detail.type
+        fields |= {} if detail.param is None else {"param": detail.param}
     level = logging.DEBUG if request.path == "/health" else logging.INFO
     _log.log(level, "request", extra={"fields": fields})

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -11,7 +10,7 @@ from aweigh_api.api_keys import Keys
 from aweigh_api.routing import TENANT_HEADER
 from aweigh_http import every_request
 from aweigh_http.errors import ApiError
-from aweigh_http.every_request import CLIENT_GONE, ID, KEY_NAME, Handler
+from aweigh_http.every_request import CLIENT_GONE, ERROR, ID, KEY_NAME, Handler
 from aweigh_router import asked, line
 from aweigh_router.asked import Asked, BadBody
 from aweigh_router.calls import Call
@@ -70,25 +69,24 @@ async def _passes(request: web.Request) -> web.StreamResponse:
 async def _pass(request: web.Request, read: Callable[[bytearray], Asked]) -> web.StreamResponse:
     service = request.app[SERVICE]
     service.expect_open()
-    async with _body(request) as body:
+    # A body is kept until its answer is complete: another pod may have to be asked.
+    async with service.bodies.read(request, request[TENANT]) as body:
         try:
-            wanted = read(body)
+            wanted = read(body.content)
         except BadBody as bad:
             raise ApiError(400, str(bad), param=bad.param) from bad
-        call = _call(request, wanted, len(body))
+        call = _call(request, wanted, len(body.content))
         service.arrived_requests += wanted.num_prompts  # as pods count them
         errand = Errand(
-            call, request.method, request.rel_url.raw_path_qs, _headers(request), body or None
+            call,
+            request.method,
+            request.rel_url.raw_path_qs,
+            _headers(request),
+            body.content or None,
         )
         with service.counted():
             service.dispatch.join(call, len(request.app[KEYS]) if KEYS in request.app else 1)
             return await service.relay.answer(errand, request)
-
-
-def _body(request: web.Request) -> AbstractAsyncContextManager[bytearray]:
-    if not request.body_exists:
-        return nullcontext(bytearray())
-    return request.app[SERVICE].bodies.read(request, request[TENANT])
 
 
 def _call(request: web.Request, wanted: Asked, num_bytes: int) -> Call:
@@ -124,7 +122,8 @@ async def _every_request(request: web.Request, handler: Handler) -> web.StreamRe
     status = CLIENT_GONE
     try:
         response = await every_request.answered(request, handler)
-        status = response.status
+        # A stream that fails has sent its status long before.
+        status = request[ERROR].status if ERROR in request else response.status
         return response
     finally:
         request.app[SERVICE].metrics.ended(status)

@@ -18,14 +18,15 @@ class Call(Ticket):
     """A request that waits, or that a pod computes."""
 
     asked: Asked = field(default_factory=Asked)
-    deadline_s: float = 0.0  # to wait no longer
+    deadline_s: float = 0.0  # to wait no longer; later once something of the answer has come
     avoid: set[str] = field(default_factory=set)  # pods that it has failed on
     deaths: int = 0  # of pods that computed it
     begun: bool = False  # its client has a part of the answer …
     revision: str | None = None  # … of this revision of the model
     owing_since_s: float | None = None  # since when its pod owes a stream the first event
     due_s: float = math.inf  # when its pod must have said something at the latest
-    silent_s: float = 0.0  # that pods were given in vain since something of the answer last came
+    silent_s: float = 0.0  # that pods were given in vain since something of the answer last came …
+    quiet_since_s: float = 0.0  # … and since when the present one has had it, or passed nothing on
     give_up: Callable[[], None] = nothing  # ends the present try: its pod will not answer
     order: tuple[tuple[str, ...], Order] | None = None  # of these pods
 

@@ -13,16 +13,6 @@ def line_full(message: str, retry_after_s: float) -> ApiError:
     )
 
 
-def out_of_room(limit_bytes: int) -> ApiError:
-    """The bodies of requests take all the memory that they may."""
-    return ApiError(
-        429,
-        f"The requests that are here exceed {limit_bytes} bytes together; try again shortly.",
-        code="overloaded",
-        headers={"Retry-After": "1"},
-    )
-
-
 def no_pods(reason: str | None) -> ApiError:
     """There is none, or none serves; `reason` is that of the InferenceService."""
     return ApiError(
@@ -36,22 +26,21 @@ def no_pods(reason: str | None) -> ApiError:
 
 
 def waited_too_long(seconds: float) -> ApiError:
-    """No pod had room in time."""
+    """No pod had room in time, or none could be reached."""
     return ApiError(
         503,
-        f"No pod had room for this request within {seconds:g} s; try again later.",
+        f"No pod took this request within {seconds:g} s; try again later.",
         code="overloaded",
         headers={"Retry-After": "5"},
     )
 
 
-def too_late(seconds: float) -> ApiError:
-    """Pods compute, and nothing comes of it."""
+def too_late(seconds: float, *, streams: bool, begun: bool) -> ApiError:
+    """Pods were asked, and nothing comes of it; `begun`: nothing more."""
+    what = "more of this answer" if begun else "of this answer"
+    remedy = "ask for less at once" if streams else "ask for less at once, or for a stream"
     return ApiError(
-        504,
-        f"Nothing of this answer came within {seconds:g} s of computing; ask for less at once, or "
-        "for a stream.",
-        code="timeout",
+        504, f"Nothing {what} came from pods within {seconds:g} s; {remedy}.", code="timeout"
     )
 
 

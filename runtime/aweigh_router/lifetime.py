@@ -7,13 +7,13 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aweigh_api.api_keys import Keys
 from aweigh_api.certificate import Certificate
 from aweigh_http.connection import Limits
-from aweigh_http.door import Door, allow_open_files
+from aweigh_http.door import SPARE_FILES, Door, allow_open_files
 from aweigh_router import admin, app
 from aweigh_router.cluster import ApiServer, Watch
 from aweigh_router.dispatch import Dispatch
@@ -29,7 +29,10 @@ from aweigh_router.slices import Slices
 from aweigh_router.trust import Trust
 
 # What a client does not take waits in its pod, to which it needs a connection besides.
-_LIMITS = Limits(files=2, write_buffer_bytes=16 << 10, send_buffer_bytes=64 << 10)
+_CLIENTS = Limits(
+    connections=20_000, files=2, write_buffer_bytes=16 << 10, send_buffer_bytes=64 << 10
+)
+_PROBES = replace(_CLIENTS, connections=SPARE_FILES // 2, files=1)
 _FAREWELL_S = 2.0  # for open requests to be told why they end
 
 _log = logging.getLogger("aweigh.router")
@@ -91,9 +94,9 @@ async def opened(settings: Settings) -> AsyncIterator[Router]:
             asyncio.create_task(service.dispatch.keep_looking()),
         )
         stack.push_async_callback(_end, *tasks)
-        admin_door = Door(admin.application(service), _LIMITS)
+        admin_door = Door(admin.application(service), _PROBES)
         await _open(admin_door, stack, settings.host, "--admin-port", settings.admin_port)
-        door = Door(app.application(service, keys), _LIMITS, certificate)
+        door = Door(app.application(service, keys), _CLIENTS, certificate)
         await _open(door, stack, settings.host, "--port", settings.port)
         yield Router(service, door.port, admin_door.port, tasks)
 
@@ -102,8 +105,9 @@ def _assemble(settings: Settings, client: PodClient) -> tuple[Service, Reports]:
     metrics = Metrics(settings.model_name or settings.service)
     pods = Pods()
     dispatch = Dispatch(Line(settings.max_waiting), pods, time.monotonic)
-    relay = Relay(dispatch, client, metrics, settings)
-    return Service(settings, dispatch, relay, metrics), Reports(dispatch, client)
+    reports = Reports(dispatch, client)
+    relay = Relay(dispatch, client, reports, metrics, settings)
+    return Service(settings, dispatch, relay, metrics), reports
 
 
 async def _find(settings: Settings, service: Service, reports: Reports) -> None:

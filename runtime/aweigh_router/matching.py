@@ -45,7 +45,7 @@ class Round:
         """
         loads = self._able(call)
         if not call.num_answers:
-            name = choice.least_loaded(loads, lambda _: True)
+            name = choice.least_loaded(loads, lambda each: self._answers(call, each))
         elif call.deaths >= ALONE_AFTER_DEATHS:
             name = self._idle_or_held(loads, order)
         elif call.suspect:
@@ -66,6 +66,10 @@ class Round:
             if not names:
                 raise RevisionGone
         return {name: self._loads[name] for name in (names - call.avoid or names)}
+
+    def _answers(self, call: Call, name: str) -> bool:
+        """What takes no room asks a full pod, too, but not at once again one that has failed."""
+        return name not in call.avoid or self._now_s >= self._pods[name].rests_until_s
 
     def _fits(self, call: Call, name: str) -> bool:
         return name in self._free and self._pods[name].fits(call.num_answers, self._now_s)

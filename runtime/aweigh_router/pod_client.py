@@ -105,6 +105,11 @@ class PodClient:
     ) -> None:
         await self._session.close()
 
+    @property
+    def has_secret(self) -> bool:
+        """Whether pods can know the router."""
+        return self._secret is not None
+
     def ask(
         self,
         pod: Pod,

@@ -10,8 +10,9 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from aweigh_api.routing import NO_ROOM, ROOM_HEADER
+from aweigh_api.routing import NO_ROOM, ROOM_HEADER, TENANT_HEADER
 from aweigh_http.errors import ApiError
+from aweigh_http.every_request import ERROR
 from aweigh_router import errors, rooms
 from aweigh_router.calls import Call, nothing
 from aweigh_router.dispatch import Dispatch
@@ -21,11 +22,15 @@ from aweigh_router.matching import ALONE_AFTER_DEATHS
 from aweigh_router.metrics import Metrics
 from aweigh_router.pod_client import PodClient, passed_on
 from aweigh_router.reply import Reply
+from aweigh_router.reports import Reports
 from aweigh_router.rooms import Pod
 from aweigh_router.settings import Settings
 
 BYTES_PER_TOKEN = 4  # roughly; to charge a tenant for text
 
+# Named to the next pod for what one has taken without a key: no key has this digest. Else what is
+# open while keys are introduced would end with a 401.
+_ADMITTED = bytes(32).hex()
 _TERMINATOR_S = 1.0  # from the last event to the end of the answer
 
 # Codes of errors by which a pod says that it is not the one to ask.
@@ -39,13 +44,18 @@ _log = logging.getLogger("aweigh.router")
 class PodFailed(Exception):
     """This pod has not answered; another one may. The message is for the log and for metrics."""
 
-    def __init__(self, why: str, *, died: bool) -> None:
+    def __init__(self, why: str, *, died: bool, reached: bool = True) -> None:
         super().__init__(why)
         self.died = died
+        self.reached = reached
 
 
 class NoRoom(Exception):
     """The pod has not begun anything."""
+
+
+class WantsKey(Exception):
+    """The pod has keys and this router has none, as while they are introduced. Another may not."""
 
 
 @dataclass(slots=True)
@@ -71,10 +81,16 @@ class Relay:
     """Brings requests to pods and answers back."""
 
     def __init__(
-        self, dispatch: Dispatch, pods: PodClient, metrics: Metrics, settings: Settings
+        self,
+        dispatch: Dispatch,
+        pods: PodClient,
+        reports: Reports,
+        metrics: Metrics,
+        settings: Settings,
     ) -> None:
         self._dispatch = dispatch
         self._pods = pods
+        self._reports = reports
         self._metrics = metrics
         self._wait_s = settings.wait_seconds
         self._patience_s = settings.patience_seconds
@@ -98,9 +114,11 @@ class Relay:
                 finally:
                     self._open.discard(limit)
         except TimeoutError:
-            return await reply.fail(errors.draining())
+            failure = errors.draining()
         except ApiError as error:
-            return await reply.fail(error)
+            failure = error
+        request[ERROR] = failure
+        return await reply.fail(failure)
 
     def end(self) -> None:
         """Nothing is answered any more: clients are told so."""
@@ -114,26 +132,39 @@ class Relay:
                 return done
 
     async def _once(self, errand: Errand, reply: Reply) -> web.StreamResponse | None:
-        """One pod's attempt; None: another one is to try."""
+        """One pod's attempt; None: another one is to try.
+
+        Raises:
+            ApiError: no other may, or all together have had their time.
+        """
         call, dispatch = errand.call, self._dispatch
         pod = await dispatch.seat(call, reply.sign_of_life)
         revision = pod.revision
         now_s = dispatch.clock()
         self._metrics.waited(now_s - call.since_s)
         call.owing_since_s = now_s if call.asked.stream else None
-        call.due_s = now_s + self._patience(call)
-        failed: PodFailed | NoRoom | None = None
+        call.quiet_since_s, call.due_s = now_s, now_s + self._patience(call)
+        failed: PodFailed | NoRoom | WantsKey | None = None
         try:
             return await self._try(errand, pod, reply)
-        except (PodFailed, NoRoom) as failure:
+        except (PodFailed, NoRoom, WantsKey) as failure:
             failed = failure
         finally:
             call.owing_since_s, call.due_s = None, math.inf
-            dispatch.leave(call, pod, took=failed is None)
-        if isinstance(failed, NoRoom):
-            self._metrics.retried("no_room")
-        else:
-            self._take_elsewhere(errand, pod, revision, failed)
+            dispatch.leave(call, pod, took=failed is None or isinstance(failed, WantsKey))
+        call.silent_s += dispatch.clock() - call.quiet_since_s
+        if call.silent_s >= self._wait_s:
+            raise errors.too_late(
+                self._wait_s, streams=call.asked.stream, begun=errand.transcript.begun
+            )
+        match failed:
+            case NoRoom():
+                self._metrics.retried("no_room")
+            case WantsKey():
+                call.avoid.add(pod.found.name)
+                self._metrics.retried("moved")
+            case PodFailed():
+                self._take_elsewhere(errand, pod, revision, failed)
         return None
 
     def _take_elsewhere(
@@ -147,7 +178,8 @@ class Relay:
         call, now_s = errand.call, self._dispatch.clock()
         call.avoid.add(pod.found.name)
         call.deaths += failed.died
-        call.deadline_s = now_s + self._wait_s
+        if failed.reached:
+            errand.headers.setdefault(TENANT_HEADER, _ADMITTED)
         self._metrics.retried("died" if failed.died else "moved")
         fields = {"pod": pod.found.name, "reason": str(failed), "begun": errand.transcript.begun}
         _log.warning("a request goes to another pod", extra={"fields": fields})
@@ -166,8 +198,8 @@ class Relay:
 
         Raises:
             NoRoom: it refuses.
+            WantsKey: it wants what this router has never asked for.
             PodFailed: it cannot, or it dies.
-            ApiError: nothing has come from it, nor from others before.
         """
         try:
             async with asyncio.timeout(None) as limit:
@@ -177,9 +209,12 @@ class Relay:
                 ) as response:
                     return await self._pass_on(errand, pod, reply, response)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise PodFailed(f"cannot connect: {error}", died=False) from error
+            raise PodFailed(f"cannot connect: {error}", died=False, reached=False) from error
         except TimeoutError as error:
-            raise self._given_up(errand.call, pod) from error
+            silent = pod.silent(self._dispatch.clock())
+            why = "it is silent" if silent else "nothing comes of this request"
+            # One that reports lives, however long it takes for this request.
+            raise PodFailed(why, died=silent) from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise PodFailed(
                 f"it broke off: {str(error) or type(error).__name__}", died=True
@@ -192,28 +227,29 @@ class Relay:
         left_s = self._wait_s - call.silent_s
         return min(self._patience_s, left_s) if call.asked.stream else left_s
 
-    def _given_up(self, call: Call, pod: Pod) -> PodFailed | ApiError:
-        """Why: a pod that reports lives, however long it takes for this request."""
-        if pod.silent(self._dispatch.clock()):
-            return PodFailed("it is silent", died=True)
-        call.silent_s += self._patience(call)
-        if call.silent_s >= self._wait_s:
-            return errors.too_late(self._wait_s)
-        return PodFailed("nothing comes of this request", died=False)
-
     async def _pass_on(
         self, errand: Errand, pod: Pod, reply: Reply, response: aiohttp.ClientResponse
     ) -> web.StreamResponse:
         room = response.headers.get(ROOM_HEADER)
+        if room is None and errand.call.num_answers:
+            self._reports.open_anew(pod)
         if response.content_type == "text/event-stream" and response.status == 200:
             rooms.took(pod, _number(room))
             return await self._stream(errand, reply, response, told=room is not None)
         body = await response.read()
+        if room is not None and response.status == 401 and self._another(errand, pod):
+            raise WantsKey
         if response.status >= 400:
             _expect_for_the_client(response.status, body)
         rooms.took(pod, _number(room))
         self._dispatch.line.charge(errand.call.tenant, len(body) // BYTES_PER_TOKEN)
         return await reply.whole(response.status, passed_on(response.headers), body)
+
+    def _another(self, errand: Errand, pod: Pod) -> bool:
+        """Whether one that may want no key of this request is there, beside this pod."""
+        taking = {each.found.name for each in self._dispatch.pods.taking(self._dispatch.clock())}
+        keyless = TENANT_HEADER not in errand.headers
+        return keyless and bool(taking - errand.call.avoid - {pod.found.name})
 
     async def _stream(
         self, errand: Errand, reply: Reply, response: aiohttp.ClientResponse, *, told: bool
@@ -232,7 +268,8 @@ class Relay:
             if passed:
                 errand.resumable &= told
                 await reply.write(passed)
-            call.silent_s = 0.0
+                call.silent_s, call.quiet_since_s = 0.0, clock()
+                call.deadline_s = call.quiet_since_s + self._wait_s
             call.due_s = clock() + self._patience(call)
             line.charge(call.tenant, events.take_count())
         if events.broken is not None:

@@ -40,6 +40,14 @@ class Reports:
             _log.info("a pod has come" if pod in new else "a pod has gone", extra=_fields(pod))
         self._dispatch.match()
 
+    def open_anew(self, pod: Pod) -> None:
+        """It has answered as if it knew no router: its report may say no longer what it would."""
+        if pod not in self._listening or pod.hearing != "reports":
+            return
+        self._listening[pod].cancel()
+        rooms.unheard(pod, self._dispatch.clock())
+        self._listening[pod] = asyncio.create_task(self._listen(pod), name=pod.found.name)
+
     async def close(self) -> None:
         """Listen no more."""
         for task in self._listening.values():
@@ -70,7 +78,7 @@ class Reports:
         """Until the report ends; returns how long to wait then."""
         async with self._client.report(pod, SILENT_S) as response:
             if response.status in _WITHOUT_REPORTS:
-                if pod.hearing != "blind":
+                if pod.hearing != "blind" and self._client.has_secret:
                     _log.warning(_BLIND, extra=_fields(pod))
                 pod.hearing = "blind"
                 self._dispatch.match()

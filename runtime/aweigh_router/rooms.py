@@ -71,6 +71,7 @@ class Pod:
     room: int = 0  # at the last word about it, less what was sent since
     has_been_ready: bool = False
     refusals: int = 0  # since it last took something
+    sent: int = 0  # answers that it was asked for since it last reported or refused
     rests_until_s: float = 0.0
     alone: bool = False  # one request has it for itself
     slow: bool = False
@@ -87,12 +88,14 @@ class Pod:
     def load(self) -> int:
         """Answers that it computes, for whichever router.
 
-        What was sent there counts until it has said more; but while it refuses, what it has not
-        answered yet is refused most likely, too: then its report alone counts.
+        What was sent there counts until it has said more; but when it has refused, what it has not
+        answered by then is refused most likely, too: then its report counts, and what follows.
         """
         if self.report is None:
             return self.in_flight
-        return max(self.report.running, 0 if self.refusals else self.in_flight)
+        if self.refusals:
+            return self.report.running + self.sent
+        return max(self.report.running, self.in_flight)
 
     @property
     def idle(self) -> bool:
@@ -209,7 +212,7 @@ def reported(pod: Pod, report: Room, now_s: float) -> None:
             pod.has_been_ready = pod.found.ready
         pod.boot_id, pod.refusals = report.boot_id, 0
     pod.hearing, pod.report, pod.heard_s = "reports", report, now_s
-    pod.room = report.room
+    pod.room, pod.sent = report.room, 0
 
 
 def unheard(pod: Pod, now_s: float) -> None:
@@ -224,6 +227,7 @@ def begin(pod: Pod, attempt: Try) -> None:
     pod.tries.add(attempt)
     pod.room -= attempt.num_answers
     pod.in_flight += attempt.num_answers
+    pod.sent += attempt.num_answers
     pod.suspects += attempt.suspect
 
 
@@ -245,6 +249,6 @@ def took(pod: Pod, room: int | None) -> None:
 
 def refused(pod: Pod, now_s: float) -> None:
     """It had no room after all, whatever it has said."""
-    pod.room = 0
+    pod.room = pod.sent = 0
     pod.rests_until_s = now_s + min(LONGEST_REST_S, REST_S * 2.0**pod.refusals)
     pod.refusals = min(pod.refusals + 1, 10)

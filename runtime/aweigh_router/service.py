@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from aweigh_api.router_state import RouterState
 from aweigh_api.state import Phase
+from aweigh_http.bodies import Bodies
 from aweigh_router import errors
-from aweigh_router.bodies import Bodies
 from aweigh_router.dispatch import Dispatch
 from aweigh_router.metrics import Metrics
 from aweigh_router.relay import Relay
@@ -38,7 +38,7 @@ class Service:
             ("waiting_requests", "Requests that wait for a pod.", lambda: len(dispatch.line)),
             ("open_requests", "Requests that wait or that pods answer.", lambda: self._num_open),
             ("pods", "Pods that serve.", lambda: len(dispatch.pods.taking(dispatch.clock()))),
-            ("blind_pods", "Pods that hold another secret.", lambda: dispatch.pods.num_blind),
+            ("blind_pods", "Pods that hold another secret.", lambda: self.num_blind),
             ("held_bytes", "Bodies of open requests.", lambda: self.bodies.held_bytes),
         ):
             metrics.watch(f"aweigh_router_{name}", documentation, value)
@@ -47,6 +47,11 @@ class Service:
     def num_open(self) -> int:
         """Requests that wait or that pods answer."""
         return self._num_open
+
+    @property
+    def num_blind(self) -> int:
+        """Pods that take this router for a client, though it has a secret."""
+        return 0 if self.settings.router_secret_dir is None else self.dispatch.pods.num_blind
 
     def expect_open(self) -> None:
         """For a request that has come now.
@@ -86,5 +91,5 @@ class Service:
             oldest_waiting_s=round(now_s - min(since_s), 3) if since_s else None,
             in_flight=self._num_open - len(dispatch.line),
             known_pods=len(dispatch.pods.taking(now_s)),
-            blind_pods=dispatch.pods.num_blind,
+            blind_pods=self.num_blind,
         )

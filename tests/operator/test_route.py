@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from aweigh_api import names
 from aweigh_api.router_state import RouterState
 from aweigh_api.routing import SECRET_FILE
-from aweigh_operator import reconcile, route
-from aweigh_operator.observe import Manifest
+from aweigh_operator import reconcile, route, troubles
+from aweigh_operator.observe import Manifest, Observed
 from aweigh_operator.places import ROUTER_DEPLOYMENT
 from aweigh_operator.route import Way
 from tests.operator import fakes
@@ -175,6 +175,11 @@ async def test_routers_that_are_ready_but_of_an_older_spec_are_not_those_that_ar
     told = ("True", "Progressing", "2 of 2 routers serve; a rollout replaces them")
     assert operator.condition("RouterReady") == told
     assert operator.condition("Ready")[0] == "True"
+    surge = copy.deepcopy(pods(cluster, names.ROUTER)[0])
+    surge["metadata"] |= {"name": "chat-router-new", "uid": "new"}
+    cluster.put(surge)
+    await operator.settle()
+    assert operator.condition("RouterReady") == told
     cluster.run_pods()
     await operator.settle()
     assert operator.condition("RouterReady")[1:] == ("Available", "2 of 2 routers serve")
@@ -196,6 +201,15 @@ async def test_routers_that_the_api_server_refuses_are_told_of(serving_routers: 
         "exceeded quota: pods"
     )
     assert operator.condition("WorkloadReady")[:2] == ("True", "Available")
+
+
+def test_a_rollout_of_routers_that_takes_too_long_is_told_of() -> None:
+    late = {"type": "Progressing", "reason": "ProgressDeadlineExceeded", "message": "1 old pod"}
+    deployment = {"status": {"conditions": [late]}}  # of whose spec somebody has removed a field
+    trouble = troubles.of_routers(Observed(body={}, children={ROUTER_DEPLOYMENT: deployment}), None)
+    assert trouble is not None
+    assert trouble.reason == "ProgressDeadlineExceeded"
+    assert trouble.message == "the rollout did not finish within 120 s: 1 old pod"
 
 
 async def test_pods_that_hold_another_secret_than_the_routers_are_warned_of() -> None:

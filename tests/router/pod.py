@@ -71,6 +71,8 @@ class Pod:
     refuses: bool = False
     lies: bool = False  # reports room that it has not
     hangs: bool = False  # takes requests and never answers
+    wants_key: bool = False  # unless the router names a tenant
+    broken: bool = False  # says that it has no engine, while it reports that it is ready
     fate: Fate = field(default_factory=Fate)
     revives: bool = False  # whenever it has died
     dies_of: str = "\0"  # in a prompt
@@ -123,6 +125,12 @@ class Pod:
         await runner.cleanup()
         self.running = 0
 
+    async def shut(self) -> None:
+        """Accept no new connection; those that there are stay, its report's among them."""
+        assert self._runner is not None
+        for site in list(self._runner.sites):
+            await site.stop()
+
     async def restart(self) -> None:
         """A new process on the same port."""
         await self.die()
@@ -172,6 +180,12 @@ class Pod:
         if self._routed(request) and (self.refuses or self.running + answers > self.max_running):
             error = {"error": {"message": "no room", "code": NO_ROOM}}
             return web.json_response(error, status=429, headers={ROOM_HEADER: "0"})
+        if self.wants_key and "Aweigh-Tenant" not in request.headers:
+            error = {"error": {"message": "no key", "code": "invalid_api_key"}}
+            return web.json_response(error, status=401, headers={ROOM_HEADER: str(self.room)})
+        if self.broken:
+            error = {"error": {"message": "no engine", "code": "engine"}}
+            return web.json_response(error, status=503, headers={ROOM_HEADER: str(self.room)})
         if body.get("temperature", 0) > 2:
             bad = {"error": {"message": "temperature is 3; expected 0 to 2", "code": None}}
             return web.json_response(bad, status=400, headers={ROOM_HEADER: str(self.room)})

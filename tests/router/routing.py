@@ -101,8 +101,7 @@ async def routing(folder: Path, pods: Iterable[Pod], **settings: Any) -> AsyncIt
         pod=tuple(pod.url for pod in pods),
         port=0,
         admin_port=0,
-        router_secret_dir=secret,
-        **{"wait_seconds": 20.0, **settings},
+        **{"wait_seconds": 20.0, "router_secret_dir": secret, **settings},
     )
     async with (
         opened(chosen) as router,

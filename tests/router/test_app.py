@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from aweigh_router import bodies
+from aweigh_http import bodies
 from tests.router.pod import Pod, running
 from tests.router.routing import Local, eventually, routing
 

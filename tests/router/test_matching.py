@@ -9,7 +9,7 @@ from aweigh_api.routing import Room
 from aweigh_router import rooms
 from aweigh_router.asked import Asked
 from aweigh_router.calls import Call
-from aweigh_router.choice import Order
+from aweigh_router.choice import OVERLOAD, Order
 from aweigh_router.matching import Round
 from aweigh_router.rooms import Found, Pod, Pods
 
@@ -78,6 +78,18 @@ def test_what_a_pod_is_about_to_refuse_is_no_load_of_it() -> None:
     assert not liar.idle  # it may have taken one of those
     rooms.took(liar, 40)
     assert liar.load == liar.in_flight
+
+
+def test_a_pod_that_has_refused_and_has_room_again_does_not_get_everything() -> None:
+    pods = [pod("one", 64), pod("two", 64)]
+    near, refused = Order(("one", "two"), 2), pods[0]
+    first = call()
+    rooms.begin(refused, first)
+    rooms.end(refused, first)
+    rooms.refused(refused, 0.0)
+    rooms.reported(refused, Room(boot_id="one", phase="ready", room=64, running=0), 1.0)
+    chosen = [Round(pods, 1.0).place(call(), near) for _ in range(30)]
+    assert chosen.count(refused) <= OVERLOAD * len(chosen) / 2 + 2
 
 
 def test_suspects_are_spread() -> None:

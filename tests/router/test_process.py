@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -12,7 +13,8 @@ import aiohttp
 import pytest
 
 from aweigh_api.termination import ExitCode
-from aweigh_router import settings
+from aweigh_http.door import _most_connections
+from aweigh_router import lifetime, settings
 from tests.router.pod import Pod, running, text
 
 
@@ -96,6 +98,17 @@ def test_flags_come_before_the_environment(capsys: pytest.CaptureFixture[str]) -
         with pytest.raises(SystemExit):
             settings.read(flags, {})
         assert message in capsys.readouterr().err
+
+
+def test_clients_leave_the_files_that_probes_and_reports_need() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, before[1]))
+    try:
+        clients, probes = map(_most_connections, (lifetime._CLIENTS, lifetime._PROBES))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert (clients, probes) == (768, 256)  # a client takes two files
+    assert 2048 - 2 * clients - probes >= 256  # for pods' reports and all else
 
 
 async def test_a_port_that_is_taken_is_named() -> None:

@@ -1,11 +1,12 @@
 """Requests through a router to pods that live, refuse, hang and die."""
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
 
-from aweigh_router import dispatch, reports, rooms
+from aweigh_router import app, dispatch, reports, rooms
 from tests.router.pod import SECRET, Fate, Pod, running, text
 from tests.router.routing import Local, Streamed, eventually, routing
 
@@ -97,7 +98,10 @@ async def test_a_pod_that_reports_is_not_taken_for_dead_of_a_stream_that_stands_
     assert f"{retries % 'moved'} 0.0" not in lines
 
 
-async def test_what_nothing_comes_of_ends_in_time(tmp_path: Path) -> None:
+async def test_what_nothing_comes_of_ends_in_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aweigh.requests")
     pod = Pod(hangs=True)
     waits = {"wait_seconds": 2.0, "patience_seconds": 0.8}
     async with running(pod), routing(tmp_path, [pod], **waits) as local:
@@ -105,9 +109,39 @@ async def test_what_nothing_comes_of_ends_in_time(tmp_path: Path) -> None:
             local.whole("in one piece"), local.stream("streamed")
         )
     assert (status, answer["error"]["code"]) == (504, "timeout")
+    assert "or for a stream" in answer["error"]["message"]
     assert streamed.errors[0]["code"] == "timeout"
+    assert "stream" not in streamed.errors[0]["message"]
+    ended = local.service.metrics.text().decode()
+    assert 'aweigh_router_requests_total{model_name="local",status="504"} 2.0' in ended
+    told = [each.__dict__["fields"] for each in caplog.records if each.msg == "request"]
+    assert [(each["status"], each["error"]) for each in told] == [(504, "timeout")] * 2
     asked = [seen.body["prompt"] for seen in pod.seen]
     assert (asked.count("in one piece"), asked.count("streamed")) == (1, 3)
+
+
+@pytest.mark.parametrize("broken", [True, False], ids=["no engine", "no connection"])
+async def test_what_no_pod_takes_ends_in_time_though_they_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    monkeypatch.setattr(rooms, "LONGEST_REST_S", 0.1)
+    monkeypatch.setattr(app, "_READ_S", 1.0)
+    pod = Pod(broken=broken)
+    async with running(pod), routing(tmp_path, [pod], wait_seconds=1.0) as local:
+        await eventually(lambda: local.service.state().known_pods)
+        if not broken:
+            await pod.shut()
+        hearing = asyncio.create_task(_keep_telling(pod))
+        async with asyncio.timeout(10):
+            (status, answer), streamed = await asyncio.gather(
+                local.whole("hello"), local.stream("hello")
+            )
+            async with local.session.get(f"{local.url}/v1/models") as response:
+                assert response.status == (200 if broken else 503)
+        hearing.cancel()
+    assert (status, answer["error"]["code"]) == (503, "overloaded")
+    assert streamed.errors[0]["code"] == "overloaded"
+    assert "No pod took this request within 1" in streamed.errors[0]["message"]
 
 
 async def test_a_pod_that_falls_silent_loses_what_it_computes(
@@ -291,6 +325,56 @@ async def test_pods_that_hold_another_secret_are_asked_all_the_same_and_told_of(
         assert whole(await local.stream("hello", max_tokens=3), "hello", 3)
         old.secret = SECRET
         await eventually(lambda: local.service.state().blind_pods == 0)
+
+
+async def test_a_secret_that_changes_under_an_open_report_is_noticed_at_the_next_answer(
+    tmp_path: Path,
+) -> None:
+    pod = Pod()
+    async with running(pod), routing(tmp_path, [pod]) as local:
+        assert whole(await local.stream("hello", max_tokens=3), "hello", 3)
+        pod.secret = "another-secret-0123456789"
+        assert (await local.state())["blind_pods"] == 0
+        streams = await asyncio.gather(
+            *(local.stream(f"p {each}", max_tokens=9) for each in range(8))
+        )
+        assert all(whole(each, f"p {i}", 9) for i, each in enumerate(streams))
+        await eventually(lambda: local.service.state().blind_pods == 1)
+        assert whole(await local.stream("hello", max_tokens=3), "hello", 3)
+
+
+async def test_without_a_secret_no_pod_is_said_to_hold_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pod = Pod()
+    async with running(pod), routing(tmp_path, [pod], router_secret_dir=None) as local:
+        assert whole(await local.stream("hello", max_tokens=3), "hello", 3)
+        assert (await local.state())["blind_pods"] == 0
+    assert "another secret" not in caplog.text
+
+
+async def test_what_is_open_while_keys_are_introduced_goes_on(tmp_path: Path) -> None:
+    old, new = Pod(pace_s=0.02), Pod(wants_key=True)
+    async with running(old, new) as pods, routing(tmp_path, pods) as local:
+        await eventually(lambda: local.service.state().known_pods == 2)
+        streaming = [local.stream(f"p {each}", max_tokens=50) for each in range(8)]
+        asking = asyncio.gather(local.whole("hello", max_tokens=50), *streaming)
+        await eventually(lambda: old.running == 9)
+        assert not new.seen
+        await old.die()
+        (status, _), *streams = await asking
+        assert status == 200
+        assert all(whole(each, f"p {i}", 50) for i, each in enumerate(streams))
+        assert (await local.whole("made up later"))[0] == 401
+
+
+async def test_who_could_not_be_asked_has_admitted_nobody(tmp_path: Path) -> None:
+    old, new = Pod(), Pod(wants_key=True)
+    async with running(old, new) as pods, routing(tmp_path, pods) as local:
+        await eventually(lambda: local.service.state().known_pods == 2)
+        await old.shut()
+        answers = await asyncio.gather(*(local.whole(f"p {each}") for each in range(8)))
+    assert {status for status, _ in answers} == {401}
 
 
 async def test_an_error_of_the_request_is_for_the_client(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from aiohttp import web
 from aweigh_api.api_keys import Keys
 from aweigh_api.routing import REPORT_PATH, ROOM_HEADER, TENANT_HEADER
 from aweigh_http import every_request
+from aweigh_http.bodies import Bodies
 from aweigh_http.every_request import CLIENT_GONE, Handler
 from aweigh_runtime.server import errors, tracing
 from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT
-from aweigh_runtime.server.bodies import Bodies
 from aweigh_runtime.server.openai.generation import GENERATION
 from aweigh_runtime.server.openapi import Operation, document
 from aweigh_runtime.server.router_report import report
@@ -20,6 +20,10 @@ from aweigh_runtime.server.service import Service
 
 KEYS = web.AppKey("keys", Keys)
 SECRET = web.AppKey("secret", RouterSecret)
+# Of bodies that are not tokens yet; so much of any one never has to find room.
+_HELD_BYTES = 64 << 20
+_SMALL_BYTES = 16 << 10
+
 OPEN_ROUTES = web.AppKey("open_routes", frozenset[web.AbstractRoute])
 
 
@@ -31,7 +35,7 @@ def application(
     A router has asked for it and names whose it was; where it names nobody, it is asked for here.
     """
     app = web.Application(middlewares=[_every_request, _only_with_key])
-    app[BODIES] = Bodies()
+    app[BODIES] = Bodies(_HELD_BYTES, _SMALL_BYTES)
     app[SERVICE] = service
     if keys is not None:
         app[KEYS] = keys
@@ -74,7 +78,7 @@ async def _only_with_key(request: web.Request, handler: Handler) -> web.StreamRe
     request[ROUTED] = secret is not None and secret.opens(request.headers)
     request[CALLER] = _named_by_router(request) if request[ROUTED] else b""
     request[TENANT] = b""
-    # Who is named has shown a key to the router.
+    # Who is named has shown a key to the router, or was let in by a pod when there were none.
     if keys is not None and not request[CALLER] and not _open_to(request):
         request[CALLER] = every_request.owner(keys, request).digest
         request.app[SERVICE].seats.num_callers = len(keys)

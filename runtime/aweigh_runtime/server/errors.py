@@ -108,16 +108,6 @@ def grammars_busy() -> ApiError:
     )
 
 
-def out_of_room(limit_bytes: int) -> ApiError:
-    """Bodies that are not tokens yet take all the memory that they may."""
-    return ApiError(
-        429,
-        f"Requests that arrive just now exceed {limit_bytes} bytes together; try again shortly.",
-        code="overloaded",
-        headers={"Retry-After": "1"},
-    )
-
-
 def request_failed(kind: FailureKind, message: str) -> ApiError:
     """The engine cannot finish one answer. What it says of length and grammar is for the client."""
     match kind:

@@ -69,6 +69,8 @@ async def _watch(service: Service) -> None:
         stopped = await service.engine.watch()
     finally:
         silence.cancel()
+    if service.phase != "loading":  # a start that fails is told of once, at its end
+        _log.error("the engine stopped", extra={"fields": {"reason": str(stopped)}})
     service.failure = str(stopped)
     service.engine.refuse(errors.engine_lost())
     await service.seats.until_idle(_FAREWELL_S)

@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
+from aweigh_http.bodies import Bodies
 from aweigh_http.every_request import Handler
 from aweigh_runtime.server import errors
-from aweigh_runtime.server.bodies import Bodies
+from aweigh_runtime.server.auth import CALLER
 from aweigh_runtime.server.openai.chat import chat
 from aweigh_runtime.server.openai.completions import complete
 from aweigh_runtime.server.openai.replies import (
@@ -102,7 +103,7 @@ def _answering(
     async def handler(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
         service.model()  # refuse before reading the body
-        async with request.app[BODIES].read(request) as body:
+        async with request.app[BODIES].read(request, request[CALLER]) as body:
             asked = parse(body.content, kind)
             _expect_model(service, asked.model)
             return await answer(request, service, asked)

@@ -13,12 +13,11 @@ import httpx
 import pytest
 from aiohttp import http_parser, web
 
+from aweigh_http import bodies
 from aweigh_http.connection import Limits
 from aweigh_http.door import Door
 from aweigh_http.errors import ApiError
 from aweigh_runtime.failures import InvalidConfiguration
-from aweigh_runtime.server import bodies
-from aweigh_runtime.server.auth import CALLER
 from tests.conftest import Tell
 from tests.runtime.server.local import loading, ready
 from tests.runtime.serving import MODEL, Served, wait_for
@@ -87,9 +86,8 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     monkeypatch.setattr(bodies, "DEADLINE_S", 0.3)
 
     async def read(request: web.Request) -> web.Response:
-        request[CALLER] = b""
         try:
-            async with bodies.Bodies().read(request):
+            async with bodies.Bodies(1 << 20).read(request, b""):
                 return web.Response()
         except ApiError as error:
             return error.response()

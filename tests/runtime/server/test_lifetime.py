@@ -190,10 +190,12 @@ def test_a_killed_engine_fails_open_requests_and_ends_the_server(tmp_path: Path)
             "InternalError",
         )
         assert "SIGKILL" in termination["message"]
-        (line,) = [
-            line for line in served.log.read_text().splitlines() if line.startswith("error:")
-        ]
+        lines = served.log.read_text().splitlines()
+        (line,) = [line for line in lines if line.startswith("error:")]
         assert "SIGKILL" in line
+        (record,) = [line for line in lines if '"level": "error"' in line]
+        assert json.loads(record)["message"] == "the engine stopped"
+        assert "SIGKILL" in json.loads(record)["reason"]
 
 
 def test_a_hung_engine_turns_probes_red_and_back(tmp_path: Path) -> None:

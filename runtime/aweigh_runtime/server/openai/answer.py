@@ -130,7 +130,7 @@ class Answer:
             await self._send_all(stream, deltas)
         except ApiError as error:  # the status is already sent: say it within the stream
             self._generation.failed = True
-            request[ERROR] = error.body.error
+            request[ERROR] = error
             await stream.send([event(error.json())])
         return await stream.close()
 

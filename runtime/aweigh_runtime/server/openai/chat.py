@@ -6,8 +6,8 @@ from typing import Any
 
 from aiohttp import web
 
+from aweigh_http.bodies import BODY
 from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT, where_from
-from aweigh_runtime.server.bodies import BODY
 from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.answer import Answer
 from aweigh_runtime.server.openai.chat_style import ChatStyle

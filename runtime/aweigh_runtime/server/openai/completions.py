@@ -7,8 +7,8 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from aweigh_api.routing import MAX_PROMPTS
+from aweigh_http.bodies import BODY
 from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT, where_from
-from aweigh_runtime.server.bodies import BODY
 from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.answer import Answer, Choices, Whole
 from aweigh_runtime.server.openai.choice import Token

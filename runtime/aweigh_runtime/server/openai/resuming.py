@@ -7,9 +7,9 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from aweigh_api.routing import RESUME_FIELD, Resume
+from aweigh_http.bodies import BODY
 from aweigh_http.errors import ApiError
 from aweigh_runtime.server.auth import ROUTED
-from aweigh_runtime.server.bodies import BODY
 from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.requests import CompletionRequest, Parameters
 
