@@ -6,6 +6,8 @@ from functools import cache
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as some
 
 from aweigh_kernels import byte_schedule, int_matmul
 from aweigh_kernels.byte_schedule import Gpu, Shape
@@ -23,29 +25,24 @@ def kernels(product: str, chosen: Callable[[int], Hashable]) -> Kernels:
     return Kernels(product, cache(chosen), torch.empty(0, 8))
 
 
-def expect_all(found: Kernels) -> None:
-    counts = found.counts(MOST_TOKENS)
-    compiled = {found.chosen(count) for count in counts}
-    assert {found.chosen(count) for count in range(1, MOST_TOKENS + 1)} == compiled
-    assert len(counts) == len(compiled) <= MOST_KERNELS
-    assert counts == sorted(counts)
-    assert counts[0] == 1
+def expect_few(found: Kernels) -> None:
+    assert len(found.counts(MOST_TOKENS)) <= MOST_KERNELS
 
 
 @pytest.mark.parametrize("gpu", GPUS, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_of_weights_of_8_bits_every_division_is_met(size: tuple[int, int], gpu: Gpu) -> None:
+def test_of_weights_of_8_bits_few_divisions_are_met(size: tuple[int, int], gpu: Gpu) -> None:
     for kind in (Shape(0, *size, 1), Shape(0, *size, 1, integers=True), Shape(0, *size, 2)):
 
         def chosen(tokens: int, kind: Shape = kind) -> Hashable:
             return byte_schedule.schedule(replace(kind, num_tokens=tokens), gpu)
 
-        expect_all(kernels("", chosen))
+        expect_few(kernels("", chosen))
 
 
 @pytest.mark.parametrize("architecture", [80, 90])
 @pytest.mark.parametrize(("bits", "group"), [(2, 128), (3, 64), (4, 128), (4, 32), (8, 1 << 20)])
-def test_of_packed_integers_every_division_is_met(bits: int, group: int, architecture: int) -> None:
+def test_of_packed_integers_few_divisions_are_met(bits: int, group: int, architecture: int) -> None:
     for size in SIZES:
         weight = packed(bits, group, architecture, size)
 
@@ -54,7 +51,22 @@ def test_of_packed_integers_every_division_is_met(bits: int, group: int, archite
                 return None
             return int_matmul.schedule(tokens, weight, 132).within(163 << 10, weight)
 
-        expect_all(kernels("", chosen))
+        expect_few(kernels("", chosen))
+
+
+@given(some.lists(some.integers(1, 40), min_size=1, max_size=6), some.integers(1, 100))
+def test_every_number_of_tokens_has_one_that_its_kernel_was_compiled_with(
+    borders: list[int], most: int
+) -> None:
+    """Kernels that change anywhere, and come back."""
+
+    def chosen(tokens: int) -> int:
+        return sum(tokens > border for border in borders) % 3
+
+    counts = kernels("", chosen).counts(most)
+    assert len({chosen(count) for count in counts}) == len(counts)
+    for tokens in range(1, most + 1):
+        assert chosen(tokens) in {chosen(count) for count in counts if count <= tokens}
 
 
 def test_each_kernel_computes_once_and_equal_products_are_one() -> None:

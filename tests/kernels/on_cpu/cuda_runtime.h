@@ -45,7 +45,7 @@ struct Thread {
     ucontext_t state;
     std::unique_ptr<char[]> stack{new char[1 << 16]};
     dim3 place;
-    bool done = false;
+    bool done = false, has_awaited = false;  // the kernel before
     std::vector<Copy> copies;               // since the last group
     std::vector<std::vector<Copy>> groups;  // the oldest one first
 };
@@ -59,6 +59,7 @@ inline ucontext_t scheduler;
 inline std::function<void()> kernel_of_all;
 inline Barrier of_block, of_warps[32];
 inline dim3 blockIdx, blockDim, gridDim;
+inline const char *x_begin, *x_end;  // what the kernel before may still be writing
 #define threadIdx (current->place)
 
 // What a kernel must not do; the first of it becomes the launch's error.
@@ -168,6 +169,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *how, void (*kernel)(Arg
     gridDim = how->gridDim;
     blockDim = how->blockDim;
     kernel_of_all = [=] { kernel(given); };
+    x_begin = reinterpret_cast<const char *>(given.x);
+    x_end = x_begin + size_t(given.tokens) * given.pitch * sizeof *given.x;
     for (int z = 0; z < gridDim.z; z++)
         for (int y = 0; y < gridDim.y; y++)
             for (int x = 0; x < gridDim.x; x++) {

@@ -20,6 +20,9 @@ inline void copy_known(uint32_t to, const void *from, bool known) {
     const bool aligned = to % 16 == 0 && (!known || reinterpret_cast<uintptr_t>(from) % 16 == 0);
     const bool right = aligned && to + 16 <= sizeof memory;
     expect(right, "a copy is not aligned, or goes to what is not shared");
+    const char *source = static_cast<const char *>(from);
+    const bool of_x = known && source >= x_begin && source < x_end;
+    expect(current->has_awaited || !of_x, "x is copied before the kernel that writes it has ended");
     if (right) current->copies.push_back({to, from, known ? 16 : 0});
 }
 
@@ -42,7 +45,7 @@ void await_copies() {
 }
 
 inline void let_next_start() {}
-inline void await_earlier() {}
+inline void await_earlier() { current->has_awaited = true; }
 inline int arrive(int *count) { return (*count)++; }
 
 inline void load_matrices(uint32_t (&to)[4], uint32_t row) {
