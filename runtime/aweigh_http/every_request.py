@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
@@ -14,6 +15,8 @@ from aweigh_http.connection import SERVER, Connection
 from aweigh_http.errors import ApiError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+OnEnd = Callable[[web.Request, int, float], Mapping[str, object]]
 
 CLIENT_GONE = 499  # only in logs and metrics
 REQUEST_ID_PATTERN = r"[A-Za-z0-9._-]{1,128}"
@@ -26,7 +29,36 @@ _REQUEST_ID = re.compile(REQUEST_ID_PATTERN)
 _log = logging.getLogger("aweigh.requests")
 
 
-def identify(request: web.Request) -> None:
+def middleware(on_end: OnEnd) -> Middleware:
+    """Names a request, turns what a handler raises into OpenAI's error body, and logs one line.
+
+    Args:
+        on_end: called with the request, the status that was sent and the seconds that it took;
+            returns what the log's line shall have besides.
+    """
+
+    @web.middleware
+    async def every_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started_s = time.monotonic()
+        _identify(request)
+        status = CLIENT_GONE
+        try:
+            response = await _answered(request, handler)
+            status = response.status
+            return response
+        finally:
+            seconds = time.monotonic() - started_s
+            _log_line(request, status, seconds, on_end(request, status, seconds))
+
+    return every_request
+
+
+def outcome(request: web.Request, status: int) -> int:
+    """What a request came to: a stream that fails has sent its status long before."""
+    return request[ERROR].status if ERROR in request else status
+
+
+def _identify(request: web.Request) -> None:
     """Name a request as its client does, or by chance."""
     given = request.headers.get("X-Request-Id", "")
     request[ID] = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
@@ -47,7 +79,7 @@ def owner(keys: Keys, request: web.Request) -> Key:
     return found
 
 
-async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     """What the handler answers; whatever it raises becomes OpenAI's error body."""
     try:
         return await handler(request)
@@ -81,20 +113,19 @@ def sign(request: web.Request, response: web.StreamResponse, *, draining: bool) 
         response.headers["Connection"] = "close"
 
 
-def log(
-    request: web.Request, status: int, seconds: float, more: Mapping[str, object] | None = None
+def _log_line(
+    request: web.Request, status: int, seconds: float, more: Mapping[str, object]
 ) -> None:
-    """One line for a request that is over; `more` is what only this server knows of it."""
     fields: dict[str, object] = {
         "id": request[ID],
         "method": request.method,
         "path": request.rel_url.raw_path[:200],
-        "status": status,
+        "status": outcome(request, status),
         "seconds": round(seconds, 3),
     }
     if KEY_NAME in request:
         fields["key"] = request[KEY_NAME]
-    fields |= more or {}
+    fields |= more
     error = request.get(ERROR)
     if error is not None:  # never its message: that may quote what the client has sent
         detail = error.body.error

@@ -1,6 +1,5 @@
 """The public port: OpenAI's API as pods serve it. Keys are checked before a body is read."""
 
-import time
 from collections.abc import Callable
 
 from aiohttp import web
@@ -10,7 +9,7 @@ from aweigh_api.api_keys import Keys
 from aweigh_api.routing import TENANT_HEADER
 from aweigh_http import every_request
 from aweigh_http.errors import ApiError
-from aweigh_http.every_request import CLIENT_GONE, ERROR, ID, KEY_NAME, Handler
+from aweigh_http.every_request import ID, KEY_NAME, Handler
 from aweigh_router import asked, line
 from aweigh_router.asked import Asked, BadBody
 from aweigh_router.calls import Call
@@ -35,7 +34,7 @@ _READ_S = 10.0  # that a request waits for a pod which wants no answer: nor does
 
 def application(service: Service, keys: Keys | None) -> web.Application:
     """All routes; with keys, nobody gets further than /health without one."""
-    app = web.Application(middlewares=[_every_request, _only_with_key])
+    app = web.Application(middlewares=[every_request.middleware(_count), _only_with_key])
     app[SERVICE] = service
     if keys is not None:
         app[KEYS] = keys
@@ -114,20 +113,9 @@ def _headers(request: web.Request) -> CIMultiDict[str]:
     return headers
 
 
-@web.middleware
-async def _every_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turns whatever a handler raises into OpenAI's error body, and logs one line."""
-    started_s = time.monotonic()
-    every_request.identify(request)
-    status = CLIENT_GONE
-    try:
-        response = await every_request.answered(request, handler)
-        # A stream that fails has sent its status long before.
-        status = request[ERROR].status if ERROR in request else response.status
-        return response
-    finally:
-        request.app[SERVICE].metrics.ended(status)
-        every_request.log(request, status, time.monotonic() - started_s)
+def _count(request: web.Request, status: int, _: float) -> dict[str, object]:
+    request.app[SERVICE].metrics.ended(every_request.outcome(request, status))
+    return {}
 
 
 @web.middleware

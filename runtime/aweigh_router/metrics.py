@@ -19,8 +19,7 @@ class Metrics:
         )
         self._retries = self._counter(
             "aweigh_router_retries",
-            "Requests that went to another pod or waited again: it had no room, served no more, "
-            "or died.",
+            "Requests that a pod did not answer, by why: no_room, died, or moved for all else.",
             "reason",
         )
         self._resumed = self._counter(

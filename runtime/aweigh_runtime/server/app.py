@@ -1,14 +1,12 @@
 """The public port: who may ask for what, and what is kept of each request."""
 
-import time
-
 from aiohttp import web
 
 from aweigh_api.api_keys import Keys
 from aweigh_api.routing import REPORT_PATH, ROOM_HEADER, TENANT_HEADER
 from aweigh_http import every_request
 from aweigh_http.bodies import Bodies
-from aweigh_http.every_request import CLIENT_GONE, Handler
+from aweigh_http.every_request import Handler
 from aweigh_runtime.server import errors, tracing
 from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT
 from aweigh_runtime.server.openai.generation import GENERATION
@@ -34,7 +32,7 @@ def application(
 
     A router has asked for it and names whose it was; where it names nobody, it is asked for here.
     """
-    app = web.Application(middlewares=[_every_request, _only_with_key])
+    app = web.Application(middlewares=[every_request.middleware(_told), _only_with_key])
     app[BODIES] = Bodies(_HELD_BYTES, _SMALL_BYTES)
     app[SERVICE] = service
     if keys is not None:
@@ -55,20 +53,6 @@ def _added(router: web.UrlDispatcher, operation: Operation) -> list[web.Abstract
     """What can be read can be asked for without its body."""
     methods = ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
     return [router.add_route(each, operation.path, operation.handler) for each in methods]
-
-
-@web.middleware
-async def _every_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turns whatever a handler raises into OpenAI's error body, and logs one line."""
-    started_s = time.monotonic()
-    every_request.identify(request)
-    status = CLIENT_GONE
-    try:
-        response = await every_request.answered(request, handler)
-        status = response.status
-        return response
-    finally:
-        _log_request(request, status, time.monotonic() - started_s)
 
 
 @web.middleware
@@ -117,10 +101,10 @@ async def _end_reports(app: web.Application) -> None:
     app[SERVICE].end()
 
 
-def _log_request(request: web.Request, status: int, seconds: float) -> None:
+def _told(request: web.Request, status: int, seconds: float) -> dict[str, object]:
+    """Record its trace; returns what only a server knows of a request."""
     fields: dict[str, object] = {}
-    model_name = request.app[SERVICE].config.model_name
-    trace_id = tracing.record(request, model_name, status, seconds)
+    trace_id = tracing.record(request, request.app[SERVICE].config.model_name, status, seconds)
     if trace_id is not None:
         fields["trace"] = trace_id
     generation = request.get(GENERATION)
@@ -128,4 +112,4 @@ def _log_request(request: web.Request, status: int, seconds: float) -> None:
         fields["prompt_tokens"] = generation.num_prompt_tokens
         fields["completion_tokens"] = generation.num_answer_tokens
         fields["finish"] = ",".join(generation.endings)
-    every_request.log(request, status, seconds, fields)
+    return fields

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -103,7 +104,10 @@ async def test_a_failure_before_the_first_token_has_its_status_streamed_or_not(
             assert ("Retry-After" in response.headers) == (status == 503)
 
 
-async def test_a_failure_after_the_first_token_is_the_streams_last_event(tmp_path: Path) -> None:
+async def test_a_failure_after_the_first_token_is_the_streams_last_event(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aweigh.requests")
     async with failing(tmp_path, "out_of_memory", 2) as url, httpx.AsyncClient() as client:
         body = {"model": MODEL, "prompt": "A", "stream": True}
         response = await client.post(f"{url}/completions", json=body)
@@ -113,3 +117,5 @@ async def test_a_failure_after_the_first_token_is_the_streams_last_event(tmp_pat
         assert error["error"]["code"] == "out_of_memory"
         whole = await client.post(f"{url}/completions", json={**body, "stream": False})
         assert whole.status_code == 503
+    told = [each.__dict__["fields"] for each in caplog.records if each.msg == "request"]
+    assert [(each["status"], each["error"]) for each in told] == [(503, "out_of_memory")] * 2
