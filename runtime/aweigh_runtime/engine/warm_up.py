@@ -34,8 +34,8 @@ def compile_all(forward: Forward, decoder: Decoder, limits: Limits, cache: KVCac
     decoder.compile_products(limits.step_tokens)
     room = min(cache.num_blocks * cache.block_tokens, limits.max_model_len)
     blocks = range(cache.num_blocks)
-    experts = any(layer.experts is not None for layer in decoder.config.layers)
-    for count in (*range(1, FEW + 1), *compiled_tokens(limits.step_tokens, experts=experts)):
+    more = compiled_tokens(limits.step_tokens, experts=decoder.has_experts)
+    for count in (*range(1, FEW + 1), *more):
         if count < room:  # rows of logits are products, too
             num_logits = min(count, PRODUCT_TOKENS[-1])
             forward([0] * count, [Chunk(1, count, blocks, num_logits)])

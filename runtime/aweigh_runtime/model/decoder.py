@@ -80,6 +80,11 @@ class Decoder:
         """Whether a step waits for the device: which experts have tokens may be asked of it."""
         return self._layers.waits
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether tokens are multiplied with matrices of their own."""
+        return any(layer.experts is not None for layer in self.config.layers)
+
     @torch.inference_mode()
     def compile_products(self, most_tokens: int) -> None:
         """Compile what quantized matrices need in steps of up to so many tokens; see `forward`."""

@@ -16,7 +16,7 @@ from aweigh_runtime.engine.naming import Name
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.drafting import DraftSampler
 from aweigh_runtime.engine.sampling.verification import Drafted
-from aweigh_runtime.engine.sizing import PRODUCT_TOKENS, RECORDED_TOKENS
+from aweigh_runtime.engine.sizing import PRODUCT_TOKENS, RECORDED_TOKENS, compiled_tokens
 from aweigh_runtime.engine.speculation.pace import CONFIDENCES, LEAST_DOUBT
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
 from aweigh_runtime.model.chunks import Chunk
@@ -77,8 +77,13 @@ class DraftModel:
             self._draft(logits, reading, stays, proposals)
         return proposals
 
-    def warm_up(self, num_blocks: int) -> None:
-        """Run the largest step once, so that no request pays for what comes first."""
+    def warm_up(self, num_blocks: int, *, experts: bool = False) -> None:
+        """Run the largest step once, so that no request pays for what comes first.
+
+        Args:
+            num_blocks: of the pool.
+            experts: whether the model has some.
+        """
         room = min(self._max_model_len, num_blocks * self._block_tokens)
         count = min(self._step_tokens, room)
         tokens = torch.zeros(count, dtype=torch.int64, device=self._device)
@@ -87,8 +92,8 @@ class DraftModel:
             self._forward(logits.argmax(-1), [Chunk(0, 1, range(1))])
             return
         # A GPU's kernels are compiled at their first use. A graph takes what has logits alone.
-        for count in (*range(1, FEW + 1), *PRODUCT_TOKENS):
-            num_logits = 1 if count <= FEW else count
+        for count in (*range(1, FEW + 1), *compiled_tokens(self._step_tokens, experts=experts)):
+            num_logits = 1 if count <= FEW else min(count, PRODUCT_TOKENS[-1])
             for end in (count + 1, room):
                 if count < end <= room:
                     tokens = torch.zeros(count, dtype=torch.int64, device=self._device)

@@ -176,7 +176,7 @@ def _warm(draft: LoadedDraft, frame: Frame, num_blocks: int, most_requests: int)
     draft.decoder.compile_products(frame.step_tokens)
     step = recorded(draft.decoder, cache, most_requests, RECORDED_TOKENS - 1)
     model = DraftModel(draft.name, _forward(draft.decoder, step), frame)
-    model.warm_up(num_blocks)
+    model.warm_up(num_blocks, experts=draft.decoder.has_experts)
     return model
 
 
