@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from aweigh_api.api_keys import CHALLENGE, WRONG_KEY, Key, Keys
 from aweigh_http import errors
@@ -15,7 +16,6 @@ from aweigh_http.connection import SERVER, Connection
 from aweigh_http.errors import ApiError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 OnEnd = Callable[[web.Request, int, float], Mapping[str, object]]
 
 CLIENT_GONE = 499  # only in logs and metrics

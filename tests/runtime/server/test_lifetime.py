@@ -190,10 +190,10 @@ def test_a_killed_engine_fails_open_requests_and_ends_the_server(tmp_path: Path)
             "InternalError",
         )
         assert "SIGKILL" in termination["message"]
-        lines = served.log.read_text().splitlines()
-        (line,) = [line for line in lines if line.startswith("error:")]
+        logged = served.log.read_text().splitlines()
+        (line,) = [line for line in logged if line.startswith("error:")]
         assert "SIGKILL" in line
-        (record,) = [line for line in lines if '"level": "error"' in line]
+        (record,) = [line for line in logged if '"level": "error"' in line]
         assert json.loads(record)["message"] == "the engine stopped"
         assert "SIGKILL" in json.loads(record)["reason"]
 
