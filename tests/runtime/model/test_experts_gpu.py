@@ -34,11 +34,11 @@ def written(directory: Path, family: str, **shape: Any) -> Path:
     return write_family(directory, model_type, **(own | {"max_position_embeddings": 1024} | shape))
 
 
-def logits_of(decoder: Decoder, length: int = 200) -> torch.Tensor:
-    """[length, V], behind each token of a prompt."""
-    cache = new_cache(decoder, 1)
-    chunk = Chunk(0, length, blocks_of(cache, 0), length)
-    return decoder.forward(random_tokens(1, length), [chunk], cache)
+def logits_of(decoder: Decoder, prompts: int = 40, length: int = 5) -> torch.Tensor:
+    """[prompts * length, V], behind each token. In a long prompt all would see what one chose."""
+    cache = new_cache(decoder, prompts)
+    chunks = [Chunk(0, length, blocks_of(cache, each), length) for each in range(prompts)]
+    return decoder.forward(random_tokens(1, prompts * length), chunks, cache)
 
 
 def expect_mostly_alike(found: torch.Tensor, expected: torch.Tensor) -> None:
