@@ -1,12 +1,13 @@
 """What one look at a service leaves to the next. It only saves work, or shortens a wait."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aweigh_operator import recent
 from aweigh_operator.autoscaling import Autoscaling
 from aweigh_operator.observe import Manifest, Refusal, Sign
 from aweigh_operator.plan import Plan
-from aweigh_operator.route import Way
+from aweigh_operator.route import Way, way
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +35,10 @@ class Memory:
     autoscaler: str | None = None  # of somebody else, that scales the Deployment
     autoscaler_until: float = 0.0  # when to ask again whether it does
     marks_refused: bool = False
+
+    def way_lasted_s(self, children: Mapping[str, Manifest], now_s: float) -> float:
+        """Seconds for which requests have come the way that they come now."""
+        there = way(children)
+        if self.way is None or self.way[0] != there:
+            self.way = (there, now_s)
+        return now_s - self.way[1]

@@ -25,7 +25,6 @@ from aweigh_operator.observe import MOUNTING, Key, Manifest, Observed, Pod, Refu
 from aweigh_operator.places import PLACES, WITH_PODS, kind_of, name_at
 from aweigh_operator.plan import Apply, Delete, Plan, plan
 from aweigh_operator.readers import Readers
-from aweigh_operator.route import way
 from aweigh_operator.scaling.decision import Decision
 from aweigh_operator.settings import Settings
 from aweigh_operator.store import Store
@@ -79,8 +78,9 @@ class Reconciler:
         if failure is not None and failure.namespace_leaves:
             return POLL_CONFLICT_S  # most likely the InferenceService goes too
         if done:
-            now_there = self._store.children(key, PLACES)
-            observed = replace(observed, children={**observed.children, **now_there})
+            there = {**observed.children, **self._store.children(key, PLACES)}
+            lasted_s = memory.way_lasted_s(there, time.monotonic())
+            observed = replace(observed, children=there, way_lasted_s=lasted_s)
         # What a pod tells changes no child, so a pod that does not answer delays none.
         observed = await self._ask(observed, todo, memory)
         refusals = {place: each.refusal for place, each in memory.refused.items()}
@@ -111,7 +111,8 @@ class Reconciler:
         if memory.planned is not None and memory.planned[0] == basis:
             return memory.planned[1]
         found = plan(observed, self._settings)
-        waits = found.route.passing or any(pod.unschedulable is not None for pod in observed.pods)
+        unplaced = any(pod.unschedulable is not None for pod in observed.pods)
+        waits = unplaced or found.route.due_s is not None
         lasts = not (found.actions or found.marks or waits)  # else time may change it
         memory.planned = (basis, found) if lasts else None
         return found
@@ -120,8 +121,6 @@ class Reconciler:
         """What is there, and what is to be done about it."""
         children, pods = self._store.children(key, PLACES), self._store.pods(key)
         fetcher, now_s = self._store.fetcher(key), time.monotonic()
-        if memory.way is None or memory.way[0] != way(children):
-            memory.way = (way(children), now_s)
         routers = self._store.routers(key)
         seen = (*pods, *routers) if fetcher is None else (*pods, *routers, fetcher)
         memory.since = lasting.since(memory.since, seen, now_s, served=served(body))
@@ -132,7 +131,7 @@ class Reconciler:
             pods=pods,
             routers=routers,
             fetcher=fetcher,
-            way_lasted_s=now_s - memory.way[1],
+            way_lasted_s=memory.way_lasted_s(children, now_s),
             lasting_s={sign: now_s - first_s for sign, first_s in memory.since.items()},
             decision=memory.autoscaling.decision,
             cheapest=memory.autoscaling.cheapest,

@@ -41,7 +41,7 @@ class Route:
     routers: int | None  # that run; None: none, and no Deployment
     supplied: bool  # all else that routers need is there
     made_from: str | None = None  # hash of what routers shall be made from
-    passing: bool = False  # what comes next follows from the time
+    due_s: float | None = None  # after which time alone asks for the next step; None: never
 
 
 STRAIGHT = Route(Way(by_router=False, closed=False), None, supplied=False)
@@ -60,18 +60,21 @@ def route(spec: Spec, observed: Observed, made_from: str) -> Route:
 
 def _route(spec: Spec, observed: Observed, made_from: str) -> Route:
     there, stopped = way(observed.children), spec.wanted_replicas(1) == 0
-    settled = observed.way_lasted_s >= spec.drain.settle_seconds
+    settle_s, lasted_s = spec.drain.settle_seconds, observed.way_lasted_s
     if not spec.routed:
-        if not there.by_router or stopped or (_serves(observed) and settled and not there.closed):
+        settled = lasted_s >= settle_s and not there.closed
+        if not there.by_router or stopped or (_serves(observed) and settled):
             return replace(STRAIGHT, supplied=bool(observed.routers))
         way_back = Way(by_router=True, closed=False)
-        return Route(way_back, _running(observed), supplied=True, passing=True)
+        due_s = None if settled else max(0.0, settle_s - lasted_s)
+        return Route(way_back, _running(observed), supplied=True, due_s=due_s)
     routers = 0 if stopped else spec.routers
     if there.by_router:
-        left = observed.way_lasted_s >= CONNECTED_S + spec.drain.timeout_seconds
-        closed = there.closed or (settled and left)
+        left_s = max(settle_s, CONNECTED_S + spec.drain.timeout_seconds)
+        closed = there.closed or lasted_s >= left_s
         ahead = Way(by_router=True, closed=closed)
-        return Route(ahead, routers, supplied=True, passing=not closed)
+        due_s = None if closed else left_s - lasted_s
+        return Route(ahead, routers, supplied=True, due_s=due_s)
     if "Service" not in observed.children and known(observed):
         return Route(Way(by_router=True, closed=True), routers, supplied=True)
     goes = known(observed) and (0 < routers <= _ready(observed, made_from) or not _serves(observed))

@@ -124,12 +124,14 @@ def _requeue_after_s(observed: Observed, wanted: Wanted) -> float:
         return POLL_CONFLICT_S
     if not settled:
         return POLL_LOADING_S
-    return POLL_SERVING_S if observed.counts.any_prompts else POLL_IDLE_S
+    poll_s = POLL_SERVING_S if observed.counts.any_prompts else POLL_IDLE_S
+    due_s = wanted.route.due_s
+    return poll_s if due_s is None else min(poll_s, due_s)
 
 
 def _routers_settled(observed: Observed, route: Route) -> bool:
     live = observed.live_routers
-    return not route.passing and len(live) == (route.routers or 0) and all(p.ready for p in live)
+    return len(live) == (route.routers or 0) and all(pod.ready for pod in live)
 
 
 def _clamped(observed: Observed, wanted: Wanted, status: Manifest) -> str | None:

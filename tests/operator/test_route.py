@@ -106,6 +106,21 @@ async def test_a_second_pod_brings_a_router_and_restarts_nothing(clock: Clock) -
     assert operator.condition("RouterReady")[1:] == ("Available", "2 of 2 routers serve")
 
 
+async def test_nobody_looks_again_and_again_while_clients_leave_the_pods(clock: Clock) -> None:
+    operator = await serving(replicas=1)
+    set_spec(operator.cluster, replicas=2)
+    await operator.settle()
+    operator.cluster.run_pods()
+    began_s, looks, again_s = clock.now_s, 0, await operator.reconcile()
+    while way(operator.cluster) != ROUTED:
+        assert again_s is not None
+        clock.now_s += again_s
+        again_s = await operator.reconcile()
+        looks += 1
+    assert clock.now_s - began_s < CLOSED_AFTER_S + 3
+    assert looks < 10
+
+
 async def test_a_router_that_is_wanted_no_longer_drains_with_all_it_needs(clock: Clock) -> None:
     operator = await serving(replicas=2)
     cluster = operator.cluster
