@@ -19,6 +19,7 @@ from pathlib import Path
 
 from aweigh_api import names
 from aweigh_bench.report import Report, expect_writable
+from aweigh_operator.route import CONNECTED_S
 from benchmarks.operator_scale import phases
 from benchmarks.operator_scale.api import Api
 from benchmarks.operator_scale.figures import Figures, report
@@ -30,6 +31,7 @@ from tests.e2e.local_operator import LocalOperator
 LEASE = ("default", "operator-scale")
 IMAGE, ROUTER_IMAGE = "registry.example/aweigh-runtime:1", "registry.example/aweigh-router:1"
 QUIET_S = 60.0  # after which the consequences of many changes are over
+ROUTED_S = CONNECTED_S + 120.0  # and drain.timeoutSeconds: clients may stay with pods for so long
 SCALED = {"spec": {"replicas": None, "scaling": {"minReplicas": 1, "maxReplicas": 4}}}
 FIXED = {"spec": {"replicas": 1, "scaling": None}}
 
@@ -161,13 +163,19 @@ async def _second(
         figures.held_s, figures.worked_s = taken
         await api.patch(names.KIND, at[:1], FIXED)
     _say("takeover", f"held after {taken[0]:.1f} s, worked after {taken[1]:.1f} s")
-    with progress.step("scaling", "all by load", f"{options.idle_s + 2 * QUIET_S:.0f} s"):
+    with progress.step(
+        "scaling", "all by load", f"{options.idle_s + ROUTED_S + 2 * QUIET_S:.0f} s"
+    ):
         await api.patch(names.KIND, at, SCALED)
-        await asyncio.sleep(2 * QUIET_S)
+        await phases.deployments(api, 2 * len(at))
+        await asyncio.sleep(ROUTED_S + QUIET_S)
         figures.scaled = await phases.idle(second, options.idle_s)
     figures.scaled_mb = _megabytes(second.rss_mib())
     _say("scaling", f"{figures.scaled}, {figures.scaled_mb:.1f} MB")
-    await api.patch(names.KIND, at, FIXED)
+    with progress.step("fixed", "routers go again", f"{2 * QUIET_S:.0f} s"):
+        await api.patch(names.KIND, at, FIXED)
+        await phases.deployments(api, len(at))
+        await asyncio.sleep(QUIET_S)
     second.stop()
 
 

@@ -12,8 +12,9 @@ MEMORY_BAR_MB, IDLE_BAR_PERCENT = 150.0, 10.0
 NOTES = [
     "API server, etcd, controllers and scheduler are real and share the processors with the "
     "operator; kwok plays nodes and pods, and one process answers for all pods.",
-    "The services lie in namespaces of 50, with one pod each that nobody asks anything. Memory is "
-    "what is resident. A change: from sending it until the API server tells of the Deployment.",
+    "The services lie in namespaces of 50, with one pod each that nobody asks anything, and with "
+    "two routers where they have two pods or scale. Memory is what is resident. A change: from "
+    "sending it until the API server tells of the Deployment.",
 ]
 
 
@@ -126,7 +127,7 @@ def _requests(found: Figures) -> Table:
     per_service = (created.requests / found.services, created.reconciles / found.services)
     rows: list[tuple[Cell, ...]] = [
         ("creation, per service", *per_service, created.requests / created.reconciles),
-        ("a change, with its new pod", found.requests_per_change, None, None),
+        ("a change, with its new pod and routers", found.requests_per_change, None, None),
         ("idle, per second", *_rates(found.idle)),
         ("idle, all with `scaling`, per second", *_rates(found.scaled)),
     ]

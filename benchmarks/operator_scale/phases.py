@@ -96,6 +96,15 @@ async def ready(api: Api, operator: LocalOperator, count: int) -> float:
     return await _until("all services are Ready", by_the_api_server, 1.0)
 
 
+async def deployments(api: Api, count: int) -> None:
+    """Until there are so many: each router is one more."""
+
+    async def there() -> bool:
+        return await api.count("Deployment") == count
+
+    await _until(f"there are {count} Deployments", there, 1.0)
+
+
 async def changes_s(api: Api, at: list[tuple[str, str]], replicas: int) -> list[float]:
     """Of each change of one service: seconds from sending it until its Deployment has it."""
     found = []
