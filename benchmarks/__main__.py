@@ -49,6 +49,26 @@ BENCHMARKS = {
         GPU,
         ("--starts=2", *_saved("decode-steps-gpu", ".md", ".json")),
     ),
+    "decode-steps-fp8": Benchmark(
+        "decode_steps_gpu",
+        "the same with weights, keys and values of 8 bits",
+        GPU,
+        (
+            "--quantization=fp8",
+            "--kv-cache-dtype=fp8",
+            *_saved("decode-steps-fp8-gpu", ".md", ".json"),
+        ),
+    ),
+    "decode-steps-int4": Benchmark(
+        "decode_steps_gpu",
+        "the same with weights of 4 bits, and keys and values of 8",
+        GPU,
+        (
+            "--quantization=int4",
+            "--kv-cache-dtype=fp8",
+            *_saved("decode-steps-int4-gpu", ".md", ".json"),
+        ),
+    ),
     "distill": Benchmark("distill_noisy", "what `aweigh distill` wins back of a ruined draft"),
     "experts": Benchmark(
         "experts_gpu",

@@ -1,14 +1,14 @@
 """Decode steps of a whole model on a GPU, replayed from graphs, beside what memory allows.
 
     python -m benchmarks.decode_steps_gpu [--shape llama-3.1-8b] [--starts 2] [--common]
-        [--save FILE.md]
+        [--quantization fp8|int8|int4] [--kv-cache-dtype fp8] [--save FILE.md]
 
 A shape with random weights, greedy, 1,024 tokens in and 256 out: the mean step sees 1,152. A step
 writes its inputs, replays its graph and takes the likeliest tokens, which stay on the device; the
 host runs ahead. The graph alone is replayed back to back; what a step takes longer is idle. The
-floor: weights, and keys and values of all requests, once, ÷ 4.3 TB/s, what copying reaches on an
-H200, or their operations ÷ 790 TFLOP/s, whichever is longer. With `--common` all requests have the
-1,024 tokens in common, which the floor counts once.
+floor: weights, and keys and values of all requests, as they are stored, once, ÷ 4.3 TB/s, what
+copying reaches on an H200, or their operations ÷ 790 TFLOP/s (1,580 of 8 bits), whichever is
+longer. With `--common` all requests have the 1,024 tokens in common, which the floor counts once.
 
 Then the graphs of steps that verify four drafted tokens of every request, beside plain steps of as
 many requests, replayed in turns: what drafts cost where they are wrong.
@@ -19,7 +19,8 @@ import asyncio
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -39,15 +40,22 @@ from aweigh_runtime.model.decode_graphs import DecodeGraphs, recordable
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.footprint import bytes_per_token
 from aweigh_runtime.model.graph_sizes import Size, graph_sizes, smallest
-from aweigh_runtime.model.load import Wish
-from aweigh_runtime.model.random_weights import make_up
+from aweigh_runtime.model.load import Loaded, Wish
+from aweigh_runtime.model.placement import places
+from aweigh_runtime.model.random_weights import SCHEMES, make_up
 from benchmarks.replays import MEMORY_BYTES_PER_S, described
 
 BATCHES = (1, 64, 256)
 PROMPT, ANSWER = 1024, 256
 BLOCK_TOKENS = 16
 FLOP_PER_S = 790e12
-BARS_MS = {1: 4.2, 64: 6.9, 256: 17.0}  # of llama-3.1-8b
+ROUNDED_FLOP_PER_S = 1580e12  # where activations are rounded to 8 bits, too
+ROUNDED = ("fp8", "int8")
+BARS_MS = {  # of llama-3.1-8b, by scheme and requests
+    "none": {1: 4.2, 64: 6.9, 256: 17.0},
+    "fp8": {1: 2.5},
+    "int4": {1: 1.9},
+}
 VERIFIED = (1, 16, 64)  # requests; a server records no more than 256 rows of such steps
 DRAFTED = 4  # tokens behind each request's own
 ROUNDS = 6  # of two turns each
@@ -57,35 +65,35 @@ COLUMNS = ("requests", "step ms", "graph alone ms", "idle", "floor ms", "of the 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shape", choices=SHAPES, default="llama-3.1-8b")
-    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
-    parser.add_argument("--common", action="store_true", help="all requests begin alike")
-    parser.add_argument("--profile", action="store_true", help="print the kernels of each step")
-    parser.add_argument("--starts", type=int, default=0, help="of `aweigh serve`, timed first")
-    parser.add_argument("--save", type=Path, action="append", default=[])
-    given = parser.parse_args()
-    starts_s = [asyncio.run(_start_s(given.shape)) for _ in range(given.starts)]
-    device = torch.device("cuda")
+    given = _arguments()
+    flags = [f"--quantization={given.quantization}", f"--kv-cache-dtype={given.kv_cache_dtype}"]
+    starts_s = [asyncio.run(_start_s(given.shape, flags)) for _ in range(given.starts)]
+    wish = Wish(max_model_len=PROMPT + ANSWER, scheme=given.quantization)
     with shape_directory(given.shape) as directory:
-        decoder = make_up(directory, Wish(max_model_len=PROMPT + ANSWER), device).decoder
-    most = max(*given.batches, *VERIFIED)
+        loaded = make_up(directory, wish, torch.device("cuda"))
+    decoder = loaded.decoder
     blocks_each = -(-(PROMPT + ANSWER) // BLOCK_TOKENS)
-    kept = CacheFormat(decoder.dtype, decoder.dtype)
-    cache = KVCache(decoder.config, most * blocks_each, BLOCK_TOKENS, kept, device)
-    cache.layers.normal_()
+    kept = CacheFormat.of(decoder.dtype, given.kv_cache_dtype, None)
+    num_blocks = max(*given.batches, *VERIFIED) * blocks_each
+    cache = KVCache(decoder.config, num_blocks, BLOCK_TOKENS, kept, decoder.device)
+    for layer in cache.by_layer:
+        layer.kept.copy_(torch.randn_like(layer.kept, dtype=decoder.dtype))
     graphs, seconds = _recorded(decoder, cache, max(given.batches))
-    steps, bars = _decoding(
-        graphs, decoder, given.batches, blocks_each, profile=given.profile, common=given.common
+    least_ms = partial(floor_ms, loaded, cache, common=given.common)
+    steps, steps_ms = _decoding(
+        graphs, least_ms, given.batches, blocks_each, profile=given.profile, common=given.common
     )
-    verifying, more_bars = _verifying(decoder, cache, blocks_each)
+    verifying, verifying_bars = _verifying(decoder, cache, blocks_each)
+    bars = [] if given.common else _bars(given.quantization, steps_ms)
+    if given.quantization == "none":
+        bars += verifying_bars
     report = Report(
         title="Decode steps on a GPU",
         command=f"python -m benchmarks.decode_steps_gpu {shlex.join(sys.argv[1:])}".strip(),
-        model=f"{given.shape}, random weights, {decoder.dtype}",
+        model=", ".join([given.shape, "random weights", str(decoder.dtype), *flags]),
         machine=described(),
         tables=[steps, verifying],
-        bars=[*bars, *more_bars] if given.shape == "llama-3.1-8b" else [],
+        bars=bars if given.shape == "llama-3.1-8b" else [],
         notes=[
             *(f"Start {index + 1} of a server took {s:.1f} s." for index, s in enumerate(starts_s)),
             f"Recording {seconds[1]:.1f} s, of which the first time, with compiled kernels missing "
@@ -97,11 +105,24 @@ def main() -> None:
         report.save(path)
 
 
-async def _start_s(shape: str) -> float:
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=SHAPES, default="llama-3.1-8b")
+    parser.add_argument("--quantization", choices=("none", *SCHEMES), default="none")
+    parser.add_argument("--kv-cache-dtype", choices=("auto", "fp8"), default="auto")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
+    parser.add_argument("--common", action="store_true", help="all requests begin alike")
+    parser.add_argument("--profile", action="store_true", help="print the kernels of each step")
+    parser.add_argument("--starts", type=int, default=0, help="of `aweigh serve`, timed first")
+    parser.add_argument("--save", type=Path, action="append", default=[])
+    return parser.parse_args()
+
+
+async def _start_s(shape: str, flags: Sequence[str]) -> float:
     """Seconds until `aweigh serve` is ready, with kernels compiled or on disk as they are."""
     with shape_directory(shape) as directory:
         began_s = time.monotonic()
-        async with own_server(f"file://{directory}", ["--random-weights"]):
+        async with own_server(f"file://{directory}", ["--random-weights", *flags]):
             return time.monotonic() - began_s
 
 
@@ -119,33 +140,43 @@ def _recorded(decoder: Decoder, cache: KVCache, most: int) -> tuple[DecodeGraphs
 
 def _decoding(
     graphs: DecodeGraphs,
-    decoder: Decoder,
+    least_ms: Callable[[int], float],
     batches: Sequence[int],
     blocks_each: int,
     *,
     profile: bool,
     common: bool,
-) -> tuple[Table, list[Bar]]:
-    """Steps of so many requests, each decoding one token."""
+) -> tuple[Table, dict[int, float]]:
+    """Steps of so many requests, each decoding one token, and the milliseconds of each."""
     rows: list[tuple[Cell, ...]] = []
-    bars = []
+    steps_ms = {}
     for batch in batches:
         tables = _tables(batch, blocks_each, common=common)
         once = common and (batch - 1) * PROMPT >= LEAST_SAVED
         step_ms, graph_ms = _timed(graphs, tables, profile=profile, common=once)
-        floor_ms = _floor_ms(decoder, batch, common=common)
+        floor = least_ms(batch)
         rows.append(
             (
-                batch, step_ms, graph_ms, max(0.0, 1 - graph_ms / step_ms), floor_ms,
-                floor_ms / step_ms, 1e3 * batch / step_ms,
+                batch, step_ms, graph_ms, max(0.0, 1 - graph_ms / step_ms), floor,
+                floor / step_ms, 1e3 * batch / step_ms,
             )
         )  # fmt: skip
         print(*rows[-1], flush=True)
-        if batch in BARS_MS and not common:
-            bar = BARS_MS[batch]
-            name = f"ms of a step of {batch}"
-            bars.append(Bar(name, f"<= {bar}", f"{step_ms:.2f}", step_ms <= bar))
-    return Table("Median of the steps from 1,024 to 1,280 tokens", COLUMNS, rows), bars
+        steps_ms[batch] = step_ms
+    return Table("Median of the steps from 1,024 to 1,280 tokens", COLUMNS, rows), steps_ms
+
+
+def _bars(scheme: str, steps_ms: Mapping[int, float]) -> list[Bar]:
+    return [
+        Bar(
+            f"ms of a step of {batch}",
+            f"<= {bar}",
+            f"{steps_ms[batch]:.2f}",
+            steps_ms[batch] <= bar,
+        )
+        for batch, bar in BARS_MS.get(scheme, {}).items()
+        if batch in steps_ms
+    ]
 
 
 def _verifying(decoder: Decoder, cache: KVCache, blocks_each: int) -> tuple[Table, list[Bar]]:
@@ -253,16 +284,22 @@ def _print_kernels(replay: Callable[[], None]) -> None:
     )
 
 
-def _floor_ms(decoder: Decoder, batch: int, *, common: bool) -> float:
-    embedding = (
-        0 if decoder.config.tie_word_embeddings else decoder.weights["embedding.weight"].nbytes
-    )
-    weights = sum(weight.nbytes for weight in decoder.weights.values()) - embedding
+def floor_ms(loaded: Loaded, cache: KVCache, batch: int, *, common: bool) -> float:
+    """Of a mean step of so many requests, by memory or by arithmetic."""
+    decoder, config = loaded.decoder, loaded.decoder.config
+    embedding = 0 if config.tie_word_embeddings else decoder.weights["embedding.weight"].nbytes
     prompts = 1 if common else batch
     tokens = prompts * PROMPT + batch * ANSWER / 2
-    seen = tokens * bytes_per_token(decoder.config, decoder.dtype.itemsize)
-    by_memory = (weights + seen) / MEMORY_BYTES_PER_S
-    by_arithmetic = weights * batch / FLOP_PER_S  # two operations for each weight of two bytes
+    seen = tokens * bytes_per_token(config, cache.by_layer[0].kept.itemsize)
+    by_memory = (loaded.weight_bytes - embedding + seen) / MEMORY_BYTES_PER_S
+    dense = sum(weight.numel() for weight in decoder.weights.values())
+    dense -= embedding // decoder.dtype.itemsize
+    quantized = sum(
+        place.num_values for place in places(config) if place.weight in decoder.matrices
+    )
+    rounded = loaded.quantization is not None and loaded.quantization.scheme in ROUNDED
+    per_s = ROUNDED_FLOP_PER_S if rounded else FLOP_PER_S
+    by_arithmetic = 2 * batch * (dense / FLOP_PER_S + quantized / per_s)
     return 1e3 * max(by_memory, by_arithmetic)
 
 

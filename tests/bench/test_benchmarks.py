@@ -5,8 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
+from aweigh_bench.shapes import shape_directory
+from aweigh_runtime.model.cache import CacheFormat, KVCache
+from aweigh_runtime.model.load import Wish
+from aweigh_runtime.model.random_weights import make_up
 from benchmarks.__main__ import BENCHMARKS, GPU, PARTS
+from benchmarks.decode_steps_gpu import floor_ms
+from benchmarks.replays import MEMORY_BYTES_PER_S
 from benchmarks.run_ahead_gpu import idle_shares
 
 CHECKOUT = Path(__file__).parents[2]
@@ -54,3 +62,19 @@ def test_a_gpu_is_idle_while_none_of_its_kernels_runs() -> None:
     assert idle_shares(overlapping) == (0, 0)
     assert idle_shares([(70.0, 100.0), *overlapping]) == (0.2, 0.2)
     assert idle_shares([*overlapping, (52.0, 80.0), (90.0, 100.0)]) == (0.12, 0.1)
+
+
+def test_the_floor_of_a_step_counts_weights_and_keys_as_they_are_stored() -> None:
+    cpu = torch.device("cpu")
+    wanted: list[tuple[SchemeName, KvCacheDTypeName]] = [("none", "auto"), ("int4", "fp8")]
+    floors = []
+    for scheme, kept in wanted:
+        with shape_directory("llama-tiny") as directory:
+            loaded = make_up(directory, Wish(dtype="bf16", scheme=scheme), cpu)
+        cache_format = CacheFormat.of(torch.bfloat16, kept, None)
+        cache = KVCache(loaded.decoder.config, 1, 16, cache_format, cpu)
+        floors.append(floor_ms(loaded, cache, 1, common=False))
+    dense, small = (1e-3 * floor * MEMORY_BYTES_PER_S for floor in floors)
+    matrices = 2 * 64 * (64 + 2 * 32 + 64 + 3 * 128)  # of two layers, in and out
+    keys = 2 * 2 * 2 * 16 * (1024 + 128)  # of two layers and two heads
+    assert dense - small == pytest.approx(matrices * (2 - 0.5 - 2 / 128) + keys * (2 - 1))

@@ -10,6 +10,8 @@ from aweigh_bench.throughput import Options, gpu_bars
 from tests.bench.commands import bench
 from tests.bench.timed_server import TimedServer
 
+FP8 = ("--quantization=fp8", "--kv-cache-dtype=fp8")
+
 
 @pytest.fixture
 async def server() -> AsyncIterator[TimedServer]:
@@ -52,6 +54,10 @@ def test_a_rate_is_a_bar_for_one_setting_on_a_gpu() -> None:
     assert gpu_bars(asked, {512: 9500.0}, on_gpu=False) == []
     assert gpu_bars(asked, {256: 9500.0}, on_gpu=True) == []
     assert gpu_bars(replace(asked, output_tokens=100), {512: 9500.0}, on_gpu=True) == []
+    for formats, wanted in ((FP8, [">= 17,744"]), (FP8[:1], [])):
+        setting = Setting(shape="llama-3.1-8b", flags=(*formats, "--max-running=512"))
+        bars = gpu_bars(replace(asked, setting=setting), {512: 9500.0}, on_gpu=True)
+        assert [bar.wanted for bar in bars] == wanted
 
 
 async def test_latency_is_shown_for_each_length(server: TimedServer) -> None:

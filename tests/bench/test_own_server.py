@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aweigh_bench.paired import compare
+from aweigh_bench.subject import Setting, subject
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.described import describe
 from aweigh_runtime.model.footprint import item_bytes as item_bytes_of
@@ -113,6 +114,19 @@ async def test_transformers_computes_the_same_prompts(tmp_path: Path) -> None:
     row = report["tables"][0]["rows"][1]
     assert row[3] == pytest.approx(compare([peer / ours for _, ours, peer in pairs]).ratio)
     assert "tokens/s at batch 1, times transformers'" in done.stdout
+
+
+async def test_a_shape_is_measured_with_quantized_weights_that_nobody_has_made() -> None:
+    flags = ("--quantization=int4", "--kv-cache-dtype=fp8", "--kv-cache-memory=16Mi")
+    setting = Setting(
+        shape="llama-tiny", flags=(*flags, "--device=cpu"), vocabulary=8192, threads=1
+    )
+    async with subject(setting) as served:
+        state = await served.own.state()
+        measures = await served.random(4, (20, 20), 5, concurrency=2)
+    model = state["model"]
+    assert (model["quantization"], model["kv_cache_dtype"]) == ("int4", "fp8")
+    assert measures.failed == 0
 
 
 async def test_without_a_model_or_a_shape_there_is_nothing_to_measure() -> None:

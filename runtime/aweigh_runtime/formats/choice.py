@@ -1,5 +1,6 @@
 """Which quantization a server uses: the checkpoint's, or what was asked for of a dense one."""
 
+import math
 from pathlib import Path
 
 from aweigh_api.number_formats import SchemeName
@@ -51,6 +52,6 @@ def kept_bytes(layout: Layout, rows: int, columns: int) -> int:
     multiple of 32, and 3 in groups that are none of 64, take 4.
     """
     if isinstance(layout, online.OnlineLayout | converted.ConvertedLayout):
-        return layout.item_bytes * rows * columns
+        return math.ceil(layout.item_bytes * rows * columns)
     parts = layout.parts(rows, columns).values()
     return sum(part.num_bytes for part in parts if not part.optional)

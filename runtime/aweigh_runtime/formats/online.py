@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import torch
 
+from aweigh_api.number_formats import SchemeName
 from aweigh_kernels.fp8_weight import LARGEST, Fp8Activation, Fp8Weight
 from aweigh_kernels.int8_weight import Int8Weight
 from aweigh_kernels.weight import Weight
@@ -58,7 +59,7 @@ class OnlineLayout:
 
     name: str
     quantize: Callable[[torch.Tensor], Weight]
-    item_bytes: int = 1  # of a quantized weight
+    item_bytes: float = 1  # of a quantized weight; its share of a scale, where many have them
 
     def parts(self, rows: int, columns: int) -> dict[str, Part]:
         """The dense tensor."""
@@ -88,7 +89,11 @@ def quantization(scheme: Scheme) -> Quantization:
     Args:
         scheme: one of SCHEMES.
     """
-    layout = _LAYOUTS[scheme]
+    return of_layers(scheme, _LAYOUTS[scheme])
+
+
+def of_layers(scheme: SchemeName, layout: OnlineLayout) -> Quantization:
+    """The same with any layout."""
 
     def layout_of(module: str) -> Layout | None:
         return layout if in_layer(module) and not is_router(module) else None

@@ -4,7 +4,7 @@ A dense tensor fills rows of a weight. A quantized matrix is stored as several t
 together are the rows of a shard. It reads no values.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -90,7 +90,7 @@ def homes_of(
         raise ModelUnreadable(
             f"{directory} lacks {_some(search.missing)}, which its config.json implies"
         )
-    homes = _sorted(shards)
+    homes = homes_by_matrix(shards)
     _place_others(homes, directory, config, stored)
     return homes
 
@@ -192,7 +192,7 @@ def _check(found: StoredTensor, name: str, part: Part) -> None:
         )
 
 
-def _sorted(shards: list[Shard]) -> Homes:
+def homes_by_matrix(shards: Sequence[Shard]) -> Homes:
     """Those of a matrix stay together if any of them is quantized."""
     names = {shard.place.weight for shard in shards if shard.layout is not None}
     homes = Homes()

@@ -28,7 +28,7 @@ def engine_of(directory: Path, quantization: str = "auto") -> Engine:
         max_model_len=512, dtype="bf16", quantization=quantization, kv_cache_dtype="auto",
         device="cuda", exact=False, max_running=16, step_tokens=2048, block_tokens=16,
         kv_cache_bytes=1 << 27, prefix_caching=False, prefix_cache_bytes=None,
-        host_memory_bytes=0,
+        host_memory_bytes=0, random_weights=quantization == "int4",  # others: the checkpoint's
     )  # fmt: skip
     engine, _ = build(start, directory, lambda done, total: None)
     return engine

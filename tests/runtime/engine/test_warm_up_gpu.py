@@ -12,7 +12,7 @@ ALONE = (1, 2, 5, 16, 17, 31, 33, 50, 64, 65, 100, 128, 129, 200, 256, 257, 300,
 TOGETHER = (2, 3, 5, 9, 12, 16)  # prompts of 100 tokens
 
 
-@pytest.mark.parametrize("quantization", ["auto", "fp8", "int8"])
+@pytest.mark.parametrize("quantization", ["auto", "fp8", "int8", "int4"])
 def test_steps_of_any_size_find_their_kernels(quantization: str) -> None:
     engine = built(quantization)
     ready = compiled()

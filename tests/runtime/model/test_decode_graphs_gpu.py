@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from aweigh_api.number_formats import KvCacheDTypeName
+from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_quantize.methods.grid import Grid
 from aweigh_quantize.methods.sparse import magnitude
 from aweigh_runtime.formats.gptq_layout import GptqLayout
@@ -24,8 +24,11 @@ from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.common_blocks import groups_of
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.model.graph_sizes import Size, graph_sizes
+from aweigh_runtime.model.load import Wish
+from aweigh_runtime.model.random_weights import make_up
 from aweigh_runtime.model.step_inputs import StepInputs, Tokens
 from aweigh_runtime.model.step_plan import lay_out
+from aweigh_runtime.sources.local import builtin
 from tests.runtime.model.checkpoints import load_decoder, write_checkpoint, write_family
 from tests.runtime.model.families import FAMILIES
 from tests.runtime.model.quantized import Quantize, quantized_twins, round_to
@@ -309,6 +312,15 @@ def test_packed_integers_are_multiplied_in_a_graph(
     expect_alike(*steps.both([steps.read(100), steps.read(5), steps.read(33)]))
     with nobody_waits():
         steps.decoder.forward(steps.tokens(40), [Chunk(0, 40, steps.free[:3])], steps.cache)
+
+
+@pytest.mark.parametrize("scheme", ["fp8", "int8", "int4"])
+def test_weights_that_nobody_has_made_are_multiplied_in_a_graph(scheme: SchemeName) -> None:
+    wish = Wish(dtype="bf16", max_model_len=1024, scheme=scheme)
+    decoder = make_up(builtin("helmsman-8m"), wish, CUDA).decoder
+    assert decoder.recordable
+    steps = Steps(Recorded(decoder, "fp8"))
+    expect_alike(*steps.both([steps.read(100), steps.read(5), steps.read(33)]))
 
 
 def test_layers_with_a_window_read_what_is_in_common_for_each_request(
