@@ -101,14 +101,13 @@ def file_name() -> str:
 
 
 def nvcc() -> Path | None:
-    """The compiler on PATH, or that of NVIDIA's Python packages."""
-    if found := shutil.which("nvcc"):
-        return Path(found)
+    """The compiler of NVIDIA's Python packages, whose version ours pins, or that on PATH."""
     packages = importlib.util.find_spec("nvidia")
     for folder in (packages.submodule_search_locations or []) if packages else []:
         for path in Path(folder).glob("cu*/bin/nvcc"):
             return path
-    return None
+    found = shutil.which("nvcc")
+    return Path(found) if found else None
 
 
 def _cache() -> Path:

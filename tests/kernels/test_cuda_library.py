@@ -2,8 +2,9 @@
 
 import ctypes
 import logging
-import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,13 +107,30 @@ def test_without_nvcc_there_are_no_such_kernels_and_one_warning_says_so(
     )
 
 
+@pytest.mark.parametrize("pinned", [True, False])
+def test_the_pinned_nvcc_comes_before_that_on_path(tmp_path: Path, pinned: bool) -> None:
+    of_packages = put_nvcc(tmp_path / "nvidia" / "cu13" / "bin") if pinned else None
+    on_path = put_nvcc(tmp_path / "bin")
+    source = Path(cuda_library.__file__).parents[1]
+    ask = "from aweigh_kernels.cuda_library import nvcc; print(nvcc())"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", ask],  # which sees no other packages
+        env={"PYTHONPATH": f"{source}:{tmp_path}", "PATH": str(on_path.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(of_packages or on_path)
+
+
 def test_a_compiler_that_fails_is_quoted(
     nothing_kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiler = nothing_kept / "nvcc"
-    compiler.write_text("#!/bin/sh\necho warning: old; echo x.cu: error: no g++; exit 1\n")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{nothing_kept}:{os.environ['PATH']}")
+    put_nvcc(
+        nothing_kept / "nvidia" / "cu13" / "bin",
+        "echo warning: old; echo x.cu: error: no g++; exit 1",
+    )
+    monkeypatch.syspath_prepend(nothing_kept)
     with pytest.raises(NotCompiled, match=r"nvcc: x\.cu: error: no g\+\+$"):
         cuda_library.file()
     assert not list((nothing_kept / "cache" / "aweigh" / "kernels").iterdir())
@@ -121,10 +139,10 @@ def test_a_compiler_that_fails_is_quoted(
 def test_what_is_compiled_once_is_kept_until_the_sources_change(
     nothing_kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiler, sources = nothing_kept / "nvcc", nothing_kept / "csrc"
-    compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done; echo x >> "$2"\n')
-    compiler.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{nothing_kept}:{os.environ['PATH']}")
+    write = 'while [ "$1" != -o ]; do shift; done; echo x >> "$2"'
+    put_nvcc(nothing_kept / "nvidia" / "cu13" / "bin", write)
+    monkeypatch.syspath_prepend(nothing_kept)
+    sources = nothing_kept / "csrc"
     sources.mkdir()
     (sources / "one.cu").write_text("first")
     monkeypatch.setattr(cuda_library, "sources", lambda: sources)
@@ -134,3 +152,11 @@ def test_what_is_compiled_once_is_kept_until_the_sources_change(
     (sources / "one.cu").write_text("second")
     assert cuda_library.file() != first
     assert first.exists()  # for a process of another checkout
+
+
+def put_nvcc(folder: Path, script: str = "") -> Path:
+    folder.mkdir(parents=True)
+    compiler = folder / "nvcc"
+    compiler.write_text(f"#!/bin/sh\n{script}\n")
+    compiler.chmod(0o755)
+    return compiler
