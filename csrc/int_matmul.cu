@@ -32,20 +32,35 @@ cudaError_t multiply(const Arguments &given, cudaStream_t stream) {
                   SHARED_BYTES<Kind, TILES, WARPS>, stream);
 }
 
-template <class Kind, bool WIDE>
-cudaError_t multiply_tiles(const Arguments &given, cudaStream_t stream) {
+// Tokens and rows of a block, as tiles of 8 and warps.
+template <int TILES_, int WARPS_>
+struct Shape {
+    static constexpr int TILES = TILES_, WARPS = WARPS_;
+};
+
+// Does something with the shape of block that is asked for.
+template <class Kind, class Act>
+cudaError_t with_shape(const Arguments &given, const Act &act) {
     const int chosen = given.tiles * 16 + given.warps;
     if constexpr (Kind::MOST_TILES == 8) {
-        if (chosen == 0x84) return multiply<Kind, WIDE, 8, 4>(given, stream);
-        if (chosen == 0x88) return multiply<Kind, WIDE, 8, 8>(given, stream);
+        if (chosen == 0x84) return act(Shape<8, 4>());
+        if (chosen == 0x88) return act(Shape<8, 8>());
     }
     switch (chosen) {
-        case 0x18: return multiply<Kind, WIDE, 1, 8>(given, stream);
-        case 0x28: return multiply<Kind, WIDE, 2, 8>(given, stream);
-        case 0x44: return multiply<Kind, WIDE, 4, 4>(given, stream);
-        case 0x48: return multiply<Kind, WIDE, 4, 8>(given, stream);
+        case 0x18: return act(Shape<1, 8>());
+        case 0x28: return act(Shape<2, 8>());
+        case 0x44: return act(Shape<4, 4>());
+        case 0x48: return act(Shape<4, 8>());
         default: return cudaErrorInvalidValue;
     }
+}
+
+template <class Kind, bool WIDE>
+cudaError_t multiply_shape(const Arguments &given, cudaStream_t stream) {
+    return with_shape<Kind>(given, [&](auto shape) {
+        using Chosen = decltype(shape);
+        return multiply<Kind, WIDE, Chosen::TILES, Chosen::WARPS>(given, stream);
+    });
 }
 
 template <class Kind, bool WIDE>
@@ -65,20 +80,16 @@ cudaError_t make_ready() {
 }
 
 template <class Kind, bool WIDE>
-cudaError_t make_all_ready() {
-    cudaError_t found = cudaSuccess;
-    const auto also = [&](cudaError_t next) { found = found == cudaSuccess ? next : found; };
-    also(make_ready<Kind, WIDE, 1, 8>());
-    also(make_ready<Kind, WIDE, 2, 8>());
-    also(make_ready<Kind, WIDE, 4, 4>());
-    also(make_ready<Kind, WIDE, 4, 8>());
+cudaError_t make_shape_ready(const Arguments &given) {
     if constexpr (Kind::MOST_TILES == 8) {
         cudaFuncAttributes unused;
-        also(make_ready<Kind, WIDE, 8, 4>());
-        also(make_ready<Kind, WIDE, 8, 8>());
-        also(cudaFuncGetAttributes(&unused, sparse_int_unpack<Kind::BITS, WIDE>));
+        const cudaError_t found = cudaFuncGetAttributes(&unused, sparse_int_unpack<Kind::BITS, WIDE>);
+        if (found != cudaSuccess) return found;
     }
-    return found;
+    return with_shape<Kind>(given, [](auto shape) {
+        using Chosen = decltype(shape);
+        return make_ready<Kind, WIDE, Chosen::TILES, Chosen::WARPS>();
+    });
 }
 
 }  // namespace
@@ -97,13 +108,14 @@ cudaError_t make_all_ready() {
 
 extern "C" {
 
-// Loads what a kind of weight needs on the current GPU: a graph that is being captured cannot.
+// Loads what a kind of weight needs on the current GPU for one shape of block: a graph that is being
+// captured cannot. An error: other shapes may have the room that this one lacks.
 int aweigh_int_make_ready(const aweigh::Arguments *given) {
-    return AWEIGH_EACH_KIND(make_all_ready, );
+    return AWEIGH_EACH_KIND(make_shape_ready, *given);
 }
 
 int aweigh_int_multiply(const aweigh::Arguments *given, cudaStream_t stream) {
-    return AWEIGH_EACH_KIND(multiply_tiles, *given, stream);
+    return AWEIGH_EACH_KIND(multiply_shape, *given, stream);
 }
 
 int aweigh_sparse_int_unpack(const aweigh::Arguments *given, cudaStream_t stream) {

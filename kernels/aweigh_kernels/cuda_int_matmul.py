@@ -6,7 +6,8 @@ What a weight is made of is said by whoever packs it, in `Arguments`.
 
 import ctypes
 import logging
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -17,6 +18,8 @@ from aweigh_kernels.dense import starts_early
 from aweigh_kernels.skinny_matmul import Scratch
 
 ROWS = 32  # of the weight, of a warp
+SHAPES = ((1, 8), (2, 8), (4, 4), (4, 8), (8, 4), (8, 8))  # of blocks: tiles, warps
+DENSE_SHAPES = SHAPES[:4]  # where all are kept
 _TILE = 8  # tokens that a tensor core takes at once
 _MOST_TILES = 8  # of a block
 _LEAST_STEPS = 4  # of blocks that share rows
@@ -70,26 +73,42 @@ class Arguments(ctypes.Structure):
 
 
 @cache
-def is_ready(device: torch.device, bits: int, dtype: torch.dtype, *, sparse: bool) -> bool:
-    """Whether the kernels are there and this GPU has what they need; loads them.
+def ready(
+    device: torch.device, bits: int, dtype: torch.dtype, *, sparse: bool
+) -> frozenset[tuple[int, int]]:
+    """Tiles and warps of the blocks that a GPU has room for; loads their kernels.
 
-    Call it before a graph is captured that holds products.
+    Call it before a graph is captured that holds products. None are ready where the library is not,
+    or the GPU lacks what all need: a warning says so once.
     """
     kernels = library()
     if kernels is None:
-        return False
+        return frozenset()
+    found, error = set(), 0
     with torch.cuda.device(device):
-        given = Arguments(bits=bits, wide=dtype == torch.bfloat16, sparse=sparse)
-        error = kernels.aweigh_int_make_ready(ctypes.byref(given))
-    if error:
+        for tiles, warps in SHAPES if sparse else DENSE_SHAPES:
+            given = Arguments(
+                bits=bits, sparse=sparse, wide=dtype == torch.bfloat16, tiles=tiles, warps=warps
+            )
+            refused = kernels.aweigh_int_make_ready(ctypes.byref(given))
+            if not refused:
+                found.add((tiles, warps))
+            error = error or refused
+    if not found:
         name, said = torch.cuda.get_device_name(device), _meaning(error)
         _log.warning(
             "no kernel in CUDA C++ multiplies with %d-bit weights: %s, %s", bits, name, said
         )
-    return not error
+    return frozenset(found)
 
 
-def schedule(num_tokens: int, shape: tuple[int, int], depth: int, num_processors: int) -> Schedule:
+def schedule(
+    num_tokens: int,
+    shape: tuple[int, int],
+    depth: int,
+    num_processors: int,
+    shapes: Collection[tuple[int, int]],
+) -> Schedule:
     """A guess for Hopper by shape alone (docs/kernels/sparse-int-weight.md).
 
     Args:
@@ -97,19 +116,22 @@ def schedule(num_tokens: int, shape: tuple[int, int], depth: int, num_processors
         shape: N, K.
         depth: columns of a step.
         num_processors: multiprocessors of the GPU.
+        shapes: of blocks, of `ready`.
     """
-    tiles = min(_MOST_TILES, 1 << (-(-num_tokens // _TILE) - 1).bit_length())
+    needed, sizes = -(-num_tokens // _TILE), sorted({tiles for tiles, _ in shapes})
+    tiles = next((each for each in sizes if each >= needed), sizes[-1])
 
-    def shared(alone: Schedule) -> Schedule:
+    def shared(warps: int) -> Schedule:
         """With blocks for the same rows that fill a GPU, and leave each other not too much."""
+        alone = Schedule(tiles, warps, 1)
         wanted = alone.resident * num_processors // alone.blocks(num_tokens, shape[0])
         tokens = min(alone.tiles * _TILE, num_tokens + num_tokens % 2)
         most = min(-(-shape[1] // depth) // _LEAST_STEPS, _MOST_LEFT // (4 * alone.rows * tokens))
-        return Schedule(alone.tiles, alone.warps, max(1, min(wanted, most)))
+        return replace(alone, splits=max(1, min(wanted, most)))
 
-    wide = shared(Schedule(tiles, 8, 1))
+    wide, *narrow = (shared(warps) for warps in (8, 4) if (tiles, warps) in shapes)
     filled = wide.blocks(num_tokens, shape[0]) * wide.splits / num_processors
-    return wide if tiles < 4 or filled >= 0.75 else shared(Schedule(tiles, 4, 1))
+    return wide if filled >= 0.75 or not narrow else narrow[0]
 
 
 def launch(x: torch.Tensor, given: Arguments, scratch: Scratch, chosen: Schedule) -> None:

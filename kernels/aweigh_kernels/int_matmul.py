@@ -130,7 +130,9 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
     elif output.numel():
         scratch = workspace.scratch
         if in_cuda(num_tokens, packed, x.dtype):
-            launch_cuda(x, packed, output, scratch, schedule_cuda_on(x.device, num_tokens, packed))
+            launch_cuda(
+                x, packed, output, scratch, schedule_cuda_on(x.device, num_tokens, packed, x.dtype)
+            )
         else:
             chosen = schedule_on(x.device, num_tokens, packed)
             launch(x, packed, output, (scratch.sums, scratch.arrived), chosen)
@@ -148,7 +150,7 @@ def in_cuda(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
         return False
     if packed.depth * packed.bits < _STEP_BITS_CUDA:
         return False
-    return cuda_int_matmul.is_ready(packed.words.device, packed.bits, dtype, sparse=False)
+    return bool(cuda_int_matmul.ready(packed.words.device, packed.bits, dtype, sparse=False))
 
 
 def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
@@ -161,7 +163,7 @@ def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
 
     def chosen(num_tokens: int) -> Schedule | cuda_int_matmul.Schedule | None:
         if in_cuda(num_tokens, packed, dtype):
-            return schedule_cuda_on(device, num_tokens, packed)
+            return schedule_cuda_on(device, num_tokens, packed, dtype)
         return schedule_if_few(device, packed, num_tokens)
 
     return Kernels(
@@ -172,11 +174,12 @@ def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
 
 
 def schedule_cuda_on(
-    device: torch.device, num_tokens: int, packed: Packed
+    device: torch.device, num_tokens: int, packed: Packed, dtype: torch.dtype
 ) -> cuda_int_matmul.Schedule:
-    """How the kernel in CUDA C++ divides a product."""
+    """How the kernel in CUDA C++ divides a product with x of a number format."""
     num_processors = _processors(device).multi_processor_count
-    return cuda_int_matmul.schedule(num_tokens, packed.shape, packed.depth, num_processors)
+    shapes = cuda_int_matmul.ready(device, packed.bits, dtype, sparse=False)
+    return cuda_int_matmul.schedule(num_tokens, packed.shape, packed.depth, num_processors, shapes)
 
 
 def schedule_if_few(device: torch.device, packed: Tiled, num_tokens: int) -> Schedule | None:

@@ -22,7 +22,7 @@ def is_ready(device: torch.device, bits: int, dtype: torch.dtype) -> bool:
 
     Call it before a graph is captured that holds products.
     """
-    return cuda_int_matmul.is_ready(device, bits, dtype, sparse=True)
+    return bool(cuda_int_matmul.ready(device, bits, dtype, sparse=True))
 
 
 def sparse_int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.Tensor:
@@ -47,20 +47,17 @@ def sparse_int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> 
     if num_tokens > MOST_TOKENS:
         _multiply_dense(x, packed, workspace, output)
     elif output.numel():
-        num_processors = torch.cuda.get_device_properties(x.device).multi_processor_count
-        launch(x, packed, output, workspace, schedule(num_tokens, packed, num_processors))
+        launch(x, packed, output, workspace, schedule_on(x.device, num_tokens, packed, x.dtype))
     return output
 
 
-def schedule(num_tokens: int, packed: Packed, num_processors: int) -> Schedule:
-    """A guess for Hopper by shape alone (docs/kernels/sparse-int-weight.md): nothing is timed yet.
-
-    Args:
-        num_tokens: T.
-        packed: the weight.
-        num_processors: multiprocessors of the GPU.
-    """
-    return cuda_int_matmul.schedule(num_tokens, packed.shape, DEPTH, num_processors)
+def schedule_on(
+    device: torch.device, num_tokens: int, packed: Packed, dtype: torch.dtype
+) -> Schedule:
+    """How a product with x of a number format is divided on a GPU that is there."""
+    num_processors = torch.cuda.get_device_properties(device).multi_processor_count
+    shapes = cuda_int_matmul.ready(device, packed.bits, dtype, sparse=True)
+    return cuda_int_matmul.schedule(num_tokens, packed.shape, DEPTH, num_processors, shapes)
 
 
 def launch(

@@ -7,6 +7,7 @@ import ctypes
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,9 +42,12 @@ def workspace_on_cpu(
     monkeypatch.setattr(cuda_int_matmul, "starts_early", lambda _: True)
     stream = SimpleNamespace(cuda_stream=None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    cuda_int_matmul.ready.cache_clear()
     made = Workspace.__new__(Workspace)
     made.scratch = Scratch.__new__(Scratch)
     made.scratch.sums = torch.full((PROCESSORS * 64 * 256,), torch.nan)
     made.scratch.arrived = torch.zeros(3 * PROCESSORS, dtype=torch.int32)
     yield made
+    cuda_int_matmul.ready.cache_clear()
     assert not made.scratch.arrived.any()

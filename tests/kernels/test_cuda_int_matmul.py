@@ -5,7 +5,7 @@ from itertools import cycle
 import pytest
 import torch
 
-from aweigh_kernels.cuda_int_matmul import Schedule, schedule
+from aweigh_kernels.cuda_int_matmul import DENSE_SHAPES, Schedule, schedule
 from aweigh_kernels.int_matmul import MOST_TOKENS_CUDA, Workspace, launch_cuda
 from aweigh_kernels.int_packing import Packed, pack
 from aweigh_kernels.int_weight import IntWeight
@@ -104,7 +104,7 @@ def test_a_product_is_that_of_the_very_weights(
 def test_each_number_of_tokens_has_room_for_what_blocks_leave_to_each_other(bits: int) -> None:
     for shape in ((1, 16), (4096, 4096), (6144, 4096), (28_672, 4096), (4096, 14_336)):
         for tokens in range(1, MOST_TOKENS_CUDA + 1):
-            chosen = schedule(tokens, shape, 512 // bits, PROCESSORS)
+            chosen = schedule(tokens, shape, 512 // bits, PROCESSORS, DENSE_SHAPES)
             assert chosen.tiles <= 4
             blocks = chosen.blocks(tokens, shape[0]) * chosen.splits
             assert chosen.splits == 1 or blocks <= 3 * PROCESSORS

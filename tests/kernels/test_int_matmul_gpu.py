@@ -191,7 +191,7 @@ def test_in_however_many_parts_it_is_the_same_in_cuda(
     monkeypatch.setattr(module, "in_cuda", lambda *_: True)
     monkeypatch.setattr(module, "schedule_cuda_on", lambda *_: chosen)
     for bits in (4, 8):
-        assert cuda_int_matmul.is_ready(DEVICE, bits, torch.bfloat16, sparse=False)
+        assert cuda_int_matmul.ready(DEVICE, bits, torch.bfloat16, sparse=False)
         for tokens in {3, min(8 * tiles + 5, 32)}:
             for shape in ((512, 4096), (300, 1408)):
                 case = Case(tokens, shape, bits, asymmetric=True)

@@ -3,18 +3,32 @@
 `conftest.py` and `on_cpu` say how.
 """
 
+import ctypes
+import logging
+from collections.abc import Iterator
+
 import pytest
 import torch
 
-from aweigh_kernels.cuda_int_matmul import Schedule
+from aweigh_kernels.cuda_int_matmul import SHAPES, Schedule, ready, schedule
 from aweigh_kernels.int_matmul import Workspace
-from aweigh_kernels.sparse_int_matmul import launch, launch_unpack, schedule
-from aweigh_kernels.sparse_packing import ROWS, Packed, pack
+from aweigh_kernels.sparse_int_matmul import launch, launch_unpack
+from aweigh_kernels.sparse_packing import DEPTH, ROWS, pack
 from tests.kernels.conftest import PROCESSORS
 from tests.kernels.weights import Draw
 
 ROUNDED = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # half of the step to the next number
 BF16, FP16 = torch.bfloat16, torch.float16
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def shared_room(kernels_on_cpu: ctypes.CDLL) -> Iterator[ctypes.c_int]:
+    """Bytes of shared memory that a block may have."""
+    room = ctypes.c_int.in_dll(kernels_on_cpu, "shared_room")
+    whole = room.value
+    yield room
+    room.value = whole
 
 
 @pytest.mark.parametrize(
@@ -40,18 +54,7 @@ def test_a_product_is_that_of_the_very_weights(
     chosen: Schedule,
     workspace_on_cpu: Workspace,
 ) -> None:
-    draw = Draw(sum(shape))
-    weight = draw.sparse(*shape, bits, group)
-    packed = pack(weight.q, weight.index, weight.scale, bits)
-    x = draw.normal(tokens, shape[1]).to(dtype)
-    x[0] = torch.nan  # which no other token sees
-    found = torch.full((tokens, shape[0]), torch.nan, dtype=dtype)
-    launch(x, packed, found, workspace_on_cpu, chosen)
-    assert bool(found[0].isnan().all())
-    exact_x, dense = x[1:].double(), weight.dense().double()
-    exact, sums = exact_x @ dense.T, exact_x.abs() @ dense.abs().T
-    error = (found[1:].double() - exact).abs()
-    assert bool((error <= ROUNDED[dtype] * exact.abs() + 1e-5 * sums + 1e-7).all())
+    expect_product(shape, group, bits, dtype, tokens, chosen, workspace_on_cpu)
 
 
 @pytest.mark.parametrize("dtype", ROUNDED, ids=str)
@@ -69,14 +72,72 @@ def test_dense_rows_are_the_weight_rounded_once(
     assert bool(dense[-1].isnan().all())  # nothing behind the last row
 
 
+@pytest.mark.parametrize(
+    ("bits", "shapes"),
+    [(4, {(1, 8), (2, 8), (4, 4), (4, 8)}), (8, {(1, 8), (4, 4), (4, 8)})],
+)
+def test_where_blocks_have_less_shared_memory_those_with_room_multiply(
+    bits: int,
+    shapes: set[tuple[int, int]],
+    shared_room: ctypes.c_int,
+    workspace_on_cpu: Workspace,
+) -> None:
+    assert ready(CPU, bits, BF16, sparse=True) == set(SHAPES)
+    ready.cache_clear()
+    shared_room.value = 99 << 10  # as of sm_86 and sm_89
+    assert ready(CPU, bits, BF16, sparse=True) == shapes
+    for tokens in (8, 9, 17, 70):
+        chosen = schedule(tokens, (300, 640), DEPTH, 1, shapes)
+        expect_product((300, 640), 128, bits, BF16, tokens, chosen, workspace_on_cpu)
+
+
+def test_where_no_block_has_room_none_is_ready_and_one_warning_says_so(
+    shared_room: ctypes.c_int,
+    workspace_on_cpu: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a small GPU")
+    shared_room.value = 48 << 10
+    with caplog.at_level(logging.WARNING):
+        assert not ready(CPU, 4, BF16, sparse=True)
+        assert not ready(CPU, 4, BF16, sparse=True)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "no kernel in CUDA C++ multiplies with 4-bit weights: a small GPU, invalid value"
+    )
+
+
 def test_blocks_share_rows_only_to_fill_a_gpu() -> None:
     for shape in ((4096, 4096), (6144, 4096), (28_672, 4096), (4096, 14_336), (57_344, 8192)):
         for tokens in (1, 2, 8, 9, 16, 17, 32, 33, 64, 65, 128, 256):
-            packed = Packed(torch.empty(0), torch.empty(0), shape, 4)
-            chosen = schedule(tokens, packed, PROCESSORS)
+            chosen = schedule(tokens, shape, DEPTH, PROCESSORS, SHAPES)
             blocks = chosen.blocks(tokens, shape[0]) * chosen.splits
             assert chosen.tiles * 8 >= min(tokens, 64)
             assert blocks * 2 > PROCESSORS
             assert chosen.splits == 1 or blocks <= chosen.resident * PROCESSORS
             room = PROCESSORS * ROWS * 512
             assert chosen.splits == 1 or blocks * chosen.rows * chosen.tiles * 8 <= room
+
+
+def expect_product(
+    shape: tuple[int, int],
+    group: int,
+    bits: int,
+    dtype: torch.dtype,
+    tokens: int,
+    chosen: Schedule,
+    workspace: Workspace,
+) -> None:
+    draw = Draw(sum(shape))
+    weight = draw.sparse(*shape, bits, group)
+    packed = pack(weight.q, weight.index, weight.scale, bits)
+    x = draw.normal(tokens, shape[1]).to(dtype)
+    x[0] = torch.nan  # which no other token sees
+    found = torch.full((tokens, shape[0]), torch.nan, dtype=dtype)
+    launch(x, packed, found, workspace, chosen)
+    assert bool(found[0].isnan().all())
+    exact_x, dense = x[1:].double(), weight.dense().double()
+    exact, sums = exact_x @ dense.T, exact_x.abs() @ dense.abs().T
+    error = (found[1:].double() - exact).abs()
+    assert bool((error <= ROUNDED[dtype] * exact.abs() + 1e-5 * sums + 1e-7).all())

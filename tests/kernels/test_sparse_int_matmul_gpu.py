@@ -139,7 +139,7 @@ def test_in_however_many_parts_it_is_the_same(
     if tiles < 4 and warps < 8:
         pytest.skip("few tokens have blocks of 8 warps alone")
     chosen = Schedule(tiles, warps, splits)
-    monkeypatch.setattr(module, "schedule", lambda *_: chosen)
+    monkeypatch.setattr(module, "schedule_on", lambda *_: chosen)
     for bits in (4, 8):
         for tokens in (3, 8 * tiles, 8 * tiles + 5):
             for shape in ((512, 4096), (300, 1408)):
