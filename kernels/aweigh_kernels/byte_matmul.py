@@ -15,10 +15,11 @@ import triton
 from torch.nn.functional import pad
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from aweigh_kernels.byte_schedule import MOST_TOKENS, Few, Gpu, Many, Shape, fills, schedule
+from aweigh_kernels.byte_schedule import MOST_TOKENS, Few, Many, Shape, fills, schedule
 from aweigh_kernels.checks import expect, expect_input
 from aweigh_kernels.dense import NARROW, expect_beside, expect_dense
 from aweigh_kernels.gpu import byte_matmul as kernels
+from aweigh_kernels.gpus import Gpu
 from aweigh_kernels.product import KernelProduct, Kernels, RoundingProduct
 from aweigh_kernels.round_rows import round_rows
 from aweigh_kernels.rounding import GROUP, ByteRounding, Rounded, padded

@@ -11,12 +11,12 @@ from typing import Protocol
 import torch
 from torch.nn.functional import linear
 
-from aweigh_kernels import int_matmul, int_packing, int_weight
+from aweigh_kernels import int_matmul, int_packing, int_weight, tile_matmul
 from aweigh_kernels.byte_matmul import ByteMatrix, pack, prepared
-from aweigh_kernels.byte_schedule import Gpu
 from aweigh_kernels.dense import expect_beside, expect_dense, has_kernels
 from aweigh_kernels.equality import same
 from aweigh_kernels.fp8_weight import Fp8Weight
+from aweigh_kernels.gpus import Gpu
 from aweigh_kernels.grouped_matmul import launch_bytes, launch_dense, launch_ints, shared_on
 from aweigh_kernels.int8_weight import Int8Weight
 from aweigh_kernels.int_packing import Packed
@@ -120,7 +120,7 @@ class IntStack:
 
     def _product(self, words: torch.Tensor, factors: torch.Tensor) -> Product:
         packed = replace(self._stack, words=words, factors=factors)
-        workspace = int_matmul.workspace_of(words.device)
+        workspace = tile_matmul.workspace_of(words.device)
         return KernelProduct(
             lambda x: int_matmul.int_matmul(x.contiguous(), packed, workspace),
             int_matmul.kernels_of(packed, self._dtype),

@@ -17,6 +17,7 @@ from aweigh_kernels.dense import expect_beside, expect_dense, starts_early
 from aweigh_kernels.fp4_packing import with_signs
 from aweigh_kernels.fp4_rounding import Fp4Numbers
 from aweigh_kernels.gpu.fp4_matmul_blackwell import ROWS, multiply
+from aweigh_kernels.gpus import Gpu
 from aweigh_kernels.product import Kernels
 from aweigh_kernels.skinny_matmul import Scratch, splits, tokens_of
 
@@ -105,7 +106,7 @@ def kernels_of(weight: Fp4Blocks, dtype: torch.dtype) -> Kernels:
 
 def division_on(device: torch.device, num_tokens: int, num_rows: int, num_columns: int) -> Division:
     """`division`, for a GPU that is there."""
-    num_processors = torch.cuda.get_device_properties(device).multi_processor_count
+    num_processors = Gpu.of(device).num_processors
     return division(num_tokens, num_rows, num_columns, num_processors)
 
 

@@ -8,20 +8,13 @@ the same bits again. Of many tokens the weight is made dense in parts, and cuBLA
 from functools import partial
 
 import torch
-import triton
 
-from aweigh_kernels.dense import expect_beside, expect_dense, starts_early
+from aweigh_kernels.dense import expect_beside, expect_dense
 from aweigh_kernels.fp4_packing import Fp4Packed
 from aweigh_kernels.gpu.fp4_matmul import multiply, unpack
-from aweigh_kernels.int_matmul import (
-    MOST_TOKENS,
-    Schedule,
-    Workspace,
-    multiply_in_parts,
-    schedule_if_few,
-    schedule_on,
-)
 from aweigh_kernels.product import Kernels
+from aweigh_kernels.tile_matmul import Workspace, launch, launch_unpack, multiply_in_parts
+from aweigh_kernels.tile_schedule import MOST_TOKENS, schedule_if_few, schedule_on
 
 
 def fp4_matmul(x: torch.Tensor, packed: Fp4Packed, workspace: Workspace) -> torch.Tensor:
@@ -30,7 +23,7 @@ def fp4_matmul(x: torch.Tensor, packed: Fp4Packed, workspace: Workspace) -> torc
     Args:
         x: [T, K], contiguous, of the number format that the matrix is packed for.
         packed: on the same device.
-        workspace: of `int_matmul.workspace_of`; no other product may use it at the same time.
+        workspace: of `tile_matmul.workspace_of`; no other product may use it at the same time.
 
     Returns:
         [T, N], as x, rounded once. Of more than MOST_TOKENS rows, weights are rounded, too.
@@ -43,13 +36,11 @@ def fp4_matmul(x: torch.Tensor, packed: Fp4Packed, workspace: Workspace) -> torc
     expect_beside("x", x, packed.words)
     output = x.new_empty(num_tokens, num_rows)
     if num_tokens > MOST_TOKENS:
-        multiply_in_parts(
-            x, workspace, output, lambda units, dense: launch_unpack(packed, units, dense)
-        )
+        multiply_in_parts(x, workspace, output, partial(launch_unpack, unpack, packed))
     elif output.numel():
         scratch = workspace.scratch
         chosen = schedule_on(x.device, num_tokens, packed)
-        launch(x, packed, output, (scratch.sums, scratch.arrived), chosen)
+        launch(multiply, x, packed, output, (scratch.sums, scratch.arrived), chosen)
     return output
 
 
@@ -60,78 +51,4 @@ def kernels_of(packed: Fp4Packed, *, rounded: bool) -> Kernels:
         product=("nvfp4", packed.shape, packed.fours, packed.dtype, rounded),
         chosen=partial(schedule_if_few, device, packed),
         x=torch.empty(0, packed.shape[1], dtype=packed.dtype, device=device),
-    )
-
-
-def launch(
-    x: torch.Tensor,
-    packed: Fp4Packed,
-    output: torch.Tensor,
-    shared: tuple[torch.Tensor, torch.Tensor],
-    chosen: Schedule,
-    *,
-    interpreted: bool = False,
-) -> None:
-    """Launch the kernel.
-
-    Args:
-        x: [T, K]; T is 1 or more.
-        packed: the weight.
-        output: [T, N].
-        shared: sums and counts of programs that share rows, see `Scratch`.
-        chosen: how it is divided.
-        interpreted: by Triton's interpreter, which knows no instructions.
-    """
-    (num_rows, num_columns), num_tokens = packed.shape, len(x)
-    grid = (
-        triton.cdiv(num_rows, chosen.rows),
-        chosen.splits,
-        triton.cdiv(num_tokens, chosen.tokens),
-    )
-    early = not interpreted and starts_early(x.device)
-    multiply[grid](
-        x,
-        packed.words,
-        packed.scales,
-        packed.factors,
-        output,
-        *shared,
-        num_tokens,
-        OUT=num_rows,
-        IN=num_columns,
-        TOKENS=chosen.tokens,
-        ROWS=chosen.rows,
-        SPLITS=chosen.splits,
-        EARLY=early,
-        FOURS=packed.fours,
-        PAIRS=not interpreted,
-        num_warps=chosen.num_warps,
-        num_stages=chosen.num_stages,
-        launch_pdl=early,
-    )
-
-
-def launch_unpack(
-    packed: Fp4Packed, units: range, output: torch.Tensor, *, interpreted: bool = False
-) -> None:
-    """Make some rows dense.
-
-    Args:
-        packed: the weight.
-        units: which, in units of 64 rows.
-        output: [those rows at least, K], as x; each number is rounded once.
-        interpreted: see `launch`.
-    """
-    num_rows, num_columns = packed.shape
-    unpack[len(units), packed.words.shape[1]](
-        packed.words,
-        packed.scales,
-        packed.factors,
-        output,
-        units.start,
-        OUT=num_rows,
-        IN=num_columns,
-        FOURS=packed.fours,
-        PAIRS=not interpreted,
-        num_warps=4,
     )

@@ -37,6 +37,17 @@ class Fp4Packed:
     bits = 4
     row_bytes = _DEPTH // 2 + _DEPTH // _GROUP  # what a row of a tile has of shared memory
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """What kernels read, in their order."""
+        return self.words, self.scales, self.factors
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """What kernels are compiled for."""
+        rows, columns = self.shape
+        return {"OUT": rows, "IN": columns, "FOURS": self.fours}
+
 
 def pack(
     q: torch.Tensor,

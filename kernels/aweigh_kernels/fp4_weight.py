@@ -160,7 +160,7 @@ def _on_gpu(weight: Fp4Weight, dtype: torch.dtype) -> Product:
     from aweigh_kernels.fp4_matmul import fp4_matmul, kernels_of
     from aweigh_kernels.fp4_packing import pack
     from aweigh_kernels.fp4_rounding import round_numbers
-    from aweigh_kernels.int_matmul import workspace_of
+    from aweigh_kernels.tile_matmul import workspace_of
 
     device, columns = weight.q.device, weight.shape[1]
     if weight.activation_scale is not None and multiplies_fp4(device):
@@ -182,7 +182,7 @@ def _by_blocks(weight: Fp4Weight, of_all: torch.Tensor, dtype: torch.dtype) -> P
     """By tensor cores that multiply codes with their scales."""
     from aweigh_kernels.fp4_blocks import kernels_of, multiply_blocks, pack
     from aweigh_kernels.fp4_rounding import quantize_rows
-    from aweigh_kernels.int_matmul import workspace_of
+    from aweigh_kernels.tile_matmul import workspace_of
 
     columns, scratch = weight.shape[1], workspace_of(weight.q.device).scratch
     packed = pack(weight.q, weight.scale, weight.global_scale)

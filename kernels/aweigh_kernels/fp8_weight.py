@@ -154,7 +154,7 @@ def prepare(weight: Fp8Weight, dtype: torch.dtype) -> Product:
 def _prepare_on_gpu(weight: Fp8Weight, dtype: torch.dtype) -> Product:
     # They need Triton, which is not everywhere.
     from aweigh_kernels.byte_matmul import pack, prepared, widened
-    from aweigh_kernels.byte_schedule import Gpu
+    from aweigh_kernels.gpus import Gpu
 
     activation, gpu = weight.activation, Gpu.of(weight.q.device)
     matrix = pack(weight.q, weight.scale, blocks=weight.blocks)

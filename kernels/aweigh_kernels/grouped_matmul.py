@@ -13,10 +13,10 @@ from functools import cache
 import torch
 import triton
 
-from aweigh_kernels import byte_schedule, int_matmul, skinny_matmul
+from aweigh_kernels import byte_schedule, skinny_matmul, tile_schedule
 from aweigh_kernels.byte_matmul import ByteMatrix, as_codes, numbers_of
-from aweigh_kernels.byte_schedule import Gpu
 from aweigh_kernels.gpu import grouped_matmul as kernels
+from aweigh_kernels.gpus import Gpu
 from aweigh_kernels.int_packing import Packed
 from aweigh_kernels.rounding import Rounded
 from aweigh_kernels.routing import Routed
@@ -141,7 +141,7 @@ def launch_ints(
     out_size, in_size = packed.shape
     tile_tokens = routed.pairs.shape[1]
     tall = replace(packed, shape=(likely_rows(routed, out_size), in_size))
-    chosen = int_matmul.schedule(tile_tokens, tall, gpu.num_processors)
+    chosen = tile_schedule.schedule(tile_tokens, tall, gpu.num_processors)
     chosen = chosen.within(gpu.shared_bytes, packed)
     tiling = Tiling(routed, out_size, chosen.rows, chosen.splits).within(shared)
     output = x.new_empty(routed.num_pairs, out_size)

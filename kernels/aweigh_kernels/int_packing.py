@@ -36,6 +36,18 @@ class Packed:
     fours: bool  # as tensor cores that no warpgroups feed take columns
 
     @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """What kernels read, in their order."""
+        return self.words, self.factors
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """What kernels are compiled for."""
+        rows, columns = self.shape
+        sizes = {"OUT": rows, "IN": columns, "GROUP": self.group, "DEPTH": self.depth}
+        return sizes | {"BITS": self.bits, "FOURS": self.fours}
+
+    @property
     def depth(self) -> int:
         """Columns of a tile."""
         return _depth(self.bits, self.group, self.shape[1])

@@ -145,12 +145,12 @@ def _stored(weight: IntWeight, dtype: torch.dtype) -> Product:
 
 
 def _on_gpu(weight: IntWeight, dtype: torch.dtype) -> Product:
-    from aweigh_kernels import int_matmul, int_packing  # Triton is not everywhere
+    from aweigh_kernels import int_matmul, int_packing, tile_matmul  # Triton is not everywhere
 
     bits, group, device = weight.bits, weight.group, weight.q.device
     fours = not by_warpgroups(device)
     packed = int_packing.pack(weight.q, weight.scale, weight.zero, bits, group, fours=fours)
-    workspace = int_matmul.workspace_of(device)
+    workspace = tile_matmul.workspace_of(device)
 
     def product(x: torch.Tensor) -> torch.Tensor:
         return int_matmul.int_matmul(x.contiguous(), packed, workspace)

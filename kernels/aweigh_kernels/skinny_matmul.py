@@ -5,7 +5,6 @@ Sums are fp32, in an order that depends on shapes alone: the same product is the
 """
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ import triton
 
 from aweigh_kernels.dense import NARROW, expect_dense, starts_early
 from aweigh_kernels.gpu.skinny_matmul import multiply
+from aweigh_kernels.gpus import Gpu
 
 MOST_TOKENS = 64
 _LEAST_TOKENS = 16  # that a tensor core takes
@@ -46,7 +46,7 @@ class Scratch:
 
     def __init__(self, device: torch.device, most_tokens: int = MOST_TOKENS) -> None:
         # `schedule` lets three programs of each multiprocessor share rows, one if tokens are many.
-        num_processors = _processors(device).multi_processor_count
+        num_processors = Gpu.of(device).num_processors
         size = num_processors * _TILE * most_tokens
         self.sums = torch.empty(size, dtype=torch.float32, device=device)
         self.arrived = torch.zeros(3 * num_processors, dtype=torch.int32, device=device)
@@ -128,7 +128,7 @@ def schedule(num_tokens: int, out_size: int, in_size: int, num_processors: int) 
 
 def schedule_on(device: torch.device, num_tokens: int, out_size: int, in_size: int) -> Schedule:
     """The same, for a GPU that is there."""
-    num_processors = _processors(device).multi_processor_count
+    num_processors = Gpu.of(device).num_processors
     return schedule(num_tokens, out_size, in_size, num_processors)
 
 
@@ -184,16 +184,6 @@ def launch(
         EARLY=early,
         **constants,
         num_warps=chosen.num_warps,
-        num_stages=chosen.stages_within(_shared_bytes(x.device), num_tokens),
+        num_stages=chosen.stages_within(Gpu.of(x.device).shared_bytes, num_tokens),
         launch_pdl=early,
     )
-
-
-@cache
-def _processors(device: torch.device) -> "torch._C._CudaDeviceProperties":
-    return torch.cuda.get_device_properties(device)
-
-
-def _shared_bytes(device: torch.device) -> int:
-    """Of one program at most."""
-    return int(_processors(device).shared_memory_per_block_optin)  # type: ignore[attr-defined]

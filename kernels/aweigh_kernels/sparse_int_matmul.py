@@ -5,14 +5,17 @@ each row of 128 columns. Sums are fp32, in an order that depends on shapes alone
 is the same bits again. Of many tokens the weight is made dense in parts, and cuBLAS multiplies.
 """
 
+from functools import partial
+
 import torch
 
 from aweigh_kernels import cuda_int_matmul
 from aweigh_kernels.cuda_int_matmul import Arguments, Schedule, call
-from aweigh_kernels.dense import NARROW, expect_dense
-from aweigh_kernels.int_matmul import Workspace, parts
+from aweigh_kernels.dense import NARROW, expect_beside, expect_dense
+from aweigh_kernels.gpus import Gpu
 from aweigh_kernels.int_packing import ROWS as PART_ROWS
 from aweigh_kernels.sparse_packing import DEPTH, ROWS, Packed
+from aweigh_kernels.tile_matmul import Workspace, multiply_in_parts
 
 MOST_TOKENS = 256  # of the kernel; with more, making the weight dense costs less than it saves
 
@@ -41,11 +44,10 @@ def sparse_int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> 
     """
     num_tokens, (num_rows, num_columns) = len(x), packed.shape
     expect_dense("x", x, [num_tokens, num_columns], NARROW)
-    if x.device != packed.words.device:
-        raise ValueError(f"x is on {x.device}; expected {packed.words.device}, as the weight is")
+    expect_beside("x", x, packed.words)
     output = x.new_empty(num_tokens, num_rows)
     if num_tokens > MOST_TOKENS:
-        _multiply_dense(x, packed, workspace, output)
+        multiply_in_parts(x, workspace, output, partial(_unpack_part, packed))
     elif output.numel():
         launch(x, packed, output, workspace, schedule_on(x.device, num_tokens, packed, x.dtype))
     return output
@@ -55,7 +57,7 @@ def schedule_on(
     device: torch.device, num_tokens: int, packed: Packed, dtype: torch.dtype
 ) -> Schedule:
     """How a product with x of a number format is divided on a GPU that is there."""
-    num_processors = torch.cuda.get_device_properties(device).multi_processor_count
+    num_processors = Gpu.of(device).num_processors
     shapes = cuda_int_matmul.ready(device, packed.bits, dtype, sparse=True)
     return cuda_int_matmul.schedule(num_tokens, packed.shape, DEPTH, num_processors, shapes)
 
@@ -88,6 +90,12 @@ def launch_unpack(packed: Packed, units: range, output: torch.Tensor) -> None:
     call("aweigh_sparse_int_unpack", given, output.device)
 
 
+def _unpack_part(packed: Packed, units: range, output: torch.Tensor) -> None:
+    """As `multiply_in_parts` counts units."""
+    first = units.start * (PART_ROWS // ROWS)
+    launch_unpack(packed, range(first, first + -(-len(output) // ROWS)), output)
+
+
 def _arguments(packed: Packed, output: torch.Tensor) -> Arguments:
     (num_rows, num_columns), (units, steps, _) = packed.shape, packed.words.shape
     return Arguments(
@@ -104,15 +112,3 @@ def _arguments(packed: Packed, output: torch.Tensor) -> Arguments:
         sparse=True,
         wide=output.dtype == torch.bfloat16,
     )
-
-
-def _multiply_dense(
-    x: torch.Tensor, packed: Packed, workspace: Workspace, output: torch.Tensor
-) -> None:
-    num_rows, num_columns = packed.shape
-    for part in parts(num_rows, num_columns):
-        first, end = part.start * PART_ROWS, min(part.stop * PART_ROWS, num_rows)
-        size = (end - first) * num_columns
-        dense = workspace.dense[:size].view(x.dtype).view(end - first, num_columns)
-        launch_unpack(packed, range(first // ROWS, -(-end // ROWS)), dense)
-        torch.mm(x, dense.t(), out=output[:, first:end])

@@ -122,10 +122,10 @@ def has_kernel(weight: SparseIntWeight, dtype: torch.dtype) -> bool:
 
 
 def _on_gpu(weight: SparseIntWeight) -> Product:
-    from aweigh_kernels import int_matmul, sparse_int_matmul, sparse_packing
+    from aweigh_kernels import sparse_int_matmul, sparse_packing, tile_matmul
 
     packed = sparse_packing.pack(weight.q, weight.index, weight.scale, weight.bits)
-    workspace = int_matmul.workspace_of(weight.q.device)
+    workspace = tile_matmul.workspace_of(weight.q.device)
     columns = weight.shape[1]
 
     def product(x: torch.Tensor) -> torch.Tensor:

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from aweigh_kernels import cuda_int_matmul, cuda_library
-from aweigh_kernels.int_matmul import Workspace
 from aweigh_kernels.skinny_matmul import Scratch
+from aweigh_kernels.tile_matmul import Workspace
 
 PROCESSORS = 132
 

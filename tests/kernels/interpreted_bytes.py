@@ -19,11 +19,12 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 from aweigh_kernels import byte_matmul, fp8_weight, int8_weight, rms_norm, round_rows, rounding
-from aweigh_kernels.byte_schedule import Few, Gpu, Many, schedule
+from aweigh_kernels.byte_schedule import Few, Many, schedule
 from aweigh_kernels.fp8_weight import Fp8Weight
 from aweigh_kernels.gated import Activation
 from aweigh_kernels.gpu import gated as gated_kernels
 from aweigh_kernels.gpu import rms_norm as norm_kernels
+from aweigh_kernels.gpus import Gpu
 from aweigh_kernels.int8_weight import Int8Weight
 from aweigh_kernels.rounding import ByteRounding, Rounded
 from aweigh_kernels.skinny_matmul import Scratch

@@ -26,7 +26,7 @@ from aweigh_kernels.rounding import ByteRounding, Rounded
 from aweigh_kernels.routing import Routed
 from tests.kernels.interpreted_bytes import GPU as SMALL
 from tests.kernels.interpreted_bytes import quantized
-from tests.kernels.interpreted_int_matmul import NAN
+from tests.kernels.interpreted_tiles import NAN
 from tests.kernels.routed import chosen_by
 from tests.kernels.weights import Draw
 

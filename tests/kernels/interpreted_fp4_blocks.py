@@ -20,7 +20,7 @@ from aweigh_kernels.fp4_blocks import Division, launch, pack
 from aweigh_kernels.fp4_rounding import launch_quantize
 from aweigh_kernels.fp4_weight import GROUP, Fp4Weight, rounded, values
 from tests.kernels.interpreted_fp4_matmul import exact
-from tests.kernels.interpreted_int_matmul import NAN
+from tests.kernels.interpreted_tiles import NAN
 from tests.kernels.weights import Draw
 
 SIZES = ((128, 512), (100, 1040), (300, 64), (1, 16))  # rows and columns

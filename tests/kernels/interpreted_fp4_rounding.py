@@ -13,7 +13,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 from aweigh_kernels.fp4_rounding import launch_quantize, launch_round
 from aweigh_kernels.fp4_weight import quantize, rounded
-from tests.kernels.interpreted_int_matmul import NAN
+from tests.kernels.interpreted_tiles import NAN
 from tests.kernels.weights import Draw
 
 

@@ -21,7 +21,7 @@ from triton.runtime.jit import JITFunction
 from aweigh_kernels import cuda_library, gpu
 from aweigh_kernels.fp4_rounding import quantize_rows
 from aweigh_kernels.gated import Activation, gated
-from aweigh_kernels.int_matmul import int_matmul, workspace_of
+from aweigh_kernels.int_matmul import int_matmul
 from aweigh_kernels.paired_matmul import gated_matmul, turned_matmul
 from aweigh_kernels.rms_norm import rms_norm, rms_norm_rounded
 from aweigh_kernels.rope_write import FP8, rope_write
@@ -29,6 +29,7 @@ from aweigh_kernels.round_rows import round_gated, round_rows
 from aweigh_kernels.routing import add_weighted
 from aweigh_kernels.skinny_matmul import Scratch, skinny_matmul
 from aweigh_kernels.sparse_int_matmul import is_ready, sparse_int_matmul
+from aweigh_kernels.tile_matmul import workspace_of
 from aweigh_kernels.weight import prepare
 from aweigh_runtime.engine.sampling.drawing import Draws
 from tests.kernels import test_paged_attention_gpu as paged_cases

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from aweigh_kernels.byte_schedule import Few, Gpu, Many, Shape, schedule
+from aweigh_kernels.byte_schedule import Few, Many, Shape, schedule
 from aweigh_kernels.gpu import rms_norm, rounding
 from aweigh_kernels.gpu.byte_matmul import multiply_few, multiply_many, widen
+from aweigh_kernels.gpus import Gpu
 from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
 
 MOST_COLUMNS = 512  # of tensor cores' own memory: a kernel that asks for more is not launched

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as some
 
-from aweigh_kernels.byte_schedule import MOST_TOKENS, Gpu, Many, Shape, schedule
+from aweigh_kernels.byte_schedule import MOST_TOKENS, Many, Shape, schedule
+from aweigh_kernels.gpus import Gpu
 
 GPUS = (
     Gpu(108, 163 << 10, early=False, fp8=False, warpgroups=False, short_sums=False, int8=True),

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from aweigh_kernels.cuda_int_matmul import DENSE_SHAPES, Schedule, schedule
-from aweigh_kernels.int_matmul import MOST_TOKENS_CUDA, Workspace, launch_cuda
+from aweigh_kernels.int_matmul import MOST_TOKENS_CUDA, launch_cuda
 from aweigh_kernels.int_packing import Packed, pack
 from aweigh_kernels.int_weight import IntWeight
+from aweigh_kernels.tile_matmul import Workspace
 from tests.kernels.conftest import PROCESSORS
 from tests.kernels.weights import Draw
 

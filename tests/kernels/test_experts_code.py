@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from aweigh_kernels import byte_schedule, int_matmul, skinny_matmul
+from aweigh_kernels import byte_schedule, skinny_matmul, tile_schedule
 from aweigh_kernels.byte_schedule import Shape
 from aweigh_kernels.gpu import grouped_matmul as kernels
 from aweigh_kernels.gpu import routing as routing_kernels
@@ -22,7 +22,13 @@ from tests.kernels.test_byte_matmul_code import (
     expect_fast,
     gpu,
 )
-from tests.kernels.test_int_matmul_code import MOST_BYTES, MOST_WORK, PROCESSORS, packed
+from tests.kernels.test_int_matmul_code import MOST_WORK, packed
+from tests.kernels.tile_code import (
+    MOST_BYTES,
+    PROCESSORS,
+    expect_unpacked_in_registers,
+    unpacked_at_once,
+)
 
 EXPERTS, EACH = 8, 2
 GATES, DOWN = (28_672, 4096), (4096, 14_336)
@@ -47,18 +53,13 @@ def ints(architecture: int, num_tokens: int, shape: tuple[int, int]) -> tuple[Ma
     found, weight = routed(num_tokens), packed(4, 128, architecture, shape)
     size = found.pairs.shape[1]
     tall = replace(weight, shape=(likely_rows(found, shape[0]), shape[1]))
-    chosen = int_matmul.schedule(size, tall, PROCESSORS)
+    chosen = tile_schedule.schedule(size, tall, PROCESSORS)
     chosen = chosen.within(MOST_BYTES[architecture], weight)
-    constants = constants_of(found, shape, architecture) | {
+    constants = constants_of(found, shape, architecture) | weight.constants | chosen.constants
+    constants |= {
         "WORDS": shape[0] * shape[1] // 8,
         "FACTORS": shape[0] * shape[1] // 128,
-        "GROUP": 128,
-        "BITS": 4,
-        "ROWS": chosen.rows,
-        "DEPTH": weight.depth,
-        "SPLITS": chosen.splits,
         "UNROLL": chosen.unroll,
-        "FOURS": weight.fours,
         "PAIRS": True,
     }
     code = compiled(
@@ -69,7 +70,7 @@ def ints(architecture: int, num_tokens: int, shape: tuple[int, int]) -> tuple[Ma
         num_warps=chosen.num_warps,
         num_stages=chosen.num_stages,
     )
-    return code, chosen.rows * weight.depth * chosen.unroll // (32 * chosen.num_warps)
+    return code, unpacked_at_once(chosen, weight, unrolls=True)
 
 
 def dense(architecture: int, num_tokens: int, shape: tuple[int, int]) -> MachineCode:
@@ -129,18 +130,9 @@ def test_integers_of_experts_are_unpacked_as_those_of_one_matrix(
     architecture: int, num_tokens: int, shape: tuple[int, int]
 ) -> None:
     code, numbers = ints(architecture, num_tokens, shape)
-    assert code.stack_bytes == 0
-    assert code.shared_bytes <= MOST_BYTES[architecture]
-    assert code.count("LDGSTS")  # asynchronous copies
-    if architecture == 100:
-        assert code.count("UTCHMMA")
-        return
-    loop = code.loop()
-    assert not code.overwrites_operands()
-    assert loop.count("HGMMA" if architecture == 90 else "HMMA")
-    for waits in ("STS", "STSM", "SHFL", "LDG", "LDL"):
-        assert not loop.count(waits), waits
+    expect_unpacked_in_registers(code, architecture)
     if architecture == 90:
+        loop = code.loop()
         work = sum(loop.count(each) for each in ("LOP3", "SHF", "HFMA2", "HADD2", "PRMT"))
         assert work <= MOST_WORK[4, "bf16"] * numbers + 24  # and addresses
         programs, threads = {1: (3, 128), 64: (2, 128), 4096: (1, 256)}[num_tokens]

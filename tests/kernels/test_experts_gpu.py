@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from aweigh_kernels.byte_schedule import Gpu
 from aweigh_kernels.expert_stack import DenseStack, Stack, stack_of
 from aweigh_kernels.fp8_weight import Fp8Activation, Fp8Weight
+from aweigh_kernels.gpus import Gpu
 from aweigh_kernels.grouped_matmul import shared_on
 from aweigh_kernels.int8_weight import Int8Activation
 from aweigh_kernels.routing import MOST_EACH, Routed, add_weighted, reference, route

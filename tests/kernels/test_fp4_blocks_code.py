@@ -5,7 +5,7 @@ import pytest
 from aweigh_kernels.fp4_blocks import division
 from aweigh_kernels.gpu.fp4_matmul_blackwell import multiply
 from tests.kernels.machine_code import compiled
-from tests.kernels.test_int_matmul_code import MOST_BYTES
+from tests.kernels.tile_code import MOST_BYTES
 
 PROCESSORS = 148
 

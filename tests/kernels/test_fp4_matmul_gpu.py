@@ -13,7 +13,8 @@ from aweigh_kernels.fp4_matmul import fp4_matmul
 from aweigh_kernels.fp4_packing import pack
 from aweigh_kernels.fp4_rounding import quantize_rows, round_numbers
 from aweigh_kernels.fp4_weight import Fp4Weight, quantize, rounded
-from aweigh_kernels.int_matmul import MOST_TOKENS, Schedule, Workspace, workspace_of
+from aweigh_kernels.tile_matmul import Workspace, workspace_of
+from aweigh_kernels.tile_schedule import MOST_TOKENS, Schedule
 from aweigh_kernels.weight import prepare, recordable
 from tests.kernels.weights import Draw
 

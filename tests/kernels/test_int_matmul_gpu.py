@@ -10,16 +10,11 @@ import torch
 from aweigh_kernels import cuda_int_matmul
 from aweigh_kernels import int_matmul as module
 from aweigh_kernels.dense import by_warpgroups
-from aweigh_kernels.int_matmul import (
-    MOST_TOKENS,
-    MOST_TOKENS_CUDA,
-    Schedule,
-    Workspace,
-    int_matmul,
-    workspace_of,
-)
+from aweigh_kernels.int_matmul import MOST_TOKENS_CUDA, int_matmul
 from aweigh_kernels.int_packing import pack
 from aweigh_kernels.int_weight import IntWeight
+from aweigh_kernels.tile_matmul import Workspace, workspace_of
+from aweigh_kernels.tile_schedule import MOST_TOKENS, Schedule
 from aweigh_kernels.weight import prepare
 from tests.kernels.weights import Draw
 
@@ -176,7 +171,7 @@ def test_in_however_many_parts_it_is_the_same(
 ) -> None:
     for tokens in (3, 40):
         chosen = Schedule(rows, 16 if tokens < 16 else 64, splits, 3, 8 if rows > 64 else 4)
-        monkeypatch.setattr(module, "schedule", lambda *_, chosen=chosen: chosen)
+        monkeypatch.setattr(module, "schedule_on", lambda *_, chosen=chosen: chosen)
         for shape in ((512, 4096), (300, 1000)):
             case = Case(tokens, shape)
             case.check(int_matmul(case.x, case.packed, workspace))

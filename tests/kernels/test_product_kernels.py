@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
-from aweigh_kernels import byte_schedule, int_matmul
-from aweigh_kernels.byte_schedule import Gpu, Shape
+from aweigh_kernels import byte_schedule, tile_schedule
+from aweigh_kernels.byte_schedule import Shape
+from aweigh_kernels.gpus import Gpu
 from aweigh_kernels.int_packing import Packed
 from aweigh_kernels.product import KernelProduct, Kernels, compile_all
 from tests.kernels.test_byte_schedule import GPUS
@@ -47,9 +48,9 @@ def test_of_packed_integers_few_divisions_are_met(bits: int, group: int, archite
         weight = packed(bits, group, architecture, size)
 
         def chosen(tokens: int, weight: Packed = weight) -> Hashable:
-            if tokens > int_matmul.MOST_TOKENS:
+            if tokens > tile_schedule.MOST_TOKENS:
                 return None
-            return int_matmul.schedule(tokens, weight, 132).within(163 << 10, weight)
+            return tile_schedule.schedule(tokens, weight, 132).within(163 << 10, weight)
 
         expect_few(kernels("", chosen))
 

@@ -9,10 +9,10 @@ import torch
 
 from aweigh_kernels import sparse_int_matmul as module
 from aweigh_kernels.cuda_int_matmul import Schedule
-from aweigh_kernels.int_matmul import Workspace, workspace_of
 from aweigh_kernels.sparse_int_matmul import MOST_TOKENS, is_ready, sparse_int_matmul
 from aweigh_kernels.sparse_int_weight import SparseIntWeight
 from aweigh_kernels.sparse_packing import pack
+from aweigh_kernels.tile_matmul import Workspace, workspace_of
 from aweigh_kernels.weight import prepare, recordable
 from tests.kernels.weights import Draw
 
