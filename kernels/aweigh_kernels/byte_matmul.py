@@ -209,14 +209,20 @@ def launch(
     gpu: Gpu,
 ) -> None:
     """`byte_matmul` of tensors that are as they should be; Triton's interpreter takes them, too."""
-    numbers, weight = numbers_of(x), matrix.numbers
-    rounded = x if isinstance(x, Rounded) else None
-    x_scale = matrix.scale if rounded is None else rounded.scale
-    x_zero = x_scale if rounded is None or rounded.zero is None else rounded.zero
-    row_sums = matrix.scale if matrix.row_sums is None else matrix.row_sums
-    scales, num_tokens = (x_scale, x_zero, matrix.scale, row_sums), len(numbers)
-    tiles = triton.cdiv(num_tokens, chosen.tokens) * triton.cdiv(len(weight), chosen.rows)
-    constants = _constants(rounded, matrix, chosen, gpu)
+    numbers, weight, scales = numbers_of(x), matrix.numbers, scales_of(x, matrix)
+    num_tokens, (out_size, width) = len(numbers), weight.shape
+    tiles = triton.cdiv(num_tokens, chosen.tokens) * triton.cdiv(out_size, chosen.rows)
+    constants = {
+        "OUT": out_size,
+        "WIDTH": width,
+        "TOKENS": chosen.tokens,
+        "ROWS": chosen.rows,
+        "DEPTH": chosen.depth,
+        **kinds_of(x, matrix, gpu),
+        "num_warps": chosen.num_warps,
+        "num_stages": chosen.num_stages,
+        "launch_pdl": gpu.early,
+    }
     if isinstance(chosen, Many):
         kernels.multiply_many[(tiles,)](
             TensorDescriptor.from_tensor(numbers, [chosen.tokens, chosen.depth]),
@@ -246,26 +252,28 @@ def launch(
     )
 
 
-def _constants(
-    rounded: Rounded | None, matrix: ByteMatrix, chosen: Few | Many, gpu: Gpu
-) -> dict[str, int]:
-    """Those of both kernels."""
-    out_size, width = matrix.numbers.shape
+def scales_of(x: torch.Tensor | Rounded, matrix: ByteMatrix) -> tuple[torch.Tensor, ...]:
+    """As all kernels take them: x_scale, x_zero, scale, row_sums.
+
+    In the place of one that there is not stands another, which they do not read.
+    """
+    rounded = x if isinstance(x, Rounded) else None
+    x_scale = matrix.scale if rounded is None else rounded.scale
+    x_zero = x_scale if rounded is None or rounded.zero is None else rounded.zero
+    row_sums = matrix.scale if matrix.row_sums is None else matrix.row_sums
+    return x_scale, x_zero, matrix.scale, row_sums
+
+
+def kinds_of(x: torch.Tensor | Rounded, matrix: ByteMatrix, gpu: Gpu) -> dict[str, int]:
+    """What all kernels are compiled for, by what there is and by the GPU."""
+    rounded = x if isinstance(x, Rounded) else None
     return {
-        "OUT": out_size,
-        "WIDTH": width,
-        "TOKENS": chosen.tokens,
-        "ROWS": chosen.rows,
-        "DEPTH": chosen.depth,
         "SCALED": rounded is not None and rounded.scale.dim() == 1,
         "GROUPED": rounded is not None and rounded.scale.dim() == 2,
         "BLOCKS": matrix.blocks,
         "ZERO": rounded is not None and rounded.zero is not None,
         "SHORT": gpu.short_sums,
         "EARLY": gpu.early,
-        "num_warps": chosen.num_warps,
-        "num_stages": chosen.num_stages,
-        "launch_pdl": gpu.early,
     }
 
 

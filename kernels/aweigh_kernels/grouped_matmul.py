@@ -9,12 +9,13 @@ needs. The order of adding depends on shapes alone: the same product is the same
 
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 import triton
 
 from aweigh_kernels import byte_schedule, skinny_matmul, tile_schedule
-from aweigh_kernels.byte_matmul import ByteMatrix, as_codes, numbers_of
+from aweigh_kernels.byte_matmul import ByteMatrix, as_codes, kinds_of, numbers_of, scales_of
 from aweigh_kernels.gpu import grouped_matmul as kernels
 from aweigh_kernels.gpus import Gpu
 from aweigh_kernels.int_packing import Packed
@@ -44,12 +45,14 @@ def shared_on(device: torch.device) -> Shared:
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """What a launch has beside its schedule."""
+    """How a product is divided, whatever its numbers are."""
 
     routed: Routed
     out_size: int  # rows of each matrix
     rows: int  # of a program
-    splits: int
+    splits: int  # programs that share rows, each with a part of their numbers
+    num_stages: int
+    num_warps: int
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -95,40 +98,18 @@ def launch_dense(
         [T·k, O], as x, rounded once.
     """
     _, out_size, in_size = weight.shape
-    tile_tokens, tall = routed.pairs.shape[1], likely_rows(routed, out_size)
-    chosen = skinny_matmul.schedule(tile_tokens, tall, in_size, gpu.num_processors)
-    tiling = Tiling(routed, out_size, chosen.rows, chosen.splits).within(shared)
+    tokens, tall = routed.pairs.shape[1], likely_rows(routed, out_size)
+    chosen = skinny_matmul.schedule(tokens, tall, in_size, gpu.num_processors)
+    stages = chosen.stages_within(gpu.shared_bytes, tokens)
+    tiling = Tiling(routed, out_size, chosen.rows, chosen.splits, stages, chosen.num_warps)
     output = x.new_empty(routed.num_pairs, out_size)
-    if output.numel():
-        kernels.multiply_dense[tiling.grid](
-            x,
-            weight,
-            output,
-            shared.sums,
-            *_lists(routed, shared),
-            OUT=out_size,
-            IN=in_size,
-            EACH=_pairs_of_row(x, routed),
-            TOKENS=tile_tokens,
-            ROWS=chosen.rows,
-            DEPTH=chosen.depth,
-            SPLITS=tiling.splits,
-            EARLY=gpu.early,
-            num_warps=chosen.num_warps,
-            num_stages=chosen.stages_within(gpu.shared_bytes, tile_tokens),
-            launch_pdl=gpu.early,
-        )
+    constants = {"IN": in_size, "DEPTH": chosen.depth}
+    _launch(kernels.multiply_dense, (x, weight), output, tiling, shared, gpu, **constants)
     return output
 
 
 def launch_ints(
-    x: torch.Tensor,
-    packed: Packed,
-    routed: Routed,
-    shared: Shared,
-    gpu: Gpu,
-    *,
-    interpreted: bool = False,
+    x: torch.Tensor, packed: Packed, routed: Routed, shared: Shared, gpu: Gpu
 ) -> torch.Tensor:
     """Multiply with packed integers; see `launch_dense`.
 
@@ -136,42 +117,28 @@ def launch_ints(
         x: as there.
         packed: its words and factors are those of E matrices, [E, …], its shape that of one.
         routed, shared, gpu: as there.
-        interpreted: see `int_matmul.launch`.
     """
     out_size, in_size = packed.shape
-    tile_tokens = routed.pairs.shape[1]
     tall = replace(packed, shape=(likely_rows(routed, out_size), in_size))
-    chosen = tile_schedule.schedule(tile_tokens, tall, gpu.num_processors)
+    chosen = tile_schedule.schedule(routed.pairs.shape[1], tall, gpu.num_processors)
     chosen = chosen.within(gpu.shared_bytes, packed)
-    tiling = Tiling(routed, out_size, chosen.rows, chosen.splits).within(shared)
+    tiling = Tiling(
+        routed, out_size, chosen.rows, chosen.splits, chosen.num_stages, chosen.num_warps
+    )
     output = x.new_empty(routed.num_pairs, out_size)
-    if output.numel():
-        kernels.multiply_ints[tiling.grid](
-            x,
-            packed.words,
-            packed.factors,
-            output,
-            shared.sums,
-            *_lists(routed, shared),
-            OUT=out_size,
-            IN=in_size,
-            WORDS=packed.words[0].numel(),
-            FACTORS=packed.factors[0].numel(),
-            GROUP=packed.group,
-            BITS=packed.bits,
-            EACH=_pairs_of_row(x, routed),
-            TOKENS=tile_tokens,
-            ROWS=chosen.rows,
-            DEPTH=packed.depth,
-            SPLITS=tiling.splits,
-            UNROLL=chosen.unroll,
-            EARLY=gpu.early,
-            FOURS=packed.fours,
-            PAIRS=not interpreted,
-            num_warps=chosen.num_warps,
-            num_stages=chosen.num_stages,
-            launch_pdl=gpu.early,
-        )
+    _launch(
+        kernels.multiply_ints,
+        (x, *packed.tensors),
+        output,
+        tiling,
+        shared,
+        gpu,
+        **packed.constants,
+        WORDS=packed.words[0].numel(),
+        FACTORS=packed.factors[0].numel(),
+        UNROLL=chosen.unroll,
+        PAIRS=x.is_cuda,  # see `tile_matmul.launch`
+    )
     return output
 
 
@@ -193,66 +160,85 @@ def launch_bytes(
     """
     numbers, weight = numbers_of(x), matrix.numbers
     _, out_size, width = weight.shape
-    rounded = x if isinstance(x, Rounded) else None
-    integers, tile_tokens = numbers.dtype == torch.int8, routed.pairs.shape[1]
-    grouped = rounded is not None and rounded.scale.dim() == 2
-    chosen = byte_schedule.few(
-        byte_schedule.Shape(
-            tile_tokens,
-            likely_rows(routed, out_size),
-            width,
-            numbers.itemsize,
-            integers,
-            matrix.blocks or grouped,
-        ),
-        gpu,
-        tile_tokens,
+    integers, tokens = numbers.dtype == torch.int8, routed.pairs.shape[1]
+    kinds = kinds_of(x, matrix, gpu)
+    shape = byte_schedule.Shape(
+        num_tokens=tokens,
+        out_size=likely_rows(routed, out_size),
+        width=width,
+        x_bytes=numbers.itemsize,
+        integers=integers,
+        parts=bool(kinds["BLOCKS"] or kinds["GROUPED"]),
     )
-    tiling = Tiling(routed, out_size, chosen.rows, chosen.splits).within(shared)
+    chosen = byte_schedule.few(shape, gpu, tokens)
+    tiling = Tiling(
+        routed, out_size, chosen.rows, chosen.splits, chosen.num_stages, chosen.num_warps
+    )
     output = torch.empty(routed.num_pairs, out_size, dtype=dtype, device=weight.device)
-    if not output.numel():
-        return output
     codes = as_codes(weight, gpu)
-    x_scale = matrix.scale if rounded is None else rounded.scale
-    sums = shared.sums.view(torch.int32) if integers else shared.sums
-    kernels.multiply_bytes[tiling.grid](
-        numbers,
-        weight.view(torch.uint8) if codes else weight,
-        x_scale,
-        x_scale if rounded is None or rounded.zero is None else rounded.zero,
-        matrix.scale,
-        matrix.scale if matrix.row_sums is None else matrix.row_sums,
+    _launch(
+        kernels.multiply_bytes,
+        (numbers, weight.view(torch.uint8) if codes else weight, *scales_of(x, matrix)),
         output,
-        sums,
-        *_lists(routed, shared),
-        OUT=out_size,
+        tiling,
+        shared,
+        gpu,
+        **kinds,
         IN=numbers.shape[1],
         WIDTH=width,
         SCALES=matrix.scale[0].numel(),
-        EACH=_pairs_of_row(numbers, routed),
-        TOKENS=tile_tokens,
-        ROWS=chosen.rows,
         DEPTH=chosen.depth,
-        SPLITS=tiling.splits,
-        SCALED=rounded is not None and not grouped,
-        GROUPED=grouped,
-        BLOCKS=matrix.blocks,
-        ZERO=rounded is not None and rounded.zero is not None,
         CODES=codes,
         HALVES=integers and not gpu.int8,
-        SHORT=gpu.short_sums,
-        EARLY=gpu.early,
-        num_warps=chosen.num_warps,
-        num_stages=chosen.num_stages,
-        launch_pdl=gpu.early,
     )
     return output
 
 
-def _lists(routed: Routed, shared: Shared) -> tuple[torch.Tensor | int, ...]:
-    """What all kernels take behind their sums."""
-    num_tiles = len(routed.experts)
-    return shared.arrived, routed.experts, routed.pairs, routed.num_pairs, num_tiles
+def _launch(
+    multiply: Any,
+    given: tuple[torch.Tensor, ...],
+    output: torch.Tensor,
+    tiling: Tiling,
+    shared: Shared,
+    gpu: Gpu,
+    **constants: int,
+) -> None:
+    """Launch a kernel, unless there is nothing to do.
+
+    Args:
+        multiply: of Triton.
+        given: x, and what else it takes before the output.
+        output: [T·k, O].
+        tiling: how it is divided, were there room for all that programs leave.
+        shared: of `shared_on`.
+        gpu: where all of it is.
+        constants: what it is compiled for because of its numbers.
+    """
+    if not output.numel():
+        return
+    x, routed, tiling = given[0], tiling.routed, tiling.within(shared)
+    common = {
+        "OUT": tiling.out_size,
+        "EACH": _pairs_of_row(x, routed),
+        "TOKENS": routed.pairs.shape[1],
+        "ROWS": tiling.rows,
+        "SPLITS": tiling.splits,
+        "EARLY": gpu.early,
+    }
+    multiply[tiling.grid](
+        *given,
+        output,
+        shared.sums.view(torch.int32) if x.dtype == torch.int8 else shared.sums,
+        shared.arrived,
+        routed.experts,
+        routed.pairs,
+        routed.num_pairs,
+        len(routed.experts),
+        **common | constants,
+        num_warps=tiling.num_warps,
+        num_stages=tiling.num_stages,
+        launch_pdl=gpu.early,
+    )
 
 
 def _pairs_of_row(x: torch.Tensor, routed: Routed) -> int:

@@ -136,7 +136,7 @@ def ints_otherwise() -> Iterator[str]:
             def multiply(
                 x: torch.Tensor, routed: Routed, stack: int_packing.Packed = stack
             ) -> torch.Tensor:
-                return launch_ints(x, stack, routed, _shared(), GPU, interpreted=True)
+                return launch_ints(x, stack, routed, _shared(), GPU)
 
             routed = some_routed(tokens, 4, 2, 32 if fours else 16)
             dense = torch.stack([each.dense() for each in weights])
