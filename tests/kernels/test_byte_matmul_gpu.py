@@ -19,13 +19,12 @@ from aweigh_kernels.rms_norm import rms_norm, rms_norm_rounded
 from aweigh_kernels.round_rows import round_gated, round_rows
 from aweigh_kernels.rounding import ByteRounding, Rounded
 from aweigh_kernels.weight import prepare, reference, rounded
+from tests.kernels.exact import FP32, ROUNDED, expect_exact
 from tests.kernels.weights import Draw
 
 pytestmark = pytest.mark.gpu
 
-ROUNDED = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # half of the step to the next number
 TENSOR_CORES = 2**-11  # of a sum of absolute values: they add 128 or 256 E4M3 with about 14 bits
-FP32 = 1e-5
 MANY = 1100  # tokens
 STATIC = torch.tensor(0.03)
 ZERO = torch.tensor(-7, dtype=torch.int32)
@@ -82,11 +81,8 @@ def check(weight: Weight, tokens: int, dtype: torch.dtype = torch.bfloat16) -> N
     if isinstance(weight, Int8Weight):
         assert torch.equal(found.cpu(), reference(x, weight))  # exact sums, rounded alike
         return
-    inputs, dense = rounded(x, weight).cuda().double(), weight.dense().cuda().double().t()
-    exact, sums = inputs @ dense, inputs.abs() @ dense.abs()
-    inexact = _inexact(weight, tokens, dtype)
-    error = (found.double() - exact).abs()
-    assert bool((error <= ROUNDED[dtype] * exact.abs() + inexact * sums + 1e-7).all())
+    inputs, dense = rounded(x, weight).cuda(), weight.dense().cuda()
+    expect_exact(found, inputs, dense, lost=_inexact(weight, tokens, dtype))
 
 
 def _inexact(weight: Fp8Weight, tokens: int, dtype: torch.dtype) -> float:

@@ -13,8 +13,9 @@ from aweigh_kernels.grouped_matmul import shared_on
 from aweigh_kernels.int8_weight import Int8Activation
 from aweigh_kernels.routing import MOST_EACH, Routed, add_weighted, reference, route
 from aweigh_kernels.weight import Weight, rounded
+from tests.kernels.exact import FP32, ROUNDED
 from tests.kernels.routed import chosen_by
-from tests.kernels.test_byte_matmul_gpu import FP32, ROUNDED, TENSOR_CORES, on_gpu
+from tests.kernels.test_byte_matmul_gpu import TENSOR_CORES, on_gpu
 from tests.kernels.weights import Draw
 
 pytestmark = pytest.mark.gpu

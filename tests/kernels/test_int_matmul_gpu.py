@@ -16,14 +16,19 @@ from aweigh_kernels.int_weight import IntWeight
 from aweigh_kernels.tile_matmul import Workspace, workspace_of
 from aweigh_kernels.tile_schedule import MOST_TOKENS, Schedule
 from aweigh_kernels.weight import prepare
+from tests.kernels.exact import FP32, ROUNDED, expect_exact
+from tests.kernels.gpu_products import (
+    NAN,
+    expect_repeats,
+    expect_same_in_graphs,
+    expect_tokens_apart,
+)
 from tests.kernels.weights import Draw
 
 pytestmark = pytest.mark.gpu
 
 BOTH = [torch.bfloat16, torch.float16]
-ROUNDED = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # half of the step to the next number
 DEVICE = torch.device("cuda", 0)
-NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +68,8 @@ class Case:
 
     def check(self, found: torch.Tensor) -> None:
         """As exact as fp32 sums, rounded once; of many tokens weights are rounded, too."""
-        x, dense = self.x.double(), self.weight.dense().double()
-        exact, sums = x @ dense.T, x.abs() @ dense.abs().T
-        step = ROUNDED[self.x.dtype]
-        lost = 1e-5 + (step if len(x) > MOST_TOKENS else 0)
-        error = (found.double() - exact).abs()
-        assert bool((error <= step * exact.abs() + lost * sums + 1e-7).all()), error.max()
+        lost = FP32 + (ROUNDED[self.x.dtype] if len(self.x) > MOST_TOKENS else 0)
+        expect_exact(found, self.x, self.weight.dense(), lost=lost)
 
 
 def on_gpu(weight: IntWeight) -> IntWeight:
@@ -204,43 +205,20 @@ def test_rows_of_x_may_begin_anywhere(workspace: Workspace) -> None:
 @pytest.mark.parametrize("tokens", [2, 16, 64, 200, 300])
 def test_a_token_without_numbers_leaves_the_others_alone(tokens: int, workspace: Workspace) -> None:
     case = Case(tokens, (4096, 4096))
-    whole = int_matmul(case.x, case.packed, workspace)
-    case.x[1] = NAN
-    found = int_matmul(case.x, case.packed, workspace)
-    others = torch.arange(tokens, device=DEVICE) != 1
-    assert torch.equal(found[others], whole[others])
-    assert bool(found[1].isnan().all())
+    expect_tokens_apart(lambda x: int_matmul(x, case.packed, workspace), case.x)
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 32, 64, 256])
 def test_launches_repeat_to_the_bit(tokens: int, workspace: Workspace) -> None:
     case = Case(tokens, (4096, 4096))
-    once = int_matmul(case.x, case.packed, workspace)
-    found = [int_matmul(case.x, case.packed, workspace) for _ in range(100)]
-    assert all(torch.equal(each, once) for each in found)
+    expect_repeats(lambda x: int_matmul(x, case.packed, workspace), case.x)
     assert not workspace.scratch.arrived.any()
 
 
 @pytest.mark.parametrize("tokens", [4, 32, 100, 200, 600])
 def test_a_graph_of_products_that_need_each_other(tokens: int, workspace: Workspace) -> None:
     case = Case(tokens, (4096, 4096))
-    case.x /= 64
-
-    def chain() -> torch.Tensor:
-        found = case.x
-        for _ in range(10):
-            found = int_matmul(found, case.packed, workspace)
-        return found
-
-    wanted = chain()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = chain()
-    for _ in range(5):
-        found.fill_(NAN)
-        graph.replay()
-        assert torch.equal(found, wanted)
+    expect_same_in_graphs(lambda x: int_matmul(x, case.packed, workspace), case.x / 64)
 
 
 def test_no_tokens(workspace: Workspace) -> None:

@@ -38,7 +38,8 @@ def test_what_programs_leave_has_room(tokens: int, experts: tuple[int, int], pow
     routed = Routed(torch.empty(tokens, each), torch.empty(tiles), torch.empty(tiles, size), count)
     shared = Shared(132, torch.device("cpu"))
     for rows in (1536, 4096, 28_672):
-        programs, splits = Tiling(routed, rows, 128, 1 << power).within(shared).grid
+        tiling = Tiling(routed, rows, 128, 1 << power, num_stages=3, num_warps=4)
+        programs, splits = tiling.within(shared).grid
         assert programs == tiles * -(-rows // 128)
         if splits > 1:
             assert programs <= len(shared.arrived)

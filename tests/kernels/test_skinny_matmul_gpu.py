@@ -7,12 +7,12 @@ import torch
 
 from aweigh_kernels import skinny_matmul as module
 from aweigh_kernels.skinny_matmul import MOST_TOKENS, Schedule, Scratch, skinny_matmul
+from tests.kernels.exact import FP32, ROUNDED
+from tests.kernels.gpu_products import NAN, expect_same_in_graphs
 
 pytestmark = pytest.mark.gpu
 
 BOTH = [torch.bfloat16, torch.float16]
-ROUNDED = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # half of the step to the next number
-NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ class Case:
         for bias in (False, True):
             exact = wanted + self.bias.double() if bias else wanted
             error = (self.computed(scratch, bias=bias).double() - exact).abs()
-            assert bool((error <= ROUNDED[self.x.dtype] * exact.abs() + 1e-5 * sums + 1e-7).all())
+            assert bool((error <= ROUNDED[self.x.dtype] * exact.abs() + FP32 * sums + 1e-7).all())
 
 
 @pytest.mark.parametrize("dtype", BOTH, ids=str)
@@ -121,25 +121,8 @@ def test_rows_beside_it_do_not_change_a_row(scratch: Scratch) -> None:
 
 def test_a_graph_of_products_that_need_each_other(scratch: Scratch) -> None:
     case = Case(4, 4096, 4096)
-    case.weight /= 64
-
-    def chain() -> torch.Tensor:
-        found = case.x
-        for _ in range(20):
-            found = skinny_matmul(found, case.weight, scratch)
-        return found
-
-    wanted = case.x
-    for _ in range(20):
-        wanted = skinny_matmul(wanted, case.weight, scratch)
-        torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = chain()
-    for _ in range(5):
-        found.fill_(NAN)
-        graph.replay()
-        assert torch.equal(found, wanted)
+    weight = case.weight / 64
+    expect_same_in_graphs(lambda x: skinny_matmul(x, weight, scratch), case.x)
 
 
 def test_weights_that_have_just_been_written_are_seen(scratch: Scratch) -> None:
