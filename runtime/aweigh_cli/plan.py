@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aweigh_cli.capacity import Device, Fitted, Plan, Wish
     from aweigh_cli.planned_drafts import PlannedDrafts
     from aweigh_runtime.model.config import ModelConfig
+    from aweigh_runtime.model.described import Described
 
 GIBI, KIBI = 1 << 30, 1 << 10
 
@@ -67,27 +68,14 @@ def plan(  # noqa: PLR0913 - what decides about memory
     Exit code 1: it does not fit.
     """
     from aweigh_cli.capacity import LENGTHS, Wish
-    from aweigh_cli.model_config import described
     from aweigh_cli.planned_drafts import planned_drafts
-    from aweigh_runtime.failures import StartFailure
-    from aweigh_runtime.model.footprint import model_len
 
-    is_folder = "://" not in target and Path(target).is_dir()
-    uri = f"file://{Path(target).absolute()}" if is_folder else target
-    service = None if "://" in uri else _service(target, name)
+    uri, service = _model_of(target, name)
     model = None if service is None else service.spec.model
     asked = None if service is None else service.spec.quantization
-    found = described(
-        uri if model is None else model.uri,
-        revision or _revision(service),
-        quantization or ("auto" if asked is None else asked.scheme),
-    )
-    config = found.config
+    found = _described(uri, service, revision, quantization)
     wanted_len = max_model_len or (None if model is None else model.max_model_len)
-    try:
-        longest = model_len(config, wanted_len)
-    except StartFailure as failure:
-        raise CommandFailure(str(failure), failure.exit_code) from failure
+    longest = _longest_request(found.config, wanted_len)
     _expect_servable(request_tokens or [], longest)
     drafts = planned_drafts(service, draft_model, found, longest)
     wanted_host = 0 if service is None else service.spec.prefix_cache.host_memory or 0
@@ -106,9 +94,44 @@ def plan(  # noqa: PLR0913 - what decides about memory
     )
     device = _device(service, gpu, gpu_memory, memory, wish.host)
     if device is None:
-        _overview(target, config, wish, drafts, output)
+        _overview(target, found.config, wish, drafts, output)
     else:
-        _one(target, config, device, wish, drafts, output)
+        _one(target, found.config, device, wish, drafts, output)
+
+
+def _model_of(target: str, name: str | None) -> tuple[str, "InferenceService | None"]:
+    """A model's URI, and who asks for it, if the target is a file."""
+    if "://" in target:
+        return target, None
+    if Path(target).is_dir():
+        return f"file://{Path(target).absolute()}", None
+    service = _service(target, name)
+    return service.spec.model.uri, service
+
+
+def _described(
+    uri: str,
+    service: "InferenceService | None",
+    revision: str | None,
+    quantization: SchemeName | None,
+) -> "Described":
+    """Flags come before what the InferenceService says."""
+    from aweigh_cli.model_config import described
+
+    asked = None if service is None else service.spec.quantization
+    scheme = quantization or ("auto" if asked is None else asked.scheme)
+    return described(uri, revision or _revision(service), scheme)
+
+
+def _longest_request(config: "ModelConfig", wanted: int | None) -> int:
+    """Tokens of prompt and answer."""
+    from aweigh_runtime.failures import StartFailure
+    from aweigh_runtime.model.footprint import model_len
+
+    try:
+        return model_len(config, wanted)
+    except StartFailure as failure:
+        raise CommandFailure(str(failure), failure.exit_code) from failure
 
 
 def _expect_servable(lengths: list[int], longest: int) -> None:
