@@ -15,9 +15,10 @@ from aweigh_kernels.common_reads import CommonReads
 from aweigh_kernels.dense import NARROW
 from aweigh_kernels.gpu.common_attention import attend_common
 from aweigh_kernels.gpu.paged_join import join_common
+from aweigh_kernels.gpus import Gpu
 
 if TYPE_CHECKING:
-    from aweigh_kernels.paged_attention_gpu import Gpu, Reads
+    from aweigh_kernels.paged_attention_gpu import Reads
 
 LEAST_MEMBERS = 4  # of a unit: for fewer, reading once costs more than it saves
 _WIDE = 128  # numbers of a head, beyond which both sides of a matrix are halved
@@ -93,22 +94,20 @@ def expect_common(
         )
 
 
-def schedule(size: int, gpu: "Gpu") -> Schedule:
+def schedule(size: int, gpu: Gpu) -> Schedule:
     """For heads of so many numbers."""
     if gpu.shared_bytes >= _WIDE_BYTES:
         return Schedule(_rows_of(size), 64 if size <= _WIDE else 32, 3)
     return Schedule(_rows_of(size), 32, 2)
 
 
-def launch(  # noqa: PLR0913 - what the kernel takes
+def launch(
     query: torch.Tensor,
     kv: torch.Tensor,
     reads: "Reads",
     common: CommonReads,
     factors: Factors,
-    gpu: "Gpu",
-    *,
-    early: bool,
+    gpu: Gpu,
 ) -> Found:
     """Let all tokens of all units attend to what their requests have in common.
 
@@ -119,7 +118,6 @@ def launch(  # noqa: PLR0913 - what the kernel takes
         common: what they have in common.
         factors: as `attend_share` takes them.
         gpu: that computes.
-        early: whether kernels may start while the one before still runs.
     """
     _, block_tokens, kv_rows, size = kv.shape
     kv_heads, most_units = kv_rows // 2, len(common.units)
@@ -159,10 +157,10 @@ def launch(  # noqa: PLR0913 - what the kernel takes
         BLOCK=block_tokens,
         TILE=tile,
         CAPPED=soft_cap is not None,
-        EARLY=early,
+        EARLY=gpu.early,
         num_warps=chosen.num_warps,
         num_stages=chosen.num_stages,
-        launch_pdl=early,
+        launch_pdl=gpu.early,
     )
     constants = {"COMMON_ROWS": rows, "COMMON_TILE": tile, "UNITS": units_up}
     return Found(partial, logs, constants, room)

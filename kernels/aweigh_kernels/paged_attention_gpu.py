@@ -22,9 +22,9 @@ import triton
 from aweigh_kernels import common_attention_gpu
 from aweigh_kernels.checks import expect
 from aweigh_kernels.common_reads import CommonReads
-from aweigh_kernels.dense import starts_early
 from aweigh_kernels.gpu.paged_attention import attend_share
 from aweigh_kernels.gpu.paged_join import join
+from aweigh_kernels.gpus import Gpu
 
 MOST_ROWS = 128  # of one matrix: heads that share keys, times new tokens
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -35,21 +35,6 @@ _MOST_TILE = 128  # positions that are read at once,
 _TILE_BYTES = (32 << 10, 64 << 10)  # of keys and values
 _WIDE_BYTES = 160 << 10  # of shared memory, which broad tiles need
 _PARTS = 16  # that are joined at once
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """What a schedule depends on."""
-
-    num_processors: int  # multiprocessors
-    shared_bytes: int  # shared memory of one program, at most
-
-    @classmethod
-    @cache
-    def of(cls, device: torch.device) -> "Gpu":
-        """Ask the device."""
-        found = torch.cuda.get_device_properties(device)
-        return cls(found.multi_processor_count, found.shared_memory_per_block_optin)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -192,7 +177,7 @@ def attend(  # noqa: PLR0913 - what attention is
     _launch(query, kv, reads, output, (scale, kv_scales[1], soft_cap))
 
 
-def schedule(rows: int, position_bytes: int, num_lines: int, gpu: "Gpu") -> Schedule:
+def schedule(rows: int, position_bytes: int, num_lines: int, gpu: Gpu) -> Schedule:
     """What is fastest on an H200 (docs/kernels/paged-attention-gpu.md), by shape alone.
 
     Args:
@@ -273,14 +258,13 @@ def _launch(
         "ROWS": rows,
         "REQUESTS": requests_of(reads.num_requests),
         "TILE": chosen.tile,
-        "EARLY": starts_early(query.device),
+        "EARLY": gpu.early,
     }
     how = chosen, chosen.num_shares(kv_heads, gpu), constants
     if reads.common is None:
         _join(output, _attend_shares(query, kv, reads, output, factors, how), reads, constants)
         return
-    early = bool(constants["EARLY"])
-    found = common_attention_gpu.launch(query, kv, reads, reads.common, factors, gpu, early=early)
+    found = common_attention_gpu.launch(query, kv, reads, reads.common, factors, gpu)
     own = _attend_shares(query, kv, reads, output, factors, how)
     common_attention_gpu.join(output, own, found, reads, reads.common, constants)
 

@@ -26,6 +26,7 @@ from aweigh_kernels.gpu.prefill_attention_hopper import (
     SWIZZLED,
     attend_items,
 )
+from aweigh_kernels.gpus import Gpu
 
 _DTYPES = (torch.bfloat16, torch.float16)
 _FP8 = torch.float8_e4m3fn
@@ -235,7 +236,7 @@ def _launch_hopper(  # noqa: PLR0913 - what the kernel takes
     num_items = len(tiles.tiles) * kv_rows // 2
     rows = kv.view(num_blocks * block_tokens, kv_rows * size)
     box = [gcd(block_tokens, POSITIONS), COLUMNS]
-    attend_items[(min(num_items, _num_processors(query.device)),)](
+    attend_items[(min(num_items, Gpu.of(query.device).num_processors),)](
         TensorDescriptor.from_tensor(rows, box, SWIZZLED),
         query,
         output,
@@ -277,8 +278,3 @@ def _tiles(
 @cache
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
-
-
-@cache
-def _num_processors(device: torch.device) -> int:
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)

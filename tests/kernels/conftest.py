@@ -17,8 +17,7 @@ import torch
 from aweigh_kernels import cuda_int_matmul, cuda_library
 from aweigh_kernels.skinny_matmul import Scratch
 from aweigh_kernels.tile_matmul import Workspace
-
-PROCESSORS = 132
+from tests.kernels.architectures import PROCESSORS
 
 
 @pytest.fixture(scope="session")

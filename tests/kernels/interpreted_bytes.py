@@ -28,11 +28,12 @@ from aweigh_kernels.gpus import Gpu
 from aweigh_kernels.int8_weight import Int8Weight
 from aweigh_kernels.rounding import ByteRounding, Rounded
 from aweigh_kernels.skinny_matmul import Scratch
+from tests.kernels import architectures
 from tests.kernels.weights import Draw
 
 STATIC = torch.tensor(0.0625)
 NAN = float("nan")
-GPU = Gpu(4, 99 << 10, early=False, fp8=True, warpgroups=False, short_sums=True, int8=True)
+GPU = replace(architectures.gpu(89), num_processors=4)
 OLD = replace(GPU, fp8=False)
 LONG = replace(GPU, short_sums=False, int8=False)
 SCHEDULES: dict[str, Few | Many] = {

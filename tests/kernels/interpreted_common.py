@@ -9,17 +9,18 @@ import os
 os.environ["TRITON_INTERPRET"] = "1"
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 from triton.runtime import interpreter
 
-from aweigh_kernels import paged_attention_gpu
-from aweigh_kernels.paged_attention_gpu import Gpu
+from aweigh_kernels.gpus import Gpu
+from tests.kernels.architectures import gpu
 from tests.kernels.common_cases import CommonCase
 
 TOLERANCE = 2e-3  # of fp16
-GPU = Gpu(4, 99 << 10)  # four programs for one head of keys, two for two
+GPU = replace(gpu(89), num_processors=4)  # four programs for one head of keys, two for two
 CASES: dict[str, Callable[[], CommonCase]] = {
     "one group": lambda: CommonCase([(640, [1, 17, 40, 200])], heads=(4, 2)),
     "more members than a unit has room for": lambda: CommonCase(
@@ -55,8 +56,7 @@ def drawn(seed: int) -> CommonCase:
 
 def main() -> None:
     _take_loops_of_today()
-    paged_attention_gpu.Gpu.of = lambda _: GPU  # type: ignore[method-assign, assignment]
-    vars(paged_attention_gpu)["starts_early"] = lambda _: False
+    Gpu.of = lambda _: GPU  # type: ignore[method-assign, assignment]
     errors = {name: case().error() for name, case in CASES.items()}
     errors |= {f"drawn from {seed}": drawn(seed).error() for seed in (0, 3, 5)}
     print(json.dumps({name: each for name, each in errors.items() if not each < TOLERANCE}))  # noqa: T201

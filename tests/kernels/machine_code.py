@@ -13,8 +13,6 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.experimental.gluon._runtime import GluonASTSource
 
-ARCHITECTURES = (80, 89, 90, 100)
-SMALL_BLACKWELL = 120  # which multiplies as GPUs before Hopper do
 _TOOL = Path(str(triton.__file__)).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 

@@ -8,29 +8,15 @@ import pytest
 from aweigh_kernels.byte_schedule import Few, Many, Shape, schedule
 from aweigh_kernels.gpu import rms_norm, rounding
 from aweigh_kernels.gpu.byte_matmul import multiply_few, multiply_many, widen
-from aweigh_kernels.gpus import Gpu
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
+from tests.kernels.architectures import ARCHITECTURES, SHARED_BYTES, SHORT_SUMS, gpu
+from tests.kernels.machine_code import MachineCode, compiled
 
 MOST_COLUMNS = 512  # of tensor cores' own memory: a kernel that asks for more is not launched
-SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}  # bytes
 E4M3, E5M2, INT8, CODES = "fp8e4nv", "fp8e5", "i8", "u8"
 # What multiplies numbers of 8 bits; UTCQMMA and UTCIMMA do on sm_100 where tiles are large.
 INTEGER = {80: "IMMA", 89: "IMMA", 90: "IGMMA", 100: "UTCIMMA|IMMA", 120: "IMMA"}
-SHORT = (89, 90, 120)  # whose tensor cores may add 8-bit floating point with about 14 bits
 FLOATING = {89: "QMMA", 90: "QGMMA", 100: "UTCQMMA|QMMA", 120: "QMMA"}
 SIXTEEN = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA|HMMA", 120: "HMMA"}
-
-
-def gpu(architecture: int, *, int8: bool = True) -> Gpu:
-    return Gpu(
-        132,
-        SHARED[architecture],
-        early=architecture >= 90,
-        fp8=architecture >= 89,
-        warpgroups=architecture in (90, 100),
-        short_sums=architecture in SHORT,
-        int8=int8,
-    )
 
 
 def code_of(
@@ -61,7 +47,7 @@ def code_of(
         "GROUPED": grouped,
         "BLOCKS": blocks,
         "ZERO": zero,
-        "SHORT": architecture in SHORT,
+        "SHORT": architecture in SHORT_SUMS,
         "EARLY": architecture >= 90,
     }
     if isinstance(chosen, Many):
@@ -90,7 +76,7 @@ def expect_fast(code: MachineCode, architecture: int, instructions: dict[int, st
     assert all(re.fullmatch(instructions[architecture], kind) for kind in kinds)
     assert code.count("LDGSTS") or code.count("UTMALDG")
     assert code.stack_bytes == 0
-    assert code.shared_bytes <= SHARED[architecture]
+    assert code.shared_bytes <= SHARED_BYTES[architecture]
     assert code.tensor_columns <= MOST_COLUMNS
     assert not code.overwrites_operands()
     assert bool(code.count("ACQBULK")) == (architecture >= 90)
@@ -132,7 +118,7 @@ def test_sums_leave_tensor_cores_in_every_step_only_where_those_cut_them(
 ) -> None:
     code, chosen = code_of(architecture, (num_tokens, 28_672, 4096), E4M3, E4M3)
     assert isinstance(chosen, Many) or chosen.splits == 1  # nobody else adds
-    assert bool(code.count("FADD2?")) == (architecture in SHORT)
+    assert bool(code.count("FADD2?")) == (architecture in SHORT_SUMS)
 
 
 @pytest.mark.parametrize("architecture", SIXTEEN)

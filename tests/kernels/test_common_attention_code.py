@@ -3,12 +3,12 @@
 import pytest
 import triton
 
-from aweigh_kernels import common_attention_gpu, paged_attention_gpu
+from aweigh_kernels import common_attention_gpu
 from aweigh_kernels.gpu.common_attention import attend_common
 from aweigh_kernels.gpu.paged_join import join_common
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
+from tests.kernels.architectures import ARCHITECTURES, SHARED_BYTES, gpu
+from tests.kernels.machine_code import MachineCode, compiled
 
-SHARED_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10}
 UNITS = ("tokens_each", "most_units", "room")
 
 
@@ -18,8 +18,7 @@ def common(architecture: int, kept: str, *, size: int = 128, capped: bool = Fals
     pointers |= dict.fromkeys(of_requests, "*i32")
     numbers = dict.fromkeys(("query_stride", "table_stride", *UNITS), "i32")
     numbers |= dict.fromkeys(("scale", "value_scale", "soft_cap"), "fp32")
-    gpu = paged_attention_gpu.Gpu(132, SHARED_BYTES[architecture])
-    chosen = common_attention_gpu.schedule(size, gpu)
+    chosen = common_attention_gpu.schedule(size, gpu(architecture))
     constants = {
         "HEADS": 32,
         "KV_HEADS": 8,

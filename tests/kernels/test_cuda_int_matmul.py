@@ -10,7 +10,7 @@ from aweigh_kernels.int_matmul import MOST_TOKENS_CUDA, launch_cuda
 from aweigh_kernels.int_packing import Packed, pack
 from aweigh_kernels.int_weight import IntWeight
 from aweigh_kernels.tile_matmul import Workspace
-from tests.kernels.conftest import PROCESSORS
+from tests.kernels.architectures import PROCESSORS
 from tests.kernels.exact import expect_exact
 from tests.kernels.weights import Draw
 

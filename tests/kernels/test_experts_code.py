@@ -12,20 +12,17 @@ from aweigh_kernels.gpu import grouped_matmul as kernels
 from aweigh_kernels.gpu import routing as routing_kernels
 from aweigh_kernels.grouped_matmul import likely_rows
 from aweigh_kernels.routing import Routed, tokens_of_tile
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
+from tests.kernels.architectures import ARCHITECTURES, PROCESSORS, SHARED_BYTES, SHORT_SUMS, gpu
+from tests.kernels.machine_code import MachineCode, compiled
 from tests.kernels.test_byte_matmul_code import (
     CODES,
     E4M3,
     FLOATING,
-    SHORT,
     SIXTEEN,
     expect_fast,
-    gpu,
 )
 from tests.kernels.test_int_matmul_code import MOST_WORK, packed
 from tests.kernels.tile_code import (
-    MOST_BYTES,
-    PROCESSORS,
     expect_unpacked_in_registers,
     unpacked_at_once,
 )
@@ -54,7 +51,7 @@ def ints(architecture: int, num_tokens: int, shape: tuple[int, int]) -> tuple[Ma
     size = found.pairs.shape[1]
     tall = replace(weight, shape=(likely_rows(found, shape[0]), shape[1]))
     chosen = tile_schedule.schedule(size, tall, PROCESSORS)
-    chosen = chosen.within(MOST_BYTES[architecture], weight)
+    chosen = chosen.within(SHARED_BYTES[architecture], weight)
     constants = constants_of(found, shape, architecture) | weight.constants | chosen.constants
     constants |= {
         "WORDS": shape[0] * shape[1] // 8,
@@ -84,7 +81,7 @@ def dense(architecture: int, num_tokens: int, shape: tuple[int, int]) -> Machine
         {"x": "*bf16", "weight": "*bf16"} | SUMS | LISTS,
         constants_of(found, shape, architecture) | constants,
         num_warps=chosen.num_warps,
-        num_stages=chosen.stages_within(MOST_BYTES[architecture], size),
+        num_stages=chosen.stages_within(SHARED_BYTES[architecture], size),
     )
 
 
@@ -110,7 +107,7 @@ def eights(
         "ZERO": False,
         "CODES": weight == CODES,
         "HALVES": False,
-        "SHORT": architecture in SHORT,
+        "SHORT": architecture in SHORT_SUMS,
     }
     return compiled(
         kernels.multiply_bytes,

@@ -4,8 +4,8 @@ import pytest
 
 from aweigh_kernels.fp4_blocks import division
 from aweigh_kernels.gpu.fp4_matmul_blackwell import multiply
+from tests.kernels.architectures import SHARED_BYTES
 from tests.kernels.machine_code import compiled
-from tests.kernels.tile_code import MOST_BYTES
 
 PROCESSORS = 148
 
@@ -27,7 +27,7 @@ def test_tensor_cores_multiply_codes_with_their_scales(
     assert not code.count("UTCHMMA|UTCQMMA|HMMA")
     assert code.count("LDGSTS")
     assert code.stack_bytes == 0
-    assert code.shared_bytes <= MOST_BYTES[100]
+    assert code.shared_bytes <= SHARED_BYTES[100]
     assert code.tensor_columns <= 512
 
 

@@ -5,9 +5,9 @@ import torch
 
 from aweigh_kernels.fp4_packing import Fp4Packed, pack
 from aweigh_kernels.gpu.fp4_matmul import multiply, unpack
-from tests.kernels.machine_code import ARCHITECTURES, SMALL_BLACKWELL, compiled
+from tests.kernels.architectures import ARCHITECTURES, SMALL_BLACKWELL, WARPGROUPS
+from tests.kernels.machine_code import compiled
 from tests.kernels.tile_code import (
-    WARPGROUPS,
     expect_resident,
     expect_unpacked_in_registers,
     multiplied_by,

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from aweigh_kernels.gpu.fp4_rounding import quantize_groups, round_groups
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
+from tests.kernels.architectures import ARCHITECTURES
+from tests.kernels.machine_code import MachineCode, compiled
 
 NUMBERS = 16  # of a thread
 MOST_WORK = 20  # instructions for a number: at 4.3 TB/s a multiprocessor has time for 18

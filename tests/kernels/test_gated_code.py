@@ -3,7 +3,8 @@
 import pytest
 
 from aweigh_kernels.gpu.gated import multiply_gated
-from tests.kernels.machine_code import ARCHITECTURES, compiled
+from tests.kernels.architectures import ARCHITECTURES
+from tests.kernels.machine_code import compiled
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -5,10 +5,9 @@ import pytest
 from aweigh_kernels.gpu.int_matmul import multiply, unpack
 from aweigh_kernels.int_packing import Packed, pack
 from aweigh_kernels.tile_schedule import schedule
-from tests.kernels.machine_code import ARCHITECTURES, SMALL_BLACKWELL, compiled
+from tests.kernels.architectures import ARCHITECTURES, PROCESSORS, SMALL_BLACKWELL, WARPGROUPS
+from tests.kernels.machine_code import compiled
 from tests.kernels.tile_code import (
-    PROCESSORS,
-    WARPGROUPS,
     expect_resident,
     expect_unpacked_in_registers,
     multiplied_by,

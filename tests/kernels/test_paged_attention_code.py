@@ -1,5 +1,7 @@
 """What the GPU kernels of attention become on GPUs that are not here."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import triton
@@ -7,14 +9,14 @@ import triton
 from aweigh_kernels import paged_attention_gpu
 from aweigh_kernels.gpu.paged_attention import attend_share
 from aweigh_kernels.gpu.paged_join import join
-from aweigh_kernels.paged_attention_gpu import Gpu
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
+from tests.kernels.architectures import ARCHITECTURES, SHARED_BYTES, gpu
+from tests.kernels.machine_code import MachineCode, compiled
 
 ROWS = {1: 16, 5: 32, 9: 64}  # of Llama's four heads for each of keys, by new tokens
 
 
-ANYWHERE_BYTES = 99 << 10  # of shared memory, which every one of them has
-WIDE_BYTES = 163 << 10  # which those have that serve large models
+ANYWHERE_BYTES = SHARED_BYTES[89]  # of shared memory, which every one of them has
+WIDE_BYTES = SHARED_BYTES[80]  # which those have that serve large models
 
 
 def share(
@@ -38,8 +40,8 @@ def share(
     numbers |= dict.fromkeys(("scale", "value_scale", "soft_cap"), "fp32") | {"window": "i32"}
     size_up = triton.next_power_of_2(size)
     position_bytes = 2 * size_up * (1 if paired else dtype.itemsize)
-    gpu = Gpu(132, WIDE_BYTES if lines < 1000 else ANYWHERE_BYTES)
-    chosen = paged_attention_gpu.schedule(ROWS[new], position_bytes, lines, gpu)
+    room = replace(gpu(80), shared_bytes=WIDE_BYTES if lines < 1000 else ANYWHERE_BYTES)
+    chosen = paged_attention_gpu.schedule(ROWS[new], position_bytes, lines, room)
     constants = {
         "HEADS": 32,
         "KV_HEADS": 8,
@@ -135,14 +137,14 @@ def test_few_requests_have_more_on_their_way_where_shared_memory_is_large(
 
 
 def test_few_steps_compile_what_any_step_of_a_server_may_need() -> None:
-    heads, position_bytes, gpu = (32, 8), 512, Gpu(132, WIDE_BYTES)
-    tried = paged_attention_gpu.kinds(heads, position_bytes, (256, 17), gpu)
+    heads, position_bytes, large = (32, 8), 512, gpu(80)
+    tried = paged_attention_gpu.kinds(heads, position_bytes, (256, 17), large)
     assert (1, 1) in tried
     assert len(tried) <= 20
 
     def needs(requests: int, tokens: int) -> object:
         rows = max(16, triton.next_power_of_2(4 * tokens))
-        chosen = paged_attention_gpu.schedule(rows, position_bytes, requests * 8, gpu)
+        chosen = paged_attention_gpu.schedule(rows, position_bytes, requests * 8, large)
         return rows, chosen, paged_attention_gpu.requests_of(requests)
 
     compiled_for = {needs(*each) for each in tried}

@@ -13,7 +13,8 @@ from aweigh_kernels.gpu.prefill_attention_hopper import (
     SWIZZLED,
     attend_items,
 )
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
+from tests.kernels.architectures import ARCHITECTURES
+from tests.kernels.machine_code import MachineCode, compiled
 
 MULTIPLIES = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 

@@ -3,7 +3,8 @@
 import pytest
 
 from aweigh_kernels.gpu.rms_norm import normalize
-from tests.kernels.machine_code import ARCHITECTURES, compiled
+from tests.kernels.architectures import ARCHITECTURES
+from tests.kernels.machine_code import compiled
 
 WIDE = 16  # bytes that one instruction reads
 

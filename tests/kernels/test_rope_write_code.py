@@ -3,7 +3,8 @@
 import pytest
 
 from aweigh_kernels.gpu.rope_write import turn_and_keep
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
+from tests.kernels.architectures import ARCHITECTURES
+from tests.kernels.machine_code import MachineCode, compiled
 
 
 def code_of(architecture: int, kept: str, size: int) -> MachineCode:

@@ -3,7 +3,8 @@
 import pytest
 
 from aweigh_kernels.gpu import sampling
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
+from tests.kernels.architectures import ARCHITECTURES
+from tests.kernels.machine_code import MachineCode, compiled
 
 TYPES = {
     "logits": "*fp32",

@@ -6,10 +6,8 @@ import pytest
 
 from aweigh_kernels.gpu.skinny_matmul import multiply, multiply_gated, multiply_turned
 from aweigh_kernels.skinny_matmul import schedule, tokens_of
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, compiled
-
-PROCESSORS = 132
-MOST_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10}  # of shared memory
+from tests.kernels.architectures import ARCHITECTURES, PROCESSORS, SHARED_BYTES
+from tests.kernels.machine_code import MachineCode, compiled
 
 
 def code_of(
@@ -46,7 +44,7 @@ def code_of(
         types,
         constants,
         num_warps=chosen.num_warps,
-        num_stages=chosen.stages_within(MOST_BYTES[architecture], num_tokens),
+        num_stages=chosen.stages_within(SHARED_BYTES[architecture], num_tokens),
     )
 
 
@@ -67,7 +65,7 @@ def test_tiles_come_asynchronously_and_tensor_cores_multiply(
     assert code.count("LDGSTS") or code.count("UTMALDG")  # asynchronous copies
     assert code.count("HMMA") or code.count("HGMMA") or code.count("UTCHMMA")
     assert code.stack_bytes == 0
-    assert code.shared_bytes <= MOST_BYTES[architecture]
+    assert code.shared_bytes <= SHARED_BYTES[architecture]
     assert bool(code.count("ACQBULK")) == (architecture >= 90)
 
 
@@ -82,4 +80,4 @@ def test_what_follows_a_product_stays_in_registers(
     code = code_of(architecture, num_tokens, out_size, 4096, kernel)
     assert code.count("LDGSTS") or code.count("UTMALDG")
     assert code.stack_bytes == 0
-    assert code.shared_bytes <= MOST_BYTES[architecture]
+    assert code.shared_bytes <= SHARED_BYTES[architecture]

@@ -14,7 +14,7 @@ from aweigh_kernels.cuda_int_matmul import SHAPES, Schedule, ready, schedule
 from aweigh_kernels.sparse_int_matmul import launch, launch_unpack
 from aweigh_kernels.sparse_packing import DEPTH, ROWS, pack
 from aweigh_kernels.tile_matmul import Workspace
-from tests.kernels.conftest import PROCESSORS
+from tests.kernels.architectures import PROCESSORS
 from tests.kernels.exact import expect_exact
 from tests.kernels.weights import Draw
 

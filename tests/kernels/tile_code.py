@@ -4,11 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from aweigh_kernels.tile_schedule import Schedule, Tiled, schedule
+from tests.kernels.architectures import PROCESSORS, SHARED_BYTES
 from tests.kernels.machine_code import MachineCode, compiled
-
-PROCESSORS = 132
-MOST_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}  # shared
-WARPGROUPS = (90, 100)  # where packed tiles have columns as these take them
 
 
 def multiplied_by(
@@ -33,7 +30,7 @@ def multiplied_by(
         unrolls: whether the kernel has several tiles in a step.
     """
     types = {"x": f"*{kind}", **tensors, "output": f"*{kind}", "sums": "*fp32", "arrived": "*i32"}
-    chosen = schedule(num_tokens, packed, PROCESSORS).within(MOST_BYTES[architecture], packed)
+    chosen = schedule(num_tokens, packed, PROCESSORS).within(SHARED_BYTES[architecture], packed)
     constants = packed.constants | chosen.constants | {"EARLY": architecture >= 90, "PAIRS": True}
     if unrolls:
         constants["UNROLL"] = chosen.unroll
@@ -57,7 +54,7 @@ def unpacked_at_once(chosen: Schedule, packed: Tiled, *, unrolls: bool) -> int:
 def expect_unpacked_in_registers(code: MachineCode, architecture: int) -> None:
     """Tensor cores take what asynchronous copies bring, and no step waits for memory."""
     assert code.stack_bytes == 0
-    assert code.shared_bytes <= MOST_BYTES[architecture]
+    assert code.shared_bytes <= SHARED_BYTES[architecture]
     assert code.count("LDGSTS")  # asynchronous copies
     assert bool(code.count("ACQBULK")) == (architecture >= 90)
     if architecture == 100:  # whose tensor cores take them from memory of their own

@@ -48,14 +48,14 @@ def compile_all(forward: Forward, decoder: Decoder, limits: Limits, cache: KVCac
 
 def _kinds(decoder: Decoder, most_requests: int, cache: KVCache) -> list[tuple[int, int]]:
     """Requests and tokens of steps whose attention is of all kinds that there are."""
-    from aweigh_kernels import paged_attention_gpu  # Triton is not everywhere
+    from aweigh_kernels import gpus, paged_attention_gpu  # Triton is not everywhere
 
     config, kept = decoder.config, cache.by_layer[0].kept
     return paged_attention_gpu.kinds(
         (config.num_heads, config.num_kv_heads),
         paged_attention_gpu.bytes_of_position(config.head_dim, kept.dtype),
         (most_requests, FEW),
-        paged_attention_gpu.Gpu.of(decoder.device),
+        gpus.Gpu.of(decoder.device),
     )
 
 
