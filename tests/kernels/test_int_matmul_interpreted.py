@@ -1,10 +1,8 @@
 """The kernels of products with integers without a GPU, number by number."""
 
-import json
-import subprocess
-import sys
-
 import pytest
+
+from tests.kernels.interpreter import expect_nothing_wrong
 
 
 @pytest.mark.parametrize(
@@ -12,7 +10,4 @@ import pytest
 )
 def test_every_integer_comes_back_from_where_it_is_packed(bits: int, kind: str) -> None:
     """Alone to the last bit, in products as fp32 adds, and made dense; groups of all kinds."""
-    command = [sys.executable, "-m", "tests.kernels.interpreted_int_matmul", str(bits), kind]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == []
+    expect_nothing_wrong("interpreted_int_matmul", str(bits), kind)
