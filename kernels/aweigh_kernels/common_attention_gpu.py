@@ -120,20 +120,14 @@ def launch(
         gpu: that computes.
     """
     _, block_tokens, kv_rows, size = kv.shape
-    kv_heads, most_units = kv_rows // 2, len(common.units)
-    chosen = schedule(size, gpu)
-    rows, tile = chosen.rows, chosen.tile
-    room = max(1, chosen.programs_each * gpu.num_processors // kv_heads)
-    programs = max(room, most_units)
-    partial = query.new_empty((kv_heads, programs, rows, size), dtype=torch.float32)
-    logs = query.new_empty((kv_heads, programs, rows), dtype=torch.float32)
+    kv_heads, chosen = kv_rows // 2, schedule(size, gpu)
+    found = _room_for(query, kv_heads, len(common.units), chosen, gpu)
     scale, value_scale, soft_cap = factors
-    units_up = triton.next_power_of_2(most_units)
-    attend_common[(kv_heads, programs)](
+    attend_common[tuple(found.logs.shape[:2])](
         query,
         kv,
-        partial,
-        logs,
+        found.partial,
+        found.logs,
         reads.firsts,
         reads.counts,
         common.positions,
@@ -143,8 +137,8 @@ def launch(
         query.stride(0),
         reads.table.stride(0),
         reads.most_tokens,
-        most_units,
-        room,
+        len(common.units),
+        found.room,
         scale,
         value_scale,
         soft_cap or 0.0,
@@ -152,18 +146,32 @@ def launch(
         KV_HEADS=kv_heads,
         SIZE=size,
         SIZE_UP=triton.next_power_of_2(size),
-        ROWS=rows,
-        UNITS=units_up,
+        ROWS=chosen.rows,
+        UNITS=found.constants["UNITS"],
         BLOCK=block_tokens,
-        TILE=tile,
+        TILE=chosen.tile,
         CAPPED=soft_cap is not None,
         EARLY=gpu.early,
         num_warps=chosen.num_warps,
         num_stages=chosen.num_stages,
         launch_pdl=gpu.early,
     )
-    constants = {"COMMON_ROWS": rows, "COMMON_TILE": tile, "UNITS": units_up}
-    return Found(partial, logs, constants, room)
+    return found
+
+
+def _room_for(
+    query: torch.Tensor, kv_heads: int, most_units: int, chosen: Schedule, gpu: Gpu
+) -> Found:
+    """What nobody has found yet."""
+    room = max(1, chosen.programs_each * gpu.num_processors // kv_heads)
+    size = kv_heads, max(room, most_units), chosen.rows
+    units_up = triton.next_power_of_2(most_units)
+    return Found(
+        partial=query.new_empty((*size, query.shape[2]), dtype=torch.float32),
+        logs=query.new_empty(size, dtype=torch.float32),
+        constants={"COMMON_ROWS": chosen.rows, "COMMON_TILE": chosen.tile, "UNITS": units_up},
+        room=room,
+    )
 
 
 def join(
