@@ -87,8 +87,8 @@ test-long: ## Soaks, faults and scale: minutes each
 	$(VENV)/python -m pytest -m 'long and not gpu'
 
 .PHONY: bench
-bench: env ## Run the benchmark BENCH=NAME; without it, all that this machine has what they need for
-	$(VENV)/python -m benchmarks $(BENCH)
+bench: env ## Run the benchmark BENCH=NAME, or all that can run here; PEERS=FOLDER: beside vLLM's products
+	$(VENV)/python -m benchmarks $(if $(PEERS),--peers $(PEERS)) $(BENCH)
 
 .PHONY: check
 check: lint test ## What CI runs

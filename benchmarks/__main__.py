@@ -1,10 +1,11 @@
 """Runs benchmarks by their names; without a name all that this machine has what they need for.
 
-    make bench [BENCH=NAME]
-    python -m benchmarks [--list] [NAME …]
+    make bench [BENCH=NAME] [PEERS=FOLDER]
+    python -m benchmarks [--list] [--peers FOLDER] [NAME …]
 
 Each prints its figures, with the bars that it is held to. Where it keeps a result, that is written
-to benchmarks/results.
+to benchmarks/results. Products are also timed beside vLLM's where a folder has its libraries: see
+`peers`; AWEIGH_PEERS names it, too. A script's name, as int_weight, is one of its benchmark.
 """
 
 import argparse
@@ -29,6 +30,7 @@ class Benchmark:
     measures: str
     needs: str = ""
     options: tuple[str, ...] = ()
+    takes_peers: bool = False
 
 
 def _saved(name: str, *suffixes: str) -> tuple[str, ...]:
@@ -93,6 +95,7 @@ BENCHMARKS = {
         "products with FP8 weights, per channel, in blocks and alone",
         GPU,
         _saved("fp8-weight-gpu", ".md", ".json"),
+        takes_peers=True,
     ),
     "fused-operations": Benchmark(
         "fused_operations_gpu",
@@ -106,12 +109,14 @@ BENCHMARKS = {
         "products with weights of 4 and 8 bits",
         GPU,
         _saved("int-weight-gpu", ".md", ".json"),
+        takes_peers=True,
     ),
     "int8-weight": Benchmark(
         "int8_weight_gpu",
         "products of integers of 8 bits",
         GPU,
         _saved("int8-weight-gpu", ".md", ".json"),
+        takes_peers=True,
     ),
     "mixed-precision": Benchmark(
         "mixed_precision", "`aweigh quantize --budget` against other choices of the same size"
@@ -189,8 +194,14 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--list", action="store_true", help="say what they measure and need")
+    parser.add_argument(
+        "--peers",
+        metavar="FOLDER",
+        default=os.environ.get("AWEIGH_PEERS"),
+        help="of vLLM's libraries, *.so.xz",
+    )
     arguments = parser.parse_args()
-    names = arguments.names
+    names = list(map(_called, arguments.names))
     if unknown := sorted(set(names) - BENCHMARKS.keys()):
         parser.error(f"there is no benchmark {unknown[0]}; expected {', '.join(BENCHMARKS)}")
     if arguments.list:
@@ -199,7 +210,11 @@ def main() -> int:
     lacking = {name for name in names or BENCHMARKS if _lacks(BENCHMARKS[name])}
     for name in lacking:
         print(f"{name} needs {BENCHMARKS[name].needs}, which is not here")
-    codes = [_run(name, BENCHMARKS[name]) for name in names or BENCHMARKS if name not in lacking]
+    codes = [
+        _run(name, BENCHMARKS[name], arguments.peers)
+        for name in names or BENCHMARKS
+        if name not in lacking
+    ]
     return int(any(codes) or bool(names and lacking))
 
 
@@ -209,9 +224,17 @@ def _list() -> None:
         print(f"{name:20} {benchmark.measures}{needs}")
 
 
-def _run(name: str, benchmark: Benchmark) -> int:
+def _called(name: str) -> str:
+    """A benchmark's own name, if it is called as its script is."""
+    dashed = name.replace("_", "-")
+    return dashed if dashed in BENCHMARKS else dashed.removesuffix("-gpu")
+
+
+def _run(name: str, benchmark: Benchmark, peers: str | None) -> int:
     print(f"== {name}: {benchmark.measures}", flush=True)
     command = [sys.executable, "-m", f"benchmarks.{benchmark.module}", *benchmark.options]
+    if benchmark.takes_peers and peers:
+        command.append(f"--peers={peers}")
     return subprocess.run(command, cwd=FOLDER.parent, check=False).returncode
 
 

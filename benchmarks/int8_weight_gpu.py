@@ -19,7 +19,7 @@ from benchmarks.byte_products import (
     Kind,
     Operands,
     arguments,
-    bars_of,
+    bar_of,
     measured,
     random_int8,
     table,
@@ -40,9 +40,14 @@ def main() -> None:
     for cell in measured(kind, given.tokens):
         cells.append(cell)
         print(cell, *(f"{name} {each.median:.2f}" for name, each in cell.times.items()))
-    bars = [bar for cell in cells for bar in bars_of(cell, kind.name, LEAST, (CUTLASS, TORCH))]
+    bars = [bar_of(cell, kind.name, LEAST, _takes(cell.tokens)) for cell in cells]
     title = "Products of integers of 8 bits on a GPU"
     tell("int8_weight_gpu", title, MODEL, [table(kind.name, cells)], bars, given.save)
+
+
+def _takes(tokens: int) -> tuple[str, ...]:
+    """Which others multiply so many."""
+    return (CUTLASS, TORCH) if tokens >= TORCH_TAKES else (CUTLASS,)
 
 
 def _others(has_cutlass: bool, operands: Operands) -> dict[str, Way]:
@@ -60,7 +65,7 @@ def _others(has_cutlass: bool, operands: Operands) -> dict[str, Way]:
         return peers.cutlass(output, x.numbers, matrix.numbers, x_scale, matrix.scale[None])
 
     ways: dict[str, Way] = {CUTLASS: by_cutlass} if has_cutlass else {}
-    if len(x.numbers) >= TORCH_TAKES:
+    if TORCH in _takes(len(x.numbers)):
         ways[TORCH] = by_torch
     return ways
 

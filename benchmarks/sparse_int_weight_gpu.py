@@ -50,13 +50,14 @@ COLUMNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bits", type=int, nargs="+", choices=(4, 8), default=(4, 8))
+    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
     parser.add_argument("--save", type=Path, action="append", default=[])
     given = parser.parse_args()
     rows: list[tuple[Cell, ...]] = []
     bars: list[Bar] = []
     for bits in given.bits:
         for shape in SHAPES:
-            for tokens, times in measured(shape, bits):
+            for tokens, times in measured(shape, bits, given.tokens):
                 ours = times["ours"].median
                 share = floor_us(shape, bits, tokens) / ours
                 dense, cublas = (times[each].median / ours for each in ("dense", "cuBLAS"))
@@ -79,7 +80,9 @@ def main() -> None:
         report.save(path)
 
 
-def measured(shape: tuple[int, int], bits: int) -> Iterator[tuple[int, dict[str, Times]]]:
+def measured(
+    shape: tuple[int, int], bits: int, all_tokens: Sequence[int]
+) -> Iterator[tuple[int, dict[str, Times]]]:
     """Times of all ways, for each number of tokens."""
     size = shape[0] * shape[1]
     sparse, narrow, wide = (num_sets(size * each // 16) for each in (bits + 2, 2 * bits, 32))
@@ -93,7 +96,7 @@ def measured(shape: tuple[int, int], bits: int) -> Iterator[tuple[int, dict[str,
     integers = [int_weight.prepare(_dense(shape, bits), torch.bfloat16) for _ in range(narrow)]
     dense = first.dense(torch.bfloat16)
     wholes = [partial(linear, weight=dense.clone()) for _ in range(wide)]
-    for tokens in TOKENS:
+    for tokens in all_tokens:
         x = torch.randn(tokens, shape[1], dtype=torch.bfloat16, device="cuda")
         ways: dict[str, Way] = {
             "ours": partial(_multiply, products, x),

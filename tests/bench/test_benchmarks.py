@@ -1,7 +1,9 @@
 """`make bench`: every benchmark has a name, and says what it needs."""
 
+import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,9 @@ from aweigh_runtime.model.load import Wish
 from aweigh_runtime.model.random_weights import make_up
 from benchmarks.__main__ import BENCHMARKS, GPU, PARTS
 from benchmarks.decode_steps_gpu import floor_ms
+from benchmarks.fp4_weight_gpu import bar_beside_ints
+from benchmarks.int_weight_gpu import COLUMNS, FLOOR
+from benchmarks.int_weight_gpu import bars_of as int_bars
 from benchmarks.replays import MEMORY_BYTES_PER_S
 from benchmarks.run_ahead_gpu import idle_shares
 
@@ -55,6 +60,60 @@ def test_what_measures_a_gpu_says_so_where_there_is_none() -> None:
     refused = bench(name)
     assert refused.returncode == 1
     assert f"{name} needs {GPU}, which is not here" in refused.stdout
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a GPU")
+@pytest.mark.parametrize("name", ["int_weight", "int_weight_gpu", "int-weight"])
+def test_a_benchmark_is_called_by_its_name_or_by_its_script(name: str) -> None:
+    assert f"int-weight needs {GPU}" in bench(name, "--peers=folder").stdout
+
+
+SHAPE = (6144, 4096)
+
+
+def ratios(**of: float) -> dict[str, float | None]:
+    """How many times as fast ours is, far from the floor."""
+    return {"cuBLAS": 2.0, "Marlin": 2.0, "Machete": 2.0, **of, FLOOR: 0.1}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_best_of_others_may_be_cublas_with_dense_weights(bits: int) -> None:
+    (bar,) = int_bars("", SHAPE, bits, 64, ratios(cuBLAS=0.94))
+    assert (bar.measured, bar.met) == ("0.940", False)
+    (bar,) = int_bars("", SHAPE, bits, 64, ratios())
+    assert bar.met
+
+
+def test_without_the_others_what_is_slow_is_missed_and_what_is_fast_is_open() -> None:
+    fast, slow = {"cuBLAS": 3.0, FLOOR: 0.1}, {"cuBLAS": 0.9, FLOOR: 0.1}
+    (open_one,) = int_bars("", SHAPE, 4, 64, fast)
+    assert (open_one.measured, open_one.met) == ("3.000 without Marlin and Machete", None)
+    (missed,) = int_bars("", SHAPE, 4, 64, slow)
+    assert missed.met is False
+    (unknown,) = int_bars("", SHAPE, 4, 256, fast)
+    assert (unknown.measured, unknown.met) == ("- without Machete", None)
+    (near,) = int_bars("", SHAPE, 4, 256, fast | {FLOOR: 0.9})
+    assert near.met
+
+
+@pytest.mark.parametrize("name", ["int-weight-gpu", "int-weight-8-gpu"])
+def test_verdicts_of_committed_products_are_those_of_their_figures(name: str) -> None:
+    kept = json.loads((FOLDER / "results" / f"{name}.json").read_text())
+    bars = []
+    for row in kept["tables"][0]["rows"]:
+        figures = dict(zip(COLUMNS, row, strict=True))
+        product, bits, tokens = row[0].rsplit(", ", 2)
+        rows, columns = (int(size.replace(",", "")) for size in product.split(" x "))
+        found = {each: figures[f"x {each}"] for each in ("cuBLAS", "Marlin", "Machete")}
+        found |= {FLOOR: figures["of the floor"]}
+        bars += int_bars(row[0], (rows, columns), int(bits), int(tokens), found)
+    assert [asdict(bar) for bar in bars] == kept["bars"]
+
+
+def test_nvfp4_is_held_to_the_speed_of_integers_of_4_bits() -> None:
+    row = ("4,096 x 4,096, 64", 11.65, 11.63, 11.68, 0.233, 1.04)
+    assert bar_beside_ints((*row, 0.916, 13.54)).met
+    assert not bar_beside_ints((*row, 0.729, 13.54)).met
 
 
 def test_a_gpu_is_idle_while_none_of_its_kernels_runs() -> None:

@@ -43,6 +43,13 @@ ShapeOption = Annotated[
         help="A model of this shape, as llama-3.1-8b, with random weights, instead of MODEL."
     ),
 ]
+RandomOption = Annotated[
+    bool,
+    typer.Option(
+        "--random-weights",
+        help="Make all weights up instead of reading any. Those of a --shape always are.",
+    ),
+]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(min=1, max=1024, help="Of torch on a CPU. (default: the server's)"),
@@ -200,6 +207,7 @@ def serving(
             model: OptionalModel = None,
             base_url: UrlOption = None,
             shape: ShapeOption = None,
+            random_weights: RandomOption = False,
             threads: ThreadsOption = None,
             serve_flag: FlagsOption = None,
             cache_dir: CacheOption = None,
@@ -207,7 +215,7 @@ def serving(
             seed: SeedOption = 0,
             **own: Any,
         ) -> Job:
-            flags = tuple(serve_flag or ())
+            flags = (*(serve_flag or ()), *["--random-weights"] * random_weights)
             given = _setting(model, base_url, threads, flags, cache_dir, vocabulary, seed)
             if shape is not None:
                 _expect(SERVER_NEEDS, "starting a server", "runtime")
@@ -259,8 +267,9 @@ def _joined(command: Callable[..., Any], shared: Callable[..., Any]) -> Callable
 
 def _for_own_server(command: Callable[..., Any]) -> Callable[..., Any]:
     """The same command, but MODEL must be given."""
-    plain = _without(_without(command, "base_url"), "shape")
-    parameters = dict(inspect.signature(plain).parameters)
+    for name in ("base_url", "shape", "random_weights"):
+        command = _without(command, name)
+    parameters = dict(inspect.signature(command).parameters)
     model = parameters["model"].replace(annotation=ModelArgument, default=inspect.Parameter.empty)
     return _with_parameters(command, parameters | {"model": model})
 
