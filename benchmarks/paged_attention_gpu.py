@@ -1,10 +1,10 @@
 """Attention of decodes on a GPU: our kernel beside torch's operations, by cold memory.
 
-    python benchmarks/paged_attention_gpu.py [--common] [--save FILE.md]
+    python -m benchmarks.paged_attention_gpu [--common] [--save FILE.md] [--save FILE.json]
 
 Layers of Llama 3.1 8B: 32 heads, 8 of keys, of 128 numbers; random keys and values in blocks of 16
-that lie anywhere. Operands rotate over more than 320 MB, so that they come from memory and not from
-the GPU's caches; calls are replayed from a CUDA graph, A B B A, after both gave the same numbers.
+that lie anywhere. They rotate, so that they come from memory and not from the GPU's caches; calls
+are replayed from a CUDA graph, A B B A, after both gave the same numbers.
 Times are of calls in a row, each of which starts while the one before it ends; `apart` has another,
 tiny kernel between them that lets none start early, whose own time is subtracted.
 The floor: bytes of keys and values that are seen ÷ 4.3 TB/s, what copying reaches on an H200. Where
@@ -15,27 +15,25 @@ call that reads it for each of them stands beside.
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median, quantiles
 
 import numpy as np
 import torch
 
-from aweigh_bench import machine
 from aweigh_bench.paired import compare
+from aweigh_bench.report import Bar, Cell, Report, Table
 from aweigh_kernels.common_attention_gpu import unit_members
 from aweigh_kernels.common_reads import CommonReads, Group, pack
 from aweigh_kernels.paged_attention_gpu import Reads, attend
+from benchmarks.replays import MEMORY_BYTES_PER_S, described, interleaved, num_sets
 
-TITLE = "# Attention of decodes on a GPU"
 HEADS, KV_HEADS, SIZE, BLOCK = 32, 8, 128, 16
 SCALE = SIZE**-0.5
 _TOKEN_NUMBERS = 2 * KV_HEADS * SIZE  # keys and values
-ROTATED_BYTES = 320_000_000
-FLOOR_BYTES_PER_S = 4.3e12
 BF16, FP8 = torch.bfloat16, torch.float8_e4m3fn
+NAMES = {BF16: "bf16", FP8: "fp8"}
 CASES = [
     *((batch, length, 1, BF16) for batch, length in ((1, 4096), (1, 32_768), (1, 131_072))),
     *((16, 4096, 1, BF16), (64, 4096, 1, BF16), (256, 2048, 1, BF16)),
@@ -47,48 +45,82 @@ COMMON = [
     *((64, 4096, 512, FP8), (256, 2048, 256, FP8)),
 ]
 MIXED = [131_072] + 15 * [2048]  # tokens of requests, one of them long
-LEAST_CALLS = 24  # of one replay, which takes 10 to 20 us to start
-ROUNDS = 10
+OF_FLOOR = {(1, 4096): 0.4, (1, 32_768): 0.8, (16, 4096): 0.9, (64, 4096): 0.97}  # in bf16
+OF_BF16 = 1.4  # times as fast, in fp8
+COLUMNS = (
+    "requests, tokens each, new, kept as", "us", "p10", "p90", "of the floor", "apart us",
+    "torch us", "x torch", "from", "to",
+)  # fmt: skip
+COMMON_COLUMNS = (
+    "requests, tokens in common, own, kept as", "us", "p10", "p90", "of the floor", "apart us",
+    "each by itself us", "x each by itself", "from", "to",
+)  # fmt: skip
+
+Call = Callable[[torch.Tensor], object]
+"""Attends to one of the rotating caches."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--common", action="store_true", help="of requests that begin alike")
-    parser.add_argument("--save", type=Path)
+    parser.add_argument("--save", type=Path, action="append", default=[])
     given = parser.parse_args()
-    facts = " · ".join(f"{key} {value}" for key, value in machine.describe().items())
-    title = "# Attention of decodes that begin alike, on a GPU" if given.common else TITLE
-    command = f"python -m benchmarks.paged_attention_gpu {shlex.join(sys.argv[1:])}".strip()
-    lines = [title, "", facts, "", f"    {command}"]
-    for line in _common_lines() if given.common else _lines():
-        lines.append(line)
-        print(line, flush=True)
-    if given.save is not None:
-        given.save.write_text("\n".join(lines) + "\n")
-
-
-def _lines() -> Iterator[str]:
-    yield ""
-    yield (
-        "| requests | tokens each | new | kept as | us | p10 | p90 | TB/s | of the floor | "
-        "apart us | torch us | times as fast | from | to |"
+    rows = list(_shown(_common(*case) for case in COMMON) if given.common else _shown(_each()))
+    report = Report(
+        title=f"Attention of decodes{' that begin alike,' if given.common else ''} on a GPU",
+        command=f"python -m benchmarks.paged_attention_gpu {shlex.join(sys.argv[1:])}".strip(),
+        model="layers of Llama 3.1 8B, random numbers",
+        machine=described(),
+        tables=[
+            Table(
+                "Cold memory, median of 24 replays",
+                COMMON_COLUMNS if given.common else COLUMNS,
+                rows,
+            )
+        ],
+        bars=[] if given.common else list(bars_of(rows)),
+        notes=[] if given.common else [_mixed(), _nothing()],
     )
-    yield "|---:|---:|---:|---|" + 10 * "---:|"
+    print(report.text())
+    for path in given.save:
+        report.save(path)
+
+
+def bars_of(rows: Sequence[Sequence[Cell]]) -> Iterator[Bar]:
+    """What one new token of each request is held to."""
+    found = {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in rows}
+    for (batch, length), least in OF_FLOOR.items():
+        name = _name(batch, length, 1, BF16)
+        share = _number(found[name]["of the floor"])
+        yield Bar(name, f"≥ {least} of the floor", f"{share:.2f}", share >= least)
+    for batch, length, new, kept in CASES:
+        if kept == FP8:
+            name = _name(batch, length, new, FP8)
+            wide = _number(found[_name(batch, length, new, BF16)]["us"])
+            times = wide / _number(found[name]["us"])
+            yield Bar(name, f"≥ {OF_BF16} x bf16", f"{times:.2f}", times >= OF_BF16)
+
+
+def _name(batch: int, length: int, new: int, kept: torch.dtype) -> str:
+    return f"{batch}, {length:,}, {new:,}, {NAMES[kept]}"
+
+
+def _number(cell: Cell) -> float:
+    assert isinstance(cell, float)
+    return cell
+
+
+def _shown(rows: Iterator[tuple[Cell, ...]]) -> Iterator[tuple[Cell, ...]]:
+    for row in rows:
+        print(*row, flush=True)
+        yield row
+
+
+def _each() -> Iterator[tuple[Cell, ...]]:
     yield from (_row(*case) for case in CASES)
-    yield from ("", _mixed(), "", _nothing())
 
 
-def _common_lines() -> Iterator[str]:
-    yield ""
-    yield (
-        "| requests | in common | own | kept as | us | p10 | p90 | of the floor | apart us | "
-        "each by itself us | times as fast | from | to |"
-    )
-    yield "|---:|---:|---:|---|" + 9 * "---:|"
-    yield from (_common(*case) for case in COMMON)
-
-
-def _row(batch: int, length: int, new: int, kept: torch.dtype) -> str:
+def _row(batch: int, length: int, new: int, kept: torch.dtype) -> tuple[Cell, ...]:
     generator = torch.Generator(device="cuda").manual_seed(batch)
     each = length // BLOCK
     caches = _caches(batch * each, kept, generator)
@@ -121,21 +153,11 @@ def _row(batch: int, length: int, new: int, kept: torch.dtype) -> str:
         return by_token.reshape(query.shape)
 
     torch.testing.assert_close(ours(caches[0]), by_torch(caches[0]), atol=2e-2, rtol=2e-2)
-    times = _times_us(ours, by_torch, caches)
-    own, other = map(median, times)
-    ratio = compare([b / a for a, b in zip(*times, strict=True)])
-    low, *_, high = quantiles(times[0], n=10)
     num_bytes = batch * length * _TOKEN_NUMBERS * kept.itemsize
-    name = "fp8" if kept == FP8 else "bf16"
-    return (
-        f"| {batch} | {length} | {new} | {name} | {own:.1f} | {low:.1f} | {high:.1f} | "
-        f"{num_bytes / own / 1e6:.2f} | {_floor_us(num_bytes) / own:.2f} | "
-        f"{_apart_us(ours, caches):.1f} | {other:.1f} | {ratio.ratio:.2f} | "
-        f"{ratio.low:.2f} | {ratio.high:.2f} |"
-    )
+    return (_name(batch, length, new, kept), *_compared(ours, by_torch, caches, num_bytes))
 
 
-def _common(batch: int, common: int, behind: int, kept: torch.dtype) -> str:
+def _common(batch: int, common: int, behind: int, kept: torch.dtype) -> tuple[Cell, ...]:
     """Requests that begin with the same blocks, beside the same ones read each by itself."""
     generator = torch.Generator(device="cuda").manual_seed(batch)
     num_common, each = common // BLOCK, behind // BLOCK
@@ -160,17 +182,22 @@ def _common(batch: int, common: int, behind: int, kept: torch.dtype) -> str:
     ours(caches[0])
     by_itself(caches[0])
     torch.testing.assert_close(*outputs, atol=2e-2, rtol=2e-2)
-    times = _times_us(ours, by_itself, caches)
-    ratio = compare([b / a for a, b in zip(*times, strict=True)])
-    low, *_, high = quantiles(times[0], n=10)
-    us, other = map(median, times)
     num_bytes = (common + batch * behind) * _TOKEN_NUMBERS * kept.itemsize
-    name = "fp8" if kept == FP8 else "bf16"
-    return (
-        f"| {batch} | {common} | {behind} | {name} | {us:.1f} | {low:.1f} | {high:.1f} | "
-        f"{_floor_us(num_bytes) / us:.2f} | {_apart_us(ours, caches):.1f} | {other:.1f} | "
-        f"{ratio.ratio:.2f} | {ratio.low:.2f} | {ratio.high:.2f} |"
-    )
+    return (_name(batch, common, behind, kept), *_compared(ours, by_itself, caches, num_bytes))
+
+
+def _compared(ours: Call, other: Call, caches: list[torch.Tensor], num_bytes: int) -> list[float]:
+    """All columns but the first."""
+
+    def way(call: Call) -> Callable[[int], object]:
+        return lambda which: call(caches[which])
+
+    own, beside = interleaved([way(ours), way(other)], len(caches))
+    ratio = compare([b / a for a, b in zip(own.each, beside.each, strict=True)])
+    return [
+        own.median, own.p10, own.p90, _floor_us(num_bytes) / own.median, _apart_us(ours, caches),
+        beside.median, ratio.ratio, ratio.low, ratio.high,
+    ]  # fmt: skip
 
 
 def _mixed() -> str:
@@ -191,8 +218,7 @@ def _mixed() -> str:
     def ours(cache: torch.Tensor) -> None:
         attend(query, cache, reads, SCALE, output)
 
-    graph = _graph(ours, caches)
-    own = median(_replayed_us(graph) for _ in range(ROUNDS)) / _num_calls(caches)
+    own = _us(ours, caches)
     share = _floor_us(sum(MIXED) * _TOKEN_NUMBERS * BF16.itemsize) / own
     sizes = f"One request of {MIXED[0]} tokens and {len(MIXED) - 1} of {MIXED[-1]}"
     return f"{sizes}: {own:.1f} us, {share:.2f} of the floor."
@@ -208,83 +234,39 @@ def _nothing() -> str:
     def ours(cache: torch.Tensor) -> None:
         attend(query, cache, reads, SCALE, output)
 
-    graph = _graph(ours, [cache])
-    own = median(_replayed_us(graph) for _ in range(ROUNDS)) / _num_calls([cache])
+    own = _us(ours, [cache])
     apart = _apart_us(ours, [cache])
     return f"A launch that finds nothing to read: {own:.1f} us in a row, {apart:.1f} us apart."
 
 
 def _caches(num_blocks: int, kept: torch.dtype, generator: torch.Generator) -> list[torch.Tensor]:
-    """As many as make up the bytes that calls rotate over, two at least."""
+    """Those that calls rotate over."""
     num_bytes = num_blocks * BLOCK * _TOKEN_NUMBERS * kept.itemsize
     shape = (num_blocks, BLOCK, 2 * KV_HEADS, SIZE)
     return [
         torch.randn(shape, device="cuda", generator=generator, dtype=BF16).to(kept)
-        for _ in range(max(2, -(-ROTATED_BYTES // num_bytes)))
+        for _ in range(num_sets(num_bytes))
     ]
 
 
 def _floor_us(num_bytes: int) -> float:
-    return num_bytes / FLOOR_BYTES_PER_S * 1e6
+    return num_bytes / MEMORY_BYTES_PER_S * 1e6
 
 
-def _num_calls(caches: list[torch.Tensor]) -> int:
-    return max(LEAST_CALLS, len(caches))
+def _us(call: Call, caches: list[torch.Tensor]) -> float:
+    (times,) = interleaved([lambda which: call(caches[which])], len(caches))
+    return times.median
 
 
-def _graph(
-    call: Callable[[torch.Tensor], object], caches: list[torch.Tensor]
-) -> torch.cuda.CUDAGraph:
-    for cache in caches[:2]:
-        call(cache)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for number in range(_num_calls(caches)):
-            call(caches[number % len(caches)])
-    graph.replay()
-    return graph
-
-
-def _times_us(
-    one: Callable[[torch.Tensor], object],
-    other: Callable[[torch.Tensor], object],
-    caches: list[torch.Tensor],
-) -> tuple[list[float], list[float]]:
-    """Of calls of the one and of the other, A B B A."""
-    graphs = _graph(one, caches), _graph(other, caches)
-    times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(ROUNDS):
-        for which in (0, 1, 1, 0) if turn % 2 else (1, 0, 0, 1):
-            times[which].append(_replayed_us(graphs[which]) / _num_calls(caches))
-    return times
-
-
-def _apart_us(call: Callable[[torch.Tensor], object], caches: list[torch.Tensor]) -> float:
+def _apart_us(call: Call, caches: list[torch.Tensor]) -> float:
     tiny = torch.zeros(64, device="cuda")
 
-    def both(cache: torch.Tensor) -> None:
+    def both(which: int) -> None:
         tiny.zero_()
-        call(cache)
+        call(caches[which])
 
-    graphs = _graph(both, caches), _graph(lambda _: tiny.zero_(), caches)
-    with_it, without = (
-        median(_replayed_us(graph) for _ in range(ROUNDS)) / _num_calls(caches) for graph in graphs
-    )
-    return with_it - without
-
-
-def _replayed_us(graph: torch.cuda.CUDAGraph) -> float:
-    first, last = _event(), _event()
-    first.record()
-    graph.replay()
-    last.record()
-    last.synchronize()
-    return 1000 * float(first.elapsed_time(last))
-
-
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    with_it, without = interleaved([both, lambda _: tiny.zero_()], len(caches))
+    return with_it.median - without.median
 
 
 if __name__ == "__main__":

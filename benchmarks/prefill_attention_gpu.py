@@ -1,66 +1,84 @@
 """Attention of prompts on a GPU: our kernels over blocks beside torch's over contiguous tensors.
 
-    python benchmarks/prefill_attention_gpu.py [--save FILE.md]
+    python -m benchmarks.prefill_attention_gpu [--save FILE.md] [--save FILE.json]
 
 Layers of Llama 3.1 8B: 32 heads, 8 of keys, of 128 numbers, bf16, random; blocks of 16 that lie
-anywhere. Operands rotate over more than 320 MB; calls are replayed from a CUDA graph, in turns
-that reverse, after all gave the same numbers. Operations that are counted: 4 · 32 · 128 for each
+anywhere. Operands rotate through cold memory; calls are replayed from a CUDA graph, in turns that
+reverse, after all gave the same numbers. Operations that are counted: 4 · 32 · 128 for each
 pair of a token and a position that it sees. The bound: 790 TFLOP/s, what products of large
 matrices of random numbers reach on an H200.
 """
 
 import argparse
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from statistics import median, quantiles
 
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from aweigh_bench import machine
+from aweigh_bench.report import Bar, Cell, Report, Table
 from aweigh_kernels import prefill_attention_gpu
 from aweigh_kernels.prefill_attention_gpu import Tiles, attend, tile_tokens
+from benchmarks.replays import described, interleaved, num_sets
 
 HEADS, KV_HEADS, SIZE, BLOCK = 32, 8, 128, 16
 SCALE = SIZE**-0.5
-ROTATED_BYTES = 320_000_000
 BOUND_FLOP_PER_S = 790e12
 CASES = [  # requests, cached positions, new tokens of each
     *((1, 0, length) for length in (512, 2048, 8192, 32_768)),
     *((8, 0, 512), (8, 0, 2048), (64, 0, 128), (2, 6144, 2048), (1, 30_720, 2048)),
 ]
-ROUNDS = 10
+LEAST = {(1, 0, 2048): 430.0, (1, 0, 8192): 520.0}  # TFLOP/s
+COLUMNS = (
+    "requests, cached, new", "us", "p10", "p90", "ours", "of the bound", "Triton", "torch: flash",
+    "cuDNN",
+)  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--save", type=Path)
+    parser.add_argument("--save", type=Path, action="append", default=[])
     given = parser.parse_args()
-    facts = " · ".join(f"{key} {value}" for key, value in machine.describe().items())
-    lines = ["# Attention of prompts on a GPU", "", facts, "", "    python " + " ".join(sys.argv)]
-    lines += [
-        "",
-        "In TFLOP/s, but for the time of ours. Triton: our kernel for GPUs other than Hopper.",
-        "",
-        "| requests | cached | new | us | p10 | p90 | ours | of the bound | Triton | torch: flash "
-        "| cuDNN |",
-        "|" + 11 * "---:|",
-    ]
+    rows: list[tuple[Cell, ...]] = []
     for case in CASES:
-        lines.append(_row(*case))
-        print(lines[-1], flush=True)
-    if given.save is not None:
-        given.save.write_text("\n".join(lines) + "\n")
+        rows.append(_row(*case))
+        print(*rows[-1], flush=True)
+    report = Report(
+        title="Attention of prompts on a GPU",
+        command=f"python -m benchmarks.prefill_attention_gpu {shlex.join(sys.argv[1:])}".strip(),
+        model="layers of Llama 3.1 8B, random numbers",
+        machine=described(),
+        tables=[Table("TFLOP/s, but for the time of ours, median of 24 replays", COLUMNS, rows)],
+        bars=list(bars_of(rows)),
+        notes=["Triton: our kernel for GPUs other than Hopper."],
+    )
+    print(report.text())
+    for path in given.save:
+        report.save(path)
 
 
-def _row(batch: int, cached: int, new: int) -> str:
+def bars_of(rows: Sequence[Sequence[Cell]]) -> Iterator[Bar]:
+    """What one prompt alone is held to."""
+    found = {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in rows}
+    for case, least in LEAST.items():
+        speed = found[_name(*case)]["ours"]
+        assert isinstance(speed, float)
+        yield Bar(_name(*case), f"≥ {least:g} TFLOP/s", f"{speed:.0f}", speed >= least)
+
+
+def _name(batch: int, cached: int, new: int) -> str:
+    return f"{batch}, {cached:,}, {new:,}"
+
+
+def _row(batch: int, cached: int, new: int) -> tuple[Cell, ...]:
     generator = torch.Generator(device="cuda").manual_seed(batch)
     each = -(-(cached + new) // BLOCK)
     num_bytes = 2 * SIZE * batch * (each * BLOCK * 2 * KV_HEADS + new * HEADS)
-    count = max(2, -(-ROTATED_BYTES // num_bytes))
+    count = num_sets(num_bytes)
     kv_shape = (batch * each, BLOCK, 2 * KV_HEADS, SIZE)
     sets = [
         (_random((batch * new, HEADS, SIZE), generator), _random(kv_shape, generator))
@@ -99,26 +117,14 @@ def _row(batch: int, cached: int, new: int) -> str:
     wanted = ours(0).clone()
     for call in calls[1:]:
         torch.testing.assert_close(call(0).reshape(wanted.shape), wanted, atol=2e-2, rtol=2e-2)
-    times = _times(calls, count)
+    times = interleaved(calls, count)
     pairs = batch * (new * cached + new * (new + 1) // 2)
-    speeds = [4 * HEADS * SIZE * pairs / (median(each) * 1e6) for each in times]
-    low, *_, high = quantiles(times[0], n=10)
-    shown = [f"{speed:.0f}" for speed in speeds] + ["-"] * (4 - len(speeds))
+    speeds = [4 * HEADS * SIZE * pairs / (each.median * 1e6) for each in times]
+    absent = [None] * (4 - len(speeds))
     return (
-        f"| {batch} | {cached} | {new} | {median(times[0]):.1f} | {low:.1f} | {high:.1f} | "
-        f"{shown[0]} | {speeds[0] * 1e12 / BOUND_FLOP_PER_S:.2f} | {' | '.join(shown[1:])} |"
-    )
-
-
-def _times(calls: Sequence[Callable[[int], torch.Tensor]], count: int) -> list[list[float]]:
-    """Microseconds of each, by turns."""
-    graphs = [_graph(call, count) for call in calls]
-    times: list[list[float]] = [[] for _ in graphs]
-    order = list(range(len(graphs)))
-    for turn in range(ROUNDS):
-        for which in order if turn % 2 else reversed(order):
-            times[which].append(_replayed_us(graphs[which]) / count)
-    return times
+        _name(batch, cached, new), times[0].median, times[0].p10, times[0].p90, speeds[0],
+        speeds[0] * 1e12 / BOUND_FLOP_PER_S, *speeds[1:], *absent,
+    )  # fmt: skip
 
 
 def _random(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
@@ -134,31 +140,6 @@ def _contiguous(
     keys, values = held.repeat_interleave(HEADS // KV_HEADS, 2).transpose(1, 2).chunk(2, 1)
     own = query.view(batch, -1, HEADS, SIZE).transpose(1, 2)
     return own.contiguous(), keys.contiguous(), values.contiguous()
-
-
-def _graph(call: Callable[[int], torch.Tensor], count: int) -> torch.cuda.CUDAGraph:
-    for which in range(count):
-        call(which)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for which in range(count):
-            call(which)
-    graph.replay()
-    return graph
-
-
-def _replayed_us(graph: torch.cuda.CUDAGraph) -> float:
-    first, last = _event(), _event()
-    first.record()
-    graph.replay()
-    last.record()
-    last.synchronize()
-    return 1000 * float(first.elapsed_time(last))
-
-
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from aweigh_bench.shapes import shape_directory
 from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.load import Wish
 from aweigh_runtime.model.random_weights import make_up
+from benchmarks import paged_attention_gpu, prefill_attention_gpu
 from benchmarks.__main__ import BENCHMARKS, GPU, PARTS
 from benchmarks.decode_steps_gpu import floor_ms
 from benchmarks.fp4_weight_gpu import bar_beside_ints
@@ -114,6 +116,15 @@ def test_nvfp4_is_held_to_the_speed_of_integers_of_4_bits() -> None:
     row = ("4,096 x 4,096, 64", 11.65, 11.63, 11.68, 0.233, 1.04)
     assert bar_beside_ints((*row, 0.916, 13.54)).met
     assert not bar_beside_ints((*row, 0.729, 13.54)).met
+
+
+@pytest.mark.parametrize("module", [paged_attention_gpu, prefill_attention_gpu])
+def test_verdicts_of_committed_attention_are_those_of_its_figures(module: ModuleType) -> None:
+    name = module.__name__.rpartition(".")[2].replace("_", "-")
+    kept = json.loads((FOLDER / "results" / f"{name}.json").read_text())
+    (table,) = kept["tables"]
+    assert tuple(table["columns"]) == module.COLUMNS
+    assert [asdict(bar) for bar in module.bars_of(table["rows"])] == kept["bars"] != []
 
 
 def test_a_gpu_is_idle_while_none_of_its_kernels_runs() -> None:
