@@ -59,6 +59,7 @@ BARS_MS = {  # of llama-3.1-8b, by scheme and requests
 VERIFIED = (1, 16, 64)  # requests; a server records no more than 256 rows of such steps
 DRAFTED = 4  # tokens behind each request's own
 ROUNDS = 6  # of two turns each
+BAR_START_S = 20.0
 BAR_VERIFYING = 1.06  # times a plain step, for one request of llama-3.1-8b
 VERIFYING = ("requests", "plain ms", "verifying ms", "times", "low", "high")
 COLUMNS = ("requests", "step ms", "graph alone ms", "idle", "floor ms", "of the floor", "tokens/s")
@@ -84,7 +85,8 @@ def main() -> None:
         graphs, least_ms, given.batches, blocks_each, profile=given.profile, common=given.common
     )
     verifying, verifying_bars = _verifying(decoder, cache, blocks_each)
-    bars = [] if given.common else _bars(given.quantization, steps_ms)
+    bars = start_bars(starts_s)
+    bars += [] if given.common else _bars(given.quantization, steps_ms)
     if given.quantization == "none":
         bars += verifying_bars
     report = Report(
@@ -164,6 +166,15 @@ def _decoding(
         print(*rows[-1], flush=True)
         steps_ms[batch] = step_ms
     return Table("Median of the steps from 1,024 to 1,280 tokens", COLUMNS, rows), steps_ms
+
+
+def start_bars(starts_s: Sequence[float]) -> list[Bar]:
+    """The slowest start counts, if any was timed."""
+    if not starts_s:
+        return []
+    what = f"s until a server is ready, the slowest of {len(starts_s)} starts"
+    slowest = max(starts_s)
+    return [Bar(what, f"<= {BAR_START_S:g}", f"{slowest:.1f}", slowest <= BAR_START_S)]
 
 
 def _bars(scheme: str, steps_ms: Mapping[int, float]) -> list[Bar]:

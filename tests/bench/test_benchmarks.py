@@ -17,7 +17,7 @@ from aweigh_runtime.model.load import Wish
 from aweigh_runtime.model.random_weights import make_up
 from benchmarks import paged_attention_gpu, prefill_attention_gpu
 from benchmarks.__main__ import BENCHMARKS, GPU, PARTS
-from benchmarks.decode_steps_gpu import floor_ms
+from benchmarks.decode_steps_gpu import floor_ms, start_bars
 from benchmarks.fp4_weight_gpu import bar_beside_ints
 from benchmarks.int_weight_gpu import COLUMNS, FLOOR
 from benchmarks.int_weight_gpu import bars_of as int_bars
@@ -125,6 +125,12 @@ def test_verdicts_of_committed_attention_are_those_of_its_figures(module: Module
     (table,) = kept["tables"]
     assert tuple(table["columns"]) == module.COLUMNS
     assert [asdict(bar) for bar in module.bars_of(table["rows"])] == kept["bars"] != []
+
+
+def test_the_slowest_start_of_a_server_is_judged_where_any_was_timed() -> None:
+    assert start_bars([]) == []
+    (bar,) = start_bars([12.9, 20.1])
+    assert (bar.measured, bar.met) == ("20.1", False)
 
 
 def test_a_gpu_is_idle_while_none_of_its_kernels_runs() -> None:
