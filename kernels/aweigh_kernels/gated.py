@@ -14,8 +14,8 @@ from aweigh_kernels.gpu.gated import multiply_gated
 
 Activation = Literal["silu", "gelu_pytorch_tanh"]
 
-_BLOCK = 2048  # numbers of a program: smaller ones start more slowly than memory answers
-_NUM_WARPS = 8
+BLOCK = 2048  # numbers of a program: smaller ones start more slowly than memory answers
+NUM_WARPS = 8
 
 
 def gated(
@@ -59,16 +59,16 @@ def reference(gate_up: torch.Tensor, activation: Activation) -> torch.Tensor:
 
 def _launch(gate_up: torch.Tensor, activation: Activation, output: torch.Tensor) -> None:
     num_rows, size = output.shape
-    chunks = triton.cdiv(size, _BLOCK)
+    chunks = triton.cdiv(size, BLOCK)
     early = starts_early(gate_up.device)
     multiply_gated[(num_rows * chunks,)](
         gate_up,
         output,
         SIZE=size,
         CHUNKS=chunks,
-        BLOCK=_BLOCK,
+        BLOCK=BLOCK,
         GELU=activation == "gelu_pytorch_tanh",
         EARLY=early,
-        num_warps=_NUM_WARPS,
+        num_warps=NUM_WARPS,
         launch_pdl=early,
     )

@@ -126,7 +126,7 @@ def launch_rounded(
         BY=ways[rounding.by],
         ZERO=found.zero is not None,
         EARLY=early,
-        num_warps=_num_warps(rows * size_up),
+        num_warps=num_warps_of(rows * size_up),
         launch_pdl=early,
     )
     return found
@@ -165,10 +165,11 @@ def _launch(
         ROWS=rows,
         ADD=residual is not None,
         EARLY=early,
-        num_warps=_num_warps(rows * size_up),
+        num_warps=num_warps_of(rows * size_up),
         launch_pdl=early,
     )
 
 
-def _num_warps(numbers: int) -> int:
+def num_warps_of(numbers: int) -> int:
+    """Of a program that holds so many numbers."""
     return min(16, max(1, numbers // _NUMBERS_A_WARP))

@@ -23,12 +23,13 @@ from aweigh_kernels.gpu import sampling
 
 MOST_TOKENS = sampling.LAST_TOKEN.value + 1  # of a vocabulary
 NO_TOKEN = -1
+SUMMARIZE_WARPS = 4
+SPREAD_WARPS = 8
+DECIDE_WARPS = 16
 
 _GREEDY = 1  # top_k
 _NEAR = 6.0  # logits below the largest: of rows that go no further, few tokens are listed
 _REACH = 50.0  # temperatures below the largest: nothing behind can win
-_SPREAD_WARPS = 8
-_DECIDE_WARPS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def launch(
     order = torch.empty(num_rows, groups_up, dtype=torch.int32, device=logits.device)
     listed = tokens.new_empty(num_rows, sampling.CAPACITY.value)
     sampling.summarize[(num_rows * chunks,)](
-        logits, maxima, size, chunks, EARLY=early, num_warps=4, launch_pdl=early
+        logits, maxima, size, chunks, EARLY=early, num_warps=SUMMARIZE_WARPS, launch_pdl=early
     )
     spreads = races or weighs
     if spreads:
@@ -136,7 +137,7 @@ def launch(
             chunks,
             GROUPS_UP=groups_up,
             EARLY=early,
-            num_warps=_SPREAD_WARPS,
+            num_warps=SPREAD_WARPS,
             launch_pdl=early,
         )
     sampling.decide[(num_rows,)](
@@ -153,7 +154,7 @@ def launch(
         GROUPS_UP=groups_up,
         SUMMED=spreads,
         EARLY=early,
-        num_warps=_DECIDE_WARPS,
+        num_warps=DECIDE_WARPS,
         launch_pdl=early,
     )
     return tokens, largest

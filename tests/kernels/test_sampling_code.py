@@ -3,6 +3,7 @@
 import pytest
 
 from aweigh_kernels.gpu import sampling
+from aweigh_kernels.sampling_gpu import DECIDE_WARPS, SPREAD_WARPS, SUMMARIZE_WARPS
 from tests.kernels.architectures import ARCHITECTURES
 from tests.kernels.machine_code import MachineCode, compiled
 
@@ -32,7 +33,7 @@ def code(name: str, architecture: int, num_warps: int) -> MachineCode:
 def test_the_pass_over_all_logits_has_eight_loads_of_16_bytes_on_their_way(
     architecture: int,
 ) -> None:
-    found = code("summarize", architecture, 4)
+    found = code("summarize", architecture, SUMMARIZE_WARPS)
     assert found.count(r"LDG\.E\.128") == 8
     assert found.stack_bytes == 0
     assert found.registers <= 40  # 12 programs and more on a multiprocessor
@@ -41,14 +42,15 @@ def test_the_pass_over_all_logits_has_eight_loads_of_16_bytes_on_their_way(
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_race_of_all_tokens_stays_in_registers(architecture: int) -> None:
-    found = code("spread", architecture, 4)
+    found = code("spread", architecture, SPREAD_WARPS)
     assert found.stack_bytes == 0
-    assert found.count(r"LDG\.E\.128") >= 8
-    assert found.count("MUFU.EX2") >= 32
+    each = sampling.CHUNK.value // (32 * SPREAD_WARPS)  # tokens of a thread
+    assert found.count(r"LDG\.E\.128") >= each // 4
+    assert found.count("MUFU.EX2") >= each
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_deciding_stays_in_registers(architecture: int) -> None:
-    found = code("decide", architecture, 8)
+    found = code("decide", architecture, DECIDE_WARPS)
     assert found.stack_bytes == 0
     assert found.shared_bytes <= 48 * 1024

@@ -71,6 +71,7 @@ def spread(
         gdc_wait()
     row = (tl.program_id(0) // chunks).to(tl.int64)
     chunk = tl.program_id(0) % chunks
+    to = sums + tl.program_id(0).to(tl.int64)  # not by row and chunk: on sm_90 those would spill
     setting = settings + row * SETTINGS
     top_k = tl.load(setting + 5)
     raced = top_k == RACED
@@ -81,7 +82,6 @@ def spread(
         best = _largest(maxima, row, chunks, GROUPS_UP)  # while the logits come
         temperature = _real(setting + 2).to(tl.float32)
         weight = _weight(tl.abs(best - logit), temperature)
-        to = sums + row * chunks + chunk
         if raced:
             runs = inside & (weight >= _real(setting + 4).to(tl.float32))
             ran = _raced(weight, token, tl.load(setting), tl.load(setting + 1))
@@ -89,7 +89,7 @@ def spread(
         else:
             tl.store(to, tl.sum(_share(tl.where(inside, weight, 0.0)), 0))
     else:
-        tl.store(sums + row * chunks + chunk, tl.full([], 0, tl.int64))
+        tl.store(to, tl.full([], 0, tl.int64))
 
 
 @triton.jit(do_not_specialize=("chunks",))
