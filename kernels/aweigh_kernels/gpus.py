@@ -7,6 +7,7 @@ import torch
 
 from aweigh_kernels.dense import by_warpgroups, starts_early
 
+LEAST_SHARED_BYTES = 99 << 10  # of a program, which every GPU has that kernels are written for
 _FP8_SINCE = (8, 9)  # capability of GPUs whose tensor cores take it
 _LONG_SUMS = 10  # major capability of large Blackwells, the only ones known for it
 _SLOW_INTEGERS = (10, 3)  # Blackwell Ultra

@@ -33,7 +33,8 @@ _LEAST_ROWS = 16  # that a tensor core takes
 _FEW_ROWS = 32  # of which a program holds all that it found in registers, and what is on its way
 _MOST_TILE = 128  # positions that are read at once,
 _TILE_BYTES = (32 << 10, 64 << 10)  # of keys and values
-_WIDE_BYTES = 160 << 10  # of shared memory, which broad tiles need
+WIDE_BYTES = 160 << 10  # of shared memory, which broad tiles need
+SPILLED_BYTES = 96  # of a thread at most, with 64 rows and more, on others than Hopper
 _PARTS = 16  # that are joined at once
 
 
@@ -191,7 +192,7 @@ def schedule(rows: int, position_bytes: int, num_lines: int, gpu: Gpu) -> Schedu
     )
     if rows > _FEW_ROWS:
         return Schedule(min(narrow, 64), 2, 2)
-    if gpu.shared_bytes >= _WIDE_BYTES and broad > narrow:
+    if gpu.shared_bytes >= WIDE_BYTES and broad > narrow:
         if 4 * num_lines <= gpu.num_processors:
             return Schedule(narrow, 5, 1)
         if num_lines <= gpu.num_processors and rows == _LEAST_ROWS:

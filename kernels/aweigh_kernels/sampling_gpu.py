@@ -24,8 +24,10 @@ from aweigh_kernels.gpu import sampling
 MOST_TOKENS = sampling.LAST_TOKEN.value + 1  # of a vocabulary
 NO_TOKEN = -1
 SUMMARIZE_WARPS = 4
+SUMMARIZE_REGISTERS = 40  # of a thread at most: 12 programs and more on a multiprocessor
 SPREAD_WARPS = 8
 DECIDE_WARPS = 16
+DECIDE_SHARED_BYTES = 48 << 10  # at most
 
 _GREEDY = 1  # top_k
 _NEAR = 6.0  # logits below the largest: of rows that go no further, few tokens are listed

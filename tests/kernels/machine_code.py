@@ -34,13 +34,14 @@ class MachineCode:
 
         Nothing but waiting keeps what comes next from being put into these registers.
         """
-        return any(map(_goes_on, self._loops() or [self.text]))
+        return any(map(_goes_on, self.loops() or [self.text]))
 
     def loop(self) -> "MachineCode":
         """The longest one alone."""
-        return replace(self, text=max(self._loops(), key=len))
+        return replace(self, text=max(self.loops(), key=len))
 
-    def _loops(self) -> list[str]:
+    def loops(self) -> list[str]:
+        """Whatever is jumped back to, with what follows up to there."""
         lines = re.findall(r"/\*([0-9a-f]{4,})\*/ +(.*?);", self.text)
         places = {int(address, 16): place for place, (address, _) in enumerate(lines)}
         loops = [

@@ -165,7 +165,7 @@ def test_8_bits_of_experts_are_widened_in_registers(architecture: int) -> None:
     assert not code.count(r"F2F\.BF16\.F16")  # a sixteenth of a tensor core's pace
 
 
-@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_tokens_are_routed_in_registers(architecture: int) -> None:
     early = {"EARLY": architecture >= 90}
     count = {"COUNT": 128, "COUNT_UP": 128, "EACH": 8, "EACH_UP": 8, "NORMALIZED": True}

@@ -3,7 +3,13 @@
 import pytest
 
 from aweigh_kernels.gpu import sampling
-from aweigh_kernels.sampling_gpu import DECIDE_WARPS, SPREAD_WARPS, SUMMARIZE_WARPS
+from aweigh_kernels.sampling_gpu import (
+    DECIDE_SHARED_BYTES,
+    DECIDE_WARPS,
+    SPREAD_WARPS,
+    SUMMARIZE_REGISTERS,
+    SUMMARIZE_WARPS,
+)
 from tests.kernels.architectures import ARCHITECTURES
 from tests.kernels.machine_code import MachineCode, compiled
 
@@ -36,7 +42,7 @@ def test_the_pass_over_all_logits_has_eight_loads_of_16_bytes_on_their_way(
     found = code("summarize", architecture, SUMMARIZE_WARPS)
     assert found.count(r"LDG\.E\.128") == 8
     assert found.stack_bytes == 0
-    assert found.registers <= 40  # 12 programs and more on a multiprocessor
+    assert found.registers <= SUMMARIZE_REGISTERS
     assert bool(found.count("ACQBULK")) == (architecture >= 90)
 
 
@@ -53,4 +59,4 @@ def test_the_race_of_all_tokens_stays_in_registers(architecture: int) -> None:
 def test_deciding_stays_in_registers(architecture: int) -> None:
     found = code("decide", architecture, DECIDE_WARPS)
     assert found.stack_bytes == 0
-    assert found.shared_bytes <= 48 * 1024
+    assert found.shared_bytes <= DECIDE_SHARED_BYTES

@@ -24,6 +24,8 @@ ROWS = 128  # of an item
 POSITIONS = 128  # of a tile of keys
 COLUMNS = 64  # that one copy brings of each row: 128 bytes, the width of a swizzle
 STAGES = 2  # of each ring
+SHARED_BYTES = 227 << 10  # of a program at most: it has a multiprocessor alone
+SPILLED_BYTES = {64: 0, 128: 48}  # of a thread at most, by size of heads: none over tiles of keys
 SWIZZLED = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
 
 _ROWS = gl.constexpr(ROWS // 2)  # of a group of warps
