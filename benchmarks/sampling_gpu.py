@@ -5,7 +5,8 @@
 A vocabulary of Llama 3, 128,256 tokens. Logits fall as in a text, e^logit ~ rank^-1.2 (a top_p of
 0.9 keeps about 60 tokens), but for the last way, whose logits are normal with a deviation of 2 (it
 keeps about 30,000). They rotate over more than 300 MB of cold memory; calls are replayed from CUDA
-graphs, in turn. Settings lie on the device. torch sorts, as servers do that have no kernel for it.
+graphs, in turn, after each drew tokens that are kept. Settings lie on the device. torch sorts, as
+servers do that have no kernel for it.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from benchmarks.replays import Times, copy_bytes_per_s, described, interleaved, 
 
 SIZE = 128_256
 ROWS = (1, 8, 64, 256)
+NEAR = 1e-3  # of a probability
 MOST_US = 60.0  # of 64 rows with top_k and top_p
 WAYS = {
     "greedy": Choice(temperature=1.0, top_k=1),
@@ -96,10 +98,35 @@ def _timed(case: Case) -> list[Times]:
     packed = settings.at(range(case.num_rows), logits[0].device)
     draw = partial(sample, races=settings.races, weighs=settings.weighs)
     by_torch = _by_torch(case.choice)
+    for tokens in (draw(logits[0], packed)[0], by_torch(logits[0])):
+        expect_kept(case.choice, logits[0], tokens)
     return interleaved(
         [lambda which: draw(logits[which], packed), lambda which: by_torch(logits[which])],
         len(logits),
     )
+
+
+def expect_kept(choice: Choice, logits: torch.Tensor, tokens: torch.Tensor) -> None:
+    """Every token that was drawn is one that its settings keep, but for what rounding decides.
+
+    Args:
+        choice: of all rows.
+        logits: [S, V].
+        tokens: [S].
+
+    Raises:
+        RuntimeError: some are not.
+    """
+    ordered = (logits / choice.temperature).sort(-1, descending=True).values
+    if choice.top_k:
+        ordered = ordered[:, : choice.top_k]
+    likely = ordered.softmax(-1)
+    kept = likely.cumsum(-1) - likely < choice.top_p + NEAR
+    kept &= likely >= (choice.min_p - NEAR) * likely[:, :1]
+    least = ordered.masked_fill(~kept, torch.inf).amin(-1)
+    drawn = logits.gather(-1, tokens[:, None]).squeeze(-1) / choice.temperature
+    if wrong := int((drawn < least).sum()):
+        raise RuntimeError(f"{wrong} of {len(tokens)} tokens are none that {choice} keeps")
 
 
 def _logits(case: Case) -> torch.Tensor:

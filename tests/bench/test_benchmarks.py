@@ -12,6 +12,7 @@ import torch
 
 from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_bench.shapes import shape_directory
+from aweigh_kernels.sampling_gpu import Choice
 from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.load import Wish
 from aweigh_runtime.model.random_weights import make_up
@@ -23,6 +24,7 @@ from benchmarks.int_weight_gpu import COLUMNS, FLOOR
 from benchmarks.int_weight_gpu import bars_of as int_bars
 from benchmarks.replays import MEMORY_BYTES_PER_S
 from benchmarks.run_ahead_gpu import idle_shares
+from benchmarks.sampling_gpu import WAYS, expect_kept
 
 CHECKOUT = Path(__file__).parents[2]
 FOLDER = CHECKOUT / "benchmarks"
@@ -125,6 +127,15 @@ def test_verdicts_of_committed_attention_are_those_of_its_figures(module: Module
     (table,) = kept["tables"]
     assert tuple(table["columns"]) == module.COLUMNS
     assert [asdict(bar) for bar in module.bars_of(table["rows"])] == kept["bars"] != []
+
+
+@pytest.mark.parametrize("choice", [*WAYS.values()])
+def test_a_token_that_is_not_kept_is_found_before_sampling_is_timed(choice: Choice) -> None:
+    logits = -1.2 * torch.arange(1, 1001).log().expand(4, -1)
+    expect_kept(choice, logits, torch.zeros(4, dtype=torch.int64))
+    if choice.top_k or choice.top_p < 1 or choice.min_p:
+        with pytest.raises(RuntimeError, match="1 of 4 tokens are none that"):
+            expect_kept(choice, logits, torch.tensor([0, 0, 999, 0]))
 
 
 def test_the_slowest_start_of_a_server_is_judged_where_any_was_timed() -> None:
