@@ -102,7 +102,7 @@ def kinds() -> Iterator[Kind]:
 
 
 def main() -> None:
-    _convert_as_hardware_does()
+    _compute_as_hardware_does()
     wrong = [*rounded_otherwise(), *rounded_otherwise_together()]
     for kind in kinds():
         wrong += one_hot_otherwise(kind, *SIZES[0], SCHEDULES)
@@ -133,6 +133,14 @@ def rounded_otherwise() -> Iterator[str]:
         x[rows - 1, 130:] = 0
         for name, how in roundings().items():
             yield from _unlike_reference(f"{name}, {dtype} {rows} x {columns}", x, how)
+    sizes = torch.tensor([1e-37, 1e-36, 1e-30, 1e-18, 1e-6, 1e18, 1e36])
+    x = (Draw(7).normal(7, 2048) * sizes[:, None]).bfloat16()
+    x[x.abs() < torch.finfo(bf16).smallest_normal] = 0  # others the interpreter reads wrong
+    for name, how in roundings().items():
+        yield from _unlike_reference(f"{name}, of all sizes", x, how)
+    x = torch.tensor([[float("inf"), -float("inf"), 1.0] + [0.0] * 125], dtype=bf16)
+    how = roundings()["fp8 static"]
+    yield from _unlike_reference("infinite ones", x, how)
     x = torch.ones(3, 200, dtype=torch.bfloat16)
     x[1, 7] = NAN
     for kind in rounding.KINDS:
@@ -314,8 +322,11 @@ def _packed(kind: Kind, weight: Fp8Weight | Int8Weight) -> byte_matmul.ByteMatri
     return byte_matmul.pack(weight.q, weight.scale, blocks=kind.blocks, summed=summed)
 
 
-def _convert_as_hardware_does() -> None:
-    """The interpreter rounds to 8 bits without a carry, and not to even: torch does it right."""
+def _compute_as_hardware_does() -> None:
+    """The interpreter rounds to 8 bits without a carry, and not to even: torch does it right.
+
+    It rounds a product before the sum that it is fused with: in fp64 it is exact.
+    """
     before = vars(interpreter)["_convert_float"]
     formats = {tl.float8e4nv: torch.float8_e4m3fn, tl.float8e5: torch.float8_e5m2}
 
@@ -325,7 +336,12 @@ def _convert_as_hardware_does() -> None:
             return wide.to(formats[other]).view(torch.uint8).numpy()
         return before(numbers, kind, other, mode)
 
+    def fused(self: Any, x: Any, y: Any, z: Any) -> Any:
+        found = x.data.astype(np.float64) * y.data + z.data
+        return interpreter.TensorHandle(found.astype(z.data.dtype), z.dtype.scalar)
+
     vars(interpreter)["_convert_float"] = converted
+    interpreter.InterpreterBuilder.create_fma = fused
 
 
 if __name__ == "__main__":

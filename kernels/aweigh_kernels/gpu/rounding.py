@@ -16,6 +16,8 @@ _E4M3 = tl.constexpr(448.0)  # the largest
 _LOW = tl.constexpr(-128.0)
 _HIGH = tl.constexpr(127.0)
 _SMALLEST = tl.constexpr(1.1754943508222875e-38)  # a scale: a token of zeros stays one
+_SMALL = tl.constexpr(8.673617379884035e-19)  # 2^-60: what is left of a division by less gets lost
+_RAISED = tl.constexpr(1.8446744073709552e19)  # 2^64
 _WHOLE = tl.constexpr(12582912.0)  # 1.5 · 2^23: the sum with it has no room for fractions
 
 
@@ -147,13 +149,30 @@ def fitting(low, high, kind: tl.constexpr, ZERO: tl.constexpr):
 @triton.jit
 def nearest(wide, scale, zero, kind: tl.constexpr):
     """Of 8 bits. What is no number stays none in E4M3."""
+    quotient = _quotient(wide, scale)
     if kind.is_int():
-        found = _whole(tl.clamp(tl.div_rn(wide, scale) + zero, _LOW, _HIGH)).to(kind)
+        found = _whole(tl.clamp(quotient + zero, _LOW, _HIGH)).to(kind)
     else:
-        found = tl.clamp(
-            tl.div_rn(wide, scale), -_E4M3, _E4M3, propagate_nan=tl.PropagateNan.ALL
-        ).to(kind)
+        found = tl.clamp(quotient, -_E4M3, _E4M3, propagate_nan=tl.PropagateNan.ALL).to(kind)
     return found
+
+
+@triton.jit
+def _quotient(number, divisor):
+    """As IEEE 754 says, for a normal divisor that many numbers have.
+
+    A division of the GPU branches for each number. Here the divisor is inverted once, and what is
+    left of the number corrects the quotient twice: it is off by one place at most, then right
+    (Markstein 1990, "Computation of elementary functions on the IBM RISC System/6000 processor").
+    """
+    raised = tl.where(divisor < _SMALL, _RAISED, 1.0)
+    divisor *= raised
+    inverse = tl.div_rn(1.0, divisor)
+    number = number * raised
+    first = number * inverse
+    found = tl.fma(tl.fma(-first, divisor, number), inverse, first)
+    found = tl.fma(tl.fma(-found, divisor, number), inverse, found)
+    return tl.where(first * 0.5 != first, found, first)  # of 0, of either sign, and of infinity
 
 
 @triton.jit
