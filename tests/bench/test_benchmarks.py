@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
+from aweigh_bench.report import Bar
 from aweigh_bench.shapes import shape_directory
 from aweigh_kernels.sampling_gpu import Choice
 from aweigh_runtime.model.cache import CacheFormat, KVCache
@@ -103,7 +104,7 @@ def test_without_the_others_what_is_slow_is_missed_and_what_is_fast_is_open() ->
 @pytest.mark.parametrize("name", ["int-weight-gpu", "int-weight-8-gpu"])
 def test_verdicts_of_committed_products_are_those_of_their_figures(name: str) -> None:
     kept = json.loads((FOLDER / "results" / f"{name}.json").read_text())
-    bars = []
+    bars: list[Bar] = []
     for row in kept["tables"][0]["rows"]:
         figures = dict(zip(COLUMNS, row, strict=True))
         product, bits, tokens = row[0].rsplit(", ", 2)
