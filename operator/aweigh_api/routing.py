@@ -13,6 +13,7 @@ SECRET_HEADER = "Aweigh-Router-Secret"  # of a request: what opens all below
 # Of a request: hex digest of the client's key; absent: the router has asked for none; zeros:
 # likewise, but a pod has taken the request before.
 TENANT_HEADER = "Aweigh-Tenant"
+ROUTER_HEADER = "Aweigh-Router"  # of a request: which router asks, by a name of its process
 ROOM_HEADER = "Aweigh-Room"  # of a response: answers that the pod could begin at once now
 
 NO_ROOM = "no_room"  # error code of a 429: the pod has not begun anything
@@ -41,6 +42,7 @@ class Room(BaseModel):
     phase: Phase
     room: int  # answers that would begin at once
     running: int  # answers
+    yours: int | None = None  # places that answers hold for the router that is told
     revision: str | None = None  # of the model; a stream goes on only where it is the same
 
 

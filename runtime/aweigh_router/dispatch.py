@@ -145,9 +145,8 @@ class Dispatch:
 
     def leave(self, call: Call, pod: Pod, *, took: bool = True) -> None:
         """It is not computed there any more; `took` says whether the pod had begun it at all."""
-        rooms.end(pod, call)
-        if not took:
-            rooms.refused(pod, self.clock())
+        over = rooms.end if took else rooms.refused
+        over(pod, call, self.clock())
         self.match()
 
     def match(self) -> None:

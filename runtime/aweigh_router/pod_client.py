@@ -2,6 +2,7 @@
 
 import io
 import logging
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from aweigh_api.mounts import Mount, UnusableSecret
 from aweigh_api.routing import (
     REPORT_PATH,
     ROOM_HEADER,
+    ROUTER_HEADER,
     SECRET_FILE,
     SECRET_HEADER,
     TENANT_HEADER,
@@ -44,6 +46,7 @@ _NOT_PASSED_ON = frozenset(
         "upgrade",
         SECRET_HEADER.lower(),
         TENANT_HEADER.lower(),
+        ROUTER_HEADER.lower(),
         ROOM_HEADER.lower(),
     }
 )
@@ -85,6 +88,7 @@ class PodClient:
         """Without a secret pods take requests as any client's; `trust` is for those with TLS."""
         self._secret = secret
         self._trust = trust
+        self._name = secrets.token_hex(8)
 
     async def __aenter__(self) -> Self:
         tls = True if self._trust is None else self._trust.context
@@ -136,7 +140,9 @@ class PodClient:
     def _proof(self) -> dict[str, str]:
         if self._trust is not None:
             self._trust.follow()
-        return {} if self._secret is None else {SECRET_HEADER: self._secret.value()}
+        if self._secret is None:
+            return {}
+        return {SECRET_HEADER: self._secret.value(), ROUTER_HEADER: self._name}
 
 
 def passed_on(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:

@@ -234,14 +234,14 @@ class Relay:
         if room is None and errand.call.num_answers:
             self._reports.open_anew(pod)
         if response.content_type == "text/event-stream" and response.status == 200:
-            rooms.took(pod, _number(room))
+            rooms.took(pod)
             return await self._stream(errand, reply, response, told=room is not None)
         body = await response.read()
         if room is not None and response.status == 401 and self._another(errand, pod):
             raise WantsKey
         if response.status >= 400:
             _expect_for_the_client(response.status, body)
-        rooms.took(pod, _number(room))
+        rooms.took(pod)
         self._dispatch.line.charge(errand.call.tenant, len(body) // BYTES_PER_TOKEN)
         return await reply.whole(response.status, passed_on(response.headers), body)
 
@@ -290,10 +290,6 @@ def _expect_for_the_client(status: int, body: bytes) -> None:
         raise PodFailed(f"it answers {status} {code}", died=False)
     if status == 500 and code == _ENGINE:
         raise PodFailed(f"it answers {status} {code}", died=True)
-
-
-def _number(header: str | None) -> int | None:
-    return int(header) if header is not None and header.isdecimal() else None
 
 
 def _end_now(limit: asyncio.Timeout) -> None:

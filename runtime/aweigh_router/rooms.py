@@ -1,8 +1,8 @@
 """What is known of each pod: whether it takes requests, and for how many it has room. Pure.
 
-A pod's reports and the headers of its answers say what room it has. Between them the router counts
-what it has sent there itself; other routers send, too, and a pod that has no room after all
-refuses, which costs little.
+A pod's reports say what room it has, and how many of its places this router holds: both together
+the router may fill, whatever of it is on its way when the report comes. Other routers send, too,
+and a pod that has no room after all refuses, which costs little.
 """
 
 import math
@@ -16,7 +16,13 @@ SILENT_S = 12.0  # without a report, of which one comes every 5 s: the pod hangs
 SLOW_S = 10.0  # until the first event of a stream; with such a wait a pod gets nothing more …
 SLOW_TIMES = 4.0  # … if that is so many times what is usual
 BLIND_ROOM = 16  # of a pod that tells nothing of its room
-REST_S, LONGEST_REST_S = 0.05, 2.0  # after a refusal; doubled by each that follows
+# After refusals; doubled by each round of them that follows. Another router may have been first, so
+# the first round costs no rest.
+REST_S, LONGEST_REST_S = 0.05, 2.0
+
+# A place that ends here is free for this router first, and its line would take it for ever. So now
+# and then it waits until all routers have been told of it: reports come every 50 ms.
+TURN_ENDS, TURN_EVERY_S, TURN_S = 4, 1.0, 0.06
 
 Hearing = Literal["nothing", "reports", "blind"]  # blind: it answers, but does not report
 
@@ -68,16 +74,24 @@ class Pod:
     report: Room | None = None
     boot_id: str | None = None  # at the last report
     heard_s: float = 0.0
-    room: int = 0  # at the last word about it, less what was sent since
+    places: int = 0  # that this router may fill, by the last word about it
     has_been_ready: bool = False
-    refusals: int = 0  # since it last took something
+    refusals: int = 0  # rounds of them, since it last took something
+    refused_s: float = -math.inf  # when the last round began
     sent: int = 0  # answers that it was asked for since it last reported or refused
     rests_until_s: float = 0.0
+    ends: int = 0  # of answers while it was full, since others had their turn …
+    turned_s: float = -math.inf  # … which was then
     alone: bool = False  # one request has it for itself
     slow: bool = False
     in_flight: int = 0  # answers that it computes for this router
     suspects: int = 0  # requests there that a pod has died of, or beside
     tries: set[Try] = field(default_factory=set)
+
+    @property
+    def room(self) -> int:
+        """Answers that could begin there, as far as this router can tell."""
+        return self.places - self.in_flight
 
     @property
     def revision(self) -> str | None:
@@ -189,6 +203,8 @@ class Pods:
         for pod in self:
             pod.slow = pod.late_s(now_s) > limit_s
             _give_up(pod, math.inf if pod.silent(now_s) else now_s)
+            if pod.refusals and pod.report is not None:  # it has not taken its word back
+                pod.places = _places(pod, pod.report)
         self._gone = [pod for pod in self._gone if pod.tries]
         for pod in self._gone:
             _give_up(pod, now_s)
@@ -212,43 +228,62 @@ def reported(pod: Pod, report: Room, now_s: float) -> None:
             pod.has_been_ready = pod.found.ready
         pod.boot_id, pod.refusals = report.boot_id, 0
     pod.hearing, pod.report, pod.heard_s = "reports", report, now_s
-    pod.room, pod.sent = report.room, 0
+    pod.places, pod.sent = _places(pod, report), 0
+
+
+def _places(pod: Pod, report: Room) -> int:
+    """An older pod does not say what this router holds."""
+    return report.room + (pod.in_flight if report.yours is None else report.yours)
 
 
 def unheard(pod: Pod, now_s: float) -> None:
     """Its report has ended. Unless it is heard again soon, what it computes is given up."""
     if pod.hearing == "blind":  # it has answered until now
         pod.heard_s = now_s
-    pod.hearing, pod.report, pod.room = "nothing", None, 0
+    pod.hearing, pod.report, pod.places = "nothing", None, 0
 
 
 def begin(pod: Pod, attempt: Try) -> None:
     """A request is sent there."""
     pod.tries.add(attempt)
-    pod.room -= attempt.num_answers
     pod.in_flight += attempt.num_answers
     pod.sent += attempt.num_answers
     pod.suspects += attempt.suspect
 
 
-def end(pod: Pod, attempt: Try) -> None:
-    """It is over, however it went."""
+def end(pod: Pod, attempt: Try, now_s: float) -> None:
+    """It is over."""
+    if attempt.num_answers and pod.hearing == "reports" and pod.room <= 0:
+        _take_turns(pod, now_s)
+    _leave(pod, attempt)
+
+
+def _take_turns(pod: Pod, now_s: float) -> None:
+    pod.ends += 1
+    if pod.ends >= TURN_ENDS and now_s >= pod.turned_s + TURN_EVERY_S:
+        pod.ends, pod.turned_s = 0, now_s
+        pod.rests_until_s = max(pod.rests_until_s, now_s + TURN_S)
+
+
+def _leave(pod: Pod, attempt: Try) -> None:
     pod.tries.remove(attempt)
-    pod.room += attempt.num_answers
     pod.in_flight -= attempt.num_answers
     pod.suspects -= attempt.suspect
     pod.alone = False  # who had it for itself was the only one
 
 
-def took(pod: Pod, room: int | None) -> None:
-    """It answers; with how much room it says that it has left."""
+def took(pod: Pod) -> None:
+    """It answers."""
     pod.refusals = 0
-    if room is not None:
-        pod.room = room
 
 
-def refused(pod: Pod, now_s: float) -> None:
-    """It had no room after all, whatever it has said."""
-    pod.room = pod.sent = 0
-    pod.rests_until_s = now_s + min(LONGEST_REST_S, REST_S * 2.0**pod.refusals)
+def refused(pod: Pod, attempt: Try, now_s: float) -> None:
+    """It had no room after all, whatever it has said, or it has failed."""
+    _leave(pod, attempt)
+    pod.places, pod.sent = pod.in_flight, 0
+    if now_s < pod.refused_s + REST_S:  # it was sent before the round could be known
+        return
+    pod.refused_s = now_s
+    if pod.refusals:
+        pod.rests_until_s = now_s + min(LONGEST_REST_S, REST_S * 2.0**pod.refusals)
     pod.refusals = min(pod.refusals + 1, 10)

@@ -11,8 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ import pytest
 from aweigh_api import names
 from tests.cluster.cluster import OPERATOR_NAMESPACE, Cluster
 from tests.e2e import operators
+from tests.e2e.deaths import kill, processes_of
 from tests.e2e.load import CLIENTS, Load
 from tests.e2e.services import Service
 
@@ -128,23 +128,8 @@ def pod_killed(service: Service) -> None:
     (first, *_) = service.pods()
     kill(first)
     name = first["metadata"]["name"]
-    service.cluster.wait("its container to start again", lambda: restarts(service, name) > 0, 60)
+    service.cluster.wait("its container to start again", lambda: service.restarts(name) > 0, 60)
     service.wait_ready(120)
-
-
-def kill(pod: dict[str, Any]) -> None:
-    for pid in processes_of(pod["metadata"]["uid"]):
-        with suppress(ProcessLookupError):  # it has ended with another one
-            os.kill(pid, signal.SIGKILL)
-
-
-def restarts(service: Service, name: str) -> int:
-    return sum(
-        each["restartCount"]
-        for pod in service.pods()
-        if pod["metadata"]["name"] == name
-        for each in pod["status"]["containerStatuses"]
-    )
 
 
 def answers(service: Service) -> bool:
@@ -232,18 +217,13 @@ def test_a_router_that_is_killed_takes_only_its_own_connections_along(
     cluster: Cluster, operator: None, namespace: str, tell: Callable[[str], None]
 ) -> None:
     def router_killed(service: Service) -> None:
-        (first, _) = routers(service)
+        (first, _) = service.routers()
         kill(first)
         service.wait_for_reason("RouterReady", "Available", 60)
 
     load, _ = under_load(Service(cluster, namespace), router_killed)
     assert len(load.failures) <= 2 * CLIENTS  # open ones, and those on their way to it
     tell(f"router killed: {load.answered} streams whole, {len(load.failures)} lost with it")
-
-
-def routers(service: Service) -> list[dict[str, Any]]:
-    selector = ",".join(f"{k}={v}" for k, v in names.router_selector(service.name).items())
-    return service.cluster.list("pods", service.namespace, selector)
 
 
 def test_a_pod_that_needs_too_much_memory_takes_no_answer_along(
@@ -275,20 +255,6 @@ def out_of_memory(service: Service) -> None:
     found = service.wait_for_reason("WorkloadReady", "OutOfMemory", 60)
     assert first["metadata"]["name"] in found["message"]
     service.wait_ready(120)
-
-
-def processes_of(uid: str) -> list[int]:
-    """Our processes of a pod, by the name of their control group."""
-    marks = (uid, uid.replace("-", "_"))
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            group, command = (folder / "cgroup").read_text(), (folder / "cmdline").read_bytes()
-        except OSError:  # it has ended meanwhile
-            continue
-        if any(mark in group for mark in marks) and b"aweigh" in command:
-            found.append(int(folder.name))
-    return found
 
 
 def under_load(service: Service, fault: Fault, **scaled: Any) -> tuple[Load, float]:

@@ -1,5 +1,6 @@
 """A router on a real cluster: it comes and goes under load, and wakes a service from zero."""
 
+import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -93,3 +94,28 @@ def _first_event_s(url: str, since: float) -> float:
     assert events[-1] == "data: [DONE]"
     assert first_s is not None
     return first_s
+
+
+def test_who_waits_for_a_model_that_is_not_there_is_told_so(service: Service) -> None:
+    """The reason comes by a label that the cluster brings to the router, also within a stream."""
+    scaling = {"minReplicas": 0, "maxReplicas": 2}
+    service.apply(model={"uri": "builtin://helmsman-9m"}, scaling=scaling)
+    service.cluster.wait("routers to be led to", lambda: led_to(service) == names.ROUTER)
+    with service.cluster.endpoint(service.namespace, service.name, 8000) as url:
+        service.cluster.wait("the Service to answer", lambda: _answers(url))
+        streamed, whole = (_asked(url, stream=stream) for stream in (True, False))
+    assert whole.status_code == 503
+    for answer in (streamed, whole):
+        error = json.loads(answer.text.rpartition("data: ")[2])["error"]
+        assert (error["code"], "ModelNotFound" in error["message"]) == ("no_pods", True)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _asked(url: str, *, stream: bool) -> httpx.Response:
+    return httpx.post(f"{url}/v1/completions", json={**BODY, "stream": stream}, timeout=100)

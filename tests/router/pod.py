@@ -9,6 +9,7 @@ import hashlib
 import json
 import secrets
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from aweigh_api.routing import (
     REPORT_PATH,
     RESUME_FIELD,
     ROOM_HEADER,
+    ROUTER_HEADER,
     SECRET_HEADER,
     TOKENS_COMMENT,
     Resume,
@@ -81,6 +83,7 @@ class Pod:
     tls: ssl.SSLContext | None = None
     url: str = ""
     running: int = 0
+    routed: Counter[str] = field(default_factory=Counter)  # of them, by the router's name
     most_running: int = 0
     events: int = 0
     seen: list[Seen] = field(default_factory=list)
@@ -124,6 +127,7 @@ class Pod:
                 connection.transport.abort()
         await runner.cleanup()
         self.running = 0
+        self.routed.clear()
 
     async def shut(self) -> None:
         """Accept no new connection; those that there are stay, its report's among them."""
@@ -154,6 +158,7 @@ class Pod:
                 phase=self.phase,
                 room=self.room,
                 running=self.running,
+                yours=self.routed[request.headers[ROUTER_HEADER]],
                 revision=self.revision,
             )
             await response.write(room.model_dump_json().encode() + b"\n")
@@ -190,13 +195,16 @@ class Pod:
             bad = {"error": {"message": "temperature is 3; expected 0 to 2", "code": None}}
             return web.json_response(bad, status=400, headers={ROOM_HEADER: str(self.room)})
         self.seen.append(seen)
+        router = request.headers.get(ROUTER_HEADER, "")
         self.running += answers
+        self.routed[router] += answers
         self.most_running = max(self.most_running, self.running)
         self.tell()
         try:
             return await self._computed(request, body, answers)
         finally:
             self.running = max(0, self.running - answers)
+            self.routed[router] = max(0, self.routed[router] - answers)
             self.tell()
 
     async def _computed(

@@ -1,11 +1,10 @@
-"""A router in this process, between real sockets, and a client that joins what it is sent."""
+"""A router in this process, between real sockets, and a client of it."""
 
 import asyncio
 import itertools
-import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,7 @@ from aweigh_router.lifetime import opened
 from aweigh_router.service import Service
 from aweigh_router.settings import Settings
 from tests.router.pod import SECRET, Pod
-
-
-@dataclass
-class Streamed:
-    """What a client got of a stream."""
-
-    status: int
-    ids: set[str] = field(default_factory=set)
-    texts: dict[int, str] = field(default_factory=dict)
-    finishes: dict[int, int] = field(default_factory=dict)  # by answer, how often
-    errors: list[dict[str, Any]] = field(default_factory=list)
-    comments: list[str] = field(default_factory=list)
-    done: bool = False
+from tests.router.streamed import Streamed
 
 
 @dataclass
@@ -41,15 +28,10 @@ class Local:
 
     async def stream(self, prompt: str, **fields: Any) -> Streamed:
         """Ask for a stream and read all of it."""
-        body = {"model": "m", "prompt": prompt, "stream": True, **fields}
-        async with self.session.post(f"{self.url}/v1/completions", json=body) as response:
-            streamed = Streamed(response.status)
-            if response.status != 200:
-                streamed.errors.append((await response.json())["error"])
-                return streamed
-            async for line in response.content:
-                _read(streamed, line.decode().strip())
-            return streamed
+        body = {"model": "m", "prompt": prompt, **fields}
+        streamed = Streamed()
+        await streamed.read(self.session, self.url, body)
+        return streamed
 
     async def whole(self, prompt: str, **fields: Any) -> tuple[int, dict[str, Any]]:
         """Ask for an answer in one piece."""
@@ -62,24 +44,6 @@ class Local:
         async with self.session.get(f"{self.admin_url}/state") as response:
             state: dict[str, Any] = await response.json()
             return state
-
-
-def _read(streamed: Streamed, line: str) -> None:
-    if line.startswith(":"):
-        streamed.comments.append(line)
-    elif line == "data: [DONE]":
-        streamed.done = True
-    elif line:
-        event = json.loads(line.removeprefix("data: "))
-        if "error" in event:
-            streamed.errors.append(event["error"])
-            return
-        streamed.ids.add(event["id"])
-        for choice in event["choices"]:
-            index = choice["index"]
-            streamed.texts[index] = streamed.texts.get(index, "") + choice["text"]
-            if choice["finish_reason"]:
-                streamed.finishes[index] = streamed.finishes.get(index, 0) + 1
 
 
 async def eventually(holds: Callable[[], object]) -> None:

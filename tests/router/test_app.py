@@ -66,6 +66,7 @@ async def test_pods_are_told_the_tenant_and_nothing_that_a_client_claims(
     claimed = {
         "aweigh-tenant": "00",
         "AWEIGH-ROUTER-SECRET": "mine",
+        "Aweigh-Router": "mine",
         "Connection": "x-hop, keep-alive",
         "X-Hop": "1",
         "X-Request-Id": "my-id",
@@ -80,7 +81,8 @@ async def test_pods_are_told_the_tenant_and_nothing_that_a_client_claims(
             assert "Aweigh-Room" not in response.headers
     got = pod.seen[0].headers
     assert len(got["Aweigh-Tenant"]) == 64
-    assert got["Aweigh-Router-Secret"] == pod.secret
+    assert got.getall("Aweigh-Router-Secret") == [pod.secret]
+    assert "mine" not in got.getall("Aweigh-Router")
     assert got["traceparent"] == claimed["traceparent"]
     assert got["X-Request-Id"] == "my-id"
     assert "X-Hop" not in got

@@ -72,11 +72,10 @@ def test_what_a_pod_is_about_to_refuse_is_no_load_of_it() -> None:
     sent = [call() for _ in range(30)]
     for each in sent:
         rooms.begin(liar, each)
-    rooms.end(liar, sent[0])
-    rooms.refused(liar, 0.0)
+    rooms.refused(liar, sent[0], 0.0)
     assert Round(pods, 0.0).place(sent[0], near) is free
     assert not liar.idle  # it may have taken one of those
-    rooms.took(liar, 40)
+    rooms.took(liar)
     assert liar.load == liar.in_flight
 
 
@@ -85,11 +84,55 @@ def test_a_pod_that_has_refused_and_has_room_again_does_not_get_everything() -> 
     near, refused = Order(("one", "two"), 2), pods[0]
     first = call()
     rooms.begin(refused, first)
-    rooms.end(refused, first)
-    rooms.refused(refused, 0.0)
+    rooms.refused(refused, first, 0.0)
     rooms.reported(refused, Room(boot_id="one", phase="ready", room=64, running=0), 1.0)
     chosen = [Round(pods, 1.0).place(call(), near) for _ in range(30)]
     assert chosen.count(refused) <= OVERLOAD * len(chosen) / 2 + 2
+
+
+def test_what_is_on_its_way_when_a_report_comes_counts_once() -> None:
+    each, first, second = pod("p", 2), call(), call()
+    rooms.begin(each, first)
+    rooms.begin(each, second)
+    for held, room in ((0, 2), (1, 1), (2, 0)):  # said before they came, between them, after
+        report = Room(boot_id="p", phase="ready", room=room, running=0, yours=held)
+        rooms.reported(each, report, 0.0)
+        assert each.room == 0
+    over = Room(boot_id="p", phase="ready", room=1, running=1, yours=1)
+    rooms.reported(each, over, 0.0)  # said after an answer's end, heard before it
+    assert each.room == 0
+    rooms.end(each, first, 0.0)
+    assert each.room == 1
+    rooms.begin(each, call())
+    rooms.reported(each, over, 0.0)
+    assert each.room == 0
+
+
+def test_of_places_that_end_here_other_routers_get_their_part() -> None:
+    each, now_s, left = pod("p", 2), 0.0, 0
+    running = [call(), call()]
+    for one in running:
+        rooms.begin(each, one)
+    for _ in range(100):
+        now_s += 0.5
+        rooms.end(each, running.pop(0), now_s)
+        if not each.fits(1, now_s):
+            left += 1
+            assert each.fits(1, now_s + rooms.TURN_S)  # if nobody else has taken it
+        running.append(call())
+        rooms.begin(each, running[-1])
+    assert left == 100 // rooms.TURN_ENDS
+
+
+def test_requests_that_are_refused_together_are_one_refusal() -> None:
+    each, sent = pod("p", 9), [call() for _ in range(9)]
+    for one in sent:
+        rooms.begin(each, one)
+    for one in sent:
+        rooms.refused(each, one, 1.0)
+    assert not each.fits(1, 1.0)
+    rooms.reported(each, Room(boot_id="p", phase="ready", room=1, running=8, yours=0), 1.0)
+    assert each.fits(1, 1.0)  # another router was first, once
 
 
 def test_suspects_are_spread() -> None:
@@ -161,8 +204,9 @@ def test_a_pod_that_refuses_again_and_again_is_asked_ever_less_often() -> None:
     each, now_s, asked = pod("p", 9), 0.0, 0
     while now_s < 10.0:
         if each.fits(1, now_s):
-            asked += 1
-            rooms.refused(each, now_s)
+            asked, sent = asked + 1, call()
+            rooms.begin(each, sent)
+            rooms.refused(each, sent, now_s)
         rooms.reported(each, Room(boot_id="p", phase="ready", room=9, running=0), now_s)
         now_s += 0.05
     assert asked < 12

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.router.pod import SECRET, Pod
-from tests.router.routing import Local, Streamed, eventually, routing
+from tests.router.routing import Local, eventually, routing
+from tests.router.streamed import Streamed
 from tests.runtime.serving import MODEL, Served, serving
 
 QUESTIONS = tuple(f"What is {kind}?" for kind in ("a Pod", "a Service", "a Secret", "a Job"))

@@ -8,7 +8,8 @@ import pytest
 
 from aweigh_router import app, dispatch, reports, rooms
 from tests.router.pod import SECRET, Fate, Pod, running, text
-from tests.router.routing import Local, Streamed, eventually, routing
+from tests.router.routing import Local, eventually, routing
+from tests.router.streamed import Streamed
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,8 @@
 
 from aiohttp import web
 
+from aweigh_api.routing import ROUTER_HEADER
+
 CALLER = web.RequestKey("caller", bytes)  # who asks: a key's digest; empty without keys
 TENANT = web.RequestKey("tenant", bytes)  # whose cached prefixes the request may use; likewise
 ROUTED = web.RequestKey("routed", bool)  # the router asks, under its secret
@@ -10,3 +12,8 @@ ROUTED = web.RequestKey("routed", bool)  # the router asks, under its secret
 def where_from(request: web.Request) -> bytes:
     """Who asks, as far as it can be told: without keys, by the address."""
     return request[CALLER] or (request.remote or "").encode()
+
+
+def router_of(request: web.Request) -> str | None:
+    """The name of the router that asks; None: it is a client. Older routers have none."""
+    return request.headers.get(ROUTER_HEADER, "") if request[ROUTED] else None

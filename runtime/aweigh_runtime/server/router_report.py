@@ -6,7 +6,7 @@ from contextlib import suppress
 from aiohttp import web
 
 from aweigh_api.routing import REPORT_EVERY_S, Room
-from aweigh_runtime.server.auth import ROUTED
+from aweigh_runtime.server.auth import router_of
 from aweigh_runtime.server.routes import SERVICE
 from aweigh_runtime.server.service import Service
 
@@ -15,7 +15,8 @@ _BETWEEN_LINES_S = 0.05
 
 async def report(request: web.Request) -> web.StreamResponse:
     """Tell a router until this server ends, or the router goes."""
-    if not request[ROUTED]:
+    router = router_of(request)
+    if router is None:
         raise web.HTTPNotFound
     service = request.app[SERVICE]
     response = web.StreamResponse(
@@ -24,17 +25,17 @@ async def report(request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     told: Room | None = None
     while not service.ended:
-        told = await _news(service, told)
+        told = await _news(service, router, told)
         await response.write(f"{told.model_dump_json()}\n".encode())
         await asyncio.sleep(_BETWEEN_LINES_S)
     await response.write_eof()
     return response
 
 
-async def _news(service: Service, told: Room | None) -> Room:
+async def _news(service: Service, router: str, told: Room | None) -> Room:
     """The room once it is another one than was told, or after some time."""
     with suppress(TimeoutError):
         async with asyncio.timeout(REPORT_EVERY_S - _BETWEEN_LINES_S):
-            while service.report() == told and not service.ended:
+            while service.report(router) == told and not service.ended:
                 await service.changed.wait()
-    return service.report()
+    return service.report(router)

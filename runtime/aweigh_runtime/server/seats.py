@@ -35,17 +35,27 @@ class Seats:
         self._figures = figures
         self._on_change = on_change
         self._taken: Counter[bytes] = Counter()
+        self._routed: Counter[str] = Counter()  # those among them that a router has taken
         self._nothing_open = asyncio.Event()
         self._nothing_open.set()
 
     @property
     def room(self) -> int:
         """Answers that could begin at once."""
-        return room(self._engine.stepped, self._taken.total(), self._max_running)
+        return room(self._engine.stepped, self.num_taken, self._max_running)
+
+    @property
+    def num_taken(self) -> int:
+        """Places that are held."""
+        return self._taken.total()
+
+    def held_for(self, router: str) -> int:
+        """Places that the router of this name has taken."""
+        return self._routed[router]
 
     @contextmanager
     def take(
-        self, count: int, caller: bytes = b"", *, prompts: int = 0, routed: bool = False
+        self, count: int, caller: bytes = b"", *, prompts: int = 0, router: str | None = None
     ) -> Iterator[None]:
         """Hold places, from before the prompt is tokenized to the answer's end.
 
@@ -53,7 +63,7 @@ class Seats:
             count: of answers.
             caller: whose share it is of.
             prompts: that are turned away if there is no place: they have arrived all the same.
-            routed: they begin at once or not at all, and have not arrived until they do.
+            router: its name: they begin at once or not at all, and have not arrived until they do.
 
         Raises:
             ApiError: there are not so many, or not for this caller.
@@ -62,10 +72,11 @@ class Seats:
             raise errors.invalid(
                 f"{count} answers exceed this server's limit of {self._limit}.", "n"
             )
-        if routed:
-            self._expect_room(count)
-        else:
+        if router is None:
             self._expect_places(count, caller, prompts)
+        else:
+            self._expect_room(count)
+            self._routed[router] += count
         self._taken[caller] += count
         self.open_requests += 1
         self._nothing_open.clear()
@@ -75,6 +86,9 @@ class Seats:
         finally:
             self._taken[caller] -= count
             self._taken = +self._taken  # without callers that hold none
+            if router is not None:
+                self._routed[router] -= count
+                self._routed = +self._routed
             self.open_requests -= 1
             if self.open_requests == 0:
                 self._nothing_open.set()
@@ -87,7 +101,7 @@ class Seats:
 
     def _expect_room(self, count: int) -> None:
         """More answers than the engine computes together may begin where nothing else is open."""
-        if count > self.room and self._taken.total() > 0:
+        if count > self.room and self.num_taken > 0:
             raise errors.no_room()
 
     def _expect_places(self, count: int, caller: bytes, prompts: int) -> None:

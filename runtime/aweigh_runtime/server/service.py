@@ -57,7 +57,7 @@ class Service:
         self._model: Model | None = None
         self._revision: str | None = None  # of the model, once it is known
         self._started_s = time.monotonic()
-        self._reported = self.report()
+        self._reported = self.report(), self.seats.num_taken
         engine.on_step = self._observe_step
 
     def _observe_step(self, duration_s: float, num_tokens: int) -> None:
@@ -81,13 +81,14 @@ class Service:
         usable = self._phase == "ready" and self.trouble() is None
         return self.seats.room if usable else 0
 
-    def report(self) -> Room:
-        """What the routers read."""
+    def report(self, router: str = "") -> Room:
+        """What the router of this name reads; without one, what they all do."""
         return Room(
             boot_id=self.boot_id,
             phase=self._phase,
             room=self.room,
             running=self.engine.stepped.running,
+            yours=self.seats.held_for(router) if router else None,
             revision=self._revision,
         )
 
@@ -98,7 +99,7 @@ class Service:
 
     def _tell(self) -> None:
         """Wake who reads reports if there is news."""
-        report = self.report()
+        report = self.report(), self.seats.num_taken
         if report != self._reported:
             self._reported = report
             self._pulse()

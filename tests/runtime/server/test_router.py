@@ -20,6 +20,7 @@ from aweigh_api.routing import (
     REPORT_PATH,
     RESUME_FIELD,
     ROOM_HEADER,
+    ROUTER_HEADER,
     SECRET_HEADER,
     TENANT_HEADER,
     TOKENS_COMMENT,
@@ -179,6 +180,25 @@ async def test_the_report_tells_at_once_and_whenever_the_room_changes(
             await asyncio.gather(asked, return_exceptions=True)
             while told[-1].room != MAX_RUNNING:
                 told.append(Room.model_validate_json(await anext(lines)))
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_router_that_names_itself_is_told_what_it_holds(
+    local: Local, client: httpx.AsyncClient
+) -> None:
+    ours, other = ({**FOR_ALICE, ROUTER_HEADER: name} for name in ("ours", "other"))
+
+    async def told(headers: dict[str, str]) -> Room:
+        async with client.stream("GET", REPORT_PATH, headers=headers) as report:
+            return Room.model_validate_json(await anext(report.aiter_lines()))
+
+    asked = asyncio.create_task(client.post("/v1/completions", json={**LONG, "n": 2}, headers=ours))
+    await until(lambda: local.service.seats.num_taken == 2)
+    assert [(await told(each)).yours for each in (ours, other, FOR_ALICE)] == [2, 0, None]
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    await until(lambda: local.service.seats.num_taken == 0)
+    assert (await told(ours)).yours == 0
 
 
 async def test_the_report_ends_with_the_server(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from aweigh_http.bodies import BODY
-from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT, where_from
+from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT, router_of, where_from
 from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.answer import Answer
 from aweigh_runtime.server.openai.chat_style import ChatStyle
@@ -28,7 +28,8 @@ from aweigh_runtime.text.tools.prompt import explained
 async def chat(request: web.Request, service: Service, asked: ChatRequest) -> web.StreamResponse:
     """Answer a chat."""
     model = service.model()
-    with service.seats.take(asked.n or 1, request[CALLER], prompts=1, routed=request[ROUTED]):
+    router = router_of(request)
+    with service.seats.take(asked.n or 1, request[CALLER], prompts=1, router=router):
         resume = resume_of(request, asked)
         calls = calls_of(asked, model.call_format, model.tokenizer)
         tools = [] if calls is None else calls.shown
