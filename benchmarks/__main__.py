@@ -107,6 +107,12 @@ BENCHMARKS = {
         GPU,
         _saved("int-weight-gpu", ".md", ".json"),
     ),
+    "int-weight-cpu": Benchmark(
+        "int_weight_cpu",
+        "products with weights of 4 and 8 bits on a CPU",
+        "",
+        _saved("int-weight-cpu", ".md"),
+    ),
     "int8-weight": Benchmark(
         "int8_weight_gpu",
         "products of integers of 8 bits",
