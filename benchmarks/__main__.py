@@ -111,6 +111,12 @@ BENCHMARKS = {
         _saved("int-weight-gpu", ".md", ".json"),
         takes_peers=True,
     ),
+    "int-weight-cpu": Benchmark(
+        "int_weight_cpu",
+        "products with weights of 4 and 8 bits on a CPU",
+        "",
+        _saved("int-weight-cpu", ".md"),
+    ),
     "int8-weight": Benchmark(
         "int8_weight_gpu",
         "products of integers of 8 bits",

@@ -19,7 +19,11 @@ from aweigh_kernels.dense import by_warpgroups, has_kernels
 from aweigh_kernels.equality import same
 from aweigh_kernels.product import KernelProduct, Product, in_parts
 
-_FEW_ROWS = 8  # up to which torch's product with packed integers is quicker on a CPU
+# Rows up to which torch's product with packed integers is quicker on a CPU than making the weight
+# dense, by bits; `benchmarks/int_weight_cpu.py` finds them. In bf16 torch multiplies by vector
+# instructions. In fp32 and fp16 it takes as long for each row as making the weight dense does.
+_FEW_ROWS_BF16 = {4: 96, 8: 48}
+_FEW_ROWS = 1
 _PACKED_GROUPS = (32, 64, 128, 256)  # that it takes
 _PACKED_ROWS = (64, 32)  # of the weight, that it may keep side by side
 
@@ -104,10 +108,10 @@ def prepare(weight: IntWeight, dtype: torch.dtype) -> Product:
     On a GPU a kernel of ours multiplies x of 16 bits with it (`int_matmul`): no host waits, and
     graphs may hold it, but no two products of one GPU may run at the same time.
 
-    On a CPU torch multiplies a few rows with packed integers of 4 or 8 bits; everything else is
-    made dense in parts, which costs the more per row the fewer rows x has. torch takes scales of
-    x's number format: fp16 ones are rounded to bf16 for x in bf16, by at most 2^-9 of themselves,
-    as each dense weight is. Few rows and many see the same ones.
+    On a CPU torch multiplies a few rows with packed integers of 4 or 8 bits, in bf16 some dozens;
+    everything else is made dense in parts, which costs the more per row the fewer rows x has. torch
+    takes scales of x's number format: fp16 ones are rounded to bf16 for x in bf16, by at most 2^-9
+    of themselves, as each dense weight is. Few rows and many see the same ones.
     """
     multiply = _stored(weight, dtype)
     perm, num_columns = weight.perm, weight.shape[1]
@@ -130,18 +134,35 @@ def has_kernel(weight: IntWeight, dtype: torch.dtype) -> bool:
     return int_packing.takes(weight.bits, weight.group, weight.shape[1], weight.zero)
 
 
-def _stored(weight: IntWeight, dtype: torch.dtype) -> Product:
-    """As our kernel or torch multiplies it, where that is possible."""
-    if has_kernel(weight, dtype):
-        return _on_gpu(weight, dtype)
+def cpu_ways(weight: IntWeight, dtype: torch.dtype) -> tuple[Product, Product] | None:
+    """Torch's product with packed integers, and one that makes them dense in each call.
+
+    Both share what is kept of the weight; `prepare` takes the quicker one. None: torch has no
+    product for such a weight, or not on this processor.
+    """
     if not _torch_takes(weight, dtype):
-        return _packed(weight, dtype)
+        return None
     if weight.bits == 8:
         return _bytes(weight, dtype)
     order = _row_order()
     if order is None or weight.shape[0] % len(order):
-        return _packed(weight, dtype)
+        return None
     return _halves(weight, dtype, order)
+
+
+def _stored(weight: IntWeight, dtype: torch.dtype) -> Product:
+    """As our kernel or torch multiplies it, where that is possible."""
+    if has_kernel(weight, dtype):
+        return _on_gpu(weight, dtype)
+    ways = cpu_ways(weight, dtype)
+    if ways is None:
+        return _packed(weight, dtype)
+    (few, many), few_rows = ways, _few_rows(weight.bits, dtype)
+    return lambda x: few(x) if len(x) <= few_rows else many(x)
+
+
+def _few_rows(bits: int, dtype: torch.dtype) -> int:
+    return _FEW_ROWS_BF16[bits] if dtype == torch.bfloat16 else _FEW_ROWS
 
 
 def _on_gpu(weight: IntWeight, dtype: torch.dtype) -> Product:
@@ -172,7 +193,7 @@ def _packed(weight: IntWeight, dtype: torch.dtype) -> Product:
     return in_parts(dense, weight.shape)
 
 
-def _bytes(weight: IntWeight, dtype: torch.dtype) -> Product:
+def _bytes(weight: IntWeight, dtype: torch.dtype) -> tuple[Product, Product]:
     """Signed bytes, each row with one scale."""
     q = weight.q.view(torch.int8) ^ -128  # q - 128
     scale = weight.scale[:, 0].expand(len(q)).to(dtype).contiguous()
@@ -184,10 +205,10 @@ def _bytes(weight: IntWeight, dtype: torch.dtype) -> Product:
         found: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x.contiguous(), q, scale)
         return found
 
-    return _by_count(few, in_parts(dense, weight.shape))
+    return few, in_parts(dense, weight.shape)
 
 
-def _halves(weight: IntWeight, dtype: torch.dtype, order: torch.Tensor) -> Product:
+def _halves(weight: IntWeight, dtype: torch.dtype, order: torch.Tensor) -> tuple[Product, Product]:
     """Halves of bytes as torch packs them: [N / rows side by side, K, those rows / 2]."""
     (rows, columns), side, group = weight.shape, len(order), weight.group
     q = torch.ops.aten._convert_weight_to_int4pack_for_cpu(weight.q.to(torch.int32), 1)
@@ -201,18 +222,16 @@ def _halves(weight: IntWeight, dtype: torch.dtype, order: torch.Tensor) -> Produ
         found = torch.cat((pairs & 15, pairs >> 4), -1)  # [K, blocks, side]
         found = found if places is None else found[..., places]
         groups = found.view(columns // group, group, -1).float().sub_(8)
-        return groups.mul_(scale[:, None, run, 0]).to(dtype).flatten(0, 1).t()
+        found = groups.mul_(scale[:, None, run, 0]).to(dtype).flatten(0, 1).t()
+        # torch multiplies with a transposed matrix in fp16 one number at a time.
+        return found.contiguous() if dtype == torch.float16 else found
 
     def few(x: torch.Tensor) -> torch.Tensor:
         multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
         found: torch.Tensor = multiply(x.contiguous(), q, group, scale)
         return found
 
-    return _by_count(few, in_parts(dense, weight.shape, side))
-
-
-def _by_count(few: Product, many: Product) -> Product:
-    return lambda x: few(x) if len(x) <= _FEW_ROWS else many(x)
+    return few, in_parts(dense, weight.shape, side)
 
 
 @cache

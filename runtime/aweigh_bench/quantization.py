@@ -167,11 +167,12 @@ def measure_speed(directory: Path, device: "torch.device", steps: int) -> Speed:
 
 
 def _step_s(decoder: "Decoder", steps: int) -> float:
-    """Median time of a step that decodes BATCH requests."""
+    """Median time of a step that decodes BATCH requests, on a GPU from graphs where it may be."""
     import torch
 
     from aweigh_runtime.model.cache import CacheFormat, KVCache
     from aweigh_runtime.model.chunks import Chunk
+    from aweigh_runtime.model.stepping import recorded
 
     blocks_each = -(-(PROMPT_TOKENS + steps) // 16)
     kept = CacheFormat(decoder.dtype, decoder.dtype)
@@ -181,12 +182,13 @@ def _step_s(decoder: "Decoder", steps: int) -> float:
     size = (BATCH * PROMPT_TOKENS,)
     prompt = torch.randint(decoder.config.vocab_size, size, generator=generator)
     prompts = [Chunk(0, PROMPT_TOKENS, each) for each in blocks]
-    tokens = decoder.forward(prompt.to(decoder.device), prompts, cache).argmax(-1)
+    step = recorded(decoder, cache, BATCH)
+    tokens = step(prompt.to(decoder.device), prompts).argmax(-1)
     times = []
-    for step in range(steps):
+    for count in range(steps):
         started = time.perf_counter()
-        chunks = [Chunk(PROMPT_TOKENS + step, 1, each) for each in blocks]
-        tokens = decoder.forward(tokens, chunks, cache).argmax(-1)
+        chunks = [Chunk(PROMPT_TOKENS + count, 1, each) for each in blocks]
+        tokens = step(tokens, chunks).argmax(-1)
         tokens.tolist()  # waits for the device
         times.append(time.perf_counter() - started)
     return median(times)

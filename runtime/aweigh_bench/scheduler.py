@@ -108,10 +108,12 @@ class Fleet:
         self._now_s += STEP_S
         started_s = time.perf_counter()
         step = self._scheduler.step(self._now_s)
+        for part in step.parts:
+            self._scheduler.advance(part, 0)
+        self._scheduler.kv_tokens(self._now_s)
         self.deciding_s = time.perf_counter() - started_s
         for part in step.parts:
             request = part.request
-            request.computed = request.reached = part.end
             if part.end == len(request.tokens):
                 request.tokens.append(self._random.getrandbits(16))
                 if len(request.tokens) >= request.max_tokens:
@@ -254,8 +256,9 @@ def _report(options: Options, easy: list[Steps], hard: list[Steps], naming_ns: f
             f"{LONG_PROMPTS[1]}, answers of {LONG_ANSWERS[0]} to {LONG_ANSWERS[1]}. Every block "
             "of the pool is cached at the start, so each new block evicts one.",
             f"{LONG_ASKERS} requests ask for the prompt that waits; it is tried whenever a step "
-            "could take one more. Times hold what the scheduler and its pool do, a new request's "
-            "naming included, not the model or sampling.",
+            "could take one more. Times hold what the scheduler and its pool do in a step: its "
+            "plan, the naming of new requests, what is noted of each part once it is computed, "
+            "and the report of the pool's use; not the model or sampling.",
         ],
         figures={
             "step_ms_p50": {steps.case.name: steps.middle_ms for steps in (*easy, *hard)},

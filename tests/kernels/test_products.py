@@ -67,7 +67,7 @@ def test_one_hot_activations_read_the_weights_exactly(kind: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", RELATIVE, ids=str)
-@pytest.mark.parametrize("num_rows", [0, 1, 5, 33])
+@pytest.mark.parametrize("num_rows", [0, 1, 5, 97])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_product_is_that_of_the_reference(kind: str, num_rows: int, dtype: torch.dtype) -> None:
     weight = KINDS[kind]
@@ -89,7 +89,7 @@ def test_rows_that_a_processor_keeps_side_by_side_are_read_in_their_order(
     """With 192 rows 4 bits lie as the processor's own product wants them, for many rows, too."""
     weight = Draw(group).ints(192, 256, 4, group)
     product, hot = prepare(weight, dtype), torch.eye(256, dtype=dtype)
-    few = torch.cat([product(part) for part in torch.split(hot, 2)])
+    few = torch.cat([product(part) for part in hot[:, None]])
     torch.testing.assert_close(product(hot), few, rtol=RELATIVE[dtype], atol=0)
     torch.testing.assert_close(product(hot).t(), weight.dense(dtype), rtol=RELATIVE[dtype], atol=0)
 

@@ -2,12 +2,18 @@
 
 import torch
 
+_WORDS = (  # of a RuntimeError
+    "can't allocate memory",  # torch, on a CPU
+    "CUBLAS_STATUS_ALLOC_FAILED",  # cuBLAS, for its handle and its workspace
+    "out of memory",  # CUDA itself, where it loads or launches a kernel: torch's, Triton's, ours
+)
+
 
 def out_of_memory(error: Exception) -> bool:
-    """Allocators on a GPU have an exception of their own; torch's on a CPU raises RuntimeError."""
+    """Allocators on a GPU have an exception of their own; all others are known by their words."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
 
 
 def return_unused_memory() -> None:

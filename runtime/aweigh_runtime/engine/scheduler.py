@@ -196,7 +196,8 @@ class Scheduler:
         if kept:  # they may have filled a block that nobody could name before
             self.prefixes.announce(request, end)
         request.computed = end
-        request.reached = max(request.reached, end)
+        if end > request.reached:  # max() takes longer, and this runs for each answer in each step
+            request.reached = end
 
     def step(self, now_s: float, lookahead: Lookahead | None = None) -> Step:
         """Choose the next forward pass: O(running requests, blocks that change hands).

@@ -20,6 +20,7 @@ from aweigh_runtime.formats.layout import FLOATS, LayoutError, Part
 from aweigh_runtime.formats.scales import expect_scales
 
 VERSIONS = {"gptq": 1, "gptq_v2": 2}  # by what checkpoint_format calls them
+_TELLING_BITS = 4  # up to which trained weights are zero on average, to 0.06 of a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,7 @@ class GptqLayout:
             perm=perm,
         )
         expect_scales("scales", weight)
+        self._expect_version(weight)
         return weight
 
     def write(self, weight: Weight) -> dict[str, torch.Tensor]:
@@ -140,16 +142,35 @@ class GptqLayout:
         low, high = int(stored.min()), int(stored.max())
         if low == high == half - self._offset:
             return None
-        other = next(name for name, version in VERSIONS.items() if version != self.version)
         if low == high == half - (1 - self._offset):
             raise LayoutError(
-                f"qzeros holds {low} everywhere, as symmetric files of {other} do, but the "
-                f"checkpoint says version {self.version}; set checkpoint_format to {other}"
+                f"qzeros holds {low} everywhere, as symmetric files of {self._other} do, but the "
+                f"checkpoint says version {self.version}; set checkpoint_format to {self._other}"
             )
         raise LayoutError(
             f"qzeros holds {low} to {high}; expected {half - self._offset} everywhere, because "
             "the checkpoint says that it is symmetric: set sym to false if it is not"
         )
+
+    def _expect_version(self, weight: IntWeight) -> None:
+        """Zero points of the other version move every weight by one step, to the same side.
+
+        Weights are nearly zero on average. Where groups are so few or so different that their mean
+        says little, and at 8 bits, where a step is too small to be seen, nothing is refused.
+        """
+        if weight.zero is None or self.bits > _TELLING_BITS:
+            return
+        whole = weight.shape[1] // weight.group  # the last group may be shorter
+        q = torch.unflatten(weight.q[:, : whole * weight.group], 1, (whole, weight.group))
+        groups = q.sum(-1, dtype=torch.int32) / weight.group - weight.zero[:, :whole]
+        mean, doubt = float(groups.mean()), float(groups.std()) / math.sqrt(groups.numel())
+        other = 1 if self.version == 2 else -1  # the mean that a file of the other version has
+        if abs(mean - other) < 0.25 and abs(mean) > 6 * doubt:
+            raise LayoutError(
+                f"the weights are {mean:.2f} steps on average, as zero points of {self._other} "
+                f"make them, but the checkpoint says version {self.version}; set "
+                f"checkpoint_format to {self._other}"
+            )
 
     def _stored_zero(self, weight: IntWeight) -> torch.Tensor:
         """[ceil(K / group), N], uint8."""
@@ -177,6 +198,11 @@ class GptqLayout:
         half = 1 << (self.bits - 1)
         if self.symmetric and weight.zero is not None and bool((weight.zero != half).any()):
             raise LayoutError(f"the weight has zero points; {self.name} is symmetric")
+
+    @property
+    def _other(self) -> str:
+        """What checkpoint_format calls the other version."""
+        return next(name for name, version in VERSIONS.items() if version != self.version)
 
     @property
     def _offset(self) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from aweigh_runtime.engine.loop import Engine
+from aweigh_runtime.engine.loop import Compiler, Engine
 from aweigh_runtime.engine.messages import Sampling, Stepped, Submission, Work
 from aweigh_runtime.engine.prefixes import Memory
 from aweigh_runtime.engine.sampling.choice import Sampler
@@ -36,6 +36,7 @@ def real_engine(
     caching: bool = True,
     num_host_blocks: int = 0,
     speculator: Speculator | None = None,
+    compiler: Compiler | None = None,
 ) -> Engine:
     cache = KVCache(
         decoder.config, num_blocks, BLOCK_TOKENS, CacheFormat(decoder.dtype, decoder.dtype), CPU
@@ -54,7 +55,7 @@ def real_engine(
         Scheduler(limits, memory),
         launched(decoder, cache),
         Sampler(decoder.config.vocab_size),
-        NoCompiler(),
+        compiler or NoCompiler(),
         lambda step: copies.run(step.to_host, step.from_host),
         speculator,
     )

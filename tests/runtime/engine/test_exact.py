@@ -4,15 +4,22 @@ import random
 from collections import defaultdict
 from functools import cache
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from aweigh_runtime.engine.messages import Stepped, Work
+from aweigh_runtime.engine.messages import Counters, Stepped, Work
 from aweigh_runtime.model.decoder import Decoder
 from aweigh_runtime.sources.local import builtin
-from tests.runtime.engine.real import alone, answers, exact_decoder, greedy, real_engine
+from tests.runtime.engine.real import (
+    BLOCK_TOKENS,
+    alone,
+    answers,
+    exact_decoder,
+    greedy,
+    real_engine,
+)
 
-ANSWER = 12
+ANSWER, LONG_ANSWER = 12, 36
 STEM = random.Random(1).sample(range(6, 8000), 150)
 
 
@@ -24,6 +31,11 @@ def decoder() -> Decoder:
 @cache
 def expected(prompt: tuple[int, ...]) -> list[int]:
     return alone(decoder(), list(prompt), ANSWER)
+
+
+@cache
+def long_answer(prompt: tuple[int, ...]) -> list[int]:
+    return alone(decoder(), list(prompt), LONG_ANSWER)
 
 
 def prompt(seed: int) -> tuple[int, ...]:
@@ -95,12 +107,44 @@ def traffic(schedule: list[tuple[int, int, int | None]]) -> list[Work]:
     return [steps[step] for step in range(max(steps) + 1)]
 
 
-def test_preempted_answers_are_the_same_as_well() -> None:
-    prompts = [STEM[10 * id : 10 * id + 30] for id in range(6)]  # that share no block
-    engine = real_engine(decoder(), 20, max_running=6, step_tokens=128)
-    engine.take(Work([greedy(id, prompts[id], 40) for id in range(6)], []))
-    reports = []
-    while engine.patience_s == 0:
-        reports.append(engine.step())
-    assert reports[-1].counters.preemptions > 0
-    assert answers(reports) == {id: alone(decoder(), prompts[id], 40) for id in range(6)}
+CROWDS = st.lists(
+    st.tuples(
+        st.integers(0, 11),  # which prompt
+        st.integers(16, LONG_ANSWER),  # tokens of the answer
+    ),
+    min_size=4,
+    max_size=6,
+)
+
+
+def test_answers_in_too_little_memory_are_the_same_as_well() -> None:
+    """They are preempted, find blocks of each other and their own, some of them in host memory."""
+    counted: list[Counters] = []
+
+    @settings(max_examples=6, deadline=None)
+    @example([(seed, LONG_ANSWER) for seed in range(6)], 0, 64, 40)
+    @given(CROWDS, st.integers(0, 3), st.integers(17, 128), st.integers(0, 60))
+    def in_too_little_memory(
+        crowd: list[tuple[int, int]], spare_blocks: int, step_tokens: int, num_host_blocks: int
+    ) -> None:
+        longest = max(len(prompt(seed)) + count for seed, count in crowd)
+        engine = real_engine(
+            decoder(),
+            -(-longest // BLOCK_TOKENS) + spare_blocks,
+            max_running=6,
+            step_tokens=step_tokens,
+            num_host_blocks=num_host_blocks,
+        )
+        asked = [greedy(id, list(prompt(seed)), count) for id, (seed, count) in enumerate(crowd)]
+        engine.take(Work(asked, []))
+        reports = []
+        while engine.patience_s == 0:
+            reports.append(engine.step())
+        whole = {id: long_answer(prompt(seed))[:count] for id, (seed, count) in enumerate(crowd)}
+        assert answers(reports) == whole
+        counted.append(reports[-1].counters)
+
+    in_too_little_memory()
+    assert sum(each.preemptions for each in counted) > 0
+    assert sum(each.cached_prompt_tokens for each in counted) > 0
+    assert sum(each.host_loaded_blocks for each in counted) > 0

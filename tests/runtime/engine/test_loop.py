@@ -202,6 +202,12 @@ def test_a_request_that_is_too_long_fails_alone() -> None:
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError(
+            "CUDA error: out of memory\nCUDA kernel errors might be reported", 2
+        ),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("aweigh_int_matmul: out of memory on cuda:0"),
     ],
 )
 def test_the_largest_request_of_a_step_without_memory_fails_and_the_others_go_on(

@@ -1,9 +1,16 @@
 """What goes wrong in GPTQ's tensors is refused by name, or read as its packers meant it."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors import safe_open
 
+import aweigh_runtime
 from aweigh_kernels.int_weight import IntWeight
+from aweigh_quantize.methods import rtn
+from aweigh_quantize.methods.grid import Grid
 from aweigh_runtime.formats.gptq_layout import GptqLayout
 from aweigh_runtime.formats.layout import LayoutError
 from tests.kernels.weights import Draw
@@ -33,6 +40,52 @@ def test_a_symmetric_file_that_names_the_other_version_is_refused(
     stored = _stored(GptqLayout(bits=bits, version=true))
     message = _refused(GptqLayout(bits=bits, version=declared), stored)
     assert f"set checkpoint_format to {'gptq' if true == 1 else 'gptq_v2'}" in message
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize(("declared", "true"), [(1, 2), (2, 1)])
+def test_no_matrix_with_zero_points_is_read_as_one_of_the_other_version(
+    bits: int, declared: int, true: int
+) -> None:
+    read = {
+        version: GptqLayout(bits=bits, group=128, version=version, symmetric=False)
+        for version in (declared, true)
+    }
+    for name, dense in _trained():
+        weight = rtn.quantize(dense, Grid(bits=bits, group=128, symmetric=False))
+        assert weight.zero is not None
+        weight.zero.clamp_(1, (1 << bits) - 1)  # what either version holds
+        stored, shape = read[true].write(weight), weight.shape
+        assert torch.equal(read[true].read(stored, *shape).dense(), weight.dense()), name
+        with pytest.raises(LayoutError) as refusal:
+            read[declared].read(stored, *shape)
+        assert f"set checkpoint_format to {'gptq' if true == 1 else 'gptq_v2'}" in str(
+            refusal.value
+        )
+
+
+def _trained() -> Iterator[tuple[str, torch.Tensor]]:
+    """Matrices of the layers of a real model."""
+    model = Path(aweigh_runtime.__file__).parent / "builtin" / "helmsman-8m"
+    for path in sorted(model.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                if "proj" in name:
+                    yield name, file.get_tensor(name).float()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_matrix_too_small_to_tell_its_version_is_read(version: int) -> None:
+    one_off = IntWeight(
+        q=torch.full((ROWS, COLUMNS), 7, dtype=torch.uint8),
+        scale=torch.ones(ROWS, 1, dtype=torch.float16),
+        zero=torch.tensor([4, 12] * (ROWS // 2), dtype=torch.int16)[:, None] - 3 + 2 * version,
+        bits=4,
+        group=COLUMNS,
+    )
+    layout = GptqLayout(bits=4, version=version, symmetric=False)
+    again = layout.read(layout.write(one_off), ROWS, COLUMNS)
+    assert torch.equal(again.dense(), one_off.dense())
 
 
 @pytest.mark.parametrize(
@@ -76,6 +129,16 @@ def test_the_largest_stored_zero_point_of_version_1_means_one_more(bits: int) ->
     zero = layout.read(stored, ROWS, COLUMNS).zero
     assert zero is not None
     assert set(zero.flatten().tolist()) == {1 << bits}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_smallest_stored_zero_point_of_version_2_means_none(bits: int) -> None:
+    layout = GptqLayout(bits=bits, version=2, symmetric=False)
+    stored = _stored(GptqLayout(bits=bits))
+    stored["qzeros"].zero_()
+    zero = layout.read(stored, ROWS, COLUMNS).zero
+    assert zero is not None
+    assert not zero.any()
 
 
 @pytest.mark.parametrize("g_idx", ["absent", "zeros", "in order"])

@@ -21,7 +21,7 @@ from tests.runtime.text.helmsman import DIRECTORY
 
 ROOT = Path(__file__).parents[3]
 SOURCES = sorted(
-    path for folder in ("operator", "runtime") for path in (ROOT / folder).rglob("*.py")
+    path for folder in ("operator", "runtime", "kernels") for path in (ROOT / folder).rglob("*.py")
 )
 ALICE, BOB = "alice-0123456789abcdef", "bob-0123456789abcdefgh"
 LOUD = """
