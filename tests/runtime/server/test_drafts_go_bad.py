@@ -84,6 +84,7 @@ class Traffic:
     ("clients", "tokens"),
     [
         pytest.param(4, 64, id="four clients, short answers"),
+        pytest.param(2, 64, id="two clients, so that there is one answer now and then"),
         pytest.param(1, 600, id="one client, long answers"),
     ],
 )
