@@ -1,17 +1,31 @@
-"""What the pod tells of drafts that have gone bad, or not, while answers come and go: simulated."""
+"""What the pod tells of drafts that have gone bad, or not, and what becomes of their memory."""
 
+import gc
 import random
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 
-from aweigh_runtime.engine.messages import Sampling, Submission
+from aweigh_runtime.engine.messages import Sampling, Submission, Work
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Part
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
 from aweigh_runtime.engine.speculation.speculator import Speculator
+from aweigh_runtime.model.chunks import Chunk
+from aweigh_runtime.model.step_inputs import Tokens
+from tests.runtime.engine.machine import answer
+from tests.runtime.engine.test_speculation import (
+    draft_model,
+    engine,
+    never_right,
+    run,
+    submission,
+    texts,
+)
 
 GOOD_S = 40.0
 OFF_S = 10.0  # two windows: the first one may have begun while drafts were good
@@ -122,3 +136,31 @@ def test_drafts_that_are_good_again_are_told_to_be_on() -> None:
     assert traffic.run(GOOD_S)[-1][1] == "paused"
     traffic.chance = 0.93
     assert traffic.run(2 * GOOD_S)[-1][1] == "active"
+
+
+def test_a_plain_step_without_memory_takes_that_of_a_draft_that_is_of_no_use() -> None:
+    drafter, model = draft_model(never_right)
+    running = engine([drafter], num_blocks=64)
+    assert running._speculator is not None
+    pace = running._speculator._candidates[0].pace
+    whole, failed = running._forward, False
+
+    def short_of_memory(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
+        nonlocal failed
+        plain = all(chunk.num_logits == 1 for chunk in chunks)
+        if plain and pace.pays is False and not failed:
+            failed = True
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(tokens, chunks)
+
+    running._forward = short_of_memory
+    held = weakref.ref(model)
+    del model
+    reports = run(running, [Work([submission(1, [0, 1, 2], 200)], [])])
+    assert failed
+    assert texts(reports)[1] == answer([0, 1, 2], 200)
+    gc.collect()
+    assert held() is None
+    state = reports[-1].speculation
+    assert state is not None
+    assert (state.state, state.reason) == ("failed", "OutOfMemory")
