@@ -109,6 +109,19 @@ def test_drafts_that_go_bad_in_the_middle_of_traffic_are_off_within_30_s(
         assert "speculation is paused" in served.log.read_text()
 
 
+def test_good_drafts_are_off_below_the_least_acceptance_that_was_asked_for(tmp_path: Path) -> None:
+    with serving(tmp_path, DRAFT, "--dtype=fp32", "--min-acceptance-percent=100") as served:
+        served.wait_ready()
+        traffic = Traffic(served.url, 1, GOOD)
+        with traffic():
+            wait_for(lambda: _is_off(served.state()), 60, served)
+        assert traffic.failures == []
+        told = served.state().speculation
+        assert told is not None
+        assert told.reason == "LowAcceptance"
+        assert "expected at least 100%" in (told.message or "")
+
+
 def _drafts_are_good(state: State) -> bool:
     drafted, accepted = state.drafted_tokens or 0, state.accepted_tokens or 0
     active = state.speculation is not None and state.speculation.state == "active"
