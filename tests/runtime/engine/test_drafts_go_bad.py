@@ -61,7 +61,8 @@ class Traffic:
 
     def run(self, seconds: float) -> list[tuple[float, str]]:
         """The reported states, each with the time since the beginning."""
-        began_s, told = self.now_s, []
+        began_s = self.now_s
+        told: list[tuple[float, str]] = []
         while self.now_s < began_s + seconds:
             self._come()
             if self.open:
