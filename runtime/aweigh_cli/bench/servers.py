@@ -13,6 +13,7 @@ from aweigh_cli.bench.options import (
     MAX_TOKENS,
     Job,
     batches_of,
+    choices_of,
     length_of,
     lengths_of,
     measuring,
@@ -187,8 +188,11 @@ def speculation(  # noqa: PLR0913 - see `serve`
         ),
     ] = None,
     choice: Annotated[
-        Literal["greedy", "sampled", "seeded"],
-        typer.Option(help="The likeliest tokens, or drawn at temperature 1, or with a seed, too."),
+        str,
+        typer.Option(
+            help="greedy (the likeliest tokens), sampled (drawn at temperature 1), seeded (with a "
+            "seed, too), or several, as sampled,seeded: side by side on the same servers."
+        ),
     ] = "greedy",
     max_draft_tokens: Annotated[str, typer.Option(help="Most tokens of a draft.")] = "8",
     input_tokens: Annotated[
@@ -246,7 +250,7 @@ def speculation(  # noqa: PLR0913 - see `serve`
         output_tokens=output_tokens,
         pairs=pairs,
         starts=starts,
-        choice=choice,
+        choices=choices_of(choice),
         questions=questions,
         command=as_typed(),
     )
