@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,6 +128,44 @@ async def test_on_a_gpu_drafts_of_a_shape_that_are_mostly_right_have_bars(
         for size in (1, 2)
     )
     assert wanted == {one: ">= 1.8", two: "> 1"}
+
+
+async def test_a_draft_of_a_shape_in_fp8_has_a_higher_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "_on_gpu", lambda start: True)
+    shapes = (SHAPE, DRAFT_SHAPE, ON_CPU, "--draft-quantization=fp8")
+    done = await bench("speculation", *shapes, "--replay-acceptance=80", *SMALL)
+    assert "in the time of llama-tiny in fp8" in done.report["tables"][0]["title"]
+    assert [bar["wanted"] for bar in done.report["bars"]] == [">= 2.1"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [(SHAPE, DRAFT_SHAPE), (MODEL, f"--draft-model={DRAFT}", "--replay-acceptance=80")],
+)
+async def test_only_recorded_drafts_of_a_shape_may_be_quantized(given: tuple[str, ...]) -> None:
+    done = await bench("speculation", *given, "--draft-quantization=fp8", *SMALL)
+    assert done.code != 0
+    assert "--draft-quantization is fp8" in done.stderr
+
+
+def test_what_was_measured_before_an_interruption_is_reported() -> None:
+    flags = (
+        f"--shape=llama-tiny {ON_CPU} --replay-acceptance=0 --batches=1,2 --pairs=1000"
+    ).split()
+    main = "from aweigh_cli.main import main; main()"
+    command = [sys.executable, "-c", main, "bench", "speculation", *flags]
+    asked = [*command, "--output-tokens=4", "--threads=1", "--output=json"]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            words = line.split()
+            if words[0] == "pairs:" and int(words[1]) > 8:  # three of them are not counted
+                break
+        run.send_signal(signal.SIGINT)
+        told = json.loads(run.communicate()[0])
+    (row,) = told["tables"][0]["rows"]
+    assert row[2] == "1"  # at once
+    assert any(note.startswith("Interrupted") for note in told["notes"])
 
 
 @pytest.mark.parametrize("drafts", [DRAFT_SHAPE, "--speculation=ngram"])
