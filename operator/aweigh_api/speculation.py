@@ -46,7 +46,8 @@ class SpeculativeDecoding(Schema):
         default=None,
         description="Models that guess, for each answer the one that pays best. They must have the "
         "vocabulary of the model that is served; one that cannot be used is left out, and the "
-        "condition SpeculationEffective says why. model.secretRef opens their sources too.",
+        "condition SpeculationEffective says why; only the claim of a pvc:// one must exist, or no "
+        "pod starts (MountFailed). model.secretRef opens their sources too.",
     )
     max_draft_tokens: int = Field(
         default=DEFAULT_DRAFT_TOKENS,

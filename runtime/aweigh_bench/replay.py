@@ -4,23 +4,25 @@ import asyncio
 import gc
 import itertools
 import random
+import threading
 import time
 from collections.abc import Iterator
 from copy import copy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from aweigh_bench import machine
 from aweigh_bench.failures import BenchFailure, Impossible
-from aweigh_bench.paired import compare, exceeds, verdict
+from aweigh_bench.interruption import interruption
+from aweigh_bench.paired import compare
 from aweigh_bench.progress import Advance, progress
-from aweigh_bench.report import Bar, Cell, Curves, Report, Table
-from aweigh_bench.shaped import BLOCK_TOKENS, cache_bytes, drafts_named, shaped
-from aweigh_bench.speculation import BAR_USELESS, BAR_WRONG, COLUMNS, Found
+from aweigh_bench.replay_report import WARM_ROUNDS, report_of
+from aweigh_bench.report import Report
+from aweigh_bench.shaped import BLOCK_TOKENS, cache_bytes, shaped
+from aweigh_bench.speculation import Found
 from aweigh_bench.subject import Setting, model_files
 from aweigh_bench.traffic import Ids, Length
 
@@ -31,13 +33,9 @@ if TYPE_CHECKING:
     from aweigh_runtime.engine.messages import Start, Stepped
 
 _LEAST_REQUESTS = 8  # of each engine in a pair
-_WARM_ROUNDS = 3  # in which the engine learns what drafting is worth; of each size
 _FLAGS = (  # of `aweigh serve`
     *("dtype", "device", "quantization", "kv-cache-dtype", "exact", "random-weights"),
 )
-_USUAL_PERCENT = 80  # of drafted tokens that are right, for which there are bars on a GPU
-_BAR_USUAL = 1.8  # times the tokens/s of one request at a time
-_MOST_AT_ONCE = 64  # up to so many requests drafts must gain something
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +46,7 @@ class Options:
     acceptance_percents: list[int]
     draft_models: list[str] = field(default_factory=list)
     draft_shape: str | None = None  # a draft with random weights, for a shape
+    draft_quantization: str = "auto"  # of these weights
     max_draft_tokens: list[int] = field(default_factory=lambda: [8])
     batches: list[int] = field(default_factory=lambda: [1, 4, 16, 64])
     input_tokens: Length = (64, 64)
@@ -66,40 +65,55 @@ class Replayed:
 
 
 async def run(options: Options) -> Report:
-    """Every pair computes the same answers in both engines; who goes first alternates."""
+    """Every pair computes the same answers in both engines; who goes first alternates.
+
+    After SIGINT the pair under way is the last one, and what the others have given is reported.
+    """
+    if options.draft_quantization != "auto" and options.draft_shape is None:
+        raise Impossible(
+            f"--draft-quantization is {options.draft_quantization}, and no draft has random "
+            "weights; expected --draft-shape beside it"
+        )
     if len(options.draft_models) > 1:
         raise Impossible("--replay-acceptance takes the time of one --draft-model at most")
     with shaped(options.setting, options.draft_models, options.draft_shape) as pair:
         served = replace(options, setting=pair.setting, draft_models=list(pair.draft_models))
         start = _start(served)
-        replayed = await asyncio.to_thread(_run, served, start)
-    return _report(options, replayed, on_gpu=_on_gpu(start))
+        with interruption() as enough:
+            replayed = await asyncio.to_thread(_run, served, start, enough)
+    if not replayed:
+        raise BenchFailure("interrupted before one pair was measured; there is nothing to report")
+    report = report_of(options, replayed, on_gpu=_on_gpu(start))
+    if enough.is_set():
+        report.notes.append("Interrupted: what had not been measured by then is missing.")
+    return report
 
 
-def _run(options: Options, start: "Start") -> list[Replayed]:
+def _run(options: Options, start: "Start", enough: threading.Event) -> list[Replayed]:
     """In one thread: that is how an engine runs."""
     from aweigh_runtime.engine.out_of_memory import return_unused_memory
 
     directory = model_files(options.setting)
     drafts = [model_files(replace(options.setting, model=uri)) for uri in options.draft_models]
     cases = list(itertools.product(options.acceptance_percents, options.max_draft_tokens))
-    rounds = len(cases) * len(options.batches) * (options.pairs + _WARM_ROUNDS)
+    rounds = len(cases) * len(options.batches) * (options.pairs + WARM_ROUNDS)
     found: list[Replayed] = []
     with progress("pairs", rounds) as advance:
         for percent, longest in cases:
-            found += _case(options, start, (directory, drafts), (percent, longest), advance)
+            if enough.is_set():
+                break
+            computing = _computing(options, start, (directory, drafts), (percent, longest))
+            found += _sizes(options, computing, (percent, longest), advance, enough)
+            del computing
             gc.collect()
             return_unused_memory()  # the next engines ask what is free
     return found
 
 
-def _case(
-    options: Options,
-    start: "Start",
-    files: tuple[Path, list[Path]],
-    case: tuple[int, int],
-    advance: Advance,
-) -> Iterator[Replayed]:
+def _computing(
+    options: Options, start: "Start", files: tuple[Path, list[Path]], case: tuple[int, int]
+) -> "_Computing":
+    """The engines of one acceptance and length: what another has taught them must not count."""
     import torch
 
     from aweigh_bench.recorded import Recorded
@@ -117,7 +131,7 @@ def _case(
         # Drafts that take no time are verified as those of n-grams are, which take almost none.
         speculation="draft" if drafts else "ngram",
         max_draft_tokens=longest,
-        drafts=[Draft(uri) for uri in options.draft_models],
+        drafts=[Draft(uri, scheme=options.draft_quantization) for uri in options.draft_models],
     )
     try:
         recorded = Recorded(percent / 100, read_config(directory).vocab_size, chance)
@@ -132,16 +146,32 @@ def _case(
     replayed = ReplayedEngine(recorded, drafting, made)
     if options.setting.threads is not None:
         torch.set_num_threads(options.setting.threads)
-    computing = _Computing(options, plain, replayed, recorded)
+    return _Computing(options, plain, replayed, recorded)
+
+
+def _sizes(
+    options: Options,
+    computing: "_Computing",
+    case: tuple[int, int],
+    advance: Advance,
+    enough: threading.Event,
+) -> Iterator[Replayed]:
+    """What each size gives, as far as there is time."""
+    percent, longest = case
     for size in options.batches:
+        if enough.is_set():
+            return
         ratios: list[tuple[float, float]] = []
         prompts = computing.record(size)
-        for number in range(-_WARM_ROUNDS, options.pairs):
+        for number in range(-WARM_ROUNDS, options.pairs):
+            if enough.is_set():
+                break
             if number == 0:
                 computing.forget()
             ratios.append(computing.pair(prompts, size, number))
             advance(f"{size} at once, {percent} % right, up to {longest} drafted")
-        yield computing.found(case, size, ratios[_WARM_ROUNDS:])
+        if len(ratios) > WARM_ROUNDS:
+            yield computing.found(case, size, ratios[WARM_ROUNDS:])
 
 
 class _Computing:
@@ -315,85 +345,3 @@ def _given(flags: tuple[str, ...]) -> dict[str, str]:
 
 def _silent(done: int, total: int | None) -> None:
     """Nobody watches."""
-
-
-def _report(options: Options, replayed: list[Replayed], *, on_gpu: bool) -> Report:
-    rows: list[tuple[Cell, ...]] = [
-        (str(each.stated_percent), *each.found.cells, f"{100 * each.corrected:.2f}")
-        for each in replayed
-    ]
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for each in replayed:
-        name = f"{each.stated_percent} % right, up to {each.found.longest}"
-        lines.setdefault(name, []).append((each.found.size, each.found.gain.ratio))
-    return Report(
-        title="Drafts of a stated acceptance beside plain decoding",
-        command=options.command,
-        model=str(options.setting.model or options.setting.shape),
-        machine=machine.describe(),
-        tables=[Table(_described(options), ("right %", *COLUMNS, "corrected %"), rows)],
-        bars=[*_cost_bars(options, replayed), *_gain_bars(options, replayed, on_gpu=on_gpu)],
-        notes=[
-            "Both engines run in this process, without HTTP. The one drafts what the other has "
-            "answered before, each token right with the stated chance by itself and wrong "
-            "otherwise; a token is accepted only if all before it are, so that fewer are accepted "
-            "than are right.",
-            "Where rounding made the model choose another token than it had before, the recorded "
-            "one was kept: `corrected %` of all tokens. All that is computed is timed.",
-            f"The first {_WARM_ROUNDS} rounds of each size are not counted.",
-            f"Threads of torch: {options.setting.threads or 'as the engine chooses'}.",
-        ],
-        figures={"found": [asdict(each) for each in replayed]},
-        curves=[Curves("Tokens/s with drafts ÷ without", "requests at once", "ratio", lines)],
-    )
-
-
-def _described(options: Options) -> str:
-    low, high = options.input_tokens
-    prompts = f"{low}" if low == high else f"{low} to {high}"
-    draft = drafts_named(options.draft_models, options.draft_shape)
-    cost = f"in the time of {draft}" if draft else "in no time"
-    return (
-        f"Prompts of {prompts} random tokens, answers of {options.output_tokens}, greedy, drafted "
-        f"{cost}: median of {options.pairs} interleaved pairs"
-    )
-
-
-def _cost_bars(options: Options, replayed: list[Replayed]) -> list[Bar]:
-    """Drafts that are never right must cost next to nothing."""
-    least = BAR_WRONG if options.setting.shape is None else BAR_USELESS
-    return [
-        Bar(
-            f"tokens/s at {found.size} at once, up to {found.longest} drafted and none right, "
-            "times those without",
-            f">= {least:g}",
-            str(found.gain),
-            verdict(found.gain, least),
-        )
-        for found in (each.found for each in replayed if each.stated_percent == 0)
-    ]
-
-
-def _gain_bars(options: Options, replayed: list[Replayed], *, on_gpu: bool) -> list[Bar]:
-    """Of a draft of real size on a GPU; shorter drafts are beside it to tell what they give."""
-    if options.draft_shape is None or not on_gpu:
-        return []
-    longest = max(options.max_draft_tokens)
-    return [
-        _gain_bar(each.found)
-        for each in replayed
-        if each.stated_percent == _USUAL_PERCENT
-        and each.found.longest == longest
-        and each.found.size <= _MOST_AT_ONCE
-    ]
-
-
-def _gain_bar(found: Found) -> Bar:
-    what = (
-        f"tokens/s at {found.size} at once, up to {found.longest} drafted and {_USUAL_PERCENT} % "
-        "right, times those without"
-    )
-    if found.size == 1:
-        met = verdict(found.gain, _BAR_USUAL)
-        return Bar(what, f">= {_BAR_USUAL:g}", str(found.gain), met)
-    return Bar(what, "> 1", str(found.gain), exceeds(found.gain, 1.0))

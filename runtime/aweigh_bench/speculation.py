@@ -1,7 +1,7 @@
 """`aweigh bench speculation`: the same questions to two servers, of which one drafts, in pairs."""
 
 import asyncio
-import random
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
 
 from aweigh_bench import machine
 from aweigh_bench.endpoint import Asking
@@ -18,10 +17,11 @@ from aweigh_bench.load import together
 from aweigh_bench.measures import measure
 from aweigh_bench.paired import Comparison, compare, verdict
 from aweigh_bench.progress import progress
+from aweigh_bench.questions import Choice, Questions
 from aweigh_bench.report import Bar, Cell, Curves, Report, Table
 from aweigh_bench.shaped import cache_bytes, drafts_named, shaped
 from aweigh_bench.subject import Setting, Subject, model_files, subject
-from aweigh_bench.traffic import Ids, Length, Query, random_lengths
+from aweigh_bench.traffic import Length, Query
 from aweigh_bench.wrong_draft import wrong_draft
 
 COLUMNS = (
@@ -34,10 +34,6 @@ BAR_USELESS = 0.99  # and where a shape's random weights make them so
 _LEAST_REQUESTS = 8  # of each server in a pair
 _COUNTED = ("drafted_tokens", "accepted_tokens", "decode_tokens", "decoded_rows")
 _WARM_ROUNDS = 3  # in which the server learns what drafting is worth; of each size
-
-
-Choice = Literal["greedy", "sampled", "seeded"]
-"""How tokens are chosen: the likeliest, drawn at temperature 1, or drawn with a seed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +51,7 @@ class Options:
     output_tokens: int = 64
     pairs: int = 12
     starts: int = 1  # of the servers, among which pairs are divided
-    choice: Choice = "greedy"
+    choices: list[Choice] = field(default_factory=lambda: ["greedy"])
     questions: Path | None = None  # one in each line
     command: str = "aweigh bench speculation"
 
@@ -73,6 +69,7 @@ class Found:
     per_step: float | None  # tokens that an answer grew by
     state: str
     alike: tuple[int, int] = (0, 0)  # answers of the same text from both, of so many
+    choice: Choice = "greedy"
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -88,9 +85,10 @@ class Found:
 
 @dataclass(slots=True)
 class _Seen:
-    """What one batch size gave at one length until now, over all starts of the servers."""
+    """What one batch size and choice gave at one length until now, over all starts."""
 
     size: int
+    choice: Choice
     pairs: list[tuple[float, float]] = field(default_factory=list)  # tokens/s with drafts, without
     counted: Counter[str] = field(default_factory=Counter)  # by the server that drafts
     state: str = "unknown"
@@ -105,24 +103,27 @@ async def run(options: Options) -> Report:
         served = replace(options, setting=pair.setting, draft_models=list(pair.draft_models))
         if options.setting.shape is not None:
             served = _within_memory(served)
-        asked = _Questions(served)
+        asked = Questions(served.setting, served.questions, served.input_tokens)
         found = await _run(served, asked)
     return _report(options, found, chats=asked.chats)
 
 
-async def _run(options: Options, asked: "_Questions") -> list[Found]:
+async def _run(options: Options, asked: Questions) -> list[Found]:
     found: list[Found] = []
     starts = _split(options.pairs, options.starts)
     rounds = options.pairs + len(starts) * _WARM_ROUNDS
-    count = len(options.max_draft_tokens) * len(options.batches) * rounds
+    # Choices of a size come one after the other, so that little but the choice differs.
+    cases = list(itertools.product(options.batches, options.choices))
+    count = len(options.max_draft_tokens) * len(cases) * rounds
     with progress("pairs", count) as advance, wrong_draft(_original(options)) as replaced:
         for longest in options.max_draft_tokens:
             on = replace(options.setting, flags=_flags(options, longest, replaced))
-            seen = [_Seen(size) for size in options.batches]
+            seen = [_Seen(size, choice) for size, choice in cases]
             for start, pairs in enumerate(starts):
                 async with _servers(on, options.setting, plain_first=start % 2 == 1) as servers:
                     for each in seen:
-                        step = partial(advance, f"{each.size} at once, up to {longest} drafted")
+                        what = f"{each.choice}, {each.size} at once, up to {longest} drafted"
+                        step = partial(advance, what)
                         await _measure(options, servers, asked, pairs, each, step)
             found += [_found(longest, each) for each in seen]
     return found
@@ -169,17 +170,17 @@ async def _expect_drafts(served: Subject) -> None:
 async def _measure(
     options: Options,
     servers: tuple[Subject, Subject],
-    asked: "_Questions",
+    asked: Questions,
     pairs: int,
     seen: _Seen,
     advance: Callable[[], None],
 ) -> None:
     """Some pairs of one size."""
-    own, size = servers[0].own, seen.size
+    own = servers[0].own
     for number in range(-_WARM_ROUNDS, pairs):
         if number == 0:
             before = await own.state()
-        rates = await _pair(options, servers, asked, size, number)
+        rates = await _pair(options, servers, asked, seen, number)
         if number >= 0:
             seen.pairs.append(rates)
         advance()
@@ -187,54 +188,10 @@ async def _measure(
     await _expect_drafts(servers[0])  # one may have been lost to memory meanwhile
     seen.counted.update({name: after.get(name, 0) - before.get(name, 0) for name in _COUNTED})
     seen.state = str((after.get("speculation") or {}).get("state", "unknown"))
-    if options.choice != "sampled":  # else no answer comes twice
-        same, compared = await _alike(options, servers, asked, size)
+    if seen.choice != "sampled":  # else no answer comes twice
+        same, compared = await _alike(options, servers, asked, seen)
         seen.same += same
         seen.compared += compared
-
-
-class _Questions:
-    """Asked one after another, the same for both servers."""
-
-    def __init__(self, options: Options) -> None:
-        self._chance = random.Random(options.setting.seed)
-        if options.questions is not None:
-            self._known = _read(options.questions)
-        else:
-            from aweigh_runtime.text.questions import questions
-
-            self._known = questions(model_files(options.setting), 1000, self._chance)
-        self._drawn: dict[str, Any] = {} if options.choice == "greedy" else {"temperature": 1.0}
-        if options.choice == "seeded":
-            self._drawn["seed"] = options.setting.seed
-        self._prompt = options.input_tokens
-        self._ids = Ids(options.setting.seed, options.setting.vocabulary)
-
-    @property
-    def chats(self) -> bool:
-        """False: nobody knows what to ask this model, and prompts are random."""
-        return bool(self._known)
-
-    def draw(self, count: int, output_tokens: int) -> list[Query]:
-        if not self._known:
-            return list(random_lengths(self._ids, count, self._prompt, (output_tokens,) * 2))
-        return [Query(self._chance.choice(self._known), output_tokens) for _ in range(count)]
-
-    def asking(self, served: Subject) -> Asking:
-        asking = replace(served.asking, **self._drawn)
-        if not self._known:
-            return asking  # completions that go on past every end
-        return replace(asking, route="chat", ignore_eos=False)
-
-
-def _read(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Impossible(f"--questions is {path}, which cannot be read: {error}") from error
-    if found := [line for line in lines if line.strip()]:
-        return found
-    raise Impossible(f"--questions is {path}, which is empty; expected a question in each line")
 
 
 def _check(options: Options) -> None:
@@ -272,24 +229,27 @@ def _flags(options: Options, longest: int, replaced: Path | None) -> tuple[str, 
 
 
 async def _pair(
-    options: Options, servers: tuple[Subject, Subject], asked: _Questions, size: int, number: int
+    options: Options, servers: tuple[Subject, Subject], asked: Questions, seen: _Seen, number: int
 ) -> tuple[float, float]:
     """Tokens per second with drafts, and without."""
-    queries = asked.draw(max(size, _LEAST_REQUESTS), options.output_tokens)
+    queries = asked.draw(max(seen.size, _LEAST_REQUESTS), options.output_tokens)
     order = (0, 1) if number % 2 else (1, 0)
     rates = [0.0, 0.0]
     for each in order:
         served = servers[each]
-        rates[each] = await _rate(served, asked.asking(served), queries, size)
+        rates[each] = await _rate(served, asked.asking(served, seen.choice), queries, seen.size)
     return rates[0], rates[1]
 
 
 async def _alike(
-    options: Options, servers: tuple[Subject, Subject], asked: _Questions, size: int
+    options: Options, servers: tuple[Subject, Subject], asked: Questions, seen: _Seen
 ) -> tuple[int, int]:
     """How many of some answers are the same text from both servers, and of how many."""
-    queries = asked.draw(max(size, _LEAST_REQUESTS), options.output_tokens)
-    texts = [await _texts(served, asked.asking(served), queries, size) for served in servers]
+    queries = asked.draw(max(seen.size, _LEAST_REQUESTS), options.output_tokens)
+    texts = [
+        await _texts(served, asked.asking(served, seen.choice), queries, seen.size)
+        for served in servers
+    ]
     return sum(one == other for one, other in zip(*texts, strict=True)), len(queries)
 
 
@@ -324,12 +284,13 @@ def _found(longest: int, seen: _Seen) -> Found:
         per_step=counted["decode_tokens"] / rows if rows else None,
         state=seen.state,
         alike=(seen.same, seen.compared),
+        choice=seen.choice,
     )
 
 
 def _report(options: Options, found: list[Found], *, chats: bool) -> Report:
     rows: list[tuple[Cell, ...]] = [
-        (*each.cells, f"{each.alike[0]} of {each.alike[1]}" if each.alike[1] else None)
+        (each.choice, *each.cells, f"{each.alike[0]} of {each.alike[1]}" if each.alike[1] else None)
         for each in found
     ]
     drafts = drafts_named(options.draft_models, options.draft_shape)
@@ -338,7 +299,8 @@ def _report(options: Options, found: list[Found], *, chats: bool) -> Report:
         with_what += " with random weights"
     lines: dict[str, list[tuple[float, float]]] = {}
     for each in found:
-        lines.setdefault(f"up to {each.longest}", []).append((each.size, each.gain.ratio))
+        name = f"{each.choice}, up to {each.longest}"
+        lines.setdefault(name, []).append((each.size, each.gain.ratio))
     return Report(
         title="Speculative decoding beside plain decoding",
         command=options.command,
@@ -347,9 +309,9 @@ def _report(options: Options, found: list[Found], *, chats: bool) -> Report:
         tables=[
             Table(
                 f"{'Chats' if chats else 'Random prompts'}, answers of at most "
-                f"{options.output_tokens} tokens, {options.choice}, drafts from "
+                f"{options.output_tokens} tokens, {' and '.join(options.choices)}, drafts from "
                 f"{with_what}: median of {options.pairs} interleaved pairs",
-                (*COLUMNS, "same text"),
+                ("choice", *COLUMNS, "same text"),
                 rows,
             )
         ],
@@ -374,7 +336,8 @@ def _bars(options: Options, found: list[Found]) -> list[Bar]:
         drafts = "n-gram lookup" if options.lookup else "drafts that are wrong"
         return [
             Bar(
-                f"tokens/s at {each.size} at once with {drafts}, times those without",
+                f"tokens/s at {each.size} at once with {drafts}, {each.choice}, times those "
+                "without",
                 f">= {least:g}",
                 str(each.gain),
                 verdict(each.gain, least),
@@ -389,15 +352,15 @@ def _bars(options: Options, found: list[Found]) -> list[Bar]:
             verdict(each.gain, BAR_ONE),
         )
         for each in found
-        if each.size == 1 and not options.lookup and options.choice == "greedy"
+        if each.size == 1 and not options.lookup and each.choice == "greedy"
         # Shorter ones are beside it to tell what less would give.
         if each.longest == max(options.max_draft_tokens)
     ]
 
 
 def _exact_bars(options: Options, found: list[Found]) -> list[Bar]:
-    if "--exact" not in options.setting.flags or options.choice == "sampled":
-        return []
     same, count = (sum(each.alike[place] for each in found) for place in (0, 1))
+    if "--exact" not in options.setting.flags or count == 0:
+        return []
     what = "answers with drafts that are the same text as without"
     return [Bar(what, "all", f"{same} of {count}", same == count)]

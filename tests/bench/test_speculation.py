@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,15 +65,24 @@ async def test_exact_answers_with_drafts_are_the_same_text() -> None:
     assert done.bars()["answers with drafts that are the same text as without"]
 
 
-async def test_seeded_answers_are_the_same_text_and_sampled_ones_are_not_compared() -> None:
+async def test_seeded_answers_are_the_same_text() -> None:
     exact = ("--serve-flag=--exact", "--serve-flag=--dtype=fp32", f"--draft-model={DRAFT}")
     seeded = await bench("speculation", MODEL, "--choice=seeded", *exact, *SMALL)
     assert seeded.rows()[0]["same text"] == "8 of 8"
-    sampled = await bench("speculation", MODEL, "--choice=sampled", *exact, *SMALL)
-    assert sampled.rows()[0]["same text"] is None
-    accepted = sampled.rows()[0]["accepted %"]
+    assert seeded.bars()["answers with drafts that are the same text as without"]
+
+
+async def test_choices_stand_side_by_side_and_what_is_drawn_without_a_seed_is_not_compared() -> (
+    None
+):
+    exact = ("--serve-flag=--exact", "--serve-flag=--dtype=fp32", f"--draft-model={DRAFT}")
+    done = await bench("speculation", MODEL, "--choice=sampled,seeded", *exact, *SMALL)
+    sampled, seeded = done.rows()
+    assert (sampled["choice"], sampled["same text"]) == ("sampled", None)
+    assert (seeded["choice"], seeded["same text"]) == ("seeded", "8 of 8")
+    accepted = sampled["accepted %"]
     assert accepted is None or accepted > 20  # on a busy machine drafting may not pay
-    assert not sampled.bars()
+    assert list(done.bars()) == ["answers with drafts that are the same text as without"]
 
 
 async def test_recorded_answers_are_right_as_often_as_is_stated() -> None:
@@ -116,6 +128,44 @@ async def test_on_a_gpu_drafts_of_a_shape_that_are_mostly_right_have_bars(
         for size in (1, 2)
     )
     assert wanted == {one: ">= 1.8", two: "> 1"}
+
+
+async def test_a_draft_of_a_shape_in_fp8_has_a_higher_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "_on_gpu", lambda start: True)
+    shapes = (SHAPE, DRAFT_SHAPE, ON_CPU, "--draft-quantization=fp8")
+    done = await bench("speculation", *shapes, "--replay-acceptance=80", *SMALL)
+    assert "in the time of llama-tiny in fp8" in done.report["tables"][0]["title"]
+    assert [bar["wanted"] for bar in done.report["bars"]] == [">= 2.1"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [(SHAPE, DRAFT_SHAPE), (MODEL, f"--draft-model={DRAFT}", "--replay-acceptance=80")],
+)
+async def test_only_recorded_drafts_of_a_shape_may_be_quantized(given: tuple[str, ...]) -> None:
+    done = await bench("speculation", *given, "--draft-quantization=fp8", *SMALL)
+    assert done.code != 0
+    assert "--draft-quantization is fp8" in done.stderr
+
+
+def test_what_was_measured_before_an_interruption_is_reported() -> None:
+    flags = (
+        f"--shape=llama-tiny {ON_CPU} --replay-acceptance=0 --batches=1,2 --pairs=1000"
+    ).split()
+    main = "from aweigh_cli.main import main; main()"
+    command = [sys.executable, "-c", main, "bench", "speculation", *flags]
+    asked = [*command, "--output-tokens=4", "--threads=1", "--output=json"]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            words = line.split()
+            if words[0] == "pairs:" and int(words[1]) > 8:  # three of them are not counted
+                break
+        run.send_signal(signal.SIGINT)
+        told = json.loads(run.communicate()[0])
+    (row,) = told["tables"][0]["rows"]
+    assert row[2] == "1"  # at once
+    assert any(note.startswith("Interrupted") for note in told["notes"])
 
 
 @pytest.mark.parametrize("drafts", [DRAFT_SHAPE, "--speculation=ngram"])

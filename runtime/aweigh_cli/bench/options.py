@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -18,6 +18,7 @@ from aweigh_cli.failures import CommandFailure, ExitStatus
 from aweigh_cli.serve import default_cache_dir
 
 if TYPE_CHECKING:
+    from aweigh_bench.questions import Choice
     from aweigh_bench.report import Report
     from aweigh_bench.subject import Setting
 
@@ -120,6 +121,19 @@ def limit_of(text: str) -> tuple[str, float]:
 def batches_of(text: str) -> list[int]:
     """Requests at once, as `1,2,4`, in rising order."""
     return _numbers(text, "--batches", 1, MAX_BATCH)
+
+
+def choices_of(text: str) -> "list[Choice]":
+    """How tokens are chosen, as `sampled,seeded`, each once."""
+    from aweigh_bench.questions import Choice
+
+    known: dict[str, Choice] = {each: each for each in get_args(Choice)}
+    names = dict.fromkeys(text.split(","))
+    if not names.keys() <= known.keys():
+        raise typer.BadParameter(
+            f"--choice is {text!r}; expected one or several of {', '.join(known)}"
+        )
+    return [known[name] for name in names]
 
 
 def sizes_of(text: str, flag: str, most: int) -> list[int]:

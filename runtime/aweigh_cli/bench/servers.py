@@ -13,6 +13,7 @@ from aweigh_cli.bench.options import (
     MAX_TOKENS,
     Job,
     batches_of,
+    choices_of,
     length_of,
     lengths_of,
     measuring,
@@ -174,6 +175,10 @@ def speculation(  # noqa: PLR0913 - see `serve`
         str | None,
         typer.Option(help="A draft of this shape, as llama-3.2-1b, for a model of --shape."),
     ] = None,
+    draft_quantization: Annotated[
+        Literal["auto", "fp8", "int8", "int4"],
+        typer.Option(help="Of the weights of --draft-shape, with --replay-acceptance."),
+    ] = "auto",
     method: Annotated[
         Literal["draft", "ngram"], typer.Option("--speculation", help="As in `aweigh serve`.")
     ] = "draft",
@@ -187,8 +192,11 @@ def speculation(  # noqa: PLR0913 - see `serve`
         ),
     ] = None,
     choice: Annotated[
-        Literal["greedy", "sampled", "seeded"],
-        typer.Option(help="The likeliest tokens, or drawn at temperature 1, or with a seed, too."),
+        str,
+        typer.Option(
+            help="greedy (the likeliest tokens), sampled (drawn at temperature 1), seeded (with a "
+            "seed, too), or several, as sampled,seeded: side by side on the same servers."
+        ),
     ] = "greedy",
     max_draft_tokens: Annotated[str, typer.Option(help="Most tokens of a draft.")] = "8",
     input_tokens: Annotated[
@@ -226,6 +234,7 @@ def speculation(  # noqa: PLR0913 - see `serve`
                 acceptance_percents=shares_of(replay_acceptance, "--replay-acceptance"),
                 draft_models=draft_model or [],
                 draft_shape=draft_shape,
+                draft_quantization=draft_quantization,
                 max_draft_tokens=sizes_of(max_draft_tokens, "--max-draft-tokens", MAX_DRAFT_TOKENS),
                 batches=batches_of(batches),
                 input_tokens=lengths_of(input_tokens, "--input-tokens"),
@@ -233,6 +242,11 @@ def speculation(  # noqa: PLR0913 - see `serve`
                 pairs=pairs,
                 command=as_typed(),
             ),
+        )
+    if draft_quantization != "auto":
+        raise typer.BadParameter(
+            f"--draft-quantization is {draft_quantization}, and servers make up dense drafts; "
+            "expected --replay-acceptance beside it"
         )
     options = drafts.Options(
         setting=setting,
@@ -246,7 +260,7 @@ def speculation(  # noqa: PLR0913 - see `serve`
         output_tokens=output_tokens,
         pairs=pairs,
         starts=starts,
-        choice=choice,
+        choices=choices_of(choice),
         questions=questions,
         command=as_typed(),
     )

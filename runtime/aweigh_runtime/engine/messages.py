@@ -22,6 +22,7 @@ class Draft(msgspec.Struct, frozen=True):
 
     uri: str
     revision: str | None = None
+    scheme: str = "auto"  # of its quantized matrices, as that of the target
 
     @property
     def name(self) -> str:

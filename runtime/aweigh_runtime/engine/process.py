@@ -19,6 +19,7 @@ from aweigh_runtime.engine.assembly import build
 from aweigh_runtime.engine.messages import Draft, Failed, Fetched, Progress, Start, Work
 from aweigh_runtime.failures import StartFailure, internal_error
 from aweigh_runtime.sources import fetch
+from aweigh_runtime.sources.patience import BRIEF
 from aweigh_runtime.wire import Channel
 
 _BETWEEN_REPORTS_S = 0.2
@@ -62,7 +63,7 @@ def _serve(channel: Channel) -> None:
 
 
 def _fetched(start: Start, draft: Draft, channel: Channel) -> Path | StartFailure:
-    """A draft model's directory, or why it is not here: the target is served in any case."""
+    """A draft model's directory, or why it is not here: the target waits for it little."""
     try:
         return fetch(
             draft.uri,
@@ -70,6 +71,7 @@ def _fetched(start: Start, draft: Draft, channel: Channel) -> Path | StartFailur
             secret_dir=None if start.secret_dir is None else Path(start.secret_dir),
             cache_dir=Path(start.cache_dir),
             progress=_reporter(channel, "downloading"),
+            effort=BRIEF,
         )
     except StartFailure as failure:
         return failure

@@ -7,6 +7,7 @@ from aweigh_api import names
 from aweigh_api.model_uri import URI_SCHEMES
 from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.sources import local
+from aweigh_runtime.sources.patience import THOROUGH, Effort
 
 Progress = Callable[[int, int | None], None]  # bytes done, bytes in total when known
 
@@ -18,6 +19,7 @@ def fetch(
     secret_dir: Path | None,
     cache_dir: Path,
     progress: Progress,
+    effort: Effort = THOROUGH,
 ) -> Path:
     """Bring a model here, if it is not here yet.
 
@@ -28,6 +30,7 @@ def fetch(
         secret_dir: holds what opens the source, one file for each key of a Secret.
         cache_dir: where downloads are kept.
         progress: called while bytes arrive, from one thread at a time; local models need no bytes.
+        effort: how long a place that does not answer is asked.
 
     Returns:
         A directory with config.json, tokenizer.json and *.safetensors, as far as the source has
@@ -59,17 +62,22 @@ def fetch(
     if scheme == "hf":
         from aweigh_runtime.sources import hub  # half a second that other models need not wait
 
-        return hub.download(rest, revision or "main", secret_dir, cache_dir, progress)
-    return _stored(scheme, rest, secret_dir, cache_dir, progress)
+        return hub.download(rest, revision or "main", secret_dir, cache_dir, progress, effort)
+    return _stored(scheme, rest, secret_dir, cache_dir, progress, effort)
 
 
 def _stored(
-    scheme: str, rest: str, secret_dir: Path | None, cache_dir: Path, progress: Progress
+    scheme: str,
+    rest: str,
+    secret_dir: Path | None,
+    cache_dir: Path,
+    progress: Progress,
+    effort: Effort,
 ) -> Path:
     if scheme == "s3":
         from aweigh_runtime.sources import s3
 
-        return s3.download(rest, secret_dir, cache_dir, progress)
+        return s3.download(rest, secret_dir, cache_dir, progress, effort)
     from aweigh_runtime.sources import oci
 
-    return oci.download(rest, secret_dir, cache_dir, progress)
+    return oci.download(rest, secret_dir, cache_dir, progress, effort)

@@ -7,7 +7,6 @@ import httpx
 
 from aweigh_runtime.sources.patience import Transient
 
-TIMEOUT_S = 30.0  # without a byte
 HEADERS = {"User-Agent": "aweigh", "Accept-Encoding": "identity"}
 _TRANSIENT = (408, 425, 429)
 

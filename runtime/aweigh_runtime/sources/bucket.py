@@ -21,9 +21,8 @@ from aweigh_runtime.failures import (
     SourceUnreachable,
     StartFailure,
 )
-from aweigh_runtime.sources.answers import TIMEOUT_S
 from aweigh_runtime.sources.listing import Listing, RemoteFile, needed
-from aweigh_runtime.sources.patience import DELAYS_S, Patience, Transient
+from aweigh_runtime.sources.patience import THOROUGH, Effort, Patience, Transient
 from aweigh_runtime.sources.s3_access import KEY, KEY_ID, REGION, Access
 from aweigh_runtime.sources.transfer import Content
 
@@ -36,17 +35,10 @@ _DENIED = ("ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesN
 class Bucket:
     """One prefix of one bucket. Threads may share it."""
 
-    def __init__(
-        self,
-        name: str,
-        prefix: str,
-        access: Access,
-        delays_s: Sequence[float] = DELAYS_S,
-        timeout_s: float = TIMEOUT_S,
-    ) -> None:
+    def __init__(self, name: str, prefix: str, access: Access, effort: Effort = THOROUGH) -> None:
         self.uri = f"s3://{name}/{prefix}"
         self.patience = Patience(
-            self.uri, access.place, "check the network, AWS_ENDPOINT_URL and the proxy", delays_s
+            self.uri, access.place, "check the network, AWS_ENDPOINT_URL and the proxy", effort
         )
         self._prefix = prefix
         self._access = access
@@ -57,8 +49,8 @@ class Bucket:
             config=access.config,
             client_options={
                 "allow_http": access.plain,
-                "connect_timeout": timedelta(seconds=timeout_s),
-                "read_timeout": timedelta(seconds=timeout_s),
+                "connect_timeout": timedelta(seconds=effort.timeout_s),
+                "read_timeout": timedelta(seconds=effort.timeout_s),
                 "timeout": timedelta(days=1),  # of a whole request; the two above are what counts
                 "user_agent": "aweigh",
             },

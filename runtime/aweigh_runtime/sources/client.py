@@ -1,6 +1,6 @@
 """HTTP to a Hugging Face hub: what it answers becomes a value or a failure with a sentence."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 from urllib.parse import quote
@@ -15,34 +15,24 @@ from aweigh_runtime.failures import (
     SourceUnreachable,
     StartFailure,
 )
-from aweigh_runtime.sources.answers import (
-    HEADERS,
-    TIMEOUT_S,
-    expect_no_trouble,
-    transient_errors,
-)
+from aweigh_runtime.sources.answers import HEADERS, expect_no_trouble, transient_errors
 from aweigh_runtime.sources.hub_answer import parse
 from aweigh_runtime.sources.listing import Listing
-from aweigh_runtime.sources.patience import DELAYS_S, Patience
+from aweigh_runtime.sources.patience import THOROUGH, Effort, Patience
 
 
 class Client:
     """One repository of one hub. Threads may share it."""
 
     def __init__(
-        self,
-        endpoint: str,
-        repository: str,
-        token: str | None,
-        delays_s: Sequence[float] = DELAYS_S,
-        timeout_s: float = TIMEOUT_S,
+        self, endpoint: str, repository: str, token: str | None, effort: Effort = THOROUGH
     ) -> None:
         self.uri = f"hf://{repository}"
         self._endpoint = endpoint
         self._repository = repository
         self._has_token = token is not None
         self.patience = Patience(
-            self.uri, endpoint, "check the network, HF_ENDPOINT and the proxy", delays_s
+            self.uri, endpoint, "check the network, HF_ENDPOINT and the proxy", effort
         )
         headers = dict(HEADERS)
         if token is not None:  # httpx drops it when a redirect leads to another host
@@ -51,7 +41,7 @@ class Client:
             self._http = httpx.Client(
                 base_url=_checked(endpoint),
                 headers=headers,
-                timeout=timeout_s,
+                timeout=effort.timeout_s,
                 follow_redirects=True,
             )
         except httpx.InvalidURL as error:

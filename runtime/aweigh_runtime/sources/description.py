@@ -19,6 +19,7 @@ from aweigh_runtime.sources.layers import blob_name
 from aweigh_runtime.sources.listing import RemoteFile
 from aweigh_runtime.sources.manifest import Layer
 from aweigh_runtime.sources.oci_access import read_login
+from aweigh_runtime.sources.patience import Effort
 from aweigh_runtime.sources.reference import Reference
 from aweigh_runtime.sources.registry import Registry
 from aweigh_runtime.sources.s3_access import read_access
@@ -26,7 +27,7 @@ from aweigh_runtime.sources.transfer import Source
 
 Files = dict[str, bytes]  # by name: config.json, and those of SIDE_FILES that there are
 MOST_BYTES = 16 << 20  # of a file, or of an archive that may hold it
-_DELAYS_S = (1.0,)  # somebody waits
+_EFFORT = Effort(delays_s=(1.0,), timeout_s=30.0, longest_wait_s=120.0)  # somebody waits
 
 
 def of_hub(repository: str, revision: str | None) -> Files:
@@ -37,7 +38,7 @@ def of_hub(repository: str, revision: str | None) -> Files:
         with client.file(revision or "main", name, 0) as response:
             return response.read()
 
-    with Client(hub.endpoint(), repository, read_token(None), _DELAYS_S) as client:
+    with Client(hub.endpoint(), repository, read_token(None), _EFFORT) as client:
         found = {CONFIG: client.patience.repeat(lambda: content(CONFIG))}
         for name in SIDE_FILES:
             with suppress(ModelNotFound):
@@ -48,7 +49,7 @@ def of_hub(repository: str, revision: str | None) -> Files:
 def of_bucket(rest: str) -> Files:
     """Those of `BUCKET/PREFIX`."""
     name, prefix = s3.place(rest)
-    with Bucket(name, prefix, read_access(None), _DELAYS_S) as bucket:
+    with Bucket(name, prefix, read_access(None), _EFFORT) as bucket:
         files = [file for file in bucket.listing().files if _is_wanted(file.name)]
         return {file.name: _beginning(bucket, file) for file in files}
 
@@ -62,7 +63,7 @@ def of_artifact(rest: str) -> Files:
     reference = Reference.parse(rest)
     login = read_login(reference.registry, reference.repository, None)
     with (
-        Registry(reference, login, _DELAYS_S) as registry,
+        Registry(reference, login, _EFFORT) as registry,
         tempfile.TemporaryDirectory(prefix="aweigh-") as folder,
     ):
         layers = registry.artifact().layers[::-1]  # of two the later one counts

@@ -13,6 +13,7 @@ from aweigh_runtime.sources.cache import complete, keep, writable
 from aweigh_runtime.sources.client import Client
 from aweigh_runtime.sources.hub_answer import COMMIT
 from aweigh_runtime.sources.listing import RemoteFile
+from aweigh_runtime.sources.patience import Effort
 from aweigh_runtime.sources.transfer import Content
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -20,7 +21,12 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 
 
 def download(
-    repository: str, revision: str, secret_dir: Path | None, cache_dir: Path, progress: Progress
+    repository: str,
+    revision: str,
+    secret_dir: Path | None,
+    cache_dir: Path,
+    progress: Progress,
+    effort: Effort,
 ) -> Path:
     """Bring `ORGANISATION/MODEL` at a revision here; see `fetch`."""
     expect_repository(repository)
@@ -28,7 +34,7 @@ def download(
     with writable(cache_dir):
         if COMMIT.fullmatch(revision) and (here := complete(folder, revision)):
             return here
-        with Client(endpoint(), repository, read_token(secret_dir)) as client:
+        with Client(endpoint(), repository, read_token(secret_dir), effort) as client:
             listing = client.listing(revision)
             return keep(Commit(client, listing.version), listing, folder, progress)
 

@@ -19,18 +19,21 @@ from aweigh_runtime.sources.cache import (
 from aweigh_runtime.sources.layers import blob_name, collect, place
 from aweigh_runtime.sources.listing import Listing, RemoteFile
 from aweigh_runtime.sources.oci_access import read_login
+from aweigh_runtime.sources.patience import Effort
 from aweigh_runtime.sources.reference import Reference
 from aweigh_runtime.sources.registry import Artifact, Registry
 
 
-def download(rest: str, secret_dir: Path | None, cache_dir: Path, progress: Progress) -> Path:
+def download(
+    rest: str, secret_dir: Path | None, cache_dir: Path, progress: Progress, effort: Effort
+) -> Path:
     """Bring `REGISTRY/REPOSITORY[:TAG|@DIGEST]` here; see `fetch`."""
     reference = Reference.parse(rest)
     folder = cache_dir / "oci" / folder_name(f"{reference.registry}/{reference.repository}")
     if reference.digest and (here := complete(folder, reference.digest.partition(":")[2])):
         return here
     login = read_login(reference.registry, reference.repository, secret_dir)
-    with Registry(reference, login) as registry:
+    with Registry(reference, login, effort) as registry:
         artifact = registry.artifact()
         with writable(cache_dir):
             return keep_artifact(registry, artifact, folder, progress)

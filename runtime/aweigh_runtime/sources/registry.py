@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -18,7 +18,6 @@ from aweigh_runtime.failures import (
 )
 from aweigh_runtime.sources.answers import (
     HEADERS,
-    TIMEOUT_S,
     expect_no_trouble,
     read_bounded,
     transient_errors,
@@ -26,7 +25,7 @@ from aweigh_runtime.sources.answers import (
 from aweigh_runtime.sources.listing import RemoteFile
 from aweigh_runtime.sources.manifest import INDEXES, MANIFESTS, Choice, Layer, parse
 from aweigh_runtime.sources.oci_access import Login
-from aweigh_runtime.sources.patience import DELAYS_S, Patience
+from aweigh_runtime.sources.patience import THOROUGH, Effort, Patience
 from aweigh_runtime.sources.reference import PLAIN_HTTP, Reference
 from aweigh_runtime.sources.registry_auth import RegistryAuth
 from aweigh_runtime.sources.transfer import Content
@@ -48,11 +47,7 @@ class Registry:
     """One repository of one registry. Threads may share it."""
 
     def __init__(
-        self,
-        reference: Reference,
-        login: Login | None,
-        delays_s: Sequence[float] = DELAYS_S,
-        timeout_s: float = TIMEOUT_S,
+        self, reference: Reference, login: Login | None, effort: Effort = THOROUGH
     ) -> None:
         self.uri = str(reference)
         self._reference = reference
@@ -61,13 +56,13 @@ class Registry:
             self.uri,
             reference.endpoint,
             f"check the network and the proxy, and {PLAIN_HTTP} if the registry speaks no TLS",
-            delays_s,
+            effort,
         )
         self._auth = RegistryAuth(reference, login)
         self._http = httpx.Client(
             base_url=f"{reference.endpoint}/v2/{reference.repository}",
             headers=HEADERS,
-            timeout=timeout_s,
+            timeout=effort.timeout_s,
             follow_redirects=True,
         )
 

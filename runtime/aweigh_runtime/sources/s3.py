@@ -7,16 +7,19 @@ from aweigh_runtime.failures import InvalidConfiguration
 from aweigh_runtime.sources import Progress
 from aweigh_runtime.sources.bucket import Bucket
 from aweigh_runtime.sources.cache import complete, folder_name, keep, writable
+from aweigh_runtime.sources.patience import Effort
 from aweigh_runtime.sources.s3_access import read_access
 
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]*[a-z0-9]")
 
 
-def download(rest: str, secret_dir: Path | None, cache_dir: Path, progress: Progress) -> Path:
+def download(
+    rest: str, secret_dir: Path | None, cache_dir: Path, progress: Progress, effort: Effort
+) -> Path:
     """Bring `BUCKET/PREFIX` here; see `fetch`."""
     name, prefix = place(rest)
     folder = cache_dir / "s3" / folder_name(f"{name}/{prefix}")
-    with Bucket(name, prefix, read_access(secret_dir)) as bucket:
+    with Bucket(name, prefix, read_access(secret_dir), effort) as bucket:
         listing = bucket.listing()
         with writable(cache_dir):
             return complete(folder, listing.version) or keep(bucket, listing, folder, progress)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,34 @@ def test_without_memory_for_the_step_with_drafts_the_target_is_served_alone(
     assert told is not None
     assert (told.state, told.reason) == ("failed", "OutOfMemory")
     assert "no memory for the largest step on cpu" in told.message
+
+
+def half(whole: bytes) -> bytes:
+    return whole[: len(whole) // 2]
+
+
+def noise(whole: bytes) -> bytes:
+    return bytes(255 - byte for byte in whole[:4096])
+
+
+@pytest.mark.parametrize("broken", [half, noise])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_draft_whose_files_are_broken_is_left_out(
+    name: str, broken: Callable[[bytes], bytes], padded: Path, tmp_path: Path
+) -> None:
+    draft = tmp_path / "draft"
+    shutil.copytree(builtin("helmsman-1m-draft"), draft)
+    (draft / name).write_bytes(broken((draft / name).read_bytes()))
+    engine, _ = assembly.build(START, padded, lambda done, total: None, [draft])
+    engine.take(Work([greedy(1, list(PROMPT), 4)], []))
+    reports = [engine.step()]
+    while engine.patience_s == 0:
+        reports.append(engine.step())
+    assert len(answers(reports)[1]) == 4
+    told = reports[-1].speculation
+    assert told is not None
+    assert (told.state, told.reason) == ("failed", "DraftUnavailable")
+    assert told.message.startswith("the draft model builtin://draft is not used: ")
 
 
 def test_of_random_weights_a_draft_needs_no_file_and_is_not_the_target_itself(

@@ -84,6 +84,7 @@ class Traffic:
     ("clients", "tokens"),
     [
         pytest.param(4, 64, id="four clients, short answers"),
+        pytest.param(2, 64, id="two clients, so that there is one answer now and then"),
         pytest.param(1, 600, id="one client, long answers"),
     ],
 )
@@ -106,6 +107,19 @@ def test_drafts_that_go_bad_in_the_middle_of_traffic_are_off_within_30_s(
         generated = (after.generated_tokens or 0) - (before.generated_tokens or 0)
         assert drafted < 0.3 * generated  # some are tried again
         assert "speculation is paused" in served.log.read_text()
+
+
+def test_good_drafts_are_off_below_the_least_acceptance_that_was_asked_for(tmp_path: Path) -> None:
+    with serving(tmp_path, DRAFT, "--dtype=fp32", "--min-acceptance-percent=100") as served:
+        served.wait_ready()
+        traffic = Traffic(served.url, 1, GOOD)
+        with traffic():
+            wait_for(lambda: _is_off(served.state()), 60, served)
+        assert traffic.failures == []
+        told = served.state().speculation
+        assert told is not None
+        assert told.reason == "LowAcceptance"
+        assert "expected at least 100%" in (told.message or "")
 
 
 def _drafts_are_good(state: State) -> bool:

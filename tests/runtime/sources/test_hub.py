@@ -15,6 +15,7 @@ from aweigh_runtime.sources.client import Client
 from aweigh_runtime.sources.hub import Commit
 from aweigh_runtime.sources.hub_answer import parse
 from aweigh_runtime.sources.listing import Listing, RemoteFile
+from aweigh_runtime.sources.patience import Effort
 from tests.runtime.hub import Hub
 from tests.runtime.sources.downloads import URI, Reports, download
 
@@ -25,7 +26,7 @@ def _impatient(
     hub: Hub, cache: Path, timeout_s: float = 5.0, progress: Reports | None = None
 ) -> Path:
     """The same with two attempts and short pauses."""
-    with Client(hub.url, "sea/helmsman", None, (0.01,), timeout_s) as client:
+    with Client(hub.url, "sea/helmsman", None, Effort((0.01,), timeout_s, 1.0)) as client:
         listing = client.listing("main")
         source = Commit(client, listing.version)
         return keep(source, listing, cache, Reports() if progress is None else progress)

@@ -13,6 +13,7 @@ from aweigh_runtime.failures import (
 )
 from aweigh_runtime.sources.manifest import Layer
 from aweigh_runtime.sources.oci import keep_artifact
+from aweigh_runtime.sources.patience import Effort
 from aweigh_runtime.sources.reference import Reference
 from aweigh_runtime.sources.registry import Artifact, Registry
 from tests.runtime.sources.artifacts import (
@@ -36,7 +37,7 @@ def _uri(registry: ArtifactRegistry, rest: str = "sea/helmsman:v1") -> str:
 def _impatient(registry: ArtifactRegistry, cache: Path, timeout_s: float = 5.0) -> Path:
     """The same with two attempts and short pauses."""
     reference = Reference.parse(f"{registry.address}/sea/helmsman:v1")
-    with Registry(reference, None, (0.01,), timeout_s) as source:
+    with Registry(reference, None, Effort((0.01,), timeout_s, 1.0)) as source:
         return keep_artifact(source, source.artifact(), cache, Reports())
 
 

@@ -16,6 +16,7 @@ from aweigh_runtime.sources import bucket
 from aweigh_runtime.sources.bucket import Bucket
 from aweigh_runtime.sources.cache import keep
 from aweigh_runtime.sources.listing import Listing, RemoteFile
+from aweigh_runtime.sources.patience import Effort
 from aweigh_runtime.sources.s3_access import read_access
 from tests.runtime.sources.downloads import Reports, download, in_two_processes, secret
 from tests.runtime.sources.object_store import KEY, KEY_ID, ObjectStore
@@ -38,7 +39,9 @@ def store(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]
 
 def _impatient(cache: Path, timeout_s: float = 5.0, progress: Reports | None = None) -> Path:
     """The same with two attempts and short pauses."""
-    with Bucket("sea", "models/helmsman", read_access(None), (0.01,), timeout_s) as source:
+    with Bucket(
+        "sea", "models/helmsman", read_access(None), Effort((0.01,), timeout_s, 1.0)
+    ) as source:
         reports = Reports() if progress is None else progress
         return keep(source, source.listing(), cache, reports)
 

@@ -4,9 +4,11 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
+from aweigh_api.number_formats import SchemeName
 from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine.messages import Draft, Speculation, SpeculationReason, Start
 from aweigh_runtime.engine.out_of_memory import out_of_memory
@@ -136,7 +138,8 @@ def _load(
         if misfit is not None:
             return _failed(misfit.reason, draft, misfit.why)
         dtype = _dtype(config, target.device)
-        wish = Wish(dtype=dtype, max_model_len=target.max_model_len)
+        scheme = cast(SchemeName, draft.scheme)
+        wish = Wish(dtype=dtype, scheme=scheme, max_model_len=target.max_model_len)
         if start.random_weights:
             decoder = make_up(found, wish, target.device, _SEED).decoder
         else:

@@ -88,12 +88,13 @@ class Speculator:
         self._rows, self._now_s = min(rows, self._answering or rows), now_s
         wanted = self._candidates.prepare(self._rows, self._rested + 1)
         self._rested = 0
+        # Windows go on though nothing pays: with one answer more or fewer it may pay again at once,
+        # and with windows begun anew each time none of them would ever be over.
+        self._lately.look(now_s)
         if any(each.pace.pays is not False for each in left):
             self._losing_s = None
-            self._lately.look(now_s)
-        else:
-            self._losing_s = now_s if self._losing_s is None else self._losing_s
-            self._lately.begin(now_s)  # a few answers try: that is no measure
+        elif self._losing_s is None:
+            self._losing_s = now_s
         if wanted:
             return self._candidates.wanted
         if self._losing_s is not None:
@@ -194,15 +195,19 @@ class Speculator:
         left, missing = self._candidates.left, [each.message for each in self._failures]
         if not left:
             return structs.replace(self._failures[-1], message="; ".join(missing))
-        if self._lately.verdict:
-            reason: SpeculationReason = "LowAcceptance" if self._lately.mostly_wrong else "NoGain"
+        if self._losing_s is not None and self._now_s - self._losing_s >= _PAUSED_S:
+            best = max(left, key=lambda each: each.pace.rate)
+            name, verdict = best.proposer.name, best.pace.verdict(self._rows)
+            mostly_wrong, why = (
+                best.pace.mostly_wrong,
+                f"drafting with {name} does not pay: {verdict}",
+            )
+        elif self._lately.verdict:
+            mostly_wrong = self._lately.mostly_wrong
             why = f"drafting brings too little: {self._lately.verdict}"
-            return Speculation("paused", reason, "; ".join([why, *missing]))
-        if self._losing_s is None or self._now_s - self._losing_s < _PAUSED_S:
+        else:
             return Speculation("active", message="; ".join(missing))
-        best = max(left, key=lambda each: each.pace.rate)
-        why = f"drafting with {best.proposer.name} does not pay: {best.pace.verdict(self._rows)}"
-        reason = "LowAcceptance" if best.pace.mostly_wrong else "NoGain"
+        reason: SpeculationReason = "LowAcceptance" if mostly_wrong else "NoGain"
         return Speculation("paused", reason, "; ".join([why, *missing]))
 
     def _release(self, candidate: Candidate, failure: Speculation) -> None:
