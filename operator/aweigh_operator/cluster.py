@@ -17,7 +17,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
 from aweigh_api import names
-from aweigh_operator.observe import Key, Manifest
+from aweigh_operator.observe import Autoscaler, Key, Manifest
 from aweigh_operator.replicas import Mark
 
 REQUEST_TIMEOUT_S = 10.0
@@ -44,6 +44,7 @@ _SECRETS = ("v1", "secrets")
 _CORE_EVENTS = ("v1", "events")
 _EVENTS = ("events.k8s.io/v1", "events")
 _AUTOSCALERS = ("autoscaling/v2", "horizontalpodautoscalers")
+_SCALABLE = {"Deployment": "apps", names.KIND: names.GROUP}  # others have such a kind, too
 _JSON = "application/json"
 _METADATA_ONLY = f"{_JSON};as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 _SCHEMA_OF = "x-kubernetes-group-version-kind"
@@ -103,8 +104,8 @@ class Cluster(Protocol):
         """Say what the deletion of this very pod costs, if it is still there."""
         ...
 
-    async def autoscaler(self, key: Key) -> str | None:
-        """The name of a HorizontalPodAutoscaler that scales the Deployment of this name."""
+    async def autoscalers(self, namespace: str) -> list[Autoscaler]:
+        """Those of a namespace that scale Deployments or InferenceServices."""
         ...
 
     async def write_status(self, body: Manifest, status: Manifest) -> Manifest | None:
@@ -229,16 +230,18 @@ class ApiServer:
             if error.status not in (409, 422):  # another pod of this name: the watch will tell
                 raise
 
-    async def autoscaler(self, key: Key) -> str | None:
-        """The name of a HorizontalPodAutoscaler that scales the Deployment of this name."""
-        path = _path(_AUTOSCALERS, key.namespace)
-        listing = await self._call(f"look for autoscalers of {key}", "GET", path)
-        targets = {
-            each["metadata"]["name"]: each["spec"]["scaleTargetRef"] for each in _items(listing)
-        }
-        wanted = ("Deployment", key.name)
-        found = [name for name, to in targets.items() if (to["kind"], to["name"]) == wanted]
-        return min(found, default=None)
+    async def autoscalers(self, namespace: str) -> list[Autoscaler]:
+        """Those of a namespace that scale Deployments or InferenceServices."""
+        path = _path(_AUTOSCALERS, namespace)
+        listing = await self._call(f"list the autoscalers in {namespace}", "GET", path)
+        targets = [
+            (each["metadata"]["name"], each["spec"]["scaleTargetRef"]) for each in _items(listing)
+        ]
+        return [
+            Autoscaler(name, to["kind"], to["name"])
+            for name, to in targets
+            if _SCALABLE.get(to["kind"]) == to.get("apiVersion", "").partition("/")[0]
+        ]
 
     async def read_lease(self, key: Key) -> Manifest | None:
         """The Lease as it is now."""

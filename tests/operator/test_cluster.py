@@ -13,6 +13,7 @@ from kubernetes.aio.client import Configuration
 from aweigh_api import crd, names
 from aweigh_operator import cluster, main
 from aweigh_operator.cluster import ApiError, ApiServer
+from aweigh_operator.observe import Autoscaler
 from tests.operator import fakes
 from tests.operator.fakes import KEY
 
@@ -208,6 +209,30 @@ async def test_the_newest_failure_to_mount_counts(api: ApiServer, answers: Answe
     assert await api.mount_failure("team", "chat-1") == "new"
     answers.body = {}
     assert await api.mount_failure("team", "chat-1") is None
+
+
+def autoscaler(name: str, api: str, kind: str) -> Any:
+    target = {"apiVersion": api, "kind": kind, "name": "chat"}
+    return {"metadata": {"name": name}, "spec": {"scaleTargetRef": target}}
+
+
+async def test_autoscalers_of_deployments_and_of_our_services_are_found(
+    api: ApiServer, answers: Answers
+) -> None:
+    answers.body = {
+        "items": [
+            autoscaler("one", "apps/v1", "Deployment"),
+            autoscaler("two", names.API_VERSION, names.KIND),
+            autoscaler("kserve", "serving.kserve.io/v1beta1", "InferenceService"),
+            autoscaler("other", "apps/v1", "StatefulSet"),
+        ]
+    }
+    assert await api.autoscalers("team") == [
+        Autoscaler("one", "Deployment", "chat"),
+        Autoscaler("two", names.KIND, "chat"),
+    ]
+    ((_, path, _, _),) = answers.asked
+    assert path == "/apis/autoscaling/v2/namespaces/team/horizontalpodautoscalers"
 
 
 @pytest.mark.parametrize(

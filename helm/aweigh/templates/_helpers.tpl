@@ -62,7 +62,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [pods]
   verbs: [list, watch, patch] # patch: which pods go first when there are too many
 - apiGroups: [autoscaling]
-  resources: [horizontalpodautoscalers] # whether another scales a Deployment of ours
+  resources: [horizontalpodautoscalers] # whether another scales what is ours to scale
   verbs: [list]
 - apiGroups: [""]
   resources: [events] # why a volume cannot be mounted stands only there
