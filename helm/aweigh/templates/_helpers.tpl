@@ -71,3 +71,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [events]
   verbs: [create, patch]
 {{- end }}
+
+{{/* Not empty where there shall be PodMonitors. */}}
+{{- define "aweigh.podMonitors" -}}
+{{- $asked := toString .Values.metrics.podMonitor.enabled -}}
+{{- $known := .Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PodMonitor" -}}
+{{- if or (eq $asked "true") (and (eq $asked "auto") $known) -}}
+true
+{{- end -}}
+{{- end }}
