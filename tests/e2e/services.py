@@ -87,3 +87,17 @@ class Service:
         others = f"{names.LABEL_NAME}!={names.ROUTER}"
         selector = f"{names.LABEL_INSTANCE}={self.name},{others}"
         return list(self.cluster.list("pods", self.namespace, selector))
+
+    def restarts(self, name: str) -> int:
+        """How often a pod's container was started again."""
+        found = (pod for pod in self.pods() if pod["metadata"]["name"] == name)
+        return sum(each["restartCount"] for pod in found for each in _containers(pod))
+
+    def routers(self) -> list[dict[str, Any]]:
+        """Its routers' pods."""
+        selector = ",".join(f"{k}={v}" for k, v in names.router_selector(self.name).items())
+        return list(self.cluster.list("pods", self.namespace, selector))
+
+
+def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(pod["status"].get("containerStatuses", ()))

@@ -11,8 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ import pytest
 from aweigh_api import names
 from tests.cluster.cluster import OPERATOR_NAMESPACE, Cluster
 from tests.e2e import operators
+from tests.e2e.deaths import kill, processes_of
 from tests.e2e.load import CLIENTS, Load
 from tests.e2e.services import Service
 
@@ -82,19 +82,27 @@ def eviction(service: Service) -> None:
 
 
 def operator_killed(service: Service) -> None:
-    where = ("-n", OPERATOR_NAMESPACE)
-    service.cluster.kubectl(
-        "delete", "pod", *where, "-l", f"app.kubernetes.io/name={operators.NAME}",
-        "--grace-period=0", "--force",
-    )  # fmt: skip
-    operators.roll_out(service.cluster)
+    """At once, without a signal that it could see."""
+    cluster = service.cluster
+    (pod,) = operators.pods(cluster)
+    before = operators.restarts(cluster)
+    kill(pod)
+    cluster.wait("it to start again", lambda: operators.restarts(cluster) > before)
+    operators.roll_out(cluster)
 
 
 def operator_upgrade(service: Service) -> None:
-    before = [pod["metadata"]["uid"] for pod in service.pods()]
-    service.cluster.install(f"--set-string=operator.podAnnotations.upgraded={time.time_ns()}")
-    operators.roll_out(service.cluster)
-    assert [pod["metadata"]["uid"] for pod in service.pods()] == before
+    """To one that starts new services with other images, and has work to do with this one."""
+    before = uids(service.pods()), uids(service.routers())
+    with operators.upgraded(service.cluster):
+        service.apply(**spec(replicas=3))
+        service.cluster.wait("a third pod", lambda: service.serving() == 3)
+        assert uids(service.pods()) > before[0]
+        assert uids(service.routers()) == before[1]
+
+
+def uids(pods: list[dict[str, Any]]) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in pods}
 
 
 def leader_lost(service: Service) -> None:
@@ -128,23 +136,8 @@ def pod_killed(service: Service) -> None:
     (first, *_) = service.pods()
     kill(first)
     name = first["metadata"]["name"]
-    service.cluster.wait("its container to start again", lambda: restarts(service, name) > 0, 60)
+    service.cluster.wait("its container to start again", lambda: service.restarts(name) > 0, 60)
     service.wait_ready(120)
-
-
-def kill(pod: dict[str, Any]) -> None:
-    for pid in processes_of(pod["metadata"]["uid"]):
-        with suppress(ProcessLookupError):  # it has ended with another one
-            os.kill(pid, signal.SIGKILL)
-
-
-def restarts(service: Service, name: str) -> int:
-    return sum(
-        each["restartCount"]
-        for pod in service.pods()
-        if pod["metadata"]["name"] == name
-        for each in pod["status"]["containerStatuses"]
-    )
 
 
 def answers(service: Service) -> bool:
@@ -232,18 +225,13 @@ def test_a_router_that_is_killed_takes_only_its_own_connections_along(
     cluster: Cluster, operator: None, namespace: str, tell: Callable[[str], None]
 ) -> None:
     def router_killed(service: Service) -> None:
-        (first, _) = routers(service)
+        (first, _) = service.routers()
         kill(first)
         service.wait_for_reason("RouterReady", "Available", 60)
 
     load, _ = under_load(Service(cluster, namespace), router_killed)
     assert len(load.failures) <= 2 * CLIENTS  # open ones, and those on their way to it
     tell(f"router killed: {load.answered} streams whole, {len(load.failures)} lost with it")
-
-
-def routers(service: Service) -> list[dict[str, Any]]:
-    selector = ",".join(f"{k}={v}" for k, v in names.router_selector(service.name).items())
-    return service.cluster.list("pods", service.namespace, selector)
 
 
 def test_a_pod_that_needs_too_much_memory_takes_no_answer_along(
@@ -275,20 +263,6 @@ def out_of_memory(service: Service) -> None:
     found = service.wait_for_reason("WorkloadReady", "OutOfMemory", 60)
     assert first["metadata"]["name"] in found["message"]
     service.wait_ready(120)
-
-
-def processes_of(uid: str) -> list[int]:
-    """Our processes of a pod, by the name of their control group."""
-    marks = (uid, uid.replace("-", "_"))
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            group, command = (folder / "cgroup").read_text(), (folder / "cmdline").read_bytes()
-        except OSError:  # it has ended meanwhile
-            continue
-        if any(mark in group for mark in marks) and b"aweigh" in command:
-            found.append(int(folder.name))
-    return found
 
 
 def under_load(service: Service, fault: Fault, **scaled: Any) -> tuple[Load, float]:
