@@ -7,6 +7,7 @@ they are. Every call has a time limit, and a refusal carries the server's own se
 import asyncio
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -49,6 +50,7 @@ _JSON = "application/json"
 _METADATA_ONLY = f"{_JSON};as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 _SCHEMA_OF = "x-kubernetes-group-version-kind"
 _TRANSIENT = (0, 408, 409, 429)  # 0: no answer
+_SECONDS = re.compile(r"[0-9]{1,4}")  # the API server names no date
 
 
 class ApiError(Exception):
@@ -56,11 +58,19 @@ class ApiError(Exception):
 
     expected = True  # a fact about the cluster, not a bug of ours
 
-    def __init__(self, what: str, status: int, sentence: str, cause: str = "") -> None:
+    def __init__(
+        self,
+        what: str,
+        status: int,
+        sentence: str,
+        cause: str = "",
+        retry_after_s: float = 0.0,
+    ) -> None:
         answer = f"the API server answered {status}" if status else "the API server did not answer"
         super().__init__(f"cannot {what}: {answer}: {sentence}")
         self.status = status
         self.cause = cause
+        self.retry_after_s = retry_after_s  # no sooner, as the server has asked
 
     @property
     def transient(self) -> bool:
@@ -327,10 +337,10 @@ class ApiServer:
             if timeout_s <= 0.0:
                 raise ApiError(what, 0, "this operator no longer leads")
         request = self._request(method, path, query or {}, body, content)
-        status, text = await self._send(await request, timeout_s)
+        status, text, retry_after_s = await self._send(await request, timeout_s)
         self._counted(method, status)
         if not 200 <= status <= 299:
-            raise ApiError(what, status, *_refusal(text))
+            raise ApiError(what, status, *_refusal(text), retry_after_s)
         answer: Manifest = json.loads(text)
         return answer
 
@@ -349,15 +359,18 @@ class ApiServer:
         )
         return found
 
-    async def _send(self, request: tuple[Any, ...], timeout_s: float) -> tuple[int, str]:
+    async def _send(self, request: tuple[Any, ...], timeout_s: float) -> tuple[int, str, float]:
+        """Status and text of the answer, and after how many seconds it asks to be asked again."""
         try:
             async with asyncio.timeout(timeout_s):
                 response = (await self._client.call_api(*request)).response
-                return response.status, await response.text()
+                after = response.headers.get("Retry-After", "")
+                after_s = float(after) if _SECONDS.fullmatch(after) else 0.0
+                return response.status, await response.text(), after_s
         except TimeoutError:
-            return 0, f"no answer within {timeout_s:.0f} s"
+            return 0, f"no answer within {timeout_s:.0f} s", 0.0
         except (aiohttp.ClientError, OSError) as error:
-            return 0, str(error)
+            return 0, str(error), 0.0
 
 
 def _path(resource: tuple[str, str], namespace: str | None, name: str | None = None) -> str:

@@ -29,6 +29,7 @@ class Answers:
         self.body: Any = {}
         self.first: list[Any] = []  # bodies of the first answers, if they are others
         self.delay_s = 0.0
+        self.headers: dict[str, str] = {}
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.content_types: list[str] = []
 
@@ -41,7 +42,7 @@ class Answers:
         recovered = self.recovers_after is not None and len(self.asked) > self.recovers_after
         status = 200 if recovered else self.status
         body = self.first.pop(0) if self.first else self.body
-        return web.json_response(body, status=status)
+        return web.json_response(body, status=status, headers=self.headers)
 
 
 @pytest.fixture
@@ -160,6 +161,18 @@ async def test_what_may_pass_is_transient(api: ApiServer, answers: Answers, stat
     with pytest.raises(ApiError) as failed:
         await api.read("Service", KEY)
     assert failed.value.transient
+
+
+@pytest.mark.parametrize(
+    ("said", "after_s"), [("7", 7.0), ("", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0)]
+)
+async def test_a_server_that_is_asked_too_much_says_when_to_come_again(
+    api: ApiServer, answers: Answers, said: str, after_s: float
+) -> None:
+    answers.status, answers.headers = 429, {"Retry-After": said}
+    with pytest.raises(ApiError) as failed:
+        await api.read("Service", KEY)
+    assert failed.value.retry_after_s == after_s
 
 
 async def test_a_server_that_does_not_answer_in_time_is_given_up(
