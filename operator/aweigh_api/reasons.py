@@ -86,4 +86,4 @@ class Reason(StrEnum):
     REPORTS_MISSING = "ReportsMissing"  # a pod that serves does not tell its load: the number stays
     OBJECTIVE_UNREACHABLE = "ObjectiveUnreachable"  # by any number of pods: it does not count
     CACHE_TOO_SMALL = "CacheTooSmall"  # the prompts that come again and again fit no pod
-    CONFLICT = "Conflict"  # another autoscaler scales the Deployment
+    CONFLICT = "Conflict"  # another autoscaler scales it, too

@@ -7,6 +7,7 @@ they are. Every call has a time limit, and a refusal carries the server's own se
 import asyncio
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -17,7 +18,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
 from aweigh_api import names
-from aweigh_operator.observe import Key, Manifest
+from aweigh_operator.observe import Autoscaler, Key, Manifest
 from aweigh_operator.replicas import Mark
 
 REQUEST_TIMEOUT_S = 10.0
@@ -44,10 +45,12 @@ _SECRETS = ("v1", "secrets")
 _CORE_EVENTS = ("v1", "events")
 _EVENTS = ("events.k8s.io/v1", "events")
 _AUTOSCALERS = ("autoscaling/v2", "horizontalpodautoscalers")
+_SCALABLE = {"Deployment": "apps", names.KIND: names.GROUP}  # others have such a kind, too
 _JSON = "application/json"
 _METADATA_ONLY = f"{_JSON};as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 _SCHEMA_OF = "x-kubernetes-group-version-kind"
 _TRANSIENT = (0, 408, 409, 429)  # 0: no answer
+_SECONDS = re.compile(r"[0-9]{1,4}")  # the API server names no date
 
 
 class ApiError(Exception):
@@ -55,11 +58,19 @@ class ApiError(Exception):
 
     expected = True  # a fact about the cluster, not a bug of ours
 
-    def __init__(self, what: str, status: int, sentence: str, cause: str = "") -> None:
+    def __init__(
+        self,
+        what: str,
+        status: int,
+        sentence: str,
+        cause: str = "",
+        retry_after_s: float = 0.0,
+    ) -> None:
         answer = f"the API server answered {status}" if status else "the API server did not answer"
         super().__init__(f"cannot {what}: {answer}: {sentence}")
         self.status = status
         self.cause = cause
+        self.retry_after_s = retry_after_s  # no sooner, as the server has asked
 
     @property
     def transient(self) -> bool:
@@ -103,8 +114,8 @@ class Cluster(Protocol):
         """Say what the deletion of this very pod costs, if it is still there."""
         ...
 
-    async def autoscaler(self, key: Key) -> str | None:
-        """The name of a HorizontalPodAutoscaler that scales the Deployment of this name."""
+    async def autoscalers(self, namespace: str) -> list[Autoscaler]:
+        """Those of a namespace that scale Deployments or InferenceServices."""
         ...
 
     async def write_status(self, body: Manifest, status: Manifest) -> Manifest | None:
@@ -229,16 +240,18 @@ class ApiServer:
             if error.status not in (409, 422):  # another pod of this name: the watch will tell
                 raise
 
-    async def autoscaler(self, key: Key) -> str | None:
-        """The name of a HorizontalPodAutoscaler that scales the Deployment of this name."""
-        path = _path(_AUTOSCALERS, key.namespace)
-        listing = await self._call(f"look for autoscalers of {key}", "GET", path)
-        targets = {
-            each["metadata"]["name"]: each["spec"]["scaleTargetRef"] for each in _items(listing)
-        }
-        wanted = ("Deployment", key.name)
-        found = [name for name, to in targets.items() if (to["kind"], to["name"]) == wanted]
-        return min(found, default=None)
+    async def autoscalers(self, namespace: str) -> list[Autoscaler]:
+        """Those of a namespace that scale Deployments or InferenceServices."""
+        path = _path(_AUTOSCALERS, namespace)
+        listing = await self._call(f"list the autoscalers in {namespace}", "GET", path)
+        targets = [
+            (each["metadata"]["name"], each["spec"]["scaleTargetRef"]) for each in _items(listing)
+        ]
+        return [
+            Autoscaler(name, to["kind"], to["name"])
+            for name, to in targets
+            if _SCALABLE.get(to["kind"]) == to.get("apiVersion", "").partition("/")[0]
+        ]
 
     async def read_lease(self, key: Key) -> Manifest | None:
         """The Lease as it is now."""
@@ -324,10 +337,10 @@ class ApiServer:
             if timeout_s <= 0.0:
                 raise ApiError(what, 0, "this operator no longer leads")
         request = self._request(method, path, query or {}, body, content)
-        status, text = await self._send(await request, timeout_s)
+        status, text, retry_after_s = await self._send(await request, timeout_s)
         self._counted(method, status)
         if not 200 <= status <= 299:
-            raise ApiError(what, status, *_refusal(text))
+            raise ApiError(what, status, *_refusal(text), retry_after_s)
         answer: Manifest = json.loads(text)
         return answer
 
@@ -346,15 +359,18 @@ class ApiServer:
         )
         return found
 
-    async def _send(self, request: tuple[Any, ...], timeout_s: float) -> tuple[int, str]:
+    async def _send(self, request: tuple[Any, ...], timeout_s: float) -> tuple[int, str, float]:
+        """Status and text of the answer, and after how many seconds it asks to be asked again."""
         try:
             async with asyncio.timeout(timeout_s):
                 response = (await self._client.call_api(*request)).response
-                return response.status, await response.text()
+                after = response.headers.get("Retry-After", "")
+                after_s = float(after) if _SECONDS.fullmatch(after) else 0.0
+                return response.status, await response.text(), after_s
         except TimeoutError:
-            return 0, f"no answer within {timeout_s:.0f} s"
+            return 0, f"no answer within {timeout_s:.0f} s", 0.0
         except (aiohttp.ClientError, OSError) as error:
-            return 0, str(error)
+            return 0, str(error), 0.0
 
 
 def _path(resource: tuple[str, str], namespace: str | None, name: str | None = None) -> str:

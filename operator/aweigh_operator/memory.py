@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from aweigh_operator import recent
 from aweigh_operator.autoscaling import Autoscaling
-from aweigh_operator.observe import Manifest, Refusal, Sign
+from aweigh_operator.observe import Autoscaler, Manifest, Refusal, Sign
 from aweigh_operator.plan import Plan
 from aweigh_operator.route import Way, way
 
@@ -32,8 +32,7 @@ class Memory:
     since: dict[Sign, float] | None = None  # that its pods show what counts once it has lasted
     window: recent.Window = field(default_factory=dict)  # what its pods have told of late
     autoscaling: Autoscaling = field(default_factory=Autoscaling)
-    autoscaler: str | None = None  # of somebody else, that scales the Deployment
-    autoscaler_until: float = 0.0  # when to ask again whether it does
+    autoscaler: Autoscaler | None = None  # of somebody else, at the last look
     marks_refused: bool = False
 
     def way_lasted_s(self, children: Mapping[str, Manifest], now_s: float) -> float:

@@ -132,6 +132,15 @@ def _percent(part: int, total: int) -> int | None:
     return min(100, (200 * part + total) // (2 * total)) if total else None
 
 
+@dataclass(frozen=True, slots=True)
+class Autoscaler:
+    """Somebody else's HorizontalPodAutoscaler, and what it scales."""
+
+    name: str
+    kind: str  # Deployment or InferenceService
+    target: str  # its name
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """Everything that a plan is made from."""
@@ -150,7 +159,7 @@ class Observed:
     mount_failures: Mapping[str, str] = field(default_factory=dict)  # by the pod's uid
     decision: Decision | None = None  # how many pods the load asks for
     cheapest: tuple[str, ...] = ()  # uids of pods, in the order in which they shall go
-    autoscaler: str | None = None  # of somebody else, that scales the Deployment
+    autoscaler: Autoscaler | None = None  # that scales what is ours to scale
     marks_refused: bool = False  # the API server does not let us say which pods go first
     refusals: Mapping[str, Refusal] = field(default_factory=dict)  # by place
 

@@ -17,6 +17,7 @@ from aweigh_api import names
 from aweigh_api.reasons import Reason
 from aweigh_api.routing import SECRET_FILE
 from aweigh_operator import events, lasting, recent, replicas
+from aweigh_operator.autoscalers import Autoscalers
 from aweigh_operator.autoscaling import FRESH_S, looked
 from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.memory import Memory, Refused
@@ -34,7 +35,7 @@ STUCK_AFTER_S = 4.0  # a container that is being created for longer may wait for
 MAX_STUCK = 3  # pods whose events are read at once
 FIRST_RETRY_S = 5.0  # of a child that the API server refused
 LONGEST_RETRY_S = 300.0
-AUTOSCALER_KNOWN_S = 60.0
+AUTOSCALERS_KNOWN_S = 60.0  # one request of each namespace in that time
 logger = logging.getLogger(__name__)
 
 
@@ -56,6 +57,7 @@ class Reconciler:
         self._recorder = recorder
         self._metrics = metrics
         self._settings = settings
+        self._autoscalers = Autoscalers(cluster, lambda: time.monotonic())
         self._memories: dict[Key, Memory] = {}
 
     def forget(self) -> None:
@@ -135,11 +137,14 @@ class Reconciler:
             lasting_s={sign: now_s - first_s for sign, first_s in memory.since.items()},
             decision=memory.autoscaling.decision,
             cheapest=memory.autoscaling.cheapest,
+            autoscaler=memory.autoscaler,
             marks_refused=memory.marks_refused,
         )
         todo = self._plan(observed, memory)
-        if memory.autoscaler is not None or _changes_size(observed, todo):
-            observed = replace(observed, autoscaler=await self._autoscaler(key, memory))
+        age_s = _autoscalers_age_s(observed, todo)
+        memory.autoscaler = await self._autoscalers.rival(key, todo.scaling, age_s)
+        if memory.autoscaler != observed.autoscaler:
+            observed = replace(observed, autoscaler=memory.autoscaler)
             todo = self._plan(observed, memory)
         # The watches tell only of objects with our label, and a moment late: before a child is
         # created, look whether its name is really free.
@@ -153,17 +158,6 @@ class Reconciler:
 
     async def _read(self, place: str, key: Key) -> Manifest | None:
         return await self._cluster.read(kind_of(place), _key_at(place, key))
-
-    async def _autoscaler(self, key: Key, memory: Memory) -> str | None:
-        """Who else scales the Deployment: asked before each change of its size.
-
-        Only the answer that somebody does is remembered, for a while.
-        """
-        now_s = time.monotonic()
-        if memory.autoscaler is None or now_s >= memory.autoscaler_until:
-            memory.autoscaler = await self._cluster.autoscaler(key)
-            memory.autoscaler_until = now_s + AUTOSCALER_KNOWN_S
-        return memory.autoscaler
 
     async def _mark(self, observed: Observed, todo: Plan) -> bool:
         """Say which pods go: their watch tells when it is there, and then they may."""
@@ -358,8 +352,12 @@ def _basis(observed: Observed) -> object:
     )
 
 
-def _changes_size(observed: Observed, todo: Plan) -> bool:
-    return replicas.current(observed) not in (None, todo.replicas)
+def _autoscalers_age_s(observed: Observed, todo: Plan) -> float | None:
+    """How old what is known of autoscalers may be; None: nobody needs to know."""
+    if replicas.current(observed) not in (None, todo.replicas):
+        return 0.0
+    scaled = todo.scaling is not None or observed.autoscaler is not None
+    return AUTOSCALERS_KNOWN_S if scaled else None
 
 
 def _lacks_secret(observed: Observed, todo: Plan) -> bool:

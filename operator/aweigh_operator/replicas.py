@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from aweigh_api.reasons import Reason
 from aweigh_api.spec import InferenceService, Spec
 from aweigh_api.status import ScalingChange, ScalingStatus
-from aweigh_operator.observe import Manifest, Observed, Pod, moment
+from aweigh_operator.observe import Autoscaler, Manifest, Observed, Pod, moment
 from aweigh_operator.scaling.decision import Decision
 from aweigh_operator.scaling.law import Limit
 from aweigh_operator.verdict import Verdict
@@ -37,7 +37,9 @@ class Mark:
 def wanted(service: InferenceService, observed: Observed) -> int:
     """The number of pods that shall run."""
     there = current(observed)
-    if observed.autoscaler is not None and there is not None and not service.spec.suspend:
+    other = observed.autoscaler
+    holds = other is not None and other.kind == "Deployment"
+    if holds and there is not None and not service.spec.suspend:
         return there
     told = None if observed.decision is None else observed.decision.replicas
     before = told_before(observed.body)
@@ -84,13 +86,7 @@ def _place(observed: Observed, pod: Pod) -> tuple[bool, int, float]:
 def verdict(observed: Observed, spec: Spec, told: ScalingStatus | None) -> Verdict | None:
     """ScalingActive; None where nobody scales."""
     if observed.autoscaler is not None:
-        name = observed.body["metadata"]["name"]
-        message = (
-            f"HorizontalPodAutoscaler {observed.autoscaler} scales the Deployment {name}, which "
-            f"keeps the {current(observed)} pods that it has set: let it scale the "
-            f"InferenceService {name} without `scaling`, or remove it"
-        )
-        return Verdict("False", Reason.CONFLICT, message)
+        return Verdict("False", Reason.CONFLICT, _conflict(observed, observed.autoscaler))
     if spec.scaling is None:
         return None
     if spec.suspend:
@@ -103,6 +99,19 @@ def verdict(observed: Observed, spec: Spec, told: ScalingStatus | None) -> Verdi
     if reason is Reason.WAITING_FOR_REPORTS:
         return Verdict("Unknown", reason, message)
     return Verdict("False" if reason in _NOT_DONE else "True", reason, message)
+
+
+def _conflict(observed: Observed, other: Autoscaler) -> str:
+    who = f"HorizontalPodAutoscaler {other.name} scales the {other.kind} {other.target}"
+    if other.kind == "Deployment":
+        return (
+            f"{who}, which keeps the {current(observed)} pods that it has set: let it scale the "
+            f"InferenceService {other.target} without `scaling`, or remove it"
+        )
+    return (
+        f"{who}, whose number of pods follows `scaling`, and each number that it sets is refused: "
+        "remove it, or remove `scaling`"
+    )
 
 
 def status(observed: Observed, spec: Spec, now: datetime) -> ScalingStatus | None:

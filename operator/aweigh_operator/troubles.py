@@ -4,11 +4,12 @@ A pod in trouble stays in trouble until it serves: between two crashes a contain
 and that is no recovery.
 """
 
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aweigh_api.reasons import ConditionType, Reason
-from aweigh_api.termination import Termination
+from aweigh_api.termination import ExitCode, Termination
 from aweigh_operator.desired import router
 from aweigh_operator.observe import Crash, Observed, Pod, Waiting
 from aweigh_operator.places import ROUTER_DEPLOYMENT
@@ -17,6 +18,7 @@ STEADY_AFTER_S = 30  # without a crash, for a pod that has crashed repeatedly
 MAX_SENTENCE = 400
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _BACK_OFF = "CrashLoopBackOff"
+_STOPPED = (ExitCode.DRAINED, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 _STARTING = ("", "ContainerCreating", "PodInitializing", _BACK_OFF)
 
 
@@ -47,12 +49,11 @@ def _newest_first(pods: Iterable[Pod], template_hash: str | None) -> list[Pod]:
 
 
 def _first(observed: Observed, pods: Iterable[Pod], place: str) -> Trouble | None:
-    found = (trouble for pod in pods if (trouble := of_pod(pod, observed)))
-    return (
-        _of_deployment(observed, place, "ReplicaFailure")
-        or next(found, None)
-        or _of_deployment(observed, place, "Progressing")
-    )
+    late = _of_deployment(observed, place, "Progressing")
+    # A pod that comes too late is started again: it has not crashed.
+    asked = [pod for pod in pods if late is None or not _stopped(pod)]
+    found = (trouble for pod in asked if (trouble := of_pod(pod, observed)))
+    return _of_deployment(observed, place, "ReplicaFailure") or next(found, None) or late
 
 
 def of_pod(pod: Pod, observed: Observed) -> Trouble | None:
@@ -67,6 +68,17 @@ def of_pod(pod: Pod, observed: Observed) -> Trouble | None:
         message = f"pod {pod.name} cannot mount its volumes: {failure}"
         return Trouble(ConditionType.WORKLOAD_READY, Reason.MOUNT_FAILED, message)
     return None if pod.crash is None else _crashed(pod, pod.crash)
+
+
+def _stopped(pod: Pod) -> bool:
+    """Whether its container has ended because it was told to, or did not obey in time."""
+    crash = pod.crash
+    return (
+        crash is not None
+        and crash.exit_code in _STOPPED
+        and crash.reason != "OOMKilled"
+        and Termination.parse(crash.message) is None
+    )
 
 
 def steady(pod: Pod, observed: Observed) -> bool:

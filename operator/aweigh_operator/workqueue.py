@@ -2,7 +2,8 @@
 
 It remembers that a key wants work, never why: what is to be done is found out by looking. Keys
 that somebody waits for come first, all others in the order in which they were added. A key that
-fails comes back after a pause that doubles; a key that asks for it comes back after its delay.
+fails comes back after a pause that doubles, or a longer one that its error asks for; a key that
+asks for it comes back after its delay.
 """
 
 import asyncio
@@ -178,7 +179,7 @@ class WorkQueue(Generic[K]):
             again_after_s = await self._work(key)
         except Exception as error:
             self._failures[key] = self._failures.get(key, 0) + 1
-            pause_s = self._pause_s(self._failures[key])
+            pause_s = max(self._pause_s(self._failures[key]), self._asked_s(error))
             known = getattr(error, "expected", False)
             logger.warning("%s; next try of %s in %.1f s", error, key, pause_s, exc_info=not known)
             self.add_after(key, pause_s)
@@ -191,3 +192,8 @@ class WorkQueue(Generic[K]):
     def _pause_s(self, failures: int) -> float:
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 20))
         return pause_s * (0.5 + self._jitter() / 2)
+
+    def _asked_s(self, error: Exception) -> float:
+        """What a server that is asked too much wants, and a bit more: not all at once."""
+        asked_s: float = getattr(error, "retry_after_s", 0.0)
+        return min(LONGEST_PAUSE_S, asked_s * (1.0 + self._jitter() / 2))

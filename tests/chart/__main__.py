@@ -5,8 +5,8 @@ from tests.chart.test_render import CASES, WITHOUT_CRD
 
 
 def main() -> None:
-    for name, values in CASES.items():
-        golden(name).write_text(rendered(WITHOUT_CRD, *values))
+    for name, (values, kinds) in CASES.items():
+        golden(name).write_text(rendered(WITHOUT_CRD, *values, kinds=kinds))
 
 
 if __name__ == "__main__":

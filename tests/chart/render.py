@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ IMAGES = (
     "router.image=registry.example.com/aweigh-router:1",
 )
 NAMESPACED = ("watchNamespaces={team-a,team-b}",)
+POD_MONITOR = "monitoring.coreos.com/v1/PodMonitor"
 
 Manifest = dict[str, Any]
 
@@ -32,22 +34,24 @@ def helm(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def template(*values: str) -> "subprocess.CompletedProcess[str]":
-    """`helm template` with these values."""
+def template(*values: str, kinds: Sequence[str] = ()) -> "subprocess.CompletedProcess[str]":
+    """`helm template` with these values, for a cluster that knows these kinds, too."""
     settings = [argument for value in values for argument in ("--set", value)]
-    return helm("template", "aweigh", str(CHART), "--namespace", "aweigh-system", *settings)
+    known = [f"--api-versions={kind}" for kind in kinds]
+    where = ("--namespace", "aweigh-system")
+    return helm("template", "aweigh", str(CHART), *where, *settings, *known)
 
 
-def rendered(*values: str) -> str:
+def rendered(*values: str, kinds: Sequence[str] = ()) -> str:
     """The manifests as text."""
-    done = template(*IMAGES, *values)
+    done = template(*IMAGES, *values, kinds=kinds)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def manifests(*values: str) -> list[Manifest]:
+def manifests(*values: str, kinds: Sequence[str] = ()) -> list[Manifest]:
     """The manifests as objects."""
-    return parsed(rendered(*values))
+    return parsed(rendered(*values, kinds=kinds))
 
 
 def parsed(text: str) -> list[Manifest]:

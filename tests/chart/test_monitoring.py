@@ -10,9 +10,15 @@ import yaml
 
 from aweigh_api import metrics, names
 from aweigh_operator.metrics import Metrics
+from aweigh_router import metrics as routers
 from tests.chart.render import NAMESPACED, Manifest, manifests, of_kind
 
-WATCHED = "aweigh_operator_queue_oldest_seconds"  # computed when it is read
+# Computed when they are read.
+WATCHED = {
+    "aweigh_operator_queue_oldest_seconds",
+    "aweigh_router_waiting_requests",
+    "aweigh_router_open_requests",
+}
 SUFFIXES = ("_bucket", "_sum", "_count")
 ALL = ("metrics.podMonitor.enabled=true", "metrics.alerts.enabled=true",
        "metrics.dashboard.enabled=true")  # fmt: skip
@@ -22,7 +28,8 @@ def known() -> set[str]:
     runtime = {value for value in vars(metrics).values() if isinstance(value, str)}
     families = Metrics().registry.collect()
     operator = {f"{each.name}_total" if each.type == "counter" else each.name for each in families}
-    return runtime | operator | {WATCHED}
+    router = set(re.findall(r"^# TYPE (\S+)", routers.Metrics("m").text().decode(), re.MULTILINE))
+    return runtime | operator | router | WATCHED
 
 
 def alerts() -> list[dict[str, Any]]:
@@ -85,6 +92,14 @@ def test_serving_pods_are_monitored_where_they_are(values: tuple[str, ...]) -> N
     assert names.labels("chat").items() >= serving["spec"]["selector"]["matchLabels"].items()
     wanted = {"matchNames": ["team-a", "team-b"]} if values else {"any": True}
     assert serving["spec"]["namespaceSelector"] == wanted
+
+
+def test_the_dashboard_shows_what_waits_in_routers_and_how_evenly_pods_are_loaded() -> None:
+    asked = " ".join(each["expr"] for panel in dashboard()["panels"] for each in panel["targets"])
+    assert "aweigh_router_waiting_requests" in asked
+    assert "aweigh_router_wait_seconds_bucket" in asked
+    titles = {panel["title"] for panel in dashboard()["panels"]}
+    assert "Busiest pod ÷ mean" in titles
 
 
 def test_nothing_of_it_is_there_unless_asked_for() -> None:

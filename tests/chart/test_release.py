@@ -6,6 +6,7 @@ import pytest
 
 from tests.chart.render import CHART
 from tests.cluster.cluster import OPERATOR_NAMESPACE, RELEASE, Cluster, CommandFailed
+from tests.e2e import operators
 from tests.e2e.services import Service
 
 pytestmark = pytest.mark.cluster
@@ -32,16 +33,23 @@ def pod_names(service: Service) -> list[str]:
     return [pod["metadata"]["name"] for pod in service.pods()]
 
 
-def test_an_upgrade_of_the_release_restarts_no_serving_pod(
+def test_an_upgrade_to_other_images_restarts_neither_serving_pods_nor_routers(
     cluster: Cluster, service: Service
 ) -> None:
-    before = pod_names(service)
-    cluster.install("--set-string=operator.podAnnotations.test=upgraded")
+    """And a pod that comes later is as the others."""
+    two = {"model": {"uri": "builtin://helmsman-1m-draft"}, "drain": {"settleSeconds": 0}}
+    service.apply(**two, replicas=2)
     service.wait_ready()
-    assert pod_names(service) == before
-    pods = cluster.list("pods", OPERATOR_NAMESPACE, "app.kubernetes.io/name=aweigh-operator")
-    (pod,) = (each for each in pods if "deletionTimestamp" not in each["metadata"])
-    assert pod["metadata"]["annotations"]["test"] == "upgraded"
+    service.wait_for_reason("RouterReady", "Available")
+    before, routers = set(pod_names(service)), service.routers()
+    with operators.upgraded(cluster):
+        service.apply(**two, replicas=3)
+        service.cluster.wait("a third pod", lambda: service.serving() == 3)
+        assert set(pod_names(service)) > before
+        kept = {each["metadata"]["uid"] for each in routers}
+        assert {each["metadata"]["uid"] for each in service.routers()} == kept
+        images = {pod["spec"]["containers"][0]["image"] for pod in service.pods()}
+        assert images == {cluster.image("runtime")}
 
 
 def test_uninstalling_keeps_definition_services_and_pods(

@@ -11,6 +11,7 @@ from tests.chart.render import (
     CHART,
     IMAGES,
     NAMESPACED,
+    POD_MONITOR,
     golden,
     helm,
     manifests,
@@ -20,13 +21,19 @@ from tests.chart.render import (
 )
 from tests.cluster import places
 
-CASES = {"default": (), "namespaced": NAMESPACED}
+Case = tuple[tuple[str, ...], tuple[str, ...]]
+CASES: dict[str, Case] = {  # values, and kinds that the cluster knows
+    "default": ((), ()),
+    "namespaced": (NAMESPACED, ()),
+    "monitored": ((), (POD_MONITOR,)),
+}
 WITHOUT_CRD = "crds.install=false"  # it has a test of its own
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_rendering_is_the_one_that_was_reviewed(name: str) -> None:
-    assert manifests(WITHOUT_CRD, *CASES[name]) == parsed(golden(name).read_text()), (
+    values, kinds = CASES[name]
+    assert manifests(WITHOUT_CRD, *values, kinds=kinds) == parsed(golden(name).read_text()), (
         "the chart renders differently: run `python -m tests.chart` and review what changed in "
         f"tests/chart/golden/{name}.yaml"
     )
@@ -111,10 +118,24 @@ def test_every_value_has_a_schema() -> None:
     assert _undeclared(values, schema) == []
 
 
-def test_a_pod_monitor_is_made_only_when_asked_for() -> None:
-    assert of_kind("PodMonitor", manifests()) == []
-    monitor, _ = of_kind("PodMonitor", manifests("metrics.podMonitor.enabled=true"))
+@pytest.mark.parametrize(("enabled", "with_kind"), [("true", False), ("auto", True)])
+def test_pod_monitors_are_made_where_asked_for_or_where_the_cluster_knows_them(
+    enabled: str, with_kind: bool
+) -> None:
+    kinds = (POD_MONITOR,) if with_kind else ()
+    found = manifests(f"metrics.podMonitor.enabled={enabled}", kinds=kinds)
+    monitor, _ = of_kind("PodMonitor", found)
     assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "metrics", "interval": "30s"}]
+
+
+@pytest.mark.parametrize(("enabled", "with_kind"), [("auto", False), ("false", True)])
+def test_pod_monitors_are_not_made_where_nobody_knows_them_or_wants_them(
+    enabled: str, with_kind: bool
+) -> None:
+    kinds = (POD_MONITOR,) if with_kind else ()
+    assert (
+        of_kind("PodMonitor", manifests(f"metrics.podMonitor.enabled={enabled}", kinds=kinds)) == []
+    )
 
 
 def _undeclared(values: dict[str, Any], schema: dict[str, Any], path: str = "") -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from aweigh_api import crd, metrics
-from aweigh_api.reasons import Reason
+from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.spec import Spec
 from aweigh_api.termination import ExitCode
 from aweigh_operator.events import Deed
@@ -43,14 +43,19 @@ def guide(name: str) -> str:
     return (GUIDES / f"{name}.md").read_text()
 
 
-def test_the_reference_has_every_reason_and_exit_code() -> None:
-    text = guide("inferenceservice")
+def reference(name: str) -> str:
+    return (CHECKOUT / "docs" / "reference" / f"{name}.md").read_text()
+
+
+def test_the_reference_has_every_condition_reason_event_and_exit_code() -> None:
+    text = reference("conditions")
+    assert [kind for kind in ConditionType if f"`{kind}`" not in text] == []
     assert [reason for reason in (*Reason, *Deed) if f"`{reason}`" not in text] == []
     assert [code for code in ExitCode if f"| {code.value} |" not in text] == []
 
 
 def test_the_reference_names_no_reason_that_does_not_exist() -> None:
-    rows = [line.split("|")[2] for line in guide("inferenceservice").splitlines() if "|" in line]
+    rows = [line.split("|")[2] for line in reference("conditions").splitlines() if "|" in line]
     named = {word for row in rows for word in re.findall(r"`([A-Z][A-Za-z]+)`", row)}
     assert named <= {*Reason, *Deed}
 

@@ -33,6 +33,23 @@ def wait_for(cluster: Cluster, count: int) -> None:
     cluster.wait(f"{count} operators", lambda: len(pods(cluster)) == count)
 
 
+@contextmanager
+def upgraded(cluster: Cluster) -> Iterator[None]:
+    """It has other images for pods and routers, for as long as the context lasts.
+
+    Nobody can pull them: what starts with them stays away.
+    """
+    parts = ("router", "runtime")
+    images = [f"--set-string={name}.image={cluster.image(name)}-next" for name in parts]
+    before = {pod["metadata"]["name"] for pod in pods(cluster)}
+    cluster.install(*images)
+    try:
+        cluster.wait("the new one to work", lambda: holder(cluster) not in {"", *before})
+        yield
+    finally:
+        cluster.install()
+
+
 def roll_out(cluster: Cluster) -> None:
     """Until the Deployment is what it was told to be."""
     where = ("-n", OPERATOR_NAMESPACE)
@@ -42,6 +59,12 @@ def roll_out(cluster: Cluster) -> None:
 def pods(cluster: Cluster) -> list[dict[str, Any]]:
     """Those that there are, ready or not."""
     return list(cluster.list("pods", OPERATOR_NAMESPACE, f"{names.LABEL_NAME}={NAME}"))
+
+
+def restarts(cluster: Cluster) -> int:
+    """How often their containers were started again."""
+    found = (each for pod in pods(cluster) for each in pod["status"].get("containerStatuses", ()))
+    return sum(each["restartCount"] for each in found)
 
 
 def holder(cluster: Cluster) -> str:

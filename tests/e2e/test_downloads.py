@@ -15,6 +15,7 @@ from tests.runtime.hub import Hub
 pytestmark = pytest.mark.cluster
 
 HELMSMAN = Path(__file__).parents[2] / "runtime/aweigh_runtime/builtin/helmsman-1m-draft"
+AT_ONCE = {"settleSeconds": 0, "timeoutSeconds": 0}
 TOKEN = "hf_secret-of-this-test"
 
 
@@ -77,6 +78,36 @@ def test_progress_shows_in_the_status_while_a_model_downloads(service: Service, 
     service.cluster.wait("part of the bytes in the status", under_way)
     hub.faults.piece_delay_s = 0.0
     service.wait_ready()
+
+
+def test_a_rollout_that_takes_longer_than_it_may_is_told_while_the_old_pod_serves_on(
+    service: Service, hub: Hub
+) -> None:
+    """The new pod is started again, and once it comes all is well."""
+    hub.add("acme/helmsman", HELMSMAN)
+    service.apply(model={"uri": "builtin://helmsman-1m-draft"}, drain=AT_ONCE)
+    service.wait_ready()
+    before = serving_pods(service)
+    hub.faults.piece_delay_s = 10.0  # of some 50 pieces
+    service.apply(
+        model={"uri": "hf://acme/helmsman"},
+        template={"env": [{"name": "HF_ENDPOINT", "value": hub.url}]},
+        rollout={"progressDeadlineSeconds": 60},
+        drain=AT_ONCE,
+    )
+    service.wait_for_reason("Ready", "ProgressDeadlineExceeded", 150)
+    service.cluster.wait("the new pod to be started again", lambda: restarted(service), 120)
+    late = service.wait_for_reason("Ready", "ProgressDeadlineExceeded")
+    assert late["status"] == "True"
+    assert "did not finish within rollout.progressDeadlineSeconds" in late["message"]
+    assert before < serving_pods(service)
+    hub.faults.piece_delay_s = 0.0
+    service.cluster.wait("the new pod alone", lambda: not before & serving_pods(service), 120)
+    service.wait_for_reason("Ready", "Ready")
+
+
+def restarted(service: Service) -> bool:
+    return any(service.restarts(pod["metadata"]["name"]) for pod in service.pods())
 
 
 def test_a_hub_that_does_not_answer_is_named(service: Service, hub: Hub) -> None:

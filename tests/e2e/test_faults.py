@@ -82,19 +82,27 @@ def eviction(service: Service) -> None:
 
 
 def operator_killed(service: Service) -> None:
-    where = ("-n", OPERATOR_NAMESPACE)
-    service.cluster.kubectl(
-        "delete", "pod", *where, "-l", f"app.kubernetes.io/name={operators.NAME}",
-        "--grace-period=0", "--force",
-    )  # fmt: skip
-    operators.roll_out(service.cluster)
+    """At once, without a signal that it could see."""
+    cluster = service.cluster
+    (pod,) = operators.pods(cluster)
+    before = operators.restarts(cluster)
+    kill(pod)
+    cluster.wait("it to start again", lambda: operators.restarts(cluster) > before)
+    operators.roll_out(cluster)
 
 
 def operator_upgrade(service: Service) -> None:
-    before = [pod["metadata"]["uid"] for pod in service.pods()]
-    service.cluster.install(f"--set-string=operator.podAnnotations.upgraded={time.time_ns()}")
-    operators.roll_out(service.cluster)
-    assert [pod["metadata"]["uid"] for pod in service.pods()] == before
+    """To one that starts new services with other images, and has work to do with this one."""
+    before = uids(service.pods()), uids(service.routers())
+    with operators.upgraded(service.cluster):
+        service.apply(**spec(replicas=3))
+        service.cluster.wait("a third pod", lambda: service.serving() == 3)
+        assert uids(service.pods()) > before[0]
+        assert uids(service.routers()) == before[1]
+
+
+def uids(pods: list[dict[str, Any]]) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in pods}
 
 
 def leader_lost(service: Service) -> None:

@@ -22,6 +22,7 @@ import yaml
 from aweigh_api import names
 from aweigh_operator.cluster import ApiServer, load_configuration
 from aweigh_operator.observe import Key
+from aweigh_operator.places import PLACES, kind_of, name_at
 from tests.api.refusals import manifest
 from tests.cluster.cluster import OPERATOR_NAMESPACE, RELEASE, Cluster, CommandFailed
 from tests.e2e.local_operator import LocalOperator, local_operator
@@ -33,6 +34,8 @@ NO_IMAGE = "127.0.0.1:9/aweigh-runtime:none"  # nobody listens there
 CHILDREN = ("deployment", "service", "serviceaccount", "networkpolicy", "poddisruptionbudget")
 AT_ONCE = {"settleSeconds": 0, "timeoutSeconds": 0}
 NUM_SERVICES = 20
+CHILD_WRITES = "aweigh_operator_child_writes_total"
+RECONCILES = "controller_runtime_reconcile_total"
 
 
 @pytest.fixture(scope="module")
@@ -153,17 +156,14 @@ def test_what_somebody_adds_to_a_selector_or_a_policy_is_taken_away_and_all_is_q
         service.cluster.kubectl("patch", kind, service.name, "-n", service.namespace, *patch)
         service.cluster.wait(f"{kind} as it was", partial(_has_spec, service, kind, before[kind]))
     time.sleep(2)
-    before_rest = _child_writes(local)
+    before_rest = _total(local, CHILD_WRITES)
     service.cluster.kubectl("annotate", "infs", service.name, "-n", service.namespace, "look=again")
     time.sleep(2)
-    assert _child_writes(local) == before_rest
+    assert _total(local, CHILD_WRITES) == before_rest
 
 
-def _child_writes(local: LocalOperator) -> float:
-    found = local.metrics().items()
-    return sum(
-        count for name, count in found if name.startswith("aweigh_operator_child_writes_total")
-    )
+def _total(local: LocalOperator, metric: str) -> float:
+    return sum(count for name, count in local.metrics().items() if name.startswith(metric))
 
 
 def _has_spec(service: Service, kind: str, spec: dict[str, Any]) -> bool:
@@ -191,25 +191,40 @@ def test_ten_resyncs_and_a_new_operator_change_no_resource_version(
     image = cluster.image("runtime")
     limits = {"limits": {"cpu": "1000m", "memory": "2048Mi"}, "requests": {"cpu": "10m"}}
     env = [{"name": "EMPTY"}, {"name": "GIVEN", "value": "1"}]
-    with local_operator(cluster, service.namespace, image, "--resync-seconds=0.3") as first:
-        service.apply(resources=limits, template={"env": env}, drain=AT_ONCE)
-        service.wait_ready()
-        time.sleep(2)  # until the status is quiet
+    often = "--resync-seconds=0.3"
+    with local_operator(cluster, service.namespace, image, often) as first:
+        service.apply(replicas=2, resources=limits, template={"env": env}, drain=AT_ONCE)
+        service.wait_ready(120)
+        service.wait_for_reason("RouterReady", "Available")
+        cluster.wait("all to be quiet", partial(_quiet, service))
         before = _versions(service)
-        reads = 'rest_client_requests_total{code="200",method="GET"}'
-        asked = first.metrics()[reads]
-        cluster.wait("ten resyncs", lambda: first.metrics()[reads] >= asked + 60)
+        assert before.keys() >= {*PLACES} - {"Job"}
+        written, reconciles = _total(first, CHILD_WRITES), _total(first, RECONCILES)
+        cluster.wait("ten resyncs", lambda: _total(first, RECONCILES) >= reconciles + 10)
         assert _versions(service) == before
+        assert _total(first, CHILD_WRITES) == written
         first.stop()
-    with local_operator(cluster, service.namespace, "registry.example/newer:1"):
-        time.sleep(3)
+    newer = "registry.example/newer:1"
+    with local_operator(
+        cluster, service.namespace, newer, often, f"--router-image={newer}"
+    ) as second:
+        cluster.wait("ten resyncs", lambda: _total(second, RECONCILES) >= 10)
         assert _versions(service) == before
+
+
+def _quiet(service: Service) -> bool:
+    before = _versions(service)
+    time.sleep(2)
+    return _versions(service) == before
 
 
 def _versions(service: Service) -> dict[str, str]:
-    objects = {"infs": service.body(), **children(service)}
-    pods = {each["metadata"]["name"]: each for each in service.pods()}
-    return {name: each["metadata"]["resourceVersion"] for name, each in {**objects, **pods}.items()}
+    """Of the service, of all its children and of all its pods, routers included."""
+    get, where = service.cluster.get, service.namespace
+    found = {each: get(kind_of(each), name_at(each, service.name), where) for each in PLACES}
+    pods = {each["metadata"]["name"]: each for each in (*service.pods(), *service.routers())}
+    objects = {"infs": service.body(), **found, **pods}
+    return {name: each["metadata"]["resourceVersion"] for name, each in objects.items() if each}
 
 
 def test_replicas_changed_to_two_and_back_leave_serving_pods_alone(

@@ -1,4 +1,4 @@
-"""The operator's rights are those that it uses: none is missing, and none is there for nothing."""
+"""The rights of operator and routers are those that they use: none is missing, none is idle."""
 
 import json
 from collections.abc import Callable
@@ -13,10 +13,9 @@ pytestmark = pytest.mark.cluster
 
 SMALL = {"uri": "builtin://helmsman-1m-draft"}
 OPERATOR = "aweigh-operator"
-ACCOUNT = f"system:serviceaccount:{OPERATOR_NAMESPACE}:{OPERATOR}"
 WITHOUT_A_REQUEST = {
     ("serving.aweigh.dev", "inferenceservices/finalizers", "update"),
-    *(("discovery.k8s.io", "endpointslices", verb) for verb in ("get", "list", "watch")),
+    *(("discovery.k8s.io", "endpointslices", verb) for verb in ("list", "watch")),
 }
 """Owner references that block deletion need the first; nobody can give routers what he has not."""
 SELDOM = {("serving.aweigh.dev", "inferenceservices", "get")}
@@ -31,31 +30,46 @@ class Right(NamedTuple):
     verb: str
 
 
+class Account(NamedTuple):
+    """A service account."""
+
+    namespace: str
+    name: str
+
+
+ITS_OWN = Account(OPERATOR_NAMESPACE, OPERATOR)
+
+
 @pytest.fixture
 def service(cluster: Cluster, operator: None, namespace: str) -> Service:
     return Service(cluster, namespace)
 
 
-def granted(cluster: Cluster) -> set[Right]:
-    """By the roles that are bound to the operator."""
+def granted(cluster: Cluster, account: Account) -> set[Right]:
+    """By the roles that are bound to it."""
     roles = _all(cluster, "clusterroles,roles")
     bindings = _all(cluster, "clusterrolebindings,rolebindings")
     named = {
-        (each["roleRef"]["kind"], each["roleRef"]["name"])
+        (_namespace(each) if each["roleRef"]["kind"] == "Role" else "", each["roleRef"]["name"])
         for each in bindings
         for subject in each.get("subjects", [])
         if subject["kind"] == "ServiceAccount"
-        and (subject.get("namespace"), subject["name"]) == (OPERATOR_NAMESPACE, OPERATOR)
+        and (subject.get("namespace"), subject["name"]) == account
     }
     return {
         Right(group, resource, verb)
         for role in roles
-        if (role["kind"], role["metadata"]["name"]) in named
+        if (_namespace(role), role["metadata"]["name"]) in named
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
+
+
+def _namespace(body: dict[str, Any]) -> str:
+    """Empty for what belongs to the whole cluster."""
+    return str(body["metadata"].get("namespace", ""))
 
 
 def _all(cluster: Cluster, kinds: str) -> list[dict[str, Any]]:
@@ -65,12 +79,15 @@ def _all(cluster: Cluster, kinds: str) -> list[dict[str, Any]]:
     return found
 
 
-def asked(cluster: Cluster, begun: int) -> tuple[set[Right], list[dict[str, Any]]]:
-    """What the operator has asked for, and what it was refused, since so many log entries.
+def asked(
+    cluster: Cluster, account: Account, begun: int
+) -> tuple[set[Right], list[dict[str, Any]]]:
+    """What it has asked for, and what it was refused, since so many log entries.
 
     Before them other tests may have taken the whole release away, roles first.
     """
-    entries = [each for each in cluster.audit()[begun:] if each["user"]["username"] == ACCOUNT]
+    user = f"system:serviceaccount:{account.namespace}:{account.name}"
+    entries = [each for each in cluster.audit()[begun:] if each["user"]["username"] == user]
     used = {_right(each["objectRef"], each["verb"]) for each in entries if "objectRef" in each}
     decision = "authorization.k8s.io/decision"
     refused = [each for each in entries if each["annotations"][decision] == "forbid"]
@@ -92,14 +109,26 @@ def test_every_right_is_used_and_none_is_missing(
         "rollout", "status", f"deployment/{OPERATOR}", "-n", OPERATOR_NAMESPACE, "--timeout=90s"
     )
     exercise(service)
-    used, refused = asked(cluster, begun)
+    used, refused = asked(cluster, ITS_OWN, begun)
     assert refused == []
-    rights = granted(cluster)
+    rights = granted(cluster, ITS_OWN)
     assert used - rights <= _open_to_everybody()
     # Who applies what is not there must be allowed to create it; the log has one entry, patch.
     used |= {right._replace(verb="create") for right in used if right.verb == "patch"}
     assert rights - used <= WITHOUT_A_REQUEST | SELDOM
     tell(f"{len(rights)} rights, each of them used; nothing else asked for")
+
+
+def test_every_right_of_a_router_is_used_and_none_is_missing(service: Service) -> None:
+    cluster, router = service.cluster, Account(service.namespace, f"{service.name}-router")
+    begun = len(cluster.audit())
+    service.apply(model=SMALL, replicas=2)
+    service.wait_ready()
+    service.wait_for_reason("RouterReady", "Available")
+    rights = granted(cluster, router)
+    assert {right.resource for right in rights} == {"endpointslices"}
+    cluster.wait("it to use them", lambda: asked(cluster, router, begun)[0] >= rights)
+    assert asked(cluster, router, begun) == (rights, [])
 
 
 def _open_to_everybody() -> set[Right]:

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.cluster
 SMALL = {"uri": "builtin://helmsman-1m-draft"}
 LOAD_S = 240.0  # pods must be warm, hits be counted, and reports be read
 CALM_S = 180.0
+DEPLOYMENT = {"apiVersion": "apps/v1", "kind": "Deployment"}
+SERVICE = {"apiVersion": names.API_VERSION, "kind": names.KIND}
 AUTOSCALER_S = 150.0  # it looks every 15 s; the operator asks for it once a minute
 
 
@@ -70,7 +72,7 @@ def test_pods_follow_the_load_and_the_coldest_goes(
 def test_an_autoscaler_of_the_deployment_is_told_and_left_alone(service: Service) -> None:
     service.apply(model=SMALL, replicas=1)
     service.wait_ready()
-    service.cluster.apply(json.dumps(autoscaler(service, 2)), service.namespace)
+    service.cluster.apply(autoscaler(service, DEPLOYMENT, 2), service.namespace)
     service.cluster.wait("another autoscaler to scale", lambda: service.size() == 2, AUTOSCALER_S)
     conflict = service.wait_for_reason("ScalingActive", "Conflict", AUTOSCALER_S)
     assert conflict["status"] == "False"
@@ -81,16 +83,45 @@ def test_an_autoscaler_of_the_deployment_is_told_and_left_alone(service: Service
     service.cluster.wait("the spec to count again", lambda: service.size() == 1, AUTOSCALER_S)
 
 
-def autoscaler(service: Service, pods: int) -> dict[str, Any]:
+def test_an_autoscaler_of_the_service_sets_its_number_of_pods(service: Service) -> None:
+    service.apply(model=SMALL, replicas=1)
+    service.wait_ready()
+    service.cluster.apply(autoscaler(service, SERVICE, 2), service.namespace)
+    service.cluster.wait("it to set two pods", lambda: service.serving() == 2, AUTOSCALER_S)
+    assert service.body()["spec"]["replicas"] == 2
+    time.sleep(20)  # it looks once more, and so do we
+    assert (service.size(), service.condition("ScalingActive")) == (2, {})
+    hpa = service.cluster.get("hpa", "theirs", service.namespace)
+    assert hpa is not None
+    able = {each["type"]: each["status"] for each in hpa["status"]["conditions"]}
+    assert able["AbleToScale"] == "True"
+
+
+def test_an_autoscaler_of_a_service_that_scales_is_told_and_changes_nothing(
+    service: Service,
+) -> None:
+    service.apply(model=SMALL, scaling={"maxReplicas": 3})
+    service.wait_ready()
+    service.cluster.apply(autoscaler(service, SERVICE, 2), service.namespace)
+    conflict = service.wait_for_reason("ScalingActive", "Conflict", AUTOSCALER_S)
+    assert conflict["status"] == "False"
+    assert "HorizontalPodAutoscaler theirs scales the InferenceService chat" in conflict["message"]
+    assert service.size() == 1
+    service.cluster.kubectl("delete", "hpa", "theirs", "-n", service.namespace)
+    service.cluster.wait(
+        "no conflict", lambda: service.condition("ScalingActive")["status"] == "True", AUTOSCALER_S
+    )
+
+
+def autoscaler(service: Service, target: dict[str, str], pods: int) -> dict[str, Any]:
     """One that knows no load: it keeps its lower bound."""
-    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": service.name}
     load = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
         "metadata": {"name": "theirs", "namespace": service.namespace},
         "spec": {
-            "scaleTargetRef": target,
+            "scaleTargetRef": {**target, "name": service.name},
             "minReplicas": pods,
             "maxReplicas": pods,
             "metrics": [{"type": "Resource", "resource": load}],

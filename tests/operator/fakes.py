@@ -14,7 +14,7 @@ from aweigh_operator import events
 from aweigh_operator.cluster import RESOURCES, ApiError
 from aweigh_operator.compare import ATOMIC
 from aweigh_operator.metrics import Metrics
-from aweigh_operator.observe import Key, Manifest, Pod
+from aweigh_operator.observe import Autoscaler, Key, Manifest, Pod
 from aweigh_operator.places import PLACES, kind_of, name_at
 from aweigh_operator.readers import Readers
 from aweigh_operator.reconcile import Reconciler
@@ -148,7 +148,7 @@ class FakeCluster:
         self.marked: list[Mark] = []
         self.refuse_marks: ApiError | None = None
         self.secrets: dict[str, Manifest] = {}
-        self.autoscalers: dict[Key, str] = {}
+        self.rivals: list[Autoscaler] = []
         self.asked_for_autoscalers = 0
         self._versions = itertools.count(100)
 
@@ -232,9 +232,9 @@ class FakeCluster:
         name = secret["metadata"]["name"]
         return self.secrets.setdefault(name, secret) is secret
 
-    async def autoscaler(self, key: Key) -> str | None:
+    async def autoscalers(self, namespace: str) -> list[Autoscaler]:
         self.asked_for_autoscalers += 1
-        return self.autoscalers.get(key)
+        return list(self.rivals)
 
     async def write_status(self, body: Manifest, status: Manifest) -> Manifest | None:
         key = Key(body["metadata"]["namespace"], body["metadata"]["name"])

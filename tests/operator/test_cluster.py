@@ -13,6 +13,7 @@ from kubernetes.aio.client import Configuration
 from aweigh_api import crd, names
 from aweigh_operator import cluster, main
 from aweigh_operator.cluster import ApiError, ApiServer
+from aweigh_operator.observe import Autoscaler
 from tests.operator import fakes
 from tests.operator.fakes import KEY
 
@@ -28,6 +29,7 @@ class Answers:
         self.body: Any = {}
         self.first: list[Any] = []  # bodies of the first answers, if they are others
         self.delay_s = 0.0
+        self.headers: dict[str, str] = {}
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.content_types: list[str] = []
 
@@ -40,7 +42,7 @@ class Answers:
         recovered = self.recovers_after is not None and len(self.asked) > self.recovers_after
         status = 200 if recovered else self.status
         body = self.first.pop(0) if self.first else self.body
-        return web.json_response(body, status=status)
+        return web.json_response(body, status=status, headers=self.headers)
 
 
 @pytest.fixture
@@ -161,6 +163,18 @@ async def test_what_may_pass_is_transient(api: ApiServer, answers: Answers, stat
     assert failed.value.transient
 
 
+@pytest.mark.parametrize(
+    ("said", "after_s"), [("7", 7.0), ("", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0)]
+)
+async def test_a_server_that_is_asked_too_much_says_when_to_come_again(
+    api: ApiServer, answers: Answers, said: str, after_s: float
+) -> None:
+    answers.status, answers.headers = 429, {"Retry-After": said}
+    with pytest.raises(ApiError) as failed:
+        await api.read("Service", KEY)
+    assert failed.value.retry_after_s == after_s
+
+
 async def test_a_server_that_does_not_answer_in_time_is_given_up(
     api: ApiServer, answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +222,30 @@ async def test_the_newest_failure_to_mount_counts(api: ApiServer, answers: Answe
     assert await api.mount_failure("team", "chat-1") == "new"
     answers.body = {}
     assert await api.mount_failure("team", "chat-1") is None
+
+
+def autoscaler(name: str, api: str, kind: str) -> Any:
+    target = {"apiVersion": api, "kind": kind, "name": "chat"}
+    return {"metadata": {"name": name}, "spec": {"scaleTargetRef": target}}
+
+
+async def test_autoscalers_of_deployments_and_of_our_services_are_found(
+    api: ApiServer, answers: Answers
+) -> None:
+    answers.body = {
+        "items": [
+            autoscaler("one", "apps/v1", "Deployment"),
+            autoscaler("two", names.API_VERSION, names.KIND),
+            autoscaler("kserve", "serving.kserve.io/v1beta1", "InferenceService"),
+            autoscaler("other", "apps/v1", "StatefulSet"),
+        ]
+    }
+    assert await api.autoscalers("team") == [
+        Autoscaler("one", "Deployment", "chat"),
+        Autoscaler("two", names.KIND, "chat"),
+    ]
+    ((_, path, _, _),) = answers.asked
+    assert path == "/apis/autoscaling/v2/namespaces/team/horizontalpodautoscalers"
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,26 @@ def test_a_deadline_that_passed_is_told_unless_a_pod_says_why() -> None:
     assert verdicts(pod, children=children)[READY].reason is Reason.IMAGE_PULL_FAILED
 
 
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [
+        (crashed(0, reason="Completed"), Reason.PROGRESS_DEADLINE_EXCEEDED),
+        (crashed(137, "the end of its log"), Reason.PROGRESS_DEADLINE_EXCEEDED),
+        (crashed(137, reason="OOMKilled"), Reason.OUT_OF_MEMORY),
+        (crashed(1, "Traceback"), Reason.CRASH_LOOPING),
+    ],
+)
+def test_a_pod_that_is_started_again_as_it_comes_too_late_has_not_crashed(
+    last: Manifest, reason: Reason
+) -> None:
+    late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+    children = {"Deployment": {"status": {"conditions": [late]}}}
+    old, new = fakes.pod("old", ready=True, hash="old"), fakes.pod("new", hash="new", last=last)
+    found = verdicts(old, new, children=children)
+    assert (found[READY].status, found[READY].reason) == ("True", reason)
+    assert verdicts(old, new)[READY].reason is not Reason.PROGRESS_DEADLINE_EXCEEDED
+
+
 def test_a_failing_rollout_leaves_ready_true_and_shows_why() -> None:
     old = fakes.pod("old", ready=True, hash="old")
     new = fakes.pod("new", hash="new", waiting={"reason": "ErrImagePull"})

@@ -87,7 +87,7 @@ def test_of_all_pods_routers_alone_get_a_token_which_reads_endpoint_slices() -> 
     assert pod()["serviceAccountName"] == "chat-router"
     (rule,) = found["Role-router"]["rules"]
     assert rule["resources"] == ["endpointslices"]
-    assert rule["verbs"] == ["get", "list", "watch"]
+    assert rule["verbs"] == ["list", "watch"]
     binding = found["RoleBinding-router"]
     assert binding["roleRef"]["name"] == found["Role-router"]["metadata"]["name"]
     (subject,) = binding["subjects"]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aweigh_api import names
 from aweigh_operator import reconcile
+from aweigh_operator.cluster import ApiError
 from aweigh_operator.observe import Key, Manifest, Observed
 from aweigh_operator.places import PLACES
 from aweigh_operator.plan import Apply, Delete, plan
@@ -156,12 +157,21 @@ async def do(operator: Operator, deed: str, value: Any) -> Operator:
     elif deed == "run pods":
         cluster.run_pods()
     elif deed == "step":
-        await operator.reconcile(catch_up=value)
+        await step(operator, catch_up=value)
     elif deed == "restart operator":
         return Operator(cluster)
     else:
         meddle(cluster, deed, value)
     return operator
+
+
+async def step(operator: Operator, catch_up: bool) -> None:
+    """As the queue takes one: what may succeed in a moment is tried again later."""
+    try:
+        await operator.reconcile(catch_up=catch_up)
+    except ApiError as error:
+        if not error.transient:
+            raise
 
 
 def meddle(cluster: FakeCluster, deed: str, value: Any) -> None:

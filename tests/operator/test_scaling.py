@@ -1,18 +1,22 @@
 """From reports to replicas: a whole operator, with pods that tell what they have counted."""
 
+import asyncio
 from typing import Any
 
 from aweigh_api import names
 from aweigh_operator import reconcile
+from aweigh_operator.autoscalers import Autoscalers
 from aweigh_operator.autoscaling import LOOK_S
 from aweigh_operator.cluster import ApiError
-from aweigh_operator.observe import Key, Manifest
+from aweigh_operator.observe import Autoscaler, Key, Manifest
 from tests.operator import fakes
 from tests.operator.fakes import KEY, Clock, FakeCluster, Operator
 from tests.operator.scaling.looks import report
 
 SCALING = {"minReplicas": 1, "maxReplicas": 6}
 DRY_RUN = {"scaling": {**SCALING, "mode": "DryRun"}, "replicas": 1}
+THEIRS = Autoscaler("theirs", "Deployment", KEY.name)
+OF_THE_SERVICE = Autoscaler("keda-hpa-chat", names.KIND, KEY.name)
 BUSY, CALM = 100.0, 3.0  # requests per second for several pods, and for one
 
 
@@ -230,7 +234,7 @@ async def test_an_autoscaler_that_scales_the_deployment_is_told_and_left_alone(
         cluster.put(fakes.service(spec))
         operator = Operator(cluster)
         await operator.settle()
-        cluster.autoscalers[KEY] = "theirs"
+        cluster.rivals.append(THEIRS)
         for size in (4, 3, 5):
             resize(cluster, size)
             await operator.settle()
@@ -238,8 +242,8 @@ async def test_an_autoscaler_that_scales_the_deployment_is_told_and_left_alone(
         status, reason, message = operator.condition("ScalingActive")
         assert (status, reason) == ("False", "Conflict")
         assert "HorizontalPodAutoscaler theirs" in message
-        del cluster.autoscalers[KEY]
-        clock.now_s += reconcile.AUTOSCALER_KNOWN_S + 1
+        cluster.rivals.clear()
+        clock.now_s += reconcile.AUTOSCALERS_KNOWN_S + 1
         await operator.settle()
         conditions = {each["type"] for each in operator.status()["conditions"]}
         assert ("ScalingActive" in conditions) == ("scaling" in spec)
@@ -255,7 +259,7 @@ async def test_an_autoscaler_is_left_alone_whose_pods_are_there_and_after_a_rest
         cluster.put(fakes.service(spec))
         operator = Operator(cluster)
         await operator.settle()
-        cluster.autoscalers[KEY] = "theirs"
+        cluster.rivals.append(THEIRS)
         resize(cluster, 5)
         for number in range(5):
             cluster.put(fakes.pod(f"chat-{number}", ready=True))
@@ -344,6 +348,65 @@ async def test_who_scales_the_deployment_by_hand_is_no_autoscaler(clock: Clock) 
     await operator.settle()
     assert cluster.objects["Deployment", KEY]["spec"]["replicas"] == 2
     assert cluster.asked_for_autoscalers == asked + 1
+
+
+async def test_an_autoscaler_of_a_service_that_scales_is_told_within_a_minute_and_stops_nothing(
+    clock: Clock,
+) -> None:
+    world = World(clock)
+    await world.pass_(60)
+    world.cluster.rivals.append(OF_THE_SERVICE)
+    await world.pass_(reconcile.AUTOSCALERS_KNOWN_S + LOOK_S)
+    status, reason, message = world.operator.condition("ScalingActive")
+    assert (status, reason, world.size) == ("False", "Conflict", 1)
+    assert "HorizontalPodAutoscaler keda-hpa-chat scales the InferenceService chat" in message
+    await world.pass_(300, BUSY)
+    assert world.size > 1
+    assert world.operator.condition("ScalingActive")[1] == "Conflict"
+    world.cluster.rivals.clear()
+    await world.pass_(reconcile.AUTOSCALERS_KNOWN_S + LOOK_S, BUSY)
+    assert world.operator.condition("ScalingActive")[0] == "True"
+
+
+async def test_an_autoscaler_of_the_deployment_is_told_before_it_has_changed_anything(
+    clock: Clock,
+) -> None:
+    world = World(clock)
+    await world.pass_(60)
+    world.cluster.rivals += [OF_THE_SERVICE, THEIRS]
+    await world.pass_(reconcile.AUTOSCALERS_KNOWN_S + LOOK_S)
+    assert "scales the Deployment chat" in world.operator.condition("ScalingActive")[2]
+
+
+async def test_an_autoscaler_of_a_service_whose_replicas_count_is_welcome(clock: Clock) -> None:
+    for spec in ({"replicas": 2}, DRY_RUN):
+        cluster = FakeCluster()
+        cluster.put(fakes.service(spec))
+        operator = Operator(cluster)
+        await operator.settle()
+        cluster.rivals.append(OF_THE_SERVICE)
+        clock.now_s += reconcile.AUTOSCALERS_KNOWN_S + 1
+        cluster.edit(names.KIND, lambda body: body["spec"].update(replicas=3))
+        await operator.settle()
+        assert cluster.objects["Deployment", KEY]["spec"]["replicas"] == 3
+        reasons = {each["reason"] for each in operator.status()["conditions"]}
+        assert "Conflict" not in reasons
+
+
+async def test_all_services_of_a_namespace_ask_once_for_its_autoscalers(clock: Clock) -> None:
+    cluster = FakeCluster()
+    looks = Autoscalers(cluster, clock.monotonic)
+
+    async def all_ask() -> int:
+        await asyncio.gather(*(looks.of("team", 60.0) for _ in range(50)))
+        return cluster.asked_for_autoscalers
+
+    assert [await all_ask(), await all_ask()] == [1, 1]
+    clock.now_s += 61.0
+    assert await all_ask() == 2
+    await looks.of("team", 0.0)  # before a change of size
+    await looks.of("other", 60.0)
+    assert cluster.asked_for_autoscalers == 4
 
 
 async def test_a_suspended_service_comes_back_as_large_as_it_was(clock: Clock) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import itertools
 import random
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aweigh_operator import workqueue
+from aweigh_operator.cluster import ApiError
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.workqueue import WorkQueue
 
@@ -136,6 +138,44 @@ async def test_a_failing_key_comes_back_after_pauses_that_double(
     assert pauses[0] >= 0.02
     assert pauses[1] >= 0.04
     assert pauses[2] >= 0.08
+
+
+async def pauses_of(error: Exception, caplog: pytest.LogCaptureFixture) -> list[float]:
+    """How long 50 keys that fail at once are told to wait, in seconds."""
+    failed = asyncio.Semaphore(0)
+
+    async def work(key: str) -> None:
+        failed.release()
+        raise error
+
+    queue = WorkQueue(work, Metrics())
+    for number in range(50):
+        queue.add(str(number))
+    queue.start()
+    for _ in range(50):
+        await failed.acquire()
+    await queue.stop(5)
+    found = re.findall(r"next try of \d+ in ([\d.]+) s", caplog.text)
+    assert len(found) == 50
+    return [float(each) for each in found]
+
+
+async def test_keys_that_fail_together_do_not_come_back_together(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_PAUSE_S", 100.0)
+    pauses = await pauses_of(RuntimeError("all at once"), caplog)
+    assert 50.0 <= min(pauses) < max(pauses) <= 100.0
+    assert max(pauses) - min(pauses) > 10.0
+    assert len(set(pauses)) > 10
+
+
+async def test_a_server_that_says_when_to_ask_again_is_not_asked_sooner_nor_by_all_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pauses = await pauses_of(ApiError("list pods", 429, "too many", retry_after_s=100.0), caplog)
+    assert 100.0 <= min(pauses) < max(pauses) <= 150.0
+    assert len(set(pauses)) > 10
 
 
 async def test_a_key_comes_back_after_the_delay_that_its_work_asks_for() -> None:

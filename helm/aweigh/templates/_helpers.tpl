@@ -45,7 +45,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices] # which pods are ready: the operator never asks, but routers do
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [""]
   resources: [secrets] # that a service's pods and routers share: made, and never read
   verbs: [create]
@@ -62,7 +62,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [pods]
   verbs: [list, watch, patch] # patch: which pods go first when there are too many
 - apiGroups: [autoscaling]
-  resources: [horizontalpodautoscalers] # whether another scales a Deployment of ours
+  resources: [horizontalpodautoscalers] # whether another scales what is ours to scale
   verbs: [list]
 - apiGroups: [""]
   resources: [events] # why a volume cannot be mounted stands only there
@@ -70,4 +70,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+{{- end }}
+
+{{/* Not empty where there shall be PodMonitors. */}}
+{{- define "aweigh.podMonitors" -}}
+{{- $asked := toString .Values.metrics.podMonitor.enabled -}}
+{{- $known := .Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PodMonitor" -}}
+{{- if or (eq $asked "true") (and (eq $asked "auto") $known) -}}
+true
+{{- end -}}
 {{- end }}

@@ -27,7 +27,7 @@ def role(owner: InferenceService) -> Manifest:
             {
                 "apiGroups": ["discovery.k8s.io"],
                 "resources": ["endpointslices"],
-                "verbs": ["get", "list", "watch"],
+                "verbs": ["list", "watch"],
             }
         ],
     }

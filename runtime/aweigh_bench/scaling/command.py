@@ -219,7 +219,7 @@ def _kept(trace: Trace, rule: str, played: list[Played]) -> list[Bar]:
 
 
 def _beaten(found: Results) -> list[Bar]:
-    """Traces on which another rule is better in both."""
+    """Traces on which another rule is better in both; where as few are late, `_cheaper` tells."""
     bars = []
     for rule in RULES:
         if rule in OURS:
@@ -230,7 +230,8 @@ def _beaten(found: Results) -> list[Bar]:
             if _late(by_rule[rule]) < _late(by_rule[OWN])
             and _hours(by_rule[rule]) < _hours(by_rule[OWN])
         ]
-        what = f"traces on which `{rule}` has both fewer late requests and fewer pod-hours"
+        fewer = "strictly fewer late requests and strictly fewer pod-hours"
+        what = f"traces on which `{rule}` has {fewer}"
         bars.append(Bar(what, "<= 1", ", ".join(better) or "none", len(better) <= 1))
     return bars
 
