@@ -198,10 +198,8 @@ class Speculator:
         if self._losing_s is not None and self._now_s - self._losing_s >= _PAUSED_S:
             best = max(left, key=lambda each: each.pace.rate)
             name, verdict = best.proposer.name, best.pace.verdict(self._rows)
-            mostly_wrong, why = (
-                best.pace.mostly_wrong,
-                f"drafting with {name} does not pay: {verdict}",
-            )
+            mostly_wrong = best.pace.mostly_wrong
+            why = f"drafting with {name} does not pay: {verdict}"
         elif self._lately.verdict:
             mostly_wrong = self._lately.mostly_wrong
             why = f"drafting brings too little: {self._lately.verdict}"
