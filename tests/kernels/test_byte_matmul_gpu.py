@@ -20,6 +20,7 @@ from aweigh_kernels.round_rows import round_gated, round_rows
 from aweigh_kernels.rounding import ByteRounding, Rounded
 from aweigh_kernels.weight import prepare, reference, rounded
 from tests.kernels.exact import FP32, ROUNDED, expect_exact
+from tests.kernels.gpu_products import expect_same_in_graphs
 from tests.kernels.weights import Draw
 
 pytestmark = pytest.mark.gpu
@@ -182,23 +183,11 @@ def test_a_graph_of_products_that_need_each_other(kind: str, tokens: int) -> Non
     product = prepare(on_gpu(weights(4096, 4096)[kind]), torch.bfloat16)
     x = activations(tokens, 4096).cuda()
 
-    def chain(*, waits: bool) -> torch.Tensor:
-        found = x
-        for _ in range(10):
-            found = product(found)
-            found = found / found.abs().amax(-1, keepdim=True)
-            if waits:
-                torch.cuda.synchronize()
-        return found
+    def multiply(given: torch.Tensor) -> torch.Tensor:
+        found = product(given)
+        return found / found.abs().amax(-1, keepdim=True)
 
-    wanted = chain(waits=True)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = chain(waits=False)
-    for _ in range(5):
-        found.fill_(NAN)
-        graph.replay()
-        assert torch.equal(found, wanted)
+    expect_same_in_graphs(multiply, x)
 
 
 @pytest.mark.parametrize("dtype", list(ROUNDED), ids=str)

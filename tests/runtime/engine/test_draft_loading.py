@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from aweigh_runtime.engine import assembly, warm_up
 from aweigh_runtime.engine.loop import Engine
-from aweigh_runtime.engine.messages import Draft, Start, Work
+from aweigh_runtime.engine.messages import Draft, Speculation, Start, Work
 from aweigh_runtime.sources.local import builtin
 from tests.runtime.engine.real import answers, greedy
 
@@ -60,6 +60,18 @@ START = Start(
 )
 
 
+def told_by(engine: Engine) -> Speculation:
+    """What it says of its drafts behind an answer, which has all its tokens."""
+    engine.take(Work([greedy(1, list(PROMPT), 4)], []))
+    reports = [engine.step()]
+    while engine.patience_s == 0:
+        reports.append(engine.step())
+    assert len(answers(reports)[1]) == 4
+    told = reports[-1].speculation
+    assert told is not None
+    return told
+
+
 def built(target: Path) -> Engine:
     engine, _ = assembly.build(
         START, target, lambda done, total: None, [builtin("helmsman-1m-draft")]
@@ -88,13 +100,7 @@ def test_without_memory_for_the_step_with_drafts_the_target_is_served_alone(
 
     monkeypatch.setattr(warm_up, "_verify", verify)
     engine = built(padded)
-    engine.take(Work([greedy(1, list(PROMPT), 4)], []))
-    reports = [engine.step()]
-    while engine.patience_s == 0:
-        reports.append(engine.step())
-    assert len(answers(reports)[1]) == 4
-    told = reports[-1].speculation
-    assert told is not None
+    told = told_by(engine)
     assert (told.state, told.reason) == ("failed", "OutOfMemory")
     assert "no memory for the largest step on cpu" in told.message
 
@@ -116,13 +122,7 @@ def test_a_draft_whose_files_are_broken_is_left_out(
     shutil.copytree(builtin("helmsman-1m-draft"), draft)
     (draft / name).write_bytes(broken((draft / name).read_bytes()))
     engine, _ = assembly.build(START, padded, lambda done, total: None, [draft])
-    engine.take(Work([greedy(1, list(PROMPT), 4)], []))
-    reports = [engine.step()]
-    while engine.patience_s == 0:
-        reports.append(engine.step())
-    assert len(answers(reports)[1]) == 4
-    told = reports[-1].speculation
-    assert told is not None
+    told = told_by(engine)
     assert (told.state, told.reason) == ("failed", "DraftUnavailable")
     assert told.message.startswith("the draft model builtin://draft is not used: ")
 

@@ -36,6 +36,7 @@ KINDS: list[dict[str, Any]] = [
     {"temperature": 0.9, "top_p": 0.9, "seed": 5},
     {"temperature": 1.1, "seed": 7, "response_format": STRUCTURED},
     {"temperature": 0.8, "seed": 3, "n": 2},
+    {"structured_outputs": {"regex": "(one two three ){9}"}},  # n-grams are found again
 ]
 
 
@@ -93,16 +94,15 @@ def test_seventy_requests_of_all_kinds_have_the_answers_that_they_have_without_d
     with exact(tmp_path / "plain") as served:
         expected = answered(served)
         expect_short_of_memory(served)
-    drafted = 0
     for drafts in ("--draft-model=builtin://helmsman-1m-draft", "--speculation=ngram"):
         with exact(tmp_path / drafts.strip("-").partition("=")[0], drafts) as served:
             got = answered(served)
             expect_short_of_memory(served)
-            drafted += served.state().drafted_tokens or 0
+            # How many stay depends on when drafting pays, and so on the machine.
+            assert (served.state().drafted_tokens or 0) > 0, drafts
         different = [
             (number, drafts, one, other)
             for number, (one, other) in enumerate(zip(got, expected, strict=True))
             if one != other
         ]
         assert different == []
-    assert drafted > 0  # how much pays, and with which of them, depends on the machine
