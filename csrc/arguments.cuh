@@ -23,7 +23,7 @@ struct Arguments {
     int units, steps;
     int scale_pitch;  // between the scales of two groups; 0 if there is one
     int scale_steps;  // of a group
-    int tiles;        // of 8 tokens, of a block: 1, 2, 4, or 8 if sparse
+    int tiles;        // of 8 tokens, of a block
     int warps;        // of a block
     int splits;       // blocks that share rows, each with a part of their columns
     int bits;         // 4 or 8
@@ -32,6 +32,10 @@ struct Arguments {
     int early;        // it may start before the kernel before it has ended
     int first;        // unit, and
     int count;        // how many: of `unpack`
+    int block_rows;   // of the weight; this and what follows: of many tokens
+    int blocks;       // that run at once
+    int whole;        // tiles of rows and tokens, each of which a cluster has alone
+    int sharers;      // clusters that share the others
 };
 
 }  // namespace aweigh

@@ -1,18 +1,19 @@
 """x · weightᵀ for weights of 2, 3, 4 or 8 bits in groups, as fast as they can be read.
 
 Few tokens are multiplied with 4 or 8 bits by a kernel in CUDA C++ where that is there and takes the
-groups, all others by Triton.
+groups, many on Hopper with 4 bits by another one, all others by Triton.
 
 Bound: memory, up to some tens of tokens; N·K·bits / 8 bytes of the weight move, and 4 for each row
 of a group. Sums are fp32, in an order that depends on shapes alone: the same product is the same
 bits again. Of many tokens the weight is made dense in parts, and cuBLAS multiplies.
 """
 
+from collections.abc import Hashable
 from functools import partial
 
 import torch
 
-from aweigh_kernels import cuda_int_matmul
+from aweigh_kernels import cuda_int_matmul, hopper_int_matmul
 from aweigh_kernels.dense import NARROW, expect_beside, expect_dense
 from aweigh_kernels.gpu.int_matmul import multiply, unpack
 from aweigh_kernels.gpus import Gpu
@@ -20,9 +21,10 @@ from aweigh_kernels.int_packing import ROWS, Packed
 from aweigh_kernels.product import Kernels
 from aweigh_kernels.skinny_matmul import Scratch
 from aweigh_kernels.tile_matmul import Workspace, launch, launch_unpack, multiply_in_parts
-from aweigh_kernels.tile_schedule import MOST_TOKENS, Schedule, schedule_if_few, schedule_on
+from aweigh_kernels.tile_schedule import MOST_TOKENS, schedule_if_few, schedule_on
 
-MOST_TOKENS_CUDA = 8  # of the kernel in CUDA C++
+MOST_TOKENS_CUDA = 8  # of the kernel in CUDA C++ for few
+LEAST_TOKENS_HOPPER = 33  # of that for many
 _SMALL_CUDA = 1 << 24  # numbers of 4 bits, of which Triton's is as fast
 _LEAST_BITS_CUDA = 4
 _STEP_BITS_CUDA = 512  # of a row
@@ -37,7 +39,8 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
         workspace: likewise.
 
     Returns:
-        [T, N], as x, rounded once. Of more than MOST_TOKENS rows, weights are rounded, too.
+        [T, N], as x, rounded once. Of more than MOST_TOKENS rows weights are rounded, too; where
+        `on_hopper`, they and their scales.
 
     Raises:
         ValueError: x has another shape, number format, strides or device.
@@ -46,7 +49,10 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
     expect_dense("x", x, [num_tokens, num_columns], NARROW)
     expect_beside("x", x, packed.words)
     output = x.new_empty(num_tokens, num_rows)
-    if num_tokens > MOST_TOKENS:
+    if output.numel() and on_hopper(num_tokens, packed, x.dtype):
+        divided = hopper_int_matmul.schedule_on(x.device, num_tokens, packed.shape)
+        hopper_int_matmul.launch(x, packed, output, workspace.scratch, divided)
+    elif num_tokens > MOST_TOKENS:
         multiply_in_parts(x, workspace, output, partial(launch_unpack, unpack, packed))
     elif output.numel():
         scratch = workspace.scratch
@@ -75,6 +81,13 @@ def in_cuda(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
     return bool(cuda_int_matmul.ready(packed.words.device, packed.bits, dtype, sparse=False))
 
 
+def on_hopper(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
+    """Whether so many tokens are multiplied by Hopper's warpgroups. Loads it, see `kernels_of`."""
+    if num_tokens < LEAST_TOKENS_HOPPER or not hopper_int_matmul.takes(packed):
+        return False
+    return hopper_int_matmul.is_ready(packed.words.device, dtype)
+
+
 def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
     """Those that compute its products with x of a number format: graphs may hold them from now on.
 
@@ -82,10 +95,13 @@ def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
     """
     device = packed.words.device
     in_cuda(1, packed, dtype)  # loads what a graph that is being captured cannot
+    on_hopper(LEAST_TOKENS_HOPPER, packed, dtype)
 
-    def chosen(num_tokens: int) -> Schedule | cuda_int_matmul.Schedule | None:
+    def chosen(num_tokens: int) -> Hashable:
         if in_cuda(num_tokens, packed, dtype):
             return schedule_cuda_on(device, num_tokens, packed, dtype)
+        if on_hopper(num_tokens, packed, dtype):
+            return hopper_int_matmul.__name__  # nothing of it is compiled
         return schedule_if_few(device, packed, num_tokens)
 
     return Kernels(

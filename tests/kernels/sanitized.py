@@ -137,7 +137,7 @@ def products() -> None:
 
 
 def int_products() -> None:
-    """With integers of all widths: of few tokens, by each kernel; of many by dense weights."""
+    """With integers of all widths: of few tokens and of many, by each kernel."""
     workspace = workspace_of(torch.device("cuda", 0))
     for tokens, shape, bits, group in (
         (1, (100, 72), 4, 128),
@@ -149,7 +149,10 @@ def int_products() -> None:
         (12, (300, 1000), 8, 64),
         (32, (512, 4096), 8, 4096),
         (33, (257, 576), 8, 32),
+        (64, (512, 4096), 4, 128),
+        (96, (600, 1024), 4, 1024),
         (200, (300, 520), 4, 128),
+        (200, (300, 520), 3, 128),
         (300, (100, 136), 8, 128),
         (300, (100, 136), 3, 128),
     ):

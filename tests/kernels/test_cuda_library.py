@@ -22,6 +22,7 @@ MOST_WORK = {  # of a number that is kept, by kind, bits, bf16
     ("Int", 8, 1): 2.5,
 }  # fmt: skip
 KIND = re.compile(r"\d(SparseInt|Int)ILi(\d)EEELb(\d)ELi(\d)ELi(\d)E")
+MANY = re.compile(r"hopper_int_multiply.*TileILi\dELi(\d)ELi(\d+)ELi\dEEELb(\d)E")
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_tensor_cores_multiply_what_comes_by_asynchronous_copies(
     built: Path, architecture: str
 ) -> None:
     codes = of_library(built, architecture)
-    assert (len(codes), sum("unpack" in name for name in codes)) == (4 * 7 + 4 * 4, 4)
+    assert (len(codes), sum("unpack" in name for name in codes)) == (4 * 7 + 4 * 4 + 2 * 5, 4)
     for name, code in codes.items():
         assert code.stack_bytes == 0, name
         if found := KIND.search(name):
@@ -55,6 +56,11 @@ def test_tensor_cores_multiply_what_comes_by_asynchronous_copies(
             if architecture == "90a" and tiles == 1:
                 work = sum(code.loop().count(each) for each in ("LOP3", "SHF", "HFMA2", "HADD2"))
                 assert work <= MOST_WORK[kind, bits, wide] * kept / 32 + 32, name
+        elif found := MANY.search(name):
+            if architecture == "90a":
+                expect_many(code, *map(int, found.groups()))
+            else:
+                assert not code.count("HMMA")  # nobody calls it
         else:
             assert code.count("STG.E.64")
 
@@ -76,6 +82,28 @@ def expect_multiply(code: MachineCode, kind: str, bits: int, wide: int, schedule
     threads = schedule.resident * schedule.warps * 32
     assert code.registers * threads <= 65_536  # of a multiprocessor
     return kept
+
+
+def expect_many(code: MachineCode, own: int, tokens: int, wide: int) -> None:
+    """Products of 128 columns in two halves: while one is multiplied the other is unpacked.
+
+    A warpgroup has `own` times 64 rows.
+    """
+    kind = "F32.BF16" if wide else "F32"
+    core = re.escape(f"HGMMA.64x{tokens}x16.{kind} ") + r"R\d+, R(\d+), gdesc"
+    text, wait = code.text, r"WARPGROUP\.DEPBAR\.LE gsb0, 0x(\d)"
+    assert re.findall(wait, text) == ["1", "1", "0"]  # one half is always on its way
+    first, _, second, *_ = re.split(wait, text)
+    left = [set(re.findall(core, half)) for half in (first, second)]
+    assert [len(each) for each in left] == [4 * own] * 2
+    assert not left[0] & left[1]  # registers of one half are not those of the other
+    work = sum(second.count(each) for each in ("LOP3", "SHF", "HFMA2", "HADD2", "HMUL2"))
+    assert work <= 2.1 * own * 32
+    assert second.count("LDS") == own
+    for waits in ("STS", "STG", "LDG", "LDL", "SHFL", "MEMBAR"):
+        assert not second.count(waits), waits
+    assert code.count("UTMALDG.2D.MULTICAST") == 2
+    assert code.registers * 3 * 128 <= 65_536  # two that multiply, and one that copies
 
 
 def test_python_and_cuda_agree_on_what_they_hand_over() -> None:

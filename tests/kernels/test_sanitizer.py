@@ -68,7 +68,7 @@ def test_what_is_watched_is_what_python_launches() -> None:
         *("multiply_dense", "multiply_ints", "multiply_bytes"),
         *("round_as_given", "round_by_token", "round_by_group", "round_groups", "quantize_groups"),
         *("summarize", "spread", "decide"),
-        *("int_multiply", "sparse_int_unpack"),
+        *("int_multiply", "sparse_int_unpack", "hopper_int_multiply"),
     }
 
 

@@ -12,13 +12,15 @@ inline uint32_t shared_address(const void *pointer) {
     return uint32_t(static_cast<const char *>(pointer) - reinterpret_cast<char *>(memory));
 }
 
-inline char *shared(uint32_t address) { return reinterpret_cast<char *>(memory) + address; }
+inline char *shared(uint32_t address, int rank = current->rank) {
+    return reinterpret_cast<char *>(memory + rank * SHARED_PIECES) + address;
+}
 
 inline uint64_t read_once() { return 0; }
 
 inline void copy_known(uint32_t to, const void *from, bool known) {
     const bool aligned = to % 16 == 0 && (!known || reinterpret_cast<uintptr_t>(from) % 16 == 0);
-    const bool right = aligned && to + 16 <= sizeof memory;
+    const bool right = aligned && to + 16 <= SHARED_PIECES * 16;
     expect(right, "a copy is not aligned, or goes to what is not shared");
     const char *source = static_cast<const char *>(from);
     const bool of_x = known && source >= x_begin && source < x_end;

@@ -1,0 +1,104 @@
+"""The kernel of many tokens and integers of 4 bits without a GPU; `conftest.py` says how."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from aweigh_kernels import hopper_int_matmul
+from aweigh_kernels.hopper_int_matmul import CLUSTER, TILES, Schedule, launch, schedule
+from aweigh_kernels.int_matmul import LEAST_TOKENS_HOPPER
+from aweigh_kernels.int_weight import IntWeight
+from aweigh_kernels.tile_matmul import Workspace
+from tests.kernels.architectures import PROCESSORS
+from tests.kernels.exact import expect_exact
+from tests.kernels.test_cuda_int_matmul import BF16, FP16, WHOLE, packed
+from tests.kernels.weights import Draw
+
+CLUSTERS = 3
+
+
+@pytest.fixture
+def workspace(workspace_on_cpu: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """So few clusters run at once that some have several tiles."""
+    monkeypatch.setattr(hopper_int_matmul, "starts_early", lambda _: True)
+    monkeypatch.setattr(hopper_int_matmul, "_blocks", lambda _: CLUSTERS * CLUSTER)
+    return workspace_on_cpu
+
+
+def divided(tile: tuple[int, int], tokens: int, rows: int, sharers: int) -> Schedule:
+    """With as many clusters that share tiles, if any are left to share."""
+    whole = Schedule.of(tile, tokens, rows, CLUSTERS)
+    return replace(whole, sharers=max(whole.shared, sharers) if whole.shared else 0)
+
+
+def drawn(shape: tuple[int, int], group: int, dtype: torch.dtype) -> IntWeight:
+    """Scales are of x's number format: they are not rounded."""
+    weight = Draw(sum(shape)).ints(*shape, 4, group, asymmetric=True)
+    return replace(weight, scale=weight.scale.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [BF16, FP16], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "group", "tile", "sharers"),
+    [
+        ((300, 256), 128, (128, 256), 3),  # two tiles: one cluster has a part of both
+        ((520, 384), WHOLE, (256, 128), 0),
+        ((64, 512), 256, (256, 64), 3),  # six whole tiles, then two
+        ((33, 200), WHOLE, (128, 64), 2),
+    ],
+)
+def test_one_hot_activations_read_the_weights_exactly(
+    shape: tuple[int, int],
+    group: int,
+    tile: tuple[int, int],
+    sharers: int,
+    dtype: torch.dtype,
+    workspace: Workspace,
+) -> None:
+    weight = drawn(shape, group, dtype)
+    found = torch.full((shape[1], shape[0]), torch.nan, dtype=dtype)
+    hot = torch.eye(shape[1], dtype=dtype)
+    chosen = divided(tile, shape[1], shape[0], sharers)
+    launch(hot, packed(weight), found, workspace.scratch, chosen)
+    assert torch.equal(found, weight.dense(dtype).T)
+    assert not workspace.scratch.arrived.any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "group", "dtype", "tokens", "tile", "sharers"),
+    [
+        ((257, 1024), 128, BF16, 65, (256, 64), 3),
+        ((1100, 384), 128, FP16, 40, (128, 64), 3),
+        ((100, 1000), WHOLE, BF16, 130, (128, 128), 3),
+        ((31, 7), WHOLE, FP16, 97, (256, 128), 1),
+    ],
+)
+def test_a_product_is_that_of_the_weights_rounded(
+    shape: tuple[int, int],
+    group: int,
+    dtype: torch.dtype,
+    tokens: int,
+    tile: tuple[int, int],
+    sharers: int,
+    workspace: Workspace,
+) -> None:
+    weight = drawn(shape, group, dtype)
+    x = Draw(tokens).normal(tokens, shape[1]).to(dtype)
+    x[0] = torch.nan  # which no other token sees
+    found = torch.full((tokens, shape[0]), torch.nan, dtype=dtype)
+    chosen = divided(tile, tokens, shape[0], sharers)
+    launch(x, packed(weight), found, workspace.scratch, chosen)
+    assert bool(found[0].isnan().all())
+    expect_exact(found[1:], x[1:], weight.dense(dtype))
+
+
+def test_each_number_of_tokens_has_room_for_what_clusters_leave_to_each_other() -> None:
+    sizes = ((1, 16), (4096, 4096), (6144, 4096), (28_672, 4096), (4096, 14_336), (57_344, 8192))
+    for shape in sizes:
+        for tokens in (*range(LEAST_TOKENS_HOPPER, 1025), 8192):
+            chosen = schedule(tokens, shape, PROCESSORS)
+            assert (chosen.rows, chosen.tokens) in TILES
+            assert chosen.shared <= chosen.sharers <= PROCESSORS // CLUSTER
+            assert chosen.whole % (PROCESSORS // CLUSTER) == 0
+            assert chosen.sums <= PROCESSORS * 64 * 1024
