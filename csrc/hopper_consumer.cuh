@@ -30,9 +30,9 @@ class Consumer {
   private:
     static constexpr uint32_t ZEROS = 511;  // of a factor; the others are the scale's
 
-    // The products of some steps. While a half of 64 columns is multiplied the next is unpacked.
+    // The products of some steps. While half of one is multiplied the next is unpacked.
     __device__ void add(float (&sums)[T::OWN][T::TOKENS / 2], int steps) {
-        uint32_t left[2][T::OWN][4][4], offsets[T::OWN][2], scales[T::OWN][2];
+        uint32_t left[2][T::OWN][T::SIXTEENS][4], offsets[T::OWN][2], scales[T::OWN][2];
         int before = 0;  // the stage of the last step
         for (int step = 0; step < steps; step++) {
             const int stage = place_.stage;
@@ -44,10 +44,10 @@ class Consumer {
                 for (int own = 0; own < T::OWN; own++) {
                     unpack(left[half][own], stage, own, half, offsets[own], scales[own]);
                 }
-                const uint64_t right = swizzled(memory_ + stage * T::X + half * T::X / 2);
+                const uint64_t right = half_of_x(stage, half);
                 begin_products();
 #pragma unroll
-                for (int sixteen = 0; sixteen < 4; sixteen++) {
+                for (int sixteen = 0; sixteen < T::SIXTEENS; sixteen++) {
 #pragma unroll
                     for (int own = 0; own < T::OWN; own++) {
                         multiply_by_four_warps<WIDE>(sums[own], left[half][own][sixteen],
@@ -66,6 +66,12 @@ class Consumer {
         release(before);
     }
 
+    // Where the columns of 4 bits are 64 in a matrix of their own, those of 8 bits are half of one.
+    __device__ uint64_t half_of_x(int stage, int half) const {
+        constexpr int BETWEEN = T::BITS == 4 ? T::TOKENS * 128 : 64;
+        return swizzled(memory_ + stage * T::X) + half * BETWEEN / 16;
+    }
+
     __device__ void load_factors(uint32_t (&offsets)[T::OWN][2], uint32_t (&scales)[T::OWN][2],
                                  int stage) {
         const uint32_t from = memory_ + T::OF_FACTORS + stage * T::FACTORS;
@@ -76,21 +82,22 @@ class Consumer {
                 const int row = unit(own) * 64 + row_of_lane() + lower * 8;
                 const uint32_t factor = load_shared_word(from + row * 4);
                 const float scale = __uint_as_float(factor & ~ZEROS);
-                offsets[own][lower] = offset<4, WIDE>(factor & ZEROS, lower);
+                offsets[own][lower] = offset<T::BITS, WIDE>(factor & ZEROS, lower);
                 scales[own][lower] = rounded_pair<WIDE>(scale, scale);
             }
         }
     }
 
-    // Weights of 64 columns, each rounded once as a tensor core takes it.
-    __device__ void unpack(uint32_t (&left)[4][4], int stage, int own, int half,
+    // Weights of half a step, each rounded once as a tensor core takes it.
+    __device__ void unpack(uint32_t (&left)[T::SIXTEENS][4], int stage, int own, int half,
                            const uint32_t (&offsets)[2], const uint32_t (&scales)[2]) {
         const uint4 found = load_shared(memory_ + T::OF_WEIGHT + stage * T::WEIGHT +
                                         unit(own) * 4096 + half * 2048 + threadIdx.x % 128 * 16);
         const uint32_t words[4] = {found.x, found.y, found.z, found.w};
 #pragma unroll
-        for (int sixteen = 0; sixteen < 4; sixteen++) {
-            to_numbers<4, WIDE, false>(left[sixteen], words + sixteen, offsets);
+        for (int sixteen = 0; sixteen < T::SIXTEENS; sixteen++) {
+            to_numbers<T::BITS, WIDE, false>(left[sixteen], words + sixteen * T::BITS / 4,
+                                             offsets);
 #pragma unroll
             for (int pair = 0; pair < 4; pair++) {
                 left[sixteen][pair] = times<WIDE>(left[sixteen][pair], scales[pair % 2]);

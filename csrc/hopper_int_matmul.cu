@@ -1,4 +1,4 @@
-// x · weightᵀ for many tokens and weights of 4 bits, on Hopper alone.
+// x · weightᵀ for many tokens and weights of 4 or 8 bits, on Hopper alone.
 // docs/kernels/int-weight.md says how they lie in memory and why.
 
 #include "hopper_int_multiply.cuh"
@@ -8,8 +8,8 @@ namespace aweigh {
 namespace {
 
 // Of a block: so many rows by two warpgroups, and tokens. Two blocks are a cluster.
-template <int ROWS, int TOKENS>
-using Many = Tile<2, ROWS / 128, TOKENS, 2>;
+template <int BITS, int ROWS, int TOKENS>
+using Many = Tile<BITS, 2, ROWS / 128, TOKENS, 2>;
 
 template <class T, bool WIDE>
 cudaError_t multiply_many(const Arguments &given, cudaStream_t stream) {
@@ -32,30 +32,30 @@ cudaError_t multiply_many(const Arguments &given, cudaStream_t stream) {
     return cudaLaunchKernelEx(&how, hopper_int_multiply<T, WIDE>, given, x);
 }
 
-template <bool WIDE>
-cudaError_t multiply_many_tiles(const Arguments &given, cudaStream_t stream) {
+template <int BITS, bool WIDE>
+cudaError_t multiply_tile(const Arguments &given, cudaStream_t stream) {
     switch (given.block_rows * 1000 + given.tiles * 8) {
-        case 128'064: return multiply_many<Many<128, 64>, WIDE>(given, stream);
-        case 128'128: return multiply_many<Many<128, 128>, WIDE>(given, stream);
-        case 128'256: return multiply_many<Many<128, 256>, WIDE>(given, stream);
-        case 256'064: return multiply_many<Many<256, 64>, WIDE>(given, stream);
-        case 256'128: return multiply_many<Many<256, 128>, WIDE>(given, stream);
+        case 128'064: return multiply_many<Many<BITS, 128, 64>, WIDE>(given, stream);
+        case 128'128: return multiply_many<Many<BITS, 128, 128>, WIDE>(given, stream);
+        case 128'256: return multiply_many<Many<BITS, 128, 256>, WIDE>(given, stream);
+        case 256'064: return multiply_many<Many<BITS, 256, 64>, WIDE>(given, stream);
+        case 256'128: return multiply_many<Many<BITS, 256, 128>, WIDE>(given, stream);
         default: return cudaErrorInvalidValue;
     }
 }
 
 template <class T, bool WIDE>
-cudaError_t make_many_ready() {
+cudaError_t make_ready() {
     return cudaFuncSetAttribute(hopper_int_multiply<T, WIDE>,
                                 cudaFuncAttributeMaxDynamicSharedMemorySize, T::SHARED_BYTES);
 }
 
-template <bool WIDE>
-cudaError_t make_all_many_ready() {
+template <int BITS, bool WIDE>
+cudaError_t make_all_ready() {
     for (const cudaError_t each :
-         {make_many_ready<Many<128, 64>, WIDE>(), make_many_ready<Many<128, 128>, WIDE>(),
-          make_many_ready<Many<128, 256>, WIDE>(), make_many_ready<Many<256, 64>, WIDE>(),
-          make_many_ready<Many<256, 128>, WIDE>()}) {
+         {make_ready<Many<BITS, 128, 64>, WIDE>(), make_ready<Many<BITS, 128, 128>, WIDE>(),
+          make_ready<Many<BITS, 128, 256>, WIDE>(), make_ready<Many<BITS, 256, 64>, WIDE>(),
+          make_ready<Many<BITS, 256, 128>, WIDE>()}) {
         if (each != cudaSuccess) return each;
     }
     return cudaSuccess;
@@ -71,12 +71,19 @@ extern "C" {
 
 // Loads the kernels on the current GPU, a Hopper: a graph that is being captured cannot.
 int aweigh_hopper_int_make_ready(const aweigh::Arguments *given) {
-    return given->wide ? aweigh::make_all_many_ready<true>() : aweigh::make_all_many_ready<false>();
+    using namespace aweigh;
+    if (given->bits == 4) return given->wide ? make_all_ready<4, true>() : make_all_ready<4, false>();
+    return given->wide ? make_all_ready<8, true>() : make_all_ready<8, false>();
 }
 
 int aweigh_hopper_int_multiply(const aweigh::Arguments *given, cudaStream_t stream) {
-    return given->wide ? aweigh::multiply_many_tiles<true>(*given, stream)
-                       : aweigh::multiply_many_tiles<false>(*given, stream);
+    using namespace aweigh;
+    if (given->bits == 4) {
+        return given->wide ? multiply_tile<4, true>(*given, stream)
+                           : multiply_tile<4, false>(*given, stream);
+    }
+    return given->wide ? multiply_tile<8, true>(*given, stream)
+                       : multiply_tile<8, false>(*given, stream);
 }
 
 }  // extern "C"

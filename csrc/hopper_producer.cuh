@@ -75,9 +75,9 @@ class Producer {
         const uint32_t to = memory_ + stage * T::X + rank_ * TOKENS * 128;
         if (!elected()) return;
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            copy_tile(to + half * T::X / 2, map_, step * 128 + half * 64, token + rank_ * TOKENS,
-                      full, ALL);
+        for (int first = 0; first < T::COLUMNS; first += 64) {
+            copy_tile(to + first / 64 * T::TOKENS * 128, map_, step * T::COLUMNS + first,
+                      token + rank_ * TOKENS, full, ALL);
         }
     }
 

@@ -1,4 +1,4 @@
-// How a product of many tokens with a weight of 4 bits is divided, and where in a block's shared
+// How a product of many tokens with a weight of 4 or 8 bits is divided, and where in a block's shared
 // memory its parts lie.
 #pragma once
 
@@ -8,16 +8,19 @@ namespace aweigh {
 namespace {
 
 // What a block has: WARPGROUPS that multiply, each with OWN times 64 rows, and TOKENS.
-template <int WARPGROUPS_, int OWN_, int TOKENS_, int CLUSTER_>
+template <int BITS_, int WARPGROUPS_, int OWN_, int TOKENS_, int CLUSTER_>
 struct Tile {
+    static constexpr int BITS = BITS_;
     static constexpr int WARPGROUPS = WARPGROUPS_, OWN = OWN_, TOKENS = TOKENS_, CLUSTER = CLUSTER_;
+    static constexpr int COLUMNS = 512 / BITS;  // of a step
+    static constexpr int SIXTEENS = 16 / BITS;  // of columns, in half a step
     static constexpr int UNITS = WARPGROUPS * OWN;  // of 64 rows
     static constexpr int ROWS = UNITS * 64;
     static constexpr int THREADS = (WARPGROUPS + 1) * 128;
     static constexpr int REGISTERS = WARPGROUPS == 2 ? 232 : 152;  // of those that multiply
 
-    // Bytes of a stage, which is 128 columns, and of what warpgroups pass on to memory.
-    static constexpr int X = TOKENS * 256, WEIGHT = UNITS * 4096, FACTORS = UNITS * 256;
+    // Bytes of a stage, which is a step, and of what warpgroups pass on to memory.
+    static constexpr int X = TOKENS * COLUMNS * 2, WEIGHT = UNITS * 4096, FACTORS = UNITS * 256;
     static constexpr int OUTPUT = WARPGROUPS * 4096;
     static constexpr int FITTING = (227 * 1024 - OUTPUT - 1024) / (X + WEIGHT + FACTORS);
     static constexpr int STAGES = FITTING < 8 ? FITTING : 8;
@@ -32,7 +35,7 @@ struct Tile {
     static constexpr int SHARED_BYTES = OF_COUNT + WARPGROUPS * 4;
 };
 
-// Steps of 128 columns of some rows and tokens: all, or what one of several clusters has of them.
+// Steps of some rows and tokens: all, or what one of several clusters has of them.
 template <class T>
 struct Item {
     int unit, token;  // the first

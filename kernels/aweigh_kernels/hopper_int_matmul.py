@@ -1,4 +1,4 @@
-"""Products of many tokens with weights of 4 bits by Hopper's warpgroups (`csrc/`).
+"""Products of many tokens with weights of 4 or 8 bits by Hopper's warpgroups (`csrc/`).
 
 Bound: arithmetic. Each weight is rounded to x's number format, as a dense one would be, and its
 scale before it. Sums are fp32, in an order that depends on shapes alone: the same product is the
@@ -18,8 +18,8 @@ from aweigh_kernels.gpus import Gpu
 from aweigh_kernels.int_packing import ROWS, Packed
 from aweigh_kernels.skinny_matmul import Scratch
 
-BITS = 4
-DEPTH = 128  # columns of a step
+BITS = (4, 8)
+_STEP_BITS = 512  # of a row
 CLUSTER = 2  # blocks with the same tokens and other rows
 _LEAST_STEPS = 2  # of a piece
 # Of a block: rows, tokens. A step of each takes so many ns, of 128 columns (H200).
@@ -68,7 +68,7 @@ class Schedule:
 
 
 @cache
-def is_ready(device: torch.device, dtype: torch.dtype) -> bool:
+def is_ready(device: torch.device, bits: int, dtype: torch.dtype) -> bool:
     """Whether the kernels are there and this is a Hopper GPU; loads them.
 
     Call it before a graph is captured that holds products.
@@ -76,29 +76,30 @@ def is_ready(device: torch.device, dtype: torch.dtype) -> bool:
     kernels = library()
     if kernels is None or not is_hopper(device):
         return False
-    given = Arguments(bits=BITS, wide=dtype == torch.bfloat16)
+    given = Arguments(bits=bits, wide=dtype == torch.bfloat16)
     with torch.cuda.device(device):
         error = kernels.aweigh_hopper_int_make_ready(ctypes.byref(given))
     if error:
-        warn(BITS, device, error)
+        warn(bits, device, error)
     return not error
 
 
 def takes(packed: Packed) -> bool:
     """Whether a weight is packed as the kernel reads it."""
-    return packed.bits == BITS and packed.depth == DEPTH and not packed.fours
+    return packed.bits in BITS and packed.depth * packed.bits == _STEP_BITS and not packed.fours
 
 
 @cache
-def schedule(num_tokens: int, shape: tuple[int, int], num_processors: int) -> Schedule:
+def schedule(num_tokens: int, shape: tuple[int, int], bits: int, num_processors: int) -> Schedule:
     """What should end first (docs/kernels/int-weight.md), by shape alone.
 
     Args:
         num_tokens: T.
         shape: N, K.
+        bits: of a weight.
         num_processors: multiprocessors of the GPU.
     """
-    steps, clusters = -(-shape[1] // DEPTH), num_processors // CLUSTER
+    steps, clusters = -(-shape[1] * bits // _STEP_BITS), num_processors // CLUSTER
     every = (
         replace(whole, sharers=sharers)
         for tile in TILES
@@ -130,9 +131,9 @@ def _time(chosen: Schedule, steps: int, clusters: int) -> float:
     return time + pieces * _SHARED + (pieces + parts) * numbers * _LEFT
 
 
-def schedule_on(device: torch.device, num_tokens: int, shape: tuple[int, int]) -> Schedule:
+def schedule_on(device: torch.device, num_tokens: int, packed: Packed) -> Schedule:
     """`schedule`, for a GPU that is there."""
-    return schedule(num_tokens, shape, _blocks(device))
+    return schedule(num_tokens, packed.shape, packed.bits, _blocks(device))
 
 
 def launch(
@@ -167,9 +168,9 @@ def launch(
         units=units * (ROWS // _UNIT),
         steps=steps,
         scale_pitch=pitch if groups > 1 else 0,
-        scale_steps=packed.group // DEPTH if groups > 1 else steps,
+        scale_steps=packed.group // packed.depth if groups > 1 else steps,
         tiles=chosen.tokens // 8,
-        bits=BITS,
+        bits=packed.bits,
         wide=x.dtype == torch.bfloat16,
         early=starts_early(x.device),
         block_rows=chosen.rows,

@@ -1,7 +1,7 @@
 """x · weightᵀ for weights of 2, 3, 4 or 8 bits in groups, as fast as they can be read.
 
 Few tokens are multiplied with 4 or 8 bits by a kernel in CUDA C++ where that is there and takes the
-groups, many on Hopper with 4 bits by another one, all others by Triton.
+groups, many on Hopper by another one, all others by Triton.
 
 Bound: memory, up to some tens of tokens; N·K·bits / 8 bytes of the weight move, and 4 for each row
 of a group. Sums are fp32, in an order that depends on shapes alone: the same product is the same
@@ -50,7 +50,7 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
     expect_beside("x", x, packed.words)
     output = x.new_empty(num_tokens, num_rows)
     if output.numel() and on_hopper(num_tokens, packed, x.dtype):
-        divided = hopper_int_matmul.schedule_on(x.device, num_tokens, packed.shape)
+        divided = hopper_int_matmul.schedule_on(x.device, num_tokens, packed)
         hopper_int_matmul.launch(x, packed, output, workspace.scratch, divided)
     elif num_tokens > MOST_TOKENS:
         multiply_in_parts(x, workspace, output, partial(launch_unpack, unpack, packed))
@@ -85,7 +85,7 @@ def on_hopper(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
     """Whether so many tokens are multiplied by Hopper's warpgroups. Loads it, see `kernels_of`."""
     if num_tokens < LEAST_TOKENS_HOPPER or not hopper_int_matmul.takes(packed):
         return False
-    return hopper_int_matmul.is_ready(packed.words.device, dtype)
+    return hopper_int_matmul.is_ready(packed.words.device, packed.bits, dtype)
 
 
 def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:

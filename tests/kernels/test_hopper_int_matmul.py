@@ -1,6 +1,7 @@
-"""The kernel of many tokens and integers of 4 bits without a GPU; `conftest.py` says how."""
+"""The kernel of many tokens and integers without a GPU; `conftest.py` says how."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -32,31 +33,34 @@ def divided(tile: tuple[int, int], tokens: int, rows: int, sharers: int) -> Sche
     return replace(whole, sharers=max(whole.shared, sharers) if whole.shared else 0)
 
 
-def drawn(shape: tuple[int, int], group: int, dtype: torch.dtype) -> IntWeight:
+def drawn(shape: tuple[int, int], bits: int, group: int, dtype: torch.dtype) -> IntWeight:
     """Scales are of x's number format: they are not rounded."""
-    weight = Draw(sum(shape)).ints(*shape, 4, group, asymmetric=True)
+    weight = Draw(sum(shape)).ints(*shape, bits, group, asymmetric=True)
     return replace(weight, scale=weight.scale.to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [BF16, FP16], ids=str)
 @pytest.mark.parametrize(
-    ("shape", "group", "tile", "sharers"),
+    ("shape", "bits", "group", "tile", "sharers"),
     [
-        ((300, 256), 128, (128, 256), 3),  # two tiles: one cluster has a part of both
-        ((520, 384), WHOLE, (256, 128), 0),
-        ((64, 512), 256, (256, 64), 3),  # six whole tiles, then two
-        ((33, 200), WHOLE, (128, 64), 2),
+        ((300, 256), 4, 128, (128, 256), 3),  # two tiles: one cluster has a part of both
+        ((520, 384), 4, WHOLE, (256, 128), 0),
+        ((64, 512), 4, 256, (256, 64), 3),  # six whole tiles, then two
+        ((33, 200), 4, WHOLE, (128, 64), 2),
+        ((150, 200), 8, WHOLE, (128, 128), 3),
+        ((300, 128), 8, 64, (256, 64), 3),
     ],
 )
 def test_one_hot_activations_read_the_weights_exactly(
     shape: tuple[int, int],
+    bits: int,
     group: int,
     tile: tuple[int, int],
     sharers: int,
     dtype: torch.dtype,
     workspace: Workspace,
 ) -> None:
-    weight = drawn(shape, group, dtype)
+    weight = drawn(shape, bits, group, dtype)
     found = torch.full((shape[1], shape[0]), torch.nan, dtype=dtype)
     hot = torch.eye(shape[1], dtype=dtype)
     chosen = divided(tile, shape[1], shape[0], sharers)
@@ -66,16 +70,19 @@ def test_one_hot_activations_read_the_weights_exactly(
 
 
 @pytest.mark.parametrize(
-    ("shape", "group", "dtype", "tokens", "tile", "sharers"),
+    ("shape", "bits", "group", "dtype", "tokens", "tile", "sharers"),
     [
-        ((257, 1024), 128, BF16, 65, (256, 64), 3),
-        ((1100, 384), 128, FP16, 40, (128, 64), 3),
-        ((100, 1000), WHOLE, BF16, 130, (128, 128), 3),
-        ((31, 7), WHOLE, FP16, 97, (256, 128), 1),
+        ((257, 1024), 4, 128, BF16, 65, (256, 64), 3),
+        ((1100, 384), 4, 128, FP16, 40, (128, 64), 3),
+        ((100, 1000), 4, WHOLE, BF16, 130, (128, 128), 3),
+        ((31, 7), 4, WHOLE, FP16, 97, (256, 128), 1),
+        ((100, 320), 8, 64, BF16, 130, (128, 128), 3),
+        ((257, 192), 8, WHOLE, FP16, 40, (256, 64), 3),
     ],
 )
 def test_a_product_is_that_of_the_weights_rounded(
     shape: tuple[int, int],
+    bits: int,
     group: int,
     dtype: torch.dtype,
     tokens: int,
@@ -83,7 +90,7 @@ def test_a_product_is_that_of_the_weights_rounded(
     sharers: int,
     workspace: Workspace,
 ) -> None:
-    weight = drawn(shape, group, dtype)
+    weight = drawn(shape, bits, group, dtype)
     x = Draw(tokens).normal(tokens, shape[1]).to(dtype)
     x[0] = torch.nan  # which no other token sees
     found = torch.full((tokens, shape[0]), torch.nan, dtype=dtype)
@@ -95,9 +102,9 @@ def test_a_product_is_that_of_the_weights_rounded(
 
 def test_each_number_of_tokens_has_room_for_what_clusters_leave_to_each_other() -> None:
     sizes = ((1, 16), (4096, 4096), (6144, 4096), (28_672, 4096), (4096, 14_336), (57_344, 8192))
-    for shape in sizes:
+    for shape, bits in product(sizes, hopper_int_matmul.BITS):
         for tokens in (*range(LEAST_TOKENS_HOPPER, 1025), 8192):
-            chosen = schedule(tokens, shape, PROCESSORS)
+            chosen = schedule(tokens, shape, bits, PROCESSORS)
             assert (chosen.rows, chosen.tokens) in TILES
             assert chosen.shared <= chosen.sharers <= PROCESSORS // CLUSTER
             assert chosen.whole % (PROCESSORS // CLUSTER) == 0

@@ -3,6 +3,7 @@
 import re
 from copy import copy
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from aweigh_kernels import cuda_int_matmul, hopper_int_matmul
 from aweigh_kernels import int_matmul as module
 from aweigh_kernels.dense import by_warpgroups, is_hopper
 from aweigh_kernels.int_matmul import LEAST_TOKENS_HOPPER, MOST_TOKENS_CUDA, int_matmul
-from aweigh_kernels.int_packing import pack
+from aweigh_kernels.int_packing import Packed, pack
 from aweigh_kernels.int_weight import IntWeight
 from aweigh_kernels.tile_matmul import Workspace, workspace_of
 from aweigh_kernels.tile_schedule import MOST_TOKENS, Schedule
@@ -108,7 +109,10 @@ def test_few_tokens_are_multiplied_in_cuda_where_groups_fill_its_steps() -> None
 
 @pytest.mark.parametrize(
     ("bits", "group", "taken"),
-    [(4, 128, True), (4, 1 << 20, True), (4, 64, False), (8, 128, False), (3, 128, False)],
+    [
+        *((4, 128, True), (4, 1 << 20, True), (4, 64, False)),
+        *((8, 64, True), (8, 1 << 20, True), (8, 32, False), (3, 128, False)),
+    ],
 )
 def test_many_tokens_are_multiplied_by_hopper_where_groups_fill_its_steps(
     bits: int, group: int, taken: bool
@@ -221,8 +225,8 @@ def test_in_however_many_parts_it_is_the_same_on_hopper(
         pytest.skip("it has none of the instructions")
     clusters = 5
 
-    def divided(_: torch.device, tokens: int, shape: tuple[int, int]) -> hopper_int_matmul.Schedule:
-        whole = hopper_int_matmul.Schedule.of(tile, tokens, shape[0], clusters)
+    def divided(_: torch.device, tokens: int, packed: Packed) -> hopper_int_matmul.Schedule:
+        whole = hopper_int_matmul.Schedule.of(tile, tokens, packed.shape[0], clusters)
         sharers = min(clusters, whole.shared + more) if whole.shared else 0
         return replace(whole, sharers=sharers)
 
@@ -230,9 +234,9 @@ def test_in_however_many_parts_it_is_the_same_on_hopper(
     monkeypatch.setattr(
         hopper_int_matmul, "_blocks", lambda _: clusters * hopper_int_matmul.CLUSTER
     )
-    for dtype in BOTH:
+    for dtype, bits in product(BOTH, hopper_int_matmul.BITS):
         for tokens, shape in ((64, (512, 4096)), (333, (300, 1408))):
-            case = Case(tokens, shape, dtype=dtype, asymmetric=True)
+            case = Case(tokens, shape, bits, dtype=dtype, asymmetric=True)
             case.check(int_matmul(case.x, case.packed, workspace))
             assert not workspace.scratch.arrived.any()
 
