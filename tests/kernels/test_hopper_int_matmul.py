@@ -5,6 +5,8 @@ from itertools import product
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from aweigh_kernels import hopper_int_matmul
 from aweigh_kernels.hopper_int_matmul import CLUSTER, TILES, Schedule, launch, schedule
@@ -98,6 +100,34 @@ def test_a_product_is_that_of_the_weights_rounded(
     launch(x, packed(weight), found, workspace.scratch, chosen)
     assert bool(found[0].isnan().all())
     expect_exact(found[1:], x[1:], weight.dense(dtype))
+
+
+@given(
+    rows=st.integers(1, 900),
+    steps=st.integers(1, 6),
+    tokens=st.integers(1, 150),
+    clusters=st.integers(1, 5),
+    more=st.integers(0, 4),
+)
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_however_steps_are_divided_each_is_added_once(
+    rows: int, steps: int, tokens: int, clusters: int, more: int, workspace: Workspace
+) -> None:
+    draw, columns = Draw(rows), 128 * steps
+    q = draw.integers(0, 16, rows, columns).to(torch.uint8)
+    weight = IntWeight(q=q, scale=torch.ones(rows, 1), bits=4, group=columns)
+    x = draw.integers(-8, 9, tokens, columns).to(BF16)  # sums are exact in any order
+    whole = Schedule.of((128, 64), tokens, rows, clusters)
+    most = min(clusters, whole.shared * steps)  # each has a step at least
+    chosen = replace(whole, sharers=min(whole.shared + more, most) if whole.shared else 0)
+    found = torch.full((tokens, rows), torch.nan, dtype=BF16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hopper_int_matmul, "_blocks", lambda _: clusters * CLUSTER)
+        launch(x, packed(weight), found, workspace.scratch, chosen)
+    assert torch.equal(found, (x.float() @ weight.dense().T).to(BF16))
+    assert not workspace.scratch.arrived.any()
 
 
 def test_each_number_of_tokens_has_room_for_what_clusters_leave_to_each_other() -> None:
