@@ -104,11 +104,28 @@ BENCHMARKS = {
         _saved("fused-operations-gpu", ".md", ".json"),
     ),
     "gptq-peer": Benchmark("gptq_peer", "GPTQ of a matrix here and in llm-compressor", PEER),
+    "int-divisions": Benchmark(
+        "int_divisions_gpu",
+        "divisions of products of many tokens with weights of 4 and 8 bits on Hopper",
+        GPU,
+        _saved("int-divisions-gpu", ".md", ".json"),
+    ),
     "int-weight": Benchmark(
         "int_weight_gpu",
         "products with weights of 4 and 8 bits",
         GPU,
         _saved("int-weight-gpu", ".md", ".json"),
+        takes_peers=True,
+    ),
+    "int-weight-many": Benchmark(
+        "int_weight_gpu",
+        "the same of 64 to 1,024 tokens",
+        GPU,
+        (
+            "--tokens",
+            *map(str, (64, 128, 256, 512, 1024)),
+            *_saved("int-weight-many-gpu", ".md", ".json"),
+        ),
         takes_peers=True,
     ),
     "int-weight-cpu": Benchmark(

@@ -18,17 +18,21 @@ from aweigh_kernels.gpus import Gpu
 from aweigh_kernels.int_packing import ROWS, Packed
 from aweigh_kernels.skinny_matmul import Scratch
 
-BITS = (4, 8)
-_STEP_BITS = 512  # of a row
 CLUSTER = 2  # blocks with the same tokens and other rows
-_LEAST_STEPS = 2  # of a piece
-# Of a block: rows, tokens. A step of each takes so many ns, of 128 columns (H200).
-TILES = {(128, 64): 570, (128, 128): 780, (128, 256): 1330, (256, 64): 1020, (256, 128): 1450}
+# Rows and tokens of a block, and the ns of a step of so many bits (H200, 27 products).
+_STEP_NS = {
+    4: {(128, 64): 606, (128, 128): 784, (128, 256): 1395, (256, 64): 1043, (256, 128): 1511},
+    8: {(128, 64): 410, (128, 128): 467, (128, 256): 736, (256, 64): 686, (256, 128): 940},
+}
+# What it takes beside that to write a tile, to share one, and to leave a sum to another cluster or
+# take it from there.
+_WRITTEN_NS, _SHARED_NS, _LEFT_NS = 824, 1627, 0.038
+BITS = tuple(_STEP_NS)
+TILES = tuple(_STEP_NS[4])
+_STEP_BITS = 512  # of a row
+_LEAST_STEPS = 2  # of a cluster that shares tiles
 _WARPGROUPS = 2  # of a block
 _UNIT = 32  # rows, as csrc/arguments.cuh counts them
-# What a tile takes beside that, and one that is shared, with each number that a cluster leaves to
-# another or takes from it.
-_WRITTEN, _SHARED, _LEFT = 1900, 2300, 0.043
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,15 @@ def takes(packed: Packed) -> bool:
 
 @cache
 def schedule(num_tokens: int, shape: tuple[int, int], bits: int, num_processors: int) -> Schedule:
-    """What should end first (docs/kernels/int-weight.md), by shape alone.
+    """What should end first, by shape alone; see `estimates`."""
+    found = estimates(num_tokens, shape, bits, num_processors)
+    return min(found, key=found.__getitem__)
+
+
+def estimates(
+    num_tokens: int, shape: tuple[int, int], bits: int, num_processors: int
+) -> dict[Schedule, float]:
+    """Each way to divide a product, and the ns that it should take (docs/kernels/int-weight.md).
 
     Args:
         num_tokens: T.
@@ -106,7 +118,7 @@ def schedule(num_tokens: int, shape: tuple[int, int], bits: int, num_processors:
         for whole in [Schedule.of(tile, num_tokens, shape[0], clusters)]
         for sharers in _sharers(whole.shared, clusters, steps)
     )
-    return min(every, key=lambda chosen: _time(chosen, steps, clusters))
+    return {each: _ns(each, bits, steps, clusters) for each in every}
 
 
 def _sharers(shared: int, clusters: int, steps: int) -> set[int]:
@@ -117,23 +129,28 @@ def _sharers(shared: int, clusters: int, steps: int) -> set[int]:
     return {*range(shared, most + 1, shared), most}
 
 
-def _time(chosen: Schedule, steps: int, clusters: int) -> float:
-    """What a product should take, in ns."""
-    step, numbers = TILES[chosen.rows, chosen.tokens], chosen.rows * chosen.tokens
-    time = chosen.whole // clusters * (steps * step + _WRITTEN)
+def _ns(chosen: Schedule, bits: int, steps: int, clusters: int) -> float:
+    """What a product should take, but for its start."""
+    step, numbers = _STEP_NS[bits][chosen.rows, chosen.tokens], chosen.rows * chosen.tokens
+    time = chosen.whole // clusters * (steps * step + _WRITTEN_NS)
     if not chosen.shared:
         return time
-    time += -(-chosen.shared * steps // chosen.sharers) * step + _WRITTEN
+    time += -(-chosen.shared * steps // chosen.sharers) * step + _WRITTEN_NS
     if chosen.sharers == chosen.shared:
         return time
     pieces = 2 if chosen.sharers % chosen.shared else 1  # of a cluster
     parts = chosen.sharers // chosen.shared + pieces  # of a tile
-    return time + pieces * _SHARED + (pieces + parts) * numbers * _LEFT
+    return time + pieces * _SHARED_NS + (pieces + parts) * numbers * _LEFT_NS
 
 
 def schedule_on(device: torch.device, num_tokens: int, packed: Packed) -> Schedule:
     """`schedule`, for a GPU that is there."""
     return schedule(num_tokens, packed.shape, packed.bits, _blocks(device))
+
+
+def estimates_on(device: torch.device, num_tokens: int, packed: Packed) -> dict[Schedule, float]:
+    """`estimates`, likewise."""
+    return estimates(num_tokens, packed.shape, packed.bits, _blocks(device))
 
 
 def launch(

@@ -24,8 +24,9 @@ from aweigh_kernels.tile_matmul import Workspace, launch, launch_unpack, multipl
 from aweigh_kernels.tile_schedule import MOST_TOKENS, schedule_if_few, schedule_on
 
 MOST_TOKENS_CUDA = 8  # of the kernel in CUDA C++ for few
-LEAST_TOKENS_HOPPER = 33  # of that for many
-_SMALL_CUDA = 1 << 24  # numbers of 4 bits, of which Triton's is as fast
+LEAST_TOKENS_HOPPER = {4: 33, 8: 17}  # of that for many, by bits
+_SMALL = 1 << 24  # numbers of 4 bits, with which
+_FEW_SMALL = 64  # tokens at most are multiplied as fast or faster by Triton's
 _LEAST_BITS_CUDA = 4
 _STEP_BITS_CUDA = 512  # of a row
 
@@ -74,7 +75,7 @@ def in_cuda(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
     """
     if num_tokens > MOST_TOKENS_CUDA or packed.fours or packed.bits < _LEAST_BITS_CUDA:
         return False
-    if packed.bits == _LEAST_BITS_CUDA and packed.shape[0] * packed.shape[1] <= _SMALL_CUDA:
+    if _is_small(packed):
         return False
     if packed.depth * packed.bits < _STEP_BITS_CUDA:
         return False
@@ -83,9 +84,15 @@ def in_cuda(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
 
 def on_hopper(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
     """Whether so many tokens are multiplied by Hopper's warpgroups. Loads it, see `kernels_of`."""
-    if num_tokens < LEAST_TOKENS_HOPPER or not hopper_int_matmul.takes(packed):
+    if not hopper_int_matmul.takes(packed) or num_tokens < LEAST_TOKENS_HOPPER[packed.bits]:
+        return False
+    if num_tokens <= _FEW_SMALL and _is_small(packed):
         return False
     return hopper_int_matmul.is_ready(packed.words.device, packed.bits, dtype)
+
+
+def _is_small(packed: Packed) -> bool:
+    return packed.bits == _LEAST_BITS_CUDA and packed.shape[0] * packed.shape[1] <= _SMALL
 
 
 def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
@@ -95,7 +102,7 @@ def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
     """
     device = packed.words.device
     in_cuda(1, packed, dtype)  # loads what a graph that is being captured cannot
-    on_hopper(LEAST_TOKENS_HOPPER, packed, dtype)
+    on_hopper(MOST_TOKENS + 1, packed, dtype)
 
     def chosen(num_tokens: int) -> Hashable:
         if in_cuda(num_tokens, packed, dtype):

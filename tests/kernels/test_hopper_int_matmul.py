@@ -133,7 +133,7 @@ def test_however_steps_are_divided_each_is_added_once(
 def test_each_number_of_tokens_has_room_for_what_clusters_leave_to_each_other() -> None:
     sizes = ((1, 16), (4096, 4096), (6144, 4096), (28_672, 4096), (4096, 14_336), (57_344, 8192))
     for shape, bits in product(sizes, hopper_int_matmul.BITS):
-        for tokens in (*range(LEAST_TOKENS_HOPPER, 1025), 8192):
+        for tokens in (*range(LEAST_TOKENS_HOPPER[bits], 1025), 8192):
             chosen = schedule(tokens, shape, bits, PROCESSORS)
             assert (chosen.rows, chosen.tokens) in TILES
             assert chosen.shared <= chosen.sharers <= PROCESSORS // CLUSTER

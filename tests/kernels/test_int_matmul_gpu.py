@@ -119,9 +119,18 @@ def test_many_tokens_are_multiplied_by_hopper_where_groups_fill_its_steps(
 ) -> None:
     if not is_hopper(DEVICE):
         pytest.skip("it has none of the instructions")
-    packed = Case(1, (64, 512), bits, group).packed
-    assert module.on_hopper(LEAST_TOKENS_HOPPER, packed, torch.bfloat16) == taken
-    assert not module.on_hopper(LEAST_TOKENS_HOPPER - 1, packed, torch.bfloat16)
+    packed, dtype = Case(1, (8192, 4096), bits, group).packed, torch.bfloat16
+    least = LEAST_TOKENS_HOPPER.get(bits, 1)
+    assert module.on_hopper(least, packed, dtype) == taken
+    assert not module.on_hopper(least - 1, packed, dtype)
+
+
+def test_few_tokens_are_multiplied_with_a_small_weight_of_4_bits_by_triton() -> None:
+    if not is_hopper(DEVICE):
+        pytest.skip("it has none of the instructions")
+    packed = Case(1, (64, 512)).packed
+    assert not module.on_hopper(64, packed, torch.bfloat16)
+    assert module.on_hopper(65, packed, torch.bfloat16)
 
 
 @pytest.mark.parametrize("dtype", BOTH, ids=str)
@@ -235,7 +244,7 @@ def test_in_however_many_parts_it_is_the_same_on_hopper(
         hopper_int_matmul, "_blocks", lambda _: clusters * hopper_int_matmul.CLUSTER
     )
     for dtype, bits in product(BOTH, hopper_int_matmul.BITS):
-        for tokens, shape in ((64, (512, 4096)), (333, (300, 1408))):
+        for tokens, shape in ((128, (512, 4096)), (333, (300, 1408))):
             case = Case(tokens, shape, bits, dtype=dtype, asymmetric=True)
             case.check(int_matmul(case.x, case.packed, workspace))
             assert not workspace.scratch.arrived.any()
