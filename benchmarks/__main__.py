@@ -117,17 +117,6 @@ BENCHMARKS = {
         _saved("int-weight-gpu", ".md", ".json"),
         takes_peers=True,
     ),
-    "int-weight-many": Benchmark(
-        "int_weight_gpu",
-        "the same of 64 to 1,024 tokens",
-        GPU,
-        (
-            "--tokens",
-            *map(str, (64, 128, 256, 512, 1024)),
-            *_saved("int-weight-many-gpu", ".md", ".json"),
-        ),
-        takes_peers=True,
-    ),
     "int-weight-cpu": Benchmark(
         "int_weight_cpu",
         "products with weights of 4 and 8 bits on a CPU",

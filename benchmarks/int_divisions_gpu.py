@@ -20,7 +20,7 @@ from aweigh_kernels.hopper_int_matmul import Schedule
 from aweigh_kernels.int_packing import ROWS, Packed
 from aweigh_kernels.tile_matmul import Workspace, workspace_of
 from benchmarks.int_peers import GROUP
-from benchmarks.int_weight_gpu import SHAPES
+from benchmarks.int_weight_gpu import MODEL, SHAPES
 from benchmarks.product_report import tell
 from benchmarks.replays import interleaved, num_sets
 
@@ -58,7 +58,7 @@ def main() -> None:
                 print(name, f"{share:.3f}", flush=True)
     tables = [Table("The chosen one first, cold memory, median of 8 replays", COLUMNS, rows)]
     title = "Divisions of products with packed integers on Hopper"
-    tell("int_divisions_gpu", title, "as int_weight_gpu", tables, bars, given.save)
+    tell("int_divisions_gpu", title, MODEL, tables, bars, given.save)
 
 
 def measured(

@@ -19,14 +19,15 @@ from aweigh_kernels.int_packing import ROWS, Packed
 from aweigh_kernels.skinny_matmul import Scratch
 
 CLUSTER = 2  # blocks with the same tokens and other rows
-# Rows and tokens of a block, and the ns of a step of so many bits (H200, 27 products).
+# Rows and tokens of a block, and the ns of a step of so many bits: fitted to what each division of
+# 60 products took on an H200 (benchmarks/results/int-divisions-gpu.md).
 _STEP_NS = {
-    4: {(128, 64): 606, (128, 128): 784, (128, 256): 1395, (256, 64): 1043, (256, 128): 1511},
-    8: {(128, 64): 410, (128, 128): 467, (128, 256): 736, (256, 64): 686, (256, 128): 940},
+    4: {(128, 64): 638, (128, 128): 793, (128, 256): 1413, (256, 64): 1073, (256, 128): 1537},
+    8: {(128, 64): 446, (128, 128): 531, (128, 256): 764, (256, 64): 759, (256, 128): 995},
 }
 # What it takes beside that to write a tile, to share one, and to leave a sum to another cluster or
 # take it from there.
-_WRITTEN_NS, _SHARED_NS, _LEFT_NS = 824, 1627, 0.038
+_WRITTEN_NS, _SHARED_NS, _LEFT_NS = 191, 1870, 0.041
 BITS = tuple(_STEP_NS)
 TILES = tuple(_STEP_NS[4])
 _STEP_BITS = 512  # of a row

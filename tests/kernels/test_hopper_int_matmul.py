@@ -1,7 +1,10 @@
 """The kernel of many tokens and integers without a GPU; `conftest.py` says how."""
 
+import json
+from collections import defaultdict
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from tests.kernels.test_cuda_int_matmul import BF16, FP16, WHOLE, packed
 from tests.kernels.weights import Draw
 
 CLUSTERS = 3
+MEASURED = Path(__file__).parents[2] / "benchmarks/results/int-divisions-gpu.json"
 
 
 @pytest.fixture
@@ -139,3 +143,14 @@ def test_each_number_of_tokens_has_room_for_what_clusters_leave_to_each_other() 
             assert chosen.shared <= chosen.sharers <= PROCESSORS // CLUSTER
             assert chosen.whole % (PROCESSORS // CLUSTER) == 0
             assert chosen.sums <= PROCESSORS * 64 * 1024
+
+
+def test_what_is_chosen_is_nearly_the_best_that_was_measured() -> None:
+    found = json.loads(MEASURED.read_text())["tables"][0]["rows"]
+    cells: dict[tuple[int, ...], dict[Schedule, float]] = defaultdict(dict)
+    for *cell, rows, tokens, whole, shared, sharers, us in found:
+        cells[tuple(cell)][Schedule(rows, tokens, whole, shared, sharers)] = us
+    assert len(cells) >= 60
+    for (rows, columns, bits, tokens), times in cells.items():
+        chosen = schedule(tokens, (rows, columns), bits, PROCESSORS)
+        assert times[chosen] <= 1.05 * min(times.values()), (rows, columns, bits, tokens)
