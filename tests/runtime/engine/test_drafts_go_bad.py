@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from aweigh_runtime.engine.messages import Sampling, Submission, Work
+from aweigh_runtime.engine.messages import Sampling, Speculation, Submission, Work
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Part
@@ -210,7 +210,8 @@ def test_drafts_without_memory_rest_longer_each_time_and_are_let_go_in_the_end()
 
     running._forward = short_of_memory
     running.take(Work([submission(id, [0, 1, id % 3], 40) for id in range(60)], []))
-    told, drafted = [], 0
+    told: list[Speculation] = []
+    drafted = 0
     while running.patience_s == 0:
         report = running.step()
         assert report.speculation is not None
