@@ -192,6 +192,7 @@ PARTS = (
     "__main__",
     "byte_products",
     "int_peers",
+    "layer_kernels",
     "peers",
     "product_report",
     "replays",

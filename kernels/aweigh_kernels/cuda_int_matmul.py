@@ -18,6 +18,8 @@ from aweigh_kernels.dense import starts_early
 from aweigh_kernels.skinny_matmul import Scratch
 
 ROWS = 32  # of the weight, of a warp
+GATES = {"silu": 1, "gelu_pytorch_tanh": 2}  # After, in csrc/arguments.cuh
+TURN = 3
 SHAPES = ((1, 8), (2, 8), (4, 4), (4, 8), (8, 4), (8, 8))  # of blocks: tiles, warps
 DENSE_SHAPES = SHAPES[:4]  # where all are kept
 _TILE = 8  # tokens that a tensor core takes at once
@@ -59,16 +61,20 @@ class Arguments(ctypes.Structure):
     _fields_ = (
         *(
             (name, ctypes.c_void_p)
-            for name in ("x", "packed", "scales", "output", "sums", "arrived")
+            for name in (
+                "x", "packed", "scales", "output", "sums", "arrived", "cos", "sin", "kv", "slots",
+            )
         ),
         *(
             (name, ctypes.c_int)
             for name in (
                 "tokens", "rows", "columns", "pitch", "units", "steps", "scale_pitch",
                 "scale_steps", "tiles", "warps", "splits", "bits", "sparse", "wide", "early",
-                "first", "count", "block_rows", "blocks", "whole", "sharers",
+                "first", "count", "block_rows", "blocks", "whole", "sharers", "after", "size",
+                "kv_heads", "kept_as_fp8",
             )
         ),
+        *((name, ctypes.c_float) for name in ("key_scale", "value_scale")),
     )  # fmt: skip
 
 

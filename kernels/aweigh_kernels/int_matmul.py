@@ -8,8 +8,9 @@ of a group. Sums are fp32, in an order that depends on shapes alone: the same pr
 bits again. Of many tokens the weight is made dense in parts, and cuBLAS multiplies.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import partial
+from types import MappingProxyType
 
 import torch
 
@@ -23,10 +24,11 @@ from aweigh_kernels.skinny_matmul import Scratch
 from aweigh_kernels.tile_matmul import Workspace, launch, launch_unpack, multiply_in_parts
 from aweigh_kernels.tile_schedule import MOST_TOKENS, schedule_if_few, schedule_on
 
+NOTHING: Mapping[str, float] = MappingProxyType({})
 MOST_TOKENS_CUDA = 8  # of the kernel in CUDA C++ for few
 LEAST_TOKENS_HOPPER = {4: 33, 8: 17}  # of that for many, by bits
-_SMALL = 1 << 24  # numbers of 4 bits, with which
-_FEW_SMALL = 64  # tokens at most are multiplied as fast or faster by Triton's
+_SMALL = 1 << 24  # numbers of 4 bits: with fewer Triton's is as fast for few tokens, with so many
+_FEW_SMALL = 64  # tokens at most are multiplied as fast or faster by it than by that for many
 _LEAST_BITS_CUDA = 4
 _STEP_BITS_CUDA = 512  # of a row
 
@@ -75,7 +77,7 @@ def in_cuda(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
     """
     if num_tokens > MOST_TOKENS_CUDA or packed.fours or packed.bits < _LEAST_BITS_CUDA:
         return False
-    if _is_small(packed):
+    if _is_small(packed, _SMALL - 1):
         return False
     if packed.depth * packed.bits < _STEP_BITS_CUDA:
         return False
@@ -86,13 +88,13 @@ def on_hopper(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
     """Whether so many tokens are multiplied by Hopper's warpgroups. Loads it, see `kernels_of`."""
     if not hopper_int_matmul.takes(packed) or num_tokens < LEAST_TOKENS_HOPPER[packed.bits]:
         return False
-    if num_tokens <= _FEW_SMALL and _is_small(packed):
+    if num_tokens <= _FEW_SMALL and _is_small(packed, _SMALL):
         return False
     return hopper_int_matmul.is_ready(packed.words.device, packed.bits, dtype)
 
 
-def _is_small(packed: Packed) -> bool:
-    return packed.bits == _LEAST_BITS_CUDA and packed.shape[0] * packed.shape[1] <= _SMALL
+def _is_small(packed: Packed, most: int) -> bool:
+    return packed.bits == _LEAST_BITS_CUDA and packed.shape[0] * packed.shape[1] <= most
 
 
 def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
@@ -133,15 +135,17 @@ def launch_cuda(
     output: torch.Tensor,
     scratch: Scratch,
     chosen: cuda_int_matmul.Schedule,
+    following: Mapping[str, float] = NOTHING,
 ) -> None:
     """Launch the kernel in CUDA C++.
 
     Args:
         x: [T, K]; T is 1 or more.
         packed: with tiles as deep as can be, and columns as warpgroups take them.
-        output: [T, N].
+        output: [T, N], or what follows makes of it.
         scratch: has room for what blocks leave to each other.
         chosen: how it is divided; of at most 4 tiles.
+        following: what follows, in the words of `Arguments`.
     """
     units, tiles, _ = packed.words.shape
     groups, pitch = packed.factors.shape
@@ -157,5 +161,6 @@ def launch_cuda(
         scale_steps=packed.group // packed.depth if groups > 1 else tiles,
         bits=packed.bits,
         wide=output.dtype == torch.bfloat16,
+        **following,
     )
     cuda_int_matmul.launch(x, given, scratch, chosen)

@@ -55,7 +55,9 @@ def test_tensor_cores_multiply_what_comes_by_asynchronous_copies(
             kept = expect_multiply(code, kind, bits, wide, Schedule(tiles, warps, 1))
             assert bool(code.count("ACQBULK")) == (architecture != "80")
             if architecture == "90a" and tiles == 1:
-                work = sum(code.loop().count(each) for each in ("LOP3", "SHF", "HFMA2", "HADD2"))
+                work = sum(
+                    code.loop("HMMA").count(each) for each in ("LOP3", "SHF", "HFMA2", "HADD2")
+                )
                 assert work <= MOST_WORK[kind, bits, wide] * kept / 32 + 32, name
         elif found := MANY.search(name):
             if architecture == "90a":
@@ -68,7 +70,7 @@ def test_tensor_cores_multiply_what_comes_by_asynchronous_copies(
 
 def expect_multiply(code: MachineCode, kind: str, bits: int, wide: int, schedule: Schedule) -> int:
     """How many numbers a warp has in a step."""
-    loop, units = code.loop(), 2 if schedule.tiles == 8 else 1  # of a warp
+    loop, units = code.loop("HMMA"), 2 if schedule.tiles == 8 else 1  # of a warp
     sparse, columns = kind == "SparseInt", 128 if kind == "SparseInt" else 512 // bits
     core = "HMMA.SP.16832.F32" if sparse else "HMMA.16816.F32"
     products = len(re.findall(re.escape(core + ".BF16" * wide) + r" R", loop.text))
@@ -115,8 +117,8 @@ def test_python_and_cuda_agree_on_what_they_hand_over() -> None:
     fields = cuda_int_matmul.Arguments._fields_
     assert names == [name for name, *_ in fields]
     kinds = [
-        ctypes.c_void_p if "*" in several else ctypes.c_int
-        for _, several in lines
+        ctypes.c_void_p if "*" in several else {"int": ctypes.c_int, "float": ctypes.c_float}[kind]
+        for kind, several in lines
         for _ in several.split(",")
     ]
     assert kinds == [kind for _, kind, *_ in fields]

@@ -116,6 +116,8 @@ inline float __uint_as_float(uint32_t bits) {
     return number;
 }
 
+inline float __fdiv_rn(float number, float by) { return number / by; }
+
 template <typename T>
 T __ldcg(const T *from) { return *from; }
 

@@ -83,6 +83,30 @@ uint16_t rounded(float number) {
 }
 
 template <bool WIDE>
+float widened(uint16_t bits) { return number<WIDE>(bits); }
+
+inline float divided(float number, float by) { return number / by; }
+inline float exponential(float number) { return std::exp2(number * 1.4426950408889634f); }
+
+inline float of_fp8(uint8_t bits) {
+    const int sign = bits >> 7 ? -1 : 1, exponent = bits >> 3 & 15, fraction = bits & 7;
+    if ((bits & 127) == 127) return NAN;
+    return sign * ldexpf(fraction + (exponent ? 8 : 0), std::max(exponent, 1) - 10);
+}
+
+// The nearest of all, the even one of two.
+inline uint8_t rounded_to_fp8(float number) {
+    if (std::isnan(number)) return 127;
+    const float least = std::min(std::fabs(number), 448.0f);
+    uint8_t found = 0;
+    for (int bits = 1; bits < 127; bits++) {
+        const float far = least - of_fp8(found), near = std::fabs(of_fp8(bits) - least);
+        if (near < std::fabs(far) || (near == std::fabs(far) && bits % 2 == 0)) found = bits;
+    }
+    return found | (std::signbit(number) ? 128 : 0);
+}
+
+template <bool WIDE>
 uint32_t less(uint32_t pair, uint32_t other) {
     const uint32_t low = rounded<WIDE>(number<WIDE>(pair) - number<WIDE>(other));
     const uint32_t high = rounded<WIDE>(number<WIDE>(pair >> 16) - number<WIDE>(other >> 16));
