@@ -120,3 +120,27 @@ async def test_a_port_that_is_taken_is_named() -> None:
     assert router.returncode == ExitCode.BAD_CONFIGURATION
     assert f"port {port}" in said.decode()
     assert "give another --port" in said.decode()
+
+
+async def test_a_body_that_is_still_arriving_when_it_drains_gets_its_answer() -> None:
+    pod = Pod()
+    body = json.dumps({"model": "m", "prompt": "x" * (3 << 20), "max_tokens": 2}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with running(pod):
+        flags = ["--pod", pod.url, "--port=0", "--admin-port=0", "--drain-settle-seconds=0"]
+        async with process(*flags) as router, aiohttp.ClientSession() as session:
+            url, admin = await ports(router)
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.split(":")[2]))
+            writer.write(head.encode() + body[: 1 << 20])
+            async with asyncio.timeout(20):
+                while 'aweigh_router_open_requests{model_name="local"} 1.0' not in (
+                    await (await session.get(f"{admin}/metrics")).text()
+                ):
+                    await asyncio.sleep(0.01)
+                router.send_signal(signal.SIGTERM)
+                while (await session.get(f"{url}/health")).status != 503:  # it takes nothing new
+                    await asyncio.sleep(0.01)
+                writer.write(body[1 << 20 :])
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+                writer.close()
+                assert await router.wait() == 0
