@@ -188,9 +188,9 @@ class Dispatch:
         return call.order[1]
 
 
-async def _unless(seat: asyncio.Future[Pod], sign: Coroutine[Any, Any, None]) -> None:
+async def _unless(seat: asyncio.Future[Any], sign: Coroutine[Any, Any, None]) -> None:
     """Give a sign of life. A client that does not read it keeps no place that is there by now."""
-    giving = asyncio.ensure_future(sign)
+    giving: asyncio.Future[Any] = asyncio.ensure_future(sign)
     try:
         await asyncio.wait({seat, giving}, return_when=asyncio.FIRST_COMPLETED)
         if giving.done():

@@ -134,7 +134,7 @@ class Line(Generic[Waits]):
                 heapq.heappush(turns, entry)
 
     def _catch_up(self, ticket: Waits) -> None:
-        """Nobody saves up turns while away. Where no rival waits, the last to have a turn is one."""
+        """Nobody saves up turns while away. If no rival waits, who had the last turn is one."""
         priority, own = ticket.priority, self._served.get(ticket.tenant, 0.0)
         rivals = {each for each, waits in self._waiting.items() if waits[0].priority == priority}
         rivals = rivals or {self._last.get(priority, ticket.tenant)}

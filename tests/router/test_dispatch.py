@@ -111,7 +111,7 @@ async def test_a_line_before_full_pods_is_not_looked_through_at_each_report(
     tell(pod, room=1)
     work.match()
     await asyncio.wait(seats, return_when=asyncio.FIRST_COMPLETED)
-    assert [each.done() for each in seats] == [True, False, False, False, False]
-    for each in seats:
-        each.cancel()
+    assert [seat.done() for seat in seats] == [True, False, False, False, False]
+    for seat in seats:
+        seat.cancel()
     await asyncio.gather(*seats, return_exceptions=True)

@@ -1,6 +1,7 @@
 """The command `aweigh-router` as a process: settings, failures at the start, and its end."""
 
 import asyncio
+import itertools
 import json
 import resource
 import signal
@@ -36,6 +37,15 @@ async def ports(router: asyncio.subprocess.Process) -> tuple[str, str]:
     assert router.stdout is not None
     words = (await router.stdout.readline()).decode().replace(",", "").split()
     return f"http://127.0.0.1:{words[2]}", f"http://127.0.0.1:{words[5]}"
+
+
+async def says(session: aiohttp.ClientSession, url: str, words: str) -> None:
+    """Wait until it does."""
+    for _ in itertools.count():
+        async with session.get(url) as response:
+            if words in await response.text():
+                return
+        await asyncio.sleep(0.01)
 
 
 async def test_it_finishes_open_streams_before_it_ends() -> None:
@@ -133,13 +143,9 @@ async def test_a_body_that_is_still_arriving_when_it_drains_gets_its_answer() ->
             reader, writer = await asyncio.open_connection("127.0.0.1", int(url.split(":")[2]))
             writer.write(head.encode() + body[: 1 << 20])
             async with asyncio.timeout(20):
-                while 'aweigh_router_open_requests{model_name="local"} 1.0' not in (
-                    await (await session.get(f"{admin}/metrics")).text()
-                ):
-                    await asyncio.sleep(0.01)
+                await says(session, f"{admin}/metrics", 'open_requests{model_name="local"} 1.0')
                 router.send_signal(signal.SIGTERM)
-                while (await session.get(f"{url}/health")).status != 503:  # it takes nothing new
-                    await asyncio.sleep(0.01)
+                await says(session, f"{url}/health", "draining")  # it takes nothing new
                 writer.write(body[1 << 20 :])
                 assert (await reader.readline()).startswith(b"HTTP/1.1 200")
                 writer.close()
