@@ -12,6 +12,7 @@ from aweigh_api.schema import Rule, Schema
 
 MAX_REPLICAS = 1000
 IDLE_AFTER_S = 300
+LONGEST_PERIOD_S = 1800  # that a policy counts over
 
 
 class Objective(Schema):
@@ -55,7 +56,9 @@ class ScalingPolicy(Schema):
     value: int = Field(
         ge=1, le=MAX_REPLICAS, description="Pods, or percent of those that there were."
     )
-    period_seconds: int = Field(ge=1, le=1800, description="The time in which so many may move.")
+    period_seconds: int = Field(
+        ge=1, le=LONGEST_PERIOD_S, description="The time in which so many may move."
+    )
 
 
 class ScalingRules(Schema):

@@ -12,6 +12,8 @@ from aweigh_api.scaling import Scaling
 from aweigh_operator.cluster import Cluster
 from aweigh_operator.observe import Autoscaler, Key
 
+FORGOTTEN_S = 600.0  # a look that nobody has asked for in that time: its namespace may be gone
+
 
 @dataclass(slots=True)
 class _Look:
@@ -50,6 +52,8 @@ class Autoscalers:
 
         Who comes while somebody asks waits for that answer, and asks again only if it is too old.
         """
+        if namespace not in self._looks:
+            self._forget()
         look = self._looks.setdefault(namespace, _Look())
         oldest_s = self._clock() - age_s
         async with look.turn:
@@ -58,3 +62,9 @@ class Autoscalers:
                 look.found = await self._cluster.autoscalers(namespace)
                 look.began_s = began_s
             return look.found
+
+    def _forget(self) -> None:
+        oldest_s = self._clock() - FORGOTTEN_S
+        for namespace, look in list(self._looks.items()):
+            if look.began_s < oldest_s and not look.turn.locked():
+                del self._looks[namespace]

@@ -95,7 +95,7 @@ def _watch(
                 store.drop(kind, key, metadata["uid"], int(metadata["resourceVersion"]))
                 queue.add_after(key, SOON_S)
             return
-        for key in store.put(kind, body):
+        for key in store.put(kind, body, listed=type is None):
             if _is_new_spec(kind, body):
                 queue.add(key, urgent=True)
             else:

@@ -138,13 +138,13 @@ async def _run(settings: Settings) -> None:
     api = ApiServer(await load_configuration(), metrics.requested)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(api.close)
-        session = await stack.enter_async_context(_session(MAX_REPORTS))
-        streams = await stack.enter_async_context(_session(0))
+        session = await stack.enter_async_context(_session())
+        lines = asyncio.Semaphore(MAX_REPORTS)
         store = Store()
         recorder = Recorder(api, socket.gethostname(), metrics.told)
-        routers = Routers(session, streams, lambda key: queue.add(key, urgent=True))
+        routers = Routers(session, lambda key: queue.add(key, urgent=True), lines=lines)
         stack.callback(routers.forget)
-        readers = Readers(Reports(session, State), routers)
+        readers = Readers(Reports(session, State, lines=lines), routers)
         reconciler = Reconciler(store, api, readers, recorder, metrics, settings)
         queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, metrics)
         metrics.leads(not settings.lease)
@@ -167,12 +167,12 @@ async def _run(settings: Settings) -> None:
         await _watch(settings, registry, queue, health, stop, working)
 
 
-def _session(limit: int) -> aiohttp.ClientSession:
+def _session() -> aiohttp.ClientSession:
     """For pods: each is asked too seldom for its connection to be kept, and sets no cookie.
 
-    At most `limit` connections are open at once; 0: as many as there are streams.
+    Who uses it bounds the number of connections: their time begins when they are opened.
     """
-    connector = aiohttp.TCPConnector(limit=limit, force_close=True)
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 

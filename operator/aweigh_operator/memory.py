@@ -32,7 +32,8 @@ class Memory:
     since: dict[Sign, float] | None = None  # that its pods show what counts once it has lasted
     window: recent.Window = field(default_factory=dict)  # what its pods have told of late
     autoscaling: Autoscaling = field(default_factory=Autoscaling)
-    autoscaler: Autoscaler | None = None  # of somebody else, at the last look
+    autoscaler: Autoscaler | None = None  # of somebody else, when that was last known
+    ask_again_s: float | None = None  # for those: after so long, as the API server has not told
     marks_refused: bool = False
 
     def way_lasted_s(self, children: Mapping[str, Manifest], now_s: float) -> float:

@@ -160,6 +160,7 @@ class Observed:
     decision: Decision | None = None  # how many pods the load asks for
     cheapest: tuple[str, ...] = ()  # uids of pods, in the order in which they shall go
     autoscaler: Autoscaler | None = None  # that scales what is ours to scale
+    autoscalers_unknown: bool = False  # the API server does not tell whether there is one
     marks_refused: bool = False  # the API server does not let us say which pods go first
     refusals: Mapping[str, Refusal] = field(default_factory=dict)  # by place
 

@@ -22,7 +22,8 @@ from aweigh_operator.observe import Pod
 Report = TypeVar("Report", State, RouterState)
 
 TIMEOUT_S = 1.0
-MAX_AT_ONCE = 64  # of one service
+MAX_AT_ONCE = 64  # of one service, or a part of its pods, if that is more …
+PARTS = 4  # … so that all were read after so many times
 MAX_REMEMBERED = 8192
 FRESH_LOADING_S = 1.0
 FRESH_SERVING_S = 18.0
@@ -53,9 +54,14 @@ class Reports(Generic[Report]):
         form: type[Report],
         port: int = names.ADMIN_PORT,
         clock: Callable[[], float] = time.monotonic,
+        lines: asyncio.Semaphore | None = None,
     ) -> None:
-        """`form` is that of the reports, `port` the admin port of the pods."""
+        """`form` is that of the reports, `port` the admin port of the pods.
+
+        `lines` bounds how many are read at once, here and wherever it is given, too.
+        """
         self._session = session
+        self._lines = lines or asyncio.Semaphore(MAX_AT_ONCE)
         self._form: type[Report] = form
         self._port = port
         self._clock = clock
@@ -67,11 +73,11 @@ class Reports(Generic[Report]):
         """What these pods say, by uid; asked again only when the last answer is old.
 
         `fresh_s` is how old it may be where that is not for this reader to say.
-        It takes no longer than one pod may: of many pods, those that waited longest come first.
+        Of many pods those come first that waited longest, and the others when it is read again.
         """
         asked = [pod for pod in pods if pod.running and pod.ip is not None and pod.live]
         due = [pod for pod in asked if self._is_due(pod, fresh_s)]
-        due = sorted(due, key=self._read_at)[:MAX_AT_ONCE]
+        due = sorted(due, key=self._read_at)[: max(MAX_AT_ONCE, -(-len(asked) // PARTS))]
         await asyncio.gather(*map(self._refresh, due))
         found = {pod.uid: self._reports.get(pod.uid) for pod in asked}
         return {uid: each.state for uid, each in found.items() if each and each.state}
@@ -80,7 +86,9 @@ class Reports(Generic[Report]):
         last = self._reports.get(pod.uid)
         if last is None or last.while_ready != pod.ready:
             return True
-        wanted_s = last.fresh_s if fresh_s is None else min(fresh_s, last.fresh_s)
+        wanted_s = last.fresh_s
+        if fresh_s is not None and last.state is not None:  # else it is asked ever more seldom
+            wanted_s = min(fresh_s, wanted_s)
         return self._clock() - last.read_at >= wanted_s
 
     def _read_at(self, pod: Pod) -> float:
@@ -88,8 +96,9 @@ class Reports(Generic[Report]):
         return last.read_at if last is not None else float("-inf")
 
     async def _refresh(self, pod: Pod) -> None:
-        last, now = self._reports.get(pod.uid), self._clock()
-        state = await self._get(pod)
+        async with self._lines:  # the pod's time begins once it is asked
+            last, now = self._reports.get(pod.uid), self._clock()
+            state = await self._get(pod)
         before = last.silent if last is not None and last.while_ready == pod.ready else 0
         silent = before + 1 if state is None else 0
         self._keep(pod, _Report(state, now, pod.ready, silent))

@@ -97,7 +97,10 @@ class Reconciler:
         if self._asks_otherwise(key, body):
             again_after_s = 0.0  # what the answer to our own write has brought is no news later
         look_after_s = memory.autoscaling.again_s or again_after_s
-        return min(again_after_s, look_after_s, max(0.1, memory.resync_at - time.monotonic()))
+        ask_after_s = memory.ask_again_s or again_after_s
+        return min(
+            again_after_s, look_after_s, ask_after_s, max(0.1, memory.resync_at - time.monotonic())
+        )
 
     def _remembered(self, key: Key) -> Memory:
         """What is remembered of a service; at a resync plan and refusals are forgotten."""
@@ -142,9 +145,9 @@ class Reconciler:
         )
         todo = self._plan(observed, memory)
         age_s = _autoscalers_age_s(observed, todo)
-        memory.autoscaler = await self._autoscalers.rival(key, todo.scaling, age_s)
-        if memory.autoscaler != observed.autoscaler:
-            observed = replace(observed, autoscaler=memory.autoscaler)
+        unknown = await self._look_for_rival(key, todo, age_s, memory)
+        if unknown or memory.autoscaler != observed.autoscaler:
+            observed = replace(observed, autoscaler=memory.autoscaler, autoscalers_unknown=unknown)
             todo = self._plan(observed, memory)
         # The watches tell only of objects with our label, and a moment late: before a child is
         # created, look whether its name is really free.
@@ -155,6 +158,18 @@ class Reconciler:
             return observed, todo
         observed = replace(observed, children={**children, **held})
         return observed, self._plan(observed, memory)
+
+    async def _look_for_rival(
+        self, key: Key, todo: Plan, age_s: float | None, memory: Memory
+    ) -> bool:
+        """Remember who else scales the service; whether that cannot be known now."""
+        memory.ask_again_s = None
+        try:
+            memory.autoscaler = await self._autoscalers.rival(key, todo.scaling, age_s)
+        except ApiError as error:
+            logger.warning("%s; the number of pods stays until that is known", error)
+            memory.ask_again_s = max(POLL_CONFLICT_S, error.retry_after_s)
+        return memory.ask_again_s is not None
 
     async def _read(self, place: str, key: Key) -> Manifest | None:
         return await self._cluster.read(kind_of(place), _key_at(place, key))
@@ -348,6 +363,7 @@ def _basis(observed: Observed) -> object:
         None if observed.decision is None else observed.decision.replicas,
         observed.cheapest,
         observed.autoscaler,
+        observed.autoscalers_unknown,
         observed.marks_refused,
     )
 

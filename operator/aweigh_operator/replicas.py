@@ -1,7 +1,8 @@
 """How many pods an InferenceService shall have, which of them go, and what is told of it. Pure.
 
 With `scaling`, a decision says how many; before the first one, and while another autoscaler scales
-the Deployment, the Deployment does: a restarted operator changes nothing that it has not measured.
+the Deployment, or may do so, the Deployment does: a restarted operator changes nothing that it has
+not measured.
 """
 
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ def wanted(service: InferenceService, observed: Observed) -> int:
     there = current(observed)
     other = observed.autoscaler
     holds = other is not None and other.kind == "Deployment"
+    holds = holds or observed.autoscalers_unknown
     if holds and there is not None and not service.spec.suspend:
         return there
     told = None if observed.decision is None else observed.decision.replicas

@@ -28,18 +28,18 @@ class Routers:
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        streams: aiohttp.ClientSession,
         woken: Callable[[Key], None],
         port: int = names.ADMIN_PORT,
+        lines: asyncio.Semaphore | None = None,
     ) -> None:
-        """Sessions for reports and for streams, both to the routers' admin port.
+        """`session` is for reports and streams, both from the routers' admin port.
 
-        `woken` is told a service for which requests wait.
+        `woken` is told a service for which requests wait; `lines` is that of `Reports`.
         """
-        self._session = streams
+        self._session = session
         self._woken = woken
         self._port = port
-        self._reports = Reports(session, RouterState, port)
+        self._reports = Reports(session, RouterState, port, lines=lines)
         self._streams: dict[Key, dict[str, asyncio.Task[None]]] = {}
 
     async def read(self, routers: Iterable[Pod], fresh_s: float | None) -> dict[str, RouterState]:

@@ -48,22 +48,24 @@ class Store:
         self._changes = 0
         self._gone: OrderedDict[str, int] = OrderedDict()  # versions by uid
 
-    def put(self, kind: str, body: Mapping[str, Any]) -> list[Key]:
+    def put(self, kind: str, body: Mapping[str, Any], *, listed: bool = False) -> list[Key]:
         """Keep this version, unless a newer one is known; the services to which it is news.
 
         There are two when a pod's label says that it is another service's now, and when a name has
-        two places.
+        two places. What was `listed` counts though a newer version is known: an API server whose
+        data were restored from a backup numbers anew, and the watch that follows tells what came
+        since.
         """
         metadata = body["metadata"]
         uid, version, found = metadata["uid"], int(metadata["resourceVersion"]), _found(kind, body)
-        news = self._left(uid, found[0][0], version) if kind == POD else []
+        news = self._left(uid, found[0][0], version, listed) if kind == POD else []
         content: bytes | Pod | None = None
         for key, place in found:
             service = self._services.setdefault(key, _Service())
             kept = service.pods if kind == POD else service.objects
             before = kept.get(place)
             known = before.version if before is not None else self._gone.get(uid, 0)
-            if known >= version:
+            if known >= version and not (listed and known > version):
                 continue
             if content is None:
                 content = pod_of(body) if kind == POD else _content(kind, body)
@@ -73,12 +75,12 @@ class Store:
                 news.append(key)
         return news
 
-    def _left(self, uid: str, key: Key, version: int) -> list[Key]:
+    def _left(self, uid: str, key: Key, version: int, listed: bool) -> list[Key]:
         """Take a pod from the service that it is no longer of; that one."""
         if key in self._services and uid in self._services[key].pods:
             return []
         for other, service in self._services.items():
-            if uid in service.pods and service.pods[uid].version < version:
+            if uid in service.pods and (listed or service.pods[uid].version < version):
                 del service.pods[uid]
                 self._touch(service)
                 self._forget_if_empty(other)

@@ -2,8 +2,9 @@
 
 It remembers that a key wants work, never why: what is to be done is found out by looking. Keys
 that somebody waits for come first, all others in the order in which they were added. A key that
-fails comes back after a pause that doubles, or a longer one that its error asks for; a key that
-asks for it comes back after its delay.
+fails comes back after a pause that doubles, or a longer one that its error asks for, whoever adds
+it meanwhile; somebody who waits for it ends the former and not the latter. A key that asks for it
+comes back after its delay.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -31,6 +33,17 @@ class Observer(Protocol):
 
     def finished(self, worked_s: float, error: bool) -> None:
         """A worker is done with a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """After a failure."""
+
+    until_s: float  # the key is not worked on …
+    asked_until_s: float  # … and until then not though it is urgent: somebody else has said so
+
+
+_NO_REST = _Rest(float("-inf"), float("-inf"))
 
 
 class WorkQueue(Generic[K]):
@@ -56,6 +69,7 @@ class WorkQueue(Generic[K]):
         self._working: dict[K, float] = {}  # since when
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
+        self._rests: dict[K, _Rest] = {}  # of keys whose last work has failed
         self._stopping = False
         self._open = asyncio.Event()
         self._open.set()
@@ -66,6 +80,11 @@ class WorkQueue(Generic[K]):
         hastens = urgent and key not in self._urgent
         if self._stopping or (key in self._added_at and not hastens):
             return
+        rest = self._rests.get(key, _NO_REST)
+        until_s = rest.asked_until_s if urgent else rest.until_s
+        if self._now() < until_s and key not in self._working:
+            self._appoint(key, until_s)
+            return
         self._added_at.setdefault(key, self._now())
         if urgent:
             self._urgent.add(key)
@@ -74,7 +93,10 @@ class WorkQueue(Generic[K]):
 
     def add_after(self, key: K, delay_s: float) -> None:
         """The same, later; an earlier appointment of this key stands."""
-        due = self._now() + delay_s
+        rest = self._rests.get(key, _NO_REST)
+        self._appoint(key, max(self._now() + delay_s, rest.until_s))
+
+    def _appoint(self, key: K, due: float) -> None:
         timer = self._timers.get(key)
         if self._stopping or (timer is not None and timer.when() <= due):
             return
@@ -156,7 +178,14 @@ class WorkQueue(Generic[K]):
             failed = not await self._attempt(key)
             self._observer.finished(self._now() - started_at, failed)
             del self._working[key]
-            if key in self._added_at:
+            if key not in self._added_at:
+                continue
+            if failed:  # what was added during the work waits for the rest, too
+                urgent = key in self._urgent
+                del self._added_at[key]
+                self._urgent.discard(key)
+                self.add(key, urgent=urgent)
+            else:
                 self._enqueue(key)
 
     async def _take(self) -> K | None:
@@ -179,12 +208,16 @@ class WorkQueue(Generic[K]):
             again_after_s = await self._work(key)
         except Exception as error:
             self._failures[key] = self._failures.get(key, 0) + 1
-            pause_s = max(self._pause_s(self._failures[key]), self._asked_s(error))
+            asked_s = self._asked_s(error)
+            pause_s = max(self._pause_s(self._failures[key]), asked_s)
+            now = self._now()
+            self._rests[key] = _Rest(now + pause_s, now + asked_s)
             known = getattr(error, "expected", False)
             logger.warning("%s; next try of %s in %.1f s", error, key, pause_s, exc_info=not known)
             self.add_after(key, pause_s)
             return False
         self._failures.pop(key, None)
+        self._rests.pop(key, None)
         if again_after_s is not None:
             self.add_after(key, again_after_s)
         return True

@@ -68,24 +68,23 @@ async def _passes(request: web.Request) -> web.StreamResponse:
 async def _pass(request: web.Request, read: Callable[[bytearray], Asked]) -> web.StreamResponse:
     service = request.app[SERVICE]
     service.expect_open()
-    # A body is kept until its answer is complete: another pod may have to be asked.
-    async with service.bodies.read(request, request[TENANT]) as body:
-        try:
-            wanted = read(body.content)
-        except BadBody as bad:
-            raise ApiError(400, str(bad), param=bad.param) from bad
-        call = _call(request, wanted, len(body.content))
-        service.arrived_requests += wanted.num_prompts  # as pods count them
-        errand = Errand(
-            call,
-            request.method,
-            request.rel_url.raw_path_qs,
-            _headers(request),
-            body.content or None,
-        )
-        with service.counted():
-            service.dispatch.join(call, len(request.app[KEYS]) if KEYS in request.app else 1)
+    with service.counted():  # while its body arrives, too: it was let in
+        # A body is kept until its answer is complete: another pod may have to be asked.
+        async with service.bodies.read(request, request[TENANT]) as body:
+            errand = _errand(request, body.content, read)
+            service.arrived_requests += errand.call.asked.num_prompts  # as pods count them
+            num_tenants = len(request.app[KEYS]) if KEYS in request.app else 1
+            service.dispatch.join(errand.call, num_tenants)
             return await service.relay.answer(errand, request)
+
+
+def _errand(request: web.Request, body: bytearray, read: Callable[[bytearray], Asked]) -> Errand:
+    try:
+        wanted = read(body)
+    except BadBody as bad:
+        raise ApiError(400, str(bad), param=bad.param) from bad
+    call, path = _call(request, wanted, len(body)), request.rel_url.raw_path_qs
+    return Errand(call, request.method, path, _headers(request), body or None)
 
 
 def _call(request: web.Request, wanted: Asked, num_bytes: int) -> Call:

@@ -57,7 +57,9 @@ def read(body: bytes | bytearray, tenant: bytes) -> Asked:
             prefix=_key(tenant, fields, PREFIX_BYTES),
             conversation=_key(tenant, fields, CONVERSATION_BYTES),
         )
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except BadBody:
+        raise
+    except ValueError as error:  # an integer of thousands of digits is one, too
         raise BadBody("The body is not valid JSON.") from error
     except RecursionError as error:
         raise BadBody("The body is nested too deeply.") from error

@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import random
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,17 +92,22 @@ class Watch:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENT_S)
         connector = aiohttp.TCPConnector(ssl=self._server.tls())
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            version: str | None = None
             while True:
+                began_s = time.monotonic()
                 try:
-                    version = await self._list(session)
-                    again_s = _AGAIN_S
-                    while True:
-                        version = await self._watch(session, version)
+                    if version is None:
+                        version = await self._list(session)
+                    version = await self._watch(session, version)
                 except Expired:
+                    version = None
                     _log.info("the watch has expired; listing again")
                 except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as error:
+                    version = None
                     _log.warning("cannot watch the pods: %s", str(error) or type(error).__name__)
-                await sleep(again_s)
+                if time.monotonic() - began_s > _LONGEST_AGAIN_S:  # it has worked until now
+                    again_s = _AGAIN_S
+                await sleep(again_s * random.uniform(0.5, 1.0))  # not all routers at once
                 again_s = min(again_s * 2, _LONGEST_AGAIN_S)
 
     async def _list(self, session: aiohttp.ClientSession) -> str:

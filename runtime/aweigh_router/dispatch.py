@@ -1,7 +1,8 @@
 """Brings requests that wait and pods that have room together, and wakes those who have waited."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from aweigh_api.reasons import Reason
 from aweigh_router import choice, errors, rooms
@@ -83,7 +84,7 @@ class Dispatch:
         if call.num_answers:
             self._shares.add(call.asked.prefix, call.num_answers, now_s)
 
-    async def seat(self, call: Call, on_wait: Callable[[], Awaitable[None]]) -> Pod:
+    async def seat(self, call: Call, on_wait: Callable[[], Coroutine[Any, Any, None]]) -> Pod:
         """Wait for a pod. The request counts as computed there until `leave`.
 
         Args:
@@ -104,7 +105,7 @@ class Dispatch:
             while not seat.done():
                 await asyncio.wait({seat}, timeout=self._patience_s(call))
                 if not seat.done():
-                    await on_wait()
+                    await _unless(seat, on_wait())
             return seat.result()
         except BaseException:
             if seat.done() and not seat.exception():
@@ -158,6 +159,8 @@ class Dispatch:
         if not taking:
             return
         round = Round(taking, now_s)
+        if round.over and not self.line.needs_no_room():
+            return  # before the line is put in order: it may be long, and pods are full most often
         for call in self.line.in_order():
             if round.over and call.num_answers:
                 return
@@ -183,3 +186,15 @@ class Dispatch:
             asked = call.asked
             call.order = names, choice.order(asked.prefix, asked.conversation, share, names)
         return call.order[1]
+
+
+async def _unless(seat: asyncio.Future[Any], sign: Coroutine[Any, Any, None]) -> None:
+    """Give a sign of life. A client that does not read it keeps no place that is there by now."""
+    giving: asyncio.Future[Any] = asyncio.ensure_future(sign)
+    try:
+        await asyncio.wait({seat, giving}, return_when=asyncio.FIRST_COMPLETED)
+        if giving.done():
+            giving.result()
+    finally:
+        giving.cancel()
+        await asyncio.wait({giving})

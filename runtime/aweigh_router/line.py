@@ -1,7 +1,7 @@
 """The line that requests wait in: fair between tenants, bounded, in order. Pure.
 
 Each tenant has a count of the tokens that it was served. Whoever has the smallest is next, so that
-all who wait get as much; a tenant that was away begins where the others are.
+all who wait get as much; a tenant that was away begins where the others of its priority are.
 """
 
 import heapq
@@ -55,6 +55,7 @@ class Line(Generic[Waits]):
         self._limit = limit
         self._waiting: dict[bytes, list[Waits]] = {}  # by tenant, none of them empty
         self._served: dict[bytes, float] = {}
+        self._last: dict[int, bytes] = {}  # whose turn came last, by priority
         self._num_waiting = 0
 
     def __len__(self) -> int:
@@ -79,12 +80,12 @@ class Line(Generic[Waits]):
             raise LineFull(self._num_waiting, self._limit, of_tenant=False)
         if num_tenants > 1 and own >= max(1, self._limit // 2):
             raise LineFull(own, max(1, self._limit // 2), of_tenant=True)
+        if ticket.priority != NO_ROOM_NEEDED:  # that costs nobody a turn
+            self._catch_up(ticket)
         self.put_back(ticket)
 
     def put_back(self, ticket: Waits) -> None:
         """Wait again, in the place where it was; there is always room for it."""
-        if ticket.tenant not in self._waiting:
-            self._catch_up(ticket.tenant)
         insort(self._waiting.setdefault(ticket.tenant, []), ticket)
         self._num_waiting += 1
         ticket.waits = True
@@ -94,6 +95,7 @@ class Line(Generic[Waits]):
         self.leave(ticket)
         self.charge(ticket.tenant, ticket.cost)
         ticket.cost = 0
+        self._last[ticket.priority] = ticket.tenant
 
     def leave(self, ticket: Waits) -> None:
         """It does not wait any more."""
@@ -109,6 +111,10 @@ class Line(Generic[Waits]):
         self._served[tenant] = self._served.get(tenant, 0.0) + tokens
         if len(self._served) > MOST_TENANTS:
             self._forget()
+
+    def needs_no_room(self) -> bool:
+        """Whether anybody waits who goes also to pods that are full. O(tenants)."""
+        return any(own[0].priority == NO_ROOM_NEEDED for own in self._waiting.values())
 
     def in_order(self) -> Iterator[Waits]:
         """Who waits, in the order of turns. Each may be taken before the next is asked for."""
@@ -127,14 +133,18 @@ class Line(Generic[Waits]):
                 entry = (after.priority, served, after.arrival, index, own)
                 heapq.heappush(turns, entry)
 
-    def _catch_up(self, tenant: bytes) -> None:
-        """Nobody saves up turns while away."""
-        least = min((self._served.get(each, 0.0) for each in self._waiting), default=0.0)
-        self._served[tenant] = max(self._served.get(tenant, 0.0), least)
+    def _catch_up(self, ticket: Waits) -> None:
+        """Nobody saves up turns while away. If no rival waits, who had the last turn is one."""
+        priority, own = ticket.priority, self._served.get(ticket.tenant, 0.0)
+        rivals = {each for each, waits in self._waiting.items() if waits[0].priority == priority}
+        rivals = rivals or {self._last.get(priority, ticket.tenant)}
+        least = min(self._served.get(each, 0.0) for each in rivals)
+        self._served[ticket.tenant] = max(own, least)
 
     def _forget(self) -> None:
         """Of those who do not wait, the ones that were served least."""
-        away = [each for each in self._served if each not in self._waiting]
+        kept = self._waiting.keys() | self._last.values()
+        away = [each for each in self._served if each not in kept]
         away.sort(key=self._served.__getitem__)
         for tenant in away[: MOST_TENANTS // 2]:
             del self._served[tenant]

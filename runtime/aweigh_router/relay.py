@@ -114,6 +114,8 @@ class Relay:
                 finally:
                     self._open.discard(limit)
         except TimeoutError:
+            if not limit.expired():
+                raise
             failure = errors.draining()
         except ApiError as error:
             failure = error
@@ -210,15 +212,17 @@ class Relay:
                     return await self._pass_on(errand, pod, reply, response)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise PodFailed(f"cannot connect: {error}", died=False, reached=False) from error
-        except TimeoutError as error:
-            silent = pod.silent(self._dispatch.clock())
-            why = "it is silent" if silent else "nothing comes of this request"
-            # One that reports lives, however long it takes for this request.
-            raise PodFailed(why, died=silent) from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise PodFailed(
                 f"it broke off: {str(error) or type(error).__name__}", died=True
             ) from error
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            silent = pod.silent(self._dispatch.clock())
+            why = "it is silent" if silent else "nothing comes of this request"
+            # One that reports lives, however long it takes for this request.
+            raise PodFailed(why, died=silent) from error
         finally:
             errand.call.give_up = nothing
 

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Iterable
+from functools import partial
 
 import aiohttp
-from pydantic import ValidationError
 
 from aweigh_api.routing import Room
 from aweigh_router import rooms
@@ -17,6 +17,7 @@ _AGAIN_S, _LONGEST_AGAIN_S = 0.1, 2.0  # until a pod is asked again; doubled eac
 _BLIND_AGAIN_S = 30.0  # it has no reports; perhaps it is another one by then
 _BLIND = "a pod takes this router for a client: it holds another secret, or is of an older version"
 _WITHOUT_REPORTS = (401, 404)  # an older pod, or one that does not know our secret
+_BREAKS_OFF = (aiohttp.ClientError, OSError, TimeoutError, ValueError)  # or is no report
 
 _log = logging.getLogger("aweigh.router")
 
@@ -33,9 +34,10 @@ class Reports:
         """These pods there are now. What others still answer is not interrupted."""
         new, gone = self._dispatch.pods.follow(found)
         for pod in gone:
-            self._listening.pop(pod).cancel()
+            if pod.done:  # else it has to be noticed when it falls silent
+                self._listening[pod].cancel()
         for pod in new:
-            self._listening[pod] = asyncio.create_task(self._listen(pod), name=pod.found.name)
+            self._start(pod)
         for pod in (*new, *gone):
             _log.info("a pod has come" if pod in new else "a pod has gone", extra=_fields(pod))
         self._dispatch.match()
@@ -46,7 +48,7 @@ class Reports:
             return
         self._listening[pod].cancel()
         rooms.unheard(pod, self._dispatch.clock())
-        self._listening[pod] = asyncio.create_task(self._listen(pod), name=pod.found.name)
+        self._start(pod)
 
     async def close(self) -> None:
         """Listen no more."""
@@ -54,20 +56,24 @@ class Reports:
             task.cancel()
         await asyncio.gather(*self._listening.values(), return_exceptions=True)
 
+    def _start(self, pod: Pod) -> None:
+        task = asyncio.create_task(self._listen(pod), name=pod.found.name)
+        self._listening[pod] = task
+        task.add_done_callback(partial(self._ended, pod))
+
+    def _ended(self, pod: Pod, task: asyncio.Task[None]) -> None:
+        if self._listening[pod] is task:  # else it is listened to anew
+            del self._listening[pod]
+
     async def _listen(self, pod: Pod) -> None:
-        """For as long as the pod is there, however often it breaks off."""
+        """For as long as the pod is there, or answers something, however often it breaks off."""
         again_s = _AGAIN_S
-        while True:
+        while not pod.done:
             heard_s = pod.heard_s
             try:
                 again_s = await self._read(pod, again_s)
-            except (aiohttp.ClientError, OSError, TimeoutError, ValidationError) as error:
-                if pod.hearing == "reports":
-                    fields = {
-                        "reason": str(error) or type(error).__name__,
-                        **_fields(pod)["fields"],
-                    }
-                    _log.warning("a pod is not heard any more", extra={"fields": fields})
+            except Exception as error:  # whatever it is: a pod without ears would get nothing
+                _tell(pod, error)
                 rooms.unheard(pod, self._dispatch.clock())
                 again_s = min(again_s * 2, _LONGEST_AGAIN_S)
             if pod.heard_s != heard_s:
@@ -90,8 +96,18 @@ class Reports:
                 report = Room.model_validate_json(line)
                 rooms.reported(pod, report, self._dispatch.clock())
                 self._dispatch.match()
+                if pod.done:
+                    return again_s
         rooms.unheard(pod, self._dispatch.clock())
         return again_s
+
+
+def _tell(pod: Pod, error: Exception) -> None:
+    """Why it is not heard; once, unless the reason is ours."""
+    ours = not isinstance(error, _BREAKS_OFF)
+    if ours or pod.hearing == "reports":
+        fields = {"reason": str(error) or type(error).__name__, **_fields(pod)["fields"]}
+        _log.warning("a pod is not heard any more", extra={"fields": fields}, exc_info=ours)
 
 
 def _fields(pod: Pod) -> dict[str, dict[str, str]]:

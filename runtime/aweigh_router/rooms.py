@@ -83,6 +83,7 @@ class Pod:
     ends: int = 0  # of answers while it was full, since others had their turn …
     turned_s: float = -math.inf  # … which was then
     alone: bool = False  # one request has it for itself
+    gone: bool = False  # the cluster names it no more
     slow: bool = False
     in_flight: int = 0  # answers that it computes for this router
     suspects: int = 0  # requests there that a pod has died of, or beside
@@ -110,6 +111,11 @@ class Pod:
         if self.refusals:
             return self.report.running + self.sent
         return max(self.report.running, self.in_flight)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing will be heard of it that matters."""
+        return self.gone and not self.tries
 
     @property
     def idle(self) -> bool:
@@ -180,6 +186,7 @@ class Pods:
             if name not in now or now[name].url != pod.found.url
         ]
         for pod in gone:
+            pod.gone = True
             del self._pods[pod.found.name]
         self._gone += gone
         for name, pod in self._pods.items():
@@ -200,14 +207,13 @@ class Pods:
     def look(self, now_s: float) -> None:
         """Notice who is slow, and who is silent. O(all requests): now and then."""
         limit_s = max(SLOW_S, SLOW_TIMES * self._first_event_s)
+        self._gone = [pod for pod in self._gone if pod.tries]
+        for pod in (*self, *self._gone):
+            _give_up(pod, math.inf if pod.silent(now_s) else now_s)
         for pod in self:
             pod.slow = pod.late_s(now_s) > limit_s
-            _give_up(pod, math.inf if pod.silent(now_s) else now_s)
             if pod.refusals and pod.report is not None:  # it has not taken its word back
                 pod.places = _places(pod, pod.report)
-        self._gone = [pod for pod in self._gone if pod.tries]
-        for pod in self._gone:
-            _give_up(pod, now_s)
 
     def first_event(self, waited_s: float) -> None:
         """A stream has begun."""
@@ -269,7 +275,8 @@ def _leave(pod: Pod, attempt: Try) -> None:
     pod.tries.remove(attempt)
     pod.in_flight -= attempt.num_answers
     pod.suspects -= attempt.suspect
-    pod.alone = False  # who had it for itself was the only one
+    if attempt.num_answers:  # who had it for itself was the only one that took room
+        pod.alone = False
 
 
 def took(pod: Pod) -> None:

@@ -36,7 +36,7 @@ class Service:
         self._nothing_open.set()
         for name, documentation, value in (
             ("waiting_requests", "Requests that wait for a pod.", lambda: len(dispatch.line)),
-            ("open_requests", "Requests that wait or that pods answer.", lambda: self._num_open),
+            ("open_requests", "Requests that arrive, wait or are answered.", lambda: self.num_open),
             ("pods", "Pods that serve.", lambda: len(dispatch.pods.taking(dispatch.clock()))),
             ("blind_pods", "Pods that hold another secret.", lambda: self.num_blind),
             ("held_bytes", "Bodies of open requests.", lambda: self.bodies.held_bytes),
@@ -45,7 +45,7 @@ class Service:
 
     @property
     def num_open(self) -> int:
-        """Requests that wait or that pods answer."""
+        """Requests whose body arrives, that wait, or that pods answer."""
         return self._num_open
 
     @property

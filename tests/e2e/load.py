@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import httpx
 
@@ -31,6 +32,15 @@ PROMPT_WORDS = 400
 SHARED_WORDS = 380
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why there was no whole answer."""
+
+    what: str
+    at_s: float  # on the monotonic clock
+    refused: bool = False  # nobody took the connection: nothing was lost
+
+
 class Traffic:
     """So many requests in a second, whether or not earlier ones are answered; 32 at most are."""
 
@@ -47,7 +57,7 @@ class Traffic:
         return self._load.answered
 
     @property
-    def failures(self) -> list[str]:
+    def failures(self) -> list[Failure]:
         """What went wrong with the others."""
         return self._load.failures
 
@@ -82,7 +92,7 @@ class Load:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self.answered = 0
-        self.failures: list[str] = []
+        self.failures: list[Failure] = []
         self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(CLIENTS)]
 
     @contextmanager
@@ -109,14 +119,19 @@ class Load:
             if problem is not None:
                 self.failures.append(problem)
 
-    def problem(self, prompt: str) -> str | None:
+    def problem(self, prompt: str) -> Failure | None:
         """Why there was no whole answer; None: there was one."""
-        body = {"model": "chat", "prompt": prompt, "max_tokens": 40, "stream": True}
         try:
-            with httpx.stream("POST", self._url, json=body, timeout=60) as answer:
-                if answer.status_code != 200:
-                    return f"{answer.status_code} {answer.read()!r}"
-                events = [line for line in answer.iter_lines() if line]
+            what = self._lacks(prompt)
         except Exception as error:  # whatever it is, there was no answer
-            return repr(error)
+            refused = isinstance(error, httpx.ConnectError)
+            return Failure(repr(error), time.monotonic(), refused)
+        return None if what is None else Failure(what, time.monotonic())
+
+    def _lacks(self, prompt: str) -> str | None:
+        body = {"model": "chat", "prompt": prompt, "max_tokens": 40, "stream": True}
+        with httpx.stream("POST", self._url, json=body, timeout=60) as answer:
+            if answer.status_code != 200:
+                return f"{answer.status_code} {answer.read()!r}"
+            events = [line for line in answer.iter_lines() if line]
         return None if events[-1:] == ["data: [DONE]"] else f"ended with {events[-1:]}"

@@ -150,6 +150,7 @@ class FakeCluster:
         self.secrets: dict[str, Manifest] = {}
         self.rivals: list[Autoscaler] = []
         self.asked_for_autoscalers = 0
+        self.refuse_autoscalers: ApiError | None = None
         self._versions = itertools.count(100)
 
     def put(self, manifest: Manifest) -> Manifest:
@@ -234,6 +235,8 @@ class FakeCluster:
 
     async def autoscalers(self, namespace: str) -> list[Autoscaler]:
         self.asked_for_autoscalers += 1
+        if self.refuse_autoscalers is not None:
+            raise self.refuse_autoscalers
         return list(self.rivals)
 
     async def write_status(self, body: Manifest, status: Manifest) -> Manifest | None:

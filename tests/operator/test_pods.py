@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestServer
 
 from aweigh_api.state import MAX_STATE_BYTES, State
 from aweigh_operator import pods
+from aweigh_operator.autoscaling import FRESH_S, LOOK_S, PATIENCE_S, RETRY_S
 from aweigh_operator.observe import Pod, pod_of
 from aweigh_operator.pods import Reports
 from tests.operator import fakes
@@ -143,6 +144,46 @@ async def test_a_pod_that_stays_silent_is_asked_ever_more_seldom(
         clock.now += longest_s
         assert len(await reports.read([a_pod(ready=ready, running=True)])) == 1
         runtime.status = 500
+
+
+@pytest.mark.parametrize("ready", [True, False])
+async def test_a_silent_pod_is_asked_no_more_often_where_its_load_decides(
+    reports: Reports[State], runtime: Runtime, clock: Clock, ready: bool
+) -> None:
+    runtime.status = 500
+    for clock.now in range(600):
+        await reports.read([a_pod(ready=ready, running=True)], fresh_s=4.0)
+    assert runtime.asked <= 7 + 600 / pods.LONGEST_PAUSE_S
+    runtime.status, clock.now, runtime.asked = 200, 700, 0
+    for clock.now in range(700, 760):
+        await reports.read([a_pod(ready=True)], fresh_s=4.0)
+    assert runtime.asked >= 60 / 4
+
+
+async def test_the_time_of_a_pod_begins_when_it_is_asked(
+    runtime: Runtime, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pods, "TIMEOUT_S", 0.5)
+    runtime.delay_s = 0.05
+    app = web.Application()
+    app.router.add_get("/state", runtime.state)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        lines = asyncio.Semaphore(2)
+        reports = Reports(session, State, server.port or 0, clock, lines)
+        many = [a_pod(name=f"chat-{number}") for number in range(40)]
+        assert len(await reports.read(many)) == len(many)  # the last one waits for a second
+
+
+async def test_all_pods_of_a_large_service_have_told_before_anybody_is_impatient(
+    reports: Reports[State], clock: Clock
+) -> None:
+    many = [a_pod(name=f"chat-{number}") for number in range(500)]
+    found: dict[str, State] = {}
+    for clock.now in range(0, int(PATIENCE_S), int(RETRY_S)):
+        found = await reports.read(many, FRESH_S)
+    assert len(found) == len(many)
+    read_at = [reports._read_at(pod) for pod in many]
+    assert min(read_at) >= clock.now - LOOK_S  # and tell it again before the next decision
 
 
 async def test_of_many_pods_only_some_are_asked_at_once_and_each_in_its_turn(

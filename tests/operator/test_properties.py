@@ -2,7 +2,8 @@
 
 import asyncio
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,11 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aweigh_api import names
+from aweigh_api.state import State
 from aweigh_operator import reconcile
+from aweigh_operator.autoscaling import Autoscaling, looked
 from aweigh_operator.cluster import ApiError
-from aweigh_operator.observe import Key, Manifest, Observed
+from aweigh_operator.observe import Key, Manifest, Observed, Pod, pod_of
 from aweigh_operator.places import PLACES
-from aweigh_operator.plan import Apply, Delete, plan
+from aweigh_operator.plan import Apply, Delete, Plan, plan
+from aweigh_operator.replicas import FIRST_TO_GO
 from tests.operator import fakes
 from tests.operator.fakes import KEY, Clock, FakeCluster, Operator, at
 
@@ -184,6 +188,73 @@ def meddle(cluster: FakeCluster, deed: str, value: Any) -> None:
         cluster.edit(*value)
     elif deed == "unlabel child" and at(value) in cluster.objects:
         cluster.edit(value, lambda body: body["metadata"].update(labels={}))
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> tuple[list[tuple[Pod, State | None]], int]:
+    """Pods, each with its report, and how many of them shall stay."""
+    size = draw(st.integers(2, 6))
+    fleet = []
+    for number in range(size):
+        ready, known = draw(st.booleans()), draw(st.booleans())
+        pod = pod_of(fakes.pod(f"chat-{number}", ready=ready, running=True))
+        marked = draw(st.sampled_from([None, FIRST_TO_GO]))  # by a scale-in that was taken back
+        state = State(
+            boot_id=pod.uid,
+            uptime_s=60.0,
+            phase="ready" if ready else "loading",
+            running=draw(st.integers(0, 2)),
+            saved_prefill_seconds=float(draw(st.integers(0, 3))),
+        )
+        fleet.append((replace(pod, deletion_cost=marked), state if known or not ready else None))
+    return fleet, draw(st.integers(1, size - 1))
+
+
+@settings(unhurried, max_examples=60)
+@given(fleet=fleets())
+def test_no_plan_takes_a_pod_that_serves_where_a_colder_or_an_idle_one_could_go(
+    fleet: tuple[list[tuple[Pod, State | None]], int],
+) -> None:
+    pods, stay = fleet
+    cluster = cluster_with({"replicas": len(pods)})
+    asyncio.run(Operator(cluster).settle())
+    cluster.put(fakes.service({"replicas": stay}))
+    states = {pod.uid: state for pod, state in pods if state is not None}
+    observed = replace(observe(cluster), pods=tuple(pod for pod, _ in pods), states=states)
+    looks = looked(Autoscaling(), observed, None, stay, fakes.NOW, 1000.0)
+    observed = replace(observed, cheapest=looks.cheapest)
+
+    first = plan(observed, fakes.SETTINGS)
+    costs = {mark.uid: mark.cost for mark in first.marks}
+    if costs:
+        assert size_after(first, len(pods)) == len(pods)  # nobody goes before all are marked
+    marked = [replace(pod, deletion_cost=costs.get(pod.uid, pod.deletion_cost)) for pod, _ in pods]
+    second = plan(replace(observed, pods=tuple(marked)), fakes.SETTINGS)
+    assert (second.marks, size_after(second, len(pods))) == ((), stay)
+
+    # As its ReplicaSet chooses; of equals the worst for us.
+    ranked = sorted(
+        marked, key=lambda pod: (pod.ready, pod.deletion_cost or 0, _worth(pod, states, -1))
+    )
+    gone, kept = ranked[: len(pods) - stay], ranked[len(pods) - stay :]
+    assert all(_worth(one, states) <= _worth(other, states) for one in gone for other in kept)
+
+
+def size_after(found: Plan, before: int) -> int:
+    """Of the Deployment."""
+    applied = {each.place: each.manifest for each in found.actions if isinstance(each, Apply)}
+    size: int = applied["Deployment"]["spec"]["replicas"] if "Deployment" in applied else before
+    return size
+
+
+def _worth(pod: Pod, states: Mapping[str, State], sign: int = 1) -> tuple[float, ...]:
+    """What goes with a pod: one that does not tell may be worth most."""
+    if not pod.ready:
+        return (0.0,)
+    state = states.get(pod.uid)
+    if state is None:
+        return (sign * 2.0,)
+    return sign * 1.0, sign * (state.saved_prefill_seconds or 0.0), sign * float(state.running or 0)
 
 
 @unhurried

@@ -71,7 +71,7 @@ async def listening(waking: Waking, woken: "asyncio.Queue[Key]") -> AsyncIterato
         TestServer(app, handler_cancellation=True) as server,
         aiohttp.ClientSession() as session,
     ):
-        found = Routers(session, session, woken.put_nowait, port=server.port or 0)
+        found = Routers(session, woken.put_nowait, port=server.port or 0)
         yield found
         found.forget()
         waking.lines.put_nowait(None)

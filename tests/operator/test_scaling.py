@@ -5,10 +5,11 @@ from typing import Any
 
 from aweigh_api import names
 from aweigh_operator import reconcile
-from aweigh_operator.autoscalers import Autoscalers
+from aweigh_operator.autoscalers import FORGOTTEN_S, Autoscalers
 from aweigh_operator.autoscaling import LOOK_S
 from aweigh_operator.cluster import ApiError
 from aweigh_operator.observe import Autoscaler, Key, Manifest
+from aweigh_operator.tell import POLL_CONFLICT_S
 from tests.operator import fakes
 from tests.operator.fakes import KEY, Clock, FakeCluster, Operator
 from tests.operator.scaling.looks import report
@@ -407,6 +408,36 @@ async def test_all_services_of_a_namespace_ask_once_for_its_autoscalers(clock: C
     await looks.of("team", 0.0)  # before a change of size
     await looks.of("other", 60.0)
     assert cluster.asked_for_autoscalers == 4
+
+
+async def test_while_nobody_tells_who_else_scales_the_number_stays_and_all_else_goes_on(
+    clock: Clock,
+) -> None:
+    world = World(clock)
+    await world.pass_(120)
+    cluster, size = world.cluster, world.size
+    cluster.refuse_autoscalers = ApiError("list the autoscalers", 500, "no", retry_after_s=7.0)
+    cluster.edit(names.KIND, lambda body: body["spec"].update(template={"labels": {"a": "b"}}))
+    cluster.edit("Service", lambda body: body["spec"].update(selector={}))
+    await world.pass_(120, BUSY)
+    template = cluster.objects["Deployment", KEY]["spec"]["template"]
+    assert (world.size, template["metadata"]["labels"]["a"]) == (size, "b")
+    assert cluster.objects["Service", KEY]["spec"]["selector"]
+    assert world.operator.status()["scaling"]["desiredReplicas"] > size  # it is told all the same
+    after_s = await world.operator.reconcile()
+    assert after_s is not None
+    assert 0.0 < after_s <= POLL_CONFLICT_S
+    cluster.refuse_autoscalers = None
+    await world.pass_(30, BUSY)
+    assert world.size > size
+
+
+async def test_a_namespace_that_nobody_asks_for_any_more_is_forgotten(clock: Clock) -> None:
+    looks = Autoscalers(FakeCluster(), clock.monotonic)
+    for each in range(100):
+        clock.now_s += FORGOTTEN_S / 10
+        await looks.of(f"preview-{each}", 60.0)
+    assert len(looks._looks) <= 12
 
 
 async def test_a_suspended_service_comes_back_as_large_as_it_was(clock: Clock) -> None:

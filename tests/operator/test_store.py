@@ -51,6 +51,24 @@ def test_an_older_version_is_no_news_and_changes_nothing() -> None:
     assert store.changed(KEY) == changed
 
 
+def test_a_listing_counts_though_it_is_older_as_after_a_restore_from_a_backup() -> None:
+    store = Store()
+    store.put("Deployment", deployment(90, spec={"replicas": 2}))
+    store.put("Pod", pod(91))
+    store.put("Deployment", deployment(92, uid="deleted since the backup"))
+    store.drop("Deployment", KEY, "deleted since the backup", 93)
+    restored = deployment(8, spec={"replicas": 1})
+    assert store.put("Deployment", restored, listed=True) == [KEY]
+    assert store.put("Deployment", restored, listed=True) == []
+    assert store.children(KEY, ("Deployment",))["Deployment"]["spec"] == {"replicas": 1}
+    assert store.put("Deployment", deployment(9, spec={"replicas": 3})) == [KEY]  # by its watch
+    moved = pod(7)
+    moved["metadata"]["labels"][names.LABEL_INSTANCE] = "debug"
+    assert store.put("Pod", moved, listed=True) == [KEY, Key(KEY.namespace, "debug")]
+    back = deployment(6, uid="deleted since the backup")
+    assert store.put("Deployment", back, listed=True) == [KEY]
+
+
 def test_what_others_count_in_a_childs_status_is_no_news() -> None:
     store = Store()
     store.put("Deployment", deployment(5))

@@ -140,6 +140,64 @@ async def test_a_failing_key_comes_back_after_pauses_that_double(
     assert pauses[2] >= 0.08
 
 
+class Failing:
+    """Work that fails, and is told of news by its watches meanwhile."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error: Exception | None = error
+        self.starts: list[float] = []
+        self.again = asyncio.Event()
+        self.queue = queue_of(self)
+
+    async def __call__(self, key: str) -> None:
+        self.starts.append(asyncio.get_running_loop().time())
+        if self.error is not None:
+            self.queue.add(key)  # during the work
+            raise self.error
+        self.again.set()
+
+    async def until_failed(self) -> None:
+        self.queue.add("a")
+        self.queue.start()
+        await idle(self.queue)
+
+    async def hear(self, *, urgent: bool = False) -> None:
+        """Of news, in the ways that there are."""
+        self.queue.add("a", urgent=urgent)
+        self.queue.add_after("a", 0.0)
+        await asyncio.sleep(0.05)
+
+
+async def test_news_do_not_shorten_the_pause_of_a_key_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_PAUSE_S", 0.5)
+    work = Failing(RuntimeError("not yet"))
+    await work.until_failed()
+    work.error = None
+    for _ in range(3):
+        await work.hear()
+    async with asyncio.timeout(5):
+        await work.again.wait()
+    await work.queue.stop(1)
+    assert work.starts[1] - work.starts[0] >= 0.5
+
+
+async def test_somebody_who_waits_ends_a_pause_but_not_one_that_a_server_has_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_PAUSE_S", 100.0)
+    work = Failing(RuntimeError("not yet"))
+    await work.until_failed()
+    await work.hear(urgent=True)
+    assert len(work.starts) == 2
+    work.error = ApiError("list pods", 429, "too many", retry_after_s=100.0)
+    await work.hear(urgent=True)
+    await work.hear(urgent=True)
+    assert len(work.starts) == 3
+    await work.queue.stop(1)
+
+
 async def pauses_of(error: Exception, caplog: pytest.LogCaptureFixture) -> list[float]:
     """How long 50 keys that fail at once are told to wait, in seconds."""
     failed = asyncio.Semaphore(0)

@@ -85,6 +85,7 @@ class Pod:
     running: int = 0
     routed: Counter[str] = field(default_factory=Counter)  # of them, by the router's name
     most_running: int = 0
+    deaths: list[int] = field(default_factory=list)  # by prompts; how many others it computed
     events: int = 0
     seen: list[Seen] = field(default_factory=list)
     boot_id: str = field(default_factory=lambda: secrets.token_hex(4))
@@ -215,6 +216,7 @@ class Pod:
             await asyncio.Event().wait()
         if self.dies_of in prompt:
             await asyncio.sleep(0.05)  # others have come meanwhile
+            self.deaths.append(self.running - 1)
             await self._end()
         num_tokens = int(body.get("max_tokens", 4))
         if not body.get("stream"):

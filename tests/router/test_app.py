@@ -95,6 +95,7 @@ async def test_pods_are_told_the_tenant_and_nothing_that_a_client_claims(
         (b'{"prompt": "x", "aweigh\\u005fresume": {}}', "Unknown field 'aweigh_resume'"),
         (b'{"prompt": "x", "n": 9}', "expected an integer from 1 to 8"),
         (b'{"prompt": "x", "n": 1' + b"0" * 400 + b"}", "expected an integer from 1 to 8"),
+        (b'{"prompt": "x", "n": ' + b"1" * 5000 + b"}", "not valid JSON"),
         (b'{"prompt": [' + b",".join([b'"x"'] * 33) + b"]}", "expected 32 at most"),
         (b"[1]", "not a JSON object"),
         (b'{"prompt": ', "not valid JSON"),

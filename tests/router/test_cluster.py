@@ -142,6 +142,29 @@ async def test_pods_stay_known_while_the_api_server_does_not_answer(
     await eventually(lambda: names(told[-1]) == {"bb": True})
 
 
+async def test_a_watch_that_ends_at_once_is_asked_again_ever_more_seldom(
+    server: tuple[Server, str], tmp_path: Path
+) -> None:
+    api, url = server
+    (tmp_path / "token").write_text("the-token\n")
+    pauses: list[float] = []
+
+    async def noted(pause_s: float) -> None:
+        pauses.append(pause_s)
+        await asyncio.sleep(0)
+
+    for _ in range(20):
+        api.events.put_nowait(None)
+    watch = Watch(ApiServer(url, tmp_path), "ns", "chat-pods", Slices(tls=False), lambda *_: None)
+    watching = asyncio.create_task(watch.run(noted))
+    await eventually(lambda: api.events.empty() and len(pauses) == 20)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert api.lists == 1  # what was known stays
+    assert 0.0 < pauses[0] < pauses[4] <= max(pauses) <= 15.0
+    assert len(set(pauses[10:])) > 1  # all routers at once would ask at once
+
+
 def test_the_reason_that_a_service_is_not_ready_comes_with_its_slices() -> None:
     slices = Slices(tls=True)
     empty = endpoints("s1", 1)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aweigh_router.line import HIGH, LOW, NORMAL, Line, LineFull, Ticket
+from aweigh_router.line import HIGH, LOW, NO_ROOM_NEEDED, NORMAL, Line, LineFull, Ticket
 
 TENANTS = st.sampled_from([b"a", b"b", b"c"])
 
@@ -53,6 +53,35 @@ def test_nobody_saves_up_turns_while_away() -> None:
     line.charge(b"new", 10)
     line.join(Ticket(b"busy", 0.0))
     assert next(line.in_order()).tenant == b"busy"
+
+
+@pytest.mark.parametrize("first", [NO_ROOM_NEEDED, HIGH, NORMAL])
+def test_who_was_served_much_is_not_passed_over_for_who_comes_first(first: int) -> None:
+    line, taken = Line[Ticket](100), list[bytes]()
+    for tenant, priority, served in ((b"rare", first, 10), (b"busy", NORMAL, 1_000_000)):
+        line.join(Ticket(tenant, 0.0, priority))
+        line.take(next(line.in_order()))
+        line.charge(tenant, served)
+    assert not len(line)
+    for _ in range(3):
+        line.join(Ticket(b"new", 0.0, cost=10))
+        line.join(Ticket(b"busy", 0.0, cost=10))
+    for ticket in line.in_order():
+        line.take(ticket)
+        taken.append(ticket.tenant)
+    assert taken == [b"new", b"busy"] * 3
+
+
+def test_what_others_of_a_higher_priority_were_served_puts_nobody_back() -> None:
+    line = Line[Ticket](100)
+    for tenant, priority, served in ((b"a", LOW, 10), (b"urgent", HIGH, 1_000_000)):
+        line.join(Ticket(tenant, 0.0, priority))
+        line.take(next(line.in_order()))
+        line.charge(tenant, served)
+    line.join(Ticket(b"b", 0.0, LOW, 10))
+    line.join(Ticket(b"a", 0.0, LOW, 10))
+    line.join(Ticket(b"b", 0.0, LOW, 10))
+    assert [each.tenant for each in line.in_order()] == [b"b", b"a", b"b"]
 
 
 def test_the_key_decides_who_is_before_others() -> None:

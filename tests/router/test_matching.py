@@ -135,6 +135,19 @@ def test_requests_that_are_refused_together_are_one_refusal() -> None:
     assert each.fits(1, 1.0)  # another router was first, once
 
 
+def test_a_pod_stays_one_requests_own_though_others_that_take_no_room_end_there() -> None:
+    each = pod("p", 9)
+    own, models, refused = call(deaths=2), call(0), call(0)
+    for one in (own, models, refused):
+        assert Round([each], 0.0).place(one, order([each])) is each
+    rooms.end(each, models, 0.0)
+    rooms.refused(each, refused, 0.0)
+    rooms.reported(each, Room(boot_id="p", phase="ready", room=9, running=0), 1.0)
+    assert Round([each], 1.0).place(call(), order([each])) is None
+    rooms.end(each, own, 1.0)
+    assert Round([each], 1.0).place(call(), order([each])) is each
+
+
 def test_suspects_are_spread() -> None:
     pods = [pod(f"p{each}", 9) for each in range(3)]
     round = Round(pods, 0.0)
@@ -167,7 +180,9 @@ def test_a_slow_pod_gets_nothing_while_there_is_another() -> None:
 
 def test_a_pod_is_given_up_when_it_stays_unheard_and_when_an_answer_is_overdue() -> None:
     pods, given_up = Pods(), list[str]()
-    new, _ = pods.follow([Found(name, name, ready=True) for name in ("unheard", "late", "gone")])
+    names = ("unheard", "late", "gone", "lost")
+    new, _ = pods.follow([Found(name, name, ready=True) for name in names])
+    by_name = {each.found.name: each for each in new}
     for each in new:
         name = each.found.name
         rooms.reported(each, Room(boot_id="b", phase="ready", room=9, running=0), 0.0)
@@ -176,11 +191,13 @@ def test_a_pod_is_given_up_when_it_stays_unheard_and_when_an_answer_is_overdue()
     pods.look(1.0)
     assert given_up == []  # it may be its report alone that broke off
     pods.follow([Found(name, name, ready=True) for name in ("unheard", "late")])
-    rooms.reported(pods.get("late"), Room(boot_id="b", phase="ready", room=9, running=0), 12.0)
+    for name in ("late", "gone"):
+        report = Room(boot_id="b", phase="ready", room=9, running=0)
+        rooms.reported(by_name[name], report, 12.0)
     pods.look(13.0)
-    assert given_up == ["unheard"]
+    assert given_up == ["unheard", "lost"]  # the cluster knows nothing of the latter any more
     pods.look(21.0)
-    assert sorted(given_up[1:]) == ["gone", "late", "unheard"]
+    assert sorted(given_up[2:]) == ["gone", "late", "lost", "unheard"]
 
 
 def test_a_pod_serves_from_its_own_word_on_and_not_after_its_probes_fail() -> None:

@@ -1,6 +1,7 @@
 """The command `aweigh-router` as a process: settings, failures at the start, and its end."""
 
 import asyncio
+import itertools
 import json
 import resource
 import signal
@@ -36,6 +37,15 @@ async def ports(router: asyncio.subprocess.Process) -> tuple[str, str]:
     assert router.stdout is not None
     words = (await router.stdout.readline()).decode().replace(",", "").split()
     return f"http://127.0.0.1:{words[2]}", f"http://127.0.0.1:{words[5]}"
+
+
+async def says(session: aiohttp.ClientSession, url: str, words: str) -> None:
+    """Wait until it does."""
+    for _ in itertools.count():
+        async with session.get(url) as response:
+            if words in await response.text():
+                return
+        await asyncio.sleep(0.01)
 
 
 async def test_it_finishes_open_streams_before_it_ends() -> None:
@@ -120,3 +130,23 @@ async def test_a_port_that_is_taken_is_named() -> None:
     assert router.returncode == ExitCode.BAD_CONFIGURATION
     assert f"port {port}" in said.decode()
     assert "give another --port" in said.decode()
+
+
+async def test_a_body_that_is_still_arriving_when_it_drains_gets_its_answer() -> None:
+    pod = Pod()
+    body = json.dumps({"model": "m", "prompt": "x" * (3 << 20), "max_tokens": 2}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with running(pod):
+        flags = ["--pod", pod.url, "--port=0", "--admin-port=0", "--drain-settle-seconds=0"]
+        async with process(*flags) as router, aiohttp.ClientSession() as session:
+            url, admin = await ports(router)
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.split(":")[2]))
+            writer.write(head.encode() + body[: 1 << 20])
+            async with asyncio.timeout(20):
+                await says(session, f"{admin}/metrics", 'open_requests{model_name="local"} 1.0')
+                router.send_signal(signal.SIGTERM)
+                await says(session, f"{url}/health", "draining")  # it takes nothing new
+                writer.write(body[1 << 20 :])
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+                writer.close()
+                assert await router.wait() == 0

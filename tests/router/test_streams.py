@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aweigh_router import app, dispatch, reports, rooms
+from aweigh_router.reply import Reply
 from tests.router.pod import SECRET, Fate, Pod, running, text
 from tests.router.routing import Local, eventually, routing
 from tests.router.streamed import Streamed
@@ -166,16 +167,26 @@ async def _keep_telling(pod: Pod) -> None:
 
 
 async def test_a_request_that_kills_its_pods_fails_alone(tmp_path: Path) -> None:
-    pods = [Pod(dies_of="poison", revives=True, pace_s=0.02) for _ in range(3)]
+    deaths: list[int] = []
+    pods = [Pod(dies_of="poison", revives=True, pace_s=0.02, deaths=deaths) for _ in range(3)]
     async with running(*pods), routing(tmp_path, pods, wait_seconds=30.0) as local:
+        asking = asyncio.create_task(_keep_asking_for_models(local))  # which takes no room
         killing = asyncio.create_task(local.stream("poison", max_tokens=5))
         streams = await asyncio.gather(
-            *(local.stream(f"p {each}", max_tokens=20) for each in range(12))
+            *(local.stream(f"p {each}", max_tokens=20) for each in range(60))
         )
         killed = await killing
+        asking.cancel()
     assert all(whole(each, f"p {i}", 20) for i, each in enumerate(streams))
+    assert (len(deaths), deaths[-1]) == (3, 0)  # the third time it has the pod for itself
     assert killed.errors[0]["code"] == "pods_died"
-    assert sum(each.body["prompt"] == "poison" for pod in pods for each in pod.seen) == 3
+    assert sum(each.body.get("prompt") == "poison" for pod in pods for each in pod.seen) == 3
+
+
+async def _keep_asking_for_models(local: Local) -> None:
+    while True:
+        async with local.session.get(f"{local.url}/v1/models") as response:
+            await response.read()
 
 
 async def test_a_stream_is_not_resumed_by_another_revision(tmp_path: Path) -> None:
@@ -294,6 +305,19 @@ async def test_a_client_that_goes_away_frees_its_place(tmp_path: Path) -> None:
         asking.cancel()
         await eventually(lambda: not pod.running)
         assert whole(await local.stream("next", max_tokens=2), "next", 2)
+
+
+async def test_a_failure_of_the_router_itself_is_not_taken_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> None:
+        raise TimeoutError("a bug")
+
+    monkeypatch.setattr(Reply, "whole", fails)
+    pod = Pod()
+    async with running(pod), routing(tmp_path, [pod]) as local:
+        status, answer = await local.whole("hello")
+    assert (status, answer["error"]["code"]) == (500, None)
 
 
 async def test_a_client_that_does_not_read_makes_its_pod_wait(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ async def test_a_request_that_waits_for_a_first_pod_wakes_the_service(tmp_path: 
     woken: asyncio.Queue[Key] = asyncio.Queue()
     async with routing(tmp_path, ()) as router, aiohttp.ClientSession() as session:
         pod, port = seen(router.admin_url)
-        routers = Routers(session, session, woken.put_nowait, port)
+        routers = Routers(session, woken.put_nowait, port)
         before = (await routers.read([pod], None))[pod.uid]
         assert (before.arrived_requests, before.waiting, before.in_flight) == (0, 0, 0)
         routers.listen(KEY, [pod])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from aweigh_api.reasons import Reason
 from aweigh_api.router_state import RouterState
+from aweigh_api.scaling import LONGEST_PERIOD_S
 from aweigh_api.state import State
 from aweigh_operator.scaling import counts, estimates, idle
 from aweigh_operator.scaling.estimates import FROZEN_S, Estimates
@@ -106,7 +107,7 @@ def _noted(memory: Memory, look: Look) -> Memory:
     live = {pod.uid for pod in look.pods}
     changes = memory.changes or ((float("-inf"), look.replicas),)
     if changes[-1][1] != look.replicas:
-        changes = (*changes[-63:], (look.now_s, look.replicas))
+        changes = (*_recent(changes, look.now_s), (look.now_s, look.replicas))
     serving = frozenset(pod.uid for pod in look.serving)
     moved = not first and serving != memory.serving
     return replace(
@@ -120,6 +121,12 @@ def _noted(memory: Memory, look: Look) -> Memory:
         since_s=look.now_s if gap else memory.since_s,
         changes=changes,
     )
+
+
+def _recent(changes: tuple[tuple[float, int], ...], now_s: float) -> tuple[tuple[float, int], ...]:
+    """Those that a policy may count, and how many pods there were before."""
+    old = [each for each in changes if each[0] <= now_s - LONGEST_PERIOD_S]
+    return (*old[-1:], *changes[len(old) :])
 
 
 def _judged(memory: Memory, look: Look, rules: Rules) -> tuple[Memory, Decision]:

@@ -43,7 +43,7 @@ class Estimates:
     prompt_length: float | None = None
     output_length: float | None = None
     context: float | None = None
-    drafted: float = 0.0  # tokens for each row
+    drafted: float | None = None  # tokens for each row
     accepted_length: float | None = None
     hit_share: float | None = None
     hit_pods: int = 1  # behind the hit share
@@ -159,7 +159,7 @@ def _costs(known: Estimates, look: Look) -> Costs | None:
     return Costs(
         base=median(fit.base for fit in fits),
         prompt_token=median(fit.prompt_token for fit in fits),
-        row=median(fit.row + fit.drafted_token * known.drafted for fit in fits),
+        row=median(fit.row + fit.drafted_token * (known.drafted or 0.0) for fit in fits),
         kv_token=median(fit.kv_token for fit in fits),
     )
 
@@ -233,9 +233,7 @@ def _drafts(before: Estimates, seen: Counted) -> Estimates:
         return replace(before, gathered_rows=seen)
     drafted = _ratio(before.drafted, seen.drafted_tokens, seen.decoded_rows, _ACCEPTED)
     length = _ratio(before.accepted_length, seen.decode_tokens, seen.decoded_rows, _ACCEPTED)
-    return replace(
-        before, drafted=drafted or 0.0, accepted_length=length, gathered_rows=counts.NOTHING
-    )
+    return replace(before, drafted=drafted, accepted_length=length, gathered_rows=counts.NOTHING)
 
 
 def _hits(before: Estimates, warm: Counted, pods: int) -> Estimates:

@@ -47,7 +47,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 async def _health(request: web.Request) -> web.Response:
-    request.app[SERVICE].model()
+    request.app[SERVICE].expect_open()
     return _json(msgspec.json.encode(Health()))
 
 
@@ -79,6 +79,7 @@ def _json(body: bytes) -> web.Response:
 
 
 def _card(service: Service) -> ModelCard:
+    service.expect_open()
     model = service.model()
     return ModelCard(
         model.name, model.created_s, model.limits.max_model_len, speculation=_drafts(service)
@@ -102,11 +103,12 @@ def _answering(
 
     async def handler(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
-        service.model()  # refuse before reading the body
-        async with request.app[BODIES].read(request, request[CALLER]) as body:
-            asked = parse(body.content, kind)
-            _expect_model(service, asked.model)
-            return await answer(request, service, asked)
+        service.expect_open()  # refuse before reading the body
+        with service.seats.opened():
+            async with request.app[BODIES].read(request, request[CALLER]) as body:
+                asked = parse(body.content, kind)
+                _expect_model(service, asked.model)
+                return await answer(request, service, asked)
 
     handler.__name__ = answer.__name__
     return handler

@@ -54,6 +54,18 @@ class Seats:
         return self._routed[router]
 
     @contextmanager
+    def opened(self) -> Iterator[None]:
+        """A request is open: from when it is let in, before its body arrives, to its end."""
+        self.open_requests += 1
+        self._nothing_open.clear()
+        try:
+            yield
+        finally:
+            self.open_requests -= 1
+            if self.open_requests == 0:
+                self._nothing_open.set()
+
+    @contextmanager
     def take(
         self, count: int, caller: bytes = b"", *, prompts: int = 0, router: str | None = None
     ) -> Iterator[None]:
@@ -78,8 +90,6 @@ class Seats:
             self._expect_room(count)
             self._routed[router] += count
         self._taken[caller] += count
-        self.open_requests += 1
-        self._nothing_open.clear()
         self._on_change()
         try:
             yield
@@ -89,9 +99,6 @@ class Seats:
             if router is not None:
                 self._routed[router] -= count
                 self._routed = +self._routed
-            self.open_requests -= 1
-            if self.open_requests == 0:
-                self._nothing_open.set()
             self._on_change()
 
     async def until_idle(self, deadline_s: float) -> None:

@@ -150,18 +150,26 @@ class Service:
         """End the thread and the process that turn texts into tokens."""
         await self._opened.aclose()
 
-    def model(self) -> Model:
-        """The model, for a request that may be served.
+    def expect_open(self) -> None:
+        """For a request that has come now.
 
         Raises:
             ApiError: the server is loading, draining or broken.
         """
-        if self.trouble() is not None:
-            raise errors.engine_down()
+        self.model()
         if self.refusing:
             raise errors.draining()
+
+    def model(self) -> Model:
+        """The model, for a request that was let in.
+
+        Raises:
+            ApiError: the server is loading or broken.
+        """
+        if self.trouble() is not None:
+            raise errors.engine_down()
         if self._model is None:
-            raise errors.loading()
+            raise errors.draining() if self.refusing else errors.loading()
         return self._model
 
     def trouble(self) -> str | None:

@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aweigh_api.reasons import Reason
+from aweigh_operator.scaling.counts import Counted, Window
+from aweigh_operator.scaling.estimates import Estimates, learned
 from aweigh_operator.scaling.law import Aim, Limit
+from aweigh_operator.scaling.look import Look
 from aweigh_operator.scaling.rules import DOWN, UP, Policy, Rules, Select
 from tests.operator.scaling.looks import LOOK_S, Service
 
@@ -279,6 +282,17 @@ def test_policies_bound_how_fast_pods_come_and_go(select: Select, loads: list[fl
             assert now == 2
 
 
+def test_a_policy_counts_every_change_of_its_period_however_many_there_were() -> None:
+    up = replace(UP, policies=(Policy(10, 0, 1800.0),))
+    service = Service(90, replace(RULES, up=up, most=200))
+    assert service.run(10, 10_000.0).replicas == 100
+    for size in range(99, 19, -1):  # somebody else takes them away, within 1,200 s
+        service.resize(size)
+        service.look(10_000.0)
+    assert service.look(10_000.0).replicas == 20
+    assert service.run(60, 10_000.0).replicas == 30  # the ten of before are so long ago by now
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(
@@ -350,3 +364,11 @@ def test_steps_that_say_nothing_of_prompts_any_more_leave_what_was_known_of_them
     service.fit = service.fit.model_copy(update={"prompt_token": 0.0})
     service.look(100, hits=0.9)
     assert "not measured" not in service.look(100, hits=0.9).sentence
+
+
+def test_what_drafts_bring_at_first_counts_whole() -> None:
+    seen = Counted(decoded_rows=1000, decode_tokens=3000, drafted_tokens=4000)
+    look = Look(now_s=15.0, replicas=1, pods=[])
+    windows = {"a": Window(15.0, seen)}
+    known = learned(Estimates(), look, windows, 15.0, arrived=None, frozen=True)
+    assert (known.drafted, known.accepted_length) == (4.0, 3.0)

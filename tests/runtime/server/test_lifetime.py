@@ -123,6 +123,22 @@ def test_after_settling_new_requests_are_refused_while_open_ones_go_on(tmp_path:
         assert served.process.wait(timeout=10) == 0
 
 
+def test_a_body_that_is_still_arriving_when_it_drains_gets_its_answer(tmp_path: Path) -> None:
+    body = json.dumps({"model": MODEL, "prompt": "The " * 400, "max_tokens": 2}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+    with (
+        ready(tmp_path, "--drain-settle-seconds=1") as served,
+        socket.create_connection(("127.0.0.1", served.port)) as client,
+    ):
+        client.sendall(head.encode() + body[:1000])
+        served.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: served.chat(max_tokens=1).status_code == 503)
+        client.sendall(body[1000:])
+        answer = client.makefile("rb").readline()
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert served.process.wait(timeout=10) == 0
+
+
 def test_what_does_not_finish_in_time_is_told_so(tmp_path: Path) -> None:
     with (
         ready(tmp_path, "--drain-timeout-seconds=0") as served,

@@ -1,0 +1,117 @@
+"""The line and the pods brought together: seats for who waits, whatever their clients do."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from aweigh_api.routing import Room
+from aweigh_router import dispatch, rooms
+from aweigh_router.asked import Asked
+from aweigh_router.calls import Call
+from aweigh_router.dispatch import Dispatch
+from aweigh_router.line import NO_ROOM_NEEDED, NORMAL, Line
+from aweigh_router.rooms import Found, Pod, Pods
+
+
+class CountingLine(Line[Call]):
+    """Counts how often it was put in order."""
+
+    ordered = 0
+
+    def in_order(self) -> Iterator[Call]:
+        self.ordered += 1
+        return super().in_order()
+
+
+def call(num_answers: int = 1) -> Call:
+    priority = NORMAL if num_answers else NO_ROOM_NEEDED
+    asked = Asked(stream=True, num_answers=num_answers)
+    return Call(b"", 0.0, priority, asked=asked, deadline_s=60.0)
+
+
+def tell(pod: Pod, room: int) -> None:
+    rooms.reported(pod, Room(boot_id="b", phase="ready", room=room, running=9), 0.0)
+
+
+@pytest.fixture
+def line() -> CountingLine:
+    return CountingLine(1000)
+
+
+@pytest.fixture
+def work(line: CountingLine) -> Dispatch:
+    return Dispatch(line, Pods(), lambda: 0.0)
+
+
+@pytest.fixture
+def pod(work: Dispatch) -> Pod:
+    """It is full."""
+    (pod,), _ = work.pods.follow([Found("p", "u", ready=True)])
+    tell(pod, room=0)
+    return pod
+
+
+async def test_a_client_that_does_not_read_its_sign_of_life_gets_its_pod_all_the_same(
+    work: Dispatch, pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_BETWEEN_SIGNS_S", 0.01)
+    told, ended = asyncio.Event(), list[bool]()
+
+    async def unread() -> None:
+        told.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    waiting = call()
+    work.join(waiting, 1)
+    seat = asyncio.create_task(work.seat(waiting, unread))
+    async with asyncio.timeout(10):
+        await told.wait()
+        tell(pod, room=1)
+        work.match()
+        assert await seat is pod
+    assert ended == [True]
+
+
+async def test_a_client_that_is_gone_when_it_is_told_that_it_waits_leaves_the_line(
+    work: Dispatch, pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_BETWEEN_SIGNS_S", 0.01)
+
+    async def nobody_there() -> None:
+        raise asyncio.CancelledError
+
+    waiting = call()
+    work.join(waiting, 1)
+    async with asyncio.timeout(10):
+        await asyncio.wait({seat := asyncio.create_task(work.seat(waiting, nobody_there))})
+    assert seat.cancelled()
+    assert (len(work.line), pod.in_flight) == (0, 0)
+
+
+async def test_a_line_before_full_pods_is_not_looked_through_at_each_report(
+    work: Dispatch, line: CountingLine, pod: Pod
+) -> None:
+    async def nothing() -> None:
+        return
+
+    for each in (waiting := [call() for _ in range(5)]):
+        work.join(each, 1)
+    seats = [asyncio.create_task(work.seat(each, nothing)) for each in waiting]
+    await asyncio.sleep(0)
+    line.ordered = 0
+    for _ in range(100):
+        work.match()
+    assert line.ordered == 0
+    work.join(models := call(0), 1)  # that a full pod answers, too
+    assert await work.seat(models, nothing) is pod
+    tell(pod, room=1)
+    work.match()
+    await asyncio.wait(seats, return_when=asyncio.FIRST_COMPLETED)
+    assert [seat.done() for seat in seats] == [True, False, False, False, False]
+    for seat in seats:
+        seat.cancel()
+    await asyncio.gather(*seats, return_exceptions=True)
