@@ -49,6 +49,7 @@ _SCALABLE = {"Deployment": "apps", names.KIND: names.GROUP}  # others have such 
 _JSON = "application/json"
 _METADATA_ONLY = f"{_JSON};as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 _SCHEMA_OF = "x-kubernetes-group-version-kind"
+_NAMESPACES = "namespaces"
 _TRANSIENT = (0, 408, 409, 429)  # 0: no answer
 _SECONDS = re.compile(r"[0-9]{1,4}")  # the API server names no date
 
@@ -80,7 +81,7 @@ class ApiError(Exception):
     @property
     def namespace_leaves(self) -> bool:
         """Whether a child could not be applied because its namespace is being deleted, or gone."""
-        return self.status == 404 or self.cause == "NamespaceTerminating"
+        return self.cause in ("NamespaceTerminating", _NAMESPACES)
 
 
 class Cluster(Protocol):
@@ -386,10 +387,15 @@ def _items(listing: Manifest) -> list[Manifest]:
 
 
 def _refusal(text: str) -> tuple[str, str]:
-    """Message and cause of a Status object, else the beginning of whatever came."""
+    """Message and cause of a Status object, else the beginning of whatever came.
+
+    The cause of one that names none is the kind of what was not found or not allowed.
+    """
     try:
         answer: Any = json.loads(text)
-        causes = answer.get("details", {}).get("causes") or [{}]
-        return str(answer["message"])[:1000], str(causes[0].get("reason", ""))
+        details = answer.get("details", {})
+        causes = details.get("causes") or [{}]
+        cause = causes[0].get("reason", details.get("kind", ""))
+        return str(answer["message"])[:1000], str(cause)
     except (ValueError, KeyError, TypeError, AttributeError):
         return text.strip()[:200], ""

@@ -26,6 +26,7 @@ PLACES = (
     "Deployment",
 )
 WITH_PODS = (ROUTER_DEPLOYMENT, "Deployment")  # the last ones
+BOUND = (f"RoleBinding{OF_ROUTER}",)  # refused while the Role that it names is not there
 
 
 def kind_of(place: str) -> str:

@@ -23,7 +23,7 @@ from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.memory import Memory, Refused
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import MOUNTING, Key, Manifest, Observed, Pod, Refusal, key_of
-from aweigh_operator.places import PLACES, WITH_PODS, kind_of, name_at
+from aweigh_operator.places import BOUND, PLACES, WITH_PODS, kind_of, name_at
 from aweigh_operator.plan import Apply, Delete, Plan, plan
 from aweigh_operator.readers import Readers
 from aweigh_operator.scaling.decision import Decision
@@ -248,10 +248,12 @@ class Reconciler:
         done: list[Apply | Delete] = []
         # The pods come last, and only when all else stands: without the NetworkPolicy that was
         # asked for they would serve everybody.
-        for last in (False, True):
+        first = set(PLACES) - {*BOUND, *WITH_PODS}
+        for those in (first, BOUND, WITH_PODS):
+            last = those is WITH_PODS
             if last and set(memory.refused) - set(WITH_PODS):
                 break
-            stage = [each for each in todo.actions if (each.place in WITH_PODS) is last]
+            stage = [each for each in todo.actions if each.place in those]
             if last and stage and (failure := await self._secret(todo, memory)) is not None:
                 return done, failure if failure.transient else None
             results = await asyncio.gather(

@@ -1,5 +1,6 @@
 """A cluster in memory for the operator's tests: server-side apply, defaults, lagging watches."""
 
+import asyncio
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping
@@ -187,6 +188,11 @@ class FakeCluster:
             raise error
         kind, metadata = manifest["kind"], manifest["metadata"]
         at = kind, Key(metadata["namespace"], metadata["name"])
+        if kind == "RoleBinding":
+            role = manifest["roleRef"]["name"]
+            if ("Role", Key(metadata["namespace"], role)) not in self.objects:
+                raise ApiError(f"apply {kind}", 404, f'roles "{role}" not found', "roles")
+        await asyncio.sleep(0)  # what is asked at the same time is not there yet
         theirs = self.objects.get(at) if at not in self.applied else None
         if theirs is not None and not force and _clash(theirs, manifest):
             raise ApiError(f"apply {kind}", 409, "Apply failed with 1 conflict")

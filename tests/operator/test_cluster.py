@@ -146,6 +146,16 @@ async def test_a_namespace_that_is_being_deleted_is_told_apart(
     assert refused.value.namespace_leaves
 
 
+@pytest.mark.parametrize(("kind", "leaves"), [("namespaces", True), ("roles", False)])
+async def test_only_a_namespace_that_is_not_there_is_one_that_leaves(
+    api: ApiServer, answers: Answers, kind: str, leaves: bool
+) -> None:
+    answers.status, answers.body = 404, {"message": "not found", "details": {"kind": kind}}
+    with pytest.raises(ApiError) as refused:
+        await api.apply({"kind": "Service", "metadata": {"name": "chat", "namespace": "team"}})
+    assert refused.value.namespace_leaves is leaves
+
+
 @pytest.mark.parametrize("body", [[], "x", {"message": "no", "details": {"causes": None}}])
 async def test_a_refusal_of_any_shape_is_understood(
     api: ApiServer, answers: Answers, body: Any

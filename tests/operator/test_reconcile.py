@@ -278,7 +278,7 @@ async def test_a_conflict_or_an_overloaded_api_server_is_left_to_the_queue() -> 
     assert "Deployment" in operator.children()
 
 
-@pytest.mark.parametrize(("status", "cause"), [(403, "NamespaceTerminating"), (404, "")])
+@pytest.mark.parametrize(("status", "cause"), [(403, "NamespaceTerminating"), (404, "namespaces")])
 async def test_in_a_namespace_that_is_being_deleted_nothing_is_told_and_the_key_comes_back(
     status: int, cause: str
 ) -> None:
