@@ -62,7 +62,7 @@ class Reports:
         task.add_done_callback(partial(self._ended, pod))
 
     def _ended(self, pod: Pod, task: asyncio.Task[None]) -> None:
-        if self._listening[pod] is task:  # else it is listened to anew
+        if self._listening.get(pod) is task:  # else it is listened to anew
             del self._listening[pod]
 
     async def _listen(self, pod: Pod) -> None:
