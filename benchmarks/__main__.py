@@ -104,6 +104,12 @@ BENCHMARKS = {
         _saved("fused-operations-gpu", ".md", ".json"),
     ),
     "gptq-peer": Benchmark("gptq_peer", "GPTQ of a matrix here and in llm-compressor", PEER),
+    "int-divisions": Benchmark(
+        "int_divisions_gpu",
+        "divisions of products of many tokens with weights of 4 and 8 bits on Hopper",
+        GPU,
+        _saved("int-divisions-gpu", ".md", ".json"),
+    ),
     "int-weight": Benchmark(
         "int_weight_gpu",
         "products with weights of 4 and 8 bits",
@@ -186,6 +192,7 @@ PARTS = (
     "__main__",
     "byte_products",
     "int_peers",
+    "layer_kernels",
     "peers",
     "product_report",
     "replays",

@@ -43,6 +43,7 @@ from aweigh_runtime.model.graph_sizes import Size, graph_sizes, smallest
 from aweigh_runtime.model.load import Loaded, Wish
 from aweigh_runtime.model.placement import places
 from aweigh_runtime.model.random_weights import SCHEMES, make_up
+from benchmarks.layer_kernels import added, ends_of
 from benchmarks.replays import MEMORY_BYTES_PER_S, described
 
 BATCHES = (1, 64, 256)
@@ -114,7 +115,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kv-cache-dtype", choices=("auto", "fp8"), default="auto")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--common", action="store_true", help="all requests begin alike")
-    parser.add_argument("--profile", action="store_true", help="print the kernels of each step")
+    parser.add_argument("--profile", action="store_true", help="print what kernels add")
     parser.add_argument("--starts", type=int, default=0, help="of `aweigh serve`, timed first")
     parser.add_argument("--save", type=Path, action="append", default=[])
     return parser.parse_args()
@@ -284,15 +285,10 @@ def _back_to_back_ms(replay: Callable[[], None]) -> float:
 
 
 def _print_kernels(replay: Callable[[], None]) -> None:
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
-        for _ in range(5):
-            replay()
-        torch.cuda.synchronize()
-    print(
-        found.key_averages().table(
-            sort_by="cuda_time_total", row_limit=30, max_name_column_width=60
-        )
-    )
+    kernels = added(ends_of(replay))
+    print(f"{len(kernels)} kernels of a layer, {sum(us for _, us in kernels):.2f} us:")
+    for name, us in kernels:
+        print(f"  {name[:60]:60} {us:6.2f}", flush=True)
 
 
 def floor_ms(loaded: Loaded, cache: KVCache, batch: int, *, common: bool) -> float:

@@ -33,6 +33,7 @@ SHAPES = (
     (6144, 4096), (4096, 4096), (28_672, 4096), (4096, 14_336), (57_344, 8192), (10_240, 3072),
 )  # fmt: skip
 TOKENS = (1, 4, 16, 32, 64, 128, 256, 512, 1024, 4096)
+MODEL = "matrices of Llama 3.1 8B and 70B and one of no model, groups of 128, bf16"
 FLOPS_PER_S = 790e12  # of bf16, what cuBLAS reaches on an H200
 LARGE_BYTES = 25_000_000  # of a weight
 FEW_TOKENS = 16
@@ -73,9 +74,8 @@ def main() -> None:
                 bars += bars_of(name, shape, bits, tokens, ratio | {FLOOR: share})
                 print(*rows[-1], flush=True)
     tables = [Table(COLD.capitalize(), COLUMNS, rows)]
-    model = "matrices of Llama 3.1 8B and 70B and one of no model, groups of 128, bf16"
     title = "Products with packed integers on a GPU"
-    tell("int_weight_gpu", title, model, tables, bars, given.save)
+    tell("int_weight_gpu", title, MODEL, tables, bars, given.save)
 
 
 def measured(

@@ -102,6 +102,45 @@ __device__ inline uint16_t rounded(float number) {
     return found;
 }
 
+template <bool WIDE>
+__device__ inline float widened(uint16_t number) {
+    float found;
+    if constexpr (WIDE) {
+        found = __uint_as_float(uint32_t(number) << 16);
+    } else {
+        asm("cvt.f32.f16 %0, %1;" : "=f"(found) : "h"(number));
+    }
+    return found;
+}
+
+// The instructions by which Triton has `a / b` and `exp(x)`, so that bits are the same.
+__device__ inline float divided(float number, float by) {
+    float found;
+    asm("div.full.f32 %0, %1, %2;" : "=f"(found) : "f"(number), "f"(by));
+    return found;
+}
+__device__ inline float exponential(float number) {
+    float found;
+    asm("ex2.approx.f32 %0, %1;" : "=f"(found) : "f"(number * 1.4426950408889634f));
+    return found;
+}
+
+// E4M3; what is too large becomes the largest. Before sm_89 nothing is kept so.
+__device__ inline uint8_t rounded_to_fp8(float number) {
+    uint16_t found = 0;
+#if __CUDA_ARCH__ >= 890
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(found) : "f"(0.0f), "f"(number));
+#endif
+    return uint8_t(found);
+}
+__device__ inline float of_fp8(uint8_t number) {
+    uint32_t found = 0;
+#if __CUDA_ARCH__ >= 890
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(found) : "h"(uint16_t(number)));
+#endif
+    return widened<false>(uint16_t(found));
+}
+
 #define AWEIGH_MULTIPLY_SPARSE(KIND)                                                              \
     asm volatile("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32." KIND "." KIND      \
                  ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, "                  \

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "arguments.cuh"
+#include "following.cuh"
 #include "instructions.cuh"
 
 namespace aweigh {
@@ -206,6 +207,30 @@ __device__ inline bool joined(Sums<TILES> &total, const Arguments &given, int kn
     return true;
 }
 
+// Does what follows the product of up to 8 tokens, in place of writing it. `sums` is shared by the
+// block.
+template <bool WIDE, int WARPS>
+__device__ inline void follow(const Sums<1> &total, const Arguments &given, uint16_t *sums) {
+    constexpr int ROWS = WARPS * UNIT;
+    __syncthreads();  // no warp needs its stages any more
+#pragma unroll
+    for (int sixteen = 0; sixteen < 2; sixteen++) {
+#pragma unroll
+        for (int one = 0; one < 4; one++) {
+            const int token = token_of<1>(0, one);
+            if (token < given.tokens) {
+                sums[token * ROWS + row_of<1>(sixteen, one)] = rounded<WIDE>(total[sixteen][0][one]);
+            }
+        }
+    }
+    __syncthreads();
+    if (given.after == TURN) {
+        turn<WIDE, ROWS>(given, sums);
+    } else {
+        gate<WIDE, ROWS>(given, sums);
+    }
+}
+
 // Some tokens, some rows of the weight, and some of their columns. Blocks with the same part of the
 // weight and other tokens run side by side: one of them reads it from memory.
 template <class Kind, bool WIDE, int TILES, int WARPS>
@@ -214,12 +239,9 @@ __global__ void __launch_bounds__(WARPS * 32, TILES == 8 ? 8 / WARPS : 16 / WARP
     extern __shared__ uint4 memory[];
     constexpr int ON_WAY = Kind::template STAGES<TILES> - 1;
     const int first_token = blockIdx.x * TILES * 8;
-    const int unit = blockIdx.y * WARPS + threadIdx.x / 32;
     const int begin = given.steps * blockIdx.z / gridDim.z;
     const int count = given.steps * (blockIdx.z + 1) / gridDim.z - begin;
-    // Units past the end are the last one again; nothing of them is written.
-    const int last = given.units - 1;
-    Copies<Kind, TILES, WARPS> copies(given, memory, min(unit, last), first_token, begin);
+    Copies<Kind, TILES, WARPS> copies(given, memory, unit_of<TILES, WARPS>(given), first_token, begin);
 
     let_next_start();
     for (int stage = 0; stage < min(ON_WAY, count); stage++) {
@@ -246,6 +268,12 @@ __global__ void __launch_bounds__(WARPS * 32, TILES == 8 ? 8 / WARPS : 16 / WARP
     }
     int *shared = reinterpret_cast<int *>(memory);
     if (gridDim.z > 1 && !joined<TILES>(total, given, given.tokens - first_token, shared)) return;
+    if constexpr (TILES == 1) {
+        if (given.after != NOTHING) {
+            follow<WIDE, WARPS>(total, given, reinterpret_cast<uint16_t *>(memory));
+            return;
+        }
+    }
 #pragma unroll
     for (int sixteen = 0; sixteen < 2 * SIDES<TILES>; sixteen++) {
 #pragma unroll

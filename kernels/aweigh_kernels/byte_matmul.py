@@ -7,8 +7,9 @@ of 128 by 128. Bound: memory up to some hundred tokens, O·I bytes; then arithme
 adding depends on shapes alone: the same product is the same bits again.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -16,13 +17,10 @@ from torch.nn.functional import pad
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from aweigh_kernels.byte_schedule import MOST_TOKENS, Few, Many, Shape, fills, schedule
-from aweigh_kernels.checks import expect, expect_input
 from aweigh_kernels.dense import NARROW, expect_beside, expect_dense
 from aweigh_kernels.gpu import byte_matmul as kernels
 from aweigh_kernels.gpus import Gpu
-from aweigh_kernels.product import KernelProduct, Kernels, RoundingProduct
-from aweigh_kernels.round_rows import round_rows
-from aweigh_kernels.rounding import GROUP, ByteRounding, Rounded, padded
+from aweigh_kernels.rounding import GROUP, Rounded, padded
 from aweigh_kernels.skinny_matmul import Scratch
 
 _TORCH_FROM = 129  # tokens from which its product has proven fast (docs/kernels/fp8-weight.md)
@@ -78,52 +76,6 @@ def pack(
     )
 
 
-def prepared(
-    matrix: ByteMatrix, dtype: torch.dtype, rounding: ByteRounding | None
-) -> KernelProduct | RoundingProduct:
-    """The product for many calls: [T, I] of `dtype` to [T, O]. It may be recorded in a graph.
-
-    Args:
-        matrix: on a GPU.
-        dtype: bf16 or fp16.
-        rounding: of activations; None: they stay as they are.
-    """
-    scratch = scratch_on(matrix.numbers.device)
-
-    def multiply(x: torch.Tensor | Rounded) -> torch.Tensor:
-        return byte_matmul(x, matrix, scratch, dtype)
-
-    def checked(x: torch.Tensor) -> torch.Tensor:
-        expect_input(x, matrix.columns)
-        expect("x", x, [x.shape], [dtype])
-        return x.contiguous()
-
-    kernels = kernels_of(matrix, dtype, rounding)
-    if rounding is None:
-        return KernelProduct(lambda x: multiply(checked(x)), kernels)
-    how = rounding.on(matrix.numbers.device)
-    return RoundingProduct(how, lambda x: round_rows(checked(x), how), multiply, kernels)
-
-
-def kernels_of(matrix: ByteMatrix, dtype: torch.dtype, rounding: ByteRounding | None) -> Kernels:
-    """Those that compute its product; arguments are those of `prepared`."""
-    numbers = matrix.numbers
-    how = None if rounding is None else (rounding.kind, rounding.by, rounding.shifted)
-    shape = Shape(
-        num_tokens=0,
-        out_size=len(numbers),
-        width=numbers.shape[1],
-        x_bytes=dtype.itemsize if rounding is None else 1,
-        integers=numbers.dtype == torch.int8,
-        parts=matrix.blocks or (rounding is not None and rounding.by == "group"),
-    )
-    return Kernels(
-        product=(shape, matrix.columns, numbers.dtype, matrix.blocks, how, dtype),
-        chosen=lambda num_tokens: divided(replace(shape, num_tokens=num_tokens), matrix, dtype),
-        x=torch.empty(0, matrix.columns, dtype=dtype, device=numbers.device),
-    )
-
-
 @cache
 def scratch_on(device: torch.device) -> Scratch:
     """Where products of a device leave their sums: one stream computes all, as linting watches."""
@@ -148,7 +100,7 @@ def byte_matmul(
     Raises:
         ValueError: shapes, number formats, strides or devices are others.
     """
-    _expect(x, matrix)
+    expect_multiplied(x, matrix)
     shape, device = shape_of(x, matrix), matrix.numbers.device
     chosen = divided(shape, matrix, dtype)
     if chosen is None:
@@ -209,46 +161,80 @@ def launch(
     gpu: Gpu,
 ) -> None:
     """`byte_matmul` of tensors that are as they should be; Triton's interpreter takes them, too."""
-    numbers, weight, scales = numbers_of(x), matrix.numbers, scales_of(x, matrix)
+    if isinstance(chosen, Few):
+        launch_few(kernels.multiply_few, (x, matrix, output), scratch, chosen, gpu)
+        return
+    numbers, weight = numbers_of(x), matrix.numbers
     num_tokens, (out_size, width) = len(numbers), weight.shape
     tiles = triton.cdiv(num_tokens, chosen.tokens) * triton.cdiv(out_size, chosen.rows)
-    constants = {
-        "OUT": out_size,
-        "WIDTH": width,
-        "TOKENS": chosen.tokens,
-        "ROWS": chosen.rows,
-        "DEPTH": chosen.depth,
+    kernels.multiply_many[(tiles,)](
+        TensorDescriptor.from_tensor(numbers, [chosen.tokens, chosen.depth]),
+        TensorDescriptor.from_tensor(weight, [chosen.rows, chosen.depth]),
+        *scales_of(x, matrix),
+        output,
+        num_tokens,
+        OUT=out_size,
+        WIDTH=width,
+        TOKENS=chosen.tokens,
+        ROWS=chosen.rows,
+        DEPTH=chosen.depth,
+        BAND=chosen.band,
         **kinds_of(x, matrix, gpu),
-        "num_warps": chosen.num_warps,
-        "num_stages": chosen.num_stages,
-        "launch_pdl": gpu.early,
-    }
-    if isinstance(chosen, Many):
-        kernels.multiply_many[(tiles,)](
-            TensorDescriptor.from_tensor(numbers, [chosen.tokens, chosen.depth]),
-            TensorDescriptor.from_tensor(weight, [chosen.rows, chosen.depth]),
-            *scales,
-            output,
-            num_tokens,
-            BAND=chosen.band,
-            **constants,
-        )
-        return
+        num_warps=chosen.num_warps,
+        num_stages=chosen.num_stages,
+        launch_pdl=gpu.early,
+    )
+
+
+def launch_few(
+    kernel: Any,
+    tensors: tuple[torch.Tensor | Rounded, ByteMatrix, torch.Tensor],
+    scratch: Scratch,
+    chosen: Few,
+    gpu: Gpu,
+    *behind: torch.Tensor | float,
+    **constants: int,
+) -> None:
+    """Launch a kernel that begins as `multiply_few` does; see `launch`.
+
+    Args:
+        kernel: of Triton.
+        tensors: x, of 1 token or more; the matrix; the output.
+        scratch: see `byte_matmul`.
+        chosen: how it is divided.
+        gpu: where it is.
+        behind: what else the kernel takes.
+        constants: likewise.
+    """
+    x, matrix, output = tensors
+    numbers, weight = numbers_of(x), matrix.numbers
+    num_tokens, (out_size, width) = len(numbers), weight.shape
+    tiles = triton.cdiv(num_tokens, chosen.tokens) * triton.cdiv(out_size, chosen.rows)
     codes = as_codes(weight, gpu)
-    kernels.multiply_few[(tiles, chosen.splits)](
+    kernel[(tiles, chosen.splits)](
         numbers,
         weight.view(torch.uint8) if codes else weight,
-        *scales,
+        *scales_of(x, matrix),
         output,
         scratch.sums.view(torch.int32) if numbers.dtype == torch.int8 else scratch.sums,
         scratch.arrived,
         num_tokens,
+        *behind,
+        OUT=out_size,
         IN=numbers.shape[1],
+        WIDTH=width,
+        TOKENS=chosen.tokens,
+        ROWS=chosen.rows,
+        DEPTH=chosen.depth,
         SPLITS=chosen.splits,
         AHEAD=chosen.ahead,
         CODES=codes,
         HALVES=numbers.dtype == torch.int8 and not gpu.int8,
+        **kinds_of(x, matrix, gpu),
         **constants,
+        num_warps=chosen.num_warps,
+        num_stages=chosen.num_stages,
+        launch_pdl=gpu.early,
     )
 
 
@@ -312,7 +298,8 @@ def as_codes(weight: torch.Tensor, gpu: Gpu) -> bool:
     return weight.dtype == torch.float8_e4m3fn and not gpu.fp8
 
 
-def _expect(x: torch.Tensor | Rounded, matrix: ByteMatrix) -> None:
+def expect_multiplied(x: torch.Tensor | Rounded, matrix: ByteMatrix) -> None:
+    """Refuse activations that do not fit a matrix; see `byte_matmul`."""
     width = matrix.numbers.shape[1]
     expect_beside("x", numbers_of(x), matrix.numbers)
     if not isinstance(x, Rounded):

@@ -18,6 +18,8 @@ from aweigh_kernels.dense import starts_early
 from aweigh_kernels.skinny_matmul import Scratch
 
 ROWS = 32  # of the weight, of a warp
+GATES = {"silu": 1, "gelu_pytorch_tanh": 2}  # After, in csrc/arguments.cuh
+TURN = 3
 SHAPES = ((1, 8), (2, 8), (4, 4), (4, 8), (8, 4), (8, 8))  # of blocks: tiles, warps
 DENSE_SHAPES = SHAPES[:4]  # where all are kept
 _TILE = 8  # tokens that a tensor core takes at once
@@ -59,16 +61,20 @@ class Arguments(ctypes.Structure):
     _fields_ = (
         *(
             (name, ctypes.c_void_p)
-            for name in ("x", "packed", "scales", "output", "sums", "arrived")
+            for name in (
+                "x", "packed", "scales", "output", "sums", "arrived", "cos", "sin", "kv", "slots",
+            )
         ),
         *(
             (name, ctypes.c_int)
             for name in (
                 "tokens", "rows", "columns", "pitch", "units", "steps", "scale_pitch",
                 "scale_steps", "tiles", "warps", "splits", "bits", "sparse", "wide", "early",
-                "first", "count",
+                "first", "count", "block_rows", "blocks", "whole", "sharers", "after", "size",
+                "kv_heads", "kept_as_fp8",
             )
         ),
+        *((name, ctypes.c_float) for name in ("key_scale", "value_scale")),
     )  # fmt: skip
 
 
@@ -95,11 +101,14 @@ def ready(
                 found.add((tiles, warps))
             error = error or refused
     if not found:
-        name, said = torch.cuda.get_device_name(device), _meaning(error)
-        _log.warning(
-            "no kernel in CUDA C++ multiplies with %d-bit weights: %s, %s", bits, name, said
-        )
+        warn(bits, device, error)
     return frozenset(found)
+
+
+def warn(bits: int, device: torch.device, error: int) -> None:
+    """Say that a GPU has no kernel for some weights, and what CUDA says of it."""
+    name, said = torch.cuda.get_device_name(device), _meaning(error)
+    _log.warning("no kernel in CUDA C++ multiplies with %d-bit weights: %s, %s", bits, name, said)
 
 
 def schedule(
@@ -146,13 +155,19 @@ def launch(x: torch.Tensor, given: Arguments, scratch: Scratch, chosen: Schedule
     blocks = chosen.blocks(len(x), given.rows) if chosen.splits > 1 else 0
     assert blocks <= scratch.arrived.numel()
     assert blocks * chosen.splits * chosen.rows * chosen.tiles * _TILE <= scratch.sums.numel()
-    if x.shape[1] % _ALIGNED or x.data_ptr() % 16:
-        x = pad(x, (0, -x.shape[1] % _ALIGNED)) if x.shape[1] % _ALIGNED else x.clone()
+    x = aligned(x)
     given.x, given.tokens, given.pitch = x.data_ptr(), len(x), x.shape[1]
     given.sums, given.arrived = scratch.sums.data_ptr(), scratch.arrived.data_ptr()
     given.tiles, given.warps, given.splits = chosen.tiles, chosen.warps, chosen.splits
     given.early = starts_early(x.device)
     call("aweigh_int_multiply", given, x.device)
+
+
+def aligned(x: torch.Tensor) -> torch.Tensor:
+    """[T, K], copied with zeros behind each row where pieces of 16 bytes do not make rows."""
+    if x.shape[1] % _ALIGNED:
+        return pad(x, (0, -x.shape[1] % _ALIGNED))
+    return x.clone() if x.data_ptr() % 16 else x
 
 
 def call(name: str, given: Arguments, device: torch.device) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from aweigh_kernels.compiled import NotCompiled, run
 
 ARCHITECTURES = ("80", "90a", "100a")
-SOURCES = ("int_matmul.cu",)
+SOURCES = ("int_matmul.cu", "hopper_int_matmul.cu")
 _FLAGS = (
     "-std=c++17", "-O3", "-shared", "-cudart=static", "--threads=0",
     *(f"-gencode=arch=compute_{each},code=sm_{each}" for each in ARCHITECTURES),
@@ -56,7 +56,7 @@ def file() -> Path:
     for folder in (Path(__file__).parent, _cache()):
         if (folder / name).exists():
             return folder / name
-    _log.info("compiling the kernels in %s, which takes about half a minute", sources())
+    _log.info("compiling the kernels in %s, which takes about a minute", sources())
     return build(_cache())
 
 

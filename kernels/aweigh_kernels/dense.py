@@ -57,6 +57,12 @@ def starts_early(device: torch.device) -> bool:
 
 
 @cache
+def is_hopper(device: torch.device) -> bool:
+    """Whether a GPU has Hopper's instructions, some of which no later one has."""
+    return torch.cuda.get_device_capability(device) == _HOPPER
+
+
+@cache
 def by_warpgroups(device: torch.device) -> bool:
     """Whether tensor cores take what four warps hold as one: Hopper's, and large Blackwells'.
 

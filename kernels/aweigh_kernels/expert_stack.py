@@ -12,7 +12,8 @@ import torch
 from torch.nn.functional import linear
 
 from aweigh_kernels import int_matmul, int_packing, int_weight, tile_matmul
-from aweigh_kernels.byte_matmul import ByteMatrix, pack, prepared
+from aweigh_kernels.byte_matmul import ByteMatrix, pack
+from aweigh_kernels.byte_product import prepared
 from aweigh_kernels.dense import expect_beside, expect_dense, has_kernels
 from aweigh_kernels.equality import same
 from aweigh_kernels.fp8_weight import Fp8Weight

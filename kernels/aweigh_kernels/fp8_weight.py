@@ -153,7 +153,8 @@ def prepare(weight: Fp8Weight, dtype: torch.dtype) -> Product:
 
 def _prepare_on_gpu(weight: Fp8Weight, dtype: torch.dtype) -> Product:
     # They need Triton, which is not everywhere.
-    from aweigh_kernels.byte_matmul import pack, prepared, widened
+    from aweigh_kernels.byte_matmul import pack, widened
+    from aweigh_kernels.byte_product import prepared
     from aweigh_kernels.gpus import Gpu
 
     activation, gpu = weight.activation, Gpu.of(weight.q.device)
@@ -171,7 +172,8 @@ def _prepare_on_gpu(weight: Fp8Weight, dtype: torch.dtype) -> Product:
     def chosen(num_tokens: int) -> Hashable:
         return few.kernels.chosen(num_tokens) if num_tokens < _DENSE_FROM else None
 
-    return KernelProduct(product, replace(few.kernels, chosen=chosen))
+    paired = few.paired if activation is None else None
+    return KernelProduct(product, replace(few.kernels, chosen=chosen), paired)
 
 
 def _prepare_in_parts(weight: Fp8Weight, dtype: torch.dtype) -> Product:

@@ -4,15 +4,12 @@ As torch rounds: the activation once, to the activations' numbers, and the produ
 memory; 3·T·M numbers move.
 """
 
-from typing import Literal
-
 import torch
 import triton
 
+from aweigh_kernels.activation import Activation
 from aweigh_kernels.dense import NARROW, expect_dense, starts_early
 from aweigh_kernels.gpu.gated import multiply_gated
-
-Activation = Literal["silu", "gelu_pytorch_tanh"]
 
 BLOCK = 2048  # numbers of a program: smaller ones start more slowly than memory answers
 NUM_WARPS = 8

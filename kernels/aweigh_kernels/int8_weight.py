@@ -159,7 +159,8 @@ def prepare(weight: Int8Weight, dtype: torch.dtype) -> Product:
 
 def _prepare_on_gpu(weight: Int8Weight, dtype: torch.dtype) -> Product:
     # They need Triton, which is not everywhere.
-    from aweigh_kernels.byte_matmul import pack, prepared
+    from aweigh_kernels.byte_matmul import pack
+    from aweigh_kernels.byte_product import prepared
 
     how = weight.activation.byte_rounding
     return prepared(pack(weight.q, weight.scale, summed=how.shifted), dtype, how)

@@ -1,18 +1,20 @@
 """x · weightᵀ for weights of 2, 3, 4 or 8 bits in groups, as fast as they can be read.
 
 Few tokens are multiplied with 4 or 8 bits by a kernel in CUDA C++ where that is there and takes the
-groups, all others by Triton.
+groups, many on Hopper by another one, all others by Triton.
 
 Bound: memory, up to some tens of tokens; N·K·bits / 8 bytes of the weight move, and 4 for each row
 of a group. Sums are fp32, in an order that depends on shapes alone: the same product is the same
 bits again. Of many tokens the weight is made dense in parts, and cuBLAS multiplies.
 """
 
+from collections.abc import Hashable, Mapping
 from functools import partial
+from types import MappingProxyType
 
 import torch
 
-from aweigh_kernels import cuda_int_matmul
+from aweigh_kernels import cuda_int_matmul, hopper_int_matmul
 from aweigh_kernels.dense import NARROW, expect_beside, expect_dense
 from aweigh_kernels.gpu.int_matmul import multiply, unpack
 from aweigh_kernels.gpus import Gpu
@@ -20,10 +22,13 @@ from aweigh_kernels.int_packing import ROWS, Packed
 from aweigh_kernels.product import Kernels
 from aweigh_kernels.skinny_matmul import Scratch
 from aweigh_kernels.tile_matmul import Workspace, launch, launch_unpack, multiply_in_parts
-from aweigh_kernels.tile_schedule import MOST_TOKENS, Schedule, schedule_if_few, schedule_on
+from aweigh_kernels.tile_schedule import MOST_TOKENS, schedule_if_few, schedule_on
 
-MOST_TOKENS_CUDA = 8  # of the kernel in CUDA C++
-_SMALL_CUDA = 1 << 24  # numbers of 4 bits, of which Triton's is as fast
+NOTHING: Mapping[str, float] = MappingProxyType({})
+MOST_TOKENS_CUDA = 8  # of the kernel in CUDA C++ for few
+LEAST_TOKENS_HOPPER = {4: 33, 8: 17}  # of that for many, by bits
+_SMALL = 1 << 24  # numbers of 4 bits: with fewer Triton's is as fast for few tokens, with so many
+_FEW_SMALL = 64  # tokens at most are multiplied as fast or faster by it than by that for many
 _LEAST_BITS_CUDA = 4
 _STEP_BITS_CUDA = 512  # of a row
 
@@ -37,7 +42,8 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
         workspace: likewise.
 
     Returns:
-        [T, N], as x, rounded once. Of more than MOST_TOKENS rows, weights are rounded, too.
+        [T, N], as x, rounded once. Of more than MOST_TOKENS rows weights are rounded, too; where
+        `on_hopper`, they and their scales.
 
     Raises:
         ValueError: x has another shape, number format, strides or device.
@@ -46,7 +52,10 @@ def int_matmul(x: torch.Tensor, packed: Packed, workspace: Workspace) -> torch.T
     expect_dense("x", x, [num_tokens, num_columns], NARROW)
     expect_beside("x", x, packed.words)
     output = x.new_empty(num_tokens, num_rows)
-    if num_tokens > MOST_TOKENS:
+    if output.numel() and on_hopper(num_tokens, packed, x.dtype):
+        divided = hopper_int_matmul.schedule_on(x.device, num_tokens, packed)
+        hopper_int_matmul.launch(x, packed, output, workspace.scratch, divided)
+    elif num_tokens > MOST_TOKENS:
         multiply_in_parts(x, workspace, output, partial(launch_unpack, unpack, packed))
     elif output.numel():
         scratch = workspace.scratch
@@ -68,11 +77,24 @@ def in_cuda(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
     """
     if num_tokens > MOST_TOKENS_CUDA or packed.fours or packed.bits < _LEAST_BITS_CUDA:
         return False
-    if packed.bits == _LEAST_BITS_CUDA and packed.shape[0] * packed.shape[1] <= _SMALL_CUDA:
+    if _is_small(packed, _SMALL - 1):
         return False
     if packed.depth * packed.bits < _STEP_BITS_CUDA:
         return False
     return bool(cuda_int_matmul.ready(packed.words.device, packed.bits, dtype, sparse=False))
+
+
+def on_hopper(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
+    """Whether so many tokens are multiplied by Hopper's warpgroups. Loads it, see `kernels_of`."""
+    if not hopper_int_matmul.takes(packed) or num_tokens < LEAST_TOKENS_HOPPER[packed.bits]:
+        return False
+    if num_tokens <= _FEW_SMALL and _is_small(packed, _SMALL):
+        return False
+    return hopper_int_matmul.is_ready(packed.words.device, packed.bits, dtype)
+
+
+def _is_small(packed: Packed, most: int) -> bool:
+    return packed.bits == _LEAST_BITS_CUDA and packed.shape[0] * packed.shape[1] <= most
 
 
 def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
@@ -82,10 +104,13 @@ def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:
     """
     device = packed.words.device
     in_cuda(1, packed, dtype)  # loads what a graph that is being captured cannot
+    on_hopper(MOST_TOKENS + 1, packed, dtype)
 
-    def chosen(num_tokens: int) -> Schedule | cuda_int_matmul.Schedule | None:
+    def chosen(num_tokens: int) -> Hashable:
         if in_cuda(num_tokens, packed, dtype):
             return schedule_cuda_on(device, num_tokens, packed, dtype)
+        if on_hopper(num_tokens, packed, dtype):
+            return hopper_int_matmul.__name__  # nothing of it is compiled
         return schedule_if_few(device, packed, num_tokens)
 
     return Kernels(
@@ -110,15 +135,17 @@ def launch_cuda(
     output: torch.Tensor,
     scratch: Scratch,
     chosen: cuda_int_matmul.Schedule,
+    following: Mapping[str, float] = NOTHING,
 ) -> None:
     """Launch the kernel in CUDA C++.
 
     Args:
         x: [T, K]; T is 1 or more.
         packed: with tiles as deep as can be, and columns as warpgroups take them.
-        output: [T, N].
+        output: [T, N], or what follows makes of it.
         scratch: has room for what blocks leave to each other.
         chosen: how it is divided; of at most 4 tiles.
+        following: what follows, in the words of `Arguments`.
     """
     units, tiles, _ = packed.words.shape
     groups, pitch = packed.factors.shape
@@ -134,5 +161,6 @@ def launch_cuda(
         scale_steps=packed.group // packed.depth if groups > 1 else tiles,
         bits=packed.bits,
         wide=output.dtype == torch.bfloat16,
+        **following,
     )
     cuda_int_matmul.launch(x, given, scratch, chosen)

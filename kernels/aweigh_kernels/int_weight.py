@@ -121,7 +121,7 @@ def prepare(weight: IntWeight, dtype: torch.dtype) -> Product:
         return multiply(x if perm is None else x[:, perm])
 
     if isinstance(multiply, KernelProduct):
-        return KernelProduct(product, multiply.kernels)
+        return KernelProduct(product, multiply.kernels, multiply.paired if perm is None else None)
     return product
 
 
@@ -166,7 +166,8 @@ def _few_rows(bits: int, dtype: torch.dtype) -> int:
 
 
 def _on_gpu(weight: IntWeight, dtype: torch.dtype) -> Product:
-    from aweigh_kernels import int_matmul, int_packing, tile_matmul  # Triton is not everywhere
+    # They need Triton, which is not everywhere.
+    from aweigh_kernels import int_matmul, int_packing, int_product, tile_matmul
 
     bits, group, device = weight.bits, weight.group, weight.q.device
     fours = not by_warpgroups(device)
@@ -176,7 +177,8 @@ def _on_gpu(weight: IntWeight, dtype: torch.dtype) -> Product:
     def product(x: torch.Tensor) -> torch.Tensor:
         return int_matmul.int_matmul(x.contiguous(), packed, workspace)
 
-    return KernelProduct(product, int_matmul.kernels_of(packed, dtype))
+    paired = int_product.PairedInts(packed, workspace.scratch)
+    return KernelProduct(product, int_matmul.kernels_of(packed, dtype), paired)
 
 
 def _packed(weight: IntWeight, dtype: torch.dtype) -> Product:

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch.nn.functional import linear
 
+from aweigh_kernels.activation import Activation
 from aweigh_kernels.rounding import ByteRounding, Rounded
 
 _AT_ONCE = 1 << 24  # weights that are made dense at once
@@ -43,12 +44,65 @@ class Kernels:
         return list(found.values())
 
 
+class PairedProduct(Protocol):
+    """A product of few tokens, and what follows it in a layer, by one kernel.
+
+    Each gives the bits of the kernels that it replaces.
+    """
+
+    def gates(self, x: torch.Tensor | Rounded, rounding: ByteRounding | None) -> bool:
+        """Whether `gated` takes so many tokens, and what comes next asks for such rounding."""
+        ...
+
+    def gated(
+        self, x: torch.Tensor | Rounded, activation: Activation, rounding: ByteRounding | None
+    ) -> torch.Tensor | Rounded:
+        """activation(gates) · up of a product whose first half of rows are gates.
+
+        Args:
+            x: [T, K], of which `gates` is true.
+            activation: silu, or gelu by its tanh formula.
+            rounding: that what comes next asks for.
+
+        Returns:
+            [T, N / 2], rounded, or as it is where what comes next has to round it.
+        """
+        ...
+
+    def turns(self, x: torch.Tensor | Rounded, size: int) -> bool:
+        """Whether `turned` takes so many tokens, and heads of so many numbers."""
+        ...
+
+    def turned(
+        self,
+        x: torch.Tensor | Rounded,
+        turn: tuple[torch.Tensor, torch.Tensor],
+        kv: torch.Tensor,
+        slots: torch.Tensor,
+        kv_scales: tuple[float, float],
+    ) -> torch.Tensor:
+        """Heads, turned and kept as `rope_write` does it.
+
+        Args:
+            x: [T, K], of which `turns` is true.
+            turn: cos and sin, [T, D] or [T, 1, D].
+            kv: [B, P, 2K, D].
+            slots: [T].
+            kv_scales: of keys and values.
+
+        Returns:
+            [T, H+2K, D].
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class KernelProduct:
     """A product by kernels of ours, of activations as they are."""
 
     multiply: Callable[[torch.Tensor], torch.Tensor]
     kernels: Kernels
+    paired: PairedProduct | None = None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[T, K] to [T, N]; see `Product`."""
@@ -63,6 +117,7 @@ class RoundingProduct:
     round_rows: Callable[[torch.Tensor], Rounded]
     multiply: Callable[[Rounded], torch.Tensor]
     kernels: Kernels
+    paired: PairedProduct | None = None
 
     def __call__(self, x: torch.Tensor | Rounded) -> torch.Tensor:
         """[T, K] to [T, N]; see `Product`."""

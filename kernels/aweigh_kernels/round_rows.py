@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import triton
 
+from aweigh_kernels.activation import Activation
 from aweigh_kernels.dense import NARROW, expect_dense, starts_early
-from aweigh_kernels.gated import Activation
 from aweigh_kernels.gpu import rounding as kernels
 from aweigh_kernels.rounding import GROUP, ByteRounding, Rounded, padded
 
@@ -48,6 +48,23 @@ def round_gated(gate_up: torch.Tensor, activation: Activation, rounding: ByteRou
     num_rows, width = gate_up.shape
     expect_dense("gate_up", gate_up, [num_rows, width // 2 * 2], NARROW)
     return launch(gate_up, rounding, gates=activation, early=starts_early(gate_up.device))
+
+
+def round_by_largest(x: torch.Tensor, largest: torch.Tensor, rounding: ByteRounding) -> Rounded:
+    """`round_rows` where whoever made the rows has found how large they are.
+
+    Args:
+        x: see `round_rows`.
+        largest: [T, any], int32: `size_of` all parts of each row.
+        rounding: by token, and not shifted.
+
+    Raises:
+        ValueError: shapes, number formats, strides or devices are others.
+    """
+    num_rows, size = x.shape
+    expect_dense("x", x, [num_rows, size], NARROW)
+    expect_dense("largest", largest, [num_rows, largest.shape[1]], [torch.int32])
+    return launch_by_largest(x, largest, rounding, early=starts_early(x.device))
 
 
 def empty(num_rows: int, size: int, rounding: ByteRounding, device: torch.device) -> Rounded:
@@ -98,4 +115,28 @@ def launch(
     else:
         fixed = given(rounding, scale)
         kernels.round_as_given[grid](x, numbers, scale, zero, *fixed, ZERO=shifted, **common)
+    return found
+
+
+def launch_by_largest(
+    x: torch.Tensor, largest: torch.Tensor, rounding: ByteRounding, *, early: bool
+) -> Rounded:
+    """`round_by_largest` of tensors that are as they should be; Triton's interpreter, too."""
+    num_rows, size = x.shape
+    found = empty(num_rows, size, rounding, x.device)
+    if num_rows:
+        kernels.round_by_largest[(num_rows, triton.cdiv(padded(size), _PIECE))](
+            x,
+            largest,
+            found.numbers,
+            found.scale,
+            SIZE=size,
+            WIDTH=padded(size),
+            PIECE=_PIECE,
+            PARTS=largest.shape[1],
+            PARTS_UP=triton.next_power_of_2(largest.shape[1]),
+            EARLY=early,
+            num_warps=_PIECE // _NUMBERS_A_WARP,
+            launch_pdl=early,
+        )
     return found

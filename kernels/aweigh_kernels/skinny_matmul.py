@@ -148,7 +148,7 @@ def launch(
     tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor],
     scratch: Scratch,
     chosen: Schedule,
-    *behind: torch.Tensor,
+    *behind: torch.Tensor | float,
     **constants: int,
 ) -> None:
     """Launch a kernel that begins as `multiply` does.

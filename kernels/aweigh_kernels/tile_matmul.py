@@ -27,8 +27,8 @@ class Workspace:
 
     def __init__(self, device: torch.device) -> None:
         # `schedule` lets three programs of each multiprocessor share rows; that of sparse integers
-        # as many as leave four times so much.
-        self.scratch = Scratch(device, 4 * MOST_COLUMNS)
+        # as many as leave four times so much, that of many tokens 16 times.
+        self.scratch = Scratch(device, 16 * MOST_COLUMNS)
         self.dense = torch.empty(_DENSE_WEIGHTS, dtype=torch.bfloat16, device=device)
 
 

@@ -70,8 +70,9 @@ class SpeculationStatus(Schema):
     state: str | None = Field(
         default=None,
         max_length=16,
-        description="active: tokens are guessed; paused: they were not worth their time, and are "
-        "tried again later; failed: they cannot be. Of several pods, the worst.",
+        description="active: tokens are guessed; paused: they were not worth their time, or "
+        "there was no memory for them, and they are tried again later; failed: they cannot be. Of "
+        "several pods, the worst.",
     )
     acceptance_percent: int | None = Field(
         default=None,

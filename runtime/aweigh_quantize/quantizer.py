@@ -69,7 +69,7 @@ class Quantizer:
         self._display = display
         self._finished = Layers(folder, "layer")
         self._rounded = Layers(folder, "rounded")  # to be trained
-        self._steps = Steps(folder)
+        self._steps = Steps(folder, work.checkpoint.config.num_layers)
         self._passage = Passage(work.checkpoint, work.calibration, work.device)
         self._held_out = {
             name: Passage(work.checkpoint, texts, work.device)

@@ -113,11 +113,12 @@ class Layers:
 class Steps:
     """What is trained, as it was after some step."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, num_layers: int) -> None:
         self._folder = folder
+        self._num_layers = num_layers
         for path in folder.glob(f"steps-*{_UNFINISHED}"):  # of a run that was killed
             shutil.rmtree(path)
-        whole = [path for path in self._folders() if all(map(_is_whole, path.iterdir()))]
+        whole = [path for path in self._folders() if self._has_all_layers(path)]
         self._finished = max((int(path.name.partition("-")[2]) for path in whole), default=0)
 
     def num_finished(self) -> int:
@@ -158,6 +159,9 @@ class Steps:
         except OSError as error:
             raise CannotWrite(path, error) from error
         self._finished = step
+
+    def _has_all_layers(self, path: Path) -> bool:
+        return all(_is_whole(path / _numbered(index)) for index in range(self._num_layers))
 
     def _folders(self) -> list[Path]:
         return [path for path in self._folder.glob("steps-*") if not path.suffix]

@@ -4,6 +4,7 @@ OUT.partial/
   lock        held by whoever is at work
   job.json    what is being made, and of what
   model/      the result, while it is being written
+  written     model/ is whole: where it is gone, it has become the result
 """
 
 import fcntl
@@ -38,6 +39,7 @@ class Unfinished:
         self.out = out
         self.folder = out.with_name(out.name + _SUFFIX)
         self.model = self.folder / "model"
+        self._written = self.folder / "written"
 
     @contextmanager
     def claimed(self, recipe: Mapping[str, Any], subject: Mapping[str, Any]) -> Iterator[None]:
@@ -49,9 +51,10 @@ class Unfinished:
 
         Raises:
             Occupied: OUT exists, or another command's work lies beside it, or is being done.
-            CannotWrite: the folder cannot be made.
+            CannotWrite: the folder cannot be made, or what is left of it cannot be removed.
         """
         if self.out.exists():
+            self._remove_if_all_is_done()
             raise Occupied(f"--output is {self.out}, which exists already; expected a new name")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -93,15 +96,36 @@ class Unfinished:
         Raises:
             CannotWrite: the disk refuses.
         """
+        write_text(self._written, "")
         try:
             self.model.rename(self.out)
             settle(self.out.parent)
-            shutil.rmtree(self.folder)
+            self._remove()
         except OSError as error:
             raise CannotWrite(self.out, error) from error
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
+
+    def _remove(self) -> None:
+        """What says that it may be removed goes last."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != self._written:
+                path.unlink()
+        shutil.rmtree(self.folder)
+
+    def _remove_if_all_is_done(self) -> None:
+        """What a run leaves that is killed when its result has just appeared."""
+        if not self._written.is_file() or self.model.exists():
+            return
+        try:
+            with (self.folder / "lock").open("w") as lock:
+                _expect_alone(lock, self.folder)
+                self._remove()
+        except OSError as error:
+            raise CannotWrite(self.folder, error) from error
 
     def _remove_if_nothing_is_done(self) -> None:
         """Else what was refused would stand in the way of the corrected command."""

@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+ENGINE = "aweigh_runtime.engine.process"
+
 
 def kill(pod: dict[str, Any]) -> None:
     """All of it, as the kernel ends what needs too much memory."""
@@ -14,7 +16,12 @@ def kill(pod: dict[str, Any]) -> None:
 
 def kill_engine(pod: dict[str, Any]) -> None:
     """The process of it that computes; the other one can still say so."""
-    _send(pod, signal.SIGKILL, "aweigh_runtime.engine.process")
+    _send(pod, signal.SIGKILL, ENGINE)
+
+
+def stop_engine(pod: dict[str, Any]) -> None:
+    """The process of it that computes hangs; the other one goes on."""
+    _send(pod, signal.SIGSTOP, ENGINE)
 
 
 def stop(pod: dict[str, Any]) -> None:

@@ -8,7 +8,10 @@ import httpx
 import openai
 import pytest
 
+from aweigh_api import names
+from aweigh_api.termination import ExitCode
 from tests.cluster.cluster import Cluster
+from tests.e2e import deaths
 from tests.e2e.services import Service
 
 pytestmark = pytest.mark.cluster
@@ -127,6 +130,40 @@ def test_a_pod_that_is_deleted_in_its_first_second_goes_at_once(
     cluster.wait("two more pods to run", started)
     cluster.kubectl("scale", "infs/chat", "--replicas=1", *where)
     cluster.wait("them to be gone", lambda: len(service.pods()) == 1, timeout_s=20)
+
+
+def test_a_pod_whose_engine_hangs_is_restarted_and_serves_again(
+    service: Service, endpoint: str, tell: Callable[[str], None]
+) -> None:
+    if not service.cluster.on_this_machine:
+        pytest.skip("its engine is stopped on the machine of the node")
+    (pod,) = service.pods()
+    name = pod["metadata"]["name"]
+    live = f"http://{pod['status']['podIP']}:{names.ADMIN_PORT}/livez"
+    assert httpx.get(live, timeout=5).status_code == 200
+    stopped_s = time.monotonic()
+    deaths.stop_engine(pod)
+    said = service.cluster.wait("/livez to fail", lambda: _complaint(live), timeout_s=30)
+    assert "the engine has been silent" in said
+    service.cluster.wait("another container", lambda: service.restarts(name) == 1)
+    service.cluster.wait("it to answer", lambda: _answers(endpoint.removesuffix("/v1")))
+    tell(f"engine hung to answers again: {time.monotonic() - stopped_s:.1f} s")
+
+    client = openai.OpenAI(base_url=endpoint, api_key="unused", max_retries=0)
+    answer = client.completions.create(model="chat", prompt="A Pod is", max_tokens=5)
+    assert answer.choices[0].text
+    (pod,) = service.pods()
+    (container,) = pod["status"]["containerStatuses"]
+    assert (pod["metadata"]["name"], container["restartCount"]) == (name, 1)
+    ended = container["lastState"]["terminated"]
+    assert ended["exitCode"] == ExitCode.BUG
+    assert "the engine has been silent" in ended["message"]
+
+
+def _complaint(live: str) -> str:
+    """What a failing /livez says; empty: it does not fail."""
+    response = httpx.get(live, timeout=5)
+    return response.text if response.status_code == 503 else ""
 
 
 def test_a_bad_request_gets_openais_error_body_and_harms_nobody(endpoint: str) -> None:

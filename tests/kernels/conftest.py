@@ -26,9 +26,10 @@ def kernels_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     for original in (cuda_library.sources(), Path(__file__).parent / "on_cpu"):
         shutil.copytree(original, folder, dirs_exist_ok=True)  # the latter has its own instructions
     library = folder / "kernels.so"
-    sources = [folder / name for name in cuda_library.SOURCES]
+    together = folder / "kernels.cu"  # the memory that a block shares is one for all
+    together.write_text("".join(f'#include "{name}"\n' for name in cuda_library.SOURCES))
     command = ["g++", "-std=c++17", "-O1", "-w", f"-I{folder}", "-shared", "-fPIC", "-xc++"]
-    subprocess.run([*command, "-o", library, *sources], check=True, timeout=120)
+    subprocess.run([*command, "-o", library, together], check=True, timeout=120)
     return ctypes.CDLL(str(library))
 
 
@@ -45,7 +46,7 @@ def workspace_on_cpu(
     cuda_int_matmul.ready.cache_clear()
     made = Workspace.__new__(Workspace)
     made.scratch = Scratch.__new__(Scratch)
-    made.scratch.sums = torch.full((PROCESSORS * 64 * 256,), torch.nan)
+    made.scratch.sums = torch.full((PROCESSORS * 64 * 1024,), torch.nan)
     made.scratch.arrived = torch.zeros(3 * PROCESSORS, dtype=torch.int32)
     yield made
     cuda_int_matmul.ready.cache_clear()

@@ -18,10 +18,17 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-from aweigh_kernels import byte_matmul, fp8_weight, int8_weight, rms_norm, round_rows, rounding
+from aweigh_kernels import (
+    byte_matmul,
+    fp8_weight,
+    int8_weight,
+    rms_norm,
+    round_rows,
+    rounding,
+)
+from aweigh_kernels.activation import Activation
 from aweigh_kernels.byte_schedule import Few, Many, schedule
 from aweigh_kernels.fp8_weight import Fp8Weight
-from aweigh_kernels.gated import Activation
 from aweigh_kernels.gpu import gated as gated_kernels
 from aweigh_kernels.gpu import rms_norm as norm_kernels
 from aweigh_kernels.gpus import Gpu
@@ -102,7 +109,7 @@ def kinds() -> Iterator[Kind]:
 
 
 def main() -> None:
-    _compute_as_hardware_does()
+    compute_as_hardware_does()
     wrong = [*rounded_otherwise(), *rounded_otherwise_together()]
     for kind in kinds():
         wrong += one_hot_otherwise(kind, *SIZES[0], SCHEDULES)
@@ -157,17 +164,17 @@ def rounded_otherwise_together() -> Iterator[str]:
         for kind, how in roundings().items():
             for gates in get_args(Activation):
                 found = round_rows.launch(x, how, gates=gates, early=False)
-                wanted = round_rows.launch(_gated(x, gates), how, early=False)
-                yield from _unlike(f"{gates}, {kind}, {rows} x {columns}", found, wanted)
+                wanted = round_rows.launch(gated(x, gates), how, early=False)
+                yield from unlike(f"{gates}, {kind}, {rows} x {columns}", found, wanted)
             for added in (None, x[:, columns:].contiguous()):
                 found, normed, residual = _normed(x[:, :columns].contiguous(), weight, added, how)
                 name = f"norm, {kind}, {rows} x {columns}, residual {added is not None}"
-                yield from _unlike(name, found, round_rows.launch(normed, how, early=False))
+                yield from unlike(name, found, round_rows.launch(normed, how, early=False))
                 if added is not None and not torch.equal(added, residual):
                     yield f"sum: {name}"
 
 
-def _gated(x: torch.Tensor, gates: Activation) -> torch.Tensor:
+def gated(x: torch.Tensor, gates: Activation) -> torch.Tensor:
     size = x.shape[1] // 2
     output = x.new_empty(len(x), size)
     gated_kernels.multiply_gated[(len(x),)](
@@ -191,7 +198,7 @@ def _normed(
     return found, output, residual
 
 
-def _unlike(name: str, found: Rounded, wanted: Rounded) -> Iterator[str]:
+def unlike(name: str, found: Rounded, wanted: Rounded) -> Iterator[str]:
     if not torch.equal(bits(found.numbers), bits(wanted.numbers)):
         yield f"numbers: {name}"
     if not torch.equal(found.scale, wanted.scale):
@@ -257,10 +264,16 @@ def widened_otherwise(kind: Kind, rows: int, columns: int) -> Iterator[str]:
     """What is made dense is what the weight says, rounded once."""
     weight = kind.matrix(rows, columns)
     for gpu in (GPU, OLD):
-        packed = _packed(kind, weight)
-        found = byte_matmul.widened(packed, slice(128, rows), torch.float16, gpu)
+        found = byte_matmul.widened(packed(kind, weight), slice(128, rows), torch.float16, gpu)
         if not torch.equal(found, weight.dense(torch.float16)[128:]):
             yield f"dense, {kind.name}, {rows} x {columns}, {gpu}"
+
+
+def scratch() -> Scratch:
+    made = SimpleNamespace(
+        sums=torch.full((1 << 20,), NAN), arrived=torch.zeros(1 << 10, dtype=torch.int32)
+    )
+    return cast(Scratch, made)
 
 
 def _takes(kind: Kind, chosen: Few | Many, columns: int) -> bool:
@@ -278,9 +291,7 @@ def random_otherwise(kind: Kind, rows: int, columns: int) -> Iterator[str]:
         inputs = _as_multiplied(x, kind.rounding)
         dense = weight.dense().double().t()
         exact, sums = inputs @ dense, inputs.abs() @ dense.abs()
-        chosen = schedule(
-            byte_matmul.shape_of(_given(x, kind.rounding), _packed(kind, weight)), GPU
-        )
+        chosen = schedule(byte_matmul.shape_of(given(x, kind.rounding), packed(kind, weight)), GPU)
         error = (computed(kind, weight, x, chosen).double() - exact).abs()
         if not bool((error <= 1e-5 * sums + 1e-7).all()):
             yield f"random, {kind.name}, {rows} x {columns}, {num_tokens} tokens, {chosen}"
@@ -297,35 +308,37 @@ def _as_multiplied(x: torch.Tensor, how: ByteRounding | None) -> torch.Tensor:
 
 
 def computed(
-    kind: Kind, weight: Fp8Weight | Int8Weight, x: torch.Tensor, chosen: Few | Many, gpu: Gpu = GPU
+    kind: Kind,
+    weight: Fp8Weight | Int8Weight,
+    x: torch.Tensor,
+    chosen: Few | Many,
+    gpu: Gpu = GPU,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """[T, O], fp32."""
-    output = torch.full((len(x), len(weight.q)), NAN)
-    scratch = SimpleNamespace(
-        sums=torch.full((1 << 20,), NAN), arrived=torch.zeros(1 << 10, dtype=torch.int32)
-    )
+    """[T, O]."""
+    output = torch.full((len(x), len(weight.q)), NAN, dtype=dtype)
+    shared = scratch()
     if len(x):
-        given = _given(x, kind.rounding)
-        byte_matmul.launch(
-            given, _packed(kind, weight), output, cast(Scratch, scratch), chosen, gpu
-        )
-    assert not scratch.arrived.any()
+        inputs = given(x, kind.rounding)
+        byte_matmul.launch(inputs, packed(kind, weight), output, shared, chosen, gpu)
+    assert not shared.arrived.any()
     return output
 
 
-def _given(x: torch.Tensor, how: ByteRounding | None) -> torch.Tensor | Rounded:
+def given(x: torch.Tensor, how: ByteRounding | None) -> torch.Tensor | Rounded:
     return x if how is None else round_rows.launch(x, how, early=False)
 
 
-def _packed(kind: Kind, weight: Fp8Weight | Int8Weight) -> byte_matmul.ByteMatrix:
+def packed(kind: Kind, weight: Fp8Weight | Int8Weight) -> byte_matmul.ByteMatrix:
     summed = kind.rounding is not None and kind.rounding.shifted
     return byte_matmul.pack(weight.q, weight.scale, blocks=kind.blocks, summed=summed)
 
 
-def _compute_as_hardware_does() -> None:
+def compute_as_hardware_does() -> None:
     """The interpreter rounds to 8 bits without a carry, and not to even: torch does it right.
 
-    It rounds a product before the sum that it is fused with: in fp64 it is exact.
+    What is too large becomes the largest. A product is rounded before the sum that it is fused
+    with: in fp64 it is exact.
     """
     before = vars(interpreter)["_convert_float"]
     formats = {tl.float8e4nv: torch.float8_e4m3fn, tl.float8e5: torch.float8_e5m2}
@@ -333,7 +346,8 @@ def _compute_as_hardware_does() -> None:
     def converted(numbers: Any, kind: Any, other: Any, mode: Any) -> Any:
         if kind == tl.float32 and other in formats:
             wide = torch.from_numpy(np.ascontiguousarray(numbers).view(np.float32))
-            return wide.to(formats[other]).view(torch.uint8).numpy()
+            most = torch.finfo(formats[other]).max
+            return wide.clamp(-most, most).to(formats[other]).view(torch.uint8).numpy()
         return before(numbers, kind, other, mode)
 
     def fused(self: Any, x: Any, y: Any, z: Any) -> Any:

@@ -36,9 +36,9 @@ class MachineCode:
         """
         return any(map(_goes_on, self.loops() or [self.text]))
 
-    def loop(self) -> "MachineCode":
-        """The longest one alone."""
-        return replace(self, text=max(self.loops(), key=len))
+    def loop(self, having: str = "") -> "MachineCode":
+        """The longest one alone, of those that have an instruction."""
+        return replace(self, text=max((each for each in self.loops() if having in each), key=len))
 
     def loops(self) -> list[str]:
         """Whatever is jumped back to, with what follows up to there."""

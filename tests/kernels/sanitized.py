@@ -19,18 +19,21 @@ import torch
 from triton.runtime.jit import JITFunction
 
 from aweigh_kernels import cuda_library, gpu
+from aweigh_kernels.activation import Activation
 from aweigh_kernels.fp4_rounding import quantize_rows
-from aweigh_kernels.gated import Activation, gated
+from aweigh_kernels.gated import gated
 from aweigh_kernels.int_matmul import int_matmul
 from aweigh_kernels.paired_matmul import gated_matmul, turned_matmul
+from aweigh_kernels.product import KernelProduct, RoundingProduct
 from aweigh_kernels.rms_norm import rms_norm, rms_norm_rounded
 from aweigh_kernels.rope_write import FP8, rope_write
 from aweigh_kernels.round_rows import round_gated, round_rows
+from aweigh_kernels.rounding import ByteRounding
 from aweigh_kernels.routing import add_weighted
 from aweigh_kernels.skinny_matmul import Scratch, skinny_matmul
 from aweigh_kernels.sparse_int_matmul import is_ready, sparse_int_matmul
 from aweigh_kernels.tile_matmul import workspace_of
-from aweigh_kernels.weight import prepare
+from aweigh_kernels.weight import Weight, prepare
 from aweigh_runtime.engine.sampling.drawing import Draws
 from tests.kernels import test_paged_attention_gpu as paged_cases
 from tests.kernels import test_prefill_attention_gpu as prefill_cases
@@ -137,7 +140,7 @@ def products() -> None:
 
 
 def int_products() -> None:
-    """With integers of all widths: of few tokens, by each kernel; of many by dense weights."""
+    """With integers of all widths: of few tokens and of many, by each kernel."""
     workspace = workspace_of(torch.device("cuda", 0))
     for tokens, shape, bits, group in (
         (1, (100, 72), 4, 128),
@@ -149,12 +152,19 @@ def int_products() -> None:
         (12, (300, 1000), 8, 64),
         (32, (512, 4096), 8, 4096),
         (33, (257, 576), 8, 32),
+        (64, (512, 4096), 4, 128),
+        (96, (600, 1024), 4, 1024),
+        (96, (257, 576), 8, 64),
         (200, (300, 520), 4, 128),
+        (200, (300, 520), 3, 128),
         (300, (100, 136), 8, 128),
         (300, (100, 136), 3, 128),
     ):
         case = IntCase(tokens, shape, bits, group, asymmetric=True)
         int_matmul(case.x, case.packed, workspace)
+    for kept in (torch.bfloat16, FP8):
+        rope = RopeCase.of(5, (68, 2, 128, 128), kept=kept)
+        follow(IntCase(5, (rope.heads[0].numel(), 2048)).weight, rope, 2048)
 
 
 def sparse_products() -> None:
@@ -200,9 +210,27 @@ def byte_products() -> None:
     ):
         many = prepare(on_gpu(weights(rows, 384)[name]), torch.bfloat16)
         many(activations(300, 384).cuda())
+    for name, kept in (("fp8 weights alone", torch.bfloat16), ("int8 dynamic zeros", FP8)):
+        rope = RopeCase.of(20, (3, 1, 128, 128), kept=kept)
+        follow(on_gpu(weights(rope.heads[0].numel(), 200)[name]), rope, 200)
     for name in ("fp8 weights alone", "fp8 blocks weights alone"):
         widened = prepare(on_gpu(weights(300, 200)[name]), torch.bfloat16)
         widened(activations(600, 200).cuda())
+
+
+def follow(weight: Weight, rope: RopeCase, columns: int) -> None:
+    """Gates, rounded or not, and heads of a product."""
+    product = prepare(weight, torch.bfloat16)
+    assert isinstance(product, KernelProduct | RoundingProduct)
+    assert product.paired is not None
+    given = activations(len(rope.heads), columns).cuda()
+    x = round_rows(given, product.rounding) if isinstance(product, RoundingProduct) else given
+    for rounding in (None, ByteRounding(kind=FP8, by="token")):
+        assert product.paired.gates(x, rounding)
+        product.paired.gated(x, "silu", rounding)
+    rope.slots[2] = -1
+    assert product.paired.turns(x, rope.kv.shape[3])
+    product.paired.turned(x, (rope.cos, rope.sin), rope.kv, rope.slots, rope.scales)
 
 
 def experts() -> None:
@@ -246,6 +274,9 @@ GROUPS: dict[str, Callable[[], None]] = {
 }
 
 
+_PARTS = ("ahead", "paired")  # modules of what kernels are made of
+
+
 def kernels() -> list[str]:
     """What Python launches, by module and name."""
     return [*of_triton(), *_of_cuda()]
@@ -258,7 +289,7 @@ def of_triton() -> dict[str, Any]:
         module = import_module(f"{gpu.__name__}.{part.name}")
         for name, each in vars(module).items():
             own = isinstance(each, JITFunction) and each.fn.__module__ == module.__name__
-            if own and not name.startswith("_") and part.name != "ahead" and not _returns(each):
+            if own and not name.startswith("_") and part.name not in _PARTS and not _returns(each):
                 found[f"{part.name}.{name}"] = each
     return found
 

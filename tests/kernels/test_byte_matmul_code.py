@@ -8,6 +8,7 @@ import pytest
 from aweigh_kernels.byte_schedule import Few, Many, Shape, schedule
 from aweigh_kernels.gpu import rms_norm, rounding
 from aweigh_kernels.gpu.byte_matmul import multiply_few, multiply_many, widen
+from aweigh_kernels.gpu.byte_paired import multiply_few_gated, multiply_few_turned
 from tests.kernels.architectures import ARCHITECTURES, SHARED_BYTES, SHORT_SUMS, gpu
 from tests.kernels.machine_code import MachineCode, compiled
 
@@ -29,6 +30,7 @@ def code_of(
     blocks: bool = False,
     zero: bool = False,
     int8: bool = True,
+    kernel: Any = multiply_few,
 ) -> tuple[MachineCode, Few | Many]:
     num_tokens, out_size, width = size
     narrow = x in (E4M3, INT8)
@@ -58,8 +60,15 @@ def code_of(
         types |= {"sums": "*i32" if x == INT8 else "*fp32", "arrived": "*i32"}
         constants |= {"IN": width, "SPLITS": chosen.splits, "AHEAD": chosen.ahead}
         constants |= {"CODES": weight == CODES, "HALVES": x == INT8 and not int8}
+    if kernel is multiply_few_gated:
+        types |= {"largest": "*i32"}
+        constants |= {"GELU": False}
+    if kernel is multiply_few_turned:
+        types |= {"cos": "*bf16", "sin": "*bf16", "kv": f"*{E4M3}", "slots": "*i64"}
+        types |= {"key_scale": "fp32", "value_scale": "fp32"}
+        constants |= {"SIZE": 128, "KV_HEADS": 8, "FP8": True}
     code = compiled(
-        multiply_many if isinstance(chosen, Many) else multiply_few,
+        multiply_many if isinstance(chosen, Many) else kernel,
         architecture,
         types | {"num_tokens": "i32"},
         constants,
@@ -121,6 +130,18 @@ def test_sums_leave_tensor_cores_in_every_step_only_where_those_cut_them(
     assert bool(code.count("FADD2?")) == (architecture in SHORT_SUMS)
 
 
+@pytest.mark.parametrize("architecture", FLOATING)
+@pytest.mark.parametrize("num_tokens", [1, 64])
+@pytest.mark.parametrize(
+    ("kernel", "out_size"), [(multiply_few_gated, 28_672), (multiply_few_turned, 6144)]
+)
+def test_what_follows_a_product_stays_in_registers(
+    architecture: int, num_tokens: int, kernel: Any, out_size: int
+) -> None:
+    code, _ = code_of(architecture, (num_tokens, out_size, 4096), E4M3, E4M3, kernel=kernel)
+    expect_fast(code, architecture, FLOATING)
+
+
 @pytest.mark.parametrize("architecture", SIXTEEN)
 @pytest.mark.parametrize(
     ("size", "blocks"),
@@ -177,6 +198,18 @@ def test_rows_are_rounded_in_registers(architecture: int, kind: str) -> None:
     assert code.stack_bytes == 0
     assert code.count("FCHK") <= 4  # divisions that may branch: none for a number
     assert bool(code.count("ACQBULK")) == early
+
+
+@pytest.mark.parametrize("architecture", [89, 90])
+def test_rows_whose_largest_numbers_are_known_are_rounded_in_registers(architecture: int) -> None:
+    types = {"x": "*bf16", "largest": "*i32", "numbers": f"*{E4M3}", "scales": "*fp32"}
+    constants = {"SIZE": 14_336, "WIDTH": 14_336, "PIECE": 2048, "PARTS": 448, "PARTS_UP": 512}
+    constants |= {"EARLY": architecture >= 90}
+    code = compiled(
+        rounding.round_by_largest, architecture, types, constants, num_warps=4, num_stages=3
+    )
+    assert code.count(r"LDG\.E\.128") >= 2  # 2,048 numbers by 128 threads
+    assert code.stack_bytes == 0
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

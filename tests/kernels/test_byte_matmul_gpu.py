@@ -9,10 +9,11 @@ import torch
 
 from aweigh_kernels import byte_matmul as module
 from aweigh_kernels import fp8_weight, int8_weight
+from aweigh_kernels.activation import Activation
 from aweigh_kernels.byte_matmul import byte_matmul, pack, scratch_on
 from aweigh_kernels.byte_schedule import Few, Many
 from aweigh_kernels.fp8_weight import Fp8Activation, Fp8Weight
-from aweigh_kernels.gated import Activation, gated
+from aweigh_kernels.gated import gated
 from aweigh_kernels.gpus import Gpu
 from aweigh_kernels.int8_weight import Int8Activation, Int8Weight
 from aweigh_kernels.rms_norm import rms_norm, rms_norm_rounded

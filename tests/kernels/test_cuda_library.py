@@ -19,9 +19,11 @@ from tests.kernels.machine_code import MachineCode, of_library
 MOST_WORK = {  # of a number that is kept, by kind, bits, bf16
     ("SparseInt", 4, 0): 1.25, ("SparseInt", 4, 1): 1.5, ("SparseInt", 8, 0): 1.25,
     ("SparseInt", 8, 1): 1.75, ("Int", 4, 0): 1.25, ("Int", 4, 1): 1.5, ("Int", 8, 0): 1.5,
-    ("Int", 8, 1): 2.5,
+    ("Int", 8, 1): 2.5, ("Many", 4, 0): 1.7, ("Many", 4, 1): 2.0,
+    ("Many", 8, 0): 2.0, ("Many", 8, 1): 3.0,
 }  # fmt: skip
 KIND = re.compile(r"\d(SparseInt|Int)ILi(\d)EEELb(\d)ELi(\d)ELi(\d)E")
+MANY = re.compile(r"hopper_int_multiply.*TileILi(\d)ELi\dELi(\d)ELi(\d+)ELi\dEEELb(\d)E")
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_tensor_cores_multiply_what_comes_by_asynchronous_copies(
     built: Path, architecture: str
 ) -> None:
     codes = of_library(built, architecture)
-    assert (len(codes), sum("unpack" in name for name in codes)) == (4 * 7 + 4 * 4, 4)
+    assert (len(codes), sum("unpack" in name for name in codes)) == (4 * 7 + 4 * 4 + 4 * 5, 4)
     for name, code in codes.items():
         assert code.stack_bytes == 0, name
         if found := KIND.search(name):
@@ -53,15 +55,22 @@ def test_tensor_cores_multiply_what_comes_by_asynchronous_copies(
             kept = expect_multiply(code, kind, bits, wide, Schedule(tiles, warps, 1))
             assert bool(code.count("ACQBULK")) == (architecture != "80")
             if architecture == "90a" and tiles == 1:
-                work = sum(code.loop().count(each) for each in ("LOP3", "SHF", "HFMA2", "HADD2"))
+                work = sum(
+                    code.loop("HMMA").count(each) for each in ("LOP3", "SHF", "HFMA2", "HADD2")
+                )
                 assert work <= MOST_WORK[kind, bits, wide] * kept / 32 + 32, name
+        elif found := MANY.search(name):
+            if architecture == "90a":
+                expect_many(code, *map(int, found.groups()))
+            else:
+                assert not code.count("HMMA")  # nobody calls it
         else:
             assert code.count("STG.E.64")
 
 
 def expect_multiply(code: MachineCode, kind: str, bits: int, wide: int, schedule: Schedule) -> int:
     """How many numbers a warp has in a step."""
-    loop, units = code.loop(), 2 if schedule.tiles == 8 else 1  # of a warp
+    loop, units = code.loop("HMMA"), 2 if schedule.tiles == 8 else 1  # of a warp
     sparse, columns = kind == "SparseInt", 128 if kind == "SparseInt" else 512 // bits
     core = "HMMA.SP.16832.F32" if sparse else "HMMA.16816.F32"
     products = len(re.findall(re.escape(core + ".BF16" * wide) + r" R", loop.text))
@@ -78,6 +87,28 @@ def expect_multiply(code: MachineCode, kind: str, bits: int, wide: int, schedule
     return kept
 
 
+def expect_many(code: MachineCode, bits: int, own: int, tokens: int, wide: int) -> None:
+    """Products of a step in two halves: while one is multiplied the other is unpacked.
+
+    A warpgroup has `own` times 64 rows.
+    """
+    kind = "F32.BF16" if wide else "F32"
+    core = re.escape(f"HGMMA.64x{tokens}x16.{kind} ") + r"R\d+, R(\d+), gdesc"
+    text, wait = code.text, r"WARPGROUP\.DEPBAR\.LE gsb0, 0x(\d)"
+    assert re.findall(wait, text) == ["1", "1", "0"]  # one half is always on its way
+    first, _, second, *_ = re.split(wait, text)
+    left = [set(re.findall(core, half)) for half in (first, second)]
+    assert [len(each) for each in left] == [16 // bits * own] * 2
+    assert not left[0] & left[1]  # registers of one half are not those of the other
+    work = sum(second.count(each) for each in ("LOP3", "SHF", "HFMA2", "HADD2", "HMUL2"))
+    assert work <= MOST_WORK["Many", bits, wide] * 128 // bits * own
+    assert second.count("LDS") == own
+    for waits in ("STS", "STG", "LDG", "LDL", "SHFL", "MEMBAR"):
+        assert not second.count(waits), waits
+    assert code.count("UTMALDG.2D.MULTICAST") == 8 // bits
+    assert code.registers * 3 * 128 <= 65_536  # two that multiply, and one that copies
+
+
 def test_python_and_cuda_agree_on_what_they_hand_over() -> None:
     text = (cuda_library.sources() / "arguments.cuh").read_text()
     (said,) = re.findall(r"struct Arguments \{(.*?)\};", text, re.DOTALL)
@@ -86,8 +117,8 @@ def test_python_and_cuda_agree_on_what_they_hand_over() -> None:
     fields = cuda_int_matmul.Arguments._fields_
     assert names == [name for name, *_ in fields]
     kinds = [
-        ctypes.c_void_p if "*" in several else ctypes.c_int
-        for _, several in lines
+        ctypes.c_void_p if "*" in several else {"int": ctypes.c_int, "float": ctypes.c_float}[kind]
+        for kind, several in lines
         for _ in several.split(",")
     ]
     assert kinds == [kind for _, kind, *_ in fields]

@@ -6,7 +6,8 @@ from typing import get_args
 import pytest
 import torch
 
-from aweigh_kernels.gated import Activation, gated, reference
+from aweigh_kernels.activation import Activation
+from aweigh_kernels.gated import gated, reference
 
 pytestmark = pytest.mark.gpu
 

@@ -3,15 +3,16 @@
 import re
 from copy import copy
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 
-from aweigh_kernels import cuda_int_matmul
+from aweigh_kernels import cuda_int_matmul, hopper_int_matmul
 from aweigh_kernels import int_matmul as module
-from aweigh_kernels.dense import by_warpgroups
-from aweigh_kernels.int_matmul import MOST_TOKENS_CUDA, int_matmul
-from aweigh_kernels.int_packing import pack
+from aweigh_kernels.dense import by_warpgroups, is_hopper
+from aweigh_kernels.int_matmul import LEAST_TOKENS_HOPPER, MOST_TOKENS_CUDA, int_matmul
+from aweigh_kernels.int_packing import Packed, pack
 from aweigh_kernels.int_weight import IntWeight
 from aweigh_kernels.tile_matmul import Workspace, workspace_of
 from aweigh_kernels.tile_schedule import MOST_TOKENS, Schedule
@@ -55,7 +56,8 @@ class Case:
     ) -> None:
         draw = Draw(tokens + sum(shape))
         weight = draw.ints(*shape, bits, group, asymmetric=asymmetric, act_order=act_order)
-        self.weight = on_gpu(weight)
+        # On Hopper many tokens meet scales in x's number format: here these are the same.
+        self.weight = on_gpu(replace(weight, scale=weight.scale.to(dtype)))
         self.x = draw.normal(tokens, shape[1]).to(DEVICE, dtype)
         fours = not by_warpgroups(DEVICE)
         q, scale, zero = self.weight.q, self.weight.scale, self.weight.zero
@@ -68,7 +70,9 @@ class Case:
 
     def check(self, found: torch.Tensor) -> None:
         """As exact as fp32 sums, rounded once; of many tokens weights are rounded, too."""
-        lost = FP32 + (ROUNDED[self.x.dtype] if len(self.x) > MOST_TOKENS else 0)
+        tokens, dtype = len(self.x), self.x.dtype
+        rounded = tokens > MOST_TOKENS or module.on_hopper(tokens, self.packed, dtype)
+        lost = FP32 + (ROUNDED[dtype] if rounded else 0)
         expect_exact(found, self.x, self.weight.dense(), lost=lost)
 
 
@@ -83,6 +87,7 @@ def on_gpu(weight: IntWeight) -> IntWeight:
 def triton_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where there is no library of kernels in CUDA C++."""
     monkeypatch.setattr(module, "in_cuda", lambda *_: False)
+    monkeypatch.setattr(module, "on_hopper", lambda *_: False)
 
 
 def test_few_tokens_are_multiplied_in_cuda_where_groups_fill_its_steps() -> None:
@@ -100,6 +105,32 @@ def test_few_tokens_are_multiplied_in_cuda_where_groups_fill_its_steps() -> None
         assert module.in_cuda(MOST_TOKENS_CUDA, packed, torch.bfloat16) == taken
         assert not module.in_cuda(MOST_TOKENS_CUDA + 1, packed, torch.bfloat16)
     assert not module.in_cuda(1, Case(1, (64, 512), 4, 128).packed, torch.bfloat16)  # too small
+
+
+@pytest.mark.parametrize(
+    ("bits", "group", "taken"),
+    [
+        *((4, 128, True), (4, 1 << 20, True), (4, 64, False)),
+        *((8, 64, True), (8, 1 << 20, True), (8, 32, False), (3, 128, False)),
+    ],
+)
+def test_many_tokens_are_multiplied_by_hopper_where_groups_fill_its_steps(
+    bits: int, group: int, taken: bool
+) -> None:
+    if not is_hopper(DEVICE):
+        pytest.skip("it has none of the instructions")
+    packed, dtype = Case(1, (4160, 4096), bits, group).packed, torch.bfloat16
+    least = LEAST_TOKENS_HOPPER.get(bits, 1)
+    assert module.on_hopper(least, packed, dtype) == taken
+    assert not module.on_hopper(least - 1, packed, dtype)
+
+
+def test_few_tokens_are_multiplied_with_a_small_weight_of_4_bits_by_triton() -> None:
+    if not is_hopper(DEVICE):
+        pytest.skip("it has none of the instructions")
+    packed = Case(1, (64, 512)).packed
+    assert not module.on_hopper(64, packed, torch.bfloat16)
+    assert module.on_hopper(65, packed, torch.bfloat16)
 
 
 @pytest.mark.parametrize("dtype", BOTH, ids=str)
@@ -192,6 +223,31 @@ def test_in_however_many_parts_it_is_the_same_in_cuda(
             for shape in ((512, 4096), (300, 1408)):
                 case = Case(tokens, shape, bits, asymmetric=True)
                 case.check(int_matmul(case.x, case.packed, workspace))
+
+
+@pytest.mark.parametrize("tile", hopper_int_matmul.TILES, ids=str)
+@pytest.mark.parametrize("more", [0, 1, 3])
+def test_in_however_many_parts_it_is_the_same_on_hopper(
+    tile: tuple[int, int], more: int, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_hopper(DEVICE):
+        pytest.skip("it has none of the instructions")
+    clusters = 5
+
+    def divided(_: torch.device, tokens: int, packed: Packed) -> hopper_int_matmul.Schedule:
+        whole = hopper_int_matmul.Schedule.of(tile, tokens, packed.shape[0], clusters)
+        sharers = min(clusters, whole.shared + more) if whole.shared else 0
+        return replace(whole, sharers=sharers)
+
+    monkeypatch.setattr(hopper_int_matmul, "schedule_on", divided)
+    monkeypatch.setattr(
+        hopper_int_matmul, "_blocks", lambda _: clusters * hopper_int_matmul.CLUSTER
+    )
+    for dtype, bits in product(BOTH, hopper_int_matmul.BITS):
+        for tokens, shape in ((128, (512, 4096)), (333, (300, 1408))):
+            case = Case(tokens, shape, bits, dtype=dtype, asymmetric=True)
+            case.check(int_matmul(case.x, case.packed, workspace))
+            assert not workspace.scratch.arrived.any()
 
 
 def test_rows_of_x_may_begin_anywhere(workspace: Workspace) -> None:

@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
 
-from aweigh_kernels.gated import Activation, gated
+from aweigh_kernels.activation import Activation
+from aweigh_kernels.gated import gated
 from aweigh_kernels.paired_matmul import gated_matmul, turned_matmul, turns
-from aweigh_kernels.rope_write import rope_write
+from aweigh_kernels.rope_write import FP8, rope_write
 from aweigh_kernels.skinny_matmul import MOST_TOKENS, Scratch, skinny_matmul
 
 pytestmark = pytest.mark.gpu
@@ -89,12 +91,14 @@ def test_heads_are_turned_and_kept_as_by_two_kernels(
         turn = cos.to(dtype), sin.to(dtype)
         slots = torch.randperm(6 * 16, device="cuda")[:tokens]
         slots[tokens // 2] = -1  # padding
-        for given in (None, bias):
-            kept = torch.full((6, 16, 2 * kv_heads, size), NAN, dtype=dtype, device="cuda")
-            expected = kept.clone()
-            found = turned_matmul(x, weight, scratch, turn, kept, slots, bias=given)
+        for given, kind in product((None, bias), (dtype, FP8)):
+            kept = torch.full((6, 16, 2 * kv_heads, size), NAN, device="cuda").to(kind)
+            expected, scales = kept.clone(), (0.25, 2.0)
+            found = turned_matmul(
+                x, weight, scratch, turn, kept, slots, bias=given, kv_scales=scales
+            )
             separate = skinny_matmul(x, weight, scratch, bias=given).view(found.shape)
-            rope_write(separate, *turn, expected, slots)
+            rope_write(separate, *turn, expected, slots, kv_scales=scales)
             expect_same_bits(found, separate)
             expect_same_bits(kept, expected)
     assert not scratch.arrived.any()
@@ -121,7 +125,7 @@ def test_what_does_not_fit_together_is_refused_by_name(scratch: Scratch) -> None
         ),
         (
             lambda: turned_matmul(x, weight, scratch, turn, kv.half(), slots),
-            "kv is float16",
+            "kv is float16 [2, 16, 2, 64]; expected bfloat16 or float8_e4m3fn",
         ),
         (
             lambda: turned_matmul(x, weight, scratch, turn, kv, slots[:1]),

@@ -63,12 +63,13 @@ def test_what_is_watched_is_what_python_launches() -> None:
         *("attend_common", "attend_share", "join", "join_common"),
         *("attend_tile", "attend_items", "normalize", "normalize_rounded", "turn_and_keep"),
         *("multiply", "multiply_gated", "multiply_turned", "unpack"),
-        *("multiply_few", "multiply_many", "widen"),
+        *("multiply_few", "multiply_few_gated", "multiply_few_turned", "multiply_many", "widen"),
         *("choose", "group", "add_weighted"),
         *("multiply_dense", "multiply_ints", "multiply_bytes"),
-        *("round_as_given", "round_by_token", "round_by_group", "round_groups", "quantize_groups"),
+        *("round_as_given", "round_by_token", "round_by_largest", "round_by_group"),
+        *("round_groups", "quantize_groups"),
         *("summarize", "spread", "decide"),
-        *("int_multiply", "sparse_int_unpack"),
+        *("int_multiply", "sparse_int_unpack", "hopper_int_multiply"),
     }
 
 

@@ -36,8 +36,10 @@ def code_of(
     if kernel is multiply_gated:
         constants |= {"GELU": False}
     if kernel is multiply_turned:
-        types |= dict.fromkeys(("cos", "sin", "kv"), "*bf16") | {"slots": "*i64"}
-        constants |= {"SIZE": 128, "KV_HEADS": 8}
+        fp8 = architecture >= 89
+        types |= dict.fromkeys(("cos", "sin"), "*bf16") | {"kv": "*fp8e4nv" if fp8 else "*bf16"}
+        types |= {"slots": "*i64", "key_scale": "fp32", "value_scale": "fp32"}
+        constants |= {"SIZE": 128, "KV_HEADS": 8, "FP8": fp8}
     return compiled(
         kernel,
         architecture,

@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from aweigh_quantize.job import run
+from aweigh_quantize.state import Steps
 from aweigh_quantize.tensor_file import CannotWrite, written
-from aweigh_quantize.unfinished import Occupied
+from aweigh_quantize.unfinished import Occupied, Unfinished
 from tests.cli.command import arguments, environment
 from tests.quantize.jobs import AMOUNT, Silent, job
 
@@ -160,3 +162,71 @@ def test_another_command_is_refused_by_what_differs(cut: Path, tmp_path: Path) -
     text.write_text("A Pod is the smallest unit that Kubernetes deploys. " * 100)
     with pytest.raises(Occupied, match="the calibration is another one"):
         run(job(cut, tmp_path / "out", [text], scheme="gptq"), Silent())
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def killed(folder: Path) -> None:
+    raise Killed(folder)
+
+
+def killed_at_work(folder: Path) -> None:
+    (folder / "layer-0000.safetensors").write_text("a layer")
+    (folder / "steps-000001").mkdir()
+    killed(folder)
+
+
+def begun(out: Path) -> Unfinished:
+    """A run that has finished a layer and was killed."""
+    unfinished = Unfinished(out)
+    with pytest.raises(Killed), unfinished.claimed({"bits": 4}, {"model": "small"}):
+        killed_at_work(unfinished.folder)
+    return unfinished
+
+
+def test_of_a_run_killed_once_its_result_was_there_the_same_command_leaves_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfinished = begun(tmp_path / "out")
+    unfinished.model.mkdir()
+    with monkeypatch.context() as here:
+        here.setattr("aweigh_quantize.unfinished.settle", killed)  # before anything is removed
+        with pytest.raises(Killed):
+            unfinished.complete()
+    assert unfinished.folder.exists()
+    for _ in range(2):
+        with (
+            pytest.raises(Occupied, match="out, which exists already"),
+            unfinished.claimed({"bits": 4}, {"model": "small"}),
+        ):
+            pass
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_run_has_done_is_kept_where_somebody_else_makes_its_output(
+    tmp_path: Path,
+) -> None:
+    unfinished = begun(tmp_path / "out")
+    unfinished.out.mkdir()
+    with pytest.raises(Occupied), unfinished.claimed({"bits": 4}, {"model": "small"}):
+        pass
+    assert (unfinished.folder / "layer-0000.safetensors").is_file()
+
+
+@pytest.mark.parametrize("left", [[], ["0000.safetensors"]], ids=["no file", "one of two"])
+def test_steps_of_training_that_lack_a_layer_are_done_again(
+    tmp_path: Path, left: list[str]
+) -> None:
+    steps = Steps(tmp_path, num_layers=2)
+    for index in range(2):
+        steps.write(7, index, {"scales": torch.ones(3)})
+    steps.finish(7)
+    assert Steps(tmp_path, num_layers=2).num_finished() == 7
+    for path in (tmp_path / "steps-000007").iterdir():
+        if path.name not in left:
+            path.unlink()
+    again = Steps(tmp_path, num_layers=2)
+    assert again.num_finished() == 0
+    assert again.tensors(0) == {}

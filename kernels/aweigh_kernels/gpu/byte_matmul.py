@@ -49,8 +49,6 @@ def multiply_few(
     EARLY: tl.constexpr,
 ):
     """Some rows of the weight times some tokens, over some of their numbers."""
-    STEPS: tl.constexpr = (WIDTH + DEPTH * SPLITS - 1) // (DEPTH * SPLITS)
-    EVEN: tl.constexpr = WIDTH == STEPS * DEPTH * SPLITS
     # Tokens change first: programs at work together read the same rows.
     tiles = (num_tokens + TOKENS - 1) // TOKENS
     first_row = tl.program_id(0) // tiles * ROWS
@@ -58,20 +56,11 @@ def multiply_few(
     row = (first_row + tl.arange(0, ROWS))[:, None]
     token = (first_token + tl.arange(0, TOKENS))[None, :]
     # Rows past the end are the last one again: no mask, and nothing of them is written.
-    own = weight + tl.minimum(row, OUT - 1).to(tl.int64) * WIDTH
-    if EARLY:
-        gdc_launch_dependents()
-        if EVEN and AHEAD > 0 and AHEAD <= STEPS * DEPTH:
-            begin = tl.program_id(1) * (STEPS * DEPTH)
-            ask(own + begin + (tl.arange(0, AHEAD // _LINE) * _LINE)[None, :])
-        gdc_wait()
-    total = products(
-        x, own, x_scale, scale, first_row, token, num_tokens, sums.dtype.element_ty, IN, WIDTH,
-        TOKENS, ROWS, DEPTH, SPLITS, GROUPED, BLOCKS, CODES, HALVES, SHORT,
+    total, last = joined_products(
+        x, weight, x_scale, scale, sums, arrived, tl.minimum(row, OUT - 1), first_row, token,
+        first_token, num_tokens, IN, WIDTH, TOKENS, ROWS, DEPTH, SPLITS, AHEAD, GROUPED, BLOCKS,
+        CODES, HALVES, SHORT, EARLY,
     )  # fmt: skip
-    total, last = joined(
-        total, sums, arrived, tl.program_id(0), num_tokens - first_token, TOKENS, ROWS, SPLITS
-    )
     if last:
         found = scaled(
             total, x_scale, x_zero, scale, row_sums, row, token, num_tokens, OUT, SCALED, BLOCKS,
@@ -168,6 +157,52 @@ def widen(
     found = numbers.to(tl.float16).to(tl.float32) * factor
     to = output + row.to(tl.int64) * SIZE + column
     tl.store(to, found.to(output.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def joined_products(
+    x,
+    weight,
+    x_scale,
+    scale,
+    sums,
+    arrived,
+    row,
+    first_row,
+    token,
+    first_token,
+    num_tokens,
+    IN: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    SPLITS: tl.constexpr,
+    AHEAD: tl.constexpr,
+    GROUPED: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    CODES: tl.constexpr,
+    HALVES: tl.constexpr,
+    SHORT: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """Products of some rows, [ROWS, 1], of all programs that share them; whether this has them."""
+    STEPS: tl.constexpr = (WIDTH + DEPTH * SPLITS - 1) // (DEPTH * SPLITS)
+    EVEN: tl.constexpr = WIDTH == STEPS * DEPTH * SPLITS
+    own = weight + row.to(tl.int64) * WIDTH
+    if EARLY:
+        gdc_launch_dependents()
+        if EVEN and AHEAD > 0 and AHEAD <= STEPS * DEPTH:
+            begin = tl.program_id(1) * (STEPS * DEPTH)
+            ask(own + begin + (tl.arange(0, AHEAD // _LINE) * _LINE)[None, :])
+        gdc_wait()
+    total = products(
+        x, own, x_scale, scale, first_row, token, num_tokens, sums.dtype.element_ty, IN, WIDTH,
+        TOKENS, ROWS, DEPTH, SPLITS, GROUPED, BLOCKS, CODES, HALVES, SHORT,
+    )  # fmt: skip
+    return joined(
+        total, sums, arrived, tl.program_id(0), num_tokens - first_token, TOKENS, ROWS, SPLITS
+    )
 
 
 @triton.jit

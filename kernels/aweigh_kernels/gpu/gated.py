@@ -31,6 +31,12 @@ def gated_numbers(at, inside, SIZE: tl.constexpr, GELU: tl.constexpr):
     """Of gates, and of what they let by, `SIZE` numbers behind."""
     gate = tl.load(at, mask=inside, other=0.0)
     up = tl.load(at + SIZE, mask=inside, other=0.0)
+    return let_by(gate, up, GELU)
+
+
+@triton.jit
+def let_by(gate, up, GELU: tl.constexpr):
+    """Of one number each: the activation is rounded, and so is the product."""
     wide = gate.to(tl.float32)
     opened = wide
     if GELU:  # 1 + tanh(y) is twice the sigmoid of 2y

@@ -5,7 +5,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from aweigh_kernels.gpu.ahead import ask
-from aweigh_kernels.gpu.rounding import GROUP, fitting, given, nearest
+from aweigh_kernels.gpu.rounding import GROUP, fitted, fitting, given, nearest, size_of
 
 BY_TOKEN = tl.constexpr(1)
 BY_GROUP = tl.constexpr(2)
@@ -72,14 +72,16 @@ def normalize_rounded(
         tl.store(to, scale, mask=known[:, None] & (group * GROUP < WIDTH)[None, :])
     else:
         if BY == BY_TOKEN:
-            scale, zero = fitting(tl.min(wide, 1), tl.max(wide, 1), kind, ZERO)
+            low, high = 0.0, 0.0
+            if ZERO:
+                low, high = tl.min(wide, 1), tl.max(wide, 1)
+            scale, zero, told = fitted(low, high, size_of(wide, 1), kind, ZERO)
         else:
             scale, zero = given(given_scale, given_zero, ZERO)
             scale, zero = tl.full([ROWS], scale, tl.float32), tl.full([ROWS], zero, tl.float32)
+            told = scale
         found = nearest(wide, scale[:, None], zero[:, None], kind)
-        if BY == BY_TOKEN:
-            scale += tl.sum(wide * 0.0, 1)
-        tl.store(scales + row, scale, mask=known)
+        tl.store(scales + row, told, mask=known)
         if ZERO:
             tl.store(zeros + row, zero.to(tl.int32), mask=known)
     there = known[:, None] & (column < WIDTH)[None, :]

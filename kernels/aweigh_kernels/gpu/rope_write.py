@@ -56,8 +56,8 @@ def turn_and_keep(
     second = tl.where(turns, y2.to(first.dtype), second)
     kept = (head >= HEADS)[:, None] & (slot >= 0)
     if tl.program_id(1) * TILE + TILE > HEADS:  # else they are queries alone
-        first = _keep(kv + keeps + pair[None, :], first, scale, there, kept, FP8)
-        second = _keep(kv + keeps + HALF + pair[None, :], second, scale, there, kept, FP8)
+        first = keep(kv + keeps + pair[None, :], first, scale, there, kept, FP8)
+        second = keep(kv + keeps + HALF + pair[None, :], second, scale, there, kept, FP8)
     changed = there if FP8 else there & turns
     tl.store(heads + lies + pair[None, :], first, mask=changed)
     tl.store(heads + lies + HALF + pair[None, :], second, mask=changed)
@@ -65,13 +65,13 @@ def turn_and_keep(
         last = 2 * HALF + tl.arange(0, REST_UP)[None, :]
         behind = (head < ALL)[:, None] & kept & (last < SIZE)
         values = tl.load(heads + lies + last, mask=behind, other=0.0)
-        values = _keep(kv + keeps + last, values, scale, behind, kept, FP8)
+        values = keep(kv + keeps + last, values, scale, behind, kept, FP8)
         if FP8:
             tl.store(heads + lies + last, values, mask=behind)
 
 
 @triton.jit
-def _keep(to, values, scale, there, kept, FP8: tl.constexpr):
+def keep(to, values, scale, there, kept, FP8: tl.constexpr):
     """Write keys and values into the cache; give back what will be read from it."""
     if FP8:
         rounded = _divided(values.to(tl.float32), scale).to(values.dtype)

@@ -76,13 +76,16 @@ def round_by_token(
     column = tl.arange(0, PIECE)
     kind = numbers.dtype.element_ty
     wide = _wide(x, row, column, SIZE, GATED, GELU)
-    low, high, lost = tl.min(wide, 0), tl.max(wide, 0), tl.sum(wide * 0.0, 0)
+    low, high, largest = 0.0, 0.0, size_of(wide, 0)
+    if ZERO:
+        low, high = tl.min(wide, 0), tl.max(wide, 0)
     for piece in tl.static_range(1, PIECES):
         more = _wide(x, row, piece * PIECE + column, SIZE, GATED, GELU)
-        low, high = tl.minimum(low, tl.min(more, 0)), tl.maximum(high, tl.max(more, 0))
-        lost += tl.sum(more * 0.0, 0)
-    scale, zero = fitting(low, high, kind, ZERO)
-    tl.store(scales + row, scale + lost)
+        largest = tl.maximum(largest, size_of(more, 0))
+        if ZERO:
+            low, high = tl.minimum(low, tl.min(more, 0)), tl.maximum(high, tl.max(more, 0))
+    scale, zero, told = fitted(low, high, largest, kind, ZERO)
+    tl.store(scales + row, told)
     if ZERO:
         tl.store(zeros + row, zero.to(tl.int32))
     to = numbers + row * WIDTH + column
@@ -91,6 +94,35 @@ def round_by_token(
         at = piece * PIECE + column
         more = _wide(x, row, at, SIZE, GATED, GELU)
         tl.store(to + piece * PIECE, nearest(more, scale, zero, kind), mask=at < WIDTH)
+
+
+@triton.jit
+def round_by_largest(
+    x,
+    largest,
+    numbers,
+    scales,
+    SIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PIECE: tl.constexpr,
+    PARTS: tl.constexpr,
+    PARTS_UP: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """A piece of a row of which it is known how large its parts are at most; see `size_of`."""
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * PIECE + tl.arange(0, PIECE)
+    wide = _wide(x, row, column, SIZE, False, False)
+    part = tl.arange(0, PARTS_UP)
+    each = tl.load(largest + row * PARTS + part, mask=part < PARTS, other=0)
+    kind = numbers.dtype.element_ty
+    scale, zero, told = fitted(0.0, 0.0, tl.max(each, 0), kind, False)
+    tl.store(numbers + row * WIDTH + column, nearest(wide, scale, zero, kind), mask=column < WIDTH)
+    if tl.program_id(1) == 0:
+        tl.store(scales + row, told)
 
 
 @triton.jit(do_not_specialize=("num_rows",))
@@ -130,6 +162,34 @@ def given(given_scale, given_zero, ZERO: tl.constexpr):
     if ZERO:
         zero = tl.load(given_zero).to(tl.float32)
     return scale, zero
+
+
+@triton.jit
+def size_of(wide, axis: tl.constexpr):
+    """How large numbers are at most: the bits of their absolute values, whose order is the same.
+
+    Above all is what is no number, so that one search finds that, too.
+    """
+    return tl.max(wide.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis)
+
+
+@triton.jit
+def fitted(low, high, largest, kind: tl.constexpr, ZERO: tl.constexpr):
+    """Scale and zero point of rows, and the scale that is told: none, where a number is none.
+
+    Args:
+        low: with ZERO, the lowest number of each row.
+        high: likewise, the highest.
+        largest: `size_of` each row.
+        kind: that they become.
+        ZERO: whether there is a zero point.
+    """
+    most = largest.to(tl.float32, bitcast=True)
+    if ZERO:
+        scale, zero = fitting(low, high, kind, True)
+    else:
+        scale, zero = fitting(-most, most, kind, False)
+    return scale, zero, scale + most * 0.0
 
 
 @triton.jit

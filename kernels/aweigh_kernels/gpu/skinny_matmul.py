@@ -2,8 +2,7 @@
 
 Tiles of the weight come through shared memory while earlier ones are multiplied. Where several
 programs share rows, the one that is done last adds all what have left, always in the same order.
-In `multiply_gated` and `multiply_turned` half of a tile's rows are the others' partners: what
-follows the product needs no other program's rows, and no kernel of its own.
+In `multiply_gated` and `multiply_turned` what follows the product needs no kernel of its own.
 """
 
 import triton
@@ -11,6 +10,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from aweigh_kernels.gpu.ahead import LINE, ask
+from aweigh_kernels.gpu.paired import gate_rows, head_rows, leave_gated, leave_turned
 
 
 @triton.jit(do_not_specialize=("num_tokens",))
@@ -70,12 +70,8 @@ def multiply_gated(
     EARLY: tl.constexpr,
     GELU: tl.constexpr,
 ):
-    """Some gates and what goes through them: as `gated` computes it from the rounded product."""
-    HALF: tl.constexpr = ROWS // 2
-    SIZE: tl.constexpr = OUT // 2
-    place = tl.arange(0, ROWS)
-    gate = tl.program_id(0) * HALF + place % HALF
-    row = tl.minimum(gate, SIZE - 1) + place // HALF * SIZE
+    """Some gates and what goes through them."""
+    row = gate_rows(tl.program_id(0), OUT, ROWS)
     inputs, known = _columns(x, num_tokens, IN, TOKENS)
     total = products(
         inputs, known, weight, row, IN, TOKENS, ROWS, DEPTH, SPLITS, AHEAD, EARLY
@@ -84,16 +80,7 @@ def multiply_gated(
     if last:
         if BIAS:
             total += tl.load(bias + row).to(tl.float32)[:, None]
-        wide, up = _halves(total.to(output.dtype.element_ty).to(tl.float32), ROWS, TOKENS)
-        opened = wide
-        if GELU:  # 1 + tanh(y) is twice the sigmoid of 2y
-            opened = 2 * 0.7978845608028654 * (wide + 0.044715 * wide * wide * wide)
-        active = (wide / (1.0 + tl.exp(-opened))).to(output.dtype.element_ty)
-        found = (active.to(tl.float32) * up).to(output.dtype.element_ty)
-        token = tl.arange(0, TOKENS)
-        column = tl.program_id(0) * HALF + tl.arange(0, HALF)
-        to = output + token.to(tl.int64)[None, :] * SIZE + column[:, None]
-        tl.store(to, found, mask=(column < SIZE)[:, None] & (token < num_tokens)[None, :])
+        leave_gated(total, output, tl.program_id(0), num_tokens, OUT, ROWS, TOKENS, GELU)
 
 
 @triton.jit(do_not_specialize=("num_tokens",))
@@ -109,6 +96,8 @@ def multiply_turned(
     sin,
     kv,
     slots,
+    key_scale,
+    value_scale,
     OUT: tl.constexpr,
     IN: tl.constexpr,
     TOKENS: tl.constexpr,
@@ -120,14 +109,10 @@ def multiply_turned(
     EARLY: tl.constexpr,
     SIZE: tl.constexpr,
     KV_HEADS: tl.constexpr,
+    FP8: tl.constexpr,
 ):
-    """Some pairs of numbers of one head: as `rope_write` turns and keeps the rounded product."""
-    HALF: tl.constexpr = ROWS // 2
-    TILES: tl.constexpr = SIZE // ROWS  # of a head
-    HEADS: tl.constexpr = OUT // SIZE - 2 * KV_HEADS  # of queries
-    place = tl.arange(0, ROWS)
-    head, tile = tl.program_id(0) // TILES, tl.program_id(0) % TILES
-    row = head * SIZE + tile * HALF + place % HALF + place // HALF * (SIZE // 2)
+    """Some pairs of numbers of one head."""
+    row = head_rows(tl.program_id(0), ROWS, SIZE)
     inputs, known = _columns(x, num_tokens, IN, TOKENS)
     total = products(
         inputs, known, weight, row, IN, TOKENS, ROWS, DEPTH, SPLITS, AHEAD, EARLY
@@ -136,26 +121,10 @@ def multiply_turned(
     if last:
         if BIAS:
             total += tl.load(bias + row).to(tl.float32)[:, None]
-        kind = output.dtype.element_ty
-        x1, x2 = _halves(total.to(kind).to(tl.float32), ROWS, TOKENS)
-        token = tl.arange(0, TOKENS)
-        known = (token < num_tokens)[None, :]
-        pair = tile * HALF + tl.arange(0, HALF)
-        angle = token[None, :] * SIZE + pair[:, None]
-        y1, y2 = x1.to(kind), x2.to(kind)
-        if head < HEADS + KV_HEADS:
-            c = tl.load(cos + angle, mask=known, other=0.0).to(tl.float32)
-            s = tl.load(sin + angle + SIZE // 2, mask=known, other=0.0).to(tl.float32)
-            y1 = ((x1 * c).to(kind).to(tl.float32) - x2 * s).to(kind)
-            y2 = ((x2 * c).to(kind).to(tl.float32) + x1 * s).to(kind)
-        to = output + token.to(tl.int64)[None, :] * OUT + head * SIZE + pair[:, None]
-        tl.store(to, y1, mask=known)
-        tl.store(to + SIZE // 2, y2, mask=known)
-        if head >= HEADS:
-            slot = tl.load(slots + token, mask=token < num_tokens, other=-1)[None, :]
-            kept = kv + (slot * (2 * KV_HEADS) + head - HEADS) * SIZE + pair[:, None]
-            tl.store(kept, y1, mask=slot >= 0)
-            tl.store(kept + SIZE // 2, y2, mask=slot >= 0)
+        leave_turned(
+            total, output, tl.program_id(0), num_tokens, cos, sin, kv, slots, key_scale,
+            value_scale, OUT, ROWS, TOKENS, SIZE, KV_HEADS, FP8,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -231,9 +200,3 @@ def joined(
                 total += tl.load(of_part, mask=known, other=0.0, cache_modifier=".cg")
             tl.store(arrived + tile, 0)
     return total, last
-
-
-@triton.jit
-def _halves(total, ROWS: tl.constexpr, TOKENS: tl.constexpr):
-    """The first half of the rows, and the second."""
-    return tl.split(total.reshape(2, ROWS // 2, TOKENS).permute(1, 2, 0))

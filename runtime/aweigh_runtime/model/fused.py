@@ -4,14 +4,16 @@ What a layer adds to the hidden states is not added at once: the norm behind it 
 reads them in any case. Rounding is torch's. It has no gradients.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn.functional import linear
 
-from aweigh_kernels import paired_matmul, routing
+from aweigh_kernels import routing
 from aweigh_kernels.dense import NARROW
 from aweigh_kernels.gated import gated
+from aweigh_kernels.paired_matmul import PairedDense
+from aweigh_kernels.product import PairedProduct
 from aweigh_kernels.rms_norm import MOST_COLUMNS
 from aweigh_kernels.rope_write import rope_write
 from aweigh_kernels.round_rows import round_gated
@@ -156,7 +158,7 @@ class FusedAttention:
         self, config: ModelConfig, layer: LayerConfig, rope: int, storage: Storage
     ) -> None:
         self._norm = AddedNorm(config, storage)
-        self._heads = stored_heads(config, layer, storage.within("qkv"))
+        self._heads = StoredHeads(config, layer, storage.within("qkv"))
         queries = config.num_heads * config.head_dim
         self._out = out_projection(config, queries, config.out_bias, storage.within("out"))
         self._shape = AttentionShape(
@@ -184,9 +186,11 @@ class StoredHeads:
     def __init__(self, config: ModelConfig, layer: LayerConfig, storage: Storage) -> None:
         heads = NormedHeads if config.head_norms else Heads
         self._qkv = heads(config, storage)
-        self._num_heads = config.num_heads
+        self._num_heads, self._size = config.num_heads, config.head_dim
         num_turned = config.num_heads + config.num_kv_heads
         self._turned = (slice(None), slice(num_turned), slice(layer.rope.size))
+        whole = layer.rope.size == config.head_dim and not config.head_norms
+        self._paired = _paired(self._qkv, storage) if whole else _nothing
 
     @property
     def rounding(self) -> ByteRounding | None:
@@ -207,42 +211,20 @@ class StoredHeads:
         Returns:
             queries [T, H, D], and keys and values [T, 2K, D] as they will be read.
         """
-        heads = self._qkv(x)  # [T, H+2K, D]
+        cos, sin = turn
+        kept = keeps(kv, cos.dtype, cos.device)
+        paired = self._paired()
+        if kept and paired is not None and paired.turns(x, self._size):
+            heads = paired.turned(x, turn, kv.kept, slots, kv.scales)
+        else:
+            heads = self._qkv(x)  # [T, H+2K, D]
+            if kept:
+                rope_write(heads, cos, sin, kv.kept, slots, kv_scales=kv.scales)
         queries, new = heads[:, : self._num_heads], heads[:, self._num_heads :]
-        if keeps(kv, heads.dtype, heads.device):
-            rope_write(heads, *turn, kv.kept, slots, kv_scales=kv.scales)
+        if kept:
             return queries, new
         turn_(heads[self._turned], *turn)
         return queries, kv.store(new, slots)
-
-
-class TurnedHeads(StoredHeads):
-    """The same; of few tokens by one kernel. Heads are turned as a whole, and have no norms."""
-
-    def __init__(self, config: ModelConfig, layer: LayerConfig, storage: Storage) -> None:
-        super().__init__(config, layer, storage)
-        self._weight, self._bias = _dense(storage)
-        self._scratch = _scratch(storage)
-        self._size = config.head_dim
-
-    def __call__(
-        self, x: Activations, turn: CosSin, kv: LayerCache, slots: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `StoredHeads`."""
-        assert isinstance(x, torch.Tensor)
-        if kv.kept.dtype != x.dtype or not paired_matmul.turns(x, self._weight, self._size):
-            return super().__call__(x, turn, kv, slots)
-        heads = paired_matmul.turned_matmul(
-            x, self._weight, self._scratch, turn, kv.kept, slots, bias=self._bias
-        )
-        return heads[:, : self._num_heads], heads[:, self._num_heads :]
-
-
-def stored_heads(config: ModelConfig, layer: LayerConfig, storage: Storage) -> StoredHeads:
-    """What a layer needs."""
-    whole = layer.rope.size == config.head_dim and not config.head_norms
-    kind = TurnedHeads if whole and storage.is_dense("weight") else StoredHeads
-    return kind(config, layer, storage)
 
 
 class FusedMLP:
@@ -251,8 +233,7 @@ class FusedMLP:
     def __init__(self, config: ModelConfig, layer: LayerConfig, storage: Storage) -> None:
         size, bias = layer.mlp_size, config.mlp_bias
         self._norm = AddedNorm(config, storage)
-        kind = DenseGates if storage.within("gate_up").is_dense("weight") else Gates
-        self._gates = kind(config, size, storage.within("gate_up"))
+        self._gates = Gates(config, size, storage.within("gate_up"))
         self._down = out_projection(config, size, bias, storage.within("down"))
 
     def __call__(self, hidden: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
@@ -267,6 +248,7 @@ class Gates:
     def __init__(self, config: ModelConfig, size: int, storage: Storage) -> None:
         self._gate_up = Projection(2 * size, config.hidden_size, config.mlp_bias, storage)
         self._activation = config.activation
+        self._paired = _paired(self._gate_up, storage)
 
     @property
     def rounding(self) -> ByteRounding | None:
@@ -274,29 +256,14 @@ class Gates:
         return self._gate_up.rounding
 
     def __call__(self, x: Activations, rounding: ByteRounding | None) -> Activations:
-        """[T, N] to [T, M], rounded if the product behind it asks for that."""
+        """[T, N] to [T, M], rounded if the product behind it asks for that, or as it is."""
+        paired = self._paired()
+        if paired is not None and paired.gates(x, rounding):
+            return paired.gated(x, self._activation, rounding)
         gate_up = self._gate_up(x)
         if rounding is None:
             return gated(gate_up, self._activation)
         return round_gated(gate_up, self._activation, rounding)
-
-
-class DenseGates(Gates):
-    """The same; of few tokens by one kernel."""
-
-    def __init__(self, config: ModelConfig, size: int, storage: Storage) -> None:
-        super().__init__(config, size, storage)
-        self._weight, self._bias = _dense(storage)
-        self._scratch = _scratch(storage)
-
-    def __call__(self, x: Activations, rounding: ByteRounding | None) -> Activations:
-        """[T, N] to [T, M], of few tokens never rounded."""
-        assert isinstance(x, torch.Tensor)
-        if len(x) > MOST_TOKENS:
-            return super().__call__(x, rounding)
-        return paired_matmul.gated_matmul(
-            x, self._weight, self._scratch, self._activation, bias=self._bias
-        )
 
 
 def keeps(kv: LayerCache, dtype: torch.dtype, device: torch.device) -> bool:
@@ -305,12 +272,16 @@ def keeps(kv: LayerCache, dtype: torch.dtype, device: torch.device) -> bool:
     return kept == dtype or (kept == FP8 and torch.cuda.get_device_capability(device) >= _FP8_SINCE)
 
 
-def _dense(storage: Storage) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weight and bias of a projection that is dense, and built."""
-    weights = storage.weights
-    return weights[f"{storage.name}weight"], weights.get(f"{storage.name}bias")
-
-
-def _scratch(storage: Storage) -> Scratch:
+def _paired(projection: Projection, storage: Storage) -> Callable[[], PairedProduct | None]:
+    """What multiplies few tokens for it, and does what follows; known once weights are loaded."""
+    if not storage.is_dense("weight"):
+        return lambda: projection.paired
     assert isinstance(storage.arithmetic, FewRows)
-    return storage.arithmetic.scratch
+    weights, name = storage.weights, storage.name
+    bias = weights.get(f"{name}bias")
+    dense = PairedDense(weights[f"{name}weight"], bias, storage.arithmetic.scratch)
+    return lambda: dense
+
+
+def _nothing() -> None:
+    """Heads that are turned in part, or have norms, need kernels of their own."""

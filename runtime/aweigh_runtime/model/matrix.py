@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from aweigh_kernels.product import Product, RoundingProduct
+from aweigh_kernels.product import KernelProduct, PairedProduct, Product, RoundingProduct
 from aweigh_kernels.rounding import ByteRounding, Rounded
 from aweigh_kernels.weight import Weight, recordable, stack
 
@@ -20,6 +20,11 @@ class Matrix(Protocol):
     @property
     def rounding(self) -> ByteRounding | None:
         """How what comes before it may round its activations; None: it may not."""
+        ...
+
+    @property
+    def paired(self) -> PairedProduct | None:
+        """What computes its product of few tokens with what follows it; None: nothing does."""
         ...
 
     def __call__(self, x: Activations, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -56,6 +61,10 @@ class Dense:
     @property
     def rounding(self) -> None:
         """Nobody may."""
+
+    @property
+    def paired(self) -> None:
+        """Those of layers know their own, see `fused`."""
 
     def __call__(self, x: Activations, bias: torch.Tensor | None = None) -> torch.Tensor:
         """[T, in] to [T, out]."""
@@ -107,6 +116,14 @@ class Quantized:
         """That of its product, if one has all rows."""
         product, *others = self._products
         return product.rounding if isinstance(product, RoundingProduct) and not others else None
+
+    @property
+    def paired(self) -> PairedProduct | None:
+        """Likewise."""
+        product, *others = self._products
+        if others or not isinstance(product, RoundingProduct | KernelProduct):
+            return None
+        return product.paired
 
     def __call__(self, x: Activations, bias: torch.Tensor | None = None) -> torch.Tensor:
         """[T, in] to [T, out]."""

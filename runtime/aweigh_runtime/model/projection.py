@@ -2,6 +2,7 @@
 
 import torch
 
+from aweigh_kernels.product import PairedProduct
 from aweigh_kernels.rounding import ByteRounding
 from aweigh_runtime.model.config import ModelConfig
 from aweigh_runtime.model.matrix import Activations
@@ -20,6 +21,11 @@ class Projection:
     def rounding(self) -> ByteRounding | None:
         """See `Matrix`."""
         return self._matrix.rounding
+
+    @property
+    def paired(self) -> PairedProduct | None:
+        """See `Matrix`: a bias is added to what is rounded, before anything follows."""
+        return self._matrix.paired if self._bias is None else None
 
     def __call__(self, x: Activations) -> torch.Tensor:
         """[T, in] to [T, out]."""

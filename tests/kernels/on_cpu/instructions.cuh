@@ -12,13 +12,15 @@ inline uint32_t shared_address(const void *pointer) {
     return uint32_t(static_cast<const char *>(pointer) - reinterpret_cast<char *>(memory));
 }
 
-inline char *shared(uint32_t address) { return reinterpret_cast<char *>(memory) + address; }
+inline char *shared(uint32_t address, int rank = current->rank) {
+    return reinterpret_cast<char *>(memory + rank * SHARED_PIECES) + address;
+}
 
 inline uint64_t read_once() { return 0; }
 
 inline void copy_known(uint32_t to, const void *from, bool known) {
     const bool aligned = to % 16 == 0 && (!known || reinterpret_cast<uintptr_t>(from) % 16 == 0);
-    const bool right = aligned && to + 16 <= sizeof memory;
+    const bool right = aligned && to + 16 <= SHARED_PIECES * 16;
     expect(right, "a copy is not aligned, or goes to what is not shared");
     const char *source = static_cast<const char *>(from);
     const bool of_x = known && source >= x_begin && source < x_end;
@@ -78,6 +80,30 @@ uint16_t rounded(float number) {
     uint16_t found;
     memcpy(&found, &half, 2);
     return found;
+}
+
+template <bool WIDE>
+float widened(uint16_t bits) { return number<WIDE>(bits); }
+
+inline float divided(float number, float by) { return number / by; }
+inline float exponential(float number) { return std::exp2(number * 1.4426950408889634f); }
+
+inline float of_fp8(uint8_t bits) {
+    const int sign = bits >> 7 ? -1 : 1, exponent = bits >> 3 & 15, fraction = bits & 7;
+    if ((bits & 127) == 127) return NAN;
+    return sign * ldexpf(fraction + (exponent ? 8 : 0), std::max(exponent, 1) - 10);
+}
+
+// The nearest of all, the even one of two.
+inline uint8_t rounded_to_fp8(float number) {
+    if (std::isnan(number)) return 127;
+    const float least = std::min(std::fabs(number), 448.0f);
+    uint8_t found = 0;
+    for (int bits = 1; bits < 127; bits++) {
+        const float far = least - of_fp8(found), near = std::fabs(of_fp8(bits) - least);
+        if (near < std::fabs(far) || (near == std::fabs(far) && bits % 2 == 0)) found = bits;
+    }
+    return found | (std::signbit(number) ? 128 : 0);
 }
 
 template <bool WIDE>

@@ -1,6 +1,7 @@
 """What the pod tells of drafts that have gone bad, or not, and what becomes of their memory."""
 
 import gc
+import itertools
 import random
 import weakref
 from collections.abc import Sequence
@@ -9,15 +10,16 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from aweigh_runtime.engine.messages import Sampling, Submission, Work
+from aweigh_runtime.engine.messages import Sampling, Speculation, Submission, Work
 from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Part
+from aweigh_runtime.engine.speculation.ngram import NGram
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.step_inputs import Tokens
-from tests.runtime.engine.machine import answer
+from tests.runtime.engine.machine import answer, next_token
 from tests.runtime.engine.test_speculation import (
     draft_model,
     engine,
@@ -165,3 +167,59 @@ def test_a_plain_step_without_memory_takes_that_of_a_draft_that_is_of_no_use() -
     state = reports[-1].speculation
     assert state is not None
     assert (state.state, state.reason) == ("failed", "OutOfMemory")
+
+
+def test_a_draft_that_rests_gives_its_memory_back_before_a_request_fails() -> None:
+    drafter, model = draft_model(next_token)
+    running = engine([drafter], num_blocks=64)
+    whole, failed = running._forward, 0
+    held = weakref.ref(model)
+    del model
+
+    def short_of_memory(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
+        nonlocal failed
+        if held() is not None and (failed or any(chunk.num_logits > 1 for chunk in chunks)):
+            failed += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(tokens, chunks)
+
+    running._forward = short_of_memory
+    reports = run(running, [Work([submission(1, [0, 1, 2], 40)], [])])
+    assert failed == 2  # with drafts, and without
+    assert texts(reports)[1] == answer([0, 1, 2], 40)
+    state = reports[-1].speculation
+    assert state is not None
+    assert (state.state, state.reason) == ("failed", "OutOfMemory")
+
+
+def test_drafts_without_memory_rest_longer_each_time_and_are_let_go_in_the_end() -> None:
+    drafter, model = draft_model(next_token)
+    running = engine([drafter, NGram()], max_running=1)
+    whole, step = running._forward, 0
+    tried: list[int] = []  # steps that had no memory for drafts
+    held = weakref.ref(model)
+    del model
+
+    def short_of_memory(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
+        nonlocal step
+        step += 1
+        if any(chunk.num_logits > 1 for chunk in chunks) and held() is not None:
+            tried.append(step)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(tokens, chunks)
+
+    running._forward = short_of_memory
+    running.take(Work([submission(id, [0, 1, id % 3], 40) for id in range(60)], []))
+    told: list[Speculation] = []
+    drafted = 0
+    while running.patience_s == 0:
+        report = running.step()
+        assert report.speculation is not None
+        if not told or told[-1] != report.speculation:
+            told.append(report.speculation)
+        drafted = report.counters.drafted_tokens
+    waits = [later - earlier for earlier, later in itertools.pairwise(tried)]
+    assert [round(wait / waits[0], 1) for wait in waits] == [1, 2, 4]
+    assert held() is None
+    assert ("paused", "OutOfMemory") in [(each.state, each.reason) for each in told]
+    assert drafted > 0

@@ -95,13 +95,13 @@ def test_greedy_answers_are_the_same_alone_and_in_any_schedule(
     assert (pool.num_held, pool.available) == (0, num_blocks)
 
 
-def traffic(schedule: list[tuple[int, int, int | None]]) -> list[Work]:
-    """What clients want before each step."""
+def traffic(schedule: list[tuple[int, int, int | None]], num_tokens: int = ANSWER) -> list[Work]:
+    """What clients want before each step, in answers of so many tokens."""
     steps: dict[int, Work] = defaultdict(lambda: Work([], []))
     now = 0
     for id, (seed, gap, patience) in enumerate(schedule):
         now += gap
-        steps[now].submitted.append(greedy(id, list(prompt(seed)), ANSWER))
+        steps[now].submitted.append(greedy(id, list(prompt(seed)), num_tokens))
         if patience is not None:
             steps[now + patience].aborted.append(id)
     return [steps[step] for step in range(max(steps) + 1)]

@@ -1,3 +1,5 @@
+import pytest
+
 from aweigh_runtime.engine.heartbeat import Heartbeat
 
 
@@ -26,9 +28,22 @@ def test_the_slowest_step_may_come_again_in_twice_its_time() -> None:
     for step_s in [*[0.01] * 999, 60.0]:
         heartbeat.beat(now_s=0.0, step_s=step_s)
     assert heartbeat.limit_s == 120.0
+    assert not heartbeat.late(now_s=119.0)
     for _ in range(1000):
         heartbeat.beat(now_s=0.0, step_s=0.01)
     assert heartbeat.limit_s == 10.0
+
+
+@pytest.mark.parametrize("num_before", [0, 99])
+def test_a_minute_after_the_slowest_step_nobody_waits_for_its_like(num_before: int) -> None:
+    heartbeat = Heartbeat()
+    for step_s in [*[0.01] * num_before, 60.0]:
+        heartbeat.beat(now_s=0.0, step_s=step_s)
+    heartbeat.beat(now_s=59.0, step_s=None)  # idle
+    assert heartbeat.limit_s == 120.0
+    heartbeat.beat(now_s=61.0, step_s=None)
+    assert heartbeat.limit_s == 10.0
+    assert heartbeat.late(now_s=72.0)
 
 
 def test_a_large_prompt_is_waited_for_though_only_the_warm_up_has_read_one() -> None:

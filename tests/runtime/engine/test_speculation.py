@@ -333,7 +333,7 @@ def test_two_that_draft_in_one_step_are_each_charged_their_own_time() -> None:
         speculator.propose([Part(each, 2, 3, room=4) for each in requests])
         drafting = sum(speculator._step.seconds.values())
         assert speculator.took(4, drafting + 0.012, 0) == pytest.approx(0.012)
-    slow, quick = (each.pace.times.costs(4) for each in speculator._candidates.left)
+    slow, quick = (each.pace.times.token(4) for each in speculator._candidates.left)
     assert slow[0] == pytest.approx(0.02 / 2 / 0.01, rel=0.3)  # 2 tokens for each of 4 answers
     assert quick[0] < slow[0] / 4  # a busy machine wakes nobody at once
     assert slow[1] == quick[1] == pytest.approx((0.012 - 0.01) / 4 / 0.01)

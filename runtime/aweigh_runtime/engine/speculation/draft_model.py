@@ -17,7 +17,7 @@ from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.drafting import DraftSampler
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.sizing import PRODUCT_TOKENS, RECORDED_TOKENS, compiled_tokens
-from aweigh_runtime.engine.speculation.pace import CONFIDENCES, LEAST_DOUBT
+from aweigh_runtime.engine.speculation.acceptance import worthwhile
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.reads import FEW
@@ -144,51 +144,24 @@ class DraftModel:
         stays: Sequence[float],
         proposals: list[Proposal],
     ) -> None:
-        device = self._device
-        rows = [each.asked.request.row for each in reading]
         rooms = [each.asked.room for each in reading]
-        sampler = DraftSampler(rows, device)
-        numbers = np.array([*stays, *(each.asked.floor for each in reading)], np.float32)
-        both = on_device(numbers, device)
-        calibrated, floors = both[: len(stays)], both[len(stays) :]
-        worth = torch.ones(len(reading), device=device)  # chance that all so far stay
-        found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        sampler = DraftSampler([each.asked.request.row for each in reading], self._device)
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
         for length in range(1, rooms[0] + 1):
             drawn, confidence = sampler.draw(self._fitting(logits))
-            # A draft whose logits are no numbers is not sure of anything.
-            confidence = confidence.nan_to_num(0.0)
-            doubt = (1.0 - confidence).clamp_(min=LEAST_DOUBT)
-            bins = doubt.log2_().mul_(-2.0).long().clamp_(0, CONFIDENCES - 1)
-            worth = worth[: len(drawn)] * calibrated[bins]
-            # The choice to go on must not look at what was drawn: it looks at what might be.
-            going_on = worth >= floors[: len(drawn)]
-            found.append((drawn, going_on, confidence))
+            found.append((drawn, confidence))
             wide = sum(room > length for room in rooms)
-            if wide == 0 or (self.stops_early and not going_on[:wide].any()):
+            if wide == 0 or (self.stops_early and _all_end(found, reading[:wide], stays)):
                 break
             chunks = [self._next_chunk(each, length) for each in reading[:wide]]
             logits = self._forward(drawn[:wide], chunks)
-        self._tell(found, reading, sampler, proposals)
-
-    def _tell(
-        self,
-        found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
-        reading: list[_Reading],
-        sampler: DraftSampler,
-        proposals: list[Proposal],
-    ) -> None:
-        places = _on_host(found)
-        for line, each in enumerate(reading):
-            of_row = [place[line] for place in places if line < len(place)]
-            each.followed.ahead = [int(token) for token, _, _ in of_row[:-1]]
-            tokens, confidences = [], []
-            for token, going_on, confidence in of_row:
-                if not going_on:
-                    break
-                tokens.append(int(token))
-                confidences.append(float(confidence))
-            drafted = Drafted(tokens, sampler.probabilities(line, len(tokens)))
-            proposals[each.place] = Proposal(drafted, confidences)
+        for line, (each, drafts) in enumerate(zip(reading, _on_host(found), strict=True)):
+            each.followed.ahead = [token for token, _ in drafts[:-1]]
+            confidences = [confidence for _, confidence in drafts]
+            count = worthwhile(confidences, stays, each.asked.floor)
+            tokens = [token for token, _ in drafts[:count]]
+            drafted = Drafted(tokens, sampler.probabilities(line, count))
+            proposals[each.place] = Proposal(drafted, confidences[:count])
 
     def _next_chunk(self, each: _Reading, length: int) -> Chunk:
         request = each.asked.request
@@ -260,11 +233,34 @@ class DraftModel:
             self._read.pop(request.blocks[index], None)
 
 
-def _on_host(found: Sequence[tuple[torch.Tensor, ...]]) -> list[list[tuple[float, ...]]]:
-    """By place and answer; the device is waited for once."""
-    everything = torch.cat([torch.stack([each.double() for each in place], -1) for place in found])
-    lines = iter(everything.tolist())
-    return [[tuple(next(lines)) for _ in range(len(place[0]))] for place in found]
+def _all_end(
+    found: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    reading: Sequence[_Reading],
+    stays: Sequence[float],
+) -> bool:
+    """Whether no draft of these is worth another token: all are as long as what was found."""
+    return not any(
+        worthwhile([confidence for _, confidence in drafts], stays, each.asked.floor) == len(found)
+        for each, drafts in zip(reading, _on_host(found), strict=False)
+    )
+
+
+def _on_host(
+    found: Sequence[tuple[torch.Tensor, torch.Tensor]],
+) -> list[list[tuple[int, float]]]:
+    """Tokens and confidences by answer: of later places some have none. The device is asked once.
+
+    Args:
+        found: of each place [R], int64, and [R], fp32, of the first R answers.
+    """
+    both = torch.cat([torch.stack((tokens, confidence), -1) for tokens, confidence in found])
+    lines = iter(both.double().tolist())
+    drafts: list[list[tuple[int, float]]] = [[] for _ in found[0][0]]
+    for tokens, _ in found:
+        for draft in drafts[: len(tokens)]:
+            token, confidence = next(lines)
+            draft.append((int(token), confidence))
+    return drafts
 
 
 def _released(tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:

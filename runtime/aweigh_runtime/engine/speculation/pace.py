@@ -10,180 +10,21 @@ less, and they try again at once, until drafting pays. If it was for the time th
 and not for bad drafts, all answers try again for a few steps, so that the time is measured anew.
 """
 
-import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
-CONFIDENCES = 20  # bins of `Calibration`
-LEAST_DOUBT = 2.0 ** (-CONFIDENCES / 2)
+from aweigh_runtime.engine.speculation.acceptance import FADED, MEMORY, Acceptance, Calibration
+from aweigh_runtime.engine.speculation.step_times import GUESSED_COST, StepTimes, alike
 
 _MARGIN = 1.1  # by which drafting must beat a plain step to begin,
 _KEPT = 1.03  # and to go on
 _FIRST = 4  # length until something is known
 _WARM = 24  # verified drafts after which measurements decide
-_MEMORY = 1 - 1 / 64  # weight of what is known against one more verified draft
-_DOUBT = 4.0  # drafts' worth of belief in what is not known
-_FIRST_GUESS = 0.7  # that a token stays if the one before it has
-_GUESSED_COST = 0.25  # of a drafted token, in plain steps
-_SAMPLES = 9  # of step times; the median counts
-_ENOUGH = 3
 _CHOSEN_FOR = 8  # steps before a length is chosen anew
-_FRESH = 48  # steps after which a plain one is measured again,
-_WAITED = 4  # if one comes soon: with prompts in every step there is none
 _TRY = 2  # tokens of a probe
 _TRIES = 6  # verified drafts of a probe; steps of one that measures the time
 _PROBE_STEPS = 32  # at most: answers may end before they are drafted for
-_FADED = 1 / 8  # weight of what was known before, once a probe went well
 _PATIENCE = (128, 8192)  # steps between probes, at first and at most
-
-
-class Acceptance:
-    """How often each place of a draft is filled and stays, recent drafts most."""
-
-    def __init__(self, longest: int) -> None:
-        self._tried = [0.0] * longest
-        self._kept = [0.0] * longest
-        self._chances: list[float] | None = None
-
-    def observe(self, asked: int, kept: int) -> None:
-        """A draft of at most `asked` tokens was verified: so many of its tokens stayed."""
-        for place in range(asked):
-            self._tried[place] = _MEMORY * self._tried[place] + 1.0
-            self._kept[place] = _MEMORY * self._kept[place] + (place < kept)
-        self._chances = None
-
-    def fade(self) -> None:
-        """What was known before counts less from now on."""
-        self._tried = [_FADED * tried for tried in self._tried]
-        self._kept = [_FADED * kept for kept in self._kept]
-        self._chances = None
-
-    @property
-    def chances(self) -> Sequence[float]:
-        """P(1), P(2), …: never rising. A place that was not tried goes on as those before it."""
-        if self._chances is None:
-            self._chances = []
-            before, ratio = 1.0, _FIRST_GUESS
-            for tried, kept in zip(self._tried, self._kept, strict=True):
-                chance = min((kept + _DOUBT * before * ratio) / (tried + _DOUBT), before)
-                ratio = chance / before if before > 0 else 0.0
-                before = chance
-                self._chances.append(chance)
-        return self._chances
-
-
-class Calibration:
-    """How often a drafted token stays, by how likely the draft held its likeliest token.
-
-    Each bin has half of the doubt of the one two before it: bin = -2 · log2(1 - confidence), so
-    that a draft of many tokens, all of them nearly sure, is told from one that is not. Until
-    something is known a draft is believed.
-    """
-
-    def __init__(self) -> None:
-        self._tried = [_DOUBT] * CONFIDENCES
-        self._kept = [_DOUBT * (1.0 - 2.0 ** (-(each + 0.5) / 2)) for each in range(CONFIDENCES)]
-
-    def observe(self, confidences: Sequence[float], kept: int) -> None:
-        """A draft was verified; tokens after the first that did not stay tell nothing."""
-        for place, confidence in enumerate(confidences[: kept + 1]):
-            doubt = max(1.0 - confidence, LEAST_DOUBT)
-            each = min(int(-2.0 * math.log2(doubt)), CONFIDENCES - 1)
-            self._tried[each] = _MEMORY * self._tried[each] + 1.0
-            self._kept[each] = _MEMORY * self._kept[each] + (place < kept)
-
-    def fade(self) -> None:
-        """What was known before counts less from now on."""
-        self._tried = [_FADED * tried for tried in self._tried]
-        self._kept = [_FADED * kept for kept in self._kept]
-
-    @property
-    def stays(self) -> list[float]:
-        """By bin."""
-        return [kept / tried for kept, tried in zip(self._kept, self._tried, strict=True)]
-
-
-class _Times:
-    """Of steps that advance about so many answers."""
-
-    def __init__(self) -> None:
-        self.plain: deque[float] = deque(maxlen=_SAMPLES)  # seconds
-        self.since = _FRESH  # steps with drafts since the last plain one
-        self.waited = 0  # steps for a plain one
-        # Per token drafted for each answer, in plain steps: what drafting takes, and what the
-        # larger step takes. That a draft model reads a prompt first is not for each token.
-        self.drafting: deque[float] = deque(maxlen=_SAMPLES)
-        self.verifying: deque[float] = deque(maxlen=_SAMPLES)
-
-
-class StepTimes:
-    """Time of a step by how many answers it advances and how many tokens are drafted for each."""
-
-    def __init__(self) -> None:
-        self._times: dict[int, _Times] = {}  # by bin of rows
-
-    def observe_plain(self, rows: int, seconds: float) -> None:
-        """A step that drafted nothing and read no prompts."""
-        times = self._of(rows)
-        times.plain.append(seconds)
-        times.waited = 0
-        if len(times.plain) >= _ENOUGH:
-            times.since = 0
-
-    def observe_drafting(self, rows: int, length: float, seconds: float) -> None:
-        """Drafting took so long, for so many tokens for each answer."""
-        times = self._of(rows)
-        times.since += 1
-        if times.plain and length > 0.0:
-            times.drafting.append(seconds / length / median(times.plain))
-
-    def observe_verifying(self, rows: int, length: float, seconds: float) -> None:
-        """The rest of a step that drafted so much and read no prompts."""
-        times = self._of(rows)
-        if times.plain and length > 0.0:
-            plain = median(times.plain)
-            times.verifying.append((seconds - plain) / length / plain)
-
-    def forget_drafts(self, rows: int) -> None:
-        """What drafting takes shall be measured anew."""
-        times = self._of(rows)
-        times.drafting.clear()
-        times.verifying.clear()
-
-    def plain_is_due(self, rows: int) -> bool:
-        """The next step shall be plain: none of so many rows has been measured for a while."""
-        times = self._of(rows)
-        if times.since < _FRESH:
-            return False
-        times.waited += 1
-        if times.waited > _WAITED:
-            times.since = times.waited = 0
-            return False
-        return True
-
-    def slowdown(self, rows: int, length: int) -> float:
-        """Time of a step with drafts ÷ time of a plain one, from the nearest size known."""
-        return 1.0 + sum(self.costs(rows)) * length
-
-    def costs(self, rows: int) -> tuple[float, float]:
-        """Of drafting a token for every answer and of verifying it, in plain steps."""
-        known = [
-            (abs(each - _bin(rows)), max(median(times.drafting), 0.0), median(times.verifying))
-            for each, times in self._times.items()
-            if min(len(times.drafting), len(times.verifying)) >= _ENOUGH
-        ]
-        if not known:
-            return _GUESSED_COST / 2, _GUESSED_COST / 2
-        _, drafting, verifying = min(known)
-        return drafting, max(verifying, 0.0)
-
-    def _of(self, rows: int) -> _Times:
-        found = self._times.get(_bin(rows))
-        if found is None:
-            found = self._times[_bin(rows)] = _Times()
-        return found
 
 
 @dataclass(slots=True)
@@ -247,9 +88,9 @@ class Pace:
         if self._age > _CHOSEN_FOR * (1 if self.pays else 4) or not self.warm:
             self._age = 0
             self._chosen.clear()
-        chosen = self._chosen.get(_bin(rows))
+        chosen = self._chosen.get(alike(rows))
         if chosen is None:
-            chosen = self._chosen[_bin(rows)] = self._choose(rows)
+            chosen = self._chosen[alike(rows)] = self._choose(rows)
         return chosen
 
     def _choose(self, rows: int) -> tuple[int, float]:
@@ -260,11 +101,10 @@ class Pace:
 
     def _most(self, rows: int) -> tuple[int, float]:
         """The length with the largest gain, though it may be a loss."""
-        cost, tokens = sum(self.times.costs(rows)), 1.0
-        best = (1, 0.0)
+        tokens, best = 1.0, (1, 0.0)
         for length, chance in enumerate(self.acceptance.chances, 1):
             tokens += chance
-            gain = tokens / (1.0 + cost * length)
+            gain = tokens / self.times.slowdown(rows, length)
             if gain > best[1]:
                 best = (length, gain)
         return best
@@ -324,8 +164,8 @@ class Pace:
         if good and (self._least is None or kept / length >= self._least):
             self.acceptance.fade()
             self.calibration.fade()
-            self._drafts *= _FADED
-            self._drafted, self._stayed = _FADED * self._drafted, _FADED * self._stayed
+            self._drafts *= FADED
+            self._drafted, self._stayed = FADED * self._drafted, FADED * self._stayed
             self._patience = _PATIENCE[0]
             self._probe = _Probe(measures_time=False, steps=_PROBE_STEPS)
 
@@ -334,7 +174,7 @@ class Pace:
         """Drafts are good enough to pay on a machine of which nothing is known."""
         if self._least is not None and self.rate < self._least:
             return False
-        return 1.0 + self.expected(_TRY) >= _MARGIN * (1.0 + _GUESSED_COST * _TRY)
+        return 1.0 + self.expected(_TRY) >= _MARGIN * (1.0 + GUESSED_COST * _TRY)
 
     @property
     def mostly_wrong(self) -> bool:
@@ -342,7 +182,7 @@ class Pace:
         if self._least is not None and self.rate < self._least:
             return True
         full = 1.0 + self.rate + self.rate**2  # tokens, were both of two always drafted
-        return full < _MARGIN * (1.0 + _GUESSED_COST * 2)
+        return full < _MARGIN * (1.0 + GUESSED_COST * 2)
 
     def verdict(self, rows: int) -> str:
         """Why drafting does not pay, in numbers."""
@@ -365,7 +205,7 @@ class Pace:
             ends_early: an answer that wants no more saves the time of drafting, not only that of
                 the larger step.
         """
-        drafting, verifying = self.times.costs(rows)
+        drafting, verifying = self.times.token(rows)
         cost = verifying + (drafting if ends_early else 0.0)
         tokens = 1.0 + sum(self.acceptance.chances[:length])
         return cost * tokens / self.times.slowdown(rows, length)
@@ -394,12 +234,7 @@ class Pace:
             self._probe.kept += kept
         self.acceptance.observe(asked, kept)
         self.calibration.observe(confidences[:drafted], kept)
-        self._drafts = _MEMORY * self._drafts + 1
-        self._drafted = _MEMORY * self._drafted + drafted
-        self._stayed = _MEMORY * self._stayed + kept
+        self._drafts = MEMORY * self._drafts + 1
+        self._drafted = MEMORY * self._drafted + drafted
+        self._stayed = MEMORY * self._stayed + kept
         self.rate = self._stayed / self._drafted if self._drafted else 0.0
-
-
-def _bin(rows: int) -> int:
-    """Sizes that differ by less than a quarter are alike."""
-    return round(math.log(max(rows, 1)) / math.log(1.25))

@@ -23,7 +23,8 @@ from aweigh_runtime.engine.speculation.proposer import Asked, Proposal, Proposer
 _log = logging.getLogger("aweigh.engine")
 
 _TELL_S = 1.0
-_REST_STEPS = 256
+_REST_STEPS = 256  # the first rest for want of memory; each one more is twice as long
+_RESTS = 3  # in a row; the next time drafts are let go
 _NAP_STEPS = 7  # where nothing pays: then it takes no time that could be measured
 _PAUSED_S = 5.0  # of decoding without a draft that pays
 
@@ -62,6 +63,9 @@ class Speculator:
         self._step = _Step()  # the one under way
         self._resting = 0  # steps to come that draft nothing
         self._rested = 0  # such steps until now
+        self._short = False  # they rest for want of memory
+        self._rests = 0  # for want of memory, in a row
+        self._drafting_steps = 0  # since the last of them
         self._rows = 1  # answers in the next step, about
         self._answering = 0  # in the last one
         self._now_s = 0.0
@@ -77,15 +81,16 @@ class Speculator:
             rows: requests that run: those that still read prompts are no answers yet.
             now_s: on any clock that never goes back.
         """
+        if rows:
+            self._now_s = now_s
         if self._resting:
-            self._resting -= 1
-            self._rested += 1
+            self._rest_once(now_s)
             return None
         self._step = _Step()  # the last one may have failed
         left = self._candidates.left
         if not rows or not left:
             return None
-        self._rows, self._now_s = min(rows, self._answering or rows), now_s
+        self._rows = min(rows, self._answering or rows)
         wanted = self._candidates.prepare(self._rows, self._rested + 1)
         self._rested = 0
         # Windows go on though nothing pays: with one answer more or fewer it may pay again at once,
@@ -100,6 +105,13 @@ class Speculator:
         if self._losing_s is not None:
             self._resting = _NAP_STEPS
         return None
+
+    def _rest_once(self, now_s: float) -> None:
+        self._resting -= 1
+        self._rested += 1
+        if self._short and not self._resting:
+            self._short = False
+            self._lately.begin(now_s)  # steps that could not draft tell nothing of drafts
 
     def propose(self, parts: Sequence[Part]) -> dict[int, Drafted]:
         """Draft where there is room: by the index of the part."""
@@ -155,6 +167,7 @@ class Speculator:
             return seconds
         step, self._step = self._step, _Step()
         drafting = sum(step.seconds.values())
+        self._drafting_steps += bool(step.rooms)
         if rows and steady and not step.rooms and others == 0:
             for candidate in self._candidates.left:
                 candidate.pace.times.observe_plain(rows, seconds)
@@ -169,19 +182,30 @@ class Speculator:
         return seconds - drafting
 
     def rest(self) -> None:
-        """There was no memory for a step with drafts: go without for a while."""
+        """There was no memory for a step with drafts: go without for a while.
+
+        It is tried again, but not for ever: drafts that find no memory each time are let go, those
+        first that hold some.
+        """
         self._step = _Step()
-        self._resting = _REST_STEPS
+        if self._drafting_steps > _REST_STEPS << self._rests:  # it went well for as long
+            self._rests = 0
+        self._drafting_steps = 0
+        if self._rests == _RESTS:
+            self._rests = 0
+            self._let_go(self._holding or self._candidates.left)
+        self._resting, self._short = _REST_STEPS << self._rests, True
+        self._rests += 1
+        self._told = None
 
     def release_idle(self) -> bool:
-        """Memory is short: let go of what does not draft now; whether there was anything."""
-        idle = [
-            each
-            for each in self._candidates.left
-            if each.pace.pays is False and each.proposer.holds_memory
-        ]
-        for candidate in idle:
-            self._release(candidate, _no_memory(candidate.proposer.name))
+        """Memory is short in a step without drafts: let go of what does not draft now.
+
+        Returns:
+            Whether there was anything.
+        """
+        idle = [each for each in self._holding if self._rested or each.pace.pays is False]
+        self._let_go(idle)
         return bool(idle)
 
     @property
@@ -191,10 +215,21 @@ class Speculator:
             self._told, self._told_s = self._found_out(), self._now_s
         return self._told
 
+    @property
+    def _holding(self) -> list[Candidate]:
+        return [each for each in self._candidates.left if each.proposer.holds_memory]
+
+    def _let_go(self, candidates: Sequence[Candidate]) -> None:
+        """Of those for which there is no memory."""
+        for each in candidates:
+            self._release(each, _no_memory(each.proposer.name))
+
     def _found_out(self) -> Speculation:
         left, missing = self._candidates.left, [each.message for each in self._failures]
         if not left:
             return structs.replace(self._failures[-1], message="; ".join(missing))
+        if self._short:
+            return Speculation("paused", "OutOfMemory", "; ".join([_SHORT, *missing]))
         if self._losing_s is not None and self._now_s - self._losing_s >= _PAUSED_S:
             best = max(left, key=lambda each: each.pace.rate)
             name, verdict = best.proposer.name, best.pace.verdict(self._rows)
@@ -229,6 +264,12 @@ class Speculator:
                 failure = Speculation("failed", "DraftUnavailable", why)
             self._release(candidate, failure)
             return [Proposal(Drafted(), ready=False) for _ in asked]
+
+
+_SHORT = (
+    "there was no memory for a step with drafts; the model serves without for a while and tries "
+    "again. Lower --kv-cache-memory or give more memory"
+)
 
 
 def _no_memory(name: str) -> Speculation:
