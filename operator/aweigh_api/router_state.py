@@ -23,7 +23,7 @@ class RouterState(BaseModel):
     arrived_requests: int | None = None  # prompts, as pods count them, also those turned away
     waiting: int | None = None  # requests for answers that no pod has taken yet
     oldest_waiting_s: float | None = None  # absent: none waits
-    in_flight: int | None = None  # requests that a pod answers
+    in_flight: int | None = None  # requests whose body arrives, or that a pod answers
     known_pods: int | None = None  # that are ready
     blind_pods: int | None = None  # of all, those that take this router for a client
 

@@ -4,15 +4,28 @@ KEDA's ScaledObjects are seen, too: each makes a HorizontalPodAutoscaler with th
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from aweigh_api import names
 from aweigh_api.scaling import Scaling
-from aweigh_operator.cluster import Cluster
+from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.observe import Autoscaler, Key
 
 FORGOTTEN_S = 600.0  # a look that nobody has asked for in that time: its namespace may be gone
+
+
+AGAIN_S = 15.0  # after the API server has not told
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Who else scales a service."""
+
+    found: Autoscaler | None = None
+    ask_again_s: float | None = None  # who was known last is meant: nobody tells; later perhaps
 
 
 @dataclass(slots=True)
@@ -32,20 +45,31 @@ class Autoscalers:
         self._looks: dict[str, _Look] = {}
 
     async def rival(
-        self, key: Key, scaling: Scaling | None, age_s: float | None
-    ) -> Autoscaler | None:
-        """Who scales what is ours to scale, as `of` knows it; None also for an age of None.
+        self,
+        key: Key,
+        scaling: Scaling | None,
+        age_s: float | None,
+        before: Autoscaler | None = None,
+    ) -> Rival:
+        """Who scales what is ours to scale, as `of` knows it; nobody for an age of None.
 
-        An autoscaler of the InferenceService is welcome where its `replicas` count.
+        An autoscaler of the InferenceService is welcome where its `replicas` count; `before` is who
+        was known last.
         """
         if age_s is None:
-            return None
+            return Rival()
         kinds = ["Deployment"]
         if scaling is not None and scaling.enforced:
             kinds.append(names.KIND)
-        found = await self.of(key.namespace, age_s)
+        try:
+            found = await self.of(key.namespace, age_s)
+        except ApiError as error:
+            logger.warning("%s; the number of pods stays until that is known", error)
+            return Rival(before, max(AGAIN_S, error.retry_after_s))
         rivals = [each for each in found if each.target == key.name and each.kind in kinds]
-        return min(rivals, key=lambda each: (kinds.index(each.kind), each.name), default=None)
+        return Rival(
+            min(rivals, key=lambda each: (kinds.index(each.kind), each.name), default=None)
+        )
 
     async def of(self, namespace: str, age_s: float) -> Sequence[Autoscaler]:
         """All of a namespace, as they were at most so long before this call.

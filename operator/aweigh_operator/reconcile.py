@@ -98,9 +98,8 @@ class Reconciler:
             again_after_s = 0.0  # what the answer to our own write has brought is no news later
         look_after_s = memory.autoscaling.again_s or again_after_s
         ask_after_s = memory.ask_again_s or again_after_s
-        return min(
-            again_after_s, look_after_s, ask_after_s, max(0.1, memory.resync_at - time.monotonic())
-        )
+        resync_after_s = max(0.1, memory.resync_at - time.monotonic())
+        return min(again_after_s, look_after_s, ask_after_s, resync_after_s)
 
     def _remembered(self, key: Key) -> Memory:
         """What is remembered of a service; at a resync plan and refusals are forgotten."""
@@ -145,9 +144,11 @@ class Reconciler:
         )
         todo = self._plan(observed, memory)
         age_s = _autoscalers_age_s(observed, todo)
-        unknown = await self._look_for_rival(key, todo, age_s, memory)
-        if unknown or memory.autoscaler != observed.autoscaler:
-            observed = replace(observed, autoscaler=memory.autoscaler, autoscalers_unknown=unknown)
+        rival = await self._autoscalers.rival(key, todo.scaling, age_s, memory.autoscaler)
+        memory.autoscaler, memory.ask_again_s = rival.found, rival.ask_again_s
+        unknown = rival.ask_again_s is not None
+        if unknown or rival.found != observed.autoscaler:
+            observed = replace(observed, autoscaler=rival.found, autoscalers_unknown=unknown)
             todo = self._plan(observed, memory)
         # The watches tell only of objects with our label, and a moment late: before a child is
         # created, look whether its name is really free.
@@ -158,18 +159,6 @@ class Reconciler:
             return observed, todo
         observed = replace(observed, children={**children, **held})
         return observed, self._plan(observed, memory)
-
-    async def _look_for_rival(
-        self, key: Key, todo: Plan, age_s: float | None, memory: Memory
-    ) -> bool:
-        """Remember who else scales the service; whether that cannot be known now."""
-        memory.ask_again_s = None
-        try:
-            memory.autoscaler = await self._autoscalers.rival(key, todo.scaling, age_s)
-        except ApiError as error:
-            logger.warning("%s; the number of pods stays until that is known", error)
-            memory.ask_again_s = max(POLL_CONFLICT_S, error.retry_after_s)
-        return memory.ask_again_s is not None
 
     async def _read(self, place: str, key: Key) -> Manifest | None:
         return await self._cluster.read(kind_of(place), _key_at(place, key))

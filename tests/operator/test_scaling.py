@@ -5,11 +5,10 @@ from typing import Any
 
 from aweigh_api import names
 from aweigh_operator import reconcile
-from aweigh_operator.autoscalers import FORGOTTEN_S, Autoscalers
+from aweigh_operator.autoscalers import AGAIN_S, FORGOTTEN_S, Autoscalers
 from aweigh_operator.autoscaling import LOOK_S
 from aweigh_operator.cluster import ApiError
 from aweigh_operator.observe import Autoscaler, Key, Manifest
-from aweigh_operator.tell import POLL_CONFLICT_S
 from tests.operator import fakes
 from tests.operator.fakes import KEY, Clock, FakeCluster, Operator
 from tests.operator.scaling.looks import report
@@ -426,7 +425,7 @@ async def test_while_nobody_tells_who_else_scales_the_number_stays_and_all_else_
     assert world.operator.status()["scaling"]["desiredReplicas"] > size  # it is told all the same
     after_s = await world.operator.reconcile()
     assert after_s is not None
-    assert 0.0 < after_s <= POLL_CONFLICT_S
+    assert 0.0 < after_s <= AGAIN_S
     cluster.refuse_autoscalers = None
     await world.pass_(30, BUSY)
     assert world.size > size
