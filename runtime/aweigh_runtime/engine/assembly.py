@@ -155,7 +155,7 @@ def parts(
         block_tokens=start.block_tokens,
         num_blocks=num_blocks,
         bytes_per_block=block_bytes,
-        prefix_cache_bytes=_cache_bytes(memory, block_bytes),
+        prefix_cache_bytes=_cache_bytes(memory, block_bytes, start.prefix_cache_bytes),
         largest_step_s=max(step.seconds for step in known_steps),
     )
     return Parts(
@@ -249,8 +249,10 @@ def _memory(
     return memory, lambda step: copies.run(step.to_host, step.from_host)
 
 
-def _cache_bytes(memory: Memory, block_bytes: int) -> int | None:
+def _cache_bytes(memory: Memory, block_bytes: int, bound: int | None) -> int | None:
+    """The bound in force: what was asked for, or all memory where that is less."""
     if not memory.caching:
         return None
-    blocks = memory.num_blocks if memory.max_cached is None else memory.max_cached
-    return min(blocks, memory.num_blocks) * block_bytes
+    if memory.max_cached is not None and memory.max_cached <= memory.num_blocks:
+        return bound  # what fills no block more is not missing
+    return memory.num_blocks * block_bytes

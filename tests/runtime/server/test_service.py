@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from aweigh_api.state import MAX_STATE_BYTES, State
-from tests.runtime.serving import MODEL, Served, wait_for
+from tests.runtime.serving import MODEL, Served, serving, wait_for
 
 INVALID = "invalid_request_error"
 STEP_TOKENS = 512  # a CPU's default
@@ -330,3 +330,10 @@ def test_the_log_says_what_a_refusal_was_about_without_its_words(server: Served)
 def test_the_api_process_never_loads_torch(server: Served) -> None:
     assert "/torch/" not in Path(f"/proc/{server.process.pid}/maps").read_text()
     assert "/torch/" in Path(f"/proc/{server.children()['process']}/maps").read_text()
+
+
+def test_a_bound_of_the_cache_is_told_as_it_was_given(tmp_path: Path) -> None:
+    # It is no whole number of blocks: a smaller one would look as if memory were missing.
+    with serving(tmp_path, "--prefix-cache-size=1000001") as served:
+        served.wait_ready()
+        assert served.state().prefix_cache_bytes == 1_000_001
