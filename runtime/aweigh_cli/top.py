@@ -53,7 +53,12 @@ def top(
 
     console = Console(soft_wrap=True, highlight=False, width=WIDE)
     if name is None:
-        _print(console, SERVICES, services(namespace, all_namespaces))
+        found = services(namespace, all_namespaces)
+        if found:
+            _print(console, SERVICES, found)
+        else:
+            where = "any namespace" if all_namespaces else f"namespace {namespace or 'of kubectl'}"
+            typer.echo(f"no InferenceService in {where}", err=True)
         return
     serving, routing = pods(name, namespace)
     _print(console, PODS, serving)

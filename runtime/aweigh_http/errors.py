@@ -73,7 +73,8 @@ def no_such_route(request: web.Request, error: web.HTTPException) -> ApiError:
     """What aiohttp itself has against a request."""
     match error.status:
         case 404:
-            return ApiError(404, f"There is no {request.path[:200]} here; the API is under /v1.")
+            message = f"There is no {request.path[:200]} here; expected what /openapi.json lists."
+            return ApiError(404, message)
         case 405:
             allowed = error.headers.get("Allow", "")
             message = f"{request.path} does not take {request.method}; expected {allowed}."
