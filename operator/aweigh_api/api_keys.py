@@ -54,13 +54,14 @@ class Keys:
         """Read them.
 
         Raises:
-            UnusableSecret: there is none, or one that is no good; then nobody gets in.
+            UnusableSecret: there is none that is any good.
         """
         self._directory = directory
         self._mount = Mount(directory)
         self._keys, troubles = self._read()
-        if troubles:
+        if not self._keys:
             raise troubles[0]
+        _tell(troubles)  # as later on: whoever restarts a pod must not find it worse than it ran
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -80,8 +81,7 @@ class Keys:
         if not self._mount.changed():
             return
         self._keys, troubles = self._read()
-        for trouble in troubles:
-            _log.error("a key is not used: %s", trouble)
+        _tell(troubles)
         names = [key.name for key in self._keys]
         _log.info("read the API keys again", extra={"fields": {"names": names}})
 
@@ -112,6 +112,11 @@ class Keys:
             f"--api-keys-dir {self._directory} holds no key; expected one file for each key, "
             "or leave the flag out to serve everybody"
         )
+
+
+def _tell(troubles: list[UnusableSecret]) -> None:
+    for trouble in troubles:
+        _log.error("a key is not used: %s", trouble)
 
 
 def read_key(path: Path, what: str) -> bytes:

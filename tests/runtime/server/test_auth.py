@@ -220,7 +220,7 @@ def test_a_key_is_known_by_its_digest(keys_dir: Path) -> None:
         ({"a": ""}, "0 characters"),
         ({"a": "\n"}, "0 characters"),
         ({"a": "short-key-12345"}, "15 characters"),
-        ({"a": ALICE, "b": "x"}, "1 characters"),
+        ({"a": "x", "b": "y"}, "1 characters"),
         ({"a": "x" * 1025}, "more characters"),
         ({"a": f"{ALICE}\n{BOB}"}, "line"),
         ({"a": f"{ALICE} {BOB}"}, "spaces"),
@@ -233,6 +233,14 @@ def test_keys_that_are_no_good_let_nobody_in(
     with pytest.raises(UnusableSecret, match=message) as refused:
         Keys(secret(tmp_path / "keys", **files))
     assert not any(len(key) > 9 and key in str(refused.value) for key in files.values())
+
+
+def test_one_bad_key_shuts_nobody_else_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = Keys(secret(tmp_path / "keys", alice=ALICE, bad="x"))
+    assert (let_in(keys, ALICE), let_in(keys, "x")) == ("alice", None)
+    assert "bad has 1 characters" in caplog.text
 
 
 def test_a_directory_that_is_not_there_lets_nobody_in(tmp_path: Path) -> None:
