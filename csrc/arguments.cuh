@@ -44,7 +44,7 @@ struct Arguments {
     int blocks;       // that run at once
     int whole;        // tiles of rows and tokens, each of which a cluster has alone
     int sharers;      // clusters that share the others
-    int after;        // what follows the product, of After; but NOTHING up to 8 tokens in a tile
+    int after;        // what follows the product, of After: up to 8 tokens in one tile, else NOTHING
     int size;         // numbers of a head, which divide the rows of a block
     int kv_heads;
     int kept_as_fp8;

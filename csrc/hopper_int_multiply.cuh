@@ -1,4 +1,4 @@
-// The product of many tokens with a weight of 4 bits, as int_packing.py packs it. Warpgroups unpack
+// The product of many tokens with a weight of 4 or 8 bits, as int_packing.py packs it. Warpgroups unpack
 // rows of their own into registers and multiply them with x in shared memory, which one more
 // fills. Blocks of a cluster have other rows and the same tokens: each copies its part of x to all.
 #pragma once

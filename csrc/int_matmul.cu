@@ -26,6 +26,7 @@ cudaError_t launch(void (*kernel)(Arguments), const Arguments &given, dim3 grid,
 
 template <class Kind, bool WIDE, int TILES, int WARPS>
 cudaError_t multiply(const Arguments &given, cudaStream_t stream) {
+    if (given.after != NOTHING && (TILES > 1 || given.tokens > 8)) return cudaErrorInvalidValue;
     const dim3 grid((given.tokens + TILES * 8 - 1) / (TILES * 8),
                     (given.units + WARPS - 1) / WARPS, given.splits);
     return launch(int_multiply<Kind, WIDE, TILES, WARPS>, given, grid, WARPS * 32,

@@ -101,14 +101,14 @@ def ready(
                 found.add((tiles, warps))
             error = error or refused
     if not found:
-        warn(bits, device, error)
+        warn(f"with {bits}-bit weights", device, error)
     return frozenset(found)
 
 
-def warn(bits: int, device: torch.device, error: int) -> None:
-    """Say that a GPU has no kernel for some weights, and what CUDA says of it."""
+def warn(what: str, device: torch.device, error: int) -> None:
+    """Say what no kernel in CUDA C++ multiplies on a GPU, and what CUDA says of it."""
     name, said = torch.cuda.get_device_name(device), _meaning(error)
-    _log.warning("no kernel in CUDA C++ multiplies with %d-bit weights: %s, %s", bits, name, said)
+    _log.warning("no kernel in CUDA C++ multiplies %s: %s, %s", what, name, said)
 
 
 def schedule(

@@ -85,7 +85,7 @@ def is_ready(device: torch.device, bits: int, dtype: torch.dtype) -> bool:
     with torch.cuda.device(device):
         error = kernels.aweigh_hopper_int_make_ready(ctypes.byref(given))
     if error:
-        warn(bits, device, error)
+        warn(f"many tokens with {bits}-bit weights", device, error)
     return not error
 
 

@@ -28,7 +28,8 @@ NOTHING: Mapping[str, float] = MappingProxyType({})
 MOST_TOKENS_CUDA = 8  # of the kernel in CUDA C++ for few
 LEAST_TOKENS_HOPPER = {4: 33, 8: 17}  # of that for many, by bits
 _SMALL = 1 << 24  # numbers of 4 bits: with fewer Triton's is as fast for few tokens, with so many
-_FEW_SMALL = 64  # tokens at most are multiplied as fast or faster by it than by that for many
+_SMALL_HOPPER = {4: 1 << 24, 8: 1 << 25}  # with so many numbers at most, by bits,
+_FEW_HOPPER = 64  # and so many tokens Triton's is as fast as that for many, or faster
 _LEAST_BITS_CUDA = 4
 _STEP_BITS_CUDA = 512  # of a row
 
@@ -77,7 +78,7 @@ def in_cuda(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
     """
     if num_tokens > MOST_TOKENS_CUDA or packed.fours or packed.bits < _LEAST_BITS_CUDA:
         return False
-    if _is_small(packed, _SMALL - 1):
+    if packed.bits == _LEAST_BITS_CUDA and packed.shape[0] * packed.shape[1] < _SMALL:
         return False
     if packed.depth * packed.bits < _STEP_BITS_CUDA:
         return False
@@ -88,13 +89,10 @@ def on_hopper(num_tokens: int, packed: Packed, dtype: torch.dtype) -> bool:
     """Whether so many tokens are multiplied by Hopper's warpgroups. Loads it, see `kernels_of`."""
     if not hopper_int_matmul.takes(packed) or num_tokens < LEAST_TOKENS_HOPPER[packed.bits]:
         return False
-    if num_tokens <= _FEW_SMALL and _is_small(packed, _SMALL):
+    size = packed.shape[0] * packed.shape[1]
+    if num_tokens <= _FEW_HOPPER and size <= _SMALL_HOPPER[packed.bits]:
         return False
     return hopper_int_matmul.is_ready(packed.words.device, packed.bits, dtype)
-
-
-def _is_small(packed: Packed, most: int) -> bool:
-    return packed.bits == _LEAST_BITS_CUDA and packed.shape[0] * packed.shape[1] <= most
 
 
 def kernels_of(packed: Packed, dtype: torch.dtype) -> Kernels:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import triton
 
-from aweigh_kernels.dense import starts_early
+from aweigh_kernels.dense import is_hopper, starts_early
 from aweigh_kernels.int_packing import ROWS
 from aweigh_kernels.skinny_matmul import Scratch
 from aweigh_kernels.tile_schedule import MOST_COLUMNS, Schedule, Tiled
@@ -27,8 +27,9 @@ class Workspace:
 
     def __init__(self, device: torch.device) -> None:
         # `schedule` lets three programs of each multiprocessor share rows; that of sparse integers
-        # as many as leave four times so much, that of many tokens 16 times.
-        self.scratch = Scratch(device, 16 * MOST_COLUMNS)
+        # as many as leave four times so much, that of many tokens on Hopper 16 times.
+        times = 16 if is_hopper(device) else 4
+        self.scratch = Scratch(device, times * MOST_COLUMNS)
         self.dense = torch.empty(_DENSE_WEIGHTS, dtype=torch.bfloat16, device=device)
 
 

@@ -14,9 +14,8 @@ from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.observe import Autoscaler, Key
 
 FORGOTTEN_S = 600.0  # a look that nobody has asked for in that time: its namespace may be gone
-
-
 AGAIN_S = 15.0  # after the API server has not told
+
 logger = logging.getLogger(__name__)
 
 
@@ -32,6 +31,8 @@ class Rival:
 class _Look:
     began_s: float = float("-inf")
     found: Sequence[Autoscaler] = ()
+    error: ApiError | None = None  # of the last one, if it has failed,
+    again_s: float = float("-inf")  # and when to try again: until then it is everybody's answer
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -65,7 +66,7 @@ class Autoscalers:
             found = await self.of(key.namespace, age_s)
         except ApiError as error:
             logger.warning("%s; the number of pods stays until that is known", error)
-            return Rival(before, max(AGAIN_S, error.retry_after_s))
+            return Rival(before, _pause_s(error))
         rivals = [each for each in found if each.target == key.name and each.kind in kinds]
         return Rival(
             min(rivals, key=lambda each: (kinds.index(each.kind), each.name), default=None)
@@ -83,12 +84,23 @@ class Autoscalers:
         async with look.turn:
             if look.began_s <= oldest_s:
                 began_s = self._clock()
-                look.found = await self._cluster.autoscalers(namespace)
-                look.began_s = began_s
+                if look.error is not None and began_s < look.again_s:
+                    raise look.error
+                try:
+                    look.found = await self._cluster.autoscalers(namespace)
+                except ApiError as error:
+                    look.error, look.again_s = error, self._clock() + _pause_s(error)
+                    raise
+                look.began_s, look.error = began_s, None
             return look.found
 
     def _forget(self) -> None:
         oldest_s = self._clock() - FORGOTTEN_S
         for namespace, look in list(self._looks.items()):
-            if look.began_s < oldest_s and not look.turn.locked():
+            last_s = max(look.began_s, look.again_s)
+            if last_s < oldest_s and not look.turn.locked():
                 del self._looks[namespace]
+
+
+def _pause_s(error: ApiError) -> float:
+    return max(AGAIN_S, error.retry_after_s)

@@ -64,7 +64,10 @@ class Store:
             service = self._services.setdefault(key, _Service())
             kept = service.pods if kind == POD else service.objects
             before = kept.get(place)
-            known = before.version if before is not None else self._gone.get(uid, 0)
+            # What is listed is there, though it was gone: a listing that is late is put right by
+            # the watch that follows.
+            gone = 0 if listed else self._gone.get(uid, 0)
+            known = before.version if before is not None else gone
             if known >= version and not (listed and known > version):
                 continue
             if content is None:

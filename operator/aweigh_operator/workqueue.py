@@ -83,7 +83,9 @@ class WorkQueue(Generic[K]):
         rest = self._rests.get(key, _NO_REST)
         until_s = rest.asked_until_s if urgent else rest.until_s
         if self._now() < until_s and key not in self._working:
-            self._appoint(key, until_s, urgent=urgent)
+            if urgent:
+                self._urgent.add(key)  # it is before others then, too
+            self._appoint(key, until_s)
             return
         self._added_at.setdefault(key, self._now())
         if urgent:
@@ -96,12 +98,12 @@ class WorkQueue(Generic[K]):
         rest = self._rests.get(key, _NO_REST)
         self._appoint(key, max(self._now() + delay_s, rest.until_s))
 
-    def _appoint(self, key: K, due: float, *, urgent: bool = False) -> None:
+    def _appoint(self, key: K, due: float) -> None:
         timer = self._timers.get(key)
         if self._stopping or (timer is not None and timer.when() <= due):
             return
         self._cancel_timer(key)
-        self._timers[key] = asyncio.get_running_loop().call_at(due, self._ring, key, urgent)
+        self._timers[key] = asyncio.get_running_loop().call_at(due, self._ring, key)
 
     def pause(self) -> None:
         """Let keys wait; what is in work goes on."""
@@ -158,8 +160,10 @@ class WorkQueue(Generic[K]):
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def _ring(self, key: K, urgent: bool) -> None:
+    def _ring(self, key: K) -> None:
         del self._timers[key]
+        urgent = key in self._urgent
+        self._urgent.discard(key)
         self.add(key, urgent=urgent)
 
     def _cancel_timer(self, key: K) -> None:

@@ -105,8 +105,9 @@ class Watch:
                 except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as error:
                     version = None
                     _log.warning("cannot watch the pods: %s", str(error) or type(error).__name__)
-                if time.monotonic() - began_s > _LONGEST_AGAIN_S:  # it has worked until now
-                    again_s = _AGAIN_S
+                else:
+                    if time.monotonic() - began_s > again_s:  # it has worked until now
+                        again_s = _AGAIN_S
                 await sleep(again_s * random.uniform(0.5, 1.0))  # not all routers at once
                 again_s = min(again_s * 2, _LONGEST_AGAIN_S)
 

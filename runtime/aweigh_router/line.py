@@ -136,7 +136,7 @@ class Line(Generic[Waits]):
     def _catch_up(self, ticket: Waits) -> None:
         """Nobody saves up turns while away. If no rival waits, who had the last turn is one."""
         priority, own = ticket.priority, self._served.get(ticket.tenant, 0.0)
-        rivals = {each for each, waits in self._waiting.items() if waits[0].priority == priority}
+        rivals = {each for each, waits in self._waiting.items() if waits[-1].priority == priority}
         rivals = rivals or {self._last.get(priority, ticket.tenant)}
         least = min(self._served.get(each, 0.0) for each in rivals)
         self._served[ticket.tenant] = max(own, least)

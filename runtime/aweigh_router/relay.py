@@ -95,6 +95,7 @@ class Relay:
         self._wait_s = settings.wait_seconds
         self._patience_s = settings.patience_seconds
         self._open: set[asyncio.Timeout] = set()  # one for each answer
+        self._ended = False
 
     async def answer(self, errand: Errand, request: web.Request) -> web.StreamResponse:
         """The answer, whoever it comes from.
@@ -109,6 +110,8 @@ class Relay:
         try:
             async with asyncio.timeout(None) as limit:
                 self._open.add(limit)
+                if self._ended:  # its body has come too late
+                    _end_now(limit)
                 try:
                     return await self._complete(errand, reply)
                 finally:
@@ -124,6 +127,7 @@ class Relay:
 
     def end(self) -> None:
         """Nothing is answered any more: clients are told so."""
+        self._ended = True
         for limit in self._open:
             _end_now(limit)
 

@@ -119,16 +119,17 @@ def test_many_tokens_are_multiplied_by_hopper_where_groups_fill_its_steps(
 ) -> None:
     if not is_hopper(DEVICE):
         pytest.skip("it has none of the instructions")
-    packed, dtype = Case(1, (4160, 4096), bits, group).packed, torch.bfloat16
+    packed, dtype = Case(1, (8320, 4096), bits, group).packed, torch.bfloat16
     least = LEAST_TOKENS_HOPPER.get(bits, 1)
     assert module.on_hopper(least, packed, dtype) == taken
     assert not module.on_hopper(least - 1, packed, dtype)
 
 
-def test_few_tokens_are_multiplied_with_a_small_weight_of_4_bits_by_triton() -> None:
+@pytest.mark.parametrize("bits", [4, 8])
+def test_few_tokens_are_multiplied_with_a_small_weight_by_triton(bits: int) -> None:
     if not is_hopper(DEVICE):
         pytest.skip("it has none of the instructions")
-    packed = Case(1, (64, 512)).packed
+    packed = Case(1, (64, 512), bits).packed
     assert not module.on_hopper(64, packed, torch.bfloat16)
     assert module.on_hopper(65, packed, torch.bfloat16)
 
@@ -215,6 +216,7 @@ def test_in_however_many_parts_it_is_the_same_in_cuda(
     tiles: int, warps: int, splits: int, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = cuda_int_matmul.Schedule(tiles, warps, splits)
+    monkeypatch.setattr(module, "on_hopper", lambda *_: False)
     monkeypatch.setattr(module, "in_cuda", lambda *_: True)
     monkeypatch.setattr(module, "schedule_cuda_on", lambda *_: chosen)
     for bits in (4, 8):

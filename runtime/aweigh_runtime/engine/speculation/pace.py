@@ -3,6 +3,7 @@
     tokens a row gains by drafting k = 1 + P(1) + … + P(k)
     P(j) = how often the j-th place of a draft is filled and stays
     k is the length with most (tokens a row gains) ÷ (time of a step with k ÷ time of one without)
+    that time is a part for a draft of any length, and one for each of its tokens: see `step_times`
 
 Nothing is drafted unless that beats a plain step by a margin; otherwise a few answers try again
 later, each time after twice as many steps. If their drafts are good, what was known before counts

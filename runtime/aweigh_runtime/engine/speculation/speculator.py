@@ -188,7 +188,7 @@ class Speculator:
         first that hold some.
         """
         self._step = _Step()
-        if self._drafting_steps > _REST_STEPS << self._rests:  # it went well for as long
+        if self._drafting_steps > _REST_STEPS << self._rests:  # it went well for twice as long
             self._rests = 0
         self._drafting_steps = 0
         if self._rests == _RESTS:
@@ -199,14 +199,17 @@ class Speculator:
         self._told = None
 
     def release_idle(self) -> bool:
-        """Memory is short in a step without drafts: let go of what does not draft now.
+        """Memory is short in a step without drafts: let go of what holds some.
+
+        Those first that do not draft now: a request that fails is worse than a slower one.
 
         Returns:
             Whether there was anything.
         """
         idle = [each for each in self._holding if self._rested or each.pace.pays is False]
-        self._let_go(idle)
-        return bool(idle)
+        let_go = idle or self._holding
+        self._let_go(let_go)
+        return bool(let_go)
 
     @property
     def state(self) -> Speculation:

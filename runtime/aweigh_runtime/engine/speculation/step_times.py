@@ -7,6 +7,7 @@ from statistics import median
 GUESSED_COST = 0.25  # of a drafted token, in plain steps
 _SAMPLES = 9  # of step times; the median counts
 _ENOUGH = 3
+_LEAST_SHARE = 0.05  # of what a draft costs: its tokens'
 _STALE = 512  # drafted steps after which a length that none of them had is forgotten
 _FRESH = 48  # steps after which a plain one is measured again,
 _WAITED = 4  # if one comes soon: with prompts in every step there is none
@@ -21,31 +22,41 @@ class _Costs:
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, deque[float]] = {}  # by length; the median counts
-        self._seen: dict[int, int] = {}  # when a length was measured last
+        # By length in whole tokens: the length and the cost of each. Their medians count.
+        self._known: dict[int, deque[tuple[float, float]]] = {}
+        self._seen: dict[int, int] = {}  # when one was measured last
         self._steps = 0
+        self._line: tuple[float, float] | None = None
+        self._fitted = True  # to all that is known
 
     def observe(self, length: float, cost: float) -> None:
         """A draft of so many tokens for each answer."""
         self._steps += 1
         key = max(round(length), 1)
-        self._known.setdefault(key, deque(maxlen=_SAMPLES)).append(cost)
+        self._known.setdefault(key, deque(maxlen=_SAMPLES)).append((length, cost))
         self._seen[key] = self._steps
         for old in [each for each, when in self._seen.items() if self._steps - when > _STALE]:
             del self._known[old], self._seen[old]
+        self._fitted = False
 
     def clear(self) -> None:
         """Measure anew."""
         self._known.clear()
         self._seen.clear()
+        self._fitted = False
 
     @property
     def line(self) -> tuple[float, float] | None:
         """What a draft costs and what each of its tokens adds; None: it is not known yet."""
+        if not self._fitted:
+            self._line, self._fitted = self._fit(), True
+        return self._line
+
+    def _fit(self) -> tuple[float, float] | None:
         points = [
-            (length, max(median(costs), 0.0))
-            for length, costs in self._known.items()
-            if len(costs) >= _ENOUGH
+            (median(length for length, _ in each), max(median(cost for _, cost in each), 0.0))
+            for each in self._known.values()
+            if len(each) >= _ENOUGH
         ]
         if not points:
             return None
@@ -53,10 +64,9 @@ class _Costs:
         spread = sum((length - x) ** 2 for length, _ in points)
         if spread:
             slope = sum((length - x) * (cost - y) for length, cost in points) / spread
-            if 0.0 <= slope * x <= y:
+            slope = max(slope, _LEAST_SHARE * y / x)  # no token is for nothing
+            if slope * x <= y:
                 return y - slope * x, slope
-            if slope < 0.0:
-                return y, 0.0
         squares = sum(length**2 for length, _ in points)
         return 0.0, sum(length * cost for length, cost in points) / squares
 
