@@ -93,6 +93,9 @@ def verdict(observed: Observed, spec: Spec, told: ScalingStatus | None) -> Verdi
         return None
     if spec.suspend:
         return Verdict("False", Reason.SUSPENDED, "suspend is set: no pod runs")
+    if observed.autoscalers_unknown:
+        unknown = "the API server does not tell whether an autoscaler scales the pods, too: their "
+        return Verdict("Unknown", Reason.REPORTS_MISSING, f"{unknown}number stays")
     if told is None:
         waits = "the pods' load has not been looked at yet"
         return Verdict("Unknown", Reason.WAITING_FOR_REPORTS, waits)

@@ -423,6 +423,7 @@ async def test_while_nobody_tells_who_else_scales_the_number_stays_and_all_else_
     assert (world.size, template["metadata"]["labels"]["a"]) == (size, "b")
     assert cluster.objects["Service", KEY]["spec"]["selector"]
     assert world.operator.status()["scaling"]["desiredReplicas"] > size  # it is told all the same
+    assert world.operator.condition("ScalingActive")[:2] == ("Unknown", "ReportsMissing")
     after_s = await world.operator.reconcile()
     assert after_s is not None
     assert 0.0 < after_s <= AGAIN_S

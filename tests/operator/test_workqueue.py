@@ -198,6 +198,35 @@ async def test_somebody_who_waits_ends_a_pause_but_not_one_that_a_server_has_ask
     await work.queue.stop(1)
 
 
+async def test_who_waits_is_first_when_a_pause_that_a_server_asked_for_is_over() -> None:
+    seen: list[str] = []
+    failed = asyncio.Event()
+
+    async def work(key: str) -> None:
+        seen.append(key)
+        if not failed.is_set():
+            failed.set()
+            raise ApiError("list pods", 429, "too many", retry_after_s=0.3)
+
+    queue = queue_of(work, workers=1)
+    queue.add("a")
+    queue.start()
+    await failed.wait()
+    await asyncio.sleep(0.05)
+    queue.add_after("a", 0.0)  # other news come first
+    queue.add("a", urgent=True)
+    queue.pause()  # so that all wait together
+    await asyncio.sleep(0.05)
+    for each in ("b", "c"):
+        queue.add(each)
+    await asyncio.sleep(0.6)
+    queue.resume()
+    await idle(queue)
+    await queue.stop(1)
+    assert sorted(seen) == ["a", "a", "b", "c"]
+    assert seen.index("a", 1) < seen.index("c")  # the worker may have taken b before the pause
+
+
 async def pauses_of(error: Exception, caplog: pytest.LogCaptureFixture) -> list[float]:
     """How long 50 keys that fail at once are told to wait, in seconds."""
     failed = asyncio.Semaphore(0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -170,23 +171,28 @@ async def test_a_request_that_kills_its_pods_fails_alone(tmp_path: Path) -> None
     deaths: list[int] = []
     pods = [Pod(dies_of="poison", revives=True, pace_s=0.02, deaths=deaths) for _ in range(3)]
     async with running(*pods), routing(tmp_path, pods, wait_seconds=30.0) as local:
-        asking = asyncio.create_task(_keep_asking_for_models(local))  # which takes no room
+        answered: list[int] = []
+        asking = asyncio.create_task(_keep_asking_for_models(local, answered))  # takes no room
         killing = asyncio.create_task(local.stream("poison", max_tokens=5))
         streams = await asyncio.gather(
             *(local.stream(f"p {each}", max_tokens=20) for each in range(60))
         )
         killed = await killing
         asking.cancel()
+        with suppress(asyncio.CancelledError):
+            await asking
+    assert 200 in answered
     assert all(whole(each, f"p {i}", 20) for i, each in enumerate(streams))
     assert (len(deaths), deaths[-1]) == (3, 0)  # the third time it has the pod for itself
     assert killed.errors[0]["code"] == "pods_died"
     assert sum(each.body.get("prompt") == "poison" for pod in pods for each in pod.seen) == 3
 
 
-async def _keep_asking_for_models(local: Local) -> None:
+async def _keep_asking_for_models(local: Local, answered: list[int]) -> None:
     while True:
         async with local.session.get(f"{local.url}/v1/models") as response:
             await response.read()
+            answered.append(response.status)
 
 
 async def test_a_stream_is_not_resumed_by_another_revision(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_body_that_is_still_arriving_when_it_drains_gets_its_answer(tmp_path: 
     body = json.dumps({"model": MODEL, "prompt": "The " * 400, "max_tokens": 2}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
     with (
-        ready(tmp_path, "--drain-settle-seconds=1") as served,
+        ready(tmp_path, "--drain-settle-seconds=3") as served,
         socket.create_connection(("127.0.0.1", served.port)) as client,
     ):
         client.sendall(head.encode() + body[:1000])
