@@ -198,7 +198,10 @@ async def test_somebody_who_waits_ends_a_pause_but_not_one_that_a_server_has_ask
     await work.queue.stop(1)
 
 
-async def test_who_waits_is_first_when_a_pause_that_a_server_asked_for_is_over() -> None:
+async def test_who_waits_is_first_when_a_pause_that_a_server_asked_for_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_PAUSE_S", 0.01)  # the server has asked for longer
     seen: list[str] = []
     failed = asyncio.Event()
 
