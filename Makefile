@@ -62,18 +62,18 @@ lint: env ## Style, types and the import rules between packages
 
 .PHONY: test
 test: ## Everything that needs no GPU, the real Kubernetes included
-	$(CLUSTER) everything
 	$(MAKE) --no-print-directory -j2 test-computed test-served
 
 # What computes and waits for nobody runs beside servers and clusters, which wait, and yields to them.
 COMPUTED = tests/kernels tests/quantize tests/distill tests/runtime/formats tests/runtime/model
 
 .PHONY: test-computed
-test-computed: env
+test-computed: env ## The part of it that only computes
 	OMP_NUM_THREADS=1 nice -n 19 $(VENV)/python -m pytest -q --timeout=1200 -m 'not gpu and not long' $(COMPUTED)
 
 .PHONY: test-served
-test-served: env
+test-served: env ## The other part; alone it prints times that nothing disturbs
+	$(CLUSTER) everything
 	$(VENV)/python -m pytest -m 'not gpu and not long' $(COMPUTED:%=--ignore=%)
 
 .PHONY: test-fast
