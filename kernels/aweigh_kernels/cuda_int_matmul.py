@@ -1,7 +1,7 @@
 """Products of few tokens with weights of 4 or 8 bits, all of them or two in four kept (`csrc/`).
 
 Sums are fp32, in an order that depends on shapes alone: the same product is the same bits again.
-What a weight is made of is said by whoever packs it, in `Arguments`.
+What a weight is made of is said in `Arguments`: of packed integers by `arguments_of`.
 """
 
 import ctypes
@@ -13,6 +13,7 @@ from functools import cache
 import torch
 from torch.nn.functional import pad
 
+from aweigh_kernels import int_packing
 from aweigh_kernels.cuda_library import library
 from aweigh_kernels.dense import starts_early
 from aweigh_kernels.skinny_matmul import Scratch
@@ -141,6 +142,25 @@ def schedule(
     wide, *narrow = (shared(warps) for warps in (8, 4) if (tiles, warps) in shapes)
     filled = wide.blocks(num_tokens, shape[0]) * wide.splits / num_processors
     return wide if filled >= 0.75 or not narrow else narrow[0]
+
+
+def arguments_of(packed: int_packing.Packed, output: torch.Tensor) -> Arguments:
+    """A weight of packed integers, whole tiles of which are steps, and where the product goes."""
+    units, tiles, _ = packed.words.shape
+    groups, pitch = packed.factors.shape
+    return Arguments(
+        packed=packed.words.data_ptr(),
+        scales=packed.factors.data_ptr(),
+        output=output.data_ptr(),
+        rows=packed.shape[0],
+        columns=packed.shape[1],
+        units=units * (int_packing.ROWS // ROWS),
+        steps=tiles,
+        scale_pitch=pitch if groups > 1 else 0,
+        scale_steps=packed.group // packed.depth if groups > 1 else tiles,
+        bits=packed.bits,
+        wide=output.dtype == torch.bfloat16,
+    )
 
 
 def launch(x: torch.Tensor, given: Arguments, scratch: Scratch, chosen: Schedule) -> None:

@@ -11,11 +11,11 @@ from functools import cache
 
 import torch
 
-from aweigh_kernels.cuda_int_matmul import Arguments, aligned, call, warn
+from aweigh_kernels.cuda_int_matmul import Arguments, aligned, arguments_of, call, warn
 from aweigh_kernels.cuda_library import library
 from aweigh_kernels.dense import is_hopper, starts_early
 from aweigh_kernels.gpus import Gpu
-from aweigh_kernels.int_packing import ROWS, Packed
+from aweigh_kernels.int_packing import Packed
 from aweigh_kernels.skinny_matmul import Scratch
 
 CLUSTER = 2  # blocks with the same tokens and other rows
@@ -33,7 +33,6 @@ TILES = tuple(_STEP_NS[4])
 _STEP_BITS = 512  # of a row
 _LEAST_STEPS = 2  # of a cluster that shares tiles
 _WARPGROUPS = 2  # of a block
-_UNIT = 32  # rows, as csrc/arguments.cuh counts them
 
 
 @dataclass(frozen=True)
@@ -167,35 +166,15 @@ def launch(
         chosen: how it is divided.
     """
     x = aligned(x)
-    units, steps, _ = packed.words.shape
-    groups, pitch = packed.factors.shape
-    num_rows, num_columns = packed.shape
     assert chosen.shared * CLUSTER * _WARPGROUPS <= scratch.arrived.numel()
     assert chosen.sums <= scratch.sums.numel()
-    given = Arguments(
-        x=x.data_ptr(),
-        packed=packed.words.data_ptr(),
-        scales=packed.factors.data_ptr(),
-        output=output.data_ptr(),
-        sums=scratch.sums.data_ptr(),
-        arrived=scratch.arrived.data_ptr(),
-        tokens=len(x),
-        rows=num_rows,
-        columns=num_columns,
-        pitch=x.shape[1],
-        units=units * (ROWS // _UNIT),
-        steps=steps,
-        scale_pitch=pitch if groups > 1 else 0,
-        scale_steps=packed.group // packed.depth if groups > 1 else steps,
-        tiles=chosen.tokens // 8,
-        bits=packed.bits,
-        wide=x.dtype == torch.bfloat16,
-        early=starts_early(x.device),
-        block_rows=chosen.rows,
-        blocks=_blocks(x.device) if chosen.whole else chosen.sharers * CLUSTER,
-        whole=chosen.whole,
-        sharers=chosen.sharers,
-    )
+    given = arguments_of(packed, output)
+    given.x, given.tokens, given.pitch = x.data_ptr(), len(x), x.shape[1]
+    given.sums, given.arrived = scratch.sums.data_ptr(), scratch.arrived.data_ptr()
+    given.early = starts_early(x.device)
+    given.tiles, given.block_rows = chosen.tokens // 8, chosen.rows
+    given.blocks = _blocks(x.device) if chosen.whole else chosen.sharers * CLUSTER
+    given.whole, given.sharers = chosen.whole, chosen.sharers
     call("aweigh_hopper_int_multiply", given, x.device)
 
 

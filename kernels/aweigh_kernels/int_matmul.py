@@ -18,7 +18,7 @@ from aweigh_kernels import cuda_int_matmul, hopper_int_matmul
 from aweigh_kernels.dense import NARROW, expect_beside, expect_dense
 from aweigh_kernels.gpu.int_matmul import multiply, unpack
 from aweigh_kernels.gpus import Gpu
-from aweigh_kernels.int_packing import ROWS, Packed
+from aweigh_kernels.int_packing import Packed
 from aweigh_kernels.product import Kernels
 from aweigh_kernels.skinny_matmul import Scratch
 from aweigh_kernels.tile_matmul import Workspace, launch, launch_unpack, multiply_in_parts
@@ -145,20 +145,7 @@ def launch_cuda(
         chosen: how it is divided; of at most 4 tiles.
         following: what follows, in the words of `Arguments`.
     """
-    units, tiles, _ = packed.words.shape
-    groups, pitch = packed.factors.shape
-    given = cuda_int_matmul.Arguments(
-        packed=packed.words.data_ptr(),
-        scales=packed.factors.data_ptr(),
-        output=output.data_ptr(),
-        rows=packed.shape[0],
-        columns=packed.shape[1],
-        units=units * (ROWS // cuda_int_matmul.ROWS),
-        steps=tiles,
-        scale_pitch=pitch if groups > 1 else 0,
-        scale_steps=packed.group // packed.depth if groups > 1 else tiles,
-        bits=packed.bits,
-        wide=output.dtype == torch.bfloat16,
-        **following,
-    )
+    given = cuda_int_matmul.arguments_of(packed, output)
+    for name, value in following.items():
+        setattr(given, name, value)
     cuda_int_matmul.launch(x, given, scratch, chosen)

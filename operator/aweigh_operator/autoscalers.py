@@ -65,7 +65,6 @@ class Autoscalers:
         try:
             found = await self.of(key.namespace, age_s)
         except ApiError as error:
-            logger.warning("%s; the number of pods stays until that is known", error)
             return Rival(before, _pause_s(error))
         rivals = [each for each in found if each.target == key.name and each.kind in kinds]
         return Rival(
@@ -89,6 +88,7 @@ class Autoscalers:
                 try:
                     look.found = await self._cluster.autoscalers(namespace)
                 except ApiError as error:
+                    logger.warning("%s; the number of pods stays until that is known", error)
                     look.error, look.again_s = error, self._clock() + _pause_s(error)
                     raise
                 look.began_s, look.error = began_s, None

@@ -109,6 +109,9 @@ def expect_many(code: MachineCode, bits: int, own: int, tokens: int, wide: int) 
     assert code.registers * 3 * 128 <= 65_536  # two that multiply, and one that copies
 
 
+_AFTER = ("NOTHING", "GATE_SILU", "GATE_GELU", "TURN")
+
+
 def test_python_and_cuda_agree_on_what_they_hand_over() -> None:
     text = (cuda_library.sources() / "arguments.cuh").read_text()
     (said,) = re.findall(r"struct Arguments \{(.*?)\};", text, re.DOTALL)
@@ -122,6 +125,10 @@ def test_python_and_cuda_agree_on_what_they_hand_over() -> None:
         for _ in several.split(",")
     ]
     assert kinds == [kind for _, kind, *_ in fields]
+    (after,) = re.findall(r"enum After \{ (.*?) \}", text)
+    gates, turn = cuda_int_matmul.GATES, cuda_int_matmul.TURN
+    numbers = [0, gates["silu"], gates["gelu_pytorch_tanh"], turn]
+    assert [after.split(", ").index(name) for name in _AFTER] == numbers
 
 
 def test_without_nvcc_there_are_no_such_kernels_and_one_warning_says_so(

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from aweigh_api import names
 from aweigh_operator import reconcile
 from aweigh_operator.autoscalers import AGAIN_S, FORGOTTEN_S, Autoscalers
@@ -438,6 +440,20 @@ async def test_a_namespace_that_nobody_asks_for_any_more_is_forgotten(clock: Clo
         clock.now_s += FORGOTTEN_S / 10
         await looks.of(f"preview-{each}", 60.0)
     assert len(looks._looks) <= 12
+
+
+async def test_an_api_server_that_does_not_tell_is_asked_once_for_all_of_a_namespace(
+    clock: Clock,
+) -> None:
+    cluster = FakeCluster()
+    cluster.refuse_autoscalers = ApiError("list the autoscalers", 500, "no")
+    looks = Autoscalers(cluster, clock.monotonic)
+    for asked, pause_s in ((1, 1.0), (1, AGAIN_S), (2, 0.0)):
+        for _ in range(5):
+            with pytest.raises(ApiError):
+                await looks.of("team", 0.0)
+        assert cluster.asked_for_autoscalers == asked
+        clock.now_s += pause_s
 
 
 async def test_a_suspended_service_comes_back_as_large_as_it_was(clock: Clock) -> None:

@@ -69,6 +69,14 @@ def test_a_listing_counts_though_it_is_older_as_after_a_restore_from_a_backup() 
     assert store.put("Deployment", back, listed=True) == [KEY]
 
 
+def test_what_was_dropped_comes_back_by_a_listing_alone() -> None:
+    store = Store()
+    store.put("Deployment", deployment(90, uid="swept"))
+    store.drop("Deployment", KEY, "swept", 90)
+    assert store.put("Deployment", deployment(90, uid="swept")) == []
+    assert store.put("Deployment", deployment(90, uid="swept"), listed=True) == [KEY]
+
+
 def test_what_others_count_in_a_childs_status_is_no_news() -> None:
     store = Store()
     store.put("Deployment", deployment(5))

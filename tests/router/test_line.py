@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aweigh_router.line import HIGH, LOW, NO_ROOM_NEEDED, NORMAL, Line, LineFull, Ticket
+from aweigh_router.line import BROKEN_OFF, HIGH, LOW, NO_ROOM_NEEDED, NORMAL, Line, LineFull, Ticket
 
 TENANTS = st.sampled_from([b"a", b"b", b"c"])
 
@@ -70,6 +70,16 @@ def test_who_was_served_much_is_not_passed_over_for_who_comes_first(first: int) 
         line.take(ticket)
         taken.append(ticket.tenant)
     assert taken == [b"new", b"busy"] * 3
+
+
+def test_who_waits_behind_a_broken_stream_of_its_own_keeps_its_turns() -> None:
+    line = Line[Ticket](10)
+    for tenant in (b"much", b"little"):
+        line.join(Ticket(tenant, 0.0))
+    line.charge(b"much", 1000)
+    line.join(Ticket(b"little", 0.0, BROKEN_OFF))
+    line.join(Ticket(b"little", 0.0))
+    assert [each.tenant for each in line.in_order()][:3] == [b"little"] * 3
 
 
 def test_what_others_of_a_higher_priority_were_served_puts_nobody_back() -> None:
