@@ -542,6 +542,29 @@ async def test_the_url_says_https_with_a_certificate() -> None:
     assert operator.status()["url"] == "https://chat.team.svc:8000/v1"
 
 
+@pytest.mark.parametrize("replicas", [1, 2], ids=["straight", "routed"])
+async def test_the_url_turns_to_https_once_nothing_answers_without_it(replicas: int) -> None:
+    operator = Operator(cluster_with({"replicas": replicas}))
+    await operator.settle()
+    operator.cluster.run_pods()
+    await operator.settle()
+    old = [body for (kind, _), body in operator.cluster.objects.items() if kind == "Pod"]
+    secret = {"tls": {"secretRef": {"name": "certificate"}}}
+    operator.cluster.edit(names.KIND, lambda body: body["spec"].update(secret))
+    await operator.settle()
+    assert operator.status()["url"] == "http://chat.team.svc:8000/v1"  # old pods alone answer
+    operator.cluster.run_pods()
+    answers = names.RUNTIME if replicas == 1 else names.ROUTER
+    (late,) = [each for each in old if each["metadata"]["labels"][names.LABEL_NAME] == answers][:1]
+    late = {**late, "metadata": {**late["metadata"], "name": "late", "uid": "late"}}
+    operator.cluster.put(late)
+    await operator.settle()
+    assert operator.status()["url"] == "http://chat.team.svc:8000/v1"  # one of them still does
+    operator.cluster.put({**late, "metadata": {**late["metadata"], "deletionTimestamp": "x"}})
+    await operator.settle()
+    assert operator.status()["url"] == "https://chat.team.svc:8000/v1"
+
+
 @pytest.mark.parametrize("wrong_s", [0, 3600, -3600])
 async def test_a_pod_stuck_before_its_container_shows_what_cannot_be_mounted(
     clock: Clock, wrong_s: float
