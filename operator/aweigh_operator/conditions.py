@@ -1,12 +1,14 @@
 """Conditions of an InferenceService. Pure: observed → verdicts → conditions.
 
-Ready says whether the wanted number of pods serves, and a router where there is one. While that
-many serve, a rollout that fails makes no condition False: the old pods answer every request.
-WorkloadReady and Ready then stay True and take the reason and the sentence of the failure, so that
-it is seen in every listing.
+Ready says whether requests are answered: a pod serves, and a router where there is one.
+WorkloadReady says whether as many pods serve as are wanted. What is still to come, or does not
+come, while others answer makes no other condition False; Ready stays True and takes the reason and
+the sentence of WorkloadReady, so that it is seen in every listing. While the wanted number serves,
+WorkloadReady stays True, too, and takes those of a rollout that is under way or fails.
 
-Ready's reason is that of the first condition that is False, in the order of ConditionType; one that
-is Unknown only waits for another. WorkloadReady is False with Suspended when no pod is wanted.
+A Ready that is False has the reason of the first condition that is False, in the order of
+ConditionType; one that is Unknown only waits for another. WorkloadReady is False with Suspended
+when no pod is wanted.
 
 PrefixCacheWarm tells how well the caches do; Ready does not depend on it.
 """
@@ -63,7 +65,7 @@ def verdicts(
     trouble = troubles.worst(observed, wanted.template_hash)
     serving = sum(troubles.steady(pod, observed) for pod in observed.live_pods)
     parts = {
-        ConditionType.SPEC_VALID: _spec(observed, invalid, _blocking(trouble, serving, wanted)),
+        ConditionType.SPEC_VALID: _spec(observed, invalid, None if serving else trouble),
         ConditionType.MODEL_READY: _model(observed, serving, wanted, trouble),
         ConditionType.WORKLOAD_READY: _workload(observed, serving, wanted, trouble),
     }
@@ -75,7 +77,8 @@ def verdicts(
     more = {} if drafts is None else {ConditionType.SPECULATION_EFFECTIVE: drafts}
     scaled = None if spec is None else replicas.verdict(observed, spec, scaling)
     more |= {} if scaled is None else {ConditionType.SCALING_ACTIVE: scaled}
-    return {ConditionType.READY: _ready(parts), **parts, **cache, **more}
+    answers = serving > 0 and wanted.replicas > 0
+    return {ConditionType.READY: _ready(parts, answers=answers), **parts, **cache, **more}
 
 
 def conditions(
@@ -99,10 +102,6 @@ def conditions(
     ]
 
 
-def _blocking(trouble: Trouble | None, serving: int, wanted: Wanted) -> Trouble | None:
-    return trouble if serving < wanted.replicas else None
-
-
 def _spec(observed: Observed, invalid: str | None, trouble: Trouble | None) -> Verdict:
     if invalid is not None:
         return Verdict("False", Reason.INVALID_SPEC, invalid)
@@ -114,7 +113,6 @@ def _spec(observed: Observed, invalid: str | None, trouble: Trouble | None) -> V
 
 
 def _model(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble | None) -> Verdict:
-    trouble = _blocking(trouble, serving, wanted)
     if serving:
         return Verdict("True", Reason.LOADED, "the model is loaded")
     if wanted.at_zero:
@@ -157,7 +155,7 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
         return Verdict("False", Reason.SUSPENDED, f"{why}: no pod runs")
     count = f"{serving} of {wanted.replicas} pods serve"
     if serving < wanted.replicas:
-        return _not_enough(count, trouble)
+        return _not_enough(count, trouble, _rolling(observed, wanted.template_hash), serving)
     if wanted.replicas == 1 and (pod := rollout.blocked(observed, wanted.template_hash)):
         return Verdict(
             "True",
@@ -178,11 +176,13 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
     return Verdict("True", Reason.AVAILABLE, count)
 
 
-def _not_enough(count: str, trouble: Trouble | None) -> Verdict:
+def _not_enough(count: str, trouble: Trouble | None, rolling: bool, serving: int) -> Verdict:
     if trouble is None:
-        return Verdict("False", Reason.PROGRESSING, count)
-    # What the runtime says of the spec or the model stands in that condition; here: it crashes.
-    elsewhere = trouble.condition is not ConditionType.WORKLOAD_READY
+        replaced = "; a rollout replaces pods" if rolling else ""
+        return Verdict("False", Reason.PROGRESSING, f"{count}{replaced}")
+    # What the runtime says of the spec or the model stands in that condition while no pod serves;
+    # here: it crashes.
+    elsewhere = not serving and trouble.condition is not ConditionType.WORKLOAD_READY
     reason = Reason.CRASH_LOOPING if elsewhere else trouble.reason
     return Verdict("False", reason, f"{count}: {trouble.message}")
 
@@ -207,8 +207,9 @@ def _prefix_cache(observed: Observed, wanted: Wanted) -> Verdict:
     return Verdict("True", Reason.WARM, sentence)
 
 
-def _ready(parts: Mapping[ConditionType, Verdict]) -> Verdict:
-    ordered = [parts[kind] for kind in _PARTS if kind in parts]
+def _ready(parts: Mapping[ConditionType, Verdict], *, answers: bool) -> Verdict:
+    counted = [kind for kind in _PARTS if not (answers and kind is ConditionType.WORKLOAD_READY)]
+    ordered = [parts[kind] for kind in counted if kind in parts]
     for truth in ("False", "Unknown"):
         for part in ordered:
             if part.status == truth:

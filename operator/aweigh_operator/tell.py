@@ -167,17 +167,11 @@ def _own_conditions(status: Manifest) -> list[Manifest]:
 
 def served(body: Manifest) -> bool:
     """Whether enough pods served when the status was written."""
-    return bool(
-        _condition(body.get("status") or {}, ConditionType.WORKLOAD_READY)["status"] == "True"
-    )
+    told = condition(body.get("status") or {}, ConditionType.WORKLOAD_READY)
+    return bool(told["status"] == "True")
 
 
-def readiness(status: Manifest) -> Manifest:
-    """The condition Ready; of a status that has none, an empty one."""
-    return _condition(status, ConditionType.READY)
-
-
-def _condition(status: Manifest, kind: ConditionType) -> Manifest:
+def condition(status: Manifest, kind: ConditionType) -> Manifest:
     """One condition; of a status that has none of the kind, an empty one."""
     found = [each for each in status.get("conditions", []) if each["type"] == kind]
     return found[0] if found else {"status": "", "reason": "", "message": ""}

@@ -103,13 +103,14 @@ async def test_probes_and_metrics_are_served_on_ports_of_their_own() -> None:
 def test_the_gauge_of_services_follows_each_of_them() -> None:
     metrics = Metrics()
     one, other = Key("team", "a"), Key("team", "b")
-    metrics.service(one, "False")
-    metrics.service(other, "False")
-    metrics.service(one, "True")
+    metrics.service(one, ("False", "False"))
+    metrics.service(other, ("False", "False"))
+    metrics.service(one, ("True", "False"))
     metrics.service(other, None)
     text = metrics.text().decode()
-    assert 'aweigh_operator_inference_services{ready="True"} 1.0' in text
-    assert 'aweigh_operator_inference_services{ready="False"} 0.0' in text
+    gauge = "aweigh_operator_inference_services"
+    assert f'{gauge}{{ready="True",workload_ready="False"}} 1.0' in text
+    assert f'{gauge}{{ready="False",workload_ready="False"}} 0.0' in text
 
 
 def test_a_log_record_is_one_line_of_json_with_its_traceback() -> None:
