@@ -16,9 +16,11 @@ def main() -> int:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
     import asyncio
+    import logging
 
     from aweigh_api.mounts import UnusableSecret
     from aweigh_api.termination import ExitCode
+    from aweigh_api.variables import without_effect
     from aweigh_http import logs
     from aweigh_http.door import UnsafeParser
     from aweigh_router import settings
@@ -27,6 +29,8 @@ def main() -> int:
 
     chosen = settings.read(sys.argv[1:], os.environ)
     logs.configure()
+    for warning in without_effect(os.environ, settings.VARIABLES, "aweigh-router"):
+        logging.getLogger("aweigh.router").warning(warning)
     try:
         asyncio.run(run(chosen, _say))
     except (UnusableSecret, UnsafeParser, PortTaken, NotInCluster) as error:

@@ -1,5 +1,9 @@
 import json
 import logging
+import os
+import subprocess
+import sys
+from typing import Any
 
 import aiohttp
 import pytest
@@ -7,7 +11,7 @@ from aiohttp.test_utils import unused_port
 
 from aweigh_operator import logs
 from aweigh_operator.health import Health
-from aweigh_operator.main import parse
+from aweigh_operator.main import VARIABLES, parse
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key
 from aweigh_operator.settings import Settings
@@ -49,6 +53,34 @@ def test_every_setting_has_a_flag_and_a_variable() -> None:
         metrics_port=2,
         resync_seconds=3.5,
     )
+
+
+def test_a_variable_that_sets_nothing_is_named_at_the_start() -> None:
+    variables = {
+        "AWEIGH_RUNTIME_IMAGE": "a",
+        "AWEIGH_ROUTER_IMAGE": "b",
+        "AWEIGH_LOG_LEVLE": "debug",
+        "KUBECONFIG": "/no/cluster",
+    }
+    command = [sys.executable, "-c", "from aweigh_operator.main import main; main()"]
+    done = subprocess.run(
+        command, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    assert "AWEIGH_LOG_LEVLE has no effect" in json.loads(done.stderr.splitlines()[0])["message"]
+    assert "did you mean AWEIGH_LOG_LEVEL?" in done.stderr
+    assert "AWEIGH_RUNTIME_IMAGE" not in done.stderr
+
+
+def test_every_variable_that_is_read_is_known() -> None:
+    asked: set[str] = set()
+
+    class Environment(dict[str, str]):
+        def get(self, name: str, default: Any = None) -> Any:
+            asked.add(name)
+            return super().get(name, default)
+
+    parse(["--runtime-image=a", "--router-image=b"], Environment())
+    assert asked == set(VARIABLES)
 
 
 def test_a_flag_wins_over_the_environment() -> None:
