@@ -164,13 +164,13 @@ def _conflicts(observed: Observed, wanted: Mapping[str, Manifest]) -> dict[str, 
 
 
 def _conflict(kind: str, child: Manifest) -> Refusal:
-    owner = _controller(child)
+    owner, name = _controller(child), child["metadata"]["name"]
     whose = f"belongs to {owner['kind']} {owner['name']}" if owner else "has no owner"
-    name = child["metadata"]["name"]
-    message = (
-        f"{kind} {name} exists and {whose}: rename the InferenceService, or delete that {kind}"
-    )
-    return Refusal(Reason.NAME_CONFLICT, message)
+    remedy = "delete the InferenceService and apply it under another name"
+    if owner is None:
+        delete = f"kubectl delete {kind.lower()} {name} -n {child['metadata']['namespace']}"
+        remedy = f"if nobody needs it, `{delete}`; else {remedy}"
+    return Refusal(Reason.NAME_CONFLICT, f"{kind} {name} exists and {whose}: {remedy}")
 
 
 def _held(observed: Observed, wanted: Mapping[str, Manifest]) -> dict[str, Refusal]:

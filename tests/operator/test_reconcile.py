@@ -145,7 +145,10 @@ async def test_an_object_of_somebody_else_is_left_alone_and_named() -> None:
     operator = Operator(cluster)
     await operator.settle()
     assert operator.condition("Ready")[:2] == ("False", "NameConflict")
-    assert "Service chat exists and belongs to Release web" in operator.condition("Ready")[2]
+    assert operator.condition("Ready")[2] == (
+        "Service chat exists and belongs to Release web: delete the InferenceService and apply it "
+        "under another name"
+    )
     assert cluster.objects["Service", KEY] == theirs
     assert set(operator.children()) == {"Service"}
 
@@ -328,6 +331,7 @@ async def test_an_object_that_appears_while_a_child_is_created_is_not_taken_over
     await operator.settle()
     assert operator.cluster.objects["Deployment", KEY]["spec"] == {"replicas": 9}
     assert operator.condition("Ready")[:2] == ("False", "NameConflict")
+    assert "`kubectl delete deployment chat -n team`; else" in operator.condition("Ready")[2]
 
 
 async def test_a_condition_of_somebody_else_causes_no_write() -> None:
