@@ -50,6 +50,7 @@ class Plan:
     scaling: Scaling | None = None  # where the load decides how many there are
     template_hash: str | None = None  # of the pods that are wanted; None: the spec cannot be read
     fetching: bool = False  # new pods wait for what they shall serve
+    outdated: bool | None = None  # pods or routers would be made otherwise now; None: unknown
     secret: Manifest | None = None  # that pods need, but for its value
     conflicts: Mapping[str, Refusal] = field(default_factory=dict)  # by place; then nothing is done
     held: Mapping[str, Refusal] = field(default_factory=dict)  # by place; the others are seen to
@@ -79,6 +80,7 @@ def plan(observed: Observed, settings: Settings) -> Plan:
         route=chosen.route,
         template_hash=made_from,
         fetching=waits,
+        outdated=desired.outdated(service, observed.children, settings, chosen),
         secret=secret.manifest(service),
         held=_held(observed, wanted),
     )
