@@ -27,6 +27,7 @@ class Reason(StrEnum):
 
     # SpecValid
     VALID = "Valid"
+    DRIFTED = "Drifted"  # somebody has added to the pods of a Deployment what the spec lacks
     INVALID_SPEC = "InvalidSpec"  # a value that the schema cannot refuse
     INVALID_CONFIGURATION = "InvalidConfiguration"  # the runtime refused its flags
     UNSUPPORTED_MODEL = "UnsupportedModel"  # an architecture or feature the runtime lacks

@@ -47,6 +47,7 @@ class Wanted:
     spec: Spec | None = None  # likewise
     fetching: bool = False  # new pods wait for what they shall serve
     route: Route = STRAIGHT  # by which requests come to them
+    drift: str | None = None  # what somebody has added to them by hand
 
     @property
     def at_zero(self) -> bool:
@@ -65,7 +66,9 @@ def verdicts(
     trouble = troubles.worst(observed, wanted.template_hash)
     serving = sum(troubles.steady(pod, observed) for pod in observed.live_pods)
     parts = {
-        ConditionType.SPEC_VALID: _spec(observed, invalid, None if serving else trouble),
+        ConditionType.SPEC_VALID: _spec(
+            observed, invalid, None if serving else trouble, wanted.drift
+        ),
         ConditionType.MODEL_READY: _model(observed, serving, wanted, trouble),
         ConditionType.WORKLOAD_READY: _workload(observed, serving, wanted, trouble),
     }
@@ -102,13 +105,17 @@ def conditions(
     ]
 
 
-def _spec(observed: Observed, invalid: str | None, trouble: Trouble | None) -> Verdict:
+def _spec(
+    observed: Observed, invalid: str | None, trouble: Trouble | None, drift: str | None
+) -> Verdict:
     if invalid is not None:
         return Verdict("False", Reason.INVALID_SPEC, invalid)
     for refusal in observed.refusals.values():
         return Verdict("False", refusal.reason, refusal.message)
     if trouble is not None and trouble.condition is ConditionType.SPEC_VALID:
         return Verdict("False", trouble.reason, trouble.message)
+    if drift is not None:
+        return Verdict("True", Reason.DRIFTED, f"the spec is valid and applied, but {drift}")
     return Verdict("True", Reason.VALID, "the spec is valid and applied")
 
 

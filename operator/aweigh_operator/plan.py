@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from aweigh_api import names
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.scaling import Scaling
-from aweigh_operator import compare, desired, replicas, rollout, route
+from aweigh_operator import compare, desired, drift, replicas, rollout, route
 from aweigh_operator.desired import Chosen, prefetch, router, secret, template
 from aweigh_operator.observe import Manifest, Observed, Refusal
 from aweigh_operator.parse import parse
@@ -51,6 +51,7 @@ class Plan:
     template_hash: str | None = None  # of the pods that are wanted; None: the spec cannot be read
     fetching: bool = False  # new pods wait for what they shall serve
     outdated: bool | None = None  # pods or routers would be made otherwise now; None: unknown
+    drift: str | None = None  # what somebody has added to pods by hand
     secret: Manifest | None = None  # that pods need, but for its value
     conflicts: Mapping[str, Refusal] = field(default_factory=dict)  # by place; then nothing is done
     held: Mapping[str, Refusal] = field(default_factory=dict)  # by place; the others are seen to
@@ -81,6 +82,7 @@ def plan(observed: Observed, settings: Settings) -> Plan:
         template_hash=made_from,
         fetching=waits,
         outdated=desired.outdated(service, observed.children, settings, chosen),
+        drift=drift.told(observed.children, wanted),
         secret=secret.manifest(service),
         held=_held(observed, wanted),
     )

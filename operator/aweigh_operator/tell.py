@@ -89,6 +89,7 @@ def _wanted(observed: Observed, planned: Plan) -> tuple[Wanted, str | None]:
         template_hash=planned.template_hash,
         spec=service.spec,
         fetching=planned.fetching,
+        drift=planned.drift,
         route=planned.route,
     )
     return wanted, None
