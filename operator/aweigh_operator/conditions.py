@@ -29,6 +29,7 @@ from aweigh_operator.verdict import Verdict
 
 MAX_MESSAGE = 2048
 WARM_PERCENT = 1
+_ROLLING = "; a rollout replaces pods"
 _PARTS = (
     ConditionType.SPEC_VALID,
     ConditionType.MODEL_READY,
@@ -65,11 +66,10 @@ def verdicts(
     """Every condition, Ready first."""
     trouble = troubles.worst(observed, wanted.template_hash)
     serving = sum(troubles.steady(pod, observed) for pod in observed.live_pods)
+    blocking = None if serving or not wanted.replicas else trouble
     parts = {
-        ConditionType.SPEC_VALID: _spec(
-            observed, invalid, None if serving else trouble, wanted.drift
-        ),
-        ConditionType.MODEL_READY: _model(observed, serving, wanted, trouble),
+        ConditionType.SPEC_VALID: _spec(observed, invalid, blocking, wanted.drift),
+        ConditionType.MODEL_READY: _model(observed, serving, wanted, blocking),
         ConditionType.WORKLOAD_READY: _workload(observed, serving, wanted, trouble),
     }
     if (router := routing.verdict(observed, wanted.route)) is not None:
@@ -161,8 +161,9 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
         why = "suspend is set" if wanted.suspended else "replicas is 0"
         return Verdict("False", Reason.SUSPENDED, f"{why}: no pod runs")
     count = f"{serving} of {wanted.replicas} pods serve"
+    rolling = _rolling(observed, wanted.template_hash)
     if serving < wanted.replicas:
-        return _not_enough(count, trouble, _rolling(observed, wanted.template_hash), serving)
+        return _not_enough(serving, count, trouble, rolling=rolling)
     if wanted.replicas == 1 and (pod := rollout.blocked(observed, wanted.template_hash)):
         return Verdict(
             "True",
@@ -178,15 +179,14 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
         far = "" if loading is None else f": {_progress(loading)}"
         sentence = f"{count}; what is new is downloaded before pods are replaced{far}"
         return Verdict("True", Reason.DOWNLOADING, sentence)
-    if _rolling(observed, wanted.template_hash):
-        return Verdict("True", Reason.PROGRESSING, f"{count}; a rollout replaces pods")
+    if rolling:
+        return Verdict("True", Reason.PROGRESSING, f"{count}{_ROLLING}")
     return Verdict("True", Reason.AVAILABLE, count)
 
 
-def _not_enough(count: str, trouble: Trouble | None, rolling: bool, serving: int) -> Verdict:
+def _not_enough(serving: int, count: str, trouble: Trouble | None, *, rolling: bool) -> Verdict:
     if trouble is None:
-        replaced = "; a rollout replaces pods" if rolling else ""
-        return Verdict("False", Reason.PROGRESSING, f"{count}{replaced}")
+        return Verdict("False", Reason.PROGRESSING, f"{count}{_ROLLING if rolling else ''}")
     # What the runtime says of the spec or the model stands in that condition while no pod serves;
     # here: it crashes.
     elsewhere = not serving and trouble.condition is not ConditionType.WORKLOAD_READY

@@ -246,6 +246,13 @@ def test_a_service_is_ready_while_one_pod_answers_and_only_then(broken: Manifest
     assert (found[WORKLOAD].status, found[WORKLOAD].reason) == ("False", alone[READY].reason)
 
 
+def test_what_is_wrong_with_a_pod_that_goes_is_no_fault_of_a_suspended_spec() -> None:
+    word = last_word(SPEC, Reason.INVALID_CONFIGURATION, "no flag")
+    found = verdicts(fakes.pod(waiting=BACK_OFF, last=word), replicas=0)
+    assert found[SPEC].status == "True"
+    assert (found[READY].status, found[READY].reason) == ("False", Reason.SUSPENDED)
+
+
 def test_a_service_that_is_being_suspended_is_not_ready_though_a_pod_still_answers() -> None:
     found = verdicts(fakes.pod(ready=True), replicas=0)
     assert (found[READY].status, found[READY].reason) == ("False", Reason.SUSPENDED)
