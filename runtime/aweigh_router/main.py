@@ -15,7 +15,7 @@ def main() -> int:
         # router takes over once it runs.
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
-    import asyncio
+    import uvloop
 
     from aweigh_api.mounts import UnusableSecret
     from aweigh_api.termination import ExitCode
@@ -28,7 +28,7 @@ def main() -> int:
     chosen = settings.read(sys.argv[1:], os.environ)
     logs.configure()
     try:
-        asyncio.run(run(chosen, _say))
+        uvloop.run(run(chosen, _say))
     except (UnusableSecret, UnsafeParser, PortTaken, NotInCluster) as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.BAD_CONFIGURATION
