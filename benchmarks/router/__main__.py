@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import uvloop
+
 from aweigh_bench import machine
 from aweigh_bench.report import Bar, Report, Table, expect_writable
 from benchmarks.router import prefixes, served, streams
@@ -112,7 +114,7 @@ def _servers(folder: Path) -> tuple[Table, list[Bar]]:
     async def measured() -> list[Measured]:
         return [await way(folder) for way in (served.one_pod, served.service, served.router)]
 
-    ways = asyncio.run(measured())
+    ways = uvloop.run(measured())
     table = Table(
         f"The same with servers, {PREFIX_TOKENS:,} tokens each, {AT_ONCE} requests at once",
         ("way", "hit rate", "busiest pod ÷ mean"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
+import uvloop
 
 from aweigh_api.mounts import UnusableSecret
 from aweigh_api.routing import SECRET_FILE
@@ -60,7 +61,7 @@ def serve(arguments: Sequence[str], num_pods: int, router: Sequence[str], *, tls
         flags = [*router, secret, *(f"--pod={pod.url}" for pod in pods)]
         logs.configure()
         try:
-            asyncio.run(_route(settings.read(flags, os.environ), pods))
+            uvloop.run(_route(settings.read(flags, os.environ), pods))
         except (PortTaken, UnsafeParser, UnusableSecret) as error:
             raise CommandFailure(str(error)) from error
 

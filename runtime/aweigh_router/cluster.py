@@ -13,7 +13,6 @@ from typing import Any
 
 import aiohttp
 
-from aweigh_router.rooms import Found
 from aweigh_router.slices import SERVICE_LABEL, Slices
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -70,7 +69,7 @@ class ApiServer:
 
 
 class Watch:
-    """Tells of every change of a Service's pods. What was known stays while nobody answers."""
+    """Follows every change of a Service's pods. What was known stays while nobody answers."""
 
     def __init__(
         self,
@@ -78,8 +77,9 @@ class Watch:
         namespace: str,
         service: str,
         slices: Slices,
-        tell: Callable[[list[Found], str | None], None],
+        tell: Callable[[], None],
     ) -> None:
+        """`tell` is called whenever `slices` say something else."""
         self._server = server
         self._url = f"{server.url}/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
         self._selector = f"{SERVICE_LABEL}={service}"
@@ -121,7 +121,7 @@ class Watch:
             response.raise_for_status()
             found = json.loads(await response.read())
         self._slices.replace(found["items"])
-        self._tell(self._slices.found(), self._slices.reason())
+        self._tell()
         version: str = found["metadata"]["resourceVersion"]
         return version
 
@@ -152,7 +152,7 @@ class Watch:
             raise ValueError(f"the API server ended the watch: {item.get('message')}")
         if kind != "BOOKMARK":
             self._slices.change(kind, item)
-            self._tell(self._slices.found(), self._slices.reason())
+            self._tell()
         version: str | None = item["metadata"].get("resourceVersion")
         return version
 

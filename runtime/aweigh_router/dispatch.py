@@ -54,6 +54,8 @@ class Dispatch:
         self.pods = pods
         self.clock = clock
         self.reason: str | None = None  # why the InferenceService is not ready
+        self.deleted = False  # what lists its pods is gone …
+        self.ending = False  # … and this router is to go: then no pod will come
         self._in_vain: asyncio.Future[None] | None = None
         self._shares = Shares()
         self._seats: dict[Call, asyncio.Future[Pod]] = {}  # of those that wait
@@ -135,6 +137,8 @@ class Dispatch:
         now_s = self.clock()
         left_s = call.deadline_s - now_s
         serves = bool(self.pods.taking(now_s))
+        if not serves and self.deleted and self.ending:
+            raise errors.deleted()
         if not serves and (left_s <= 0 or self._hopeless(now_s - call.since_s)):
             raise errors.no_pods(self.reason)
         if left_s <= 0:

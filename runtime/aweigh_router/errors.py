@@ -25,6 +25,15 @@ def no_pods(reason: str | None) -> ApiError:
     )
 
 
+def deleted() -> ApiError:
+    """There is no pod, and none will come."""
+    return ApiError(
+        503,
+        "No pod serves this model any more: its InferenceService has been deleted.",
+        code="no_pods",
+    )
+
+
 def waited_too_long(seconds: float) -> ApiError:
     """No pod had room in time, or none could be reached."""
     return ApiError(

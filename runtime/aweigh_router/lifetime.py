@@ -113,19 +113,25 @@ def _assemble(settings: Settings, client: PodClient) -> tuple[Service, Reports]:
 async def _find(settings: Settings, service: Service, reports: Reports) -> None:
     """Follow which pods there are, for ever; the first answer makes the router ready."""
 
-    def tell(found: list[Found], reason: str | None) -> None:
-        service.dispatch.reason = reason
+    def tell(found: list[Found], reason: str | None = None, *, deleted: bool = False) -> None:
+        service.dispatch.reason, service.dispatch.deleted = reason, deleted
         reports.follow(found)
         if service.phase == "loading":
             service.phase = "ready"
             _log.info("knows the pods", extra={"fields": {"pods": len(found)}})
 
     if settings.pod:
-        tell([Found(url, url, ready=True) for url in settings.pod], None)
+        tell([Found(url, url, ready=True) for url in settings.pod])
         await asyncio.Event().wait()
     slices = Slices(tls=settings.tls_dir is not None)
-    server = ApiServer.of_this_pod()
-    await Watch(server, settings.namespace, settings.pods_service, slices, tell).run(asyncio.sleep)
+    watch = Watch(
+        ApiServer.of_this_pod(),
+        settings.namespace,
+        settings.pods_service,
+        slices,
+        lambda: tell(slices.found(), slices.reason(), deleted=slices.gone),
+    )
+    await watch.run(asyncio.sleep)
 
 
 async def _open(door: Door, stack: AsyncExitStack, host: str, flag: str, port: int) -> None:
@@ -142,7 +148,7 @@ async def _open(door: Door, stack: AsyncExitStack, host: str, flag: str, port: i
 async def _drain(service: Service, now: asyncio.Event) -> None:
     """Take requests until clients have noticed; then finish what is open."""
     settings = service.settings
-    service.phase = "draining"
+    service.phase, service.dispatch.ending = "draining", True
     _log.info("draining", extra={"fields": {"open_requests": service.num_open}})
     await _within(settings.drain_settle_seconds, now.wait())
     service.refusing = True

@@ -15,8 +15,9 @@ def main() -> int:
         # router takes over once it runs.
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
-    import asyncio
     import logging
+
+    import uvloop
 
     from aweigh_api.mounts import UnusableSecret
     from aweigh_api.termination import ExitCode
@@ -32,7 +33,7 @@ def main() -> int:
     for warning in without_effect(os.environ, settings.VARIABLES, "aweigh-router"):
         logging.getLogger("aweigh.router").warning(warning)
     try:
-        asyncio.run(run(chosen, _say))
+        uvloop.run(run(chosen, _say))
     except (UnusableSecret, UnsafeParser, PortTaken, NotInCluster) as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.BAD_CONFIGURATION

@@ -32,6 +32,11 @@ class Slices:
             self._slices[_name(item)] = self._pods(item)
             self._reasons[_name(item)] = (item["metadata"].get("labels") or {}).get(names.REASON)
 
+    @property
+    def gone(self) -> bool:
+        """Whether the Service is, for all that is known: without pods it has an empty slice."""
+        return not self._slices
+
     def found(self) -> list[Found]:
         """All pods, those that are not ready and those that end included."""
         pods: dict[str, Found] = {}

@@ -65,8 +65,8 @@ def pin() -> None:
     plain = ["--no-header", "--no-annotate", "--no-emit-index-url", "--universal", "--quiet"]
     command = [tool, "pip", "compile", "--python-version=3.11", *plain]
     whole = CHECKOUT / "requirements.txt"
-    everything = ["--extra=operator", "--extra=runtime", "--extra=bench", "--extra=csrc"]
-    everything.append("--group=dev")
+    everything = ["--extra=operator", "--extra=router", "--extra=runtime", "--extra=bench"]
+    everything += ["--extra=csrc", "--group=dev"]
     project = CHECKOUT / "pyproject.toml"
     progress.output([*command, project, *everything, f"--output-file={whole}"])
 

@@ -16,6 +16,7 @@ from tests.e2e.services import Service
 pytestmark = pytest.mark.cluster
 
 SMALL = {"uri": "builtin://helmsman-1m-draft"}
+TO_ZERO = {"minReplicas": 0, "maxReplicas": 2}
 AT_ONCE = {"settleSeconds": 2, "timeoutSeconds": 30}
 WAITING = 100  # requests that come while there is no pod
 BODY = {"model": "chat", "prompt": "What is a Pod?", "max_tokens": 5, "stream": True}
@@ -98,8 +99,7 @@ def _first_event_s(url: str, since: float) -> float:
 
 def test_who_waits_for_a_model_that_is_not_there_is_told_so(service: Service) -> None:
     """The reason comes by a label that the cluster brings to the router, also within a stream."""
-    scaling = {"minReplicas": 0, "maxReplicas": 2}
-    service.apply(model={"uri": "builtin://helmsman-9m"}, scaling=scaling)
+    service.apply(model={"uri": "builtin://helmsman-9m"}, scaling=TO_ZERO)
     service.cluster.wait("routers to be led to", lambda: led_to(service) == names.ROUTER)
     with service.cluster.endpoint(service.namespace, service.name, 8000) as url:
         service.cluster.wait("the Service to answer", lambda: _answers(url))
@@ -108,6 +108,29 @@ def test_who_waits_for_a_model_that_is_not_there_is_told_so(service: Service) ->
     for answer in (streamed, whole):
         error = json.loads(answer.text.rpartition("data: ")[2])["error"]
         assert (error["code"], "ModelNotFound" in error["message"]) == ("no_pods", True)
+
+
+def test_who_waits_for_a_service_that_is_deleted_is_told_so(service: Service) -> None:
+    """Its routers hear of it by what the cluster deletes along, and end before their time is up."""
+    nowhere = {"nodeSelector": {"pod": "none-such"}}
+    drain = {"settleSeconds": 2, "timeoutSeconds": 300}
+    service.apply(model=SMALL, scaling=TO_ZERO, template=nowhere, drain=drain)
+    service.cluster.wait("routers to be led to", lambda: led_to(service) == names.ROUTER)
+    with (
+        service.cluster.endpoint(service.namespace, service.name, 8000) as url,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        service.cluster.wait("the Service to answer", lambda: _answers(url))
+        asked = [pool.submit(_asked, url, stream=stream) for stream in (True, False)]
+        time.sleep(2)
+        assert not any(each.done() for each in asked)
+        service.cluster.kubectl("delete", "infs", service.name, "-n", service.namespace)
+        streamed, whole = (each.result() for each in asked)
+    assert whole.status_code == 503
+    for answer in (streamed, whole):
+        error = json.loads(answer.text.rpartition("data: ")[2])["error"]
+        assert (error["code"], "deleted" in error["message"]) == ("no_pods", True)
+    service.cluster.wait("all of the router to go", lambda: _routers(service) == 0)
 
 
 def _answers(url: str) -> bool:

@@ -255,6 +255,26 @@ async def test_a_body_must_arrive_in_time(tmp_path: Path, monkeypatch: pytest.Mo
         assert local.service.bodies.held_bytes == 0
 
 
+async def test_a_body_that_is_complete_only_after_the_end_is_told_so(tmp_path: Path) -> None:
+    pod, body = Pod(), b'{"model": "m", "prompt": "hello", "max_tokens": 2}'
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with running(pod), routing(tmp_path, [pod]) as local:
+        await eventually(lambda: local.service.state().known_pods)
+        port = int(local.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + body[:10])
+        await eventually(lambda: local.service.num_open)
+        local.service.relay.end()
+        writer.write(body[10:])
+        async with asyncio.timeout(10):
+            answer = await reader.readuntil(b"}")
+        writer.close()
+        await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b'"draining"' in answer
+    assert not pod.seen
+
+
 async def test_a_chat_stays_on_its_pod_and_prefixes_stay_together(tmp_path: Path) -> None:
     pods = [Pod() for _ in range(4)]
     async with running(*pods), routing(tmp_path, pods) as local:

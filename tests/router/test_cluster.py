@@ -1,79 +1,30 @@
 """Finding pods: lists, watches, expiries, outages. The API server is a small one of ours."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aiohttp import web
 
 from aweigh_api.names import REASON
+from aweigh_router import cluster
 from aweigh_router.cluster import ApiServer, NotInCluster, Watch
 from aweigh_router.rooms import Found
 from aweigh_router.slices import Slices
+from tests.router.api_server import Lists, endpoints, listing
 from tests.router.routing import eventually
 
 
-def endpoints(name: str, version: int, **pods: bool) -> dict[str, Any]:
-    """A slice; each pod with whether it is ready."""
-    return {
-        "metadata": {"name": name, "resourceVersion": str(version)},
-        "ports": [{"name": "http", "port": 8000}],
-        "endpoints": [
-            {
-                "addresses": [f"10.0.0.{len(pod)}"],
-                "conditions": {"ready": ready},
-                "targetRef": {"kind": "Pod", "name": pod},
-            }
-            for pod, ready in pods.items()
-        ],
-    }
-
-
-class Server:
-    """Lists and watches EndpointSlices of one Service."""
-
-    def __init__(self) -> None:
-        self.items: list[dict[str, Any]] = []
-        self.events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self.lists = 0
-        self.fails = False
-        self.asked: list[str] = []
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        assert request.headers["Authorization"] == "Bearer the-token"
-        assert request.query["labelSelector"] == "kubernetes.io/service-name=chat-pods"
-        if self.fails:
-            raise web.HTTPInternalServerError
-        if "watch" not in request.query:
-            self.lists += 1
-            return web.json_response({"metadata": {"resourceVersion": "7"}, "items": self.items})
-        self.asked.append(request.query["resourceVersion"])
-        response = web.StreamResponse()
-        await response.prepare(request)
-        while (event := await self.events.get()) is not None:
-            await response.write(json.dumps(event).encode() + b"\n")
-        return response
+@pytest.fixture
+async def server() -> AsyncIterator[Lists]:
+    async with listing() as lists:
+        yield lists
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[tuple[Server, str]]:
-    server = Server()
-    app = web.Application()
-    path = "/apis/discovery.k8s.io/v1/namespaces/ns/endpointslices"
-    app.router.add_get(path, server.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield server, f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def told(server: tuple[Server, str], tmp_path: Path) -> AsyncIterator[list[list[Found]]]:
+async def told(server: Lists, tmp_path: Path) -> AsyncIterator[list[list[Found]]]:
     """Everything that a watch has told, as it grows."""
     (tmp_path / "token").write_text("the-token\n")
     told: list[list[Found]] = []
@@ -81,9 +32,9 @@ async def told(server: tuple[Server, str], tmp_path: Path) -> AsyncIterator[list
     async def at_once(_: float) -> None:
         await asyncio.sleep(0.01)
 
-    api = ApiServer(server[1], tmp_path)
+    api = ApiServer(server.url, tmp_path)
     slices = Slices(tls=False)
-    watch = Watch(api, "ns", "chat-pods", slices, lambda found, _: told.append(found))
+    watch = Watch(api, "ns", "chat-pods", slices, lambda: told.append(slices.found()))
     watching = asyncio.create_task(watch.run(at_once))
     yield told
     watching.cancel()
@@ -94,8 +45,7 @@ def names(found: list[Found]) -> dict[str, bool]:
     return {pod.name: pod.ready for pod in found}
 
 
-async def test_every_change_is_told(server: tuple[Server, str], told: list[list[Found]]) -> None:
-    api, _ = server
+async def test_every_change_is_told(server: Lists, told: list[list[Found]]) -> None:
     await eventually(lambda: told)
     assert told[-1] == []
     for kind, item, expected in (
@@ -105,7 +55,7 @@ async def test_every_change_is_told(server: tuple[Server, str], told: list[list[
         ("ADDED", endpoints("s2", 11, bb=True, a=False), {"a": True, "bb": True}),
         ("DELETED", endpoints("s1", 12, a=True), {"a": False, "bb": True}),
     ):
-        api.events.put_nowait({"type": kind, "object": item})
+        server.events.put_nowait({"type": kind, "object": item})
         await eventually(partial(_said, told, expected))
     assert {pod.url for pod in told[-1]} == {"http://10.0.0.1:8000", "http://10.0.0.2:8000"}
 
@@ -115,54 +65,73 @@ def _said(told: list[list[Found]], expected: dict[str, bool]) -> bool:
 
 
 async def test_a_watch_goes_on_where_it_ended_and_lists_again_when_that_is_gone(
-    server: tuple[Server, str], told: list[list[Found]]
+    server: Lists, told: list[list[Found]]
 ) -> None:
-    api, _ = server
-    api.events.put_nowait({"type": "ADDED", "object": endpoints("s1", 9, a=True)})
-    api.events.put_nowait(None)
-    await eventually(lambda: api.asked == ["7", "9"])
-    assert api.lists == 1
-    api.items = [endpoints("s1", 20, a=True, bb=True)]
-    api.events.put_nowait({"type": "ERROR", "object": {"code": 410, "message": "too old"}})
+    server.events.put_nowait({"type": "ADDED", "object": endpoints("s1", 9, a=True)})
+    server.events.put_nowait(None)
+    await eventually(lambda: server.asked == ["7", "9"])
+    assert server.lists == 1
+    server.items = [endpoints("s1", 20, a=True, bb=True)]
+    server.events.put_nowait({"type": "ERROR", "object": {"code": 410, "message": "too old"}})
     await eventually(lambda: names(told[-1]) == {"a": True, "bb": True})
-    assert api.lists == 2
+    assert server.lists == 2
 
 
 async def test_pods_stay_known_while_the_api_server_does_not_answer(
-    server: tuple[Server, str], told: list[list[Found]]
+    server: Lists, told: list[list[Found]]
 ) -> None:
-    api, _ = server
-    api.events.put_nowait({"type": "ADDED", "object": endpoints("s1", 9, a=True)})
+    server.events.put_nowait({"type": "ADDED", "object": endpoints("s1", 9, a=True)})
     await eventually(lambda: told and names(told[-1]) == {"a": True})
-    api.fails = True
-    api.events.put_nowait(None)
+    server.fails = True
+    server.events.put_nowait(None)
     await asyncio.sleep(0.2)
     assert names(told[-1]) == {"a": True}
-    api.fails, api.items = False, [endpoints("s1", 9, bb=True)]
+    server.fails, server.items = False, [endpoints("s1", 9, bb=True)]
     await eventually(lambda: names(told[-1]) == {"bb": True})
 
 
-async def test_a_watch_that_ends_at_once_is_asked_again_ever_more_seldom(
-    server: tuple[Server, str], tmp_path: Path
-) -> None:
-    api, url = server
-    (tmp_path / "token").write_text("the-token\n")
+@asynccontextmanager
+async def watching(server: Lists, folder: Path) -> AsyncIterator[list[float]]:
+    """How long a watch would have waited before it asked again, each time."""
+    (folder / "token").write_text("the-token\n")
     pauses: list[float] = []
 
     async def noted(pause_s: float) -> None:
         pauses.append(pause_s)
         await asyncio.sleep(0)
 
+    api = ApiServer(server.url, folder)
+    watch = Watch(api, "ns", "chat-pods", Slices(tls=False), lambda: None)
+    running = asyncio.create_task(watch.run(noted))
+    yield pauses
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_watch_that_ends_at_once_is_asked_again_ever_more_seldom(
+    server: Lists, tmp_path: Path
+) -> None:
     for _ in range(20):
-        api.events.put_nowait(None)
-    watch = Watch(ApiServer(url, tmp_path), "ns", "chat-pods", Slices(tls=False), lambda *_: None)
-    watching = asyncio.create_task(watch.run(noted))
-    await eventually(lambda: api.events.empty() and len(pauses) == 20)
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
-    assert api.lists == 1  # what was known stays
+        server.events.put_nowait(None)
+    async with watching(server, tmp_path) as pauses:
+        await eventually(lambda: len(pauses) == 20)
+    assert server.lists == 1  # what was known stays
     assert 0.0 < pauses[0] < pauses[4] <= max(pauses) <= 15.0
     assert len(set(pauses[10:])) > 1  # all routers at once would ask at once
+
+
+async def test_a_watch_that_has_worked_is_asked_again_soon(
+    server: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_AGAIN_S", 0.05)
+    for _ in range(3):
+        server.events.put_nowait(None)
+    async with watching(server, tmp_path) as pauses:
+        await eventually(lambda: len(server.asked) == 4)
+        await asyncio.sleep(0.5)  # longer than the pause that would come now: 0.2 to 0.4 s
+        server.events.put_nowait(None)
+        await eventually(lambda: len(pauses) == 4)
+    assert pauses[3] <= 0.05
 
 
 def test_the_reason_that_a_service_is_not_ready_comes_with_its_slices() -> None:

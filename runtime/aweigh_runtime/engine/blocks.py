@@ -162,13 +162,15 @@ class BlockPool:
 
     def release(self, blocks: Sequence[int]) -> None:
         """Let go of a request's blocks, last one first: a prefix is of no use without its head."""
+        holders, let_go = self._holders, self._let_go
         for block in reversed(blocks):
-            holders = self._holders[block] = self._holders[block] - 1
-            if holders == 1:
-                self.num_unshared += 1
-            elif holders == 0:
+            left = holders[block] - 1
+            holders[block] = left
+            if left == 0:
                 self.num_unshared -= 1
-                self._let_go(block)
+                let_go(block)
+            elif left == 1:
+                self.num_unshared += 1
         while self.num_cached > self._max_cached:
             heappush(self._free, self._evict())
 

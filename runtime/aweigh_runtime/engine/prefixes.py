@@ -62,7 +62,7 @@ class Prefixes:
         self._host = HostBlocks(memory.num_host_blocks)
         self._counters = counters
         self._copies = Copies()  # before the next step
-        self._announced: set[int] = set()  # blocks that got their names in the last step
+        self._announced: dict[int, Request] = {}  # blocks that got their names in the last step
         # Requests that rely on blocks of the last step, and what they had counted before it.
         self._adopters: dict[Request, tuple[int, int]] = {}
 
@@ -85,8 +85,9 @@ class Prefixes:
         Args:
             lost: blocks of which nobody knows whether they have got to host memory.
         """
-        for block in self._announced:  # those that were to come from host memory among them
+        for block, request in self._announced.items():  # those from host memory among them
             self.pool.forget(block)
+            request.settled = min(request.settled, request.computed // self._tokens)
         for name in lost:
             self._host.drop(name)
         for request, counted in self._adopters.items():
@@ -135,7 +136,7 @@ class Prefixes:
             if block is not None:
                 self.pool.hold(block)
         missing = [name for name, b in zip(request.names, found, strict=False) if b is None]
-        loaded = iter(self._load(missing))
+        loaded = iter(self._load(request, missing))
         self._advance(request, [next(loaded) if b is None else b for b in found])
 
     def adopt_more(self, request: Request) -> None:
@@ -159,7 +160,9 @@ class Prefixes:
         for index in range(first, full):
             block = blocks[index]
             if let_find(block, names[index]) == block:
-                self._announced.add(block)
+                self._announced[block] = request
+                if index == request.settled:
+                    request.settled = index + 1
 
     def settle(self, request: Request) -> None:
         """Exchange blocks of which another copy was named first."""
@@ -207,7 +210,7 @@ class Prefixes:
         if num_blocks > len(request.names):
             extend(request.names, request.tokens, request.salt, self._tokens, num_blocks)
 
-    def _load(self, names: list[Name]) -> list[int]:
+    def _load(self, request: Request, names: list[Name]) -> list[int]:
         if not names:
             return []
         slots = [self._host.take(name) for name in names]
@@ -215,7 +218,7 @@ class Prefixes:
         self._copies.from_host += zip(slots, blocks, strict=True)
         for block, name in zip(blocks, names, strict=True):
             self.pool.name(block, name)
-        self._announced.update(blocks)
+        self._announced.update(dict.fromkeys(blocks, request))
         self._counters.host_loaded_blocks += len(blocks)
         return blocks
 

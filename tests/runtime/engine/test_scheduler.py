@@ -253,10 +253,12 @@ def test_a_request_that_can_never_fit_is_refused_with_the_numbers(prompt: int, a
 def test_a_step_that_failed_is_as_if_it_had_not_been() -> None:
     machine = Machine(scheduler(), 4)
     prompt = [1] * 13
-    for id in (1, 2, 3):  # the later ones rely on blocks that this step would have filled
-        machine.scheduler.add(request(id, list(prompt)), 0.0)
+    requests = [request(id, list(prompt)) for id in (1, 2, 3)]
+    for each in requests:  # the later ones rely on blocks that this step would have filled
+        machine.scheduler.add(each, 0.0)
     machine.scheduler.step(0.0)
     machine.scheduler.undo()
+    assert [each.settled for each in requests] == [0, 0, 0]
     assert {tuple(each.tokens[13:]) for each in machine.until_idle()} == {tuple(answer(prompt, 4))}
 
 
