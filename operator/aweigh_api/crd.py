@@ -172,7 +172,7 @@ def _models() -> dict[str, type[Schema]]:
 
 
 def _validations(model: type[Schema]) -> list[Json]:
-    return [{"rule": rule.cel, "message": rule.message} for rule in model.RULES]
+    return [rule.validation() for rule in model.RULES]
 
 
 def main() -> None:

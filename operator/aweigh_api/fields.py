@@ -1,14 +1,16 @@
 """Types of single fields that Kubernetes writes in a way of its own."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field
+from pydantic_core import PydanticCustomError
 
-from aweigh_api.quantity import to_bytes
+from aweigh_api.quantity import NotAQuantity, to_bytes
+from aweigh_api.schema import Rule
 
-_QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
-_MEMORY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[mkMGTPE]|[eE][+-]?[0-9]{1,2})?$"
+_SHAPE = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
 
 
 def part(model: type[BaseModel], description: str) -> Any:
@@ -16,34 +18,56 @@ def part(model: type[BaseModel], description: str) -> Any:
     return Field(default_factory=model, description=description, json_schema_extra={"default": {}})
 
 
-def _int_or_string(pattern: str) -> dict[str, Any]:
+def _is_memory(value: int | str) -> bool:
+    try:
+        to_bytes(value)
+    except NotAQuantity:
+        return False
+    return True
+
+
+# Without a pattern, of which the API server would tell the user nothing but its letters.
+_UNSIGNED = (
+    "isQuantity(string(self)) && !string(self).startsWith('-') && !string(self).startsWith('+')"
+)
+_QUANTITY = Rule(
+    cel=_UNSIGNED,
+    message="expected a quantity, such as 2, 500m, 10Gi or 10G; units have no B",
+    holds=lambda value: _SHAPE.fullmatch(str(value)) is not None,
+)
+_MEMORY = Rule(
+    cel=f"{_UNSIGNED} && !string(self).endsWith('n') && !string(self).endsWith('u')",
+    message="expected an amount of memory, such as 10Gi or 10G, or bytes; units have no B",
+    holds=_is_memory,
+)
+
+
+def _checked(rule: Rule) -> Callable[[int | str], int | str]:
+    def check(value: int | str) -> int | str:
+        if not rule.holds(value):
+            raise PydanticCustomError("quantity", "{message}", {"message": rule.message})
+        return value
+
+    return check
+
+
+def _int_or_string(rule: Rule) -> dict[str, Any]:
     return {
         "x-kubernetes-int-or-string": True,
         "anyOf": [{"type": "integer"}, {"type": "string"}],
-        "pattern": pattern,
         "maxLength": 64,
+        "x-kubernetes-validations": [rule.validation()],
     }
-
-
-def _is_quantity(value: int | str) -> int | str:
-    if re.fullmatch(_QUANTITY, str(value)) is None:
-        raise ValueError(f"{value!r} is not a quantity such as 2, 500m or 40Gi")
-    return value
-
-
-def _is_memory(value: int | str) -> int | str:
-    to_bytes(value)
-    return value
 
 
 Quantity = Annotated[
     int | str,
-    AfterValidator(_is_quantity),
+    AfterValidator(_checked(_QUANTITY)),
     Field(json_schema_extra={"replace": _int_or_string(_QUANTITY)}),
 ]
 Memory = Annotated[
     int | str,
-    AfterValidator(_is_memory),
+    AfterValidator(_checked(_MEMORY)),
     Field(json_schema_extra={"replace": _int_or_string(_MEMORY)}),
 ]
 Name = Annotated[str, Field(min_length=1, max_length=253)]

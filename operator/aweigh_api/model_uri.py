@@ -31,16 +31,20 @@ def rules(part: str, what: str) -> tuple[Rule, ...]:
             "hf://ORGANISATION/MODEL, s3://BUCKET/PREFIX or "
             "oci://REGISTRY/REPOSITORY[:TAG|@DIGEST]",
             holds=lambda source: re.fullmatch(_URI, source.uri) is not None,
+            given="uri",
         ),
         Rule(
             cel="!self.uri.split('/').exists(part, part == '..')",
             message=f"{part}.uri must not contain '..': give the path itself",
             holds=lambda source: ".." not in source.uri.split("/"),
+            given="uri",
         ),
         Rule(
             cel="!has(self.revision) || self.uri.startsWith('hf://')",
-            message=f"{part}.revision is only for hf:// {what}: remove it, or give an hf:// uri",
+            message=f"{part}.revision is only for hf:// {what}: remove it, or give a uri that "
+            "begins with hf://",
             holds=lambda source: source.revision is None or source.uri.startswith("hf://"),
+            given="uri",
         ),
     )
 

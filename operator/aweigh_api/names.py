@@ -50,6 +50,7 @@ API_KEYS_MOUNT = "/etc/aweigh/api-keys"  # where a pod finds the Secret of auth.
 TLS_MOUNT = "/etc/aweigh/tls"  # where a pod finds the Secret of tls.secretRef
 ROUTER_SECRET_MOUNT = "/etc/aweigh/router-secret"  # where pods and routers find what only they know
 ROUTER_SECRET_VOLUME = "router-secret"  # of pods: one without it does not know routers
+TLS_VOLUME = "tls"  # of pods and routers: one without it speaks plain HTTP
 CACHE_MOUNT = "/var/cache/aweigh"  # downloads and compiled kernels; writable
 TERMINATION_LOG = "/dev/termination-log"
 

@@ -16,7 +16,9 @@ _LARGEST_BYTES = to_bytes(LARGEST)
 def _some_memory(part: str, field: str) -> Rule:
     amount = f"quantity(string(self.{part}))"
     return Rule(
-        cel=f"!has(self.{part}) || ({amount}.isGreaterThan(quantity('0')) && "
+        # What is no quantity is told of the field itself.
+        cel=f"!has(self.{part}) || !isQuantity(string(self.{part})) || "
+        f"({amount}.isGreaterThan(quantity('0')) && "
         f"{amount}.compareTo(quantity('{LARGEST}')) <= 0)",
         message=f"prefixCache.{part} must be more than 0 and at most {LARGEST}: remove it, or give "
         "an amount of memory such as 40Gi",

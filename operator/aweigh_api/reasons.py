@@ -4,7 +4,11 @@ from enum import StrEnum
 
 
 class ConditionType(StrEnum):
-    """Conditions of an InferenceService; Ready is the conjunction of the next four."""
+    """Conditions of an InferenceService.
+
+    Ready follows from the next four: WorkloadReady counts only while no pod serves, the others
+    always.
+    """
 
     READY = "Ready"
     SPEC_VALID = "SpecValid"
@@ -23,6 +27,7 @@ class Reason(StrEnum):
 
     # SpecValid
     VALID = "Valid"
+    DRIFTED = "Drifted"  # somebody has added to the pods of a Deployment what the spec lacks
     INVALID_SPEC = "InvalidSpec"  # a value that the schema cannot refuse
     INVALID_CONFIGURATION = "InvalidConfiguration"  # the runtime refused its flags
     UNSUPPORTED_MODEL = "UnsupportedModel"  # an architecture or feature the runtime lacks
@@ -79,7 +84,7 @@ class Reason(StrEnum):
     STEADY = "Steady"
     LOAD_GREW = "LoadGrew"
     LOAD_FELL = "LoadFell"
-    BOUNDS = "Bounds"  # minReplicas or maxReplicas moved the number
+    BOUNDS = "Bounds"  # minReplicas or maxReplicas moved the number, or the former holds it
     AT_MAXIMUM = "AtMaximum"  # more pods are needed than may be
     SETTLING = "Settling"  # behavior, or a pod that starts, holds the number for a while
     WAITING_FOR_REPORTS = "WaitingForReports"  # nothing was measured yet

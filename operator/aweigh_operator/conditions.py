@@ -1,12 +1,14 @@
 """Conditions of an InferenceService. Pure: observed → verdicts → conditions.
 
-Ready says whether the wanted number of pods serves, and a router where there is one. While that
-many serve, a rollout that fails makes no condition False: the old pods answer every request.
-WorkloadReady and Ready then stay True and take the reason and the sentence of the failure, so that
-it is seen in every listing.
+Ready says whether requests are answered: a pod serves, and a router where there is one.
+WorkloadReady says whether as many pods serve as are wanted. What is still to come, or does not
+come, while others answer makes no other condition False; Ready stays True and takes the reason and
+the sentence of WorkloadReady, so that it is seen in every listing. While the wanted number serves,
+WorkloadReady stays True, too, and takes those of a rollout that is under way or fails.
 
-Ready's reason is that of the first condition that is False, in the order of ConditionType; one that
-is Unknown only waits for another. WorkloadReady is False with Suspended when no pod is wanted.
+A Ready that is False has the reason of the first condition that is False, in the order of
+ConditionType; one that is Unknown only waits for another. WorkloadReady is False with Suspended
+when no pod is wanted.
 
 PrefixCacheWarm tells how well the caches do; Ready does not depend on it.
 """
@@ -27,6 +29,7 @@ from aweigh_operator.verdict import Verdict
 
 MAX_MESSAGE = 2048
 WARM_PERCENT = 1
+_ROLLING = "; a rollout replaces pods"
 _PARTS = (
     ConditionType.SPEC_VALID,
     ConditionType.MODEL_READY,
@@ -45,6 +48,7 @@ class Wanted:
     spec: Spec | None = None  # likewise
     fetching: bool = False  # new pods wait for what they shall serve
     route: Route = STRAIGHT  # by which requests come to them
+    drift: str | None = None  # what somebody has added to them by hand
 
     @property
     def at_zero(self) -> bool:
@@ -62,9 +66,10 @@ def verdicts(
     """Every condition, Ready first."""
     trouble = troubles.worst(observed, wanted.template_hash)
     serving = sum(troubles.steady(pod, observed) for pod in observed.live_pods)
+    blocking = None if serving or not wanted.replicas else trouble
     parts = {
-        ConditionType.SPEC_VALID: _spec(observed, invalid, _blocking(trouble, serving, wanted)),
-        ConditionType.MODEL_READY: _model(observed, serving, wanted, trouble),
+        ConditionType.SPEC_VALID: _spec(observed, invalid, blocking, wanted.drift),
+        ConditionType.MODEL_READY: _model(observed, serving, wanted, blocking),
         ConditionType.WORKLOAD_READY: _workload(observed, serving, wanted, trouble),
     }
     if (router := routing.verdict(observed, wanted.route)) is not None:
@@ -75,7 +80,8 @@ def verdicts(
     more = {} if drafts is None else {ConditionType.SPECULATION_EFFECTIVE: drafts}
     scaled = None if spec is None else replicas.verdict(observed, spec, scaling)
     more |= {} if scaled is None else {ConditionType.SCALING_ACTIVE: scaled}
-    return {ConditionType.READY: _ready(parts), **parts, **cache, **more}
+    answers = serving > 0 and wanted.replicas > 0
+    return {ConditionType.READY: _ready(parts, answers=answers), **parts, **cache, **more}
 
 
 def conditions(
@@ -99,22 +105,21 @@ def conditions(
     ]
 
 
-def _blocking(trouble: Trouble | None, serving: int, wanted: Wanted) -> Trouble | None:
-    return trouble if serving < wanted.replicas else None
-
-
-def _spec(observed: Observed, invalid: str | None, trouble: Trouble | None) -> Verdict:
+def _spec(
+    observed: Observed, invalid: str | None, trouble: Trouble | None, drift: str | None
+) -> Verdict:
     if invalid is not None:
         return Verdict("False", Reason.INVALID_SPEC, invalid)
     for refusal in observed.refusals.values():
         return Verdict("False", refusal.reason, refusal.message)
     if trouble is not None and trouble.condition is ConditionType.SPEC_VALID:
         return Verdict("False", trouble.reason, trouble.message)
+    if drift is not None:
+        return Verdict("True", Reason.DRIFTED, f"the spec is valid and applied, but {drift}")
     return Verdict("True", Reason.VALID, "the spec is valid and applied")
 
 
 def _model(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble | None) -> Verdict:
-    trouble = _blocking(trouble, serving, wanted)
     if serving:
         return Verdict("True", Reason.LOADED, "the model is loaded")
     if wanted.at_zero:
@@ -156,8 +161,9 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
         why = "suspend is set" if wanted.suspended else "replicas is 0"
         return Verdict("False", Reason.SUSPENDED, f"{why}: no pod runs")
     count = f"{serving} of {wanted.replicas} pods serve"
+    rolling = _rolling(observed, wanted.template_hash)
     if serving < wanted.replicas:
-        return _not_enough(count, trouble)
+        return _not_enough(serving, count, trouble, rolling=rolling)
     if wanted.replicas == 1 and (pod := rollout.blocked(observed, wanted.template_hash)):
         return Verdict(
             "True",
@@ -173,16 +179,17 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
         far = "" if loading is None else f": {_progress(loading)}"
         sentence = f"{count}; what is new is downloaded before pods are replaced{far}"
         return Verdict("True", Reason.DOWNLOADING, sentence)
-    if _rolling(observed, wanted.template_hash):
-        return Verdict("True", Reason.PROGRESSING, f"{count}; a rollout replaces pods")
+    if rolling:
+        return Verdict("True", Reason.PROGRESSING, f"{count}{_ROLLING}")
     return Verdict("True", Reason.AVAILABLE, count)
 
 
-def _not_enough(count: str, trouble: Trouble | None) -> Verdict:
+def _not_enough(serving: int, count: str, trouble: Trouble | None, *, rolling: bool) -> Verdict:
     if trouble is None:
-        return Verdict("False", Reason.PROGRESSING, count)
-    # What the runtime says of the spec or the model stands in that condition; here: it crashes.
-    elsewhere = trouble.condition is not ConditionType.WORKLOAD_READY
+        return Verdict("False", Reason.PROGRESSING, f"{count}{_ROLLING if rolling else ''}")
+    # What the runtime says of the spec or the model stands in that condition while no pod serves;
+    # here: it crashes.
+    elsewhere = not serving and trouble.condition is not ConditionType.WORKLOAD_READY
     reason = Reason.CRASH_LOOPING if elsewhere else trouble.reason
     return Verdict("False", reason, f"{count}: {trouble.message}")
 
@@ -207,8 +214,9 @@ def _prefix_cache(observed: Observed, wanted: Wanted) -> Verdict:
     return Verdict("True", Reason.WARM, sentence)
 
 
-def _ready(parts: Mapping[ConditionType, Verdict]) -> Verdict:
-    ordered = [parts[kind] for kind in _PARTS if kind in parts]
+def _ready(parts: Mapping[ConditionType, Verdict], *, answers: bool) -> Verdict:
+    counted = [kind for kind in _PARTS if not (answers and kind is ConditionType.WORKLOAD_READY)]
+    ordered = [parts[kind] for kind in counted if kind in parts]
     for truth in ("False", "Unknown"):
         for part in ordered:
             if part.status == truth:

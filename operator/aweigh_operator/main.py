@@ -21,6 +21,7 @@ import kopf
 from aweigh_api import crd, names
 from aweigh_api.names import environment_variable
 from aweigh_api.state import State
+from aweigh_api.variables import without_effect
 from aweigh_operator import handlers, logs
 from aweigh_operator.cluster import RESOURCES, ApiError, ApiServer, load_configuration
 from aweigh_operator.events import Recorder
@@ -43,6 +44,10 @@ ACCESS_RETRY_S = 2.0
 MAX_FIELDS = 5  # of those that are lacking, named in one sentence
 MAX_REPORTS = 100  # that are read at once
 _API_SERVER_PORTS = "443,6443"
+VARIABLES = tuple(
+    environment_variable("namespace" if each.name == "namespaces" else each.name)
+    for each in fields(Settings)
+)
 NEW_OBJECTS = 20_000  # after so many the garbage collector looks at the young ones
 logger = logging.getLogger(__name__)
 
@@ -55,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `aweigh-operator`."""
     settings = parse(sys.argv[1:] if argv is None else argv, os.environ)
     logs.configure(settings.log_level)
+    for warning in without_effect(os.environ, VARIABLES, "aweigh-operator"):
+        logger.warning(warning)
     # What is imported stays for ever, and what is known of services for long: with the defaults
     # the collector would look through all of it again and again.
     gc.freeze()

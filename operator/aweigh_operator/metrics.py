@@ -50,8 +50,9 @@ class Metrics:
         )
         self._services = self._gauge(
             "aweigh_operator_inference_services",
-            "InferenceServices, by the status of Ready.",
+            "InferenceServices, by the status of Ready and of WorkloadReady.",
             "ready",
+            "workload_ready",
         )
         self._decisions = self._counter(
             "aweigh_operator_scaling_decisions_total",
@@ -67,7 +68,7 @@ class Metrics:
         self._leads = self._gauge(
             "leader_election_master_status", "1 while this operator works.", "name"
         )
-        self._readiness: dict[Key, str] = {}
+        self._readiness: dict[Key, tuple[str, str]] = {}
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is computed when it is read."""
@@ -120,14 +121,14 @@ class Metrics:
             self._services.clear()
             self._desired.clear()
 
-    def service(self, key: Key, ready: str | None) -> None:
-        """An InferenceService is ready, is not, or is gone (None)."""
+    def service(self, key: Key, told: tuple[str, str] | None) -> None:
+        """Ready and WorkloadReady of an InferenceService have this status; None: it is gone."""
         before = self._readiness.pop(key, None)
         if before is not None:
-            self._services.labels(before).dec()
-        if ready is not None:
-            self._readiness[key] = ready
-            self._services.labels(ready).inc()
+            self._services.labels(*before).dec()
+        if told is not None:
+            self._readiness[key] = told
+            self._services.labels(*told).inc()
 
     def text(self) -> bytes:
         """The metrics as Prometheus reads them."""

@@ -58,6 +58,7 @@ class Pod:
     fetches: bool  # models, for those that serve
     routes: bool  # requests, to those that serve
     knows_routers: bool  # it has what only they and routers know
+    tls: bool  # it speaks TLS, and nothing else
     leaving: bool
     finished: bool  # failed or evicted for good: its ReplicaSet has replaced it
     scheduled: bool
@@ -208,6 +209,7 @@ def pod_of(body: Mapping[str, Any]) -> Pod:
         fetches=metadata.get("labels", {}).get(names.LABEL_NAME) == names.PREFETCH,
         routes=metadata.get("labels", {}).get(names.LABEL_NAME) == names.ROUTER,
         knows_routers=knows_routers(body.get("spec", {})),
+        tls=_mounts(body.get("spec", {}), names.TLS_VOLUME),
         leaving="deletionTimestamp" in metadata,
         finished=status.get("phase") in ("Failed", "Succeeded"),
         scheduled=scheduled.get("status") == "True",
@@ -224,8 +226,11 @@ def pod_of(body: Mapping[str, Any]) -> Pod:
 
 def knows_routers(pods: Mapping[str, Any]) -> bool:
     """Whether pods of this spec have what only they and routers know."""
-    volumes = pods.get("volumes") or []
-    return any(each["name"] == names.ROUTER_SECRET_VOLUME for each in volumes)
+    return _mounts(pods, names.ROUTER_SECRET_VOLUME)
+
+
+def _mounts(pods: Mapping[str, Any], volume: str) -> bool:
+    return any(each["name"] == volume for each in pods.get("volumes") or [])
 
 
 def moment(text: str) -> datetime:

@@ -19,4 +19,6 @@ def parse(body: Mapping[str, Any]) -> InferenceService | str:
 def _sentence(error: Mapping[str, Any]) -> str:
     where = ".".join(str(part) for part in error["loc"])
     message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "quantity":
+        return f"{where} is {error['input']!r}: {message}"
     return message if error["type"] == "value_error" else f"{where}: {message}"

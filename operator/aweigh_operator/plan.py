@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from aweigh_api import names
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.scaling import Scaling
-from aweigh_operator import compare, desired, replicas, rollout, route
+from aweigh_operator import compare, desired, drift, replicas, rollout, route
 from aweigh_operator.desired import Chosen, prefetch, router, secret, template
 from aweigh_operator.observe import Manifest, Observed, Refusal
 from aweigh_operator.parse import parse
@@ -50,6 +50,8 @@ class Plan:
     scaling: Scaling | None = None  # where the load decides how many there are
     template_hash: str | None = None  # of the pods that are wanted; None: the spec cannot be read
     fetching: bool = False  # new pods wait for what they shall serve
+    outdated: bool | None = None  # pods or routers would be made otherwise now; None: unknown
+    drift: str | None = None  # what somebody has added to pods by hand
     secret: Manifest | None = None  # that pods need, but for its value
     conflicts: Mapping[str, Refusal] = field(default_factory=dict)  # by place; then nothing is done
     held: Mapping[str, Refusal] = field(default_factory=dict)  # by place; the others are seen to
@@ -79,6 +81,8 @@ def plan(observed: Observed, settings: Settings) -> Plan:
         route=chosen.route,
         template_hash=made_from,
         fetching=waits,
+        outdated=desired.outdated(service, observed.children, settings, chosen),
+        drift=drift.told(observed.children, wanted),
         secret=secret.manifest(service),
         held=_held(observed, wanted),
     )
@@ -164,13 +168,13 @@ def _conflicts(observed: Observed, wanted: Mapping[str, Manifest]) -> dict[str, 
 
 
 def _conflict(kind: str, child: Manifest) -> Refusal:
-    owner = _controller(child)
+    owner, name = _controller(child), child["metadata"]["name"]
     whose = f"belongs to {owner['kind']} {owner['name']}" if owner else "has no owner"
-    name = child["metadata"]["name"]
-    message = (
-        f"{kind} {name} exists and {whose}: rename the InferenceService, or delete that {kind}"
-    )
-    return Refusal(Reason.NAME_CONFLICT, message)
+    remedy = "delete the InferenceService and apply it under another name"
+    if owner is None:
+        delete = f"kubectl delete {kind.lower()} {name} -n {child['metadata']['namespace']}"
+        remedy = f"if nobody needs it, `{delete}`; else {remedy}"
+    return Refusal(Reason.NAME_CONFLICT, f"{kind} {name} exists and {whose}: {remedy}")
 
 
 def _held(observed: Observed, wanted: Mapping[str, Manifest]) -> dict[str, Refusal]:

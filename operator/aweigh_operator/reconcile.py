@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from aweigh_api import names
-from aweigh_api.reasons import Reason
+from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.routing import SECRET_FILE
 from aweigh_operator import events, lasting, recent, replicas
 from aweigh_operator.autoscalers import Autoscalers
@@ -29,7 +29,7 @@ from aweigh_operator.readers import Readers
 from aweigh_operator.scaling.decision import Decision
 from aweigh_operator.settings import Settings
 from aweigh_operator.store import Store
-from aweigh_operator.tell import POLL_CONFLICT_S, Told, readiness, served, tell
+from aweigh_operator.tell import POLL_CONFLICT_S, Told, condition, served, tell
 
 STUCK_AFTER_S = 4.0  # a container that is being created for longer may wait for a volume
 MAX_STUCK = 3  # pods whose events are read at once
@@ -307,8 +307,10 @@ class Reconciler:
                 await self._drop_if_gone(key, body["metadata"]["uid"])
                 return False
             self._store.put(names.KIND, stored)
-        ready, before = readiness(told.status), readiness(body.get("status") or {})
-        self._metrics.service(key, ready["status"])
+        ready = condition(told.status, ConditionType.READY)
+        before = condition(body.get("status") or {}, ConditionType.READY)
+        pods = condition(told.status, ConditionType.WORKLOAD_READY)
+        self._metrics.service(key, (ready["status"], pods["status"]))
         news = [
             *events.of_actions(done),
             *events.of_transitions(told.transitions),

@@ -18,11 +18,18 @@ from aweigh_operator.conditions import Wanted
 from aweigh_operator.desired import template
 from aweigh_operator.observe import Manifest, Observed, Pod
 from aweigh_operator.parse import parse
+from aweigh_operator.route import way
 
 MAX_NAME, MAX_DTYPE = 256, 16  # what the schema of the status takes of a pod's report
 
 
-def status(observed: Observed, told: list[Condition], scaling: ScalingStatus | None) -> Status:
+def status(
+    observed: Observed,
+    told: list[Condition],
+    scaling: ScalingStatus | None,
+    *,
+    outdated: bool | None,
+) -> Status:
     """What is there, with these conditions."""
     metadata, pods = observed.body["metadata"], observed.live_pods
     return Status(
@@ -30,8 +37,9 @@ def status(observed: Observed, told: list[Condition], scaling: ScalingStatus | N
         replicas=len(pods),
         ready_replicas=sum(pod.ready for pod in pods),
         selector=",".join(f"{k}={v}" for k, v in names.selector(metadata["name"]).items()),
-        url=_url(observed.body),
+        url=_url(observed),
         runtime_image=template.image_of(observed.children.get("Deployment")),
+        outdated=outdated,
         model=_model(observed),
         quantization=_quantization(observed),
         prefix_cache=_prefix_cache(observed),
@@ -48,9 +56,17 @@ def scaling(observed: Observed, wanted: Wanted, now: datetime) -> ScalingStatus 
     return replicas.status(observed, wanted.spec, now)
 
 
-def _url(body: Manifest) -> str:
-    metadata = body["metadata"]
-    return names.url(metadata["name"], metadata["namespace"], tls="tls" in body.get("spec", {}))
+def _url(observed: Observed) -> str:
+    metadata = observed.body["metadata"]
+    return names.url(metadata["name"], metadata["namespace"], tls=_speaks_tls(observed))
+
+
+def _speaks_tls(observed: Observed) -> bool:
+    """Whether what the Service leads to does: it follows the spec once no other pod serves."""
+    wanted = "tls" in observed.body.get("spec", {})
+    behind = observed.live_routers if way(observed.children).by_router else observed.live_pods
+    others = any(pod.ready and pod.tls is not wanted for pod in behind)
+    return not wanted if others else wanted
 
 
 def _model(observed: Observed) -> ModelStatus | None:

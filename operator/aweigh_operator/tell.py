@@ -67,7 +67,7 @@ def tell(observed: Observed, planned: Plan, now: datetime) -> Told:
     found = conditions.verdicts(observed, wanted, invalid, scaling)
     generation = observed.body["metadata"].get("generation", 0)
     told = conditions.conditions(found, before, generation, now)
-    status = report.status(observed, told, scaling).manifest()
+    status = report.status(observed, told, scaling, outdated=planned.outdated).manifest()
     return Told(
         status=status,
         changed=_own_status(status) != _own_status(observed.body.get("status") or {}),
@@ -89,6 +89,7 @@ def _wanted(observed: Observed, planned: Plan) -> tuple[Wanted, str | None]:
         template_hash=planned.template_hash,
         spec=service.spec,
         fetching=planned.fetching,
+        drift=planned.drift,
         route=planned.route,
     )
     return wanted, None
@@ -167,17 +168,11 @@ def _own_conditions(status: Manifest) -> list[Manifest]:
 
 def served(body: Manifest) -> bool:
     """Whether enough pods served when the status was written."""
-    return bool(
-        _condition(body.get("status") or {}, ConditionType.WORKLOAD_READY)["status"] == "True"
-    )
+    told = condition(body.get("status") or {}, ConditionType.WORKLOAD_READY)
+    return bool(told["status"] == "True")
 
 
-def readiness(status: Manifest) -> Manifest:
-    """The condition Ready; of a status that has none, an empty one."""
-    return _condition(status, ConditionType.READY)
-
-
-def _condition(status: Manifest, kind: ConditionType) -> Manifest:
+def condition(status: Manifest, kind: ConditionType) -> Manifest:
     """One condition; of a status that has none of the kind, an empty one."""
     found = [each for each in status.get("conditions", []) if each["type"] == kind]
     return found[0] if found else {"status": "", "reason": "", "message": ""}

@@ -61,10 +61,21 @@ def local(  # noqa: PLR0913 - one parameter for each option
         return
     from aweigh_cli import routed
 
+    for warning in _unread(context):
+        typer.echo(f"warning: {warning}", err=True)
     drain_s = service.spec.drain.timeout_seconds
     router = ["--drain-settle-seconds=0", f"--drain-timeout-seconds={drain_s}", *given]
     router.append(f"--model-name={service.model_name}")
     routed.serve(arguments, pods, router, tls=bool(os.environ.get("AWEIGH_TLS_DIR")))
+
+
+def _unread(context: typer.Context) -> list[str]:
+    """Of the variables those that neither the servers nor the router read."""
+    from aweigh_api.variables import without_effect as no_settings
+    from aweigh_router.settings import VARIABLES
+
+    serve = context.find_root().command.commands["serve"]  # type: ignore[attr-defined]
+    return no_settings(os.environ, [*serve.variables, *VARIABLES], "aweigh serve")
 
 
 def without_effect(service: "InferenceService", pods: int = 1) -> list[str]:

@@ -57,6 +57,8 @@ def _sentence(detail: Any) -> str:
         return f"{path} is missing; expected a value"
     if kind == "extra_forbidden":
         return f"{path} is not a field of an InferenceService; remove it or correct its name"
+    if kind == "quantity":
+        return f"{path} is {_shown(detail['input'])}; {detail['msg']}"
     if detail["loc"][-1] in _UNION_TAGS:
         return f"{path} is {_shown(detail['input'])}; expected a quantity, such as 2 or 500m"
     return f"{path} is {_shown(detail['input'])}; expected {_expected(kind, context, detail)}"

@@ -11,12 +11,13 @@ import typer
 from aweigh_api import names
 from aweigh_api.number_formats import KvCacheDTypeName, SchemeName
 from aweigh_api.quantity import NotAQuantity, to_bytes
+from aweigh_api.variables import without_effect
 from aweigh_cli.arguments import Command
 from aweigh_cli.failures import CommandFailure
-from aweigh_cli.variables import without_effect
 
 # Variables without a flag: what the source of an oci:// model reads, and what `aweigh chat` does.
 _READ_ELSEWHERE = ("AWEIGH_OCI_PLAIN_HTTP", "AWEIGH_API_KEY")
+_PROGRAM = "aweigh serve"
 
 
 class ServeCommand(Command):
@@ -25,10 +26,15 @@ class ServeCommand(Command):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the flags and their variables, and say which variables mean nothing."""
         rest = super().parse_args(ctx, args)
-        known = [str(parameter.envvar) for parameter in self.params if parameter.envvar]
-        for warning in without_effect(os.environ, [*known, *_READ_ELSEWHERE]):
+        for warning in without_effect(os.environ, self.variables, _PROGRAM):
             typer.echo(f"warning: {warning}", err=True)
         return rest
+
+    @property
+    def variables(self) -> list[str]:
+        """Those that have an effect."""
+        flags = [str(parameter.envvar) for parameter in self.params if parameter.envvar]
+        return [*flags, *_READ_ELSEWHERE]
 
     def refusal(self, ctx: Any, message: str) -> CommandFailure:
         """As any start that fails."""

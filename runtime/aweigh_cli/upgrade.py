@@ -36,18 +36,25 @@ def upgrade(
     timeout: Annotated[
         int, typer.Option(min=1, help="Seconds to wait for the pods of each.")
     ] = 1800,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also restart pods that are current already.")
+    ] = False,
 ) -> None:
-    """Move pods to the operator's current runtime image.
+    """Move pods and routers to the operator's current images.
 
-    One InferenceService after the other; stops at the first whose new pods do not get ready. Pods
-    that run the current image already are restarted as well.
+    One InferenceService after the other; stops at the first whose new pods do not get ready. Those
+    that are as the operator makes them now stay as they are.
     """
     _check(name, every, namespace, all_namespaces)
     services = _services(name, namespace, all_namespaces)
     if not services:
         typer.echo("no InferenceService to upgrade")
     for service in services:
-        _Upgrade(service["metadata"]["namespace"], service["metadata"]["name"]).run(timeout)
+        turn = _Upgrade(service["metadata"]["namespace"], service["metadata"]["name"])
+        if _is_current(service) and not force:
+            turn.skip()
+        else:
+            turn.run(timeout)
 
 
 class _Upgrade:
@@ -70,6 +77,13 @@ class _Upgrade:
         after = self._deployment()
         stopped = " once it has pods again" if after["spec"]["replicas"] == 0 else ""
         typer.echo(f"{self._title}: runs {_image(after)}{stopped}")
+
+    def skip(self) -> None:
+        """Say why nothing is done."""
+        typer.echo(
+            f"{self._title}: runs {_image(self._deployment())}, as the operator would make it now; "
+            "--force restarts it"
+        )
 
     def _wait_for_another_template(self, old: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -135,6 +149,13 @@ def _services(
     found = json.loads(kubectl("get", RESOURCE, *which, *scope, "-o", "json"))
     services: list[dict[str, Any]] = found.get("items", [found])
     return services
+
+
+def _is_current(service: dict[str, Any]) -> bool:
+    """Whether the operator says so of the present spec; an older one says nothing."""
+    status = service.get("status") or {}
+    seen = status.get("observedGeneration") == service["metadata"].get("generation")
+    return seen and status.get("outdated") is False
 
 
 def _template_hash(deployment: dict[str, Any]) -> str:

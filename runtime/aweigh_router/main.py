@@ -15,10 +15,13 @@ def main() -> int:
         # router takes over once it runs.
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
+    import logging
+
     import uvloop
 
     from aweigh_api.mounts import UnusableSecret
     from aweigh_api.termination import ExitCode
+    from aweigh_api.variables import without_effect
     from aweigh_http import logs
     from aweigh_http.door import UnsafeParser
     from aweigh_router import settings
@@ -27,6 +30,8 @@ def main() -> int:
 
     chosen = settings.read(sys.argv[1:], os.environ)
     logs.configure()
+    for warning in without_effect(os.environ, settings.VARIABLES, "aweigh-router"):
+        logging.getLogger("aweigh.router").warning(warning)
     try:
         uvloop.run(run(chosen, _say))
     except (UnusableSecret, UnsafeParser, PortTaken, NotInCluster) as error:

@@ -53,6 +53,9 @@ _FLAGS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
 )
 
 
+VARIABLES = tuple(environment_variable(flag) for flag, _, _ in _FLAGS)
+
+
 def read(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Flags come first, then the environment, then the defaults."""
     parser = argparse.ArgumentParser(prog="aweigh-router", description="Route to serving pods.")

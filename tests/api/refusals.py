@@ -34,7 +34,27 @@ REFUSALS = (
     Refusal(
         "a URI without a scheme",
         spec(model={"uri": "meta-llama/Llama-3.1-8B-Instruct"}),
-        "model.uri must be builtin://NAME",
+        "[:TAG|@DIGEST]; it is 'meta-llama/Llama-3.1-8B-Instruct'",
+    ),
+    Refusal(
+        "memory in a unit that Kubernetes does not know",
+        spec(resources={"limits": {"memory": "10GB"}}),
+        "expected a quantity, such as 2, 500m, 10Gi or 10G; units have no B",
+    ),
+    Refusal(
+        "less memory than none",
+        spec(resources={"requests": {"memory": "-1Gi"}}),
+        "expected a quantity, such as 2, 500m, 10Gi or 10G",
+    ),
+    Refusal(
+        "a cache of a size in such a unit",
+        spec(prefixCache={"size": "10GB"}),
+        "expected an amount of memory, such as 10Gi or 10G, or bytes; units have no B",
+    ),
+    Refusal(
+        "a cache of some billionths of a byte",
+        spec(prefixCache={"hostMemory": "4n"}),
+        "expected an amount of memory, such as 10Gi or 10G",
     ),
     Refusal(
         "a path that climbs",

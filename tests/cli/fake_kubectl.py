@@ -1,7 +1,7 @@
 """A kubectl on the PATH whose cluster is a JSON file: as much of it as the commands use.
 
-The services of `obeyed` have an operator that acts on an upgrade at once; the Deployments of
-`stuck` never become available.
+The services of `obeyed` have an operator that acts on an upgrade at once, those of `current` have
+nothing to upgrade; the Deployments of `stuck` never become available.
 """
 
 import json
@@ -35,8 +35,9 @@ def deployment(name):
 def service(name):
     message = f"{name} waits"
     ready = {"type": "Ready", "status": "False", "reason": "ModelNotFound", "message": message}
-    metadata = {"name": name, "namespace": namespace or "default"}
+    metadata = {"name": name, "namespace": namespace or "default", "generation": 1}
     status = {"readyReplicas": world["serving"], "conditions": [ready], "url": world["url"]}
+    status |= {"observedGeneration": 1, "outdated": name not in world["current"]}
     return {"metadata": metadata, "status": status}
 
 
@@ -91,6 +92,7 @@ def fake_kubectl(
     services: tuple[str, ...] = (),
     obeyed: tuple[str, ...] = (),
     stuck: tuple[str, ...] = (),
+    current: tuple[str, ...] = (),
     port: int = 0,
     serving: int = 1,
     url: str = "",
@@ -104,6 +106,7 @@ def fake_kubectl(
         "hashes": dict.fromkeys(services, "old"),
         "obeyed": obeyed,
         "stuck": stuck,
+        "current": current,
         "port": port,
         "serving": serving,
         "url": url,

@@ -97,6 +97,15 @@ def test_a_mistake_is_a_sentence_with_the_fields_path(parts: dict[str, Any], sen
     assert f"f.yaml: {sentence}" in mistake(**parts)
 
 
+def test_a_quantity_that_is_none_is_named_with_what_is_expected() -> None:
+    assert "f.yaml: spec.prefixCache.size is '10GB'; expected an amount of memory, such as" in (
+        mistake(prefixCache={"size": "10GB"})
+    )
+    assert "f.yaml: spec.resources.limits.memory is '10GB'; expected a quantity, such as" in (
+        mistake(resources={"limits": {"memory": "10GB"}})
+    )
+
+
 def test_every_mistake_is_named_at_once() -> None:
     lines = mistake(replicas=-1, drain={"timeoutSeconds": -1}).splitlines()
     assert len(lines) == 2

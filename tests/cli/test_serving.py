@@ -65,10 +65,10 @@ def test_a_chat_gets_an_answer_from_a_local_service(server: Server) -> None:
 
 def test_two_servers_answer_behind_a_router(tmp_path: Path) -> None:
     example = str(EXAMPLES / "helmsman.yaml")
-    with subprocess.Popen(
+    settings = environment(AWEIGH_DEVISE="cpu", AWEIGH_WAIT_SECONDS="60", AWEIGH_MAX_RUNNING="4")
+    with (tmp_path / "said").open("w") as said, subprocess.Popen(
         arguments("local", "-f", example, "--pods=2", *FREE_PORTS),
-        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        text=True,
+        cwd=tmp_path, env=settings, stdout=subprocess.PIPE, stderr=said, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         url = process.stdout.readline().partition(": 2 servers")[0]
@@ -76,6 +76,8 @@ def test_two_servers_answer_behind_a_router(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=START_S) == 0
     assert "containers" in done.stdout, done.stderr
+    warnings = [each for each in (tmp_path / "said").read_text().splitlines() if "effect" in each]
+    assert [each.split()[1] for each in warnings] == ["AWEIGH_DEVISE"]  # that neither of both reads
 
 
 def test_without_a_terminal_progress_is_in_the_log(server: Server) -> None:

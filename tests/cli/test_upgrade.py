@@ -29,6 +29,19 @@ def test_all_services_move_one_after_the_other(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[2].startswith("default/code: runtime:1")
 
 
+def test_what_is_current_stays_as_it_is_unless_it_is_forced(tmp_path: Path) -> None:
+    names = ("chat", "code")
+    kubectl = fake_kubectl(tmp_path, services=names, obeyed=names, current=("chat",))
+    done = aweigh("upgrade", "--all", env=kubectl.environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == (
+        "default/chat: runs runtime:1, as the operator would make it now; --force restarts it"
+    )
+    assert [call[2] for call in kubectl.calls("annotate", "rollout")] == ["code", "deployment/code"]
+    forced = aweigh("upgrade", "chat", "--force", env=kubectl.environment)
+    assert forced.stdout.splitlines()[-1] == "default/chat: runs runtime:2"
+
+
 def test_the_first_that_fails_stops_the_upgrade(tmp_path: Path) -> None:
     names = ("chat", "code", "mail")
     kubectl = fake_kubectl(tmp_path, services=names, obeyed=names, stuck=("code",))

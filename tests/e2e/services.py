@@ -45,14 +45,15 @@ class Service:
         return next((each for each in conditions if each["type"] == type_), {})
 
     def wait_ready(self, timeout_s: float = 60) -> None:
-        """Until the current generation is Ready."""
+        """Until the current generation is Ready, and all pods of it serve."""
 
         def ready() -> bool:
             body = self.body()
             status = body.get("status", {})
             conditions = {each["type"]: each for each in status.get("conditions", [])}
             current = bool(status.get("observedGeneration") == body["metadata"]["generation"])
-            return current and conditions.get("Ready", {}).get("status") == "True"
+            parts = (conditions.get(kind, {}) for kind in ("Ready", "WorkloadReady"))
+            return current and all(each.get("status") == "True" for each in parts)
 
         self.cluster.wait(f"InferenceService {self.name} Ready", ready, timeout_s)
 

@@ -135,6 +135,25 @@ def test_a_child_deleted_or_edited_by_hand_is_repaired(
     wait("the image", lambda: _image(service) == NO_IMAGE)
 
 
+def test_a_variable_that_is_set_by_hand_stays_and_is_told(
+    local: LocalOperator, service: Service
+) -> None:
+    service.apply(replicas=2, resources={"limits": {"cpu": "1", "memory": "1Gi"}})
+    service.cluster.wait("children", lambda: all_there(service))
+    service.wait_for_reason("SpecValid", "Valid")
+    set_env = ("set", "env", "-n", service.namespace)
+    for deployment in (service.name, names.router(service.name)):
+        service.cluster.kubectl(*set_env, f"deployment/{deployment}", "DEBUG=1")
+        told = service.wait_for_reason("SpecValid", "Drifted")
+        assert told["status"] == "True"
+        assert (
+            f".env[DEBUG] to the pods of Deployment {deployment}, and it stays" in told["message"]
+        )
+        service.cluster.kubectl(*set_env, f"deployment/{deployment}", "DEBUG-")
+        service.wait_for_reason("SpecValid", "Valid")
+    assert "traceback" not in local.said()
+
+
 def test_what_somebody_adds_to_a_selector_or_a_policy_is_taken_away_and_all_is_quiet(
     local: LocalOperator, service: Service
 ) -> None:
@@ -208,8 +227,12 @@ def test_ten_resyncs_and_a_new_operator_change_no_resource_version(
     with local_operator(
         cluster, service.namespace, newer, often, f"--router-image={newer}"
     ) as second:
-        cluster.wait("ten resyncs", lambda: _total(second, RECONCILES) >= 10)
-        assert _versions(service) == before
+        cluster.wait("its news", lambda: service.status()["outdated"] is True)
+        told = _versions(service)
+        assert {**told, "infs": before["infs"]} == before  # it only says what an upgrade would do
+        done = _total(second, RECONCILES)
+        cluster.wait("ten resyncs", lambda: _total(second, RECONCILES) >= done + 10)
+        assert _versions(service) == told
 
 
 def _quiet(service: Service) -> bool:
@@ -272,7 +295,13 @@ def test_deleting_a_service_leaves_no_orphan(
     if not absent:
         service.cluster.wait(
             "the operator to forget it",
-            lambda: local.metrics()['aweigh_operator_inference_services{ready="False"}'] == 0,
+            lambda: (
+                not any(
+                    count
+                    for line, count in local.metrics().items()
+                    if line.startswith("aweigh_operator_inference_services{")
+                )
+            ),
         )
         assert "traceback" not in local.said()
 

@@ -217,6 +217,47 @@ def test_a_rollout_under_way_is_ready_and_progressing() -> None:
     assert (found[READY].status, found[READY].reason) == ("True", Reason.PROGRESSING)
 
 
+def test_pods_that_are_added_leave_ready_true_and_are_told() -> None:
+    serves = fakes.pod("a", ready=True, hash="new")
+    coming = [fakes.pod(name, hash="new", running=True) for name in "bc"]
+    found = verdicts(serves, *coming, replicas=3)
+    told = (Reason.PROGRESSING, "1 of 3 pods serve")
+    assert (found[READY].status, found[READY].reason, found[READY].message) == ("True", *told)
+    assert (found[WORKLOAD].status, found[WORKLOAD].reason) == ("False", Reason.PROGRESSING)
+    replaced = verdicts(fakes.pod("a", ready=True, hash="old"), *coming, replicas=3)
+    assert replaced[READY].message == "1 of 3 pods serve; a rollout replaces pods"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"waiting": {"reason": "ErrImagePull"}},
+        {"waiting": BACK_OFF, "last": last_word(SPEC, Reason.INVALID_CONFIGURATION, "no flag")},
+        {"waiting": BACK_OFF, "last": last_word(MODEL, Reason.MODEL_NOT_FOUND, "no model")},
+    ],
+)
+def test_a_service_is_ready_while_one_pod_answers_and_only_then(broken: Manifest) -> None:
+    bad = fakes.pod("b", hash="new", **broken)
+    alone, found = verdicts(bad), verdicts(fakes.pod("a", ready=True), bad, replicas=2)
+    assert alone[READY].status == "False"
+    assert (found[SPEC].status, found[MODEL].status) == ("True", "True")
+    assert (found[READY].status, found[READY].reason) == ("True", alone[READY].reason)
+    assert found[READY].message.startswith("1 of 2 pods serve: pod b ")
+    assert (found[WORKLOAD].status, found[WORKLOAD].reason) == ("False", alone[READY].reason)
+
+
+def test_what_is_wrong_with_a_pod_that_goes_is_no_fault_of_a_suspended_spec() -> None:
+    word = last_word(SPEC, Reason.INVALID_CONFIGURATION, "no flag")
+    found = verdicts(fakes.pod(waiting=BACK_OFF, last=word), replicas=0)
+    assert found[SPEC].status == "True"
+    assert (found[READY].status, found[READY].reason) == ("False", Reason.SUSPENDED)
+
+
+def test_a_service_that_is_being_suspended_is_not_ready_though_a_pod_still_answers() -> None:
+    found = verdicts(fakes.pod(ready=True), replicas=0)
+    assert (found[READY].status, found[READY].reason) == ("False", Reason.SUSPENDED)
+
+
 def test_the_newest_pods_trouble_is_told_first() -> None:
     old = fakes.pod("a", hash="old", waiting=BACK_OFF, last=crashed())
     new = fakes.pod("b", hash="new", waiting={"reason": "ErrImagePull"})

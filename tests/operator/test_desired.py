@@ -1,3 +1,4 @@
+import copy
 import json
 import random
 import string
@@ -446,6 +447,23 @@ def test_the_upgrade_annotation_takes_the_current_image() -> None:
     before = children()["Deployment"]
     upgraded = owner(annotations={names.UPGRADE: "2026-11-23"})
     assert template.image_of(rendered(upgraded, before, "new")["Deployment"]) == "new"
+
+
+def test_pods_are_outdated_once_new_ones_would_be_made_otherwise() -> None:
+    def outdated(deployment: Manifest | None, image: str) -> bool:
+        there = {} if deployment is None else {"Deployment": deployment}
+        settings = replace(fakes.SETTINGS, runtime_image=image)
+        return desired.outdated(owner(), there, settings, Chosen(replicas=1))
+
+    kept = children()["Deployment"]
+    assert not outdated(kept, fakes.IMAGE)
+    assert outdated(kept, "new")
+    older = copy.deepcopy(kept)
+    bare = template.bare(owner(), fakes.IMAGE)
+    bare["spec"]["volumes"] = bare["spec"]["volumes"][:1]  # as another version has made them
+    older["metadata"]["annotations"][names.TEMPLATE] = record.write(bare)
+    assert outdated(older, fakes.IMAGE)
+    assert not outdated(None, fakes.IMAGE)
 
 
 def test_other_annotations_and_more_replicas_restart_nothing() -> None:

@@ -1,5 +1,9 @@
 import json
 import logging
+import os
+import subprocess
+import sys
+from typing import Any
 
 import aiohttp
 import pytest
@@ -7,7 +11,7 @@ from aiohttp.test_utils import unused_port
 
 from aweigh_operator import logs
 from aweigh_operator.health import Health
-from aweigh_operator.main import parse
+from aweigh_operator.main import VARIABLES, parse
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key
 from aweigh_operator.settings import Settings
@@ -49,6 +53,34 @@ def test_every_setting_has_a_flag_and_a_variable() -> None:
         metrics_port=2,
         resync_seconds=3.5,
     )
+
+
+def test_a_variable_that_sets_nothing_is_named_at_the_start() -> None:
+    variables = {
+        "AWEIGH_RUNTIME_IMAGE": "a",
+        "AWEIGH_ROUTER_IMAGE": "b",
+        "AWEIGH_LOG_LEVLE": "debug",
+        "KUBECONFIG": "/no/cluster",
+    }
+    command = [sys.executable, "-c", "from aweigh_operator.main import main; main()"]
+    done = subprocess.run(
+        command, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    assert "AWEIGH_LOG_LEVLE has no effect" in json.loads(done.stderr.splitlines()[0])["message"]
+    assert "did you mean AWEIGH_LOG_LEVEL?" in done.stderr
+    assert "AWEIGH_RUNTIME_IMAGE" not in done.stderr
+
+
+def test_every_variable_that_is_read_is_known() -> None:
+    asked: set[str] = set()
+
+    class Environment(dict[str, str]):
+        def get(self, name: str, default: Any = None) -> Any:
+            asked.add(name)
+            return super().get(name, default)
+
+    parse(["--runtime-image=a", "--router-image=b"], Environment())
+    assert asked == set(VARIABLES)
 
 
 def test_a_flag_wins_over_the_environment() -> None:
@@ -103,13 +135,14 @@ async def test_probes_and_metrics_are_served_on_ports_of_their_own() -> None:
 def test_the_gauge_of_services_follows_each_of_them() -> None:
     metrics = Metrics()
     one, other = Key("team", "a"), Key("team", "b")
-    metrics.service(one, "False")
-    metrics.service(other, "False")
-    metrics.service(one, "True")
+    metrics.service(one, ("False", "False"))
+    metrics.service(other, ("False", "False"))
+    metrics.service(one, ("True", "False"))
     metrics.service(other, None)
     text = metrics.text().decode()
-    assert 'aweigh_operator_inference_services{ready="True"} 1.0' in text
-    assert 'aweigh_operator_inference_services{ready="False"} 0.0' in text
+    gauge = "aweigh_operator_inference_services"
+    assert f'{gauge}{{ready="True",workload_ready="False"}} 1.0' in text
+    assert f'{gauge}{{ready="False",workload_ready="False"}} 0.0' in text
 
 
 def test_a_log_record_is_one_line_of_json_with_its_traceback() -> None:

@@ -145,7 +145,10 @@ async def test_an_object_of_somebody_else_is_left_alone_and_named() -> None:
     operator = Operator(cluster)
     await operator.settle()
     assert operator.condition("Ready")[:2] == ("False", "NameConflict")
-    assert "Service chat exists and belongs to Release web" in operator.condition("Ready")[2]
+    assert operator.condition("Ready")[2] == (
+        "Service chat exists and belongs to Release web: delete the InferenceService and apply it "
+        "under another name"
+    )
     assert cluster.objects["Service", KEY] == theirs
     assert set(operator.children()) == {"Service"}
 
@@ -328,6 +331,7 @@ async def test_an_object_that_appears_while_a_child_is_created_is_not_taken_over
     await operator.settle()
     assert operator.cluster.objects["Deployment", KEY]["spec"] == {"replicas": 9}
     assert operator.condition("Ready")[:2] == ("False", "NameConflict")
+    assert "`kubectl delete deployment chat -n team`; else" in operator.condition("Ready")[2]
 
 
 async def test_a_condition_of_somebody_else_causes_no_write() -> None:
@@ -538,6 +542,29 @@ async def test_a_size_above_the_memory_is_told_once_with_both_numbers() -> None:
 
 async def test_the_url_says_https_with_a_certificate() -> None:
     operator = Operator(cluster_with({"tls": {"secretRef": {"name": "certificate"}}}))
+    await operator.settle()
+    assert operator.status()["url"] == "https://chat.team.svc:8000/v1"
+
+
+@pytest.mark.parametrize("replicas", [1, 2], ids=["straight", "routed"])
+async def test_the_url_turns_to_https_once_nothing_answers_without_it(replicas: int) -> None:
+    operator = Operator(cluster_with({"replicas": replicas}))
+    await operator.settle()
+    operator.cluster.run_pods()
+    await operator.settle()
+    old = [body for (kind, _), body in operator.cluster.objects.items() if kind == "Pod"]
+    secret = {"tls": {"secretRef": {"name": "certificate"}}}
+    operator.cluster.edit(names.KIND, lambda body: body["spec"].update(secret))
+    await operator.settle()
+    assert operator.status()["url"] == "http://chat.team.svc:8000/v1"  # old pods alone answer
+    operator.cluster.run_pods()
+    answers = names.RUNTIME if replicas == 1 else names.ROUTER
+    (late,) = [each for each in old if each["metadata"]["labels"][names.LABEL_NAME] == answers][:1]
+    late = {**late, "metadata": {**late["metadata"], "name": "late", "uid": "late"}}
+    operator.cluster.put(late)
+    await operator.settle()
+    assert operator.status()["url"] == "http://chat.team.svc:8000/v1"  # one of them still does
+    operator.cluster.put({**late, "metadata": {**late["metadata"], "deletionTimestamp": "x"}})
     await operator.settle()
     assert operator.status()["url"] == "https://chat.team.svc:8000/v1"
 

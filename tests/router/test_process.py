@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 import resource
 import signal
 import sys
@@ -20,10 +21,10 @@ from tests.router.pod import Pod, running, text
 
 
 @asynccontextmanager
-async def process(*flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(*flags: str, **variables: str) -> AsyncIterator[asyncio.subprocess.Process]:
     command = (sys.executable, "-m", "aweigh_router.main", *flags)
-    pipe = asyncio.subprocess.PIPE
-    each = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+    pipe, env = asyncio.subprocess.PIPE, {**os.environ, **variables}
+    each = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=env)
     try:
         yield each
     finally:
@@ -108,6 +109,16 @@ def test_flags_come_before_the_environment(capsys: pytest.CaptureFixture[str]) -
         with pytest.raises(SystemExit):
             settings.read(flags, {})
         assert message in capsys.readouterr().err
+
+
+async def test_a_variable_that_sets_nothing_is_named_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "short").write_text("short")
+    flags = ("--pod=http://127.0.0.1:9", f"--api-keys-dir={tmp_path}")
+    async with process(*flags, AWEIGH_WAIT_SECONS="9", AWEIGH_MAX_WAITING="9") as router:
+        _, said = await router.communicate()
+    (line,) = [each for each in said.decode().splitlines() if "no effect" in each]
+    assert "AWEIGH_WAIT_SECONS has no effect" in json.loads(line)["message"]
+    assert "did you mean AWEIGH_WAIT_SECONDS?" in line
 
 
 def test_clients_leave_the_files_that_probes_and_reports_need() -> None:

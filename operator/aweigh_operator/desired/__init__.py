@@ -27,7 +27,7 @@ from aweigh_operator.places import PLACES, PODS_SERVICE, ROUTER_DEPLOYMENT
 from aweigh_operator.route import STRAIGHT, Route
 from aweigh_operator.settings import Settings
 
-__all__ = ["Chosen", "Manifest", "children", "fingerprint", "secret"]
+__all__ = ["Chosen", "Manifest", "children", "fingerprint", "outdated", "secret"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,29 @@ def children(
     }
     found = {place: wanted.get(place) for place in PLACES}
     return {place: _signed(each) for place, each in found.items() if each is not None}
+
+
+def outdated(
+    owner: InferenceService, there: Mapping[str, Manifest], settings: Settings, chosen: Chosen
+) -> bool:
+    """Whether pods or routers stay as they are though they would be made otherwise now.
+
+    Args:
+        owner: the InferenceService.
+        there: the children that are there.
+        settings: with the images of new pods.
+        chosen: what was decided.
+    """
+    ours = template.bare(owner, settings.runtime_image)
+    made = [("Deployment", template.template_hash(owner), ours)]
+    if chosen.route.routers is not None:
+        ours = router.bare(owner, settings.router_image)
+        made.append((ROUTER_DEPLOYMENT, router.template_hash(owner), ours))
+    return any(
+        kept is not None and fingerprint(kept) != fingerprint(ours)
+        for place, made_from, ours in made
+        for kept in [template.kept(made_from, there.get(place), ours)]
+    )
 
 
 def _of_router(

@@ -29,7 +29,7 @@ def manifest(
         image: of new routers.
         replicas: how many.
     """
-    made_from, ours = template_hash(owner), _template(owner, image)
+    made_from, ours = template_hash(owner), bare(owner, image)
     pods = template.kept(made_from, there.get(ROUTER_DEPLOYMENT), ours) or ours
     annotations = {names.TEMPLATE_HASH: made_from, names.TEMPLATE: record.write(pods)}
     return {
@@ -58,7 +58,8 @@ def template_hash(owner: InferenceService) -> str:
     return fingerprint([made_from, owner.model_name, upgrade])
 
 
-def _template(owner: InferenceService, image: str) -> Manifest:
+def bare(owner: InferenceService, image: str) -> Manifest:
+    """The template of routers of this image; users put nothing in."""
     name = owner.metadata.name
     volumes = _volumes(owner)
     return {

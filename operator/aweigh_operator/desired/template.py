@@ -227,7 +227,7 @@ def secrets(owner: InferenceService) -> list[tuple[Manifest, Manifest]]:
     if auth:
         volumes.append(_secret("api-keys", auth.api_keys.secret_ref.name, names.API_KEYS_MOUNT))
     if tls:
-        volumes.append(_secret("tls", tls.secret_ref.name, names.TLS_MOUNT))
+        volumes.append(_secret(names.TLS_VOLUME, tls.secret_ref.name, names.TLS_MOUNT))
     return volumes
 
 

@@ -239,23 +239,29 @@ def _more(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
     if pods == now:
         sentence = f"stays at {now} for a while, as behavior.scaleUp says: {needed}"
         return replace(stays, sentence=sentence)
+    at_most = pods == rules.most and found.too_much
+    held = ", as many as maxReplicas allows" if at_most else ""
+    if pods < found.needed:
+        held = f", as many as behavior.scaleUp allows now of {found.needed}"
     return replace(
         stays,
         replicas=pods,
-        reason=Reason.AT_MAXIMUM if pods == rules.most and found.too_much else Reason.LOAD_GREW,
-        sentence=f"{now} → {pods} pods: {found.because}; {found.numbers(pods)}",
+        reason=Reason.AT_MAXIMUM if at_most else Reason.LOAD_GREW,
+        sentence=f"{now} → {pods} pods{held}: {found.because}; {found.numbers(pods)}",
     )
 
 
 def _fewer(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
     now, quiet_s = look.replicas, rules.down.quiet_s
-    at_most = now == rules.most and found.too_much
-    reason = Reason.AT_MAXIMUM if at_most else Reason.STEADY
-    stays = Decision(now, reason, f"stays at {now}: {found.numbers(now)}", found.unreachable)
-    if found.enough >= now or now <= rules.least:
-        return stays
-    stays = replace(stays, reason=Reason.SETTLING)
+    stays = Decision(now, Reason.SETTLING, "", found.unreachable)
+    if found.enough >= now:
+        return _as_needed(stays, found, rules)
     would_do = f"{found.enough} would do; {found.numbers(now)}"
+    if now <= rules.least:
+        # What no number of pods keeps is told before what keeps this one.
+        reason = Reason.STEADY if found.unreachable else Reason.BOUNDS
+        sentence = f"stays at {now}, as minReplicas says: {would_do}"
+        return replace(stays, reason=reason, sentence=sentence)
     if rules.down.select is Select.DISABLED:
         return replace(stays, sentence=f"stays at {now}, as scaleDown is disabled: {would_do}")
     if any(_starts(pod, memory.known) for pod in look.pods):
@@ -268,14 +274,28 @@ def _fewer(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
     since_s = look.now_s - quiet_s
     asked = [max(vote.needed, vote.enough) for vote in memory.votes if vote.at_s >= since_s]
     enough = max(asked)
-    pods = max(enough, rules.least, burst, reachable(memory.changes, look, rules.down, -1))
-    if pods >= now or memory.since_s > since_s:
+    if enough >= now or memory.since_s > since_s:
         sentence = (
             f"stays at {now} until nothing has asked for more for {quiet_s:.0f} s: {would_do}"
         )
         return replace(stays, sentence=sentence)
+    pods = max(enough, rules.least, burst, reachable(memory.changes, look, rules.down, -1))
+    if pods >= now:
+        sentence = f"stays at {now} for a while, as behavior.scaleDown says: {would_do}"
+        return replace(stays, sentence=sentence)
     sentence = f"{now} → {pods} pods: they are enough; {found.numbers(pods)}"
     return Decision(pods, Reason.LOAD_FELL, sentence, found.unreachable)
+
+
+def _as_needed(stays: Decision, found: Wish, rules: Rules) -> Decision:
+    """As many as are needed, or as may be: what would be wrong with fewer, or forbids more."""
+    now = stays.replicas
+    if now == rules.most and found.too_much:
+        sentence = f"stays at {now}, as maxReplicas says: more are needed; {found.numbers(now)}"
+        return replace(stays, reason=Reason.AT_MAXIMUM, sentence=sentence)
+    held = found.held(now)
+    sentence = f"stays at {now}{held and f', as {held}'}: {found.numbers(now)}"
+    return replace(stays, reason=Reason.STEADY, sentence=sentence)
 
 
 def _starts(pod: Pod, known: Estimates) -> bool:

@@ -218,7 +218,7 @@ class Law:
         unreachable = self._unreachable(broken)
         pods = next((n for n, each in enumerate(broken, 1) if each <= unreachable), most)
         fewer = broken[pods - 2] - unreachable if pods > 1 else set()
-        return Choice(pods, _first(fewer), tuple(sorted(unreachable)))
+        return Choice(pods, first(fewer), tuple(sorted(unreachable)))
 
     def _unreachable(self, broken: list[set[Limit]]) -> set[Limit]:
         """Limits that no number of pods keeps, be it loaded no more than it may be.
@@ -241,6 +241,7 @@ def _part(value: float, bound: float) -> float:
     return 0.0 if bound == inf else value / bound
 
 
-def _first(limits: set[Limit]) -> Limit | None:
+def first(limits: set[Limit]) -> Limit | None:
+    """The one that is told; None: there is none."""
     order: Callable[[Limit], int] = list(Limit).index
     return min(limits, key=order, default=None)

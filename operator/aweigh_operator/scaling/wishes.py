@@ -9,7 +9,7 @@ from math import ceil
 
 from aweigh_operator.scaling import estimates
 from aweigh_operator.scaling.estimates import Estimates
-from aweigh_operator.scaling.law import NOTHING, Choice, Law, Limit, Room, Worth
+from aweigh_operator.scaling.law import NOTHING, Choice, Law, Limit, Room, Worth, first
 from aweigh_operator.scaling.look import Look
 from aweigh_operator.scaling.rules import Rules
 
@@ -38,6 +38,7 @@ class Wish:
     burst: int = 0  # the same for the traffic of a burst
     because: str  # so many are needed
     numbers: Callable[[int], str]  # that decide, of so many pods
+    held: Callable[[int], str]  # why one pod less would not do; empty: it would
     too_much: bool = False  # even the most pods that may be are too few
     unreachable: tuple[Limit, ...] = ()  # limits that no number of pods keeps
 
@@ -102,6 +103,7 @@ def _by_law(known: Estimates, law: Law, look: Look, rules: Rules) -> Wish:
         load=_enough(ahead.calm(), ahead.calm().choose(rules.most), rules),
         because=_because(needed, choice),
         numbers=lambda pods: _numbers(law, ahead, pods, expected if growth > _TOLD_GROWTH else ""),
+        held=lambda pods: _held(ahead, pods, choice, rules),
         too_much=not ahead.holds(rules.most, 1.0, choice.unreachable),
         unreachable=choice.unreachable,
     )
@@ -137,6 +139,7 @@ def _by_memory(known: Estimates, look: Look, rules: Rules, room: Room) -> Wish:
         load=enough,
         because=f"a pod holds about {one:.0f} requests",
         numbers=lambda pods: numbers,
+        held=lambda pods: f"a pod holds about {one:.0f} requests" if pods > 1 else "",
         too_much=wanted > rules.most,
     )
 
@@ -155,6 +158,13 @@ def _because(needed: int, choice: Choice) -> str:
     if needed > choice.pods:
         because += f", and {needed - choice.pods} for what piles up until they serve"
     return because
+
+
+def _held(law: Law, pods: int, choice: Choice, rules: Rules) -> str:
+    if pods == 1:
+        return ""
+    limit = first(law.broken(pods - 1, 1.0 - rules.tolerance) - set(choice.unreachable))
+    return "" if limit is None else f"{limit} would be too near its limit with {pods - 1}"
 
 
 def _numbers(law: Law, ahead: Law, pods: int, expected: str) -> str:

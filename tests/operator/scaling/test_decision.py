@@ -257,6 +257,39 @@ def test_a_direction_that_is_disabled_is_said() -> None:
     assert found.sentence.startswith("stays at 3, as scaleDown is disabled: 1 would do")
 
 
+def test_whatever_holds_the_number_is_named() -> None:
+    least = Service(3, replace(RULES, least=3)).run(40, CALM)
+    assert (least.replicas, least.reason) == (3, Reason.BOUNDS)
+    assert least.sentence.startswith("stays at 3, as minReplicas says: 1 would do; 6 requests/s")
+    capped = Service(1, replace(RULES, most=2))
+    grew = capped.run(2, 20 * BUSY)
+    assert grew.sentence.startswith("1 → 2 pods, as many as maxReplicas allows: ")
+    assert capped.run(6, 20 * BUSY).sentence.startswith(
+        "stays at 2, as maxReplicas says: more are needed; "
+    )
+    busy = Service(1, RULES)
+    grown(busy)
+    enough = busy.run(20, BUSY)
+    assert enough.reason is Reason.STEADY
+    assert f"with {enough.replicas - 1}: 150 requests/s" in enough.sentence
+    assert "as utilization would be too near its limit" in enough.sentence
+
+
+def test_a_policy_that_holds_the_number_is_named_in_each_direction() -> None:
+    slow = (Policy(1, 0, 600.0),)
+    service = Service(1, replace(RULES, up=replace(UP, policies=slow)))
+    found = [service.run(1, 20 * BUSY) for _ in range(3)][1:]
+    assert [each.reason for each in found] == [Reason.LOAD_GREW, Reason.SETTLING]
+    assert found[0].sentence.startswith("1 → 2 pods, as many as behavior.scaleUp allows now of ")
+    assert found[1].sentence.startswith("stays at 2 for a while, as behavior.scaleUp says: ")
+    down = replace(DOWN, policies=slow, quiet_s=30.0, burst_s=0.0)
+    calmed = Service(4, replace(RULES, down=down)).run(10, CALM)
+    assert (calmed.replicas, calmed.reason) == (3, Reason.SETTLING)
+    assert calmed.sentence.startswith(
+        "stays at 3 for a while, as behavior.scaleDown says: 1 would do"
+    )
+
+
 def test_what_waits_asks_for_pods_though_little_arrives() -> None:
     service = Service(1, RULES)
     service.run(6, CALM)
