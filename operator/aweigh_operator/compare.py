@@ -21,6 +21,14 @@ _SUFFIXES = {
 }
 _OF_QUANTITIES = ("limits", "requests")
 _LIST_KEYS = ("uid", "name", "mountPath")  # by which the API server merges a list's entries
+# Lists of pods whose entries the API server merges, and what names one.
+MERGED = {
+    "containers": "name",
+    "initContainers": "name",
+    "volumes": "name",
+    "env": "name",
+    "volumeMounts": "mountPath",
+}
 # Of the fields that we set, those that are atomic in Kubernetes' schemas: x-kubernetes-map-type
 # atomic, or a list of type atomic.
 ATOMIC = frozenset(
@@ -64,6 +72,8 @@ def _field_holds(observed: Mapping[str, Any], field: str, value: Any) -> bool:
     if field not in observed:
         return value in ("", None) or value == {} or value == []
     found = observed[field]
+    if field in MERGED and not value:
+        return True  # what is there others have added
     if field in ATOMIC:
         return bool(_essence(found) == _essence(value))
     if field in _OF_QUANTITIES and isinstance(value, Mapping):

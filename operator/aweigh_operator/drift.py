@@ -12,13 +12,6 @@ from aweigh_operator import compare
 from aweigh_operator.places import WITH_PODS, kind_of
 
 MAX_NAMED = 5
-_KEYS = {
-    "containers": "name",
-    "initContainers": "name",
-    "volumes": "name",
-    "env": "name",
-    "volumeMounts": "mountPath",
-}
 _AMOUNTS = ("limits", "requests")
 # Of a pod and a container, what is there only if somebody has set it.
 _CHOSEN = frozenset(
@@ -76,8 +69,8 @@ def added(there: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:
 def _added(there: Mapping[str, Any], ours: Mapping[str, Any], at: str) -> Iterator[str]:
     for field, value in there.items():
         path = f"{at}{field}"
-        if field in _KEYS:
-            yield from _entries(value, ours.get(field) or [], _KEYS[field], path)
+        if field in compare.MERGED:
+            yield from _entries(value, ours.get(field) or [], compare.MERGED[field], path)
         elif field == "resources":
             yield from _added(value, ours.get(field) or {}, f"{path}.")
         elif field in _AMOUNTS:  # requests may follow from limits

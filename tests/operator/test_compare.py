@@ -33,6 +33,7 @@ def test_what_the_api_server_adds_is_no_difference() -> None:
 def test_a_changed_or_missing_field_is_a_difference() -> None:
     assert not holds({"spec": {"replicas": 3}}, {"spec": {"replicas": 2}})
     assert not holds({"spec": {}}, {"spec": {"replicas": 2}})
+    assert not holds({"args": ["--more"]}, {"args": []})
     assert not holds({}, {"automountServiceAccountToken": False})
 
 
@@ -47,6 +48,10 @@ def test_entries_that_others_add_to_a_keyed_list_are_theirs() -> None:
     assert holds(stored, [{"name": "ours", "value": "1"}])
     assert not holds(stored, [{"name": "ours", "value": "2"}])
     assert not holds(stored, [{"name": "gone"}])
+
+
+def test_entries_that_others_add_to_an_empty_keyed_list_are_theirs() -> None:
+    assert holds({"env": [{"name": "X", "value": "1"}]}, {"env": []})
 
 
 def test_a_plain_list_must_be_equal() -> None:
