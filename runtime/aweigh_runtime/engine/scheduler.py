@@ -283,6 +283,8 @@ class Scheduler:
             missing = self._missing(request, part.end + wanted)
             if missing and missing > spare:
                 continue
+            # The next draft may begin before anybody has read what became of this one.
+            missing = max(missing, min(self._missing(request, part.end + 2 * wanted), spare))
             spare -= missing
             request.blocks.extend(self._pool.take(missing))
             part.room = wanted

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from aweigh_runtime.engine.request import Request
-from aweigh_runtime.engine.sampling.verification import Drafted
+from aweigh_runtime.engine.sampling.verification import Drafted, Unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,26 @@ class Proposal:
     ready: bool = True  # False: earlier tokens have to be read first
 
 
+class Chaining(Protocol):
+    """Drafts that the host reads only when they have been verified; see `chained`."""
+
+    def begin(self, asked: Sequence[Asked]) -> Unread | None:
+        """Drafts for all that ask, on the device; None: that is not possible now."""
+        ...
+
+    def go_on(self, chosen: torch.Tensor, rooms: Sequence[int]) -> None:
+        """Launch the next ones behind what a model says of those that `begin` gave last."""
+        ...
+
+    def told(self, tokens: Sequence[Sequence[int]], kept: Sequence[int]) -> None:
+        """The host has read what became of them."""
+        ...
+
+    def forget(self) -> None:
+        """The step under way has failed."""
+        ...
+
+
 class Proposer(Protocol):
     """Drafts for several answers at once."""
 
@@ -37,6 +59,11 @@ class Proposer(Protocol):
     @property
     def stops_early(self) -> bool:
         """It takes less time if the answers want less than they have asked for."""
+        ...
+
+    @property
+    def chained(self) -> Chaining | None:
+        """What drafts greedy answers without being looked at; None: nothing does."""
         ...
 
     @property
