@@ -167,9 +167,9 @@ def _own_conditions(status: Manifest) -> list[Manifest]:
 
 
 def served(body: Manifest) -> bool:
-    """Whether enough pods served when the status was written."""
-    told = condition(body.get("status") or {}, ConditionType.WORKLOAD_READY)
-    return bool(told["status"] == "True")
+    """Whether a pod served when the status was written."""
+    told = condition(body.get("status") or {}, ConditionType.MODEL_READY)
+    return bool(told["reason"] == Reason.LOADED)
 
 
 def condition(status: Manifest, kind: ConditionType) -> Manifest:
