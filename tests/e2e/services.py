@@ -45,7 +45,7 @@ class Service:
         return next((each for each in conditions if each["type"] == type_), {})
 
     def wait_ready(self, timeout_s: float = 60) -> None:
-        """Until the current generation is Ready, and all pods of it serve; nobody has added to them."""
+        """Until the current generation is applied and all its pods serve, as they were meant."""
 
         def ready() -> bool:
             body = self.body()
