@@ -154,6 +154,20 @@ def test_the_gauge_of_services_follows_each_of_them() -> None:
     assert f'{gauge}{{ready="False",workload_ready="False"}} 0.0' in text
 
 
+def test_a_service_that_lacks_pods_has_a_series_of_its_own_for_as_long() -> None:
+    metrics = Metrics()
+    key, gauge = Key("team", "a"), 'aweigh_operator_missing_pods{name="a",namespace="team"}'
+    metrics.service(key, ("True", "False"), 2)
+    assert f"{gauge} 2.0" in metrics.text().decode()
+    for over in (("True", "True"), ("False", "False"), None):
+        metrics.service(key, over)
+        assert gauge not in metrics.text().decode()
+        metrics.service(key, ("True", "False"))
+        assert f"{gauge} 1.0" in metrics.text().decode()
+    metrics.leads(False)
+    assert gauge not in metrics.text().decode()
+
+
 def test_a_log_record_is_one_line_of_json_with_its_traceback() -> None:
     try:
         raise ValueError("no")

@@ -117,6 +117,20 @@ async def test_replicas_changed_to_two_and_back_end_where_they_began() -> None:
     assert operator.children() == before
 
 
+async def test_how_many_pods_a_service_lacks_is_measured_until_all_serve() -> None:
+    operator = Operator(cluster_with({"replicas": 3}))
+    await operator.settle()
+    operator.cluster.run_pods()
+    pod = operator.cluster.objects.pop(("Pod", Key("team", "chat-1")))
+    await operator.settle()
+    gauge = 'aweigh_operator_missing_pods{name="chat",namespace="team"}'
+    assert f"{gauge} 1.0" in operator.metrics.text().decode()
+    operator.cluster.put(pod)
+    await operator.settle()
+    assert operator.condition("WorkloadReady")[0] == "True"
+    assert gauge not in operator.metrics.text().decode()
+
+
 async def test_the_disruption_budget_goes_when_one_pod_is_left() -> None:
     operator = Operator(cluster_with({"replicas": 2}))
     await operator.settle()
