@@ -26,9 +26,9 @@ def _is_memory(value: int | str) -> bool:
     return True
 
 
-# The API server tells of a pattern nothing but its letters. Nor does it take matches(): that costs,
-# it says, without limit, as it knows no longest string(self). It takes no text for a number, but
-# lets a unit alone be none: so the text begins with a digit, or with a point and a digit.
+# No pattern: of one the API server tells nothing but its letters. No matches() either: it knows no
+# longest string(self), takes the cost for unbounded and refuses the whole schema. To isQuantity a
+# unit without a number is 0; hence a digit comes first, or a point and a digit.
 _UNSIGNED = (
     "isQuantity(string(self)) && (string(self) >= '0' && string(self) < ':' || "
     "string(self) >= '.0' && string(self) < '.:')"

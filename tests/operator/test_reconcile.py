@@ -262,6 +262,24 @@ async def test_a_refused_child_becomes_a_condition_and_the_others_are_applied() 
     assert set(operator.children()) == {"ServiceAccount", "NetworkPolicy", "Service"}
 
 
+async def test_a_change_that_is_refused_takes_nothing_from_what_serves() -> None:
+    operator = Operator(cluster_with({"replicas": 2}))
+    await operator.settle()
+    operator.cluster.run_pods()
+    await operator.settle()
+    operator.cluster.refuse = refusing("Deployment", 422)
+    set_spec(operator.cluster, template={"labels": {"team": "a"}})
+    await operator.settle()
+    assert operator.condition("SpecValid")[:2] == ("False", "ObjectRefused")
+    status, reason, message = operator.condition("Ready")
+    assert (status, reason) == ("True", "ObjectRefused")
+    assert message.startswith("2 of 2 pods serve, but ")
+    assert "the API server answered 422: no" in message
+    set_spec(operator.cluster, unheardOf=1)
+    await operator.settle()
+    assert operator.condition("Ready")[:2] == ("True", "InvalidSpec")
+
+
 async def test_no_pod_serves_without_the_policy_that_was_asked_for() -> None:
     operator = Operator(cluster_with())
     operator.cluster.refuse = refusing("NetworkPolicy", 422)
