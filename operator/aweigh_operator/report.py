@@ -23,13 +23,7 @@ from aweigh_operator.route import way
 MAX_NAME, MAX_DTYPE = 256, 16  # what the schema of the status takes of a pod's report
 
 
-def status(
-    observed: Observed,
-    told: list[Condition],
-    scaling: ScalingStatus | None,
-    *,
-    outdated: bool | None,
-) -> Status:
+def status(observed: Observed, told: list[Condition], scaling: ScalingStatus | None) -> Status:
     """What is there, with these conditions."""
     metadata, pods = observed.body["metadata"], observed.live_pods
     return Status(
@@ -39,7 +33,6 @@ def status(
         selector=",".join(f"{k}={v}" for k, v in names.selector(metadata["name"]).items()),
         url=_url(observed),
         runtime_image=template.image_of(observed.children.get("Deployment")),
-        outdated=outdated,
         model=_model(observed),
         quantization=_quantization(observed),
         prefix_cache=_prefix_cache(observed),

@@ -68,7 +68,7 @@ def tell(observed: Observed, planned: Plan, now: datetime) -> Told:
     found = conditions.verdicts(observed, wanted, invalid, scaling)
     generation = observed.body["metadata"].get("generation", 0)
     told = conditions.conditions(found, before, generation, now)
-    status = report.status(observed, told, scaling, outdated=planned.outdated).manifest()
+    status = report.status(observed, told, scaling).manifest()
     return Told(
         status=status,
         changed=_own_status(status) != _own_status(observed.body.get("status") or {}),

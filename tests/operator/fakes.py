@@ -485,7 +485,7 @@ def _merged(one: Any, other: Any, field: str = "") -> Any:
     if field in MERGED and isinstance(one, list):
         before, after = _by_name(one, field), _by_name(other, field)
         both = {name: _merged(before.get(name, {}), each) for name, each in after.items()}
-        return list({**before, **both}.values())
+        return [*both.values(), *(each for name, each in before.items() if name not in both)]
     return other
 
 
