@@ -6,8 +6,8 @@ from enum import StrEnum
 class ConditionType(StrEnum):
     """Conditions of an InferenceService.
 
-    Ready follows from the next four: WorkloadReady counts only while no pod serves, the others
-    always.
+    Ready follows from the next four: while requests are answered it is True, whatever SpecValid
+    and WorkloadReady are.
     """
 
     READY = "Ready"

@@ -310,7 +310,7 @@ class Reconciler:
         ready = condition(told.status, ConditionType.READY)
         before = condition(body.get("status") or {}, ConditionType.READY)
         pods = condition(told.status, ConditionType.WORKLOAD_READY)
-        self._metrics.service(key, (ready["status"], pods["status"]))
+        self._metrics.service(key, (ready["status"], pods["status"]), told.missing)
         news = [
             *events.of_actions(done),
             *events.of_transitions(told.transitions),

@@ -52,6 +52,7 @@ class Told:
     status: Manifest
     changed: bool  # the status is another than the one that is written
     transitions: tuple[Transition, ...]
+    missing: int  # pods that are wanted and not ready
     clamped: str | None  # that prefixCache.size is more than there is, when that is news
     scaled: ScalingChange | None  # another number of pods is asked for, when that is news
     requeue_after_s: float
@@ -72,6 +73,7 @@ def tell(observed: Observed, planned: Plan, now: datetime) -> Told:
         status=status,
         changed=_own_status(status) != _own_status(observed.body.get("status") or {}),
         transitions=_transitions(found, before),
+        missing=max(0, wanted.replicas - sum(pod.ready for pod in observed.live_pods)),
         clamped=_clamped(observed, wanted, status),
         scaled=replicas.change(replicas.told_before(observed.body), scaling),
         requeue_after_s=_requeue_after_s(observed, wanted),
@@ -167,9 +169,9 @@ def _own_conditions(status: Manifest) -> list[Manifest]:
 
 
 def served(body: Manifest) -> bool:
-    """Whether enough pods served when the status was written."""
-    told = condition(body.get("status") or {}, ConditionType.WORKLOAD_READY)
-    return bool(told["status"] == "True")
+    """Whether a pod served when the status was written."""
+    told = condition(body.get("status") or {}, ConditionType.MODEL_READY)
+    return bool(told["reason"] == Reason.LOADED)
 
 
 def condition(status: Manifest, kind: ConditionType) -> Manifest:

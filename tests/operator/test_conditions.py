@@ -282,15 +282,41 @@ def test_no_pod_is_wanted_when_replicas_is_zero() -> None:
 
 
 def test_an_invalid_spec_is_what_blocks_first() -> None:
-    found = verdicts(fakes.pod(ready=True), invalid="spec.model: required")
+    found = verdicts(fakes.pod(waiting={"reason": "ErrImagePull"}), invalid="spec.model: required")
     assert (found[READY].status, found[READY].reason) == ("False", Reason.INVALID_SPEC)
-    assert found[WORKLOAD].status == "True"
+    assert found[WORKLOAD].reason is Reason.IMAGE_PULL_FAILED
 
 
 def test_a_refused_child_makes_the_spec_invalid() -> None:
     refusal = Refusal(Reason.OBJECT_REFUSED, "the API server answered 422: no")
     found = verdicts(refusals={"Deployment": refusal})
     assert (found[SPEC].status, found[SPEC].reason) == ("False", Reason.OBJECT_REFUSED)
+    assert (found[READY].status, found[READY].reason) == ("False", Reason.OBJECT_REFUSED)
+
+
+@pytest.mark.parametrize(
+    "why", [Reason.OBJECT_REFUSED, Reason.OBJECT_BEING_DELETED, Reason.INVALID_SPEC]
+)
+def test_a_service_that_answers_is_ready_and_says_why_its_spec_is_not_applied(why: Reason) -> None:
+    invalid = "spec.model: required" if why is Reason.INVALID_SPEC else None
+    refusals = {} if invalid else {"Deployment": Refusal(why, "the quota is used up")}
+    pods = [fakes.pod("a", ready=True, hash="new"), fakes.pod("b", hash="new", running=True)]
+    found = verdicts(*pods, replicas=2, invalid=invalid, refusals=refusals)
+    sentence = f"1 of 2 pods serve, but {invalid or 'the quota is used up'}"
+    assert found[READY] == Verdict("True", why, sentence)
+    assert (found[SPEC].status, found[SPEC].reason) == ("False", why)
+    assert found[WORKLOAD].status == "False"
+
+
+@pytest.mark.parametrize("place", ["Service", "Service-pods"])
+def test_a_service_to_whose_pods_nothing_leads_is_not_ready(place: str) -> None:
+    taken = {place: Refusal(Reason.NAME_CONFLICT, "Service chat exists and has no owner")}
+    refused = {place: Refusal(Reason.OBJECT_REFUSED, "exceeded quota: services")}
+    pod = fakes.pod(ready=True, hash="new")
+    there: Manifest = {place: {"metadata": {"name": "chat"}}}
+    assert verdicts(pod, refusals=taken, children=there)[READY].status == "False"
+    assert verdicts(pod, refusals=refused)[READY].status == "False"
+    assert verdicts(pod, refusals=refused, children=there)[READY].status == "True"
 
 
 def test_pods_that_leave_or_failed_for_good_do_not_count() -> None:
