@@ -199,7 +199,7 @@ class Reconciler:
             memory.secret = False
             await self._secret(todo, memory)
         before = memory.autoscaling
-        found = looked(before, observed, todo.scaling, todo.replicas, datetime.now(UTC), now_s)
+        found = looked(before, observed, todo, datetime.now(UTC), now_s)
         key, sleeps = key_of(observed.body), todo.replicas == 0 and found.decision is not None
         self._readers.routers.listen(key, observed.routers if sleeps else ())
         self._tell_of(key, before.decision, found.decision)
