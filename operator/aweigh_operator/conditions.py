@@ -166,7 +166,7 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
     count = f"{serving} of {wanted.replicas} pods serve"
     rolling = _rolling(observed, wanted.template_hash)
     if serving < wanted.replicas:
-        return _not_enough(serving, count, trouble, rolling=rolling)
+        return _not_enough(serving, count, trouble or _withheld(observed), rolling=rolling)
     if wanted.replicas == 1 and (pod := rollout.blocked(observed, wanted.template_hash)):
         return Verdict(
             "True",
@@ -185,6 +185,14 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
     if rolling:
         return Verdict("True", Reason.PROGRESSING, f"{count}{_ROLLING}")
     return Verdict("True", Reason.AVAILABLE, count)
+
+
+def _withheld(observed: Observed) -> Trouble | None:
+    """Why no pod is made: one starts only once all that it needs is as it should be."""
+    refusal = next(iter(observed.refusals.values()), None)
+    if refusal is None or observed.live_pods:
+        return None
+    return Trouble(ConditionType.WORKLOAD_READY, refusal.reason, refusal.message)
 
 
 def _not_enough(serving: int, count: str, trouble: Trouble | None, *, rolling: bool) -> Verdict:

@@ -33,8 +33,8 @@ def wait_until_served(
     said = ""
     while True:
         status = _status(name, namespace)
-        if status.get("readyReplicas", 0) > 0:
-            return str(status.get("url", ""))
+        if status.get("readyReplicas", 0) > 0 and "url" in status:
+            return str(status["url"])
         reason, message = _why(status)
         sentence = f"InferenceService {name} is not ready: {message}"
         if reason not in _PASSING or time.monotonic() >= deadline:

@@ -337,6 +337,7 @@ def test_pods_that_leave_or_failed_for_good_do_not_count() -> None:
 def test_the_prefix_cache_is_warm_when_prompts_find_something_in_it(
     cached: int, computed: int, status: str, reason: Reason, sentence: str
 ) -> None:
+    assert (found[WORKLOAD].status, found[WORKLOAD].reason) == ("False", Reason.OBJECT_REFUSED)
     found = verdicts(fakes.pod(ready=True), counts=Counts(cached, computed))
     assert (found[CACHE].status, found[CACHE].reason) == (status, reason)
     assert sentence in found[CACHE].message

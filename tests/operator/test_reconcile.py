@@ -163,8 +163,15 @@ async def test_an_object_of_somebody_else_is_left_alone_and_named() -> None:
         "Service chat exists and belongs to Release web: delete the InferenceService and apply it "
         "under another name"
     )
+    assert operator.condition("WorkloadReady")[:2] == ("False", "NameConflict")
+    assert "url" not in operator.status()
+    assert operator.times_told("NameConflict") == 1
     assert cluster.objects["Service", KEY] == theirs
     assert set(operator.children()) == {"Service"}
+    cluster.remove("Service")
+    await operator.settle()
+    assert operator.condition("WorkloadReady")[1] == "Progressing"
+    assert operator.status()["url"] == "http://chat.team.svc:8000/v1"
 
 
 async def test_a_child_of_a_predecessor_is_waited_for() -> None:
