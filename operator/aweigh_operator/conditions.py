@@ -199,9 +199,9 @@ def _not_enough(serving: int, count: str, trouble: Trouble | None, *, rolling: b
     if trouble is None:
         return Verdict("False", Reason.PROGRESSING, f"{count}{_ROLLING if rolling else ''}")
     # What the runtime says of the spec or the model stands in that condition while no pod serves;
-    # here: it crashes.
+    # here: that it ends.
     elsewhere = not serving and trouble.condition is not ConditionType.WORKLOAD_READY
-    reason = Reason.CRASH_LOOPING if elsewhere else trouble.reason
+    reason = trouble.ends if elsewhere else trouble.reason
     return Verdict("False", reason, f"{count}: {trouble.message}")
 
 

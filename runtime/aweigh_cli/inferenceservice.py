@@ -18,6 +18,7 @@ _PASSING = (
     Reason.DOWNLOADING,
     Reason.WAITING_FOR_PODS,
     Reason.PROGRESSING,
+    Reason.RESTARTING,
 )  # what time alone may change
 
 

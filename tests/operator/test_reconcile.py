@@ -7,7 +7,7 @@ import pytest
 from aweigh_api import names
 from aweigh_api.state import Loading, ServedModel, Speculation, State
 from aweigh_operator.cluster import ApiError
-from aweigh_operator.observe import Key, Manifest
+from aweigh_operator.observe import Key, Manifest, Waiting
 from aweigh_operator.places import PLACES
 from aweigh_operator.reconcile import STUCK_AFTER_S
 from aweigh_operator.tell import POLL_CONFLICT_S
@@ -615,7 +615,8 @@ async def test_a_pod_stuck_before_its_container_shows_what_cannot_be_mounted(
     clock.wrong_s = wrong_s
     operator = Operator(cluster_with())
     operator.cluster.put(fakes.pod(waiting={"reason": "ContainerCreating"}))
-    operator.cluster.mount_failures["chat-1"] = 'secret "token" not found'
+    missing = Waiting("FailedMount", 'secret "token" not found')
+    operator.cluster.stuck_pods["chat-1"] = missing
     await operator.settle()
     assert operator.condition("Ready")[1] == "Progressing"  # a volume takes some seconds
     clock.now_s += STUCK_AFTER_S + 1
