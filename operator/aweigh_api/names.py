@@ -39,6 +39,7 @@ FETCHED = f"{GROUP}/fetched"  # annotation of a Job: hash of what it fetches
 UPGRADE = f"{GROUP}/upgrade"
 UPGRADE_FORCED = "/force"  # ends an upgrade that moves pods in any case
 UPGRADE_ANSWERED = f"{GROUP}/upgrade-answered"  # annotation of a Deployment: the last one asked for
+SERVED = f"{GROUP}/served"  # annotation of a Deployment: hash of the pods that have served last
 REASON = f"{GROUP}/reason"  # label of the Service NAME-pods, and so of its EndpointSlices: of Ready
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"  # annotation of pods; Kubernetes' own

@@ -52,7 +52,9 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     MOUNT_FAILED = "MountFailed"  # a claim or Secret that the pod mounts does not exist
-    CRASH_LOOPING = "CrashLooping"
+    CANNOT_START = "CannotStart"  # the kubelet cannot create the pod, or its container
+    RESTARTING = "Restarting"  # a container has ended once, or was killed, and is started again
+    CRASH_LOOPING = "CrashLooping"  # again and again
     OUT_OF_MEMORY = "OutOfMemory"
     UNSCHEDULABLE = "Unschedulable"
     ROLLOUT_BLOCKED = "RolloutBlocked"  # no node has room for the new pod beside the only old one

@@ -166,7 +166,7 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
     count = f"{serving} of {wanted.replicas} pods serve"
     rolling = _rolling(observed, wanted.template_hash)
     if serving < wanted.replicas:
-        return _not_enough(serving, count, trouble, rolling=rolling)
+        return _not_enough(serving, count, trouble or _withheld(observed), rolling=rolling)
     if wanted.replicas == 1 and (pod := rollout.blocked(observed, wanted.template_hash)):
         return Verdict(
             "True",
@@ -187,13 +187,21 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
     return Verdict("True", Reason.AVAILABLE, count)
 
 
+def _withheld(observed: Observed) -> Trouble | None:
+    """Why no pod is made: one starts only once all that it needs is as it should be."""
+    refusal = next(iter(observed.refusals.values()), None)
+    if refusal is None or observed.live_pods:
+        return None
+    return Trouble(ConditionType.WORKLOAD_READY, refusal.reason, refusal.message)
+
+
 def _not_enough(serving: int, count: str, trouble: Trouble | None, *, rolling: bool) -> Verdict:
     if trouble is None:
         return Verdict("False", Reason.PROGRESSING, f"{count}{_ROLLING if rolling else ''}")
     # What the runtime says of the spec or the model stands in that condition while no pod serves;
-    # here: it crashes.
+    # here: that it ends.
     elsewhere = not serving and trouble.condition is not ConditionType.WORKLOAD_READY
-    reason = Reason.CRASH_LOOPING if elsewhere else trouble.reason
+    reason = trouble.ends if elsewhere else trouble.reason
     return Verdict("False", reason, f"{count}: {trouble.message}")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from aweigh_api import names
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.scaling import Scaling
-from aweigh_operator import compare, desired, drift, replicas, rollout, route
+from aweigh_operator import compare, desired, drift, replicas, rollout, route, zero
 from aweigh_operator.desired import Chosen, prefetch, secret
 from aweigh_operator.observe import Manifest, Observed, Refusal
 from aweigh_operator.parse import parse
@@ -73,6 +73,7 @@ def plan(observed: Observed, settings: Settings) -> Plan:
         in_place=rollout.in_place(observed, made_from, pods, allow_downtime=downtime),
         route=route.route(service.spec, observed, made.routers.made_from),
         reason=_why_not_ready(observed.body),
+        served=zero.note(observed, made_from, service.spec.scaling),
     )
     wanted = desired.children(service, made, settings, chosen)
     waits = _waits(observed, wanted, made_from)

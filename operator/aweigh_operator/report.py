@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from aweigh_api import names
+from aweigh_api.reasons import Reason
 from aweigh_api.state import ServedModel
 from aweigh_api.status import (
     Condition,
@@ -49,7 +50,11 @@ def scaling(observed: Observed, wanted: Wanted, now: datetime) -> ScalingStatus 
     return replicas.status(observed, wanted.spec, now)
 
 
-def _url(observed: Observed) -> str:
+def _url(observed: Observed) -> str | None:
+    """Where requests are answered; None while the Service of that name is somebody else's."""
+    refusal = observed.refusals.get("Service")
+    if refusal is not None and refusal.reason is Reason.NAME_CONFLICT:
+        return None
     metadata = observed.body["metadata"]
     return names.url(metadata["name"], metadata["namespace"], tls=_speaks_tls(observed))
 

@@ -104,14 +104,17 @@ def _transitions(
     return tuple(
         Transition(kind, verdict)
         for kind, verdict in found.items()
-        if known.get(kind) != (verdict.status, verdict.reason) and _worth_telling(kind, verdict)
+        if known.get(kind) != (verdict.status, verdict.reason) and _worth_telling(kind, found)
     )
 
 
-def _worth_telling(kind: ConditionType, verdict: Verdict) -> bool:
+def _worth_telling(kind: ConditionType, found: Mapping[ConditionType, Verdict]) -> bool:
     """Each cause once: Ready repeats the reason of another condition, unless all is well."""
+    verdict, spec = found[kind], found[ConditionType.SPEC_VALID]
     if kind is ConditionType.READY:
         return verdict.reason is Reason.READY
+    if kind is ConditionType.WORKLOAD_READY and verdict.reason is spec.reason:
+        return False
     return verdict.reason not in _QUIET
 
 

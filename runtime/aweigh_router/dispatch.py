@@ -36,6 +36,7 @@ DOUBTFUL = frozenset(
     {
         Reason.IMAGE_PULL_FAILED,
         Reason.MOUNT_FAILED,
+        Reason.CANNOT_START,
         Reason.CRASH_LOOPING,
         Reason.OUT_OF_MEMORY,
         Reason.INTERNAL_ERROR,

@@ -15,7 +15,7 @@ from aweigh_operator import events
 from aweigh_operator.cluster import RESOURCES, ApiError
 from aweigh_operator.compare import ATOMIC, MERGED
 from aweigh_operator.metrics import Metrics
-from aweigh_operator.observe import Autoscaler, Key, Manifest, Pod
+from aweigh_operator.observe import Autoscaler, Key, Manifest, Pod, Waiting
 from aweigh_operator.places import PLACES, kind_of, name_at
 from aweigh_operator.readers import Readers
 from aweigh_operator.reconcile import Reconciler
@@ -146,7 +146,7 @@ class FakeCluster:
         self.jobs_end = True  # at once, and well
         self.refuse: Callable[[Manifest], ApiError | None] = lambda _: None
         self.lose_status = 0  # writes of a status that are answered 404
-        self.mount_failures: dict[str, str] = {}
+        self.stuck_pods: dict[str, Waiting] = {}
         self.marked: list[Mark] = []
         self.refuse_marks: ApiError | None = None
         self.secrets: dict[str, Manifest] = {}
@@ -181,8 +181,8 @@ class FakeCluster:
             if of == kind and namespace in (None, at.namespace)
         }
 
-    async def mount_failure(self, namespace: str, pod: str) -> str | None:
-        return self.mount_failures.get(pod)
+    async def stuck(self, namespace: str, pod: str) -> Waiting | None:
+        return self.stuck_pods.get(pod)
 
     async def apply(self, manifest: Manifest, *, force: bool = True) -> Manifest:
         if error := self.refuse(manifest):

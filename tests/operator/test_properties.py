@@ -221,7 +221,7 @@ def test_no_plan_takes_a_pod_that_serves_where_a_colder_or_an_idle_one_could_go(
     cluster.put(fakes.service({"replicas": stay}))
     states = {pod.uid: state for pod, state in pods if state is not None}
     observed = replace(observe(cluster), pods=tuple(pod for pod, _ in pods), states=states)
-    looks = looked(Autoscaling(), observed, None, stay, fakes.NOW, 1000.0)
+    looks = looked(Autoscaling(), observed, Plan(replicas=stay), fakes.NOW, 1000.0)
     observed = replace(observed, cheapest=looks.cheapest)
 
     first = plan(observed, fakes.SETTINGS)

@@ -7,7 +7,7 @@ import pytest
 from aweigh_api import names
 from aweigh_api.state import Loading, ServedModel, Speculation, State
 from aweigh_operator.cluster import ApiError
-from aweigh_operator.observe import Key, Manifest
+from aweigh_operator.observe import Key, Manifest, Waiting
 from aweigh_operator.places import PLACES
 from aweigh_operator.reconcile import STUCK_AFTER_S
 from aweigh_operator.tell import POLL_CONFLICT_S
@@ -163,8 +163,15 @@ async def test_an_object_of_somebody_else_is_left_alone_and_named() -> None:
         "Service chat exists and belongs to Release web: delete the InferenceService and apply it "
         "under another name"
     )
+    assert operator.condition("WorkloadReady")[:2] == ("False", "NameConflict")
+    assert "url" not in operator.status()
+    assert operator.times_told("NameConflict") == 1
     assert cluster.objects["Service", KEY] == theirs
     assert set(operator.children()) == {"Service"}
+    cluster.remove("Service")
+    await operator.settle()
+    assert operator.condition("WorkloadReady")[1] == "Progressing"
+    assert operator.status()["url"] == "http://chat.team.svc:8000/v1"
 
 
 async def test_a_child_of_a_predecessor_is_waited_for() -> None:
@@ -608,7 +615,8 @@ async def test_a_pod_stuck_before_its_container_shows_what_cannot_be_mounted(
     clock.wrong_s = wrong_s
     operator = Operator(cluster_with())
     operator.cluster.put(fakes.pod(waiting={"reason": "ContainerCreating"}))
-    operator.cluster.mount_failures["chat-1"] = 'secret "token" not found'
+    missing = Waiting("FailedMount", 'secret "token" not found')
+    operator.cluster.stuck_pods["chat-1"] = missing
     await operator.settle()
     assert operator.condition("Ready")[1] == "Progressing"  # a volume takes some seconds
     clock.now_s += STUCK_AFTER_S + 1

@@ -14,7 +14,7 @@ from aweigh_api import names
 from aweigh_api.router_state import RouterState
 from aweigh_api.routing import SECRET_FILE
 from aweigh_operator import reconcile, route, troubles
-from aweigh_operator.observe import Manifest, Observed
+from aweigh_operator.observe import Manifest, Observed, Waiting
 from aweigh_operator.places import ROUTER_DEPLOYMENT
 from aweigh_operator.route import Way
 from tests.operator import fakes
@@ -298,7 +298,8 @@ async def test_the_secret_is_made_once_and_again_when_pods_miss_it(clock: Clock)
     assert operator.cluster.secrets == {name: secret}
     operator.cluster.secrets.clear()
     operator.cluster.put(fakes.pod(waiting={"reason": "ContainerCreating"}))
-    operator.cluster.mount_failures["chat-1"] = f'secret "{name}" not found'
+    missing = f'secret "{name}" not found'
+    operator.cluster.stuck_pods["chat-1"] = Waiting("FailedMount", missing)
     await again.reconcile()
     clock.now_s += 10
     await again.reconcile()

@@ -39,6 +39,7 @@ class Chosen:
     in_place: bool = False  # an old pod goes before its new one starts
     route: Route = STRAIGHT
     reason: str | None = None  # why it is not ready
+    served: str | None = None  # what the Deployment notes, where there may be no pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,9 @@ def children(
         "Service": service.manifest(owner, by_router=way.by_router),
         "PodDisruptionBudget": disruption.manifest(owner, replicas),
         "Job": prefetch.manifest(owner, settings.runtime_image),
-        "Deployment": deployment.manifest(owner, made.pods, replicas, in_place=chosen.in_place),
+        "Deployment": deployment.manifest(
+            owner, made.pods, replicas, in_place=chosen.in_place, served=chosen.served
+        ),
         **_of_router(owner, made.routers, settings, chosen),
     }
     found = {place: wanted.get(place) for place in PLACES}

@@ -9,13 +9,16 @@ from aweigh_operator.desired.metadata import Manifest, metadata
 REVISION_HISTORY = 2
 
 
-def manifest(owner: InferenceService, pods: Made, replicas: int, *, in_place: bool) -> Manifest:
+def manifest(
+    owner: InferenceService, pods: Made, replicas: int, *, in_place: bool, served: str | None
+) -> Manifest:
     """The Deployment of so many pods made with this."""
+    noted = pods.notes if served is None else {**pods.notes, names.SERVED: served}
     common, spec = metadata(owner), owner.spec
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {**common, "annotations": pods.notes},
+        "metadata": {**common, "annotations": noted},
         "spec": {
             "replicas": replicas,
             "progressDeadlineSeconds": spec.rollout.progress_deadline_seconds,
