@@ -272,9 +272,9 @@ def _mount(volume: str, path: str, read_only: bool = False) -> Manifest:
 
 def _placement(owner: InferenceService, shape: Template) -> Manifest:
     given = shape.manifest()
-    placement = {part: given[part] for part in _PLACEMENT if part in given}
+    placement = {part: given[part] for part in _PLACEMENT if given.get(part)}
     constraints = given.get("topologySpreadConstraints")
-    if constraints is None:
+    if not constraints:  # an empty list says what none says
         return placement
     selector = {"matchLabels": names.selector(owner.metadata.name)}
     spread = [{**constraint, "labelSelector": selector} for constraint in constraints]
