@@ -11,7 +11,7 @@ template <int BITS_>
 struct Int {
     static constexpr int BITS = BITS_;
     static constexpr int DEPTH = 512 / BITS;  // columns of a step
-    static constexpr int MOST_TILES = 4;
+    static constexpr int MOST_TILES = 1;  // of more tokens others are faster
 
     // Pieces of 16 bytes that a unit takes in a step, and from a step to the next.
     static constexpr int PIECES = UNIT * DEPTH * BITS / 128;

@@ -43,17 +43,17 @@ struct Shape {
 template <class Kind, class Act>
 cudaError_t with_shape(const Arguments &given, const Act &act) {
     const int chosen = given.tiles * 16 + given.warps;
+    if (chosen == 0x18) return act(Shape<1, 8>());
     if constexpr (Kind::MOST_TILES == 8) {
-        if (chosen == 0x84) return act(Shape<8, 4>());
-        if (chosen == 0x88) return act(Shape<8, 8>());
+        switch (chosen) {
+            case 0x28: return act(Shape<2, 8>());
+            case 0x44: return act(Shape<4, 4>());
+            case 0x48: return act(Shape<4, 8>());
+            case 0x84: return act(Shape<8, 4>());
+            case 0x88: return act(Shape<8, 8>());
+        }
     }
-    switch (chosen) {
-        case 0x18: return act(Shape<1, 8>());
-        case 0x28: return act(Shape<2, 8>());
-        case 0x44: return act(Shape<4, 4>());
-        case 0x48: return act(Shape<4, 8>());
-        default: return cudaErrorInvalidValue;
-    }
+    return cudaErrorInvalidValue;
 }
 
 template <class Kind, bool WIDE>

@@ -15,6 +15,7 @@ PATIENCE_S = 900.0
 CHANGE_PATIENCE_S = 120.0
 SETTLE_S = 20.0  # after which the consequences of a change are over
 RESYNCS = 10
+READY = 'aweigh_operator_inference_services{ready="True"'  # whatever else is told of them
 Metrics = Mapping[str, float]
 
 
@@ -86,8 +87,8 @@ async def ready(api: Api, operator: LocalOperator, count: int) -> float:
     """When so many services are Ready."""
 
     async def by_its_metrics() -> bool:
-        ready = operator.metrics().get('aweigh_operator_inference_services{ready="True"}', 0)
-        return ready >= count
+        told = operator.metrics().items()
+        return sum(value for name, value in told if name.startswith(READY)) >= count
 
     async def by_the_api_server() -> bool:
         return await api.num_ready() >= count

@@ -142,7 +142,7 @@ def launch_cuda(
         packed: with tiles as deep as can be, and columns as warpgroups take them.
         output: [T, N], or what follows makes of it.
         scratch: has room for what blocks leave to each other.
-        chosen: how it is divided; of at most 4 tiles.
+        chosen: how it is divided; of one tile of 8 tokens.
         following: what follows, in the words of `Arguments`.
     """
     given = cuda_int_matmul.arguments_of(packed, output)

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from aweigh_api.quantity import NotAQuantity, to_bytes
 from aweigh_api.schema import Rule
 
-_SHAPE = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
+_SHAPE = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,9})?")
 
 
 def part(model: type[BaseModel], description: str) -> Any:
@@ -26,9 +26,12 @@ def _is_memory(value: int | str) -> bool:
     return True
 
 
-# Without a pattern, of which the API server would tell the user nothing but its letters.
+# No pattern: of one the API server tells nothing but its letters. No matches() either: it knows no
+# longest string(self), takes the cost for unbounded and refuses the whole schema. To isQuantity a
+# unit without a number is 0; hence a digit comes first, or a point and a digit.
 _UNSIGNED = (
-    "isQuantity(string(self)) && !string(self).startsWith('-') && !string(self).startsWith('+')"
+    "isQuantity(string(self)) && (string(self) >= '0' && string(self) < ':' || "
+    "string(self) >= '.0' && string(self) < '.:')"
 )
 _QUANTITY = Rule(
     cel=_UNSIGNED,

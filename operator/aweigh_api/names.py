@@ -34,7 +34,12 @@ TEMPLATE_HASH = f"{GROUP}/template-hash"  # annotation: what the pods were made 
 TEMPLATE = f"{GROUP}/template"  # annotation: our part of the template as made, fingerprinted
 APPLIED_HASH = f"{GROUP}/applied-hash"  # annotation: of the manifest that was applied last
 FETCHED = f"{GROUP}/fetched"  # annotation of a Job: hash of what it fetches
-UPGRADE = f"{GROUP}/upgrade"  # annotation: a new value moves the pods to the current images
+# Annotation. Of an InferenceService: a new value moves its pods to the current images, unless they
+# are as they would be made now. Of a Deployment: that with which its pods were made.
+UPGRADE = f"{GROUP}/upgrade"
+UPGRADE_FORCED = "/force"  # ends an upgrade that moves pods in any case
+UPGRADE_ANSWERED = f"{GROUP}/upgrade-answered"  # annotation of a Deployment: the last one asked for
+SERVED = f"{GROUP}/served"  # annotation of a Deployment: hash of the pods that have served last
 REASON = f"{GROUP}/reason"  # label of the Service NAME-pods, and so of its EndpointSlices: of Ready
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"  # annotation of pods; Kubernetes' own

@@ -3,7 +3,8 @@
 import re
 from fractions import Fraction
 
-_SHAPE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[mkMGTPE]|[eE][+-]?[0-9]{1,2})?")
+_SHAPE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[mkMGTPE]|[eE][+-]?[0-9]{1,9})?")
+_MOST_TENS = 99
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 _DECIMAL = {"m": -1, "k": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
 
@@ -35,4 +36,5 @@ def _factor(suffix: str) -> Fraction:
         return Fraction(1024) ** _BINARY[suffix]
     if suffix in _DECIMAL:
         return Fraction(1000) ** _DECIMAL[suffix]
-    return Fraction(10) ** int(suffix[1:]) if suffix else Fraction(1)
+    exponent = int(suffix[1:] or 0)  # more is beyond all memory, or less than a byte, all the same
+    return Fraction(10) ** max(-_MOST_TENS, min(_MOST_TENS, exponent))

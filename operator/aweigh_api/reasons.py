@@ -6,8 +6,8 @@ from enum import StrEnum
 class ConditionType(StrEnum):
     """Conditions of an InferenceService.
 
-    Ready follows from the next four: WorkloadReady counts only while no pod serves, the others
-    always.
+    Ready follows from the next four: while requests are answered it is True, whatever SpecValid
+    and WorkloadReady are.
     """
 
     READY = "Ready"
@@ -52,7 +52,9 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     MOUNT_FAILED = "MountFailed"  # a claim or Secret that the pod mounts does not exist
-    CRASH_LOOPING = "CrashLooping"
+    CANNOT_START = "CannotStart"  # the kubelet cannot create the pod, or its container
+    RESTARTING = "Restarting"  # a container has ended once, or was killed, and is started again
+    CRASH_LOOPING = "CrashLooping"  # again and again
     OUT_OF_MEMORY = "OutOfMemory"
     UNSCHEDULABLE = "Unschedulable"
     ROLLOUT_BLOCKED = "RolloutBlocked"  # no node has room for the new pod beside the only old one

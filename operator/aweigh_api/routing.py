@@ -44,6 +44,7 @@ class Room(BaseModel):
     running: int  # answers
     yours: int | None = None  # places that answers hold for the router that is told
     revision: str | None = None  # of the model; a stream goes on only where it is the same
+    model: str | None = None  # its name in the API; None: an older pod, which does not say
 
 
 class ResumedAnswer(BaseModel):

@@ -132,11 +132,6 @@ class Status(Schema):
     runtime_image: str | None = Field(
         default=None, max_length=1024, description="Image that the pods run."
     )
-    outdated: bool | None = Field(
-        default=None,
-        description="Whether pods or routers were made otherwise, with another image for example, "
-        "than the operator makes them now: `kubectl aweigh upgrade` replaces them.",
-    )
     model: ModelStatus | None = Field(default=None, description="The model as resolved.")
     quantization: QuantizationStatus | None = Field(
         default=None, description="The numbers that weights, keys and values are kept in."

@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 69  # the source of the model
     BUG = 70
     BAD_CONFIGURATION = 78
+    KILLED = 137  # the engine was, by SIGKILL: as a shell counts
 
 
 class Termination(BaseModel):

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from aweigh_api.scaling import Scaling
+from aweigh_operator import zero
 from aweigh_operator.observe import Observed
+from aweigh_operator.plan import Plan
 from aweigh_operator.route import way
 from aweigh_operator.scaling import counts, look, victim
 from aweigh_operator.scaling.decision import Decision, Memory, decide
@@ -45,8 +47,7 @@ class Autoscaling:
 def looked(
     before: Autoscaling,
     observed: Observed,
-    scaling: Scaling | None,
-    replicas: int,
+    todo: Plan,
     now: datetime,
     now_s: float,
 ) -> Autoscaling:
@@ -55,12 +56,12 @@ def looked(
     Args:
         before: what is remembered.
         observed: the service now, with its pods' reports.
-        scaling: the part of the spec.
-        replicas: pods that are wanted now.
+        todo: what is planned, with the pods that are wanted now.
         now: the time of day.
         now_s: of a clock that never goes back.
     """
     found = _aged(before, observed, now, now_s)
+    scaling, replicas = todo.scaling, todo.replicas
     if scaling is None or (replicas == 0 and not _asleep(observed, scaling)):
         return replace(found, memory=Memory(), again_s=None)
     seen = Look(
@@ -68,10 +69,11 @@ def looked(
         replicas=replicas,
         pods=_pods(found, observed, now_s),
         routers=_routers(observed),
+        shown=zero.shown(observed, todo.template_hash, replicas),
     )
     last_s = found.memory.looked_s
     since_s = float("inf") if last_s is None else now_s - last_s
-    wakes = replicas == 0 and seen.queue > 0
+    wakes = replicas == 0 and (seen.queue > 0 or not seen.shown)
     if since_s < LOOK_S and not wakes:
         return replace(found, again_s=LOOK_S - since_s)
     if since_s < PATIENCE_S and replicas and _silent(seen, found.memory):

@@ -18,7 +18,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
 from aweigh_api import names
-from aweigh_operator.observe import Autoscaler, Key, Manifest
+from aweigh_operator.observe import NOT_CREATED, Autoscaler, Key, Manifest, Waiting
 from aweigh_operator.replicas import Mark
 
 REQUEST_TIMEOUT_S = 10.0
@@ -95,8 +95,8 @@ class Cluster(Protocol):
         """What is there of a kind: every InferenceService, or all children of any."""
         ...
 
-    async def mount_failure(self, namespace: str, pod: str) -> str | None:
-        """What the kubelet said last about a volume that it cannot mount."""
+    async def stuck(self, namespace: str, pod: str) -> Waiting | None:
+        """What was said last about a pod whose container cannot be created."""
         ...
 
     async def apply(self, manifest: Manifest, *, force: bool = True) -> Manifest:
@@ -183,13 +183,14 @@ class ApiServer:
             if not query["continue"]:
                 return found
 
-    async def mount_failure(self, namespace: str, pod: str) -> str | None:
-        """What the kubelet said last about a volume that it cannot mount."""
-        query = {"fieldSelector": f"involvedObject.name={pod},reason=FailedMount", "limit": "20"}
+    async def stuck(self, namespace: str, pod: str) -> Waiting | None:
+        """What was said last about a pod whose container cannot be created."""
+        query = {"fieldSelector": f"involvedObject.name={pod},type=Warning", "limit": "50"}
         path = _path(_CORE_EVENTS, namespace)
-        found = _items(await self._call(f"list the events of {pod}", "GET", path, query))
+        listed = _items(await self._call(f"list the events of {pod}", "GET", path, query))
+        found = [each for each in listed if each.get("reason") in NOT_CREATED]
         newest = max(found, key=lambda each: each.get("lastTimestamp") or "", default=None)
-        return None if newest is None else str(newest.get("message", ""))
+        return None if newest is None else Waiting(newest["reason"], newest.get("message", ""))
 
     async def listable(self, kind: str, namespace: str | None) -> None:
         """Raise an ApiError unless this kind exists and may be listed."""

@@ -20,7 +20,7 @@ _SUFFIXES = {
     "m": Decimal("1e-3"),
 }
 _OF_QUANTITIES = ("limits", "requests")
-_LIST_KEYS = ("uid", "name", "mountPath")  # by which the API server merges a list's entries
+_LIST_KEYS = ("uid", "name")  # by which the API server merges a list's entries
 # Lists of pods whose entries the API server merges, and what names one.
 MERGED = {
     "containers": "name",
@@ -72,8 +72,8 @@ def _field_holds(observed: Mapping[str, Any], field: str, value: Any) -> bool:
     if field not in observed:
         return value in ("", None) or value == {} or value == []
     found = observed[field]
-    if field in MERGED and not value:
-        return True  # what is there others have added
+    if field in MERGED:
+        return _named_hold(found, value, MERGED[field])
     if field in ATOMIC:
         return bool(_essence(found) == _essence(value))
     if field in _OF_QUANTITIES and isinstance(value, Mapping):
@@ -98,6 +98,11 @@ def _list_holds(observed: Sequence[Any], desired: Sequence[Any]) -> bool:
     key = _list_key(desired)
     if key is None:
         return len(observed) == len(desired) and all(map(holds, observed, desired))
+    return _named_hold(observed, desired, key)
+
+
+def _named_hold(observed: Sequence[Any], desired: Sequence[Any], key: str) -> bool:
+    """What is there besides, others have added."""
     found = {each.get(key): each for each in observed if isinstance(each, Mapping)}
     return all(each[key] in found and holds(found[each[key]], each) for each in desired)
 

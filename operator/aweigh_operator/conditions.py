@@ -1,14 +1,15 @@
 """Conditions of an InferenceService. Pure: observed → verdicts → conditions.
 
-Ready says whether requests are answered: a pod serves, and a router where there is one.
-WorkloadReady says whether as many pods serve as are wanted. What is still to come, or does not
-come, while others answer makes no other condition False; Ready stays True and takes the reason and
-the sentence of WorkloadReady, so that it is seen in every listing. While the wanted number serves,
+Ready says whether requests are answered: a pod serves, and a router where there is one, and a
+Service leads there. WorkloadReady says whether as many pods serve as are wanted. What is still to
+come, or does not come, while others answer makes neither ModelReady nor Ready False; Ready takes
+the reason and the sentence of WorkloadReady, so that it is seen in every listing, and before that
+those of a spec that is not valid or cannot be applied. While the wanted number serves,
 WorkloadReady stays True, too, and takes those of a rollout that is under way or fails.
 
 A Ready that is False has the reason of the first condition that is False, in the order of
-ConditionType; one that is Unknown only waits for another. WorkloadReady is False with Suspended
-when no pod is wanted.
+ConditionType; one that is Unknown only waits for another, and pods that are missing count only
+while none serves. WorkloadReady is False with Suspended when no pod is wanted.
 
 PrefixCacheWarm tells how well the caches do; Ready does not depend on it.
 """
@@ -23,6 +24,7 @@ from aweigh_api.state import Loading
 from aweigh_api.status import Condition, ScalingStatus
 from aweigh_operator import replicas, rollout, routing, speculation, troubles
 from aweigh_operator.observe import Observed
+from aweigh_operator.places import PODS_SERVICE
 from aweigh_operator.route import STRAIGHT, Route
 from aweigh_operator.troubles import Trouble
 from aweigh_operator.verdict import Verdict
@@ -80,8 +82,9 @@ def verdicts(
     more = {} if drafts is None else {ConditionType.SPECULATION_EFFECTIVE: drafts}
     scaled = None if spec is None else replicas.verdict(observed, spec, scaling)
     more |= {} if scaled is None else {ConditionType.SCALING_ACTIVE: scaled}
-    answers = serving > 0 and wanted.replicas > 0
-    return {ConditionType.READY: _ready(parts, answers=answers), **parts, **cache, **more}
+    serves = serving > 0 and wanted.replicas > 0
+    ready = _answered(observed, serving, wanted, parts) if serves else None
+    return {ConditionType.READY: ready or _blocked(parts, serves=serves), **parts, **cache, **more}
 
 
 def conditions(
@@ -163,7 +166,7 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
     count = f"{serving} of {wanted.replicas} pods serve"
     rolling = _rolling(observed, wanted.template_hash)
     if serving < wanted.replicas:
-        return _not_enough(serving, count, trouble, rolling=rolling)
+        return _not_enough(serving, count, trouble or _withheld(observed), rolling=rolling)
     if wanted.replicas == 1 and (pod := rollout.blocked(observed, wanted.template_hash)):
         return Verdict(
             "True",
@@ -184,13 +187,21 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
     return Verdict("True", Reason.AVAILABLE, count)
 
 
+def _withheld(observed: Observed) -> Trouble | None:
+    """Why no pod is made: one starts only once all that it needs is as it should be."""
+    refusal = next(iter(observed.refusals.values()), None)
+    if refusal is None or observed.live_pods:
+        return None
+    return Trouble(ConditionType.WORKLOAD_READY, refusal.reason, refusal.message)
+
+
 def _not_enough(serving: int, count: str, trouble: Trouble | None, *, rolling: bool) -> Verdict:
     if trouble is None:
         return Verdict("False", Reason.PROGRESSING, f"{count}{_ROLLING if rolling else ''}")
     # What the runtime says of the spec or the model stands in that condition while no pod serves;
-    # here: it crashes.
+    # here: that it ends.
     elsewhere = not serving and trouble.condition is not ConditionType.WORKLOAD_READY
-    reason = Reason.CRASH_LOOPING if elsewhere else trouble.reason
+    reason = trouble.ends if elsewhere else trouble.reason
     return Verdict("False", reason, f"{count}: {trouble.message}")
 
 
@@ -214,16 +225,41 @@ def _prefix_cache(observed: Observed, wanted: Wanted) -> Verdict:
     return Verdict("True", Reason.WARM, sentence)
 
 
-def _ready(parts: Mapping[ConditionType, Verdict], *, answers: bool) -> Verdict:
-    counted = [kind for kind in _PARTS if not (answers and kind is ConditionType.WORKLOAD_READY)]
+def _answered(
+    observed: Observed, serving: int, wanted: Wanted, parts: Mapping[ConditionType, Verdict]
+) -> Verdict | None:
+    """Ready while pods serve, with what is wrong all the same; None: nobody gets to them."""
+    router = parts.get(ConditionType.ROUTER_READY)
+    if not _led_to(observed) or (router is not None and router.status != "True"):
+        return None
+    spec, workload = parts[ConditionType.SPEC_VALID], parts[ConditionType.WORKLOAD_READY]
+    if spec.status == "False":
+        count = f"{serving} of {wanted.replicas} pods serve"
+        return Verdict("True", spec.reason, f"{count}, but {spec.message}")
+    reason = Reason.READY if workload.reason is Reason.AVAILABLE else workload.reason
+    return Verdict("True", reason, workload.message)
+
+
+def _led_to(observed: Observed) -> bool:
+    """Whether there are Services of ours, as far as the API server lets us have them."""
+    for place in ("Service", PODS_SERVICE):
+        refusal = observed.refusals.get(place)
+        if refusal is not None and (
+            refusal.reason is Reason.NAME_CONFLICT or place not in observed.children
+        ):
+            return False
+    return True
+
+
+def _blocked(parts: Mapping[ConditionType, Verdict], *, serves: bool) -> Verdict:
+    """Ready while nobody is answered; True where the next request starts a pod."""
+    counted = [kind for kind in _PARTS if not (serves and kind is ConditionType.WORKLOAD_READY)]
     ordered = [parts[kind] for kind in counted if kind in parts]
     for truth in ("False", "Unknown"):
         for part in ordered:
             if part.status == truth:
                 return Verdict("False", part.reason, part.message)
     workload = parts[ConditionType.WORKLOAD_READY]
-    if workload.reason is Reason.AVAILABLE:
-        return Verdict("True", Reason.READY, workload.message)
     return Verdict("True", workload.reason, workload.message)
 
 

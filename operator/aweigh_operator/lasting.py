@@ -21,8 +21,8 @@ def since(
         before: what the last look gave; None: this is the first one.
         pods: of one service.
         now_s: of a clock that never goes back.
-        served: enough pods served, so a status tells, before this operator looked. Then the pods
-            that are ready have crashed long ago: a restart of the operator is no news of them.
+        served: a pod served, so a status tells, before this operator looked. Then those that are
+            ready have crashed long ago: a restart of the operator is no news of them.
     """
     known = _over(pods) if before is None and served else before or {}
     return {sign: known.get(sign, now_s) for pod in pods for sign in _signs(pod)}

@@ -1,25 +1,21 @@
 """`aweigh-operator`: reads the settings, connects the parts, runs until it is told to stop."""
 
-import argparse
 import asyncio
 import contextlib
 import gc
 import logging
 import os
-import re
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
 import aiohttp
 import kopf
 
 from aweigh_api import crd, names
-from aweigh_api.names import environment_variable
 from aweigh_api.state import State
 from aweigh_api.variables import without_effect
 from aweigh_operator import handlers, logs
@@ -33,7 +29,7 @@ from aweigh_operator.pods import Reports
 from aweigh_operator.readers import Readers
 from aweigh_operator.reconcile import Reconciler
 from aweigh_operator.routers import Routers
-from aweigh_operator.settings import Settings
+from aweigh_operator.settings import VARIABLES, Settings, read
 from aweigh_operator.store import Store
 from aweigh_operator.sweep import keep_sweeping, until_known
 from aweigh_operator.workqueue import WorkQueue
@@ -43,11 +39,6 @@ ACCESS_TIMEOUT_S = 60.0  # for the API server to come up, the CRD and the role t
 ACCESS_RETRY_S = 2.0
 MAX_FIELDS = 5  # of those that are lacking, named in one sentence
 MAX_REPORTS = 100  # that are read at once
-_API_SERVER_PORTS = "443,6443"
-VARIABLES = tuple(
-    environment_variable("namespace" if each.name == "namespaces" else each.name)
-    for each in fields(Settings)
-)
 NEW_OBJECTS = 20_000  # after so many the garbage collector looks at the young ones
 logger = logging.getLogger(__name__)
 
@@ -58,7 +49,7 @@ class AccessError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `aweigh-operator`."""
-    settings = parse(sys.argv[1:] if argv is None else argv, os.environ)
+    settings = read(sys.argv[1:] if argv is None else argv, os.environ)
     logs.configure(settings.log_level)
     for warning in without_effect(os.environ, VARIABLES, "aweigh-operator"):
         logger.warning(warning)
@@ -71,71 +62,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     except AccessError as error:
         logger.error("%s", error)
         sys.exit(1)
-
-
-def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """Settings from flags, else from the environment, else the defaults."""
-    parser = argparse.ArgumentParser(prog="aweigh-operator", description=__doc__)
-    add = parser.add_argument
-    defaults = {each.name: each.default for each in fields(Settings)}
-
-    def known(flag: str) -> str | None:
-        return environment.get(environment_variable(flag))
-
-    add("--runtime-image", default=known("--runtime-image"), help="image of new serving pods")
-    add("--router-image", default=known("--router-image"), help="image of new routers")
-    add(
-        "--api-server-ports",
-        metavar="PORT,…",
-        default=known("--api-server-ports") or _API_SERVER_PORTS,
-        help="of the API server's endpoints, which routers may reach. Default: %(default)s",
-    )
-    add(
-        "--namespace",
-        action="append",
-        help="watch this namespace only; may be repeated. Default: all namespaces",
-    )
-    add(
-        "--lease",
-        metavar="NAMESPACE/NAME",
-        default=known("--lease") or defaults["lease"],
-        help="take turns with other operators by this Lease. Default: there is no other",
-    )
-    add("--log-level", choices=logs.LEVELS, default=known("--log-level") or defaults["log_level"])
-    for flag, kind in (
-        ("--probe-port", int),
-        ("--metrics-port", int),
-        ("--resync-seconds", float),
-    ):
-        default = defaults[flag.removeprefix("--").replace("-", "_")]
-        add(flag, type=kind, default=known(flag) or default, help=f"default: {default}")
-    given = parser.parse_args(argv)
-    if not given.runtime_image:
-        parser.error(
-            "--runtime-image (or AWEIGH_RUNTIME_IMAGE) must name the image of the serving pods"
-        )
-    if not given.router_image:
-        parser.error("--router-image (or AWEIGH_ROUTER_IMAGE) must name the image of the routers")
-    ports = [each.strip() for each in given.api_server_ports.split(",")]
-    if not all(each.isdecimal() and 0 < int(each) < 65_536 for each in ports):
-        parser.error(
-            f"--api-server-ports is {given.api_server_ports!r}; expected ports from 1 to 65535, "
-            "such as 443,6443"
-        )
-    if given.lease and not re.fullmatch(r"[^/]+/[^/]+", given.lease):
-        parser.error(f"--lease is {given.lease!r}; expected NAMESPACE/NAME")
-    namespaces = given.namespace or (known("--namespace") or "").split(",")
-    return Settings(
-        runtime_image=given.runtime_image,
-        router_image=given.router_image,
-        api_server_ports=tuple(map(int, ports)),
-        namespaces=tuple(sorted({each.strip() for each in namespaces} - {""})),
-        log_level=given.log_level,
-        lease=given.lease,
-        probe_port=given.probe_port,
-        metrics_port=given.metrics_port,
-        resync_seconds=given.resync_seconds,
-    )
 
 
 async def _run(settings: Settings) -> None:

@@ -54,6 +54,12 @@ class Metrics:
             "ready",
             "workload_ready",
         )
+        self._missing = self._gauge(
+            "aweigh_operator_missing_pods",
+            "Pods that are wanted and do not serve, of InferenceServices that answer all the same.",
+            "namespace",
+            "name",
+        )
         self._decisions = self._counter(
             "aweigh_operator_scaling_decisions_total",
             "Decisions about the number of pods, by reason.",
@@ -110,8 +116,7 @@ class Metrics:
 
     def unscaled(self, key: Key) -> None:
         """Nobody decides about the number of pods any more."""
-        with contextlib.suppress(KeyError):
-            self._desired.remove(*key)
+        _remove(self._desired, key)
 
     def leads(self, leads: bool) -> None:
         """This operator works, or stands by: then another one tells of the services."""
@@ -119,10 +124,18 @@ class Metrics:
         if not leads:
             self._readiness.clear()
             self._services.clear()
+            self._missing.clear()
             self._desired.clear()
 
-    def service(self, key: Key, told: tuple[str, str] | None) -> None:
-        """Ready and WorkloadReady of an InferenceService have this status; None: it is gone."""
+    def service(self, key: Key, told: tuple[str, str] | None, missing: int = 0) -> None:
+        """Ready and WorkloadReady of an InferenceService have this status; None: it is gone.
+
+        Those that lack no pods have no series of their own: of thousands, few have one.
+        """
+        if told == ("True", "False"):
+            self._missing.labels(*key).set(max(1, missing))  # one that is ready may not yet count
+        else:
+            _remove(self._missing, key)
         before = self._readiness.pop(key, None)
         if before is not None:
             self._services.labels(*before).dec()
@@ -142,3 +155,8 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(name, text, labels, registry=self.registry, buckets=_DURATIONS_S)
+
+
+def _remove(gauge: Gauge, key: Key) -> None:
+    with contextlib.suppress(KeyError):
+        gauge.remove(*key)

@@ -42,6 +42,7 @@ class Crash:
     exit_code: int
     message: str  # what the container left in its termination log
     finished_at: datetime | None  # tells crashes apart; when it was our clock knows better
+    ran_s: float | None = None  # before it ended, by the kubelet's clock; None: it is not told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,8 @@ class Sign(NamedTuple):
 
 UNSCHEDULABLE = "unschedulable"
 MOUNTING = "mounting"  # its container is being created
+MOUNT_FAILURES = ("FailedMount", "FailedAttachVolume")  # events of a pod
+NOT_CREATED = (*MOUNT_FAILURES, "FailedCreatePodSandBox")  # of one whose container is not created
 _CONTAINERS = (names.CONTAINER, names.ROUTER_CONTAINER)
 
 
@@ -157,7 +160,7 @@ class Observed:
     way_lasted_s: float = 0.0  # for which requests have come the way that they come now
     counts: Counts = Counts()  # of the last minutes
     lasting_s: Mapping[Sign, float] = field(default_factory=dict)  # on our clock
-    mount_failures: Mapping[str, str] = field(default_factory=dict)  # by the pod's uid
+    stuck: Mapping[str, Waiting] = field(default_factory=dict)  # before the container, by uid
     decision: Decision | None = None  # how many pods the load asks for
     cheapest: tuple[str, ...] = ()  # uids of pods, in the order in which they shall go
     autoscaler: Autoscaler | None = None  # that scales what is ours to scale
@@ -271,10 +274,11 @@ def _waiting(state: Mapping[str, Any] | None) -> Waiting | None:
 def _crash(state: Mapping[str, Any] | None) -> Crash | None:
     if not state:
         return None
-    finished = state.get("finishedAt")
+    started, finished = (_moment_or_none(state.get(each)) for each in ("startedAt", "finishedAt"))
     return Crash(
         reason=state.get("reason", ""),
         exit_code=state.get("exitCode", 0),
         message=state.get("message", ""),
-        finished_at=moment(finished) if finished else None,
+        finished_at=finished,
+        ran_s=(finished - started).total_seconds() if started and finished else None,
     )

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from aweigh_api import names
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.scaling import Scaling
-from aweigh_operator import compare, desired, drift, replicas, rollout, route
-from aweigh_operator.desired import Chosen, prefetch, router, secret, template
+from aweigh_operator import compare, desired, drift, replicas, rollout, route, zero
+from aweigh_operator.desired import Chosen, prefetch, secret
 from aweigh_operator.observe import Manifest, Observed, Refusal
 from aweigh_operator.parse import parse
 from aweigh_operator.places import PLACES, WITH_PODS, kind_of
@@ -50,7 +50,6 @@ class Plan:
     scaling: Scaling | None = None  # where the load decides how many there are
     template_hash: str | None = None  # of the pods that are wanted; None: the spec cannot be read
     fetching: bool = False  # new pods wait for what they shall serve
-    outdated: bool | None = None  # pods or routers would be made otherwise now; None: unknown
     drift: str | None = None  # what somebody has added to pods by hand
     secret: Manifest | None = None  # that pods need, but for its value
     conflicts: Mapping[str, Refusal] = field(default_factory=dict)  # by place; then nothing is done
@@ -67,21 +66,22 @@ def plan(observed: Observed, settings: Settings) -> Plan:
     # Pods go only once it is seen that each is said to be one of those that shall.
     goes = bool(marks) and pods < (replicas.current(observed) or 0)
     size = replicas.current(observed) or pods if goes else pods
-    made_from, downtime = template.template_hash(service), service.spec.rollout.allow_downtime
+    made = desired.templates(service, observed.children, settings)
+    made_from, downtime = made.pods.made_from, service.spec.rollout.allow_downtime
     chosen = Chosen(
         replicas=size,
         in_place=rollout.in_place(observed, made_from, pods, allow_downtime=downtime),
-        route=route.route(service.spec, observed, router.template_hash(service)),
+        route=route.route(service.spec, observed, made.routers.made_from),
         reason=_why_not_ready(observed.body),
+        served=zero.note(observed, made_from, service.spec.scaling),
     )
-    wanted = desired.children(service, observed.children, settings, chosen)
+    wanted = desired.children(service, made, settings, chosen)
     waits = _waits(observed, wanted, made_from)
     found = Plan(
         replicas=pods,
         route=chosen.route,
         template_hash=made_from,
         fetching=waits,
-        outdated=desired.outdated(service, observed.children, settings, chosen),
         drift=drift.told(observed.children, wanted),
         secret=secret.manifest(service),
         held=_held(observed, wanted),

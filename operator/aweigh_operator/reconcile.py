@@ -22,7 +22,7 @@ from aweigh_operator.autoscaling import FRESH_S, looked
 from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.memory import Memory, Refused
 from aweigh_operator.metrics import Metrics
-from aweigh_operator.observe import MOUNTING, Key, Manifest, Observed, Pod, Refusal, key_of
+from aweigh_operator.observe import MOUNTING, Key, Manifest, Observed, Pod, Refusal, Waiting, key_of
 from aweigh_operator.places import BOUND, PLACES, WITH_PODS, kind_of, name_at
 from aweigh_operator.plan import Apply, Delete, Plan, plan
 from aweigh_operator.readers import Readers
@@ -31,7 +31,7 @@ from aweigh_operator.settings import Settings
 from aweigh_operator.store import Store
 from aweigh_operator.tell import POLL_CONFLICT_S, Told, condition, served, tell
 
-STUCK_AFTER_S = 4.0  # a container that is being created for longer may wait for a volume
+STUCK_AFTER_S = 4.0  # a container that is being created for longer may never be
 MAX_STUCK = 3  # pods whose events are read at once
 FIRST_RETRY_S = 5.0  # of a child that the API server refused
 LONGEST_RETRY_S = 300.0
@@ -180,10 +180,10 @@ class Reconciler:
         pods = observed.pods
         asked = pods if observed.fetcher is None else (*pods, observed.fetcher)
         fresh_s = FRESH_S if todo.scaling is not None else None
-        states, told, failures = await asyncio.gather(
+        states, told, stuck = await asyncio.gather(
             self._readers.pods.read(asked, fresh_s),
             self._readers.routers.read(observed.routers, fresh_s),
-            self._mount_failures(observed, (*asked, *observed.routers)),
+            self._stuck(observed, (*asked, *observed.routers)),
         )
         now_s = time.monotonic()
         memory.window = recent.remembered(memory.window, pods, states, now_s)
@@ -193,13 +193,13 @@ class Reconciler:
             states=states,
             router_states=told,
             counts=counts,
-            mount_failures=failures,
+            stuck=stuck,
         )
         if _lacks_secret(observed, todo):
             memory.secret = False
             await self._secret(todo, memory)
         before = memory.autoscaling
-        found = looked(before, observed, todo.scaling, todo.replicas, datetime.now(UTC), now_s)
+        found = looked(before, observed, todo, datetime.now(UTC), now_s)
         key, sleeps = key_of(observed.body), todo.replicas == 0 and found.decision is not None
         self._readers.routers.listen(key, observed.routers if sleeps else ())
         self._tell_of(key, before.decision, found.decision)
@@ -215,17 +215,17 @@ class Reconciler:
             level = logging.INFO if changed else logging.DEBUG
             logger.log(level, "%s: %s (%s)", key, decision.reason, decision.sentence)
 
-    async def _mount_failures(self, observed: Observed, pods: Iterable[Pod]) -> dict[str, str]:
+    async def _stuck(self, observed: Observed, pods: Iterable[Pod]) -> dict[str, Waiting]:
         waiting = [pod for pod in pods if observed.lasted_s(pod, MOUNTING) > STUCK_AFTER_S]
-        found: dict[str, str] = {}
+        found: dict[str, Waiting] = {}
         for pod in waiting[:MAX_STUCK]:
             try:
-                sentence = await self._cluster.mount_failure(pod.namespace, pod.name)
+                why = await self._cluster.stuck(pod.namespace, pod.name)
             except ApiError as error:
                 logger.warning("%s", error)
                 continue
-            if sentence is not None:
-                found[pod.uid] = sentence
+            if why is not None:
+                found[pod.uid] = why
         return found
 
     async def _act(
@@ -310,7 +310,7 @@ class Reconciler:
         ready = condition(told.status, ConditionType.READY)
         before = condition(body.get("status") or {}, ConditionType.READY)
         pods = condition(told.status, ConditionType.WORKLOAD_READY)
-        self._metrics.service(key, (ready["status"], pods["status"]))
+        self._metrics.service(key, (ready["status"], pods["status"]), told.missing)
         news = [
             *events.of_actions(done),
             *events.of_transitions(told.transitions),
@@ -372,7 +372,7 @@ def _autoscalers_age_s(observed: Observed, todo: Plan) -> float | None:
 def _lacks_secret(observed: Observed, todo: Plan) -> bool:
     """Whether pods wait for what somebody has deleted."""
     name = "" if todo.secret is None else todo.secret["metadata"]["name"]
-    return bool(name) and any(name in each for each in observed.mount_failures.values())
+    return bool(name) and any(name in each.message for each in observed.stuck.values())
 
 
 def _key_at(place: str, key: Key) -> Key:

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from aweigh_api import names
+from aweigh_api.reasons import Reason
 from aweigh_api.state import ServedModel
 from aweigh_api.status import (
     Condition,
@@ -23,13 +24,7 @@ from aweigh_operator.route import way
 MAX_NAME, MAX_DTYPE = 256, 16  # what the schema of the status takes of a pod's report
 
 
-def status(
-    observed: Observed,
-    told: list[Condition],
-    scaling: ScalingStatus | None,
-    *,
-    outdated: bool | None,
-) -> Status:
+def status(observed: Observed, told: list[Condition], scaling: ScalingStatus | None) -> Status:
     """What is there, with these conditions."""
     metadata, pods = observed.body["metadata"], observed.live_pods
     return Status(
@@ -39,7 +34,6 @@ def status(
         selector=",".join(f"{k}={v}" for k, v in names.selector(metadata["name"]).items()),
         url=_url(observed),
         runtime_image=template.image_of(observed.children.get("Deployment")),
-        outdated=outdated,
         model=_model(observed),
         quantization=_quantization(observed),
         prefix_cache=_prefix_cache(observed),
@@ -56,7 +50,11 @@ def scaling(observed: Observed, wanted: Wanted, now: datetime) -> ScalingStatus 
     return replicas.status(observed, wanted.spec, now)
 
 
-def _url(observed: Observed) -> str:
+def _url(observed: Observed) -> str | None:
+    """Where requests are answered; None while the Service of that name is somebody else's."""
+    refusal = observed.refusals.get("Service")
+    if refusal is not None and refusal.reason is Reason.NAME_CONFLICT:
+        return None
     metadata = observed.body["metadata"]
     return names.url(metadata["name"], metadata["namespace"], tls=_speaks_tls(observed))
 

@@ -52,6 +52,7 @@ class Told:
     status: Manifest
     changed: bool  # the status is another than the one that is written
     transitions: tuple[Transition, ...]
+    missing: int  # pods that are wanted and not ready
     clamped: str | None  # that prefixCache.size is more than there is, when that is news
     scaled: ScalingChange | None  # another number of pods is asked for, when that is news
     requeue_after_s: float
@@ -67,11 +68,12 @@ def tell(observed: Observed, planned: Plan, now: datetime) -> Told:
     found = conditions.verdicts(observed, wanted, invalid, scaling)
     generation = observed.body["metadata"].get("generation", 0)
     told = conditions.conditions(found, before, generation, now)
-    status = report.status(observed, told, scaling, outdated=planned.outdated).manifest()
+    status = report.status(observed, told, scaling).manifest()
     return Told(
         status=status,
         changed=_own_status(status) != _own_status(observed.body.get("status") or {}),
         transitions=_transitions(found, before),
+        missing=max(0, wanted.replicas - sum(pod.ready for pod in observed.live_pods)),
         clamped=_clamped(observed, wanted, status),
         scaled=replicas.change(replicas.told_before(observed.body), scaling),
         requeue_after_s=_requeue_after_s(observed, wanted),
@@ -102,14 +104,17 @@ def _transitions(
     return tuple(
         Transition(kind, verdict)
         for kind, verdict in found.items()
-        if known.get(kind) != (verdict.status, verdict.reason) and _worth_telling(kind, verdict)
+        if known.get(kind) != (verdict.status, verdict.reason) and _worth_telling(kind, found)
     )
 
 
-def _worth_telling(kind: ConditionType, verdict: Verdict) -> bool:
+def _worth_telling(kind: ConditionType, found: Mapping[ConditionType, Verdict]) -> bool:
     """Each cause once: Ready repeats the reason of another condition, unless all is well."""
+    verdict, spec = found[kind], found[ConditionType.SPEC_VALID]
     if kind is ConditionType.READY:
         return verdict.reason is Reason.READY
+    if kind is ConditionType.WORKLOAD_READY and verdict.reason is spec.reason:
+        return False
     return verdict.reason not in _QUIET
 
 
@@ -167,9 +172,9 @@ def _own_conditions(status: Manifest) -> list[Manifest]:
 
 
 def served(body: Manifest) -> bool:
-    """Whether enough pods served when the status was written."""
-    told = condition(body.get("status") or {}, ConditionType.WORKLOAD_READY)
-    return bool(told["status"] == "True")
+    """Whether a pod served when the status was written."""
+    told = condition(body.get("status") or {}, ConditionType.MODEL_READY)
+    return bool(told["reason"] == Reason.LOADED)
 
 
 def condition(status: Manifest, kind: ConditionType) -> Manifest:

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.termination import ExitCode, Termination
 from aweigh_operator.desired import router
-from aweigh_operator.observe import Crash, Observed, Pod, Waiting
+from aweigh_operator.observe import MOUNT_FAILURES, Crash, Observed, Pod, Waiting
 from aweigh_operator.places import ROUTER_DEPLOYMENT
 
 STEADY_AFTER_S = 30  # without a crash, for a pod that has crashed repeatedly
+RAN_LONG_S = 3600.0  # before it ended: what has ended earlier is another matter
 MAX_SENTENCE = 400
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _BACK_OFF = "CrashLoopBackOff"
+_NO_MEMORY = "cannot allocate memory"
 _STOPPED = (ExitCode.DRAINED, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 _STARTING = ("", "ContainerCreating", "PodInitializing", _BACK_OFF)
 
@@ -29,6 +31,7 @@ class Trouble:
     condition: ConditionType
     reason: Reason
     message: str
+    ends: Reason = Reason.CRASH_LOOPING  # how often its container does, in one word
 
 
 def worst(observed: Observed, template_hash: str | None) -> Trouble | None:
@@ -64,9 +67,8 @@ def of_pod(pod: Pod, observed: Observed) -> Trouble | None:
         return _unschedulable(pod, pod.unschedulable)
     if pod.waiting is not None and pod.waiting.reason not in _STARTING:
         return _cannot_start(pod, pod.waiting)
-    if (failure := observed.mount_failures.get(pod.uid)) is not None:
-        message = f"pod {pod.name} cannot mount its volumes: {failure}"
-        return Trouble(ConditionType.WORKLOAD_READY, Reason.MOUNT_FAILED, message)
+    if (why := observed.stuck.get(pod.uid)) is not None:
+        return _stuck(pod, why)
     return None if pod.crash is None else _crashed(pod, pod.crash)
 
 
@@ -83,9 +85,16 @@ def _stopped(pod: Pod) -> bool:
 
 def steady(pod: Pod, observed: Observed) -> bool:
     """Serves, and not just for the moment between two crashes."""
-    if not pod.ready or pod.crash is None or pod.restarts < 2:
+    if not pod.ready or pod.crash is None or not _again(pod, pod.crash):
         return pod.ready
     return observed.lasted_s(pod, pod.crash) >= STEADY_AFTER_S
+
+
+def _again(pod: Pod, crash: Crash) -> bool:
+    """Whether its container has ended more than once of late."""
+    stopped = pod.waiting is None or pod.waiting.reason == _BACK_OFF
+    ends = pod.restarts + (stopped and not pod.running)
+    return ends > 1 and (crash.ran_s or 0.0) < RAN_LONG_S
 
 
 def _unsteady(pod: Pod) -> Trouble:
@@ -107,10 +116,23 @@ def _cannot_start(pod: Pod, waiting: Waiting) -> Trouble:
         return Trouble(ConditionType.WORKLOAD_READY, Reason.IMAGE_PULL_FAILED, message)
     detail = short(waiting.message or "the kubelet gave no reason")
     message = f"pod {pod.name} cannot start its container ({waiting.reason}): {detail}"
-    return Trouble(ConditionType.WORKLOAD_READY, Reason.CRASH_LOOPING, message)
+    return Trouble(ConditionType.WORKLOAD_READY, Reason.CANNOT_START, message)
+
+
+def _stuck(pod: Pod, why: Waiting) -> Trouble:
+    """Its container has not even been created."""
+    reason, cannot = Reason.CANNOT_START, "be started"
+    if why.reason in MOUNT_FAILURES:
+        reason, cannot = Reason.MOUNT_FAILED, "mount its volumes"
+    elif _NO_MEMORY in why.message:
+        reason = Reason.OUT_OF_MEMORY
+        cannot = "be started, most likely as its memory limit is too small"
+    message = f"pod {pod.name} cannot {cannot}: {short(why.message)}"
+    return Trouble(ConditionType.WORKLOAD_READY, reason, message)
 
 
 def _crashed(pod: Pod, crash: Crash) -> Trouble:
+    ends = Reason.CRASH_LOOPING if _again(pod, crash) else Reason.RESTARTING
     restarts = f", restarted {pod.restarts} times" if pod.restarts > 1 else ""
     end = f"pod {pod.name} exited with code {crash.exit_code}{restarts}"
     if crash.reason == "OOMKilled":
@@ -118,10 +140,18 @@ def _crashed(pod: Pod, crash: Crash) -> Trouble:
         return Trouble(ConditionType.WORKLOAD_READY, Reason.OUT_OF_MEMORY, message)
     word = Termination.parse(crash.message)
     if word is not None:
-        return Trouble(word.condition, word.reason, f"{end}: {short(word.message)}")
+        reason = ends if word.reason is Reason.RESTARTING else word.reason
+        return Trouble(word.condition, reason, f"{end}: {short(word.message)}", ends)
     lines = crash.message.strip().splitlines()
     last = f": {short(lines[-1])}" if lines else ""
-    return Trouble(ConditionType.WORKLOAD_READY, Reason.CRASH_LOOPING, f"{end}{last}")
+    message = f"{end}{_killed_by(crash)}{last}"
+    return Trouble(ConditionType.WORKLOAD_READY, ends, message, ends)
+
+
+def _killed_by(crash: Crash) -> str:
+    number = crash.exit_code - 128
+    known = number in {each.value for each in signal.Signals}
+    return f" ({signal.Signals(number).name})" if known else ""
 
 
 def _of_deployment(observed: Observed, place: str, condition: str) -> Trouble | None:

@@ -18,6 +18,7 @@ _PASSING = (
     Reason.DOWNLOADING,
     Reason.WAITING_FOR_PODS,
     Reason.PROGRESSING,
+    Reason.RESTARTING,
 )  # what time alone may change
 
 
@@ -33,8 +34,8 @@ def wait_until_served(
     said = ""
     while True:
         status = _status(name, namespace)
-        if status.get("readyReplicas", 0) > 0:
-            return str(status.get("url", ""))
+        if status.get("readyReplicas", 0) > 0 and "url" in status:
+            return str(status["url"])
         reason, message = _why(status)
         sentence = f"InferenceService {name} is not ready: {message}"
         if reason not in _PASSING or time.monotonic() >= deadline:

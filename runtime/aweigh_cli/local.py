@@ -40,7 +40,8 @@ def local(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """Serve an InferenceService on this machine, without Kubernetes.
 
-    All flags of `aweigh serve` can be given in the environment, such as AWEIGH_DEVICE.
+    All flags of `aweigh serve` can be given in the environment, such as AWEIGH_DEVICE; with several
+    servers those of `aweigh-router`, too, such as AWEIGH_WAIT_SECONDS.
     """
     from aweigh_api import flags
     from aweigh_cli.manifests import read_service
@@ -59,23 +60,20 @@ def local(  # noqa: PLR0913 - one parameter for each option
     if pods == 1:
         context.find_root().command.main([*arguments, *given], prog_name="aweigh")
         return
+    from aweigh_api.variables import without_effect as no_settings
     from aweigh_cli import routed
+    from aweigh_router.settings import VARIABLES
 
-    for warning in _unread(context):
+    of_servers = context.find_root().command.commands["serve"].variables  # type: ignore[attr-defined]
+    for warning in no_settings(os.environ, [*of_servers, *VARIABLES], "aweigh local"):
         typer.echo(f"warning: {warning}", err=True)
+    # Of what is the router's alone each server would say that it has no effect.
+    of_router = {*VARIABLES} - {*of_servers}
+    environment = {name: text for name, text in os.environ.items() if name not in of_router}
     drain_s = service.spec.drain.timeout_seconds
     router = ["--drain-settle-seconds=0", f"--drain-timeout-seconds={drain_s}", *given]
     router.append(f"--model-name={service.model_name}")
-    routed.serve(arguments, pods, router, tls=bool(os.environ.get("AWEIGH_TLS_DIR")))
-
-
-def _unread(context: typer.Context) -> list[str]:
-    """Of the variables those that neither the servers nor the router read."""
-    from aweigh_api.variables import without_effect as no_settings
-    from aweigh_router.settings import VARIABLES
-
-    serve = context.find_root().command.commands["serve"]  # type: ignore[attr-defined]
-    return no_settings(os.environ, [*serve.variables, *VARIABLES], "aweigh serve")
+    routed.serve(routed.Servers(arguments, environment, pods), router)
 
 
 def without_effect(service: "InferenceService", pods: int = 1) -> list[str]:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,20 @@ _LAST_WORDS = 2000  # characters of a server's log
 
 
 @dataclass(frozen=True, slots=True)
+class Servers:
+    """How servers are started."""
+
+    arguments: Sequence[str]  # what follows `aweigh`, but for ports
+    environment: Mapping[str, str]
+    number: int
+
+    @property
+    def scheme(self) -> str:
+        """What they speak."""
+        return "https" if self.environment.get("AWEIGH_TLS_DIR") else "http"
+
+
+@dataclass(frozen=True, slots=True)
 class LocalPod:
     """One server."""
 
@@ -38,14 +52,12 @@ class LocalPod:
     log: Path
 
 
-def serve(arguments: Sequence[str], num_pods: int, router: Sequence[str], *, tls: bool) -> None:
+def serve(servers: Servers, router: Sequence[str]) -> None:
     """Run until a signal, or until no server is left.
 
     Args:
-        arguments: what follows `aweigh` to start a server, but for its ports.
-        num_pods: how many servers.
+        servers: how they are started.
         router: flags of `aweigh-router`.
-        tls: whether servers speak TLS.
 
     Raises:
         CommandFailure: the router cannot start, or all servers have ended.
@@ -55,8 +67,8 @@ def serve(arguments: Sequence[str], num_pods: int, router: Sequence[str], *, tls
         (folder / SECRET_FILE).write_text(secrets.token_hex(32))
         secret = f"--router-secret-dir={folder}"
         pods = [
-            stack.enter_context(_pod([*arguments, secret], folder / f"server-{number}.log", tls))
-            for number in range(1, num_pods + 1)
+            stack.enter_context(_pod(servers, secret, folder / f"server-{number}.log"))
+            for number in range(1, servers.number + 1)
         ]
         flags = [*router, secret, *(f"--pod={pod.url}" for pod in pods)]
         logs.configure()
@@ -94,20 +106,21 @@ async def _until_none_is_left(pods: Sequence[LocalPod]) -> None:
 
 
 @contextmanager
-def _pod(arguments: Sequence[str], log: Path, tls: bool) -> Iterator[LocalPod]:
+def _pod(servers: Servers, secret: str, log: Path) -> Iterator[LocalPod]:
     """A server in a process group of its own: Ctrl-C is for the router, which ends first."""
     port, admin_port = _free_ports()
     here = ["--host=127.0.0.1", f"--port={port}", f"--admin-port={admin_port}"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, *arguments, *here],
+            [sys.executable, "-c", _SERVE, *servers.arguments, secret, *here],
+            env=servers.environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             process_group=0,
         )
     try:
-        yield LocalPod(process, f"{'https' if tls else 'http'}://127.0.0.1:{port}", log)
+        yield LocalPod(process, f"{servers.scheme}://127.0.0.1:{port}", log)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -1,11 +1,13 @@
-"""`aweigh upgrade`: moves running pods to the operator's current runtime image.
+"""`aweigh upgrade`: moves running pods to the operator's current images.
 
 An upgrade of the operator leaves serving pods alone. This asks for their turn, one InferenceService
-after the other, so that at most one is rolling at any time.
+after the other, so that at most one is rolling at any time. Whether pods would become others the
+operator alone knows: it answers each time that it is asked, on the Deployments themselves.
 """
 
 import json
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -17,9 +19,10 @@ from aweigh_cli.inferenceservice import RESOURCE
 
 OPERATOR_TIMEOUT_S = 60.0
 POLL_S = 0.5
+_CONTAINERS = (names.CONTAINER, names.ROUTER_CONTAINER)
 
 
-def upgrade(
+def upgrade(  # noqa: PLR0913 - one parameter for each option
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Which InferenceService.")
     ] = None,
@@ -36,72 +39,95 @@ def upgrade(
     timeout: Annotated[
         int, typer.Option(min=1, help="Seconds to wait for the pods of each.")
     ] = 1800,
+    settle: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Seconds in which an operator that was just replaced may still answer: what is "
+            "asked in this time is asked again after it.",
+        ),
+    ] = 10,
     force: Annotated[
         bool, typer.Option("--force", help="Also restart pods that are current already.")
     ] = False,
 ) -> None:
     """Move pods and routers to the operator's current images.
 
-    One InferenceService after the other; stops at the first whose new pods do not get ready. Those
-    that are as the operator makes them now stay as they are.
+    One InferenceService after the other; stops at the first whose pods do not get ready. Those that
+    are as the operator would make them now are not restarted.
     """
     _check(name, every, namespace, all_namespaces)
+    settled_s = time.monotonic() + settle
     services = _services(name, namespace, all_namespaces)
     if not services:
         typer.echo("no InferenceService to upgrade")
-    for service in services:
-        turn = _Upgrade(service["metadata"]["namespace"], service["metadata"]["name"])
-        if _is_current(service) and not force:
-            turn.skip()
-        else:
-            turn.run(timeout)
+    for metadata in services:
+        _Upgrade(metadata["namespace"], metadata["name"], timeout).run(settled_s, force=force)
 
 
 class _Upgrade:
     """The upgrade of one InferenceService."""
 
-    def __init__(self, namespace: str, name: str) -> None:
+    def __init__(self, namespace: str, name: str, timeout_s: int) -> None:
         self._title = f"{namespace}/{name}"
         self._name = name
         self._scope = ("--namespace", namespace)
+        self._timeout_s = timeout_s
 
-    def run(self, timeout_s: int) -> None:
-        """Ask for it, wait for the operator's new template, then for the new pods."""
-        before = self._deployment()
-        typer.echo(f"{self._title}: {_image(before)} is being replaced")
+    def run(self, settled_s: float, *, force: bool) -> None:
+        """Ask and wait; once more, where an operator may have answered that was about to go."""
+        asked_s = time.monotonic()
+        deployments, moved = self._turn(force=force)
+        if asked_s < settled_s:
+            time.sleep(max(0.0, settled_s - time.monotonic()))
+            deployments, again = self._turn(force=False)
+            moved = moved or again
+        images = " and ".join(map(_image, deployments.values()))
+        stopped = deployments[self._name]["spec"]["replicas"] == 0
+        when = " once it has pods again" if stopped else ""
+        why = "" if moved else ", as the operator would make it now; --force restarts it"
+        typer.echo(f"{self._title}: runs {images}{when}{why}")
+
+    def _turn(self, *, force: bool) -> tuple[dict[str, dict[str, Any]], bool]:
+        """Ask, and wait for the pods: the Deployments, and whether any pods were replaced.
+
+        Those that are not replaced are waited for, too: an upgrade that failed may have left them.
+        """
+        before = {name: _image(each) for name, each in self._deployments().items()}
         moment = datetime.now(UTC).isoformat(timespec="milliseconds")
-        mark = f"{names.UPGRADE}={moment}"
-        self._kubectl("annotate", RESOURCE, self._name, "--overwrite", mark)
-        self._wait_for_another_template(_template_hash(before), min(timeout_s, OPERATOR_TIMEOUT_S))
-        self._wait_for_pods(timeout_s)
-        after = self._deployment()
-        stopped = " once it has pods again" if after["spec"]["replicas"] == 0 else ""
-        typer.echo(f"{self._title}: runs {_image(after)}{stopped}")
+        asked = moment + (names.UPGRADE_FORCED if force else "")
+        self._kubectl("annotate", RESOURCE, self._name, "--overwrite", f"{names.UPGRADE}={asked}")
+        answered = self._answered(asked, min(self._timeout_s, OPERATOR_TIMEOUT_S))
+        moved = [name for name, each in answered.items() if _note(each, names.UPGRADE) == asked]
+        for name in moved:
+            typer.echo(f"{self._title}: {before.get(name, 'no image')} is being replaced")
+        for name in answered:
+            self._wait_for_pods(name)
+        return answered, bool(moved)
 
-    def skip(self) -> None:
-        """Say why nothing is done."""
-        typer.echo(
-            f"{self._title}: runs {_image(self._deployment())}, as the operator would make it now; "
-            "--force restarts it"
-        )
-
-    def _wait_for_another_template(self, old: str, timeout_s: float) -> None:
+    def _answered(self, asked: str, timeout_s: float) -> dict[str, dict[str, Any]]:
+        """The Deployments, once the operator says of each that this upgrade has come to it."""
         deadline = time.monotonic() + timeout_s
-        while _template_hash(self._deployment()) == old:
+        while True:
+            found = self._deployments()
+            answers = {_note(each, names.UPGRADE_ANSWERED) for each in found.values()}
+            if self._name in found and answers == {asked}:
+                return found
             if time.monotonic() >= deadline:
                 raise CommandFailure(
-                    f"{self._title}: the operator has not acted within {timeout_s:.0f} s; "
-                    f"expected a running operator. {self._state()}"
+                    f"{self._title}: no answer from the operator within {timeout_s:.0f} s; "
+                    "expected one that runs, and that can apply what the spec asks for. "
+                    f"{self._state()}"
                 )
             time.sleep(POLL_S)
 
-    def _wait_for_pods(self, timeout_s: int) -> None:
-        target = (f"deployment/{self._name}", f"--timeout={timeout_s}s")
+    def _wait_for_pods(self, deployment: str) -> None:
+        target = (f"deployment/{deployment}", f"--timeout={self._timeout_s}s")
         try:
             self._kubectl("rollout", "status", *target)
         except CommandFailure as failure:
             raise CommandFailure(
-                f"{self._title}: the new pods are not ready. {self._state()} ({failure})"
+                f"{self._title}: not all pods are ready. {self._state()} ({failure})"
             ) from failure
 
     def _state(self) -> str:
@@ -113,12 +139,12 @@ class _Upgrade:
             return "It has no condition yet."
         return f"Its condition Ready is {ready[0]['status']}: {ready[0]['message']}"
 
-    def _deployment(self) -> dict[str, Any]:
-        """The Deployment; empty while the operator has made none."""
-        text = self._kubectl(
-            "get", "deployment", self._name, "--ignore-not-found", "-o", "json"
-        ).strip()
-        return json.loads(text) if text else {}
+    def _deployments(self) -> dict[str, dict[str, Any]]:
+        """Those of pods and routers, by name, the pods' first."""
+        labels = ",".join(f"{key}={value}" for key, value in names.every_pod(self._name).items())
+        text = self._kubectl("get", "deployment", f"--selector={labels}", "-o", "json")
+        found = {each["metadata"]["name"]: each for each in json.loads(text)["items"]}
+        return dict(sorted(found.items()))
 
     def _kubectl(self, *arguments: str) -> str:
         from aweigh_cli.kubectl import kubectl
@@ -140,6 +166,7 @@ def _check(name: str | None, every: bool, namespace: str | None, all_namespaces:
 def _services(
     name: str | None, namespace: str | None, all_namespaces: bool
 ) -> list[dict[str, Any]]:
+    """The metadata of each."""
     from aweigh_cli.kubectl import kubectl
 
     which = [name] if name is not None else []
@@ -147,25 +174,15 @@ def _services(
     if namespace is not None:
         scope = ["--namespace", namespace]
     found = json.loads(kubectl("get", RESOURCE, *which, *scope, "-o", "json"))
-    services: list[dict[str, Any]] = found.get("items", [found])
-    return services
+    return [each["metadata"] for each in found.get("items", [found])]
 
 
-def _is_current(service: dict[str, Any]) -> bool:
-    """Whether the operator says so of the present spec; an older one says nothing."""
-    status = service.get("status") or {}
-    seen = status.get("observedGeneration") == service["metadata"].get("generation")
-    return seen and status.get("outdated") is False
+def _note(deployment: Mapping[str, Any], annotation: str) -> str | None:
+    noted: str | None = deployment["metadata"].get("annotations", {}).get(annotation)
+    return noted
 
 
-def _template_hash(deployment: dict[str, Any]) -> str:
-    annotations = deployment.get("metadata", {}).get("annotations", {})
-    return str(annotations.get(names.TEMPLATE_HASH, ""))
-
-
-def _image(deployment: dict[str, Any]) -> str:
-    pod = deployment.get("spec", {}).get("template", {}).get("spec", {})
-    images = [
-        each["image"] for each in pod.get("containers", []) if each["name"] == names.CONTAINER
-    ]
+def _image(deployment: Mapping[str, Any]) -> str:
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    images = [each["image"] for each in containers if each["name"] in _CONTAINERS]
     return images[0] if images else "no image"

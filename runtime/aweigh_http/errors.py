@@ -1,7 +1,7 @@
 """An answer that is an error, as OpenAI writes it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from aiohttp import web
@@ -80,6 +80,17 @@ def no_such_route(request: web.Request, error: web.HTTPException) -> ApiError:
             message = f"{request.path} does not take {request.method}; expected {allowed}."
             return ApiError(405, message, headers={"Allow": allowed})
     return ApiError(error.status, error.reason)
+
+
+def unknown_model(asked: str, served: Iterable[str]) -> ApiError:
+    """Another model is asked for than those that are served."""
+    names = " and ".join(f"'{name}'" for name in sorted(served))
+    return ApiError(
+        404,
+        f"The model '{asked[:100]}' does not exist here; this server has {names}.",
+        param="model",
+        code="model_not_found",
+    )
 
 
 def out_of_room(limit_bytes: int) -> ApiError:

@@ -1,5 +1,6 @@
 """The public port: OpenAI's API as pods serve it. Keys are checked before a body is read."""
 
+import json
 from collections.abc import Callable
 
 from aiohttp import web
@@ -27,7 +28,8 @@ _PRIORITIES = {"high": line.HIGH, "low": line.LOW}
 # What a pod serves. Nothing else is asked of one.
 _ANSWERS = ("/v1/chat/completions", "/v1/completions")
 _TOKENS = ("/tokenize", "/detokenize")
-_READS = ("/v1/models", "/v1/models/{name:.+}", "/openapi.json", "/", "/page.css", "/page.js")
+_MODELS = "/v1/models"
+_READS = ("/v1/models/{name:.+}", "/openapi.json", "/", "/page.css", "/page.js")
 
 _READ_S = 10.0  # that a request waits for a pod which wants no answer: nor does it wake one
 
@@ -43,9 +45,10 @@ def application(service: Service, keys: Keys | None) -> web.Application:
     for path in _ANSWERS:
         app.router.add_post(path, _answers)
     for path in _TOKENS:
-        app.router.add_post(path, _passes)
+        app.router.add_post(path, _tokens)
     for path in _READS:
-        app.router.add_get(path, _passes)
+        app.router.add_get(path, _reads)
+    app.router.add_get(_MODELS, _models)
     return app
 
 
@@ -60,9 +63,33 @@ async def _answers(request: web.Request) -> web.StreamResponse:
     return await _pass(request, lambda body: asked.read(body, request[TENANT]))
 
 
-async def _passes(request: web.Request) -> web.StreamResponse:
+async def _tokens(request: web.Request) -> web.StreamResponse:
     """A request that takes no room in a pod."""
-    return await _pass(request, lambda _: Asked())
+    return await _pass(request, lambda body: Asked(model=asked.model_of(body)))
+
+
+async def _reads(request: web.Request) -> web.StreamResponse:
+    """The same without a body."""
+    return await _read(request, request.match_info.get("name"))
+
+
+async def _read(request: web.Request, model: str | None) -> web.StreamResponse:
+    return await _pass(request, lambda _: Asked(model=model))
+
+
+async def _models(request: web.Request) -> web.StreamResponse:
+    """What pods serve: while a name is exchanged, some have one and some another."""
+    dispatch = request.app[SERVICE].dispatch
+    serving = {pod.model for pod in dispatch.pods.taking(dispatch.clock())}
+    if len(serving) < 2 or request.method == "HEAD":
+        return await _reads(request)
+    cards: list[object] = []
+    for name in sorted(filter(None, serving)):
+        listed = await _read(request, name)
+        if not isinstance(listed, web.Response) or listed.status != 200:
+            return listed
+        cards += json.loads(listed.text or "")["data"]
+    return web.json_response({"object": "list", "data": cards})
 
 
 async def _pass(request: web.Request, read: Callable[[bytearray], Asked]) -> web.StreamResponse:
@@ -72,6 +99,7 @@ async def _pass(request: web.Request, read: Callable[[bytearray], Asked]) -> web
         # A body is kept until its answer is complete: another pod may have to be asked.
         async with service.bodies.read(request, request[TENANT]) as body:
             errand = _errand(request, body.content, read)
+            service.dispatch.expect_model(errand.call)  # what nobody has keeps no pod awake
             service.arrived_requests += errand.call.asked.num_prompts  # as pods count them
             num_tenants = len(request.app[KEYS]) if KEYS in request.app else 1
             service.dispatch.join(errand.call, num_tenants)

@@ -26,6 +26,7 @@ class BadBody(ValueError):
 class Asked:
     """A request as far as the router cares."""
 
+    model: str | None = None  # its name; None: whichever is there
     stream: bool = False
     num_prompts: int = 0
     num_answers: int = 0  # that a pod computes for it; 0: it takes no room
@@ -51,6 +52,7 @@ def read(body: bytes | bytearray, tenant: bytes) -> Asked:
             raise BadBody(f"Unknown field '{RESUME_FIELD}'.", RESUME_FIELD)
         num_prompts = _prompts(fields)
         return Asked(
+            model=_model(fields),
             stream=fields.get("stream") is True,
             num_prompts=num_prompts,
             num_answers=num_prompts * _choices(fields),
@@ -63,6 +65,20 @@ def read(body: bytes | bytearray, tenant: bytes) -> Asked:
         raise BadBody("The body is not valid JSON.") from error
     except RecursionError as error:
         raise BadBody("The body is nested too deeply.") from error
+
+
+def model_of(body: bytes | bytearray) -> str | None:
+    """The name of the model that another request asks for; None: of none, as far as can be read."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return _model(fields) if isinstance(fields, dict) else None
+
+
+def _model(fields: Mapping[str, Any]) -> str | None:
+    name = fields.get("model")
+    return name if isinstance(name, str) else None
 
 
 def _prompts(fields: Mapping[str, Any]) -> int:

@@ -1,10 +1,12 @@
 """Brings requests that wait and pods that have room together, and wakes those who have waited."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aweigh_api.reasons import Reason
+from aweigh_http.errors import unknown_model
 from aweigh_router import choice, errors, rooms
 from aweigh_router.calls import Call
 from aweigh_router.choice import Order
@@ -34,6 +36,7 @@ DOUBTFUL = frozenset(
     {
         Reason.IMAGE_PULL_FAILED,
         Reason.MOUNT_FAILED,
+        Reason.CANNOT_START,
         Reason.CRASH_LOOPING,
         Reason.OUT_OF_MEMORY,
         Reason.INTERNAL_ERROR,
@@ -53,12 +56,14 @@ class Dispatch:
         self.line = line
         self.pods = pods
         self.clock = clock
+        self.model: str | None = None  # the name that the InferenceService gives it
         self.reason: str | None = None  # why the InferenceService is not ready
         self.deleted = False  # what lists its pods is gone …
         self.ending = False  # … and this router is to go: then no pod will come
         self._in_vain: asyncio.Future[None] | None = None
         self._shares = Shares()
         self._seats: dict[Call, asyncio.Future[Pod]] = {}  # of those that wait
+        self._asked_for: Counter[str | None] = Counter()  # models, by those that wait
 
     async def keep_looking(self) -> None:
         """Notice what only time tells, for ever."""
@@ -86,6 +91,19 @@ class Dispatch:
         if call.num_answers:
             self._shares.add(call.asked.prefix, call.num_answers, now_s)
 
+    def expect_model(self, call: Call) -> None:
+        """For a request that waits, or is about to.
+
+        Raises:
+            ApiError: there is no pod for the model of this name, and none will come.
+        """
+        asked, models = call.asked.model, self.pods.models or {self.model}
+        if asked is None or None in models or asked in models:
+            return
+        if call.begun:
+            raise errors.not_resumable("none serves a model of this name.")
+        raise unknown_model(asked, filter(None, models))
+
     async def seat(self, call: Call, on_wait: Callable[[], Coroutine[Any, Any, None]]) -> Pod:
         """Wait for a pod. The request counts as computed there until `leave`.
 
@@ -94,16 +112,18 @@ class Dispatch:
             on_wait: called now and then meanwhile.
 
         Raises:
-            ApiError: the deadline has passed, or nobody can go on with the stream.
+            ApiError: the deadline has passed, nobody can go on with the stream, or there is no pod
+                for its model.
         """
         if not call.waits:
             self.line.put_back(call)
         seat: asyncio.Future[Pod] = asyncio.get_running_loop().create_future()
         self._seats[call] = seat
+        self._asked_for[call.asked.model] += 1
         try:
             self.match()
-            if call.num_answers and not seat.done() and not self.pods.taking(self.clock()):
-                self._wake()
+            if not seat.done():
+                self._expect_or_wake(call)
             while not seat.done():
                 await asyncio.wait({seat}, timeout=self._patience_s(call))
                 if not seat.done():
@@ -115,6 +135,7 @@ class Dispatch:
             raise
         finally:
             del self._seats[call]
+            self._asked_for -= Counter((call.asked.model,))  # what nobody asks for is dropped
             if call.waits:
                 self.line.leave(call)
 
@@ -128,6 +149,12 @@ class Dispatch:
             self._in_vain = asyncio.get_running_loop().create_future()
         return self._in_vain
 
+    def _expect_or_wake(self, call: Call) -> None:
+        """There shall be a pod for it, now or soon."""
+        self.expect_model(call)
+        if call.num_answers and not self.pods.taking(self.clock(), call.asked.model):
+            self._wake()
+
     def _wake(self) -> None:
         if self._in_vain is not None and not self._in_vain.done():
             self._in_vain.set_result(None)
@@ -136,7 +163,8 @@ class Dispatch:
     def _patience_s(self, call: Call) -> float:
         now_s = self.clock()
         left_s = call.deadline_s - now_s
-        serves = bool(self.pods.taking(now_s))
+        self.expect_model(call)
+        serves = bool(self.pods.taking(now_s, call.asked.model))
         if not serves and self.deleted and self.ending:
             raise errors.deleted()
         if not serves and (left_s <= 0 or self._hopeless(now_s - call.since_s)):
@@ -162,7 +190,7 @@ class Dispatch:
         taking = self.pods.taking(now_s)
         if not taking:
             return
-        round = Round(taking, now_s)
+        round = Round(taking, now_s, self._asked_for)
         if round.over and not self.line.needs_no_room():
             return  # before the line is put in order: it may be long, and pods are full most often
         for call in self.line.in_order():

@@ -114,6 +114,7 @@ async def _find(settings: Settings, service: Service, reports: Reports) -> None:
     """Follow which pods there are, for ever; the first answer makes the router ready."""
 
     def tell(found: list[Found], reason: str | None = None, *, deleted: bool = False) -> None:
+        service.dispatch.model = settings.model_name or None
         service.dispatch.reason, service.dispatch.deleted = reason, deleted
         reports.follow(found)
         if service.phase == "loading":

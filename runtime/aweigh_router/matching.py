@@ -4,7 +4,7 @@ A request that no pod can begin yet, because it wants room for many answers or a
 has a pod held for it: nobody else goes there, while all others go on elsewhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from aweigh_router import choice, rooms
 from aweigh_router.calls import Call
@@ -21,12 +21,19 @@ class RevisionGone(Exception):
 class Round:
     """One look at the line. Requests are placed in the order of their turns."""
 
-    def __init__(self, taking: Sequence[Pod], now_s: float) -> None:
-        """`taking` are the pods that serve."""
+    def __init__(
+        self, taking: Sequence[Pod], now_s: float, models: Collection[str | None] = (None,)
+    ) -> None:
+        """`taking` are the pods that serve; `models` those that are asked for, by their names."""
         self._now_s = now_s
         self._pods = {pod.found.name: pod for pod in taking}
         self._loads = {pod.found.name: pod.load for pod in taking}
-        self._free = {pod.found.name for pod in taking if pod.fits(1, now_s)}
+        self._models = {pod.model for pod in taking}
+        self._free = {
+            pod.found.name
+            for pod in taking
+            if pod.fits(1, now_s) and any(pod.may_serve(model) for model in models)
+        }
 
     @property
     def over(self) -> bool:
@@ -58,11 +65,13 @@ class Round:
 
     def _able(self, call: Call) -> dict[str, int]:
         """Loads of the pods that could have it. One that it has failed on, if there is no other."""
-        if not call.begun and not call.avoid:
+        model = call.asked.model
+        all_may = model is None or self._models <= {None, model}
+        if all_may and not call.begun and not call.avoid:
             return self._loads
-        names = set(self._pods)
-        if call.begun:
-            names = {name for name, pod in self._pods.items() if pod.revision == call.revision}
+        names = {name for name, pod in self._pods.items() if pod.may_serve(model)}
+        if call.begun and names:  # else one of its name may come back
+            names = {name for name in names if self._pods[name].revision == call.revision}
             if not names:
                 raise RevisionGone
         return {name: self._loads[name] for name in (names - call.avoid or names)}

@@ -255,7 +255,8 @@ class Relay:
 
     def _another(self, errand: Errand, pod: Pod) -> bool:
         """Whether one that may want no key of this request is there, beside this pod."""
-        taking = {each.found.name for each in self._dispatch.pods.taking(self._dispatch.clock())}
+        now_s, model = self._dispatch.clock(), errand.call.asked.model
+        taking = {each.found.name for each in self._dispatch.pods.taking(now_s, model)}
         keyless = TENANT_HEADER not in errand.headers
         return keyless and bool(taking - errand.call.avoid - {pod.found.name})
 

@@ -73,6 +73,7 @@ class Pod:
     hearing: Hearing = "nothing"
     report: Room | None = None
     boot_id: str | None = None  # at the last report
+    model: str | None = None  # the name of its model, likewise; None: it has not said
     heard_s: float = 0.0
     places: int = 0  # that this router may fill, by the last word about it
     has_been_ready: bool = False
@@ -134,6 +135,17 @@ class Pod:
             return False
         # A pod says sooner that it is ready than its probes do. One that was and is not is broken.
         return self.report.phase == "ready" and (self.found.ready or not self.has_been_ready)
+
+    @property
+    def promises(self) -> bool:
+        """Whether it serves or will: not one that ends, or of which nothing is known yet."""
+        if self.report is not None:
+            return self.report.phase != "draining"
+        return self.found.ready or self.model is not None
+
+    def may_serve(self, model: str | None) -> bool:
+        """Whether the model of this name is there, for all that it has said; None: any is."""
+        return model is None or self.model in (None, model)
 
     def fits(self, num_answers: int, now_s: float) -> bool:
         """Whether so many answers could begin at once."""
@@ -199,10 +211,16 @@ class Pods:
             self._names = tuple(sorted(self._pods))
         return new, gone
 
-    def taking(self, now_s: float) -> list[Pod]:
-        """Who gets requests. Slow ones only where all are."""
-        takes = [pod for pod in self if pod.takes(now_s)]
-        return [pod for pod in takes if not pod.slow] or takes
+    @property
+    def models(self) -> set[str | None]:
+        """The names of the models that pods serve, or will; None: one has not said it."""
+        return {pod.model for pod in self if pod.promises}
+
+    def taking(self, now_s: float, model: str | None = None) -> list[Pod]:
+        """Who gets requests for this model. Slow ones only where all of the same model are."""
+        takes = [pod for pod in self if pod.may_serve(model) and pod.takes(now_s)]
+        quick = {pod.model for pod in takes if not pod.slow}
+        return [pod for pod in takes if not pod.slow or pod.model not in quick]
 
     def look(self, now_s: float) -> None:
         """Notice who is slow, and who is silent. O(all requests): now and then."""
@@ -234,6 +252,7 @@ def reported(pod: Pod, report: Room, now_s: float) -> None:
             pod.has_been_ready = pod.found.ready
         pod.boot_id, pod.refusals = report.boot_id, 0
     pod.hearing, pod.report, pod.heard_s = "reports", report, now_s
+    pod.model = report.model
     pod.places, pod.sent = _places(pod, report), 0
 
 

@@ -18,7 +18,7 @@ class Settings:
     namespace: str = ""
     pods_service: str = ""  # the headless Service under which the cluster lists the pods
     pod: tuple[str, ...] = ()  # URLs of pods, without a cluster
-    model_name: str = ""  # for metrics
+    model_name: str = ""  # for metrics, and for requests while there is no pod that says its own
     host: str = "127.0.0.1"
     port: int = names.HTTP_PORT
     admin_port: int = names.ADMIN_PORT
@@ -37,7 +37,7 @@ _FLAGS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
     ("--service", str, "name of the InferenceService"),
     ("--namespace", str, "its namespace"),
     ("--pods-service", str, "headless Service that lists its pods"),
-    ("--model-name", str, "what metrics call the model"),
+    ("--model-name", str, "of the model, for metrics, and for requests while there is no pod"),
     ("--host", str, "address to listen on"),
     ("--port", int, "of the OpenAI API; 0: any that is free"),
     ("--admin-port", int, "of probes, metrics and state; 0: any that is free"),

@@ -88,6 +88,13 @@ def internal_error(message: str) -> Termination:
     )
 
 
+def killed(message: str) -> Termination:
+    """The last word when somebody else has ended a process of ours."""
+    return Termination(
+        condition=ConditionType.WORKLOAD_READY, reason=Reason.RESTARTING, message=message
+    )
+
+
 def leave_word(termination: Termination, path: Path | None) -> None:
     """Write the last word where the kubelet looks for it, if there is such a place."""
     if path is None:

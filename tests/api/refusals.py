@@ -47,6 +47,31 @@ REFUSALS = (
         "expected a quantity, such as 2, 500m, 10Gi or 10G",
     ),
     Refusal(
+        "a unit of memory and no number",
+        spec(resources={"limits": {"memory": "Ki"}}),
+        "expected a quantity, such as 2, 500m, 10Gi or 10G",
+    ),
+    Refusal(
+        "an exponent and no number",
+        spec(resources={"requests": {"cpu": "e3"}}),
+        "expected a quantity, such as 2, 500m, 10Gi or 10G",
+    ),
+    Refusal(
+        "a cache of a unit and no number",
+        spec(prefixCache={"size": "m"}),
+        "expected an amount of memory, such as 10Gi or 10G",
+    ),
+    Refusal(
+        "a cache of a point",
+        spec(prefixCache={"hostMemory": "."}),
+        "expected an amount of memory, such as 10Gi or 10G",
+    ),
+    Refusal(
+        "a cache of more than all memory there is",
+        spec(prefixCache={"size": "1e999"}),
+        "prefixCache.size must be more than 0 and at most 1Pi",
+    ),
+    Refusal(
         "a cache of a size in such a unit",
         spec(prefixCache={"size": "10GB"}),
         "expected an amount of memory, such as 10Gi or 10G, or bytes; units have no B",
@@ -291,6 +316,17 @@ REFUSALS = (
     ),
 )
 
+# Amounts of memory as the API server takes them, each with its bytes.
+AMOUNTS = (
+    ("10Gi", 10 << 30),
+    ("1.", 1),
+    (".5k", 500),
+    ("1e007", 10_000_000),
+    ("1E2", 100),
+    ("1500m", 2),
+    ("1e-200", 1),
+    (7, 7),
+)
 OUT_OF_RANGE = (
     ("replicas below zero", spec(replicas=-1), "spec.replicas"),
     ("replicas without end", spec(replicas=100_000), "spec.replicas"),

@@ -5,8 +5,19 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from aweigh_api.quantity import to_bytes
 from aweigh_api.spec import InferenceService, Spec
-from tests.api.refusals import DRAFT, HF, OUT_OF_RANGE, REFUSALS, Refusal, manifest, rules, spec
+from tests.api.refusals import (
+    AMOUNTS,
+    DRAFT,
+    HF,
+    OUT_OF_RANGE,
+    REFUSALS,
+    Refusal,
+    manifest,
+    rules,
+    spec,
+)
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.title)
@@ -24,6 +35,18 @@ def test_a_value_out_of_range_is_refused_with_its_path(spec: dict[str, object], 
         InferenceService.model_validate(manifest("chat", spec))
     paths = [".".join(map(str, error["loc"])) for error in refused.value.errors()]
     assert any(found.startswith(path) for found in paths)
+
+
+@pytest.mark.parametrize(("amount", "amounts_to"), AMOUNTS, ids=[str(each[0]) for each in AMOUNTS])
+def test_memory_is_read_in_each_notation(amount: int | str, amounts_to: int) -> None:
+    parts = spec(prefixCache={"size": amount}, resources={"limits": {"memory": amount}})
+    found = InferenceService.model_validate(manifest("chat", parts)).spec
+    assert to_bytes(found.prefix_cache.size or 0) == amounts_to
+
+
+def test_an_exponent_without_end_takes_no_time() -> None:
+    assert to_bytes("1e999999999") == to_bytes("1e99")
+    assert to_bytes("1e-999999999") == 1
 
 
 SCALED = {"minReplicas": 2, "maxReplicas": 8}

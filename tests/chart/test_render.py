@@ -125,7 +125,9 @@ def test_pod_monitors_are_made_where_asked_for_or_where_the_cluster_knows_them(
     kinds = (POD_MONITOR,) if with_kind else ()
     found = manifests(f"metrics.podMonitor.enabled={enabled}", kinds=kinds)
     monitor, _ = of_kind("PodMonitor", found)
-    assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "metrics", "interval": "30s"}]
+    # Else the namespaces of InferenceServices would give way to the operator's.
+    endpoint = {"port": "metrics", "honorLabels": True, "interval": "30s"}
+    assert monitor["spec"]["podMetricsEndpoints"] == [endpoint]
 
 
 @pytest.mark.parametrize(("enabled", "with_kind"), [("auto", False), ("false", True)])

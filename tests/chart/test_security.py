@@ -7,8 +7,7 @@ import pytest
 from aweigh_api import names
 from aweigh_api.spec import InferenceService
 from aweigh_operator.desired import router_rights
-from aweigh_operator.main import parse
-from aweigh_operator.settings import Settings
+from aweigh_operator.settings import Settings, read
 from tests.chart.render import NAMESPACED, Manifest, manifests, of_kind
 from tests.operator import fakes
 
@@ -66,7 +65,7 @@ def test_only_what_may_become_unwanted_can_be_deleted() -> None:
 def test_the_operators_settings_come_from_the_values() -> None:
     (container,) = pod()["containers"]
     environment = {each["name"]: each["value"] for each in container["env"]}
-    settings = parse([], environment)
+    settings = read([], environment)
     assert settings == Settings(
         runtime_image="registry.example.com/aweigh-runtime:1",
         router_image="registry.example.com/aweigh-router:1",
@@ -86,7 +85,7 @@ def test_namespaced_mode_reaches_the_operator() -> None:
     (deployment,) = of_kind("Deployment", manifests(*NAMESPACED))
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     images = {"AWEIGH_RUNTIME_IMAGE": "x", "AWEIGH_ROUTER_IMAGE": "y"}
-    settings = parse(container["args"], images)
+    settings = read(container["args"], images)
     assert settings.namespaces == ("team-a", "team-b")
 
 

@@ -1,7 +1,9 @@
 """A kubectl on the PATH whose cluster is a JSON file: as much of it as the commands use.
 
-The services of `obeyed` have an operator that acts on an upgrade at once, those of `current` have
-nothing to upgrade; the Deployments of `stuck` never become available.
+The services of `obeyed` have an operator that answers an upgrade at once. Those of `current` have
+nothing to upgrade; those of `outgoing` neither, in the eyes of the operator that answers first and
+is about to be replaced. Those of `bare` have no Deployment, those of `routed` one of routers, too.
+The Deployments of `stuck` never become available.
 """
 
 import json
@@ -26,18 +28,37 @@ for flag in ("--namespace", "-n"):
         namespace = arguments[arguments.index(flag) + 1]
 
 
-def deployment(name):
-    pod = {"containers": [{"name": "runtime", "image": world["images"][name]}]}
-    mark = {"serving.aweigh.dev/template-hash": world["hashes"][name]}
-    return {"metadata": {"annotations": mark}, "spec": {"replicas": 1, "template": {"spec": pod}}}
+def deployment(name, container="runtime"):
+    image = world["images"][name.removesuffix("-router")].replace("runtime", container)
+    pod = {"containers": [{"name": container, "image": image}]}
+    metadata = {"name": name, "annotations": world["notes"].get(name, {})}
+    return {"metadata": metadata, "spec": {"replicas": 1, "template": {"spec": pod}}}
+
+
+def deployments(name):
+    found = [] if name in world["bare"] else [deployment(name)]
+    return found + [deployment(f"{name}-router", "router")] * (name in world["routed"])
+
+
+def answer(name, asked):
+    moves = name not in world["current"] + world["outgoing"] or asked.endswith("/force")
+    if moves:
+        world["images"][name] = "runtime:2"
+        world["current"].append(name)
+    if name in world["outgoing"]:
+        world["outgoing"].remove(name)
+    for each in (name, f"{name}-router"):
+        notes = world["notes"].setdefault(each, {})
+        notes["serving.aweigh.dev/upgrade-answered"] = asked
+        if moves:
+            notes["serving.aweigh.dev/upgrade"] = asked
 
 
 def service(name):
     message = f"{name} waits"
     ready = {"type": "Ready", "status": "False", "reason": "ModelNotFound", "message": message}
-    metadata = {"name": name, "namespace": namespace or "default", "generation": 1}
+    metadata = {"name": name, "namespace": namespace or "default"}
     status = {"readyReplicas": world["serving"], "conditions": [ready], "url": world["url"]}
-    status |= {"observedGeneration": 1, "outdated": name not in world["current"]}
     return {"metadata": metadata, "status": status}
 
 
@@ -45,14 +66,15 @@ def act():
     verb, kind = arguments[:2]
     name = arguments[2] if len(arguments) > 2 else ""
     if verb == "get" and kind == "deployment":
-        return json.dumps(deployment(name))
+        instance = name.partition("/instance=")[2].partition(",")[0]
+        return json.dumps({"items": deployments(instance)})
     if verb == "get" and name in world["images"]:
         return json.dumps(service(name))
     if verb == "get" and name.startswith("-"):
         return json.dumps({"items": [service(each) for each in world["images"]]})
     if verb == "annotate":
         if name in world["obeyed"]:
-            world["images"][name], world["hashes"][name] = "runtime:2", "new"
+            answer(name, arguments[4].partition("=")[2])
         return ""
     if verb == "rollout":
         if name.removeprefix("deployment/") in world["stuck"]:
@@ -93,6 +115,9 @@ def fake_kubectl(
     obeyed: tuple[str, ...] = (),
     stuck: tuple[str, ...] = (),
     current: tuple[str, ...] = (),
+    outgoing: tuple[str, ...] = (),
+    bare: tuple[str, ...] = (),
+    routed: tuple[str, ...] = (),
     port: int = 0,
     serving: int = 1,
     url: str = "",
@@ -103,10 +128,13 @@ def fake_kubectl(
     world = {
         "calls": [],
         "images": dict.fromkeys(services, "runtime:1"),
-        "hashes": dict.fromkeys(services, "old"),
+        "notes": {},
         "obeyed": obeyed,
         "stuck": stuck,
         "current": current,
+        "outgoing": outgoing,
+        "bare": bare,
+        "routed": routed,
         "port": port,
         "serving": serving,
         "url": url,

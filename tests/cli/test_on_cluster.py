@@ -32,10 +32,10 @@ def test_a_service_that_is_not_there_is_named(service: Service) -> None:
 def test_an_upgrade_replaces_the_pods_and_waits_for_the_new_ones(service: Service) -> None:
     (before,) = service.pods()
     image = service.cluster.image("runtime")
-    done = service.aweigh("upgrade", "chat")
+    done = service.aweigh("upgrade", "chat", "--settle=0")
     assert f"runs {image}, as the operator would make it now" in done.stdout
     assert [pod["metadata"]["uid"] for pod in service.pods()] == [before["metadata"]["uid"]]
-    done = service.aweigh("upgrade", "chat", "--force")
+    done = service.aweigh("upgrade", "chat", "--force", "--settle=0")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         f"{service.namespace}/chat: {image} is being replaced",
@@ -56,7 +56,7 @@ def test_an_upgrade_of_a_whole_namespace_takes_each_in_turn(service: Service) ->
     second = Service(service.cluster, service.namespace, "code")
     second.apply(model={"uri": "builtin://helmsman-1m-draft"}, suspend=True)
     second.wait_for_reason("Ready", "Suspended")
-    done = service.aweigh("upgrade", "--all", "--force")
+    done = service.aweigh("upgrade", "--all", "--force", "--settle=0")
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
         f"{service.namespace}/chat",

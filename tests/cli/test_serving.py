@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.api.refusals import manifest
 from tests.cli.command import arguments, aweigh, environment
 from tests.cluster.places import CHECKOUT
 
@@ -77,7 +78,20 @@ def test_two_servers_answer_behind_a_router(tmp_path: Path) -> None:
         assert process.wait(timeout=START_S) == 0
     assert "containers" in done.stdout, done.stderr
     warnings = [each for each in (tmp_path / "said").read_text().splitlines() if "effect" in each]
-    assert [each.split()[1] for each in warnings] == ["AWEIGH_DEVISE"]  # that neither of both reads
+    (warning,) = warnings  # of what neither of both reads
+    assert "AWEIGH_DEVISE has no effect: no setting of `aweigh local` has that name" in warning
+
+
+def test_servers_that_end_say_why_and_nothing_of_the_routers_variables(tmp_path: Path) -> None:
+    file = tmp_path / "chat.yaml"
+    model = {"model": {"uri": f"file://{tmp_path}/nowhere"}}
+    file.write_text(json.dumps(manifest("chat", model)))
+    settings = environment(AWEIGH_WAIT_SECONDS="60", AWEIGH_DEVICE="cpu")
+    done = aweigh("local", "-f", str(file), "--pods=2", *FREE_PORTS, env=settings)
+    assert done.returncode == 1
+    assert "all servers have ended; the last one said:" in done.stderr
+    assert "/nowhere" in done.stderr
+    assert "has no effect" not in done.stderr
 
 
 def test_without_a_terminal_progress_is_in_the_log(server: Server) -> None:

@@ -1,14 +1,19 @@
 """`aweigh upgrade` against a kubectl that tells what it was asked."""
 
+import json
 from pathlib import Path
+
+import pytest
 
 from tests.cli.command import aweigh, environment
 from tests.cli.fake_kubectl import fake_kubectl
 
+NOW = "--settle=0"  # no operator was just replaced
+
 
 def test_one_service_moves_to_the_new_image(tmp_path: Path) -> None:
     kubectl = fake_kubectl(tmp_path, services=("chat",), obeyed=("chat",))
-    done = aweigh("upgrade", "chat", "-n", "web", env=kubectl.environment)
+    done = aweigh("upgrade", "chat", "-n", "web", NOW, env=kubectl.environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "web/chat: runtime:1 is being replaced",
@@ -22,41 +27,85 @@ def test_one_service_moves_to_the_new_image(tmp_path: Path) -> None:
 def test_all_services_move_one_after_the_other(tmp_path: Path) -> None:
     names = ("chat", "code", "mail")
     kubectl = fake_kubectl(tmp_path, services=names, obeyed=names)
-    done = aweigh("upgrade", "--all", env=kubectl.environment)
+    done = aweigh("upgrade", "--all", NOW, env=kubectl.environment)
     assert done.returncode == 0, done.stderr
     steps = [call[2] for call in kubectl.calls("annotate", "rollout")]
     assert steps == [step for name in names for step in (name, f"deployment/{name}")]
     assert done.stdout.splitlines()[2].startswith("default/code: runtime:1")
 
 
+def test_routers_are_moved_and_waited_for_as_pods_are(tmp_path: Path) -> None:
+    one = ("chat",)
+    kubectl = fake_kubectl(tmp_path, one, obeyed=one, routed=one, stuck=("chat-router",))
+    done = aweigh("upgrade", "chat", NOW, env=kubectl.environment)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "default/chat: runtime:1 is being replaced",
+        "default/chat: router:1 is being replaced",
+    ]
+    waited = [call[2] for call in kubectl.calls("rollout")]
+    assert waited == ["deployment/chat", "deployment/chat-router"]
+
+
 def test_what_is_current_stays_as_it_is_unless_it_is_forced(tmp_path: Path) -> None:
     names = ("chat", "code")
     kubectl = fake_kubectl(tmp_path, services=names, obeyed=names, current=("chat",))
-    done = aweigh("upgrade", "--all", env=kubectl.environment)
+    done = aweigh("upgrade", "--all", NOW, env=kubectl.environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == (
-        "default/chat: runs runtime:1, as the operator would make it now; --force restarts it"
-    )
-    assert [call[2] for call in kubectl.calls("annotate", "rollout")] == ["code", "deployment/code"]
-    forced = aweigh("upgrade", "chat", "--force", env=kubectl.environment)
+    assert done.stdout.splitlines() == [
+        "default/chat: runs runtime:1, as the operator would make it now; --force restarts it",
+        "default/code: runtime:1 is being replaced",
+        "default/code: runs runtime:2",
+    ]
+    forced = aweigh("upgrade", "chat", "--force", NOW, env=kubectl.environment)
     assert forced.stdout.splitlines()[-1] == "default/chat: runs runtime:2"
+
+
+def test_who_was_asked_while_operators_change_is_asked_again(tmp_path: Path) -> None:
+    names = ("chat", "code")
+    kubectl = fake_kubectl(tmp_path, services=names, obeyed=names, outgoing=("chat",))
+    done = aweigh("upgrade", "--all", "--settle=1", env=kubectl.environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == [
+        "default/chat: runtime:1 is being replaced",
+        "default/chat: runs runtime:2",
+    ]
+    assert [call[2] for call in kubectl.calls("annotate")] == ["chat", "chat", "code"]
 
 
 def test_the_first_that_fails_stops_the_upgrade(tmp_path: Path) -> None:
     names = ("chat", "code", "mail")
     kubectl = fake_kubectl(tmp_path, services=names, obeyed=names, stuck=("code",))
-    done = aweigh("upgrade", "--all", env=kubectl.environment)
+    done = aweigh("upgrade", "--all", NOW, env=kubectl.environment)
     assert done.returncode == 1
-    assert "default/code: the new pods are not ready." in done.stderr
+    assert "default/code: not all pods are ready." in done.stderr
     assert "Its condition Ready is False: code waits" in done.stderr
     assert [call[2] for call in kubectl.calls("annotate")] == ["chat", "code"]
+    again = aweigh("upgrade", "--all", NOW, env=kubectl.environment)
+    assert again.returncode == 1, "code is current by now, and its pods are still not ready"
+    assert [call[2] for call in kubectl.calls("annotate")][2:] == ["chat", "code"]
 
 
-def test_an_operator_that_does_not_act_is_missed_within_the_timeout(tmp_path: Path) -> None:
-    kubectl = fake_kubectl(tmp_path, services=("chat",))
-    done = aweigh("upgrade", "chat", "--timeout", "1", env=kubectl.environment)
+@pytest.mark.parametrize("bare", [(), ("chat",)])
+def test_an_operator_that_does_not_answer_is_missed_within_the_timeout(
+    tmp_path: Path, bare: tuple[str, ...]
+) -> None:
+    """It does not run, or it can make no Deployment."""
+    kubectl = fake_kubectl(tmp_path, services=("chat",), obeyed=bare, current=bare, bare=bare)
+    done = aweigh("upgrade", "chat", "--timeout", "1", NOW, env=kubectl.environment)
     assert done.returncode == 1
-    assert "the operator has not acted within 1 s; expected a running operator" in done.stderr
+    assert "default/chat: no answer from the operator within 1 s; expected one that" in done.stderr
+    assert "Its condition Ready is False: chat waits" in done.stderr
+
+
+def test_the_answer_to_another_upgrade_is_none(tmp_path: Path) -> None:
+    kubectl = fake_kubectl(tmp_path, services=("chat",), obeyed=("chat",))
+    assert aweigh("upgrade", "chat", NOW, env=kubectl.environment).returncode == 0
+    world = json.loads(kubectl.file.read_text())
+    kubectl.file.write_text(json.dumps({**world, "obeyed": []}))
+    done = aweigh("upgrade", "chat", "--timeout", "1", NOW, env=kubectl.environment)
+    assert done.returncode == 1
+    assert "no answer from the operator" in done.stderr
 
 
 def test_nothing_to_upgrade_is_said(tmp_path: Path) -> None:

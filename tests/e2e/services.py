@@ -45,17 +45,20 @@ class Service:
         return next((each for each in conditions if each["type"] == type_), {})
 
     def wait_ready(self, timeout_s: float = 60) -> None:
-        """Until the current generation is Ready, and all pods of it serve."""
+        """Until the current generation is applied and all its pods serve, as they were meant."""
 
         def ready() -> bool:
             body = self.body()
             status = body.get("status", {})
             conditions = {each["type"]: each for each in status.get("conditions", [])}
             current = bool(status.get("observedGeneration") == body["metadata"]["generation"])
-            parts = (conditions.get(kind, {}) for kind in ("Ready", "WorkloadReady"))
+            wanted = ("Ready", "SpecValid", "WorkloadReady")
+            parts = (conditions.get(kind, {}) for kind in wanted)
             return current and all(each.get("status") == "True" for each in parts)
 
         self.cluster.wait(f"InferenceService {self.name} Ready", ready, timeout_s)
+        applied = self.condition("SpecValid")
+        assert applied["reason"] == "Valid", applied["message"]
 
     def wait_for_reason(self, type_: str, reason: str, timeout_s: float = 120) -> Condition:
         """Until a condition has the reason; returns it."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.refusals import OUT_OF_RANGE, REFUSALS, Refusal, manifest, spec
+from tests.api.refusals import AMOUNTS, OUT_OF_RANGE, REFUSALS, Refusal, manifest, spec
 from tests.cluster.cluster import Cluster, CommandFailed
 
 pytestmark = pytest.mark.cluster
@@ -35,6 +35,13 @@ def test_a_value_out_of_range_is_refused_with_its_path(
     cluster: Cluster, namespace: str, operator: None, spec: dict[str, Any], path: str
 ) -> None:
     assert path in refusal_of(cluster, namespace, manifest("chat", spec))
+
+
+def test_memory_is_taken_in_each_notation(cluster: Cluster, namespace: str, operator: None) -> None:
+    for amount, _ in AMOUNTS:
+        parts = spec(prefixCache={"size": amount}, resources={"limits": {"memory": amount}})
+        body = json.dumps(manifest("chat", parts))
+        cluster.kubectl("create", "--dry-run=server", "-n", namespace, "-f", "-", input=body)
 
 
 def test_defaults_are_filled_in_where_users_see_them(

@@ -227,12 +227,8 @@ def test_ten_resyncs_and_a_new_operator_change_no_resource_version(
     with local_operator(
         cluster, service.namespace, newer, often, f"--router-image={newer}"
     ) as second:
-        cluster.wait("its news", lambda: service.status()["outdated"] is True)
-        told = _versions(service)
-        assert {**told, "infs": before["infs"]} == before  # it only says what an upgrade would do
-        done = _total(second, RECONCILES)
-        cluster.wait("ten resyncs", lambda: _total(second, RECONCILES) >= done + 10)
-        assert _versions(service) == told
+        cluster.wait("ten resyncs", lambda: _total(second, RECONCILES) >= 10)
+        assert _versions(service) == before
 
 
 def _quiet(service: Service) -> bool:

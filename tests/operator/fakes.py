@@ -13,9 +13,9 @@ from aweigh_api.router_state import RouterState
 from aweigh_api.state import State
 from aweigh_operator import events
 from aweigh_operator.cluster import RESOURCES, ApiError
-from aweigh_operator.compare import ATOMIC
+from aweigh_operator.compare import ATOMIC, MERGED
 from aweigh_operator.metrics import Metrics
-from aweigh_operator.observe import Autoscaler, Key, Manifest, Pod
+from aweigh_operator.observe import Autoscaler, Key, Manifest, Pod, Waiting
 from aweigh_operator.places import PLACES, kind_of, name_at
 from aweigh_operator.readers import Readers
 from aweigh_operator.reconcile import Reconciler
@@ -98,7 +98,8 @@ def _made(body: Manifest, template: Manifest) -> Manifest:
     """A pod from this template."""
     (container,) = template["spec"]["containers"]
     body["status"]["containerStatuses"][0]["name"] = container["name"]
-    body["metadata"] |= copy.deepcopy(template["metadata"])
+    metadata = copy.deepcopy(template["metadata"])
+    body["metadata"] |= {field: each for field, each in metadata.items() if each is not None}
     return {**body, "spec": copy.deepcopy(template["spec"])}
 
 
@@ -145,7 +146,7 @@ class FakeCluster:
         self.jobs_end = True  # at once, and well
         self.refuse: Callable[[Manifest], ApiError | None] = lambda _: None
         self.lose_status = 0  # writes of a status that are answered 404
-        self.mount_failures: dict[str, str] = {}
+        self.stuck_pods: dict[str, Waiting] = {}
         self.marked: list[Mark] = []
         self.refuse_marks: ApiError | None = None
         self.secrets: dict[str, Manifest] = {}
@@ -180,8 +181,8 @@ class FakeCluster:
             if of == kind and namespace in (None, at.namespace)
         }
 
-    async def mount_failure(self, namespace: str, pod: str) -> str | None:
-        return self.mount_failures.get(pod)
+    async def stuck(self, namespace: str, pod: str) -> Waiting | None:
+        return self.stuck_pods.get(pod)
 
     async def apply(self, manifest: Manifest, *, force: bool = True) -> Manifest:
         if error := self.refuse(manifest):
@@ -275,6 +276,8 @@ class FakeCluster:
             raise ApiError(f"apply {kind}", 409, "the object has been replaced")
         kept = _without(found, self.applied.get((kind, key), {}), manifest)
         merged = _merged(_defaults(kind), _as_stored(_merged(kept, manifest)))
+        if kind == "Deployment":
+            _fill_in(merged["spec"]["template"])
         if kind == "Job" and self.jobs_end:
             merged["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
         self.applied[kind, key] = copy.deepcopy(manifest)
@@ -405,6 +408,12 @@ class Operator:
         found = {each["type"]: each for each in self.status()["conditions"]}[kind]
         return found["status"], found["reason"], found["message"]
 
+    def times_told(self, reason: str) -> int:
+        """How often an event was written that has this reason, repetitions included."""
+        events = [each for each in self.cluster.events if each["reason"] == reason]
+        written = {each["metadata"]["name"] for each in events}
+        return len(events) + sum(name in written for name, _ in self.cluster.repeated)
+
     def children(self) -> dict[str, Manifest]:
         """The children that are there, without what differs from run to run."""
         found = {
@@ -422,9 +431,30 @@ def _defaults(kind: str) -> Manifest:
     if kind == "Service":
         return {"spec": {"clusterIP": "10.96.0.9", "sessionAffinity": "None"}}
     if kind == "Deployment":
-        pod_spec = {"restartPolicy": "Always", "dnsPolicy": "ClusterFirst"}
-        return {"spec": {"minReadySeconds": 0, "template": {"spec": pod_spec}}, "status": {}}
+        return {"spec": {"minReadySeconds": 0}, "status": {}}
     return {}
+
+
+def _fill_in(template: Manifest) -> None:
+    """What the API server fills in where a pod template leaves it out."""
+    template["metadata"]["creationTimestamp"] = None
+    pods = template["spec"]
+    template["spec"] = pods = {
+        "dnsPolicy": "ClusterFirst",
+        "restartPolicy": "Always",
+        "schedulerName": "default-scheduler",
+        "serviceAccount": pods["serviceAccountName"],
+        **pods,
+    }
+    pods["volumes"] = [
+        {**each, "secret": {"defaultMode": 420, **each["secret"]}} if "secret" in each else each
+        for each in pods["volumes"]
+    ]
+    for container in pods["containers"]:
+        container.setdefault("resources", {})
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            if probe in container:
+                container[probe] = {"successThreshold": 1, **container[probe]}
 
 
 def _as_stored(value: Any) -> Any:
@@ -443,15 +473,24 @@ def _quantity(value: Any) -> str:
     return text.removesuffix("000m") if text.endswith("000m") else text
 
 
-def _merged(one: Any, other: Any) -> Any:
+def _merged(one: Any, other: Any, field: str = "") -> Any:
+    """One, over which the other is applied; a list of named entries keeps those of others."""
     if isinstance(one, dict) and isinstance(other, dict):
         both = {
-            name: _merged(one[name], other[name])
+            name: _merged(one[name], other[name], name)
             for name in one
             if name in other and name not in ATOMIC
         }
         return {**one, **other, **both}
+    if field in MERGED and isinstance(one, list):
+        before, after = _by_name(one, field), _by_name(other, field)
+        both = {name: _merged(before.get(name, {}), each) for name, each in after.items()}
+        return [*both.values(), *(each for name, each in before.items() if name not in both)]
     return other
+
+
+def _by_name(entries: Any, field: str) -> Manifest:
+    return {each[MERGED[field]]: each for each in entries or []}
 
 
 def _clash(found: Any, applied: Any) -> bool:
@@ -461,13 +500,16 @@ def _clash(found: Any, applied: Any) -> bool:
     return bool(found != applied)
 
 
-def _without(found: Any, applied: Any, manifest: Any) -> Any:
+def _without(found: Any, applied: Any, manifest: Any, field: str = "") -> Any:
     """What stays of an object when the fields that are no longer applied are taken away."""
+    if field in MERGED and isinstance(found, list):
+        ours, wanted = _by_name(applied, field), _by_name(manifest, field)
+        return list(_without(_by_name(found, field), ours, wanted).values())
     if not isinstance(found, dict) or not isinstance(applied, dict):
         return found
     wanted = manifest if isinstance(manifest, dict) else {}
     return {
-        name: _without(value, applied.get(name), wanted.get(name))
+        name: _without(value, applied.get(name), wanted.get(name), name)
         for name, value in found.items()
         if name not in applied or name in wanted
     }

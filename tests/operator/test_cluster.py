@@ -13,7 +13,7 @@ from kubernetes.aio.client import Configuration
 from aweigh_api import crd, names
 from aweigh_operator import cluster, main
 from aweigh_operator.cluster import ApiError, ApiServer
-from aweigh_operator.observe import Autoscaler
+from aweigh_operator.observe import Autoscaler, Waiting
 from tests.operator import fakes
 from tests.operator.fakes import KEY
 
@@ -221,17 +221,21 @@ async def test_every_page_of_a_listing_is_read(api: ApiServer, answers: Answers)
     assert "labelSelector" not in answers.asked[-1][2]
 
 
-async def test_the_newest_failure_to_mount_counts(api: ApiServer, answers: Answers) -> None:
+async def test_the_newest_reason_why_a_pod_is_not_created_counts(
+    api: ApiServer, answers: Answers
+) -> None:
+    times = {"FailedMount": "12:00:01", "FailedCreatePodSandBox": "12:00:05", "BackOff": "12:00:09"}
     answers.body = {
         "items": [
-            {"lastTimestamp": "2026-11-23T12:00:05Z", "message": "new"},
-            {"lastTimestamp": "2026-11-23T12:00:01Z", "message": "old"},
-            {"lastTimestamp": None, "message": "undated"},
+            {"reason": reason, "lastTimestamp": f"2026-11-23T{time}Z", "message": f"{reason}!"}
+            for reason, time in times.items()
         ]
     }
-    assert await api.mount_failure("team", "chat-1") == "new"
+    answers.body["items"] += [{"reason": "FailedMount", "lastTimestamp": None, "message": "old"}]
+    found = await api.stuck("team", "chat-1")
+    assert found == Waiting("FailedCreatePodSandBox", "FailedCreatePodSandBox!")
     answers.body = {}
-    assert await api.mount_failure("team", "chat-1") is None
+    assert await api.stuck("team", "chat-1") is None
 
 
 def autoscaler(name: str, api: str, kind: str) -> Any:

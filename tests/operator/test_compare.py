@@ -54,6 +54,13 @@ def test_entries_that_others_add_to_an_empty_keyed_list_are_theirs() -> None:
     assert holds({"env": [{"name": "X", "value": "1"}]}, {"env": []})
 
 
+def test_a_volume_that_others_mount_a_second_time_is_no_difference() -> None:
+    ours = {"name": "tmp", "mountPath": "/tmp"}
+    theirs = {"name": "tmp", "mountPath": "/more"}
+    assert holds({"volumeMounts": [ours, theirs]}, {"volumeMounts": [ours]})
+    assert not holds({"volumeMounts": [theirs]}, {"volumeMounts": [ours]})
+
+
 def test_a_plain_list_must_be_equal() -> None:
     assert holds(["a", "b"], ["a", "b"])
     assert not holds(["a", "b", "c"], ["a", "b"])

@@ -10,7 +10,7 @@ from aweigh_api.state import Loading, Speculation, State
 from aweigh_api.termination import Termination
 from aweigh_operator import conditions, lasting
 from aweigh_operator.conditions import Wanted
-from aweigh_operator.observe import Counts, Manifest, Observed, Refusal, pod_of
+from aweigh_operator.observe import Counts, Manifest, Observed, Refusal, Waiting, pod_of
 from aweigh_operator.verdict import Verdict
 from tests.operator import fakes
 
@@ -108,10 +108,33 @@ def test_a_missing_claim_is_a_mount_that_failed() -> None:
 def test_a_missing_secret_is_a_mount_that_failed() -> None:
     found = verdicts(
         fakes.pod(waiting={"reason": "ContainerCreating"}),
-        mount_failures={"uid-of-chat-1": 'secret "token" not found'},
+        stuck={"uid-of-chat-1": Waiting("FailedMount", 'secret "token" not found')},
     )
     assert found[READY].reason is Reason.MOUNT_FAILED
     assert 'secret "token" not found' in found[READY].message
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("failed to create shim task: cannot allocate memory", Reason.OUT_OF_MEMORY),
+        ('plugin type="bridge" failed (add): no addresses left', Reason.CANNOT_START),
+    ],
+)
+def test_a_pod_that_is_not_even_created_is_told_with_the_kubelets_sentence(
+    said: str, reason: Reason
+) -> None:
+    why = Waiting("FailedCreatePodSandBox", f"Failed to create pod sandbox: {said}")
+    pod = fakes.pod(waiting={"reason": "ContainerCreating"})
+    found = verdicts(pod, stuck={"uid-of-chat-1": why})
+    assert found[READY].reason is reason
+    assert said in found[READY].message
+
+
+def test_a_container_that_cannot_be_created_does_not_loop() -> None:
+    found = verdicts(fakes.pod(waiting={"reason": "CreateContainerConfigError", "message": "no"}))
+    assert found[READY].reason is Reason.CANNOT_START
+    assert found[READY].message.endswith("(CreateContainerConfigError): no")
 
 
 def test_memory_that_ran_out_is_told_apart_from_other_crashes() -> None:
@@ -147,7 +170,7 @@ def test_a_pod_that_loads_again_after_a_crash_is_still_in_trouble() -> None:
         boot_id="b", uptime_s=1, phase="loading", loading=Loading(stage="loading", done_bytes=1)
     )
     found = verdicts(
-        fakes.pod(running=True, restarts=1, last=crashed()), states={"uid-of-chat-1": state}
+        fakes.pod(running=True, restarts=2, last=crashed()), states={"uid-of-chat-1": state}
     )
     assert found[READY].reason is Reason.CRASH_LOOPING
 
@@ -156,6 +179,29 @@ def test_a_pod_that_crashed_repeatedly_counts_only_after_a_quiet_while() -> None
     pod = fakes.pod(ready=True, hash="new", restarts=4, last=crashed())
     assert verdicts(pod, later_s=5)[READY].reason is Reason.CRASH_LOOPING
     assert verdicts(pod, later_s=31)[READY].reason is Reason.READY
+
+
+def test_a_container_that_ends_once_restarts_and_only_from_the_second_time_on_loops() -> None:
+    killed = crashed(137, "Listening on 8000")
+    for once in (fakes.pod(last=killed), fakes.pod(running=True, restarts=1, last=killed)):
+        told = verdicts(once)[READY]
+        assert told.reason is Reason.RESTARTING
+        assert told.message.endswith("exited with code 137 (SIGKILL): Listening on 8000")
+    twice = fakes.pod(waiting=BACK_OFF, restarts=1, last=killed)
+    assert verdicts(twice)[READY].reason is Reason.CRASH_LOOPING
+    word = last_word(WORKLOAD, Reason.RESTARTING, "the engine process was killed")
+    assert verdicts(fakes.pod(last=word))[READY].reason is Reason.RESTARTING
+    twice = fakes.pod(waiting=BACK_OFF, restarts=1, last=word)
+    assert verdicts(twice)[READY].reason is Reason.CRASH_LOOPING
+    word = last_word(MODEL, Reason.MODEL_NOT_FOUND, "no model")
+    assert verdicts(fakes.pod(last=word))[WORKLOAD].reason is Reason.RESTARTING
+
+
+def test_a_container_that_ends_again_after_hours_does_not_loop() -> None:
+    for started, reason in (("09:00", Reason.RESTARTING), ("11:58", Reason.CRASH_LOOPING)):
+        last = crashed(137) | {"startedAt": f"2026-11-23T{started}:00Z"}
+        pod = fakes.pod(running=True, restarts=2, last=last)
+        assert verdicts(pod)[READY].reason is reason
 
 
 def test_pods_that_the_api_server_refuses_are_reported_with_its_sentence() -> None:
@@ -188,7 +234,7 @@ def test_a_deadline_that_passed_is_told_unless_a_pod_says_why() -> None:
         (crashed(0, reason="Completed"), Reason.PROGRESS_DEADLINE_EXCEEDED),
         (crashed(137, "the end of its log"), Reason.PROGRESS_DEADLINE_EXCEEDED),
         (crashed(137, reason="OOMKilled"), Reason.OUT_OF_MEMORY),
-        (crashed(1, "Traceback"), Reason.CRASH_LOOPING),
+        (crashed(1, "Traceback"), Reason.RESTARTING),
     ],
 )
 def test_a_pod_that_is_started_again_as_it_comes_too_late_has_not_crashed(
@@ -282,15 +328,42 @@ def test_no_pod_is_wanted_when_replicas_is_zero() -> None:
 
 
 def test_an_invalid_spec_is_what_blocks_first() -> None:
-    found = verdicts(fakes.pod(ready=True), invalid="spec.model: required")
+    found = verdicts(fakes.pod(waiting={"reason": "ErrImagePull"}), invalid="spec.model: required")
     assert (found[READY].status, found[READY].reason) == ("False", Reason.INVALID_SPEC)
-    assert found[WORKLOAD].status == "True"
+    assert found[WORKLOAD].reason is Reason.IMAGE_PULL_FAILED
 
 
 def test_a_refused_child_makes_the_spec_invalid() -> None:
     refusal = Refusal(Reason.OBJECT_REFUSED, "the API server answered 422: no")
     found = verdicts(refusals={"Deployment": refusal})
     assert (found[SPEC].status, found[SPEC].reason) == ("False", Reason.OBJECT_REFUSED)
+    assert (found[WORKLOAD].status, found[WORKLOAD].reason) == ("False", Reason.OBJECT_REFUSED)
+    assert (found[READY].status, found[READY].reason) == ("False", Reason.OBJECT_REFUSED)
+
+
+@pytest.mark.parametrize(
+    "why", [Reason.OBJECT_REFUSED, Reason.OBJECT_BEING_DELETED, Reason.INVALID_SPEC]
+)
+def test_a_service_that_answers_is_ready_and_says_why_its_spec_is_not_applied(why: Reason) -> None:
+    invalid = "spec.model: required" if why is Reason.INVALID_SPEC else None
+    refusals = {} if invalid else {"Deployment": Refusal(why, "the quota is used up")}
+    pods = [fakes.pod("a", ready=True, hash="new"), fakes.pod("b", hash="new", running=True)]
+    found = verdicts(*pods, replicas=2, invalid=invalid, refusals=refusals)
+    sentence = f"1 of 2 pods serve, but {invalid or 'the quota is used up'}"
+    assert found[READY] == Verdict("True", why, sentence)
+    assert (found[SPEC].status, found[SPEC].reason) == ("False", why)
+    assert found[WORKLOAD].status == "False"
+
+
+@pytest.mark.parametrize("place", ["Service", "Service-pods"])
+def test_a_service_to_whose_pods_nothing_leads_is_not_ready(place: str) -> None:
+    taken = {place: Refusal(Reason.NAME_CONFLICT, "Service chat exists and has no owner")}
+    refused = {place: Refusal(Reason.OBJECT_REFUSED, "exceeded quota: services")}
+    pod = fakes.pod(ready=True, hash="new")
+    there: Manifest = {place: {"metadata": {"name": "chat"}}}
+    assert verdicts(pod, refusals=taken, children=there)[READY].status == "False"
+    assert verdicts(pod, refusals=refused)[READY].status == "False"
+    assert verdicts(pod, refusals=refused, children=there)[READY].status == "True"
 
 
 def test_pods_that_leave_or_failed_for_good_do_not_count() -> None:

@@ -1,4 +1,3 @@
-import copy
 import json
 import random
 import string
@@ -7,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aweigh_api import names
 from aweigh_api.spec import InferenceService
@@ -36,7 +37,8 @@ def rendered(
     replicas = service.spec.wanted_replicas(None)
     settings = replace(fakes.SETTINGS, runtime_image=image)
     route = ROUTED if service.spec.routed else STRAIGHT
-    return desired.children(service, there, settings, Chosen(replicas=replicas, route=route))
+    made = desired.templates(service, there, settings)
+    return desired.children(service, made, settings, Chosen(replicas=replicas, route=route))
 
 
 def pod_spec(spec: Manifest | None = None) -> Manifest:
@@ -214,12 +216,12 @@ def test_without_host_memory_the_resources_stay_as_they_are_written() -> None:
     ],
 )
 def test_what_the_pods_are_started_with_is_part_of_their_hash(spec: Manifest) -> None:
-    assert template.template_hash(owner(spec)) != template.template_hash(owner())
+    assert template.template_hash(owner(spec), None) != template.template_hash(owner(), None)
 
 
 def test_defaults_that_a_newer_version_brings_change_no_hash() -> None:
     written = {"prefixCache": {"enabled": True, "scope": "Key"}}
-    assert template.template_hash(owner(written)) == template.template_hash(owner())
+    assert template.template_hash(owner(written), None) == template.template_hash(owner(), None)
 
 
 def test_the_grace_period_covers_settling_and_draining() -> None:
@@ -449,21 +451,90 @@ def test_the_upgrade_annotation_takes_the_current_image() -> None:
     assert template.image_of(rendered(upgraded, before, "new")["Deployment"]) == "new"
 
 
-def test_pods_are_outdated_once_new_ones_would_be_made_otherwise() -> None:
-    def outdated(deployment: Manifest | None, image: str) -> bool:
-        there = {} if deployment is None else {"Deployment": deployment}
-        settings = replace(fakes.SETTINGS, runtime_image=image)
-        return desired.outdated(owner(), there, settings, Chosen(replicas=1))
+def test_an_upgrade_that_brings_no_other_pods_is_answered_and_changes_none() -> None:
+    before = children()["Deployment"]
+    after = rendered(owner(annotations={names.UPGRADE: "1"}), before)["Deployment"]
+    assert after["spec"] == before["spec"]
+    assert noted(after) == ("none", "1")
+    assert rendered(owner(annotations={names.UPGRADE: "1"}), after, "new")["Deployment"] == after
+    again = rendered(owner(annotations={names.UPGRADE: "2"}), after, "new")["Deployment"]
+    assert (noted(again), template.image_of(again)) == (("2", "2"), "new")
 
-    kept = children()["Deployment"]
-    assert not outdated(kept, fakes.IMAGE)
-    assert outdated(kept, "new")
-    older = copy.deepcopy(kept)
-    bare = template.bare(owner(), fakes.IMAGE)
-    bare["spec"]["volumes"] = bare["spec"]["volumes"][:1]  # as another version has made them
-    older["metadata"]["annotations"][names.TEMPLATE] = record.write(bare)
-    assert outdated(older, fakes.IMAGE)
-    assert not outdated(None, fakes.IMAGE)
+
+def test_an_upgrade_moves_pods_that_another_version_has_made() -> None:
+    before = children()["Deployment"]
+    annotations = before["metadata"]["annotations"]
+    bare = template.bare(owner(), fakes.IMAGE, annotations[names.TEMPLATE_HASH])
+    bare["spec"]["volumes"] = bare["spec"]["volumes"][:1]
+    annotations[names.TEMPLATE] = record.write(bare)
+    after = rendered(owner(annotations={names.UPGRADE: "1"}), before)["Deployment"]
+    assert noted(after) == ("1", "1")
+    assert len(after["spec"]["template"]["spec"]["volumes"]) > 1
+
+
+def test_a_forced_upgrade_moves_pods_that_are_current() -> None:
+    before = children()["Deployment"]
+    asked = f"1{names.UPGRADE_FORCED}"
+    after = rendered(owner(annotations={names.UPGRADE: asked}), before)["Deployment"]
+    assert noted(after) == (asked, asked)
+    assert after["spec"]["template"] != before["spec"]["template"]
+
+
+def test_an_upgrade_that_is_taken_back_moves_nothing() -> None:
+    upgraded = rendered(owner(annotations={names.UPGRADE: "1"}), children()["Deployment"], "new")
+    after = rendered(owner(), upgraded["Deployment"], "newer")["Deployment"]
+    assert after["spec"] == upgraded["Deployment"]["spec"]
+
+
+def test_pods_of_an_operator_that_noted_no_upgrade_are_kept() -> None:
+    upgraded = owner(annotations={names.UPGRADE: "1"})
+    before = rendered(upgraded, None)["Deployment"]
+    for note in (names.UPGRADE, names.UPGRADE_ANSWERED):
+        del before["metadata"]["annotations"][note]
+    after = rendered(upgraded, before, "new")["Deployment"]
+    assert after["spec"] == before["spec"]
+    assert noted(after) == ("1", "1")
+
+
+@given(
+    st.lists(
+        st.tuples(st.just("image"), st.sampled_from("abc"))
+        | st.tuples(st.just("upgrade"), st.sampled_from(["", names.UPGRADE_FORCED]))
+        | st.tuples(st.just("spec"), st.integers(1, 3)),
+        max_size=8,
+    )
+)
+def test_pods_change_with_their_spec_and_for_upgrades_alone(deeds: list[tuple[str, Any]]) -> None:
+    """And after an upgrade that was answered they are as a new operator would make them."""
+    image, limit, upgrade = "a", 1, ""
+    there: Manifest | None = None
+    for number, (deed, value) in enumerate([*deeds, ("upgrade", "")]):
+        image = value if deed == "image" else image
+        limit = value if deed == "spec" else limit
+        upgrade = f"{number}{value}" if deed == "upgrade" else upgrade
+        spec = {"model": {"uri": "builtin://a", "maxModelLen": limit}}
+        service = owner(spec, annotations={names.UPGRADE: upgrade})
+        before, current = there, pods_of(rendered(owner(spec), None, image)["Deployment"])
+        there = rendered(service, before, image)["Deployment"]
+        assert rendered(service, there, image)["Deployment"] == there
+        assert noted(there)[1] == (upgrade or "none")
+        if before is None or deed == "upgrade":
+            assert pods_of(there) == current
+        same = before is not None and pods_of(before) == current and value != names.UPGRADE_FORCED
+        if same or deed == "image":
+            assert before is None or there["spec"] == before["spec"]
+
+
+def pods_of(deployment: Manifest) -> Manifest:
+    """What the pods run, whatever they are called."""
+    found: Manifest = deployment["spec"]["template"]["spec"]
+    return found
+
+
+def noted(deployment: Manifest) -> tuple[str, str]:
+    """The upgrade that the pods were made with, and the one that was answered last."""
+    annotations = deployment["metadata"]["annotations"]
+    return annotations[names.UPGRADE], annotations[names.UPGRADE_ANSWERED]
 
 
 def test_other_annotations_and_more_replicas_restart_nothing() -> None:

@@ -23,7 +23,9 @@ def owner(**spec: Any) -> InferenceService:
 
 def children(closed: bool = True, **spec: Any) -> dict[str, Manifest]:
     route = Route(Way(by_router=True, closed=closed), routers=2, supplied=True)
-    return desired.children(owner(**spec), {}, fakes.SETTINGS, Chosen(replicas=2, route=route))
+    service, chosen = owner(**spec), Chosen(replicas=2, route=route)
+    made = desired.templates(service, {}, fakes.SETTINGS)
+    return desired.children(service, made, fakes.SETTINGS, chosen)
 
 
 def pod(**spec: Any) -> Manifest:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from aweigh_api import names
 from aweigh_operator.observe import Manifest
 from aweigh_operator.troubles import STEADY_AFTER_S
 from tests.operator import fakes
@@ -79,3 +80,25 @@ async def test_a_new_operator_waits_anew_for_a_pod_that_did_not_serve(clock: Clo
     clock.now_s += STEADY_AFTER_S
     await new.settle()
     assert new.condition("Ready")[0] == "True"
+
+
+@pytest.mark.parametrize("valid", [True, False])
+async def test_a_new_operator_leaves_a_service_ready_that_answers_with_fewer_pods_than_wanted(
+    clock: Clock, valid: bool
+) -> None:
+    cluster = FakeCluster()
+    cluster.put(fakes.service({"replicas": 3, "router": {"replicas": 0}}))
+    operator = Operator(cluster)
+    await operator.settle()
+    for name in ("a", "b"):
+        cluster.put({**crashed_pod(), "metadata": fakes.pod(name)["metadata"]})
+    await operator.settle()
+    clock.now_s += STEADY_AFTER_S
+    if not valid:
+        cluster.edit(names.KIND, lambda body: body["spec"].update(unheardOf=1))
+    await operator.settle()
+    before = operator.condition("Ready"), operator.condition("WorkloadReady")
+    assert (before[0][0], before[1][0]) == ("True", "False")
+    new = Operator(cluster)
+    await new.settle()
+    assert (new.condition("Ready"), new.condition("WorkloadReady")) == before

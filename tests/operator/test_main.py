@@ -11,14 +11,13 @@ from aiohttp.test_utils import unused_port
 
 from aweigh_operator import logs
 from aweigh_operator.health import Health
-from aweigh_operator.main import VARIABLES, parse
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key
-from aweigh_operator.settings import Settings
+from aweigh_operator.settings import VARIABLES, Settings, read
 
 
 def test_every_setting_has_a_flag_and_a_variable() -> None:
-    by_flag = parse(
+    by_flag = read(
         [
             "--runtime-image=r",
             "--namespace=b",
@@ -42,7 +41,7 @@ def test_every_setting_has_a_flag_and_a_variable() -> None:
         "AWEIGH_ROUTER_IMAGE": "s",
         "AWEIGH_API_SERVER_PORTS": "443,7443",
     }
-    assert by_flag == parse([], variables)
+    assert by_flag == read([], variables)
     assert by_flag == Settings(
         runtime_image="r",
         router_image="s",
@@ -79,29 +78,39 @@ def test_every_variable_that_is_read_is_known() -> None:
             asked.add(name)
             return super().get(name, default)
 
-    parse(["--runtime-image=a", "--router-image=b"], Environment())
+    read(["--runtime-image=a", "--router-image=b"], Environment())
     assert asked == set(VARIABLES)
 
 
 def test_a_flag_wins_over_the_environment() -> None:
     variables = {"AWEIGH_RUNTIME_IMAGE": "b", "AWEIGH_ROUTER_IMAGE": "c"}
-    assert parse(["--runtime-image=a"], variables).runtime_image == "a"
+    assert read(["--runtime-image=a"], variables).runtime_image == "a"
 
 
 def test_without_a_runtime_image_the_operator_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        parse([], {})
+        read([], {})
     assert exit_.value.code == 2
     assert "--runtime-image (or AWEIGH_RUNTIME_IMAGE) must name" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        parse(["--runtime-image=a"], {})
+        read(["--runtime-image=a"], {})
     assert "--router-image (or AWEIGH_ROUTER_IMAGE) must name" in capsys.readouterr().err
 
 
 def test_what_is_no_port_of_the_api_server_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse(["--runtime-image=a", "--router-image=b", "--api-server-ports=443,https"], {})
+        read(["--runtime-image=a", "--router-image=b", "--api-server-ports=443,https"], {})
     assert "--api-server-ports is '443,https'; expected ports" in capsys.readouterr().err
+
+
+def test_a_level_that_no_log_has_is_named_wherever_it_is_set(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    images = ["--runtime-image=a", "--router-image=b"]
+    for argv, variables in ((["--log-level=loud"], {}), ([], {"AWEIGH_LOG_LEVEL": "loud"})):
+        with pytest.raises(SystemExit):
+            read([*images, *argv], variables)
+        assert "--log-level is 'loud'; expected one of debug, info" in capsys.readouterr().err
 
 
 async def test_probes_and_metrics_are_served_on_ports_of_their_own() -> None:
@@ -143,6 +152,20 @@ def test_the_gauge_of_services_follows_each_of_them() -> None:
     gauge = "aweigh_operator_inference_services"
     assert f'{gauge}{{ready="True",workload_ready="False"}} 1.0' in text
     assert f'{gauge}{{ready="False",workload_ready="False"}} 0.0' in text
+
+
+def test_a_service_that_lacks_pods_has_a_series_of_its_own_for_as_long() -> None:
+    metrics = Metrics()
+    key, gauge = Key("team", "a"), 'aweigh_operator_missing_pods{name="a",namespace="team"}'
+    metrics.service(key, ("True", "False"), 2)
+    assert f"{gauge} 2.0" in metrics.text().decode()
+    for over in (("True", "True"), ("False", "False"), None):
+        metrics.service(key, over)
+        assert gauge not in metrics.text().decode()
+        metrics.service(key, ("True", "False"))
+        assert f"{gauge} 1.0" in metrics.text().decode()
+    metrics.leads(False)
+    assert gauge not in metrics.text().decode()
 
 
 def test_a_log_record_is_one_line_of_json_with_its_traceback() -> None:

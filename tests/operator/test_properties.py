@@ -15,6 +15,7 @@ from aweigh_api.state import State
 from aweigh_operator import reconcile
 from aweigh_operator.autoscaling import Autoscaling, looked
 from aweigh_operator.cluster import ApiError
+from aweigh_operator.desired import prefetch
 from aweigh_operator.observe import Key, Manifest, Observed, Pod, pod_of
 from aweigh_operator.places import PLACES
 from aweigh_operator.plan import Apply, Delete, Plan, plan
@@ -143,6 +144,8 @@ def test_any_order_of_events_ends_in_the_same_cluster(
 
     operator, children = asyncio.run(play())
     wanted = settled(operator.cluster.objects[names.KIND, KEY]["spec"], clock)
+    if "Job" in children and "Job" in wanted and prefetch.same(children["Job"], wanted["Job"]):
+        children["Job"] = wanted["Job"]  # its pods stay as they were made: it cannot be changed
     # Who takes our labels from a child that nobody wants any more has taken the child from us.
     taken = {kind for kind in children.keys() - wanted.keys() if not labels_of(children[kind])}
     assert {kind: child for kind, child in children.items() if kind not in taken} == wanted
@@ -221,7 +224,7 @@ def test_no_plan_takes_a_pod_that_serves_where_a_colder_or_an_idle_one_could_go(
     cluster.put(fakes.service({"replicas": stay}))
     states = {pod.uid: state for pod, state in pods if state is not None}
     observed = replace(observe(cluster), pods=tuple(pod for pod, _ in pods), states=states)
-    looks = looked(Autoscaling(), observed, None, stay, fakes.NOW, 1000.0)
+    looks = looked(Autoscaling(), observed, Plan(replicas=stay), fakes.NOW, 1000.0)
     observed = replace(observed, cheapest=looks.cheapest)
 
     first = plan(observed, fakes.SETTINGS)

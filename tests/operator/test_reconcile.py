@@ -7,7 +7,7 @@ import pytest
 from aweigh_api import names
 from aweigh_api.state import Loading, ServedModel, Speculation, State
 from aweigh_operator.cluster import ApiError
-from aweigh_operator.observe import Key, Manifest
+from aweigh_operator.observe import Key, Manifest, Waiting
 from aweigh_operator.places import PLACES
 from aweigh_operator.reconcile import STUCK_AFTER_S
 from aweigh_operator.tell import POLL_CONFLICT_S
@@ -117,6 +117,20 @@ async def test_replicas_changed_to_two_and_back_end_where_they_began() -> None:
     assert operator.children() == before
 
 
+async def test_how_many_pods_a_service_lacks_is_measured_until_all_serve() -> None:
+    operator = Operator(cluster_with({"replicas": 3}))
+    await operator.settle()
+    operator.cluster.run_pods()
+    pod = operator.cluster.objects.pop(("Pod", Key("team", "chat-1")))
+    await operator.settle()
+    gauge = 'aweigh_operator_missing_pods{name="chat",namespace="team"}'
+    assert f"{gauge} 1.0" in operator.metrics.text().decode()
+    operator.cluster.put(pod)
+    await operator.settle()
+    assert operator.condition("WorkloadReady")[0] == "True"
+    assert gauge not in operator.metrics.text().decode()
+
+
 async def test_the_disruption_budget_goes_when_one_pod_is_left() -> None:
     operator = Operator(cluster_with({"replicas": 2}))
     await operator.settle()
@@ -149,8 +163,15 @@ async def test_an_object_of_somebody_else_is_left_alone_and_named() -> None:
         "Service chat exists and belongs to Release web: delete the InferenceService and apply it "
         "under another name"
     )
+    assert operator.condition("WorkloadReady")[:2] == ("False", "NameConflict")
+    assert "url" not in operator.status()
+    assert operator.times_told("NameConflict") == 1
     assert cluster.objects["Service", KEY] == theirs
     assert set(operator.children()) == {"Service"}
+    cluster.remove("Service")
+    await operator.settle()
+    assert operator.condition("WorkloadReady")[1] == "Progressing"
+    assert operator.status()["url"] == "http://chat.team.svc:8000/v1"
 
 
 async def test_a_child_of_a_predecessor_is_waited_for() -> None:
@@ -246,6 +267,24 @@ async def test_a_refused_child_becomes_a_condition_and_the_others_are_applied() 
     assert (status, reason) == ("False", "ObjectRefused")
     assert "the API server answered 422: no" in message
     assert set(operator.children()) == {"ServiceAccount", "NetworkPolicy", "Service"}
+
+
+async def test_a_change_that_is_refused_takes_nothing_from_what_serves() -> None:
+    operator = Operator(cluster_with({"replicas": 2}))
+    await operator.settle()
+    operator.cluster.run_pods()
+    await operator.settle()
+    operator.cluster.refuse = refusing("Deployment", 422)
+    set_spec(operator.cluster, template={"labels": {"team": "a"}})
+    await operator.settle()
+    assert operator.condition("SpecValid")[:2] == ("False", "ObjectRefused")
+    status, reason, message = operator.condition("Ready")
+    assert (status, reason) == ("True", "ObjectRefused")
+    assert message.startswith("2 of 2 pods serve, but ")
+    assert "the API server answered 422: no" in message
+    set_spec(operator.cluster, unheardOf=1)
+    await operator.settle()
+    assert operator.condition("Ready")[:2] == ("True", "InvalidSpec")
 
 
 async def test_no_pod_serves_without_the_policy_that_was_asked_for() -> None:
@@ -576,7 +615,8 @@ async def test_a_pod_stuck_before_its_container_shows_what_cannot_be_mounted(
     clock.wrong_s = wrong_s
     operator = Operator(cluster_with())
     operator.cluster.put(fakes.pod(waiting={"reason": "ContainerCreating"}))
-    operator.cluster.mount_failures["chat-1"] = 'secret "token" not found'
+    missing = Waiting("FailedMount", 'secret "token" not found')
+    operator.cluster.stuck_pods["chat-1"] = missing
     await operator.settle()
     assert operator.condition("Ready")[1] == "Progressing"  # a volume takes some seconds
     clock.now_s += STUCK_AFTER_S + 1

@@ -14,7 +14,7 @@ from aweigh_api import names
 from aweigh_api.router_state import RouterState
 from aweigh_api.routing import SECRET_FILE
 from aweigh_operator import reconcile, route, troubles
-from aweigh_operator.observe import Manifest, Observed
+from aweigh_operator.observe import Manifest, Observed, Waiting
 from aweigh_operator.places import ROUTER_DEPLOYMENT
 from aweigh_operator.route import Way
 from tests.operator import fakes
@@ -278,15 +278,12 @@ async def test_a_newer_operator_restarts_no_router_and_an_upgrade_moves_it() -> 
         pods = cluster.objects[at(ROUTER_DEPLOYMENT)]["spec"]["template"]["spec"]
         return str(pods["containers"][0]["image"])
 
-    assert operator.status()["outdated"] is False
     operator = Operator(cluster, settings=newer)
     await operator.settle()
     assert image() == fakes.ROUTER_IMAGE
-    assert operator.status()["outdated"] is True
     cluster.edit(names.KIND, lambda body: body["metadata"].update(annotations={names.UPGRADE: "1"}))
     await operator.settle()
     assert image() == "registry.example/aweigh-router:2"
-    assert operator.status()["outdated"] is False
 
 
 async def test_the_secret_is_made_once_and_again_when_pods_miss_it(clock: Clock) -> None:
@@ -301,7 +298,8 @@ async def test_the_secret_is_made_once_and_again_when_pods_miss_it(clock: Clock)
     assert operator.cluster.secrets == {name: secret}
     operator.cluster.secrets.clear()
     operator.cluster.put(fakes.pod(waiting={"reason": "ContainerCreating"}))
-    operator.cluster.mount_failures["chat-1"] = f'secret "{name}" not found'
+    missing = f'secret "{name}" not found'
+    operator.cluster.stuck_pods["chat-1"] = Waiting("FailedMount", missing)
     await again.reconcile()
     clock.now_s += 10
     await again.reconcile()

@@ -110,6 +110,23 @@ async def test_load_that_grows_gets_pods_and_everything_says_why(clock: Clock) -
     assert event["note"] == first["message"]
 
 
+async def test_what_somebody_added_to_the_pods_is_told_once_while_their_number_changes(
+    clock: Clock,
+) -> None:
+    world = World(clock)
+    await world.pass_(120)
+
+    def set_env(body: Manifest) -> None:
+        variables = body["spec"]["template"]["spec"]["containers"][0]["env"]
+        variables.append({"name": "DEBUG", "value": "1"})
+
+    world.cluster.edit("Deployment", set_env)
+    await world.pass_(60, BUSY)
+    assert world.size > 1
+    assert world.operator.condition("SpecValid")[1] == "Drifted"
+    assert world.operator.times_told("Drifted") == 1
+
+
 async def test_load_that_falls_costs_the_pod_whose_cache_is_worth_least(clock: Clock) -> None:
     world = World(clock)
     await world.pass_(60)

@@ -1,15 +1,25 @@
 """A service without pods: when the last one goes, and what brings the first one back."""
 
+import copy
 from typing import Any
+
+import pytest
 
 from aweigh_api import names
 from aweigh_api.router_state import RouterState
-from aweigh_operator.observe import Manifest
+from aweigh_operator.observe import Key, Manifest
 from tests.operator import fakes
 from tests.operator.fakes import KEY, Clock, FakeCluster, Operator
 from tests.operator.scaling.looks import report
 
 SCALING = {"minReplicas": 0, "maxReplicas": 3, "idleAfterSeconds": 60}
+# What is the matter with a pod that does not serve.
+NO_IMAGE: Manifest = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
+UP_AND_DOWN: Manifest = {
+    "ready": True,
+    "restarts": 4,
+    "last": {"exitCode": 1, "reason": "Error"},
+}
 
 
 class World:
@@ -22,6 +32,7 @@ class World:
         self.operator = Operator(self.cluster)
         self.arrived = self.waiting = 0
         self.silent = False
+        self.broken: Manifest | None = None  # what is the matter with each pod that serves models
 
     @property
     def size(self) -> int:
@@ -34,10 +45,19 @@ class World:
             await self.step()
 
     async def step(self) -> None:
-        self.cluster.run_pods()
+        self.run_pods()
         self.tell()
         while await self.operator.reconcile() == 0.0:
-            self.cluster.run_pods()
+            self.run_pods()
+
+    def run_pods(self) -> None:
+        self.cluster.run_pods()
+        for (kind, key), body in list(self.cluster.objects.items()):
+            if kind == "Pod" and self.broken and "router" not in key.name:
+                status = fakes.pod(key.name, **copy.deepcopy(self.broken))["status"]
+                for ended in [each["lastState"] for each in status["containerStatuses"]]:
+                    ended.get("terminated", {})["message"] = f"at {self.clock.now_s // 20}"
+                self.cluster.put({**body, "status": status})
 
     def tell(self) -> None:
         """Reports of all that run."""
@@ -61,6 +81,14 @@ class World:
             waiting=self.waiting,
             in_flight=0,
         )
+
+    async def ready_for(self, seconds: float) -> set[tuple[str, str]]:
+        """What Ready was in this time."""
+        found = set()
+        for _ in range(round(seconds / 5)):
+            await self.pass_(5)
+            found.add(self.conditions()["Ready"])
+        return found
 
     def conditions(self) -> dict[str, tuple[str, str]]:
         told: list[Manifest] = self.operator.status()["conditions"]
@@ -149,3 +177,76 @@ async def test_a_suspended_service_is_not_woken(clock: Clock) -> None:
     assert world.size == 0
     assert world.conditions()["Ready"] == ("False", "Suspended")
     assert world.operator.routers.heard == set()
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"), [(NO_IMAGE, "ImagePullFailed"), (UP_AND_DOWN, "CrashLooping")]
+)
+async def test_a_service_that_has_never_served_keeps_its_pod_and_says_why(
+    clock: Clock, broken: Manifest, reason: str
+) -> None:
+    world = World(clock)
+    world.broken = broken
+    await world.pass_(10)
+    assert await world.ready_for(300) == {("False", reason)}
+    assert world.size == 1
+    world.broken = None
+    await world.pass_(90)
+    assert world.size == 0
+    assert world.conditions()["Ready"] == ("True", "ScaledToZero")
+
+
+async def test_a_changed_spec_shows_once_that_it_serves_before_it_sleeps(clock: Clock) -> None:
+    world = await asleep(clock)
+    other = {"uri": "builtin://helmsman-80m"}
+    world.cluster.edit(names.KIND, lambda body: body["spec"].update(model=other))
+    world.broken = NO_IMAGE
+    await world.step()
+    assert world.size == 1
+    newest = world.operator.status()["scaling"]["history"][0]
+    assert (newest["fromReplicas"], newest["toReplicas"]) == (0, 1)
+    assert "has not served yet" in newest["message"]
+    world.operator = Operator(world.cluster)
+    assert await world.ready_for(300) == {("False", "ImagePullFailed")}
+    world.broken = None
+    await world.pass_(90)
+    assert world.size == 0
+    assert world.conditions()["Ready"] == ("True", "ScaledToZero")
+
+
+async def test_old_pods_stay_while_those_of_a_changed_spec_fail(clock: Clock) -> None:
+    world = World(clock)
+    await world.pass_(30)
+    old = copy.deepcopy(world.cluster.objects["Pod", Key(KEY.namespace, "chat-0")])
+    other = {"uri": "builtin://helmsman-80m"}
+    world.cluster.edit(names.KIND, lambda body: body["spec"].update(model=other))
+    old["metadata"]["name"], old["metadata"]["uid"] = "chat-old", "uid-of-chat-old"
+    world.broken = NO_IMAGE
+    for _ in range(60):
+        clock.now_s += 5
+        world.run_pods()
+        world.cluster.put(copy.deepcopy(old))
+        world.tell()
+        await world.operator.reconcile()
+    assert world.size == 1
+    assert world.conditions()["Ready"] == ("True", "ImagePullFailed")
+
+
+async def test_a_service_whose_next_pod_fails_does_not_sleep_again(clock: Clock) -> None:
+    world = await asleep(clock)
+    world.broken = NO_IMAGE
+    world.arrived, world.waiting = 1, 1
+    await world.step()
+    assert world.size == 1
+    world.waiting = 0  # its client has gone
+    assert await world.ready_for(300) == {("False", "ImagePullFailed")}
+    assert world.size == 1
+
+
+async def test_a_service_made_suspended_shows_once_that_it_serves(clock: Clock) -> None:
+    world = World(clock, suspend=True)
+    await world.pass_(30)
+    assert world.size == 0
+    world.cluster.edit(names.KIND, lambda body: body["spec"].pop("suspend"))
+    await world.step()
+    assert world.size == 1

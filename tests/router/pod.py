@@ -30,6 +30,7 @@ from aweigh_api.routing import (
     Room,
 )
 from aweigh_api.state import Phase
+from aweigh_http.errors import unknown_model
 
 SECRET = "router-secret-0123456789"
 
@@ -68,6 +69,7 @@ class Pod:
     max_running: int = 64
     pace_s: float = 0.0  # between tokens
     phase: Phase = "ready"
+    model: str | None = None  # the name that it says, and it serves no other
     revision: str | None = "one"
     reports: bool = True
     refuses: bool = False
@@ -105,6 +107,7 @@ class Pod:
         app.router.add_post("/v1/completions", self._answer)
         app.router.add_post("/tokenize", self._tokenize)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/v1/models/{name:.+}", self._models)
         app.router.add_get(REPORT_PATH, self._report)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
@@ -161,6 +164,7 @@ class Pod:
                 running=self.running,
                 yours=self.routed[request.headers[ROUTER_HEADER]],
                 revision=self.revision,
+                model=self.model,
             )
             await response.write(room.model_dump_json().encode() + b"\n")
             try:
@@ -173,15 +177,21 @@ class Pod:
         return request.headers.get(SECRET_HEADER) == self.secret
 
     async def _tokenize(self, request: web.Request) -> web.Response:
+        self.seen.append(Seen(request.path, {}, request.headers))
         return web.json_response({"count": len(await request.read())})
 
     async def _models(self, request: web.Request) -> web.Response:
         self.seen.append(Seen(request.path, {}, request.headers))
-        return web.json_response({"data": [{"id": "m"}]}, headers={ROOM_HEADER: str(self.room)})
+        cards = [{"id": self.model or "m"}]
+        return web.json_response({"data": cards}, headers={ROOM_HEADER: str(self.room)})
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         seen = Seen(request.path, body, request.headers, RESUME_FIELD in body)
+        if self.model and body.get("model") not in (None, self.model):
+            unknown = unknown_model(body["model"], [self.model])
+            unknown.headers[ROOM_HEADER] = str(self.room)
+            return unknown.response()
         answers = int(body.get("n", 1))
         if self._routed(request) and (self.refuses or self.running + answers > self.max_running):
             error = {"error": {"message": "no room", "code": NO_ROOM}}

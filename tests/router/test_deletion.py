@@ -5,30 +5,17 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from aweigh_router import dispatch
-from aweigh_router.cluster import ApiServer
 from aweigh_router.lifetime import run
 from aweigh_router.settings import Settings
-from tests.router.api_server import Lists, endpoints, listing
+from tests.router.api_server import Lists, endpoints
 from tests.router.pod import Pod, running
 from tests.router.routing import eventually
 from tests.router.streamed import Streamed
-
-
-@pytest.fixture
-async def lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lists]:
-    """The API server that a router of this process asks."""
-    monkeypatch.setattr(dispatch, "_BETWEEN_SIGNS_S", 0.05)
-    (tmp_path / "token").write_text("the-token\n")
-    async with listing() as lists:
-        monkeypatch.setattr(ApiServer, "of_this_pod", lambda: ApiServer(lists.url, tmp_path))
-        yield lists
 
 
 @asynccontextmanager

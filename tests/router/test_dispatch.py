@@ -24,14 +24,15 @@ class CountingLine(Line[Call]):
         return super().in_order()
 
 
-def call(num_answers: int = 1) -> Call:
+def call(num_answers: int = 1, model: str | None = None) -> Call:
     priority = NORMAL if num_answers else NO_ROOM_NEEDED
-    asked = Asked(stream=True, num_answers=num_answers)
+    asked = Asked(model=model, stream=True, num_answers=num_answers)
     return Call(b"", 0.0, priority, asked=asked, deadline_s=60.0)
 
 
-def tell(pod: Pod, room: int) -> None:
-    rooms.reported(pod, Room(boot_id="b", phase="ready", room=room, running=9), 0.0)
+def tell(pod: Pod, room: int, model: str | None = None) -> None:
+    report = Room(boot_id="b", phase="ready", room=room, running=9, model=model)
+    rooms.reported(pod, report, 0.0)
 
 
 @pytest.fixture
@@ -112,6 +113,32 @@ async def test_a_line_before_full_pods_is_not_looked_through_at_each_report(
     work.match()
     await asyncio.wait(seats, return_when=asyncio.FIRST_COMPLETED)
     assert [seat.done() for seat in seats] == [True, False, False, False, False]
+    for seat in seats:
+        seat.cancel()
+    await asyncio.gather(*seats, return_exceptions=True)
+
+
+async def test_nor_is_one_that_waits_for_full_pods_of_its_model_beside_free_ones_of_another(
+    work: Dispatch, line: CountingLine
+) -> None:
+    async def nothing() -> None:
+        return
+
+    (full, free), _ = work.pods.follow(Found(name, name, ready=True) for name in ("full", "free"))
+    tell(full, room=0, model="mine")
+    tell(free, room=9, model="newname")
+    for each in (waiting := [call(model="mine") for _ in range(5)]):
+        work.join(each, 1)
+    seats = [asyncio.create_task(work.seat(each, nothing)) for each in waiting]
+    await asyncio.sleep(0)
+    for _ in range(100):
+        work.match()
+    assert line.ordered == 0
+    work.join(other := call(model="newname"), 1)
+    assert await work.seat(other, nothing) is free
+    line.ordered = 0
+    work.match()
+    assert line.ordered == 0  # nobody asks for that one any more
     for seat in seats:
         seat.cancel()
     await asyncio.gather(*seats, return_exceptions=True)

@@ -14,9 +14,9 @@ from aweigh_router.matching import Round
 from aweigh_router.rooms import Found, Pod, Pods
 
 
-def pod(name: str, room: int, running: int = 0, revision: str = "one") -> Pod:
+def pod(name: str, room: int, running: int = 0, model: str | None = None) -> Pod:
     each = Pod(Found(name, f"http://{name}", ready=True))
-    report = Room(boot_id=name, phase="ready", room=room, running=running, revision=revision)
+    report = Room(boot_id=name, phase="ready", room=room, running=running, model=model)
     rooms.reported(each, report, 0.0)
     return each
 
@@ -33,24 +33,28 @@ def order(pods: list[Pod]) -> Order:
     return Order(tuple(each.found.name for each in pods), 1)
 
 
+MODELS = st.sampled_from([None, "mine", "newname"])
+
+
 @given(
-    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=5),
-    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=20),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), MODELS), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), MODELS), max_size=20),
 )
-def test_no_pod_gets_more_than_it_has_room_for(
-    pods_of: list[tuple[int, int]], calls_of: list[tuple[int, int]]
+def test_no_pod_gets_more_than_it_has_room_for_nor_what_another_model_is_asked_for(
+    pods_of: list[tuple[int, int, str | None]], calls_of: list[tuple[int, int, str | None]]
 ) -> None:
-    pods = [pod(f"p{i}", room, running) for i, (room, running) in enumerate(pods_of)]
+    pods = [pod(f"p{i}", *how) for i, how in enumerate(pods_of)]
     before = {each: each.room for each in pods}
     was_idle = {each for each in pods if each.idle}
     round = Round(pods, 0.0)
     placed: dict[Pod, list[Call]] = {each: [] for each in pods}
-    for num_answers, deaths in calls_of:
-        request = call(num_answers, deaths)
+    for num_answers, deaths, model in calls_of:
+        request = call(deaths=deaths, asked=Asked(model=model, num_answers=num_answers))
         chosen = round.place(request, order(pods))
         if chosen is not None:
             placed[chosen].append(request)
     for each, calls in placed.items():
+        assert all(one.asked.model in (None, each.model) or not each.model for one in calls)
         took = [one for one in calls if one.num_answers]
         total = sum(one.num_answers for one in took)
         assert total <= before[each] or (each in was_idle and len(took) == 1)
@@ -176,6 +180,17 @@ def test_a_slow_pod_gets_nothing_while_there_is_another() -> None:
     assert pods.taking(11.0) == [pods.get("fast")]
     pods.follow([slow.found])
     assert pods.taking(11.0) == [slow]
+
+
+def test_a_slow_pod_gets_requests_while_only_those_of_another_model_are_quick() -> None:
+    pods = Pods()
+    new, _ = pods.follow([Found("slow", "u", ready=True), Found("fast", "v", ready=True)])
+    for each, model in zip(new, ("mine", "newname"), strict=True):
+        report = Room(boot_id="b", phase="ready", room=9, running=0, model=model)
+        rooms.reported(each, report, 0.0)
+    rooms.begin(pods.get("slow"), call(owing_since_s=0.0))
+    pods.look(11.0)
+    assert pods.taking(11.0) == new
 
 
 def test_a_pod_is_given_up_when_it_stays_unheard_and_when_an_answer_is_overdue() -> None:

@@ -1,7 +1,7 @@
 """Desired state: the objects that an InferenceService owns. Pure: same input, same manifests.
 
-The pod template is rendered once and then kept (`template.kept`), so that a newer operator, which
-may render another one, never restarts pods that serve.
+A pod template is rendered once and then kept (`made`), so that a newer operator, which may render
+another one, never restarts pods that serve.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,13 @@ from aweigh_operator.desired import (
     service_account,
     template,
 )
+from aweigh_operator.desired.made import Made
 from aweigh_operator.desired.metadata import Manifest, fingerprint
 from aweigh_operator.places import PLACES, PODS_SERVICE, ROUTER_DEPLOYMENT
 from aweigh_operator.route import STRAIGHT, Route
 from aweigh_operator.settings import Settings
 
-__all__ = ["Chosen", "Manifest", "children", "fingerprint", "outdated", "secret"]
+__all__ = ["Chosen", "Manifest", "Templates", "children", "fingerprint", "secret", "templates"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,66 +39,68 @@ class Chosen:
     in_place: bool = False  # an old pod goes before its new one starts
     route: Route = STRAIGHT
     reason: str | None = None  # why it is not ready
+    served: str | None = None  # what the Deployment notes, where there may be no pod
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """What pods and routers shall be made with."""
+
+    pods: Made
+    routers: Made
+
+
+def templates(
+    owner: InferenceService, there: Mapping[str, Manifest], settings: Settings
+) -> Templates:
+    """What pods and routers shall be made with.
+
+    Args:
+        owner: the InferenceService.
+        there: the children that are there, by place.
+        settings: with the images of new pods.
+    """
+    return Templates(
+        template.pods(owner, there.get("Deployment"), settings.runtime_image),
+        router.pods(owner, there.get(ROUTER_DEPLOYMENT), settings.router_image),
+    )
 
 
 def children(
-    owner: InferenceService, there: Mapping[str, Manifest], settings: Settings, chosen: Chosen
+    owner: InferenceService, made: Templates, settings: Settings, chosen: Chosen
 ) -> dict[str, Manifest]:
     """What should be there, by place.
 
     Args:
         owner: the InferenceService.
-        there: the children that are there.
+        made: what pods and routers shall be made with.
         settings: with the images of new pods.
         chosen: what was decided.
     """
-    image, way = settings.runtime_image, chosen.route.way
-    ours, made_from = template.bare(owner, image), template.template_hash(owner)
-    pods = template.kept(made_from, there.get("Deployment"), ours) or ours
+    way, replicas = chosen.route.way, chosen.replicas
     routed, closed = chosen.route.supplied, way.closed
     wanted = {
         "ServiceAccount": service_account.manifest(owner),
         "NetworkPolicy": network_policy.manifest(owner, routed=routed, closed=closed),
         "Service": service.manifest(owner, by_router=way.by_router),
-        "PodDisruptionBudget": disruption.manifest(owner, chosen.replicas),
-        "Job": prefetch.manifest(owner, image),
-        "Deployment": deployment.manifest(owner, pods, chosen.replicas, in_place=chosen.in_place),
-        **_of_router(owner, there, settings, chosen),
+        "PodDisruptionBudget": disruption.manifest(owner, replicas),
+        "Job": prefetch.manifest(owner, settings.runtime_image),
+        "Deployment": deployment.manifest(
+            owner, made.pods, replicas, in_place=chosen.in_place, served=chosen.served
+        ),
+        **_of_router(owner, made.routers, settings, chosen),
     }
     found = {place: wanted.get(place) for place in PLACES}
     return {place: _signed(each) for place, each in found.items() if each is not None}
 
 
-def outdated(
-    owner: InferenceService, there: Mapping[str, Manifest], settings: Settings, chosen: Chosen
-) -> bool:
-    """Whether pods or routers stay as they are though they would be made otherwise now.
-
-    Args:
-        owner: the InferenceService.
-        there: the children that are there.
-        settings: with the images of new pods.
-        chosen: what was decided.
-    """
-    ours = template.bare(owner, settings.runtime_image)
-    made = [("Deployment", template.template_hash(owner), ours)]
-    if chosen.route.routers is not None:
-        ours = router.bare(owner, settings.router_image)
-        made.append((ROUTER_DEPLOYMENT, router.template_hash(owner), ours))
-    return any(
-        kept is not None and fingerprint(kept) != fingerprint(ours)
-        for place, made_from, ours in made
-        for kept in [template.kept(made_from, there.get(place), ours)]
-    )
-
-
 def _of_router(
-    owner: InferenceService, there: Mapping[str, Manifest], settings: Settings, chosen: Chosen
+    owner: InferenceService, made: Made, settings: Settings, chosen: Chosen
 ) -> dict[str, Manifest | None]:
     if not chosen.route.supplied:
         return {}
-    routers, image = chosen.route.routers, settings.router_image
-    running = None if routers is None else router.manifest(owner, there, image, routers)
+    routers = chosen.route.routers
+    running = None if routers is None else router.manifest(owner, made, routers)
     return {
         f"ServiceAccount{OF_ROUTER}": router_rights.service_account(owner),
         f"Role{OF_ROUTER}": router_rights.role(owner),

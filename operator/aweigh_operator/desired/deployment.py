@@ -2,23 +2,23 @@
 
 from aweigh_api import names
 from aweigh_api.spec import InferenceService
-from aweigh_operator.desired import record, template
+from aweigh_operator.desired import template
+from aweigh_operator.desired.made import Made
 from aweigh_operator.desired.metadata import Manifest, metadata
 
 REVISION_HISTORY = 2
 
 
-def manifest(owner: InferenceService, bare: Manifest, replicas: int, *, in_place: bool) -> Manifest:
-    """The Deployment of so many pods of this bare template."""
+def manifest(
+    owner: InferenceService, pods: Made, replicas: int, *, in_place: bool, served: str | None
+) -> Manifest:
+    """The Deployment of so many pods made with this."""
+    noted = pods.notes if served is None else {**pods.notes, names.SERVED: served}
     common, spec = metadata(owner), owner.spec
-    annotations = {
-        names.TEMPLATE_HASH: template.template_hash(owner),
-        names.TEMPLATE: record.write(bare),
-    }
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {**common, "annotations": annotations},
+        "metadata": {**common, "annotations": noted},
         "spec": {
             "replicas": replicas,
             "progressDeadlineSeconds": spec.rollout.progress_deadline_seconds,
@@ -28,7 +28,7 @@ def manifest(owner: InferenceService, bare: Manifest, replicas: int, *, in_place
                 "type": "RollingUpdate",
                 "rollingUpdate": _rolling(in_place),
             },
-            "template": template.dressed(owner, bare),
+            "template": template.dressed(owner, pods.bare),
         },
     }
 

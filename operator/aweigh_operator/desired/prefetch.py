@@ -75,8 +75,8 @@ def _environment(owner: InferenceService) -> list[Manifest]:
 
 def _pod(owner: InferenceService, image: str) -> Manifest:
     """As a serving pod in rights, place and volumes; it needs no GPU, and nobody asks it."""
-    bare = template.bare(owner, image)
-    (serving,) = bare["spec"]["containers"]
+    pods = template.pod(owner, image)
+    (serving,) = pods["containers"]
     container = {
         part: serving[part]
         for part in (
@@ -100,9 +100,9 @@ def _pod(owner: InferenceService, image: str) -> Manifest:
     pod = {
         "metadata": {"labels": names.prefetch_labels(name), "annotations": {}},
         "spec": {
-            **bare["spec"],
+            **pods,
             "containers": [container],
-            "volumes": [each for each in bare["spec"]["volumes"] if each["name"] in _VOLUMES],
+            "volumes": [each for each in pods["volumes"] if each["name"] in _VOLUMES],
             "restartPolicy": "OnFailure",
             "terminationGracePeriodSeconds": template.GRACE_MARGIN_S,
         },

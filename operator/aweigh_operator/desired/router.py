@@ -4,13 +4,11 @@ As with those, the pods' template is rendered once and kept while nothing that i
 changes: a newer operator restarts no router, and `kubectl aweigh upgrade` moves both together.
 """
 
-from collections.abc import Mapping
-
 from aweigh_api import flags, names
 from aweigh_api.spec import InferenceService
-from aweigh_operator.desired import record, template
+from aweigh_operator.desired import template
+from aweigh_operator.desired.made import Made, made
 from aweigh_operator.desired.metadata import Manifest, fingerprint, router_metadata
-from aweigh_operator.places import ROUTER_DEPLOYMENT
 
 REVISION_HISTORY = 2
 PROGRESS_DEADLINE_S = 120  # it loads nothing
@@ -18,24 +16,28 @@ RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory"
 _TMP_LIMIT = "64Mi"
 
 
-def manifest(
-    owner: InferenceService, there: Mapping[str, Manifest], image: str, replicas: int
-) -> Manifest:
-    """The Deployment of so many routers.
+def pods(owner: InferenceService, deployment: Manifest | None, image: str) -> Made:
+    """What routers shall be made with.
 
     Args:
         owner: the InferenceService.
-        there: the children that are there, by place.
+        deployment: of routers, the one that is there.
         image: of new routers.
-        replicas: how many.
     """
-    made_from, ours = template_hash(owner), bare(owner, image)
-    pods = template.kept(made_from, there.get(ROUTER_DEPLOYMENT), ours) or ours
-    annotations = {names.TEMPLATE_HASH: made_from, names.TEMPLATE: record.write(pods)}
+    return made(
+        owner,
+        deployment,
+        lambda upgrade: template_hash(owner, upgrade),
+        lambda made_from: bare(owner, image, made_from),
+    )
+
+
+def manifest(owner: InferenceService, routers: Made, replicas: int) -> Manifest:
+    """The Deployment of so many routers made with this."""
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {**router_metadata(owner), "annotations": annotations},
+        "metadata": {**router_metadata(owner), "annotations": routers.notes},
         "spec": {
             "replicas": replicas,
             "progressDeadlineSeconds": PROGRESS_DEADLINE_S,
@@ -45,27 +47,26 @@ def manifest(
                 "type": "RollingUpdate",
                 "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
             },
-            "template": pods,
+            "template": routers.bare,
         },
     }
 
 
-def template_hash(owner: InferenceService) -> str:
+def template_hash(owner: InferenceService, upgrade: str | None) -> str:
     """Hash of everything that routers are made from, their image apart."""
     spec = owner.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     made_from = {part: spec[part] for part in ("drain", "auth", "tls") if part in spec}
-    upgrade = owner.metadata.annotations.get(names.UPGRADE)
     return fingerprint([made_from, owner.model_name, upgrade])
 
 
-def bare(owner: InferenceService, image: str) -> Manifest:
+def bare(owner: InferenceService, image: str, made_from: str) -> Manifest:
     """The template of routers of this image; users put nothing in."""
     name = owner.metadata.name
     volumes = _volumes(owner)
     return {
         "metadata": {
             "labels": names.router_labels(name),
-            "annotations": {names.TEMPLATE_HASH: template_hash(owner)},
+            "annotations": {names.TEMPLATE_HASH: made_from},
         },
         "spec": {
             "serviceAccountName": names.router(name),

@@ -1,19 +1,17 @@
 """The pod template: what a serving pod runs, and with how few rights.
 
 What the pods are made from is hashed from the spec, not from the rendered template, and what the
-operator put in is recorded beside the hash. While the hash stays, `kept` gives the same template
-again, image included, whatever this version of the operator would render. What the users put in is
-not recorded: it is in the spec, and may be large.
+operator put in is recorded beside the hash. While the hash stays, the same template is taken again,
+image included, whatever this version of the operator would render (`made`). What the users put in
+is not recorded: it is in the spec, and may be large.
 """
-
-from typing import Any
 
 from aweigh_api import flags, names
 from aweigh_api.model_uri import FETCHED, claim_of
 from aweigh_api.quantity import NotAQuantity, to_bytes
 from aweigh_api.spec import InferenceService, Spec
 from aweigh_api.template import Template
-from aweigh_operator.desired import record
+from aweigh_operator.desired.made import Made, made
 from aweigh_operator.desired.metadata import Manifest, fingerprint
 
 USER = 65532
@@ -51,7 +49,23 @@ _PLACEMENT = (
 )
 
 
-def template_hash(owner: InferenceService) -> str:
+def pods(owner: InferenceService, deployment: Manifest | None, image: str) -> Made:
+    """What the pods shall be made with.
+
+    Args:
+        owner: the InferenceService.
+        deployment: the one that is there.
+        image: of new pods.
+    """
+    return made(
+        owner,
+        deployment,
+        lambda upgrade: template_hash(owner, upgrade),
+        lambda made_from: bare(owner, image, made_from),
+    )
+
+
+def template_hash(owner: InferenceService, upgrade: str | None) -> str:
     """Hash of everything that the pods are made from, the runtime image apart."""
     # Defaults are left out, so that a field that a newer version brings changes no hash.
     spec = owner.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
@@ -72,46 +86,34 @@ def template_hash(owner: InferenceService) -> str:
     }
     made_from["model"].get("cache", {}).pop("prefetch", None)  # of no account to a pod
     deadline = spec.get("rollout", {}).get("progressDeadlineSeconds")
-    upgrade = owner.metadata.annotations.get(names.UPGRADE)
     return fingerprint([made_from, deadline, upgrade])
 
 
-def kept(made_from: str, deployment: Manifest | None, ours: Manifest) -> Manifest | None:
-    """What the Deployment was made with in place of `ours`, when the spec asks for no other.
-
-    Args:
-        made_from: hash of what the pods are made from now.
-        deployment: the one that is there.
-        ours: the bare template as this version makes it.
-    """
-    annotations = _annotations(deployment)
-    if annotations.get(names.TEMPLATE_HASH) != made_from:
-        return None
-    found = record.read(annotations.get(names.TEMPLATE))
-    return found if found is not None and record.harmless(found, ours) else None
-
-
-def bare(owner: InferenceService, image: str) -> Manifest:
+def bare(owner: InferenceService, image: str, made_from: str) -> Manifest:
     """The template without what the users put in."""
-    name = owner.metadata.name
     return {
         "metadata": {
-            "labels": names.labels(name),
-            "annotations": {names.TEMPLATE_HASH: template_hash(owner)},
+            "labels": names.labels(owner.metadata.name),
+            "annotations": {names.TEMPLATE_HASH: made_from},
         },
-        "spec": {
-            "serviceAccountName": name,
-            "automountServiceAccountToken": False,
-            # A Service called `aweigh` would otherwise set AWEIGH_PORT, which is a flag of ours.
-            "enableServiceLinks": False,
-            # The kernel drops a signal to the first process of a namespace that has no handler yet:
-            # a pod deleted while its server starts would stay for all of the grace period.
-            "shareProcessNamespace": True,
-            "terminationGracePeriodSeconds": grace_s(owner),
-            "securityContext": _security(owner),
-            "containers": [_container(owner, image)],
-            "volumes": [volume for volume, _ in _volumes(owner)],
-        },
+        "spec": pod(owner, image),
+    }
+
+
+def pod(owner: InferenceService, image: str) -> Manifest:
+    """A pod of this image, without what the users put in."""
+    return {
+        "serviceAccountName": owner.metadata.name,
+        "automountServiceAccountToken": False,
+        # A Service called `aweigh` would otherwise set AWEIGH_PORT, which is a flag of ours.
+        "enableServiceLinks": False,
+        # The kernel drops a signal to the first process of a namespace that has no handler yet: a
+        # pod deleted while its server starts would stay for all of the grace period.
+        "shareProcessNamespace": True,
+        "terminationGracePeriodSeconds": grace_s(owner),
+        "securityContext": _security(owner),
+        "containers": [_container(owner, image)],
+        "volumes": [volume for volume, _ in _volumes(owner)],
     }
 
 
@@ -125,8 +127,8 @@ def _security(owner: InferenceService) -> Manifest:
 def dressed(owner: InferenceService, template: Manifest) -> Manifest:
     """A bare template with what the users put in."""
     shape = owner.spec.template or Template()
-    metadata, pods = template["metadata"], template["spec"]
-    (container,) = pods["containers"]
+    metadata, spec = template["metadata"], template["spec"]
+    (container,) = spec["containers"]
     theirs = [{"name": each.name, "value": each.value} for each in shape.env or []]
     env = {each["name"]: each for each in [*container["env"], *theirs]}
     return {
@@ -135,7 +137,7 @@ def dressed(owner: InferenceService, template: Manifest) -> Manifest:
             "annotations": {**(shape.annotations or {}), **metadata["annotations"]},
         },
         "spec": {
-            **pods,
+            **spec,
             "containers": [{**container, "env": list(env.values())}],
             **_placement(owner, shape),
         },
@@ -270,9 +272,9 @@ def _mount(volume: str, path: str, read_only: bool = False) -> Manifest:
 
 def _placement(owner: InferenceService, shape: Template) -> Manifest:
     given = shape.manifest()
-    placement = {part: given[part] for part in _PLACEMENT if part in given}
+    placement = {part: given[part] for part in _PLACEMENT if given.get(part)}
     constraints = given.get("topologySpreadConstraints")
-    if constraints is None:
+    if not constraints:  # an empty list says what none says
         return placement
     selector = {"matchLabels": names.selector(owner.metadata.name)}
     spread = [{**constraint, "labelSelector": selector} for constraint in constraints]
@@ -283,8 +285,3 @@ def grace_s(owner: InferenceService) -> int:
     """How long a pod may take to go."""
     drain = owner.spec.drain
     return drain.settle_seconds + drain.timeout_seconds + GRACE_MARGIN_S
-
-
-def _annotations(deployment: Manifest | None) -> dict[str, Any]:
-    annotations: dict[str, Any] = (deployment or {}).get("metadata", {}).get("annotations") or {}
-    return annotations

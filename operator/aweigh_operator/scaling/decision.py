@@ -84,6 +84,9 @@ def decide(memory: Memory, look: Look, rules: Rules) -> tuple[Memory, Decision]:
 
 def _at_none(look: Look) -> Decision:
     waiting = look.queue
+    if not waiting and not look.shown:
+        sentence = "0 → 1 pods: what the spec asks for has not served yet, and shall once"
+        return Decision(1, Reason.SETTLING, sentence)
     if not waiting:
         return Decision(0, Reason.SCALED_TO_ZERO, "stays at 0: nothing is asked")
     waits = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
@@ -91,9 +94,12 @@ def _at_none(look: Look) -> Decision:
 
 
 def _to_none(memory: Memory, look: Look, rules: Rules) -> Decision | None:
-    """No pod, where nothing was asked for long enough; None: something is, or may be."""
+    """No pod, where nothing was asked for long enough; None: something is, or may be.
+
+    Pods that cannot serve stay, so that it is told why; as does one that is to replace others.
+    """
     lasted_s = idle.lasted_s(memory.idle, look)
-    never = rules.idle_s is None or rules.down.select is Select.DISABLED
+    never = rules.idle_s is None or rules.down.select is Select.DISABLED or not look.shown
     if lasted_s is None or never or lasted_s < (rules.idle_s or 0.0):
         return None
     sentence = f"{look.replicas} → 0 pods: nothing was asked for {lasted_s:.0f} s"

@@ -42,6 +42,7 @@ class Look:
     replicas: int  # that are wanted now
     pods: Sequence[Pod]
     routers: Sequence[Router] | None = None  # None: requests go straight to the pods
+    shown: bool = True  # what the spec asks for serves, or did before the last pod went
 
     @property
     def serving(self) -> list[Pod]:

@@ -54,9 +54,9 @@ class BlockPool:
         self._free = list(range(num_blocks))
         self._holders = [0] * num_blocks
         self._block_of: dict[Name, int] = {}
-        self._name_of: dict[int, Name] = {}
-        self._cold: OrderedDict[int, None] = OrderedDict()  # longest unused first
-        self._hot: OrderedDict[int, None] = OrderedDict()
+        self._name_of: list[Name | None] = [None] * num_blocks
+        self._cold: OrderedDict[int, Name] = OrderedDict()  # longest unused first
+        self._hot: OrderedDict[int, Name] = OrderedDict()
 
     @property
     def num_cached(self) -> int:
@@ -134,16 +134,17 @@ class BlockPool:
     def name(self, block: int, name: Name) -> int:
         """Let `find` know a held block, unless it knows another one; returns the one it knows."""
         known = self._block_of.setdefault(name, block)
-        if known == block and block not in self._name_of:
+        if known == block and self._name_of[block] is None:
             self._name_of[block] = name
             self.gains += 1
         return known
 
     def forget(self, block: int) -> None:
         """Take the name from a block: its content was not computed after all."""
-        name = self._name_of.pop(block, None)
+        name = self._name_of[block]
         if name is None:
             return
+        self._name_of[block] = None
         del self._block_of[name]
         if self._holders[block] == 0:  # its request went before the step that failed was read
             self._cold.pop(block, None)
@@ -156,7 +157,7 @@ class BlockPool:
         if block is None or block not in self._hot:
             return False
         del self._hot[block]
-        self._cold[block] = None
+        self._cold[block] = name
         self.gains += 1
         return True
 
@@ -176,17 +177,17 @@ class BlockPool:
 
     def _let_go(self, block: int) -> None:
         self.gains += 1
-        name = self._name_of.get(block)
+        name = self._name_of[block]
         if name is None:
             heappush(self._free, block)
         elif self._is_hot(name):
-            self._hot[block] = None
+            self._hot[block] = name
         else:
-            self._cold[block] = None
+            self._cold[block] = name
 
     def _evict(self) -> int:
-        block, _ = (self._cold or self._hot).popitem(last=False)
-        name = self._name_of.pop(block)
+        block, name = (self._cold or self._hot).popitem(last=False)
+        self._name_of[block] = None
         del self._block_of[name]
         self._on_evicted(name, block)
         return block

@@ -34,7 +34,7 @@ from aweigh_runtime.engine.messages import (
     Submission,
     Work,
 )
-from aweigh_runtime.failures import internal_error
+from aweigh_runtime.failures import internal_error, killed
 
 _log = logging.getLogger("aweigh.engine")
 
@@ -220,16 +220,19 @@ class EngineClient:
         if self._failed is not None:
             termination = Termination.model_validate_json(self._failed.termination)
             return EngineStopped(self._failed.exit_code, termination)
-        return EngineStopped(ExitCode.BUG, internal_error(_lost(return_code)))
+        return _lost(return_code)
 
 
-def _lost(return_code: int) -> str:
+def _lost(return_code: int) -> EngineStopped:
+    if return_code == -signal.SIGKILL:  # no process of ours does that to one that works
+        by = "by the kernel, as memory ran out, or by somebody, and has made no error itself"
+        return EngineStopped(
+            ExitCode.KILLED, killed(f"the engine process was killed by SIGKILL: {by}")
+        )
     ended = f"ended with exit code {return_code}"
     if return_code < 0:
-        name = signal.Signals(-return_code).name
-        memory = "; out of memory is the usual reason" if name == "SIGKILL" else ""
-        ended = f"was killed by {name}{memory}"
-    return f"the engine process {ended}"
+        ended = f"was ended by {signal.Signals(-return_code).name}"
+    return EngineStopped(ExitCode.BUG, internal_error(f"the engine process {ended}"))
 
 
 def _start(config: Config) -> Start:

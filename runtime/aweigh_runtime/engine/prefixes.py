@@ -75,8 +75,9 @@ class Prefixes:
     def take_copies(self) -> Copies:
         """What must be copied before the step that has been planned."""
         copies, self._copies = self._copies, Copies()
-        last = {slot: block for block, slot in copies.to_host}  # a slot may change hands twice
-        copies.to_host = [(block, slot) for slot, block in last.items()]
+        last = {slot: block for block, slot in copies.to_host}
+        if len(last) < len(copies.to_host):  # a slot has changed hands twice
+            copies.to_host = [(block, slot) for slot, block in last.items()]
         return copies
 
     def undo_step(self, lost: Sequence[Name]) -> list[Request]:
@@ -226,9 +227,10 @@ class Prefixes:
         return self.pool.cool(name)
 
     def _store(self, name: Name, block: int) -> None:
-        self._counters.evicted_blocks += 1
+        counters, copies = self._counters, self._copies
+        counters.evicted_blocks += 1
         slot = self._host.keep(name)
         if slot is not None:
-            self._copies.to_host.append((block, slot))
-            self._copies.stored.append(name)
-            self._counters.host_stored_blocks += 1
+            copies.to_host.append((block, slot))
+            copies.stored.append(name)
+            counters.host_stored_blocks += 1

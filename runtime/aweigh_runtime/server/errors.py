@@ -42,17 +42,6 @@ def too_much_text(num_bytes: int, limit: int) -> ApiError:
     )
 
 
-def unknown_model(asked: str, served: str) -> ApiError:
-    """Another model is asked for."""
-    shown = asked[:100]
-    return ApiError(
-        404,
-        f"The model '{shown}' does not exist here; this server has '{served}'.",
-        param="model",
-        code="model_not_found",
-    )
-
-
 def loading() -> ApiError:
     """The model is not there yet."""
     return ApiError(503, "Loading model", code="loading", headers={"Retry-After": "5"})

@@ -6,8 +6,8 @@ import msgspec
 from aiohttp import web
 
 from aweigh_http.bodies import Bodies
+from aweigh_http.errors import unknown_model
 from aweigh_http.every_request import Handler
-from aweigh_runtime.server import errors
 from aweigh_runtime.server.auth import CALLER
 from aweigh_runtime.server.openai.chat import chat
 from aweigh_runtime.server.openai.completions import complete
@@ -58,7 +58,7 @@ async def _models(request: web.Request) -> web.Response:
 async def _model(request: web.Request) -> web.Response:
     card = _card(request.app[SERVICE])
     if request.match_info["name"] != card.id:
-        raise errors.unknown_model(request.match_info["name"], card.id)
+        raise unknown_model(request.match_info["name"], [card.id])
     return _json(card.json())
 
 
@@ -116,7 +116,7 @@ def _answering(
 
 def _expect_model(service: Service, asked: str | None) -> None:
     if asked is not None and asked != service.config.model_name:
-        raise errors.unknown_model(asked, service.config.model_name)
+        raise unknown_model(asked, [service.config.model_name])
 
 
 ROUTES = (

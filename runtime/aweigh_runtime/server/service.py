@@ -90,6 +90,7 @@ class Service:
             running=self.engine.stepped.running,
             yours=self.seats.held_for(router) if router else None,
             revision=self._revision,
+            model=self.config.model_name,
         )
 
     def end(self) -> None:

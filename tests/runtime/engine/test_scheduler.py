@@ -381,10 +381,10 @@ def expect_consistent(line: Scheduler) -> None:
     assert pool.num_held == len(set(held))
     assert pool.num_unshared == sum(held.count(block) == 1 for block in set(held))
     assert len(set(pool._free)) == len(pool._free)
-    cached = {*pool._cold, *pool._hot}
+    cached = {**pool._cold, **pool._hot}
     lookups = line.prefixes.lookups
-    assert all(lookups.protects(pool._name_of[block]) for block in pool._hot)
+    assert all(lookups.protects(name) for name in pool._hot.values())
     assert lookups._num_protected == sum(len(c.protected) for c in lookups._callers.values())
     assert lookups._num_protected <= pool.num_blocks // 2
-    assert cached <= set(pool._name_of)
-    assert not cached & set(held)
+    assert all(pool._name_of[block] == name for block, name in cached.items())
+    assert not cached.keys() & set(held)

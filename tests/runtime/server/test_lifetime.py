@@ -199,11 +199,11 @@ def test_a_killed_engine_fails_open_requests_and_ends_the_server(tmp_path: Path)
         *_, last = lines
         assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
         assert not healthy(served)
-        assert served.process.wait(timeout=5) == 70
+        assert served.process.wait(timeout=5) == 137
         termination = served.termination()
         assert (termination["condition"], termination["reason"]) == (
             "WorkloadReady",
-            "InternalError",
+            "Restarting",
         )
         assert "SIGKILL" in termination["message"]
         logged = served.log.read_text().splitlines()

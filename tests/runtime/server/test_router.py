@@ -169,6 +169,7 @@ async def test_the_report_tells_at_once_and_whenever_the_room_changes(
             assert (first.boot_id, first.phase) == (local.service.boot_id, "ready")
             assert first.room == MAX_RUNNING
             assert first.revision
+            assert first.model == MODEL
             body = {**LONG, "n": 2}
             asked = asyncio.create_task(
                 client.post("/v1/completions", json=body, headers=FOR_ALICE)
