@@ -284,7 +284,8 @@ class Scheduler:
             if missing and missing > spare:
                 continue
             # The next draft may begin before anybody has read what became of this one.
-            missing = max(missing, min(self._missing(request, part.end + 2 * wanted), spare))
+            last = min(part.end + 2 * wanted, request.max_tokens)
+            missing = max(missing, min(self._missing(request, last), spare))
             spare -= missing
             request.blocks.extend(self._pool.take(missing))
             part.room = wanted

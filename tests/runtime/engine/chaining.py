@@ -16,9 +16,16 @@ class Steps:
     """A `Chain` over any model."""
 
     def __init__(
-        self, forward: Forward, vocab_size: int, block_tokens: int, *, longest: int, most: int = 8
+        self,
+        forward: Forward,
+        vocab_size: int,
+        block_tokens: int,
+        *,
+        longest: int,
+        most: int = 8,
+        width: int | None = None,  # blocks of a request that graphs have been recorded for
     ) -> None:
-        self.most_requests, self.longest = most, longest
+        self.most_requests, self.longest, self._width = most, longest, width
         self.begun = self.went_on = 0  # behind what the host knows, and behind what it does not
         self.forward = forward
         self._vocab_size, self._block_tokens = vocab_size, block_tokens
@@ -28,7 +35,7 @@ class Steps:
             self.went_on += 1
         else:
             self.begun += 1
-        lines = lines_of(behind.blocks, self.longest, self._block_tokens)
+        lines = lines_of(behind.blocks, self.longest, self._block_tokens, self._width)
         going = torch.from_numpy(behind.going.packed())
         last_token = self._vocab_size - 1
         draft_line.follow(behind.chosen, behind.drafted, going, lines, last_token=last_token)
@@ -60,9 +67,13 @@ class Steps:
         return logits
 
 
-def lines_of(tables: Sequence[Sequence[int]], longest: int, block_tokens: int) -> Lines:
-    """Of requests that have these blocks."""
-    width = max(map(len, tables))
+def lines_of(
+    tables: Sequence[Sequence[int]], longest: int, block_tokens: int, width: int | None = None
+) -> Lines:
+    """Of requests that have these blocks; `width`: the most there may be."""
+    widest = max(map(len, tables))
+    width = widest if width is None else width
+    assert widest <= width
     lines = Lines.empty(len(tables), longest, width, block_tokens, torch.device("cpu"))
     for line, blocks in zip(lines.table, tables, strict=True):
         line[: len(blocks)] = torch.tensor(blocks)

@@ -223,7 +223,8 @@ def bounded(id: int) -> Sampling:
 
 def test_drafts_go_on_before_the_host_has_read_what_became_of_the_last() -> None:
     model = Remembering(next_token)
-    chain = Steps(model, VOCABULARY, BLOCK_TOKENS, longest=4)
+    longest = -(-(3 + 80) // BLOCK_TOKENS)  # blocks of the whole answer
+    chain = Steps(model, VOCABULARY, BLOCK_TOKENS, longest=4, width=longest)
     drafter = DraftModel("chained", partial(in_list, model), frame(), chain)
     running = engine([drafter], num_blocks=64)
     running.runs_ahead = True
@@ -233,6 +234,9 @@ def test_drafts_go_on_before_the_host_has_read_what_became_of_the_last() -> None
     assert counters.accepted_tokens == counters.drafted_tokens > 50
     assert chain.begun <= 2  # after plain steps, which are measured now and then
     assert chain.went_on >= 79 // 5 - 2
+    told = reports[-1].speculation
+    assert told is not None
+    assert told.state != "failed", told.message  # to the answer's end
 
 
 def test_a_chain_that_an_answer_has_left_behind_is_not_taken_for_its_draft() -> None:
