@@ -19,6 +19,7 @@ from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Part
+from aweigh_runtime.engine.speculation.candidates import Candidates
 from aweigh_runtime.engine.speculation.draft_model import DraftModel
 from aweigh_runtime.engine.speculation.frame import Frame
 from aweigh_runtime.engine.speculation.ngram import NGram
@@ -237,6 +238,32 @@ def test_drafts_go_on_before_the_host_has_read_what_became_of_the_last() -> None
     told = reports[-1].speculation
     assert told is not None
     assert told.state != "failed", told.message  # to the answer's end
+
+
+def test_an_answer_that_has_room_for_no_more_leaves_the_others_their_chains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They end one after the other, each with a step in which it may draft nothing."""
+    monkeypatch.setattr(Speculator, "lookahead", lambda self, *_: partial(always_four, self))
+    monkeypatch.setattr(Candidates, "expected", lambda *_: 4)
+    model = Remembering(next_token)
+    chain = Steps(model, VOCABULARY, BLOCK_TOKENS, longest=4)
+    drafter = DraftModel("chained", partial(in_list, model), frame(), chain)
+    running = engine([drafter], num_blocks=200)
+    running.runs_ahead = True
+    prompts = {0: [0, 1, 2], 1: [1, 0, 2], 2: [2, 2, 0], 3: [2, 1, 1], 4: [1, 2, 0]}
+    started = [submission(id, prompt, 37 + 5 * id) for id, prompt in prompts.items()]
+    reports = run(running, [Work(started, [])])
+    assert texts(reports) == {id: answer(each, 37 + 5 * id) for id, each in prompts.items()}
+    counters = reports[-1].counters
+    assert counters.accepted_tokens == counters.drafted_tokens > 150
+    assert chain.begun == 1
+    assert chain.went_on >= 57 // 5 - 1
+
+
+def always_four(speculator: Speculator, request: Request) -> int:
+    speculator._candidates.wanted(request)  # it gets a history
+    return 4
 
 
 def test_a_chain_that_an_answer_has_left_behind_is_not_taken_for_its_draft() -> None:

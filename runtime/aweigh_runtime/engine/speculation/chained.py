@@ -49,6 +49,8 @@ class _Verified:
     """One answer's drafts that are being verified."""
 
     line: _Line
+    answer: int  # which of those that asked
+    first: int  # the first token in what the model says of all of them
     end: int  # tokens of the answer without them
     count: int  # of them
 
@@ -74,7 +76,7 @@ class ChainedDrafts:
         self._device = frame.device
         self._ahead: _Ahead | None = None
         self._verified: list[_Verified] = []  # of the step under way
-        self._tokens = torch.empty(0)  # of them, [R, n]
+        self._tokens = torch.empty(0)  # of all that asked, [R, n]
         self._ends: dict[int, int] = {}  # tokens that an answer has by them, by its id
 
     def begin(self, asked: Sequence[Asked]) -> Unread | None:
@@ -84,27 +86,33 @@ class ChainedDrafts:
         new ones. None: there are too many, or a text has to be read first that takes several steps.
 
         Args:
-            asked: greedy answers that nothing else bounds.
+            asked: greedy answers that nothing else bounds; one at least wants tokens.
         """
         ahead, self._ahead = self._ahead, None
-        lines = None if ahead is None else self._found(ahead, asked)
+        answers = [answer for answer, each in enumerate(asked) if each.room]
+        found = None if ahead is None else self._found(ahead, [asked[each] for each in answers])
         self._ends = {}
-        if ahead is not None and lines is not None:
-            chained = _of_lines(ahead.chained, lines)
-            chosen = [ahead.lines[line] for line in lines]
+        if ahead is not None and found is not None:
+            chained = ahead.chained
+            chosen = [ahead.lines[line] for line in found]
         else:
-            chosen = [_line(each.request, each.room) for each in asked]
+            found = list(range(len(answers)))
+            chosen = [_line(asked[each].request, asked[each].room) for each in answers]
             begun = self._begun(chosen)
             if begun is None:
                 return None
             chained = begun
+        lines, counts = [0] * len(asked), [0] * len(asked)  # who wants none shows another's
+        for answer, number, line in zip(answers, found, chosen, strict=True):
+            lines[answer], counts[answer] = number, min(asked[answer].room, line.room)
+        firsts = [0, *accumulate(count + 1 for count in counts)]
         self._verified = [
-            _Verified(line, len(line.request.tokens), min(each.room, line.room))
-            for line, each in zip(chosen, asked, strict=True)
+            _Verified(line, answer, firsts[answer], len(line.request.tokens), counts[answer])
+            for answer, line in zip(answers, chosen, strict=True)
         ]
-        counts = [each.count for each in self._verified]
-        self._tokens = chained.tokens[:, : max(counts)]
-        return Unread(self._tokens, chained.confidences[:, : max(counts)], counts, chained.seconds)
+        shown = _of_lines(chained, lines, max(counts))
+        self._tokens = shown.tokens
+        return Unread(shown.tokens, shown.confidences, counts, shown.seconds)
 
     def go_on(self, chosen: torch.Tensor, rooms: Sequence[int]) -> None:
         """Launch the next chains behind what a model says of those that `begin` gave last.
@@ -116,28 +124,32 @@ class ChainedDrafts:
         """
         self._ahead = None
         lines: list[_Line] = []
-        for each, wanted in zip(self._verified, rooms, strict=True):
+        verified: list[_Verified] = []
+        begun: list[int] = []
+        for each in self._verified:
             request = each.line.request
             room = min(len(request.blocks) * self._block_tokens, self._max_model_len)
-            room = min(wanted, self._chain.longest, room - each.end - each.count)
+            room = min(rooms[each.answer], self._chain.longest, room - each.end - each.count)
             if room < 1 or request.gone or request.life != each.line.life:
-                return
-            lines.append(_line(request, room))
-        verified, counts = self._verified, [each.count for each in self._verified]
-        begun: list[int] = []
-        for each, line in zip(verified, lines, strict=True):
-            last = each.end + each.count + line.room
+                continue
+            line = _line(request, room)
+            last = each.end + each.count + room
             # What the last chain may have written stays: it is not all written again.
             begun += self._begin_blocks(line, each.end + each.line.room - 1, last)
-            self._reading.overwrite(line.request, each.end, last)
+            self._reading.overwrite(request, each.end, last)
+            lines.append(line)
+            verified.append(each)
+        if not lines:
+            return
         going = Going(
-            firsts=[0, *accumulate(count + 1 for count in counts[:-1])],
-            counts=counts,
+            firsts=[each.first for each in verified],
+            counts=[each.count for each in verified],
             ends=[each.end for each in verified],
             lasts=[each.line.request.tokens[each.end - 1] for each in verified],
             rooms=[line.room for line in lines],
         )
-        behind = Behind(chosen, self._tokens, going, [line.blocks for line in lines], begun)
+        drafted = _rows(self._tokens, [each.answer for each in verified])
+        behind = Behind(chosen, drafted, going, [line.blocks for line in lines], begun)
         self._ahead = _Ahead(lines, self._chain.draft(behind, max(going.rooms)))
 
     def told(self, tokens: Sequence[Sequence[int]], kept: Sequence[int]) -> None:
@@ -149,7 +161,8 @@ class ChainedDrafts:
             tokens: [R, n], drafted.
             kept: how many of each answer stay.
         """
-        for each, drafted, stayed in zip(self._verified, tokens, kept, strict=True):
+        for each in self._verified:
+            drafted, stayed = tokens[each.answer], kept[each.answer]
             request = each.line.request
             self._ends[request.id] = each.end + stayed + 1
             if not request.gone and request.life == each.line.life:
@@ -234,9 +247,15 @@ def _line(request: Request, room: int) -> _Line:
     return _Line(request, request.life, request.blocks[:], room)
 
 
-def _of_lines(chained: Chained, lines: list[int]) -> Chained:
-    if lines == list(range(len(lines))):
-        count = len(lines)
-        return Chained(chained.tokens[:count], chained.confidences[:count], chained.seconds)
-    at = on_device(np.array(lines, np.int64), chained.tokens.device)
-    return Chained(chained.tokens[at], chained.confidences[at], chained.seconds)
+def _of_lines(chained: Chained, lines: list[int], length: int) -> Chained:
+    tokens, confidences = (
+        _rows(each[:, :length], lines) for each in (chained.tokens, chained.confidences)
+    )
+    return Chained(tokens, confidences, chained.seconds)
+
+
+def _rows(tensor: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    """These rows; the first ones in their order are not copied."""
+    if rows == list(range(len(rows))):
+        return tensor[: len(rows)]
+    return tensor[on_device(np.array(rows, np.int64), tensor.device)]

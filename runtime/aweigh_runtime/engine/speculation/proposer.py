@@ -15,7 +15,7 @@ class Asked:
     """One answer that wants a draft."""
 
     request: Request  # whose tokens have all been read but the last one
-    room: int  # most tokens; at least 1
+    room: int  # most tokens
     floor: float  # a token is drafted while it stays at least so likely, all before it included
 
 
@@ -32,7 +32,7 @@ class Chaining(Protocol):
     """Drafts that the host reads only when they have been verified; see `chained`."""
 
     def begin(self, asked: Sequence[Asked]) -> Unread | None:
-        """Drafts for all that ask, on the device; None: that is not possible now."""
+        """Drafts for all that have room, on the device; None: that is not possible now."""
         ...
 
     def go_on(self, chosen: torch.Tensor, rooms: Sequence[int]) -> None:
@@ -75,7 +75,7 @@ class Proposer(Protocol):
         """Draft for each answer that asks.
 
         Args:
-            asked: at least one.
+            asked: at least one; each has room for one token at least.
             stays: how often a token stays, by its confidence (see `pace.Calibration`).
         """
         ...

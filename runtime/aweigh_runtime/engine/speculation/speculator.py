@@ -168,14 +168,17 @@ class Speculator:
             for part in parts
             if part.room and part.request.history is not None
         }
-        if len(numbers) != 1 or not all(part.room for part in parts):
+        if len(numbers) != 1 or not all(_is_answer(part) for part in parts):
             return None
         (number,) = numbers
         candidate = self._candidates[number]
         chained = candidate.proposer.chained
         if candidate.gone or candidate.probing or chained is None:
             return None
-        asked = [Asked(part.request, part.room, candidate.floor) for part in parts]
+        asked = [
+            Asked(part.request, part.room if part.request.history else 0, candidate.floor)
+            for part in parts
+        ]
         drafted = self._unless_it_fails(candidate, lambda: chained.begin(asked))
         if drafted is not None:
             asked = [
@@ -197,7 +200,7 @@ class Speculator:
         candidate = self._candidates[unread.number]
         chained = candidate.proposer.chained
         rooms = [self._candidates.expected(each.request) for each in unread.asked]
-        if candidate.gone or candidate.probing or chained is None or not all(rooms):
+        if candidate.gone or candidate.probing or chained is None:
             return
         self._unless_it_fails(candidate, lambda: chained.go_on(chosen, rooms))
 
@@ -212,8 +215,9 @@ class Speculator:
         for one, tokens, confidences in zip(
             unread.asked, verified.tokens, verified.confidences, strict=True
         ):
-            proposal = Proposal(Drafted(tokens[: one.room]), confidences[: one.room])
-            self._step.verifying.append((unread.number, one, proposal))
+            if one.room:
+                proposal = Proposal(Drafted(tokens[: one.room]), confidences[: one.room])
+                self._step.verifying.append((unread.number, one, proposal))
         self._step.seconds[unread.number] = unread.drafted.seconds()
 
     def undo(self) -> None:
@@ -371,6 +375,11 @@ _SHORT = (
     "there was no memory for a step with drafts; the model serves without for a while and tries "
     "again. Lower --kv-cache-memory or give more memory"
 )
+
+
+def _is_answer(part: Part) -> bool:
+    """Nothing of it is unread but its last token."""
+    return part.num_tokens == 1 and part.end == len(part.request.tokens)
 
 
 def _no_memory(name: str) -> Speculation:
