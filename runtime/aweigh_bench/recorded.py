@@ -8,9 +8,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from aweigh_runtime.engine.request import Request
-from aweigh_runtime.engine.sampling.verification import Drafted
-from aweigh_runtime.engine.speculation.proposer import Asked, Proposal, Proposer
+from aweigh_runtime.engine.sampling.verification import Drafted, Unread
+from aweigh_runtime.engine.speculation.proposer import Asked, Chaining, Proposal, Proposer
+from aweigh_runtime.model.step_plan import on_device
 
 
 @dataclass(slots=True)
@@ -45,6 +48,9 @@ class Replay:
         self._instead_of = instead_of
         self.stops_early = instead_of is not None and instead_of.stops_early
         self.holds_memory = instead_of is not None and instead_of.holds_memory
+        self.chained: Chaining | None = None
+        if instead_of is not None and instead_of.chained is not None:
+            self.chained = _ReplayedChains(recorded, instead_of.chained)
 
     def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
         """Draft for each answer that asks, as many tokens as the draft model would."""
@@ -70,3 +76,25 @@ class Replay:
             # them again, which a draft that is right need not.
             followed.ahead = tokens[: len(followed.ahead)]
         return Proposal(Drafted(tokens), proposal.confidences[: len(tokens)], proposal.ready)
+
+
+class _ReplayedChains:
+    """Chains of a draft model, with recorded tokens in place of its own."""
+
+    def __init__(self, recorded: Recorded, instead_of: Chaining) -> None:
+        self._recorded = recorded
+        self._instead_of = instead_of
+        self.go_on = instead_of.go_on
+        self.told = instead_of.told
+        self.forget = instead_of.forget
+
+    def begin(self, asked: Sequence[Asked]) -> Unread | None:
+        """As many tokens as the draft model would draft, in its time."""
+        drafted = self._instead_of.begin(asked)
+        if drafted is not None:
+            width = drafted.tokens.shape[1]
+            told = [self._recorded.draft(each.request, width) for each in asked]
+            told = [[*tokens, *[0] * (width - len(tokens))] for tokens in told]
+            # Where the model has put its own, so that it goes on as if these were those.
+            drafted.tokens.copy_(on_device(np.array(told, np.int64), drafted.tokens.device))
+        return drafted

@@ -18,7 +18,7 @@ from typing import Any, get_args
 import torch
 from triton.runtime.jit import JITFunction
 
-from aweigh_kernels import cuda_library, gpu
+from aweigh_kernels import cuda_library, draft_chain, gpu
 from aweigh_kernels.activation import Activation
 from aweigh_kernels.fp4_rounding import quantize_rows
 from aweigh_kernels.gated import gated
@@ -35,6 +35,7 @@ from aweigh_kernels.sparse_int_matmul import is_ready, sparse_int_matmul
 from aweigh_kernels.tile_matmul import workspace_of
 from aweigh_kernels.weight import Weight, prepare
 from aweigh_runtime.engine.sampling.drawing import Draws
+from tests.kernels import draft_cases
 from tests.kernels import test_paged_attention_gpu as paged_cases
 from tests.kernels import test_prefill_attention_gpu as prefill_cases
 from tests.kernels.common_cases import CommonCase
@@ -249,6 +250,12 @@ def sampling() -> None:
         Draws().draw(random_logits(len(kinds), size).cuda(), kinds).read()
 
 
+def drafts() -> None:
+    """Chains behind drafts of which none, some and all tokens stay."""
+    for case in draft_cases.cases():
+        draft_cases.unlike(case, draft_chain.follow, draft_chain.choose, "cuda")
+
+
 def stray() -> None:
     """A kernel that is wrong in three ways: a checker that does not say so proves nothing."""
     kernel = torch.cuda._compile_kernel(_STRAY_SOURCE, STRAY)
@@ -270,6 +277,7 @@ GROUPS: dict[str, Callable[[], None]] = {
         byte_products,
         experts,
         sampling,
+        drafts,
     )
 }
 

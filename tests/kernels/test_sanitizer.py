@@ -69,6 +69,7 @@ def test_what_is_watched_is_what_python_launches() -> None:
         *("round_as_given", "round_by_token", "round_by_largest", "round_by_group"),
         *("round_groups", "quantize_groups"),
         *("summarize", "spread", "decide"),
+        *("follow", "weigh"),  # and another `choose`
         *("int_multiply", "sparse_int_unpack", "hopper_int_multiply"),
     }
 

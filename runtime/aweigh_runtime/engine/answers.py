@@ -7,7 +7,8 @@ import torch
 from aweigh_runtime.engine.counting import count_new, count_read
 from aweigh_runtime.engine.messages import Failure, FinishReason, Output, TokenLogprobs
 from aweigh_runtime.engine.request import Request
-from aweigh_runtime.engine.sampling.choice import Continued, Sampler
+from aweigh_runtime.engine.sampling.choice import Sampler
+from aweigh_runtime.engine.sampling.continued import Continued
 from aweigh_runtime.engine.sampling.pending import RowFailure
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Part, Scheduler

@@ -18,7 +18,7 @@ from aweigh_runtime.engine.room import LongestRequest, expect_host_room, kv_byte
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.scheduler import Limits, Scheduler
 from aweigh_runtime.engine.sizing import RECORDED_TOKENS, STEP_TOKENS
-from aweigh_runtime.engine.speculation.draft_model import Frame
+from aweigh_runtime.engine.speculation.frame import Frame
 from aweigh_runtime.engine.speculation.loading import (
     Drafts,
     Fetched,
@@ -37,7 +37,7 @@ from aweigh_runtime.model.footprint import bytes_per_token
 from aweigh_runtime.model.host_copy import HostCopies
 from aweigh_runtime.model.load import Loaded, Wish, load
 from aweigh_runtime.model.random_weights import make_up
-from aweigh_runtime.model.stepping import launched, recorded, recorded_bytes
+from aweigh_runtime.model.stepping import chained_bytes, launched, recorded, recorded_bytes
 from aweigh_runtime.text.defaults import stop_tokens_of
 
 _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", FP8: "fp8"}
@@ -214,6 +214,7 @@ def _num_blocks(
     reserved += recorded_bytes(decoder, limits.max_running, _longest_draft(start, drafts))
     reserved += sum(
         recorded_bytes(each.decoder, limits.max_running, RECORDED_TOKENS - 1)
+        + chained_bytes(each.decoder, limits.max_running)
         for each in drafts.loaded
     )
     host_bytes = start.host_memory_bytes if start.prefix_caching else 0

@@ -18,10 +18,13 @@ from aweigh_runtime.engine.messages import Failure, Output, Stepped, Submission,
 from aweigh_runtime.engine.out_of_memory import out_of_memory, return_unused_memory
 from aweigh_runtime.engine.prefixes import Copies
 from aweigh_runtime.engine.request import Request
-from aweigh_runtime.engine.run_ahead import Launched, advance, assume, packed
-from aweigh_runtime.engine.sampling.choice import Continued, Sampler
-from aweigh_runtime.engine.sampling.pending import Chosen, Pending
-from aweigh_runtime.engine.sampling.verification import Drafted
+from aweigh_runtime.engine.run_ahead import Launched, advance, assume, nobody, packed, placeholders
+from aweigh_runtime.engine.sampling.choice import Sampler
+from aweigh_runtime.engine.sampling.continued import Continued, single
+from aweigh_runtime.engine.sampling.pending import Pending
+from aweigh_runtime.engine.sampling.row import Way
+from aweigh_runtime.engine.sampling.verification import Drafted, Unread
+from aweigh_runtime.engine.sampling.verifying import Verifying
 from aweigh_runtime.engine.scheduler import Lookahead, Part, RequestTooLong, Scheduler
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.engine.speed import PromptSpeed
@@ -130,12 +133,24 @@ class Engine:
                 self._next = self._launch(current.pending)
             else:  # drafts follow tokens that the host must know
                 advance(current.parts, self._scheduler)
+        elif current.verifying is not None:
+            self._draft_on(current.verifying)
         outputs = self._read(current)
         now_s = time.monotonic()  # a step that was launched ahead has run since the last one ended
         seconds, self._finished_s = now_s - max(current.started_s, self._finished_s), now_s
         if outputs is not None:
             self._observe(current, seconds)
         return self._report(outputs or [], seconds, current.num_tokens)
+
+    def _draft_on(self, verifying: Verifying) -> None:
+        """Begin the next step's drafts behind what is still being verified, if there will be some.
+
+        Who waits will begin a prompt, and no drafts are unread in a step that reads one.
+        """
+        self._wanted = self._lookahead(time.monotonic()) or nobody
+        drafting = self._wanted is not nobody and not self._scheduler.num_waiting
+        if drafting and self._speculator is not None:
+            self._speculator.go_on(verifying.chosen)
 
     def _lookahead(self, now_s: float) -> Lookahead | None:
         """What is to be drafted in the next step; to be asked once for each."""
@@ -234,6 +249,8 @@ class Engine:
             if not out_of_memory(error):
                 raise
         self._scheduler.undo()
+        if self._speculator is not None:
+            self._speculator.undo()
         if alone and not any(part.request.gone for part in parts):  # else it will be smaller
             self._give_up_the_largest(parts)
         return_unused_memory()
@@ -255,7 +272,8 @@ class Engine:
             self._failures.append(Failure(largest.request.id, "out_of_memory", message))
 
     def _begin(self, parts: list[Part], last: Pending | None, started_s: float) -> Launched:
-        drafted = self._drafted(parts)
+        unread = self._unread(parts) if last is None else None
+        drafted = self._drafted(parts) if unread is None else placeholders(unread)
         tokens: list[int] = []
         chunks: list[Chunk] = []
         for index, part in enumerate(parts):
@@ -265,7 +283,7 @@ class Engine:
             count = part.num_tokens + len(ahead)
             logits = _num_logits(part) + len(ahead)
             chunks.append(Chunk(part.start, count, request.blocks, logits))
-        found = self._forward(tokens if last is None else packed(tokens, parts, last), chunks)
+        found = self._forward(packed(tokens, parts, last, unread), chunks)
 
         complete: list[Part] = []
         behind: list[Drafted] = []
@@ -282,8 +300,26 @@ class Engine:
         wanted = found if len(rows) == num_rows else found[rows]
         plain = self.runs_ahead and not any(part.room for part in parts)
         pending = self._choosing(complete, wanted) if plain else None
-        unread = wanted if pending is None else wanted[:0]  # what nobody reads is not kept
-        return Launched(parts, started_s, complete, behind, unread, pending, last is not None)
+        verifying = None if unread is None else self._verifying(complete, wanted, unread)
+        if pending is not None or verifying is not None:
+            wanted = wanted[:0]  # what nobody reads is not kept
+        return Launched(
+            parts, started_s, complete, behind, wanted, pending, verifying, last is not None
+        )
+
+    def _unread(self, parts: list[Part]) -> Unread | None:
+        """Drafts that nobody looks at before they are verified; None: somebody has to."""
+        if self._speculator is None or not self.runs_ahead:
+            return None
+        rows = [part.request.row for part in parts]
+        if any(row.special or row.way is not Way.GREEDY for row in rows):
+            return None
+        return self._speculator.begin(parts)
+
+    def _verifying(self, complete: list[Part], logits: torch.Tensor, drafted: Unread) -> Verifying:
+        return self._sampler.begin_verifying(
+            logits, [part.request.row for part in complete], drafted
+        )
 
     def _drafted(self, parts: list[Part]) -> dict[int, Drafted]:
         if self._speculator is None or not any(part.room for part in parts):
@@ -301,7 +337,13 @@ class Engine:
         """Record the new tokens; None: there was no memory to choose them."""
         complete, behind = step.complete, step.behind
         if step.pending is not None:
-            continued = _single(step.pending.chosen())
+            continued = single(step.pending.chosen())
+        elif step.verifying is not None:
+            verified = step.verifying.read()
+            continued = verified.continued
+            if self._speculator is not None:
+                self._speculator.told(verified)
+            advance(step.parts, self._scheduler)
         else:
             found = self._within_memory(
                 step.parts, lambda: self._continued(complete, behind, step.logits)
@@ -322,7 +364,7 @@ class Engine:
         rows = [part.request.row for part in complete]
         if any(each.tokens for each in behind):
             return self._sampler.verify(logits, rows, behind)
-        return _single(self._sampler.choose(logits, rows))
+        return single(self._sampler.choose(logits, rows))
 
     def _observe(self, step: Launched, seconds: float) -> None:
         parts = step.parts
@@ -345,18 +387,6 @@ _NOTHING = Drafted()
 def _memory(part: Part) -> int:
     """What a part needs in a step, in tokens."""
     return part.num_tokens + _LOGITS_WEIGHT * _num_logits(part)
-
-
-def _single(chosen: Chosen) -> Continued:
-    """One token for each answer that has not failed."""
-    return Continued(
-        tokens=[
-            [] if index in chosen.failures else [token] for index, token in enumerate(chosen.tokens)
-        ],
-        kept=[0] * len(chosen.tokens),
-        logprobs={index: [one] for index, one in chosen.logprobs.items()},
-        failures=chosen.failures,
-    )
 
 
 def _num_logits(part: Part) -> int:

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from aweigh_runtime.engine.counting import count_computed
+from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.pending import Pending
-from aweigh_runtime.engine.sampling.verification import Drafted
+from aweigh_runtime.engine.sampling.verification import Drafted, Unread
+from aweigh_runtime.engine.sampling.verifying import Verifying
 from aweigh_runtime.engine.scheduler import Part, Scheduler
 from aweigh_runtime.model.step_inputs import Tokens
 from aweigh_runtime.model.step_plan import on_device
@@ -31,7 +33,8 @@ class Launched:
     complete: list[Part]  # those with all tokens of their requests: they get new ones
     behind: list[Drafted]  # each of them
     logits: torch.Tensor  # [S + drafted tokens, V], for the new tokens
-    pending: Pending | None  # the new tokens; None: they are chosen when they are read
+    pending: Pending | None  # the new tokens; None: they are chosen when they are read,
+    verifying: Verifying | None  # unless this is what becomes of drafts
     ahead: bool  # launched before the step before it was read
 
     @property
@@ -62,17 +65,38 @@ def advance(parts: Sequence[Part], scheduler: Scheduler) -> None:
             scheduler.advance(part, 0)
 
 
-def packed(tokens: list[int], parts: Sequence[Part], last: Pending) -> Tokens:
+def nobody(request: Request) -> int:
+    """A `Lookahead` for a step that drafts nothing, where that was asked already."""
+    del request
+    return 0
+
+
+def placeholders(drafted: Unread) -> dict[int, Drafted]:
+    """For each part as many tokens as are drafted, any ones."""
+    return {index: Drafted([0] * count) for index, count in enumerate(drafted.counts)}
+
+
+def packed(
+    tokens: list[int], parts: Sequence[Part], last: Pending | None, drafted: Unread | None
+) -> Tokens:
     """A step's tokens: on the device if it alone knows some of them.
 
     Args:
-        tokens: of all parts, T of them, with anything in the places of those that are unread.
-        parts: whose tokens they are; nothing is drafted.
-        last: the step before, which has chosen those.
+        tokens: of all parts and what is drafted behind them, T of them, with anything in the places
+            of those that are unread.
+        parts: whose tokens they are.
+        last: the step before, if it is unread: it has chosen those, and nothing is drafted.
+        drafted: behind each part, if that is unread.
 
     Returns:
         [T], int64, without waiting for the device.
     """
+    if drafted is not None:
+        return _drafted_behind(tokens, drafted)
+    return tokens if last is None else _behind_chosen(tokens, parts, last)
+
+
+def _behind_chosen(tokens: list[int], parts: Sequence[Part], last: Pending) -> Tokens:
     places, rows, end = [], [], 0
     for part in parts:
         assert not part.room  # drafts would follow tokens that nobody knows
@@ -93,3 +117,16 @@ def packed(tokens: list[int], parts: Sequence[Part], last: Pending) -> Tokens:
     everything = on_device(np.array([*tokens, *places, *rows]), chosen.device)
     known, at, of = torch.split(everything, [len(tokens), len(rows), len(rows)])
     return known.index_copy(0, at, chosen[of])
+
+
+def _drafted_behind(tokens: list[int], drafted: Unread) -> torch.Tensor:
+    width = drafted.tokens.shape[1]
+    places: list[int] = []
+    of: list[int] = []
+    for row, count in enumerate(drafted.counts):
+        first = len(places) + row + 1
+        places += range(first, first + count)
+        of += range(row * width, row * width + count)
+    everything = on_device(np.array([*tokens, *places, *of]), drafted.tokens.device)
+    known, at, which = torch.split(everything, [len(tokens), len(places), len(of)])
+    return known.index_copy(0, at, drafted.tokens.flatten()[which])

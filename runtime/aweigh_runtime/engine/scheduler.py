@@ -283,6 +283,9 @@ class Scheduler:
             missing = self._missing(request, part.end + wanted)
             if missing and missing > spare:
                 continue
+            # The next draft may begin before anybody has read what became of this one.
+            last = min(part.end + 2 * wanted, request.max_tokens)
+            missing = max(missing, min(self._missing(request, last), spare))
             spare -= missing
             request.blocks.extend(self._pool.take(missing))
             part.room = wanted

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from aweigh_kernels import common_attention_gpu, paged_attention_gpu
+from aweigh_kernels.common_reads import CommonReads
 from aweigh_kernels.dense import NARROW
 from aweigh_runtime.model.cache import KVCache
 from aweigh_runtime.model.chunks import Chunk
@@ -50,10 +51,7 @@ class DecodeGraphs:
         self._logits = torch.empty(
             sizes[0].rows, decoder.config.vocab_size, dtype=torch.float32, device=decoder.device
         )
-        self._pool = torch.cuda.graph_pool_handle()
-        # Nothing can be recorded on the stream that is there from the start. On this one nothing
-        # runs: graphs are replayed where everything is computed, as products share memory.
-        self._stream = torch.cuda.Stream(decoder.device)  # type: ignore[no-untyped-call]  # noqa: TID251
+        self._recorder = Recorder(decoder.device)
         self._graphs = {size: self._recorded(size) for size in sizes}
         few = [size for size in sizes if size.tokens_each == 1 and size.requests <= _FEW]
         self._following = {
@@ -103,48 +101,79 @@ class DecodeGraphs:
         self, size: Size, *, common: bool = False, follows: bool = False
     ) -> torch.cuda.CUDAGraph:
         inputs = self._inputs.of(size)
-        step = self._plan(size, inputs, common=common)
+        shared = inputs.common if common else None
+        step = plan_of(self._decoder, self._cache, size, inputs, shared)
         output = self._logits[: size.rows]
         layers = self._cache.by_layer
+
+        def compute() -> None:
+            self._decoder.compute(inputs.tokens, layers, step, output)
+
+        def go_on() -> None:
+            inputs.move_on()
+            compute()
+
         self._inputs.blank(size)
-        # Once before: kernels are compiled, and libraries take what they need.
-        self._decoder.compute(inputs.tokens, layers, step, output)
+        compute()  # once before: kernels are compiled, and libraries take what they need
+        return self._recorder.record(go_on if follows else compute)
+
+
+class Recorder:
+    """Records graphs that are replayed one after the other: they share what memory they need."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+        # Nothing can be recorded on the stream that is there from the start. On this one nothing
+        # runs: graphs are replayed where everything is computed, as products share memory.
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # noqa: TID251
+
+    def record(self, work: Callable[[], object]) -> torch.cuda.CUDAGraph:
+        """What replays the launches of `work`; all that it needs has been compiled."""
         self._stream.wait_stream(torch.cuda.current_stream())
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(self._stream):
             graph.capture_begin(self._pool, capture_error_mode="thread_local")
-            if follows:
-                inputs.move_on()
-            self._decoder.compute(inputs.tokens, layers, step, output)
+            work()
             graph.capture_end()
         return graph
 
-    def _plan(self, size: Size, inputs: Inputs, *, common: bool) -> Plan:
-        cache, decoder = self._cache, self._decoder
-        layouts: dict[Any, Any] = {}
-        for window in {layer.window for layer in decoder.config.layers}:
-            layouts[prompts, window] = []
-            layouts[paged_on_gpu, window] = paged_attention_gpu.Reads(
-                inputs.firsts,
-                inputs.counts,
-                inputs.seen,
-                inputs.table,
-                size.tokens_each,
-                window,
-                inputs.common if common and window is None else None,
-            )
-        return Plan(
-            chunks=(),
-            block_tokens=cache.block_tokens,
-            token_bytes=cache.layers[0, 0, 0].nbytes,
-            dtype=cache.dtype,
-            table=np.zeros((0, 0), np.int64),
-            positions=inputs.positions,
-            slots=inputs.slots,
-            logit_rows=slice(0, size.rows),
-            begun=inputs.slots[:0],
-            _layouts=layouts,
+
+def plan_of(
+    decoder: Decoder, cache: KVCache, size: Size, inputs: Inputs, common: CommonReads | None
+) -> Plan:
+    """A step that reads what is in its inputs when it is replayed.
+
+    Args:
+        decoder: computes it.
+        cache: where it reads and writes.
+        size: of the step.
+        inputs: of that size.
+        common: what its requests have in common, if that is read once.
+    """
+    layouts: dict[Any, Any] = {}
+    for window in {layer.window for layer in decoder.config.layers}:
+        layouts[prompts, window] = []
+        layouts[paged_on_gpu, window] = paged_attention_gpu.Reads(
+            inputs.firsts,
+            inputs.counts,
+            inputs.seen,
+            inputs.table,
+            size.tokens_each,
+            window,
+            common if window is None else None,
         )
+    return Plan(
+        chunks=(),
+        block_tokens=cache.block_tokens,
+        token_bytes=cache.layers[0, 0, 0].nbytes,
+        dtype=cache.dtype,
+        table=np.zeros((0, 0), np.int64),
+        positions=inputs.positions,
+        slots=inputs.slots,
+        logit_rows=slice(0, size.rows),
+        begun=inputs.slots[:0],
+        _layouts=layouts,
+    )
 
 
 def recordable(decoder: Decoder, cache: KVCache, sizes: Sequence[Size]) -> list[Size]:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from aweigh_kernels.draft_line import PAIR
 from aweigh_runtime.model.cache import KVCache
+from aweigh_runtime.model.chains import MOST_REQUESTS, Chain
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
-from aweigh_runtime.model.graph_sizes import graph_bytes, graph_sizes
+from aweigh_runtime.model.graph_sizes import Size, graph_bytes, graph_sizes
 from aweigh_runtime.model.step_inputs import Tokens
 
 Step = Callable[[Tokens, Sequence[Chunk]], torch.Tensor]
@@ -55,3 +57,35 @@ def recorded(decoder: Decoder, cache: KVCache, most_requests: int, longest_draft
         return step(tokens, chunks) if found is None else found
 
     return replayed
+
+
+def chained_bytes(decoder: Decoder, most_requests: int) -> int:
+    """About what `chained` keeps on a GPU; arguments are its own."""
+    if not decoder.recordable:
+        return 0
+    requests = min(most_requests, MOST_REQUESTS)
+    return graph_bytes(decoder.config, decoder.dtype.itemsize, requests, PAIR - 1)
+
+
+def chained(
+    decoder: Decoder, cache: KVCache, *, vocab_size: int, most_requests: int, longest: int
+) -> Chain | None:
+    """What drafts on the device alone; None: that is not possible. Takes seconds.
+
+    Args:
+        decoder: its weights stay where they are from now on.
+        cache: likewise.
+        vocab_size: tokens that can be drafted, if the decoder has them.
+        most_requests: that draft together.
+        longest: tokens of a draft.
+    """
+    if not decoder.recordable:
+        return None
+    from aweigh_runtime.model import decode_graphs, draft_chain  # Triton may be missing
+
+    steps = [Size(1, PAIR), Size(1, 1)]
+    if decode_graphs.recordable(decoder, cache, steps) != steps:
+        return None
+    return draft_chain.DraftChain(
+        decoder, cache, vocab_size=vocab_size, most_requests=most_requests, longest=longest
+    )

@@ -9,7 +9,8 @@ from aweigh_runtime.engine.messages import Sampling, Stepped, Submission, Work
 from aweigh_runtime.engine.prefixes import Memory
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.scheduler import Limits, Scheduler
-from aweigh_runtime.engine.speculation.draft_model import DraftModel, Frame
+from aweigh_runtime.engine.speculation.draft_model import DraftModel
+from aweigh_runtime.engine.speculation.frame import Frame
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.cache import CacheFormat, KVCache
 from aweigh_runtime.model.decoder import Decoder

@@ -39,6 +39,7 @@ class Willing:
     """Drafts as many tokens as it is asked for, in no time."""
 
     name, stops_early, holds_memory = "willing", True, False
+    chained = None
 
     def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
         return [Proposal(Drafted([1] * each.room), [0.9] * each.room) for each in asked]

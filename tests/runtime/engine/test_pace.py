@@ -21,6 +21,7 @@ class Nobody:
     """Drafts nothing: here only what would be asked of it counts."""
 
     name, stops_early, holds_memory = "nobody", False, False
+    chained = None
 
     def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
         return [Proposal(Drafted()) for _ in asked]

@@ -200,6 +200,7 @@ class Wrong:
 
     name = "wrong"
     stops_early = holds_memory = False
+    chained = None
 
     def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
         return [Proposal(Drafted([VOCABULARY - 1] * each.room)) for each in asked]
@@ -216,6 +217,7 @@ class Never:
 
     name = "never"
     stops_early = holds_memory = False
+    chained = None
 
     def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
         return [Proposal(Drafted()) for _ in asked]

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import torch
@@ -18,12 +19,15 @@ from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Part
-from aweigh_runtime.engine.speculation.draft_model import DraftModel, Frame
+from aweigh_runtime.engine.speculation.candidates import Candidates
+from aweigh_runtime.engine.speculation.draft_model import DraftModel
+from aweigh_runtime.engine.speculation.frame import Frame
 from aweigh_runtime.engine.speculation.ngram import NGram
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal, Proposer
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.step_inputs import Tokens
+from tests.runtime.engine.chaining import Steps
 from tests.runtime.engine.machine import VOCABULARY, answer, next_token, scheduler
 from tests.runtime.engine.test_loop import NoCompiler, no_copies
 
@@ -76,17 +80,29 @@ def never_right(tokens: list[int]) -> int:
     return (next_token(tokens) + 1) % VOCABULARY
 
 
-def draft_model(following: Next, step_tokens: int = 32) -> tuple[DraftModel, Remembering]:
-    model = Remembering(following)
-    frame = Frame(
+def frame(step_tokens: int = 32) -> Frame:
+    return Frame(
         vocab_size=VOCABULARY,
         block_tokens=BLOCK_TOKENS,
         max_model_len=256,
         step_tokens=step_tokens,
         device=CPU,
     )
+
+
+def draft_model(
+    following: Next, step_tokens: int = 32, *, chained: int = 0
+) -> tuple[DraftModel, Remembering]:
+    """`chained`: tokens of chains that it may draft; 0: none."""
+    model = Remembering(following)
     name = following.__name__
-    return DraftModel(name, lambda tokens, chunks: model(listed(tokens), chunks), frame), model
+    chain = Steps(model, VOCABULARY, BLOCK_TOKENS, longest=chained) if chained else None
+    forward = partial(in_list, model)
+    return DraftModel(name, forward, frame(step_tokens), chain), model
+
+
+def in_list(model: Remembering, tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
+    return model(listed(tokens), chunks)
 
 
 def listed(tokens: Tokens) -> Sequence[int]:
@@ -103,7 +119,7 @@ def engine(
     speculator = (
         Speculator(proposers, longest, None, [failure] if failure else []) if proposers else None
     )
-    target = Remembering(next_token)
+    target = partial(in_list, Remembering(next_token))
     return Engine(line, target, Sampler(VOCABULARY), NoCompiler(), no_copies, speculator)
 
 
@@ -154,7 +170,7 @@ REQUESTS = st.lists(
     st.integers(1, 5),
     st.integers(5, 40),
     st.integers(1, 6),
-    st.sampled_from(["draft", "bad", "ngram", "two"]),
+    st.sampled_from(["draft", "bad", "ngram", "two", "chained", "chained badly"]),
 )
 def test_answers_are_those_without_drafts_in_any_schedule(
     requests: list[tuple[list[int], int, int | None]],
@@ -168,6 +184,8 @@ def test_answers_are_those_without_drafts_in_any_schedule(
         "draft": [draft_model(mostly_right, step_tokens)[0]],
         "bad": [draft_model(never_right, step_tokens)[0]],
         "ngram": [NGram()],
+        "chained": [draft_model(mostly_right, step_tokens, chained=longest)[0]],
+        "chained badly": [draft_model(never_right, step_tokens, chained=longest)[0]],
         "two": [draft_model(never_right)[0], draft_model(mostly_right, step_tokens)[0]],
     }
     running = engine(
@@ -177,18 +195,106 @@ def test_answers_are_those_without_drafts_in_any_schedule(
         max_running=max_running,
         step_tokens=step_tokens,
     )
-    work = [Work([submission(id, *each[:2])], []) for id, each in enumerate(requests)]
+    running.runs_ahead = kind.startswith("chained")
+    work = [
+        Work([submission(id, *each[:2], sampling=bounded(id))], [])
+        for id, each in enumerate(requests)
+    ]
     work += [Work([], []) for _ in range(12)]
     for id, (_, _, patience) in enumerate(requests):
         if patience is not None:
             work[id + patience].aborted.append(id)
-    got = texts(run(running, work))
+    reports = run(running, work)
+    got = texts(reports)
+    told = reports[-1].speculation
+    assert told is not None
+    assert told.state != "failed", told.message  # it has read what is its own, and nothing else
     for id, (prompt, count, patience) in enumerate(requests):
         whole, text = answer(prompt, count), got.get(id, [])
         assert text == whole[: len(text)]
         assert patience is not None or text == whole
     pool = running._scheduler.prefixes.pool
     assert (pool.num_held, pool.available) == (0, num_blocks)
+
+
+def bounded(id: int) -> Sampling:
+    """Some answers are not to end at once: until then somebody looks at their tokens."""
+    return Sampling(temperature=0, min_tokens=4 * (id % 3))
+
+
+def test_drafts_go_on_before_the_host_has_read_what_became_of_the_last() -> None:
+    model = Remembering(next_token)
+    longest = -(-(3 + 80) // BLOCK_TOKENS)  # blocks of the whole answer
+    chain = Steps(model, VOCABULARY, BLOCK_TOKENS, longest=4, width=longest)
+    drafter = DraftModel("chained", partial(in_list, model), frame(), chain)
+    running = engine([drafter], num_blocks=64)
+    running.runs_ahead = True
+    reports = run(running, [Work([submission(1, [0, 1, 2], 80)], [])])
+    counters = reports[-1].counters
+    assert texts(reports)[1] == answer([0, 1, 2], 80)
+    assert counters.accepted_tokens == counters.drafted_tokens > 50
+    assert chain.begun <= 2  # after plain steps, which are measured now and then
+    assert chain.went_on >= 79 // 5 - 2
+    told = reports[-1].speculation
+    assert told is not None
+    assert told.state != "failed", told.message  # to the answer's end
+
+
+def test_an_answer_that_has_room_for_no_more_leaves_the_others_their_chains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They end one after the other, each with a step in which it may draft nothing."""
+    monkeypatch.setattr(Speculator, "lookahead", lambda self, *_: partial(always_four, self))
+    monkeypatch.setattr(Candidates, "expected", lambda *_: 4)
+    model = Remembering(next_token)
+    chain = Steps(model, VOCABULARY, BLOCK_TOKENS, longest=4)
+    drafter = DraftModel("chained", partial(in_list, model), frame(), chain)
+    running = engine([drafter], num_blocks=200)
+    running.runs_ahead = True
+    prompts = {0: [0, 1, 2], 1: [1, 0, 2], 2: [2, 2, 0], 3: [2, 1, 1], 4: [1, 2, 0]}
+    started = [submission(id, prompt, 37 + 5 * id) for id, prompt in prompts.items()]
+    reports = run(running, [Work(started, [])])
+    assert texts(reports) == {id: answer(each, 37 + 5 * id) for id, each in prompts.items()}
+    counters = reports[-1].counters
+    assert counters.accepted_tokens == counters.drafted_tokens > 150
+    assert chain.begun == 1
+    assert chain.went_on >= 57 // 5 - 1
+
+
+def always_four(speculator: Speculator, request: Request) -> int:
+    speculator._candidates.wanted(request)  # it gets a history
+    return 4
+
+
+def test_a_chain_that_an_answer_has_left_behind_is_not_taken_for_its_draft() -> None:
+    """Who comes meanwhile has a prompt, and in that step the host looks at drafts."""
+    drafter, _ = draft_model(next_token, chained=4)
+    running = engine([drafter], num_blocks=64)
+    running.runs_ahead = True
+    work = [Work([submission(1, [0, 1, 2], 90)], []), *[Work([], [])] * 12]
+    work += [Work([submission(2 + id, [1, 1, id], 1)], []) for id in range(3)]
+    reports = run(running, work)
+    counters = reports[-1].counters
+    assert texts(reports)[1] == answer([0, 1, 2], 90)
+    assert counters.accepted_tokens == counters.drafted_tokens > 50
+
+
+def test_chains_without_memory_cost_the_draft_and_no_answer() -> None:
+    def fail(*given: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    drafter, _ = draft_model(next_token, chained=4)
+    running = engine([drafter], num_blocks=64)
+    running.runs_ahead = True
+    running.take(Work([submission(1, [0, 1, 2], 40)], []))
+    reports = [running.step() for _ in range(4)]
+    assert drafter.chained is not None
+    drafter.chained._chain.draft = fail  # type: ignore[assignment,method-assign]
+    reports += run(running, [])
+    assert texts(reports)[1] == answer([0, 1, 2], 40)
+    state = reports[-1].speculation
+    assert state is not None
+    assert (state.state, state.reason) == ("failed", "OutOfMemory")
 
 
 def test_a_good_draft_saves_steps_and_is_counted() -> None:
@@ -309,6 +415,7 @@ class Sleeper:
     """Takes its time to draft nothing."""
 
     stops_early = holds_memory = False
+    chained = None
 
     def __init__(self, name: str, seconds: float) -> None:
         self.name, self._seconds = name, seconds

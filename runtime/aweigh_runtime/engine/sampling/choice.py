@@ -5,7 +5,6 @@ nowhere, or whose logits are no numbers, fails alone: no operation here mixes ro
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -13,23 +12,14 @@ import torch
 from aweigh_runtime.engine.masks import Masks
 from aweigh_runtime.engine.matcher import Matcher
 from aweigh_runtime.engine.messages import TokenLogprobs
+from aweigh_runtime.engine.sampling.continued import Continued, continued_by, explain
 from aweigh_runtime.engine.sampling.drawing import Draws
 from aweigh_runtime.engine.sampling.edits import allow, edit
 from aweigh_runtime.engine.sampling.logprobs import logprobs
-from aweigh_runtime.engine.sampling.pending import Chosen, Pending, RowFailure, broken
+from aweigh_runtime.engine.sampling.pending import Chosen, Pending, RowFailure
 from aweigh_runtime.engine.sampling.row import Row
-from aweigh_runtime.engine.sampling.verification import NO_TOKEN, Ahead, Drafted, compare
-
-
-@dataclass(frozen=True, slots=True)
-class Continued:
-    """What one step adds to several answers, found by their index."""
-
-    tokens: list[list[int]]  # those of the draft that stay, then one more unless the answer failed
-    kept: list[int]  # how many of the draft stay
-    logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
-    # Why an answer has no more tokens; it is of no account if one of them ends the answer.
-    failures: dict[int, RowFailure] = field(default_factory=dict)
+from aweigh_runtime.engine.sampling.verification import Ahead, Drafted, Unread, compare
+from aweigh_runtime.engine.sampling.verifying import Verifying
 
 
 class Sampler:
@@ -85,10 +75,22 @@ class Sampler:
             if (matcher := row.matcher) is not None
         ]
         dead = self._edit(logits, ahead.rows, special, constrained)
-        continued = _continued(ahead, self._own(logits, ahead), compare(logits, ahead))
-        _explain(continued, logits, ahead, dead)
+        continued = continued_by(ahead, self._own(logits, ahead), compare(logits, ahead))
+        explain(continued, lambda index: logits[index].amax().item(), ahead, dead)
         _tell_all(continued, raw, ahead, told)
         return continued
+
+    def begin_verifying(
+        self, logits: torch.Tensor, rows: Sequence[Row], drafted: Unread
+    ) -> Verifying:
+        """Begin to find out what stays of drafts that the host does not know.
+
+        Args:
+            logits: as `verify` takes them.
+            rows: S of them, greedy, none of them special.
+            drafted: for each of them.
+        """
+        return Verifying(drafted, rows, partial(self._draws.draw, logits))
 
     def prompt_logprobs(
         self, logits: torch.Tensor, targets: Sequence[int], top: int
@@ -146,41 +148,6 @@ def _tell(chosen: Chosen, raw: torch.Tensor, rows: Sequence[Row], told: Sequence
     for index, part in zip(told, parts, strict=True):
         if index not in chosen.failures:
             chosen.logprobs[index] = part
-
-
-def _continued(
-    ahead: Ahead, drawn: dict[int, int], verdicts: dict[int, tuple[bool, int]]
-) -> Continued:
-    continued = Continued([], [])
-    for first, each in zip(ahead.firsts, ahead.drafted, strict=True):
-        tokens = []
-        for index, token in enumerate(each.tokens, first):
-            stays, other = verdicts.get(index) or (drawn[index] == token, drawn[index])
-            if not stays:
-                tokens.append(other)
-                break
-            tokens.append(token)
-        else:
-            tokens.append(drawn[first + len(each.tokens)])
-        continued.tokens.append(tokens)
-        continued.kept.append(len(tokens) - 1)
-    return continued
-
-
-def _explain(
-    continued: Continued, logits: torch.Tensor, ahead: Ahead, dead: dict[int, RowFailure]
-) -> None:
-    """Take out what is no token, and say why there is none."""
-    for answer, (first, tokens) in enumerate(zip(ahead.firsts, continued.tokens, strict=True)):
-        if first in dead:
-            tokens.clear()
-            continued.kept[answer] = 0
-            continued.failures[answer] = dead[first]
-        elif tokens[-1] == NO_TOKEN:
-            index = first + len(tokens) - 1
-            del tokens[-1]
-            best = logits[index].amax().item()
-            continued.failures[answer] = broken(best, ahead.rows[index], ahead.rows[index].position)
 
 
 def _tell_all(continued: Continued, raw: torch.Tensor, ahead: Ahead, told: Sequence[int]) -> None:

@@ -53,9 +53,13 @@ class Drawn:
         tokens: list[int] = self._copied.tolist()
         return tokens
 
+    def largest(self, index: int) -> float:
+        """The largest logit of a row; it waits for the device."""
+        return self._best[index].item()
+
     def failure(self, index: int, row: Row, position: int) -> RowFailure:
         """Why a row has no token at a position."""
-        return broken(self._best[index].item(), row, position)
+        return broken(self.largest(index), row, position)
 
 
 class Pending:

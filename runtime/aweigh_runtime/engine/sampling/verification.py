@@ -7,7 +7,7 @@ the answer follows p whatever q is (Leviathan, Kalman, Matias: Fast Inference fr
 Speculative Decoding, 2023, algorithm 1 and appendix A.1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,16 @@ class Drafted:
 
     tokens: Sequence[int] = ()
     probabilities: torch.Tensor | None = None  # [K, V], q; None: q is 1 for the tokens themselves
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """What may come next in R answers, while the device alone knows it."""
+
+    tokens: torch.Tensor  # [R, n], int64
+    confidences: torch.Tensor  # [R, n], fp32
+    counts: Sequence[int]  # of tokens of each answer, n at most; what lies behind is of no account
+    seconds: Callable[[], float]  # that drafting took; to be asked when they have been verified
 
 
 class Ahead:

@@ -79,12 +79,20 @@ class Candidates:
         if chosen.probing:
             self._probed += 1
             return chosen.length if self._probed <= _PROBED else 0
+        length = self.expected(request)
+        if length == 0:
+            history.record(history.proposer).rest()
+        return length
+
+    def expected(self, request: Request) -> int:
+        """The same for an answer that has drafts, by what is known of them; it changes nothing."""
+        history = request.history
+        if history is None:
+            return 0
+        chosen = self._all[history.proposer]
         record = history.record(history.proposer)
         chances = chosen.pace.acceptance.chances[: chosen.length]
-        length = sum(record.ratio * chance >= chosen.floor for chance in chances)
-        if length == 0:
-            record.rest()
-        return length
+        return sum(record.ratio * chance >= chosen.floor for chance in chances)
 
     def _history(self, request: Request) -> History:
         """An answer's, with the proposer that gains most for it by now."""

@@ -5,45 +5,30 @@ name, later answers with that prefix need not read again. What it has not read y
 some of it in each step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from aweigh_runtime.engine.history import Followed
-from aweigh_runtime.engine.naming import Name
-from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.drafting import DraftSampler
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.sizing import PRODUCT_TOKENS, RECORDED_TOKENS, compiled_tokens
 from aweigh_runtime.engine.speculation.acceptance import worthwhile
+from aweigh_runtime.engine.speculation.chained import ChainedDrafts
+from aweigh_runtime.engine.speculation.frame import DraftForward, Frame
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
+from aweigh_runtime.engine.speculation.reading import Reading
+from aweigh_runtime.model.chains import Chain
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.reads import FEW
 from aweigh_runtime.model.step_inputs import Tokens
 from aweigh_runtime.model.step_plan import on_device
 
-DraftForward = Callable[[Tokens, Sequence[Chunk]], torch.Tensor]
-"""Tokens [T] of all chunks and the chunks; gives logits [sum of num_logits, V], fp32.
-
-The next call may write over them.
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """What a draft model fits into."""
-
-    vocab_size: int  # of the target
-    block_tokens: int  # tokens of a block of the pool
-    max_model_len: int  # tokens of prompt and answer
-    step_tokens: int  # most earlier tokens that are read in one step
-    device: torch.device
-
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class _Complete:
     """An answer that is read to its end: its next token can be drafted."""
 
     place: int  # among those that asked
@@ -54,8 +39,13 @@ class _Reading:
 class DraftModel:
     """Proposes what a model generates, batched over answers, without waiting for the device."""
 
-    def __init__(self, name: str, forward: DraftForward, frame: Frame) -> None:
-        """Take a model whose cache has the pool's blocks; no other proposer has this name."""
+    def __init__(
+        self, name: str, forward: DraftForward, frame: Frame, chain: Chain | None = None
+    ) -> None:
+        """Take a model whose cache has the pool's blocks; no other proposer has this name.
+
+        `chain`: of the same model over the same cache, where the device needs nobody to look.
+        """
         self.name = name
         self.holds_memory = True
         self.stops_early = frame.device.type == "cpu"  # another device is not asked on the way
@@ -67,7 +57,10 @@ class DraftModel:
         self._device = frame.device
         # What is read behind a draft that stayed as a whole: graphs are of rows with logits alone.
         self._recorded = RECORDED_TOKENS if frame.device.type == "cuda" else 1
-        self._read: dict[int, Name] = {}  # blocks whose content the draft has read, by its name
+        self._reading = Reading(name, frame.block_tokens)
+        self.chained: ChainedDrafts | None = None
+        if chain is not None:
+            self.chained = ChainedDrafts(chain, self._reading, forward, frame)
 
     def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
         """Draft for each answer that asks."""
@@ -103,18 +96,19 @@ class DraftModel:
     def release(self) -> None:
         """Let go of the model and its cache."""
         self._forward = _released
+        self.chained = None
 
-    def _catch_up(self, asked: Sequence[Asked]) -> tuple[torch.Tensor | None, list[_Reading]]:
+    def _catch_up(self, asked: Sequence[Asked]) -> tuple[torch.Tensor | None, list[_Complete]]:
         """Read what is missing; the logits of those that are read to their ends, widest first."""
         tokens: list[int] = []
         chunks: list[Chunk] = []
         rows: list[int] = []  # of the logits that are needed
         num_rows = 0
-        reading: list[_Reading] = []
+        reading: list[_Complete] = []
         order = sorted(range(len(asked)), key=lambda place: -asked[place].room)
         for place in order:
             request = asked[place].request
-            followed = self._followed(request)
+            followed = self._reading.of(request)
             left = len(request.tokens) - followed.tokens
             count = min(left, self._step_tokens - len(tokens))
             if count == 0:
@@ -127,9 +121,9 @@ class DraftModel:
                 num_logits = count if count <= self._recorded else 1
                 num_rows += num_logits
                 rows.append(num_rows - 1)
-                reading.append(_Reading(place, asked[place], followed))
+                reading.append(_Complete(place, asked[place], followed))
             chunks.append(Chunk(start, count, request.blocks, num_logits))
-            self._overwrite(request, start, followed.tokens)
+            self._reading.overwrite(request, start, followed.tokens)
         if not chunks:
             return None, reading
         logits = self._forward(tokens, chunks)
@@ -140,7 +134,7 @@ class DraftModel:
     def _draft(
         self,
         logits: torch.Tensor,
-        reading: list[_Reading],
+        reading: list[_Complete],
         stays: Sequence[float],
         proposals: list[Proposal],
     ) -> None:
@@ -163,10 +157,10 @@ class DraftModel:
             drafted = Drafted(tokens, sampler.probabilities(line, count))
             proposals[each.place] = Proposal(drafted, confidences[:count])
 
-    def _next_chunk(self, each: _Reading, length: int) -> Chunk:
+    def _next_chunk(self, each: _Complete, length: int) -> Chunk:
         request = each.asked.request
         position = len(request.tokens) + length - 1
-        self._overwrite(request, position, position + 1)
+        self._reading.overwrite(request, position, position + 1)
         return Chunk(position, 1, request.blocks, 1)
 
     def _fitting(self, logits: torch.Tensor) -> torch.Tensor:
@@ -176,66 +170,10 @@ class DraftModel:
             return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf)
         return logits[:, : self._vocab_size].contiguous()
 
-    def _followed(self, request: Request) -> Followed:
-        """How far the draft has read an answer, in blocks that are still its own."""
-        history = request.history
-        assert history is not None
-        followed = history.followed.get(self.name)
-        if followed is None or followed.life != request.life:
-            followed = history.followed[self.name] = Followed(request.life)
-        self._keep_what_stayed(followed, request)
-        self._keep_blocks(followed, request)
-        # A step that was undone has been read already: its last token is read once more.
-        followed.tokens = min(followed.tokens, len(request.tokens) - 1)
-        self._name(followed, request)
-        self._find(followed, request)
-        return followed
-
-    def _keep_what_stayed(self, followed: Followed, request: Request) -> None:
-        """Drafted tokens that the draft has read and the answer has got."""
-        last = len(request.tokens) - 1  # it is read in any case: its logits are needed
-        for token in followed.ahead:
-            if followed.tokens >= last or request.tokens[followed.tokens] != token:
-                break
-            followed.tokens += 1
-        followed.ahead = []
-
-    def _keep_blocks(self, followed: Followed, request: Request) -> None:
-        """A block may have been exchanged for another one with the same content."""
-        old = followed.blocks
-        if request.blocks[: len(old)] != old:
-            same = next(i for i, block in enumerate(old) if request.blocks[i] != block)
-            followed.tokens = min(followed.tokens, same * self._block_tokens)
-            followed.named = min(followed.named, same)
-
-    def _name(self, followed: Followed, request: Request) -> None:
-        """Let others find what has been read."""
-        full = min(followed.tokens // self._block_tokens, len(request.names))
-        for index in range(followed.named, full):
-            self._read[request.blocks[index]] = request.names[index]
-        followed.named = max(followed.named, full)
-
-    def _find(self, followed: Followed, request: Request) -> None:
-        """Skip what was read for others."""
-        size = self._block_tokens
-        index = followed.tokens // size
-        usable = min(len(request.names), (len(request.tokens) - 1) // size)
-        first = index
-        while index < usable and self._read.get(request.blocks[index]) == request.names[index]:
-            index += 1
-        if index > first:
-            followed.tokens = index * size
-            followed.named = index
-
-    def _overwrite(self, request: Request, start: int, end: int) -> None:
-        size = self._block_tokens
-        for index in range(start // size, -(-end // size)):
-            self._read.pop(request.blocks[index], None)
-
 
 def _all_end(
     found: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    reading: Sequence[_Reading],
+    reading: Sequence[_Complete],
     stays: Sequence[float],
 ) -> bool:
     """Whether no draft of these is worth another token: all are as long as what was found."""

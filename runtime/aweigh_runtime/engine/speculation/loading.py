@@ -13,8 +13,9 @@ from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine.messages import Draft, Speculation, SpeculationReason, Start
 from aweigh_runtime.engine.out_of_memory import out_of_memory
 from aweigh_runtime.engine.sizing import RECORDED_TOKENS
-from aweigh_runtime.engine.speculation.draft_model import DraftForward, DraftModel, Frame
+from aweigh_runtime.engine.speculation.draft_model import DraftModel
 from aweigh_runtime.engine.speculation.fit import context_misfit, vocabulary_misfit
+from aweigh_runtime.engine.speculation.frame import DraftForward, Frame
 from aweigh_runtime.engine.speculation.ngram import NGram
 from aweigh_runtime.engine.speculation.proposer import Proposer
 from aweigh_runtime.engine.speculation.speculator import Speculator
@@ -28,7 +29,7 @@ from aweigh_runtime.model.footprint import bytes_per_token, weight_bytes
 from aweigh_runtime.model.load import Wish, load
 from aweigh_runtime.model.random_weights import make_up
 from aweigh_runtime.model.step_inputs import Tokens
-from aweigh_runtime.model.stepping import Step, recorded
+from aweigh_runtime.model.stepping import Step, chained, recorded
 
 _WIDE_BYTES = 4  # of a weight in fp32
 _SMALL_BYTES = 32 << 20  # weights that stay in a CPU's caches
@@ -112,7 +113,7 @@ def proposers(start: Start, drafts: Drafts, frame: Frame, num_blocks: int) -> Pr
     failures = list(drafts.failures)
     for each in drafts.loaded:
         try:
-            ready.append(_warm(each, frame, num_blocks, start.max_running))
+            ready.append(_warm(each, frame, num_blocks, start))
         except Exception as error:
             failures.append(_broken(each.name, error))
     return Proposers(ready, failures)
@@ -174,11 +175,18 @@ def _broken(name: str, error: Exception) -> Speculation:
     )
 
 
-def _warm(draft: LoadedDraft, frame: Frame, num_blocks: int, most_requests: int) -> DraftModel:
+def _warm(draft: LoadedDraft, frame: Frame, num_blocks: int, start: Start) -> DraftModel:
     cache = _cache(draft.decoder, num_blocks, frame.block_tokens)
     draft.decoder.compile_products(frame.step_tokens)
-    step = recorded(draft.decoder, cache, most_requests, RECORDED_TOKENS - 1)
-    model = DraftModel(draft.name, _forward(draft.decoder, step), frame)
+    step = recorded(draft.decoder, cache, start.max_running, RECORDED_TOKENS - 1)
+    chain = chained(
+        draft.decoder,
+        cache,
+        vocab_size=frame.vocab_size,
+        most_requests=start.max_running,
+        longest=start.max_draft_tokens,
+    )
+    model = DraftModel(draft.name, _forward(draft.decoder, step), frame, chain)
     model.warm_up(num_blocks, experts=draft.decoder.has_experts)
     return model
 

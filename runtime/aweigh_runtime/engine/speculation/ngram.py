@@ -20,6 +20,7 @@ class NGram:
     name = "n-gram lookup"
     stops_early = False
     holds_memory = False
+    chained = None
 
     def propose(self, asked: Sequence[Asked], stays: Sequence[float]) -> list[Proposal]:
         """Draft for each answer that asks; a confidence is not known."""

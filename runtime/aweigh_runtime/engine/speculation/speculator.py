@@ -2,18 +2,25 @@
 
 lookahead ─► propose ─► verified ─► took        once each, in a step that drafts; where none does,
                                                 `lookahead` of the next step may come before `took`
+
+lookahead ─► begin ─► (lookahead ─► go_on) ─► told ─► verified ─► took         in one whose drafts
+                                                nobody reads before they are verified; what is in
+                                                brackets is the next step's
 """
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+import torch
 from msgspec import structs
 
 from aweigh_runtime.engine.messages import Speculation, SpeculationReason
 from aweigh_runtime.engine.out_of_memory import out_of_memory
-from aweigh_runtime.engine.sampling.verification import Drafted
+from aweigh_runtime.engine.sampling.verification import Drafted, Unread
+from aweigh_runtime.engine.sampling.verifying import Verified
 from aweigh_runtime.engine.scheduler import Lookahead, Part
 from aweigh_runtime.engine.speculation.candidates import Candidate, Candidates
 from aweigh_runtime.engine.speculation.lately import Lately
@@ -21,6 +28,8 @@ from aweigh_runtime.engine.speculation.pace import Pace
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal, Proposer
 
 _log = logging.getLogger("aweigh.engine")
+
+T = TypeVar("T")
 
 _TELL_S = 1.0
 _REST_STEPS = 256  # the first rest for want of memory; each one more is twice as long
@@ -34,8 +43,19 @@ class _Step:
     """What is drafted in one step."""
 
     rooms: dict[int, int] = field(default_factory=dict)  # tokens that were asked of each candidate
+    probes: set[int] = field(default_factory=set)  # candidates that drafted for a few answers only
     seconds: dict[int, float] = field(default_factory=dict)  # that its drafting took
+    unread: "_Unread | None" = None
     verifying: list[tuple[int, Asked, Proposal]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """Drafts that nobody has read."""
+
+    number: int  # of the candidate
+    asked: list[Asked]  # for as many tokens as there are
+    drafted: Unread
 
 
 class Speculator:
@@ -86,7 +106,6 @@ class Speculator:
         if self._resting:
             self._rest_once(now_s)
             return None
-        self._step = _Step()  # the last one may have failed
         left = self._candidates.left
         if not rows or not left:
             return None
@@ -115,6 +134,7 @@ class Speculator:
 
     def propose(self, parts: Sequence[Part]) -> dict[int, Drafted]:
         """Draft where there is room: by the index of the part."""
+        self._step = _Step()
         drafted: dict[int, Drafted] = {}
         indices_of: dict[int, list[int]] = {}  # by the number of the candidate
         for index, part in enumerate(parts):
@@ -122,8 +142,10 @@ class Speculator:
                 indices_of.setdefault(part.request.history.proposer, []).append(index)
         for number, indices in indices_of.items():
             candidate = self._candidates[number]
+            if candidate.gone:
+                continue
             asked = [Asked(parts[i].request, parts[i].room, candidate.floor) for i in indices]
-            self._step.rooms[number] = sum(each.room for each in asked)
+            self._note(number, asked)
             started_s = time.perf_counter()
             proposals = self._proposals(candidate, asked)
             self._step.seconds[number] = time.perf_counter() - started_s
@@ -133,6 +155,77 @@ class Speculator:
                 if proposal.drafted.tokens:
                     drafted[index] = proposal.drafted
         return drafted
+
+    def begin(self, parts: Sequence[Part]) -> Unread | None:
+        """Draft for greedy answers without reading it; None: it is not possible, `propose` is.
+
+        Args:
+            parts: each of one answer.
+        """
+        self._step = _Step()
+        numbers = {
+            part.request.history.proposer
+            for part in parts
+            if part.room and part.request.history is not None
+        }
+        if len(numbers) != 1 or not all(_is_answer(part) for part in parts):
+            return None
+        (number,) = numbers
+        candidate = self._candidates[number]
+        chained = candidate.proposer.chained
+        if candidate.gone or candidate.probing or chained is None:
+            return None
+        asked = [
+            Asked(part.request, part.room if part.request.history else 0, candidate.floor)
+            for part in parts
+        ]
+        drafted = self._unless_it_fails(candidate, lambda: chained.begin(asked))
+        if drafted is not None:
+            asked = [
+                replace(each, room=count) for each, count in zip(asked, drafted.counts, strict=True)
+            ]
+            self._note(number, asked)
+            self._step.unread = _Unread(number, asked, drafted)
+        return drafted
+
+    def go_on(self, chosen: torch.Tensor) -> None:
+        """Begin to draft for the next step, behind what the one under way chooses.
+
+        Args:
+            chosen: [T], int64, on the device: see `Chaining.go_on`.
+        """
+        unread = self._step.unread
+        if unread is None:
+            return
+        candidate = self._candidates[unread.number]
+        chained = candidate.proposer.chained
+        rooms = [self._candidates.expected(each.request) for each in unread.asked]
+        if candidate.gone or candidate.probing or chained is None:
+            return
+        self._unless_it_fails(candidate, lambda: chained.go_on(chosen, rooms))
+
+    def told(self, verified: Verified) -> None:
+        """The host has read the drafts of `begin`, and what stays of them."""
+        unread = self._step.unread
+        if unread is None:
+            return
+        proposer = self._candidates[unread.number].proposer
+        if proposer.chained is not None:
+            proposer.chained.told(verified.tokens, verified.continued.kept)
+        for one, tokens, confidences in zip(
+            unread.asked, verified.tokens, verified.confidences, strict=True
+        ):
+            if one.room:
+                proposal = Proposal(Drafted(tokens[: one.room]), confidences[: one.room])
+                self._step.verifying.append((unread.number, one, proposal))
+        self._step.seconds[unread.number] = unread.drafted.seconds()
+
+    def undo(self) -> None:
+        """The step under way has failed: nothing of it was verified."""
+        self._step = _Step()
+        for candidate in self._candidates.left:
+            if candidate.proposer.chained is not None:
+                candidate.proposer.chained.forget()
 
     def verified(self, kept: dict[int, int]) -> None:
         """Learn from what became of drafts.
@@ -172,9 +265,8 @@ class Speculator:
             for candidate in self._candidates.left:
                 candidate.pace.times.observe_plain(rows, seconds)
         for number, room in step.rooms.items() if rows else ():
-            candidate = self._candidates[number]
-            if not candidate.probing:
-                times = candidate.pace.times
+            if number not in step.probes and number in step.seconds:
+                times = self._candidates[number].pace.times
                 times.observe_drafting(rows, room / rows, step.seconds[number])
                 if others == 0:  # a token costs as much, whoever has drafted it
                     length = sum(step.rooms.values()) / rows
@@ -187,7 +279,6 @@ class Speculator:
         It is tried again, but not for ever: drafts that find no memory each time are let go, those
         first that hold some.
         """
-        self._step = _Step()
         if self._drafting_steps > _REST_STEPS << self._rests:  # it went well for twice as long
             self._rests = 0
         self._drafting_steps = 0
@@ -252,10 +343,21 @@ class Speculator:
         self._failures.append(failure)
         self._told = None
 
+    def _note(self, number: int, asked: Sequence[Asked]) -> None:
+        """A candidate drafts in the step under way."""
+        self._step.rooms[number] = sum(each.room for each in asked)
+        if self._candidates[number].probing:
+            self._step.probes.add(number)
+
     def _proposals(self, candidate: Candidate, asked: list[Asked]) -> list[Proposal]:
+        stays = candidate.pace.calibration.stays
+        found = self._unless_it_fails(candidate, lambda: candidate.proposer.propose(asked, stays))
+        return found or [Proposal(Drafted(), ready=False) for _ in asked]
+
+    def _unless_it_fails(self, candidate: Candidate, work: Callable[[], T]) -> T | None:
         """A proposer for which there is no memory drafts no more; the answers go on."""
         try:
-            return candidate.proposer.propose(asked, candidate.pace.calibration.stays)
+            return work()
         except Exception as error:
             name = candidate.proposer.name
             if out_of_memory(error):
@@ -266,13 +368,18 @@ class Speculator:
                 why = f"drafting with {name} failed: {error!r}; see the pod's log"
                 failure = Speculation("failed", "DraftUnavailable", why)
             self._release(candidate, failure)
-            return [Proposal(Drafted(), ready=False) for _ in asked]
+            return None
 
 
 _SHORT = (
     "there was no memory for a step with drafts; the model serves without for a while and tries "
     "again. Lower --kv-cache-memory or give more memory"
 )
+
+
+def _is_answer(part: Part) -> bool:
+    """Nothing of it is unread but its last token."""
+    return part.num_tokens == 1 and part.end == len(part.request.tokens)
 
 
 def _no_memory(name: str) -> Speculation:

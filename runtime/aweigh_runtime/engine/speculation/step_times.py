@@ -9,7 +9,7 @@ _SAMPLES = 9  # of step times; the median counts
 _ENOUGH = 3
 _LEAST_SHARE = 0.05  # of what a draft costs: its tokens'
 _STALE = 512  # drafted steps after which a length that none of them had is forgotten
-_FRESH = 48  # steps after which a plain one is measured again,
+_FRESH = 128  # steps after which a plain one is measured again,
 _WAITED = 4  # if one comes soon: with prompts in every step there is none
 
 
