@@ -1,15 +1,32 @@
 """Chains of drafted tokens on a CPU, step by step: what graphs do on a GPU."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
+import pytest
 import torch
 
 from aweigh_kernels import draft_line
 from aweigh_kernels.draft_line import Lines, Read
+from aweigh_runtime.engine.request import Request
+from aweigh_runtime.engine.speculation.candidates import Candidates
+from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.chains import Behind, Chained
 from aweigh_runtime.model.chunks import Chunk
 
+FOUR = 4
 Forward = Callable[[Sequence[int], Sequence[Chunk]], torch.Tensor]
+
+
+def draft_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All speculators draft so many tokens for each answer, whether that pays or not."""
+
+    def wanted(speculator: Speculator, request: Request) -> int:
+        speculator._candidates.wanted(request)  # it gets a history
+        return FOUR
+
+    monkeypatch.setattr(Speculator, "lookahead", lambda self, *_: partial(wanted, self))
+    monkeypatch.setattr(Candidates, "expected", lambda *_: FOUR)
 
 
 class Steps:

@@ -19,7 +19,6 @@ from aweigh_runtime.engine.request import Request
 from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Part
-from aweigh_runtime.engine.speculation.candidates import Candidates
 from aweigh_runtime.engine.speculation.draft_model import DraftModel
 from aweigh_runtime.engine.speculation.frame import Frame
 from aweigh_runtime.engine.speculation.ngram import NGram
@@ -27,7 +26,7 @@ from aweigh_runtime.engine.speculation.proposer import Asked, Proposal, Proposer
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.step_inputs import Tokens
-from tests.runtime.engine.chaining import Steps
+from tests.runtime.engine.chaining import Steps, draft_four
 from tests.runtime.engine.machine import VOCABULARY, answer, next_token, scheduler
 from tests.runtime.engine.test_loop import NoCompiler, no_copies
 
@@ -244,8 +243,7 @@ def test_an_answer_that_has_room_for_no_more_leaves_the_others_their_chains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They end one after the other, each with a step in which it may draft nothing."""
-    monkeypatch.setattr(Speculator, "lookahead", lambda self, *_: partial(always_four, self))
-    monkeypatch.setattr(Candidates, "expected", lambda *_: 4)
+    draft_four(monkeypatch)
     model = Remembering(next_token)
     chain = Steps(model, VOCABULARY, BLOCK_TOKENS, longest=4)
     drafter = DraftModel("chained", partial(in_list, model), frame(), chain)
@@ -259,11 +257,6 @@ def test_an_answer_that_has_room_for_no_more_leaves_the_others_their_chains(
     assert counters.accepted_tokens == counters.drafted_tokens > 150
     assert chain.begun == 1
     assert chain.went_on >= 57 // 5 - 1
-
-
-def always_four(speculator: Speculator, request: Request) -> int:
-    speculator._candidates.wanted(request)  # it gets a history
-    return 4
 
 
 def test_a_chain_that_an_answer_has_left_behind_is_not_taken_for_its_draft() -> None:
