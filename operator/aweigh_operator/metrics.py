@@ -60,6 +60,12 @@ class Metrics:
             "namespace",
             "name",
         )
+        self._unready = self._gauge(
+            "aweigh_operator_not_ready",
+            "1 for each InferenceService whose Ready is not True.",
+            "namespace",
+            "name",
+        )
         self._decisions = self._counter(
             "aweigh_operator_scaling_decisions_total",
             "Decisions about the number of pods, by reason.",
@@ -125,13 +131,18 @@ class Metrics:
             self._readiness.clear()
             self._services.clear()
             self._missing.clear()
+            self._unready.clear()
             self._desired.clear()
 
     def service(self, key: Key, told: tuple[str, str] | None, missing: int = 0) -> None:
         """Ready and WorkloadReady of an InferenceService have this status; None: it is gone.
 
-        Those that lack no pods have no series of their own: of thousands, few have one.
+        Those that are ready and lack no pods have no series of their own: of thousands few do.
         """
+        if told is not None and told[0] != "True":
+            self._unready.labels(*key).set(1)
+        else:
+            _remove(self._unready, key)
         if told == ("True", "False"):
             self._missing.labels(*key).set(max(1, missing))  # one that is ready may not yet count
         else:

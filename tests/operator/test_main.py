@@ -168,6 +168,20 @@ def test_a_service_that_lacks_pods_has_a_series_of_its_own_for_as_long() -> None
     assert gauge not in metrics.text().decode()
 
 
+def test_a_service_that_is_not_ready_has_a_series_of_its_own_for_as_long() -> None:
+    metrics = Metrics()
+    key, series = Key("team", "a"), 'aweigh_operator_not_ready{name="a",namespace="team"} 1.0'
+    for over in (("True", "False"), ("True", "True"), None):
+        metrics.service(key, ("False", "False"))
+        assert series in metrics.text().decode()
+        metrics.service(key, over)
+        assert series not in metrics.text().decode()
+    metrics.service(key, ("Unknown", "False"))
+    assert series in metrics.text().decode()
+    metrics.leads(False)
+    assert series not in metrics.text().decode()
+
+
 def test_a_log_record_is_one_line_of_json_with_its_traceback() -> None:
     try:
         raise ValueError("no")
