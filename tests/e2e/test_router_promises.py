@@ -130,7 +130,7 @@ async def _insist(clients: Crowd, streamed: Streamed, body: Body) -> float | Non
         again = Streamed()
         try:
             await clients.read(again, body)
-        except aiohttp.ClientConnectorError:  # some are still led to the dead one
+        except aiohttp.ClientOSError:  # some are led to the dead one, or have a connection to it
             await asyncio.sleep(0.05)
             taken_s = time.monotonic()
             continue
