@@ -1,11 +1,11 @@
 """Conditions of an InferenceService. Pure: observed → verdicts → conditions.
 
 Ready says whether requests are answered: a pod serves, and a router where there is one, and a
-Service leads there. WorkloadReady says whether as many pods serve as are wanted. What is still to
-come, or does not come, while others answer makes neither ModelReady nor Ready False; Ready takes
-the reason and the sentence of WorkloadReady, so that it is seen in every listing, and before that
-those of a spec that is not valid or cannot be applied. While the wanted number serves,
-WorkloadReady stays True, too, and takes those of a rollout that is under way or fails.
+Service leads there. WorkloadReady says whether as many pods serve as are wanted, all of them as the
+spec asks for: it is False while a rollout is under way or fails. What is still to come, or does not
+come, while others answer makes neither ModelReady nor Ready False; Ready takes the reason and the
+sentence of WorkloadReady, so that it is seen in every listing, and before that those of a spec that
+is not valid or cannot be applied.
 
 A Ready that is False has the reason of the first condition that is False, in the order of
 ConditionType; one that is Unknown only waits for another, and pods that are missing count only
@@ -17,6 +17,7 @@ PrefixCacheWarm tells how well the caches do; Ready does not depend on it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.spec import Spec
@@ -169,21 +170,22 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
         return _not_enough(serving, count, trouble or _withheld(observed), rolling=rolling)
     if wanted.replicas == 1 and (pod := rollout.blocked(observed, wanted.template_hash)):
         return Verdict(
-            "True",
+            "False",
             Reason.ROLLOUT_BLOCKED,
             f"{count}, but no node has room for the new pod {pod.name} beside it: "
             f"{troubles.short(pod.unschedulable or '')}; free or add a node, or set "
             "rollout.allowDowntime",
         )
     if trouble is not None:
-        return Verdict("True", trouble.reason, f"{count}, but {trouble.message}")
+        status: Literal["True", "False"] = "False" if rolling else "True"
+        return Verdict(status, trouble.reason, f"{count}, but {trouble.message}")
     if wanted.fetching:
         loading = slowest_loading(observed)
         far = "" if loading is None else f": {_progress(loading)}"
         sentence = f"{count}; what is new is downloaded before pods are replaced{far}"
-        return Verdict("True", Reason.DOWNLOADING, sentence)
+        return Verdict("False", Reason.DOWNLOADING, sentence)
     if rolling:
-        return Verdict("True", Reason.PROGRESSING, f"{count}{_ROLLING}")
+        return Verdict("False", Reason.PROGRESSING, f"{count}{_ROLLING}")
     return Verdict("True", Reason.AVAILABLE, count)
 
 

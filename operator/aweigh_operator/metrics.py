@@ -143,8 +143,8 @@ class Metrics:
             self._unready.labels(*key).set(1)
         else:
             _remove(self._unready, key)
-        if told == ("True", "False"):
-            self._missing.labels(*key).set(max(1, missing))  # one that is ready may not yet count
+        if missing and told == ("True", "False"):
+            self._missing.labels(*key).set(missing)
         else:
             _remove(self._missing, key)
         before = self._readiness.pop(key, None)

@@ -310,7 +310,9 @@ class Reconciler:
         ready = condition(told.status, ConditionType.READY)
         before = condition(body.get("status") or {}, ConditionType.READY)
         pods = condition(told.status, ConditionType.WORKLOAD_READY)
-        self._metrics.service(key, (ready["status"], pods["status"]), told.missing)
+        on_its_way = pods["reason"] in (Reason.PROGRESSING, Reason.DOWNLOADING)
+        missing = told.missing if on_its_way else max(1, told.missing)
+        self._metrics.service(key, (ready["status"], pods["status"]), missing)
         news = [
             *events.of_actions(done),
             *events.of_transitions(told.transitions),

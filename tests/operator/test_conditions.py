@@ -253,14 +253,36 @@ def test_a_failing_rollout_leaves_ready_true_and_shows_why() -> None:
     new = fakes.pod("new", hash="new", waiting={"reason": "ErrImagePull"})
     found = verdicts(old, new)
     assert (found[READY].status, found[READY].reason) == ("True", Reason.IMAGE_PULL_FAILED)
+    assert (found[WORKLOAD].status, found[WORKLOAD].reason) == ("False", Reason.IMAGE_PULL_FAILED)
     assert found[WORKLOAD].message.startswith("1 of 1 pods serve, but pod new cannot pull")
     assert (found[SPEC].status, found[MODEL].status) == ("True", "True")
 
 
-def test_a_rollout_under_way_is_ready_and_progressing() -> None:
+@pytest.mark.parametrize(
+    "word",
+    [
+        last_word(SPEC, Reason.INVALID_CONFIGURATION, "no flag"),
+        last_word(MODEL, Reason.MODEL_NOT_FOUND, "no model"),
+    ],
+)
+def test_a_spec_that_no_pod_can_serve_is_not_taken_for_served_while_old_pods_are(
+    word: Manifest,
+) -> None:
     old = fakes.pod("old", ready=True, hash="old")
-    found = verdicts(old, fakes.pod("new", hash="new", running=True))
-    assert (found[READY].status, found[READY].reason) == ("True", Reason.PROGRESSING)
+    found = verdicts(old, fakes.pod("new", hash="new", waiting=BACK_OFF, last=word))
+    assert found[READY].status == "True"
+    assert found[WORKLOAD].status == "False"
+    assert found[WORKLOAD].reason == found[READY].reason != Reason.PROGRESSING
+
+
+def test_a_rollout_under_way_is_ready_and_its_workload_is_not() -> None:
+    old, other = (fakes.pod(name, ready=True, hash="old") for name in ("old", "other"))
+    new = fakes.pod("new", hash="new", running=True)
+    for rolled in (verdicts(old), verdicts(old, new), verdicts(old, other, new, replicas=2)):
+        assert (rolled[READY].status, rolled[READY].reason) == ("True", Reason.PROGRESSING)
+        assert (rolled[WORKLOAD].status, rolled[WORKLOAD].reason) == ("False", Reason.PROGRESSING)
+    done = verdicts(fakes.pod("new", ready=True, hash="new"))
+    assert (done[WORKLOAD].status, done[WORKLOAD].reason) == ("True", Reason.AVAILABLE)
 
 
 def test_pods_that_are_added_leave_ready_true_and_are_told() -> None:
@@ -476,7 +498,7 @@ def test_the_transition_time_moves_only_when_the_status_flips() -> None:
     second = {each.type: each for each in conditions.conditions(failing, first, 2, later)}
     assert second["Ready"].last_transition_time == fakes.NOW_TEXT
     assert second["Ready"].observed_generation == 2
-    serving = verdicts(fakes.pod(ready=True))
+    serving = verdicts(fakes.pod(ready=True, hash="new"))
     third = conditions.conditions(serving, list(second.values()), 2, later)
     assert {each.type: each.last_transition_time for each in third} == {
         "Ready": "2026-11-23T12:01:00Z",

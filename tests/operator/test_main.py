@@ -162,7 +162,9 @@ def test_a_service_that_lacks_pods_has_a_series_of_its_own_for_as_long() -> None
     for over in (("True", "True"), ("False", "False"), None):
         metrics.service(key, over)
         assert gauge not in metrics.text().decode()
-        metrics.service(key, ("True", "False"))
+        metrics.service(key, ("True", "False"))  # all serve, and are replaced
+        assert gauge not in metrics.text().decode()
+        metrics.service(key, ("True", "False"), 1)
         assert f"{gauge} 1.0" in metrics.text().decode()
     metrics.leads(False)
     assert gauge not in metrics.text().decode()
