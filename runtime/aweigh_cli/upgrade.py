@@ -62,7 +62,16 @@ def upgrade(  # noqa: PLR0913 - one parameter for each option
     if not services:
         typer.echo("no InferenceService to upgrade")
     for metadata in services:
-        _Upgrade(metadata["namespace"], metadata["name"], timeout).run(settled_s, force=force)
+        try:
+            _Upgrade(metadata["namespace"], metadata["name"], timeout).run(settled_s, force=force)
+        except _Deleted as deleted:
+            if not every:
+                raise
+            typer.echo(f"{deleted}; it is left out")
+
+
+class _Deleted(CommandFailure):
+    """The InferenceService goes, or is gone."""
 
 
 class _Upgrade:
@@ -93,6 +102,7 @@ class _Upgrade:
 
         Those that are not replaced are waited for, too: an upgrade that failed may have left them.
         """
+        self._check_that_it_stays()
         before = {name: _image(each) for name, each in self._deployments().items()}
         moment = datetime.now(UTC).isoformat(timespec="milliseconds")
         asked = moment + (names.UPGRADE_FORCED if force else "")
@@ -113,6 +123,7 @@ class _Upgrade:
             answers = {_note(each, names.UPGRADE_ANSWERED) for each in found.values()}
             if self._name in found and answers == {asked}:
                 return found
+            self._check_that_it_stays()
             if time.monotonic() >= deadline:
                 raise CommandFailure(
                     f"{self._title}: no answer from the operator within {timeout_s:.0f} s; "
@@ -120,6 +131,14 @@ class _Upgrade:
                     f"{self._state()}"
                 )
             time.sleep(POLL_S)
+
+    def _check_that_it_stays(self) -> None:
+        text = self._kubectl("get", RESOURCE, self._name, "--ignore-not-found", "-o", "json")
+        if not text.strip() or "deletionTimestamp" in json.loads(text)["metadata"]:
+            raise _Deleted(
+                f"InferenceService {self._title} is being deleted, or is no longer there; expected "
+                "one that stays"
+            )
 
     def _wait_for_pods(self, deployment: str) -> None:
         target = (f"deployment/{deployment}", f"--timeout={self._timeout_s}s")

@@ -3,7 +3,7 @@
 The services of `obeyed` have an operator that answers an upgrade at once. Those of `current` have
 nothing to upgrade; those of `outgoing` neither, in the eyes of the operator that answers first and
 is about to be replaced. Those of `bare` have no Deployment, those of `routed` one of routers, too.
-The Deployments of `stuck` never become available.
+The Deployments of `stuck` never become available. Those of `deleted` are on their way out.
 """
 
 import json
@@ -58,6 +58,8 @@ def service(name):
     message = f"{name} waits"
     ready = {"type": "Ready", "status": "False", "reason": "ModelNotFound", "message": message}
     metadata = {"name": name, "namespace": namespace or "default"}
+    if name in world["deleted"]:
+        metadata["deletionTimestamp"] = "2026-11-30T12:00:00Z"
     status = {"readyReplicas": world["serving"], "conditions": [ready], "url": world["url"]}
     return {"metadata": metadata, "status": status}
 
@@ -83,6 +85,8 @@ def act():
     if verb == "port-forward" and world["port"]:
         print(f"Forwarding from 127.0.0.1:{world['port']} -> 8000", flush=True)
         time.sleep(60)
+    if "--ignore-not-found" in arguments:
+        return ""
     sys.exit(f'Error from server (NotFound): {kind} "{name}" not found')
 
 
@@ -118,6 +122,7 @@ def fake_kubectl(
     outgoing: tuple[str, ...] = (),
     bare: tuple[str, ...] = (),
     routed: tuple[str, ...] = (),
+    deleted: tuple[str, ...] = (),
     port: int = 0,
     serving: int = 1,
     url: str = "",
@@ -135,6 +140,7 @@ def fake_kubectl(
         "outgoing": outgoing,
         "bare": bare,
         "routed": routed,
+        "deleted": deleted,
         "port": port,
         "serving": serving,
         "url": url,

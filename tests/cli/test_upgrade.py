@@ -73,6 +73,22 @@ def test_who_was_asked_while_operators_change_is_asked_again(tmp_path: Path) -> 
     assert [call[2] for call in kubectl.calls("annotate")] == ["chat", "chat", "code"]
 
 
+def test_one_that_is_being_deleted_holds_up_no_other(tmp_path: Path) -> None:
+    names = ("chat", "code")
+    kubectl = fake_kubectl(tmp_path, services=names, obeyed=("code",), deleted=("chat",))
+    done = aweigh("upgrade", "--all", NOW, env=kubectl.environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "InferenceService default/chat is being deleted, or is no longer there; expected one that "
+        "stays; it is left out",
+        "default/code: runtime:1 is being replaced",
+        "default/code: runs runtime:2",
+    ]
+    alone = aweigh("upgrade", "chat", NOW, env=kubectl.environment)
+    assert alone.returncode == 1
+    assert "default/chat is being deleted" in alone.stderr
+
+
 def test_the_first_that_fails_stops_the_upgrade(tmp_path: Path) -> None:
     names = ("chat", "code", "mail")
     kubectl = fake_kubectl(tmp_path, services=names, obeyed=names, stuck=("code",))
