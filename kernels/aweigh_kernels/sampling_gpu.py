@@ -29,7 +29,6 @@ SPREAD_WARPS = 8
 DECIDE_WARPS = 16
 DECIDE_SHARED_BYTES = 48 << 10  # at most
 
-_GREEDY = 1  # top_k
 _NEAR = 6.0  # logits below the largest: of rows that go no further, few tokens are listed
 _REACH = 50.0  # temperatures below the largest: nothing behind can win
 

@@ -13,7 +13,7 @@ from aweigh_api.spec import DTypeName
 from aweigh_runtime.engine import sizing
 from aweigh_runtime.model import footprint
 from aweigh_runtime.model.config import LayerConfig, ModelConfig
-from aweigh_runtime.model.graph_sizes import graph_bytes
+from aweigh_runtime.model.graph_sizes import chain_bytes, graph_bytes
 
 if TYPE_CHECKING:  # it needs torch, whose import takes seconds
     from aweigh_runtime.formats.layout import Quantization
@@ -148,6 +148,7 @@ def plan(config: ModelConfig, device: Device, wish: Wish) -> Plan:
         alone = replace(wish, longest_draft=sizing.RECORDED_TOKENS - 1)
         if footprint.is_dense(each.config, each.kept_bytes):
             graphs += _recorded_bytes(each.config, own_bytes, device, alone)
+            graphs += _chained_bytes(each.config, own_bytes, device, wish)
     step = max(steps)
     # A block of the pool has the keys and values of its tokens in each of the models.
     per_token = footprint.bytes_per_token(config, _cached_bytes(dtype_bytes, wish))
@@ -202,6 +203,13 @@ def _recorded_bytes(config: ModelConfig, dtype_bytes: int, device: Device, wish:
     if not device.is_gpu or dtype_bytes != 2:
         return 0
     return graph_bytes(config, dtype_bytes, wish.max_running, wish.longest_draft)
+
+
+def _chained_bytes(config: ModelConfig, dtype_bytes: int, device: Device, wish: Wish) -> int:
+    """Of the graphs of a draft's chains."""
+    if not device.is_gpu or dtype_bytes != 2:
+        return 0
+    return chain_bytes(config, dtype_bytes, wish.max_running)
 
 
 def step_bytes(config: ModelConfig, dtype_bytes: int, device: Device, wish: Wish) -> int:

@@ -22,7 +22,7 @@ from aweigh_runtime.engine import sizing
 from aweigh_runtime.formats.files import SIDE_FILES
 from aweigh_runtime.model.architectures import read_config
 from aweigh_runtime.model.config import ModelConfig
-from aweigh_runtime.model.graph_sizes import graph_bytes
+from aweigh_runtime.model.graph_sizes import chain_bytes, graph_bytes
 from aweigh_runtime.sources.local import builtin
 from tests.cli.command import ENTRY, aweigh, environment
 from tests.runtime.hub import Hub
@@ -195,7 +195,8 @@ def test_a_draft_takes_its_weights_and_its_part_of_every_block(tmp_path: Path) -
     assert both["kv_per_token"] == plain["kv_per_token"] + draft["kv_per_token"]
     verified = 256 * 8 // 2  # no more than 1,024 tokens in a step, whose logits take memory
     assert both["step"] - plain["step"] == verified * CONFIG.vocab_size * 36
-    graphs = graph_bytes(CONFIG, 2, 256, 8) + draft["graphs"]
+    chains = chain_bytes(read_config(builtin("helmsman-1m-draft")), 2, 256)
+    graphs = graph_bytes(CONFIG, 2, 256, 8) + draft["graphs"] + chains
     assert both["graphs"] == graphs
     more = draft["weights"] + verified * CONFIG.vocab_size * 36 + graphs - plain["graphs"]
     assert both["kv"] == plain["kv"] - more

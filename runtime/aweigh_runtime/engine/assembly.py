@@ -164,11 +164,16 @@ def parts(
         sampler=sampler,
         compiler=compiler,
         copy=copy,
-        proposers=proposers(start, drafts, frame, num_blocks),
+        proposers=proposers(start, drafts, frame, num_blocks, ahead=_runs_ahead(decoder)),
         ready=ready,
         known_steps=known_steps,
-        runs_ahead=device.type == "cuda" and not decoder.waits,
+        runs_ahead=_runs_ahead(decoder),
     )
+
+
+def _runs_ahead(decoder: Decoder) -> bool:
+    """Whether launching a step waits for nothing."""
+    return decoder.device.type == "cuda" and not decoder.waits
 
 
 def _device(name: str) -> torch.device:
@@ -214,7 +219,7 @@ def _num_blocks(
     reserved += recorded_bytes(decoder, limits.max_running, _longest_draft(start, drafts))
     reserved += sum(
         recorded_bytes(each.decoder, limits.max_running, RECORDED_TOKENS - 1)
-        + chained_bytes(each.decoder, limits.max_running)
+        + (chained_bytes(each.decoder, limits.max_running) if _runs_ahead(decoder) else 0)
         for each in drafts.loaded
     )
     host_bytes = start.host_memory_bytes if start.prefix_caching else 0

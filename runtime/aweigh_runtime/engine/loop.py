@@ -145,10 +145,10 @@ class Engine:
     def _draft_on(self, verifying: Verifying) -> None:
         """Begin the next step's drafts behind what is still being verified, if there will be some.
 
-        Who waits will begin a prompt, and no drafts are unread in a step that reads one.
+        Who is let in will begin a prompt, and no drafts are unread in a step that reads one.
         """
         self._wanted = self._lookahead(time.monotonic()) or nobody
-        drafting = self._wanted is not nobody and not self._scheduler.num_waiting
+        drafting = self._wanted is not nobody and not self._scheduler.may_admit
         if drafting and self._speculator is not None:
             self._speculator.go_on(verifying.chosen)
 
@@ -273,6 +273,8 @@ class Engine:
 
     def _begin(self, parts: list[Part], last: Pending | None, started_s: float) -> Launched:
         unread = self._unread(parts) if last is None else None
+        if unread is not None and unread.ahead:  # its drafts have run since the last one ended
+            started_s = self._finished_s
         drafted = self._drafted(parts) if unread is None else placeholders(unread)
         tokens: list[int] = []
         chunks: list[Chunk] = []
@@ -302,7 +304,7 @@ class Engine:
         pending = self._choosing(complete, wanted) if plain else None
         verifying = None if unread is None else self._verifying(complete, wanted, unread)
         if pending is not None or verifying is not None:
-            wanted = wanted[:0]  # what nobody reads is not kept
+            wanted = wanted.new_empty(0)  # what nobody reads is not kept
         return Launched(
             parts, started_s, complete, behind, wanted, pending, verifying, last is not None
         )

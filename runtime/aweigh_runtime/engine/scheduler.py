@@ -121,6 +121,12 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def may_admit(self) -> bool:
+        """Somebody waits, and it is not known that there is no room."""
+        full = len(self._running) >= self._limits.max_running
+        return bool(self._waiting) and not full and self._obstacle is None
+
+    @property
     def waiting_requests(self) -> float:
         """The same as clients count them: several answers to one prompt are one request."""
         return self._waiting.requests

@@ -8,8 +8,6 @@ import torch
 
 from aweigh_kernels.draft_line import Going
 
-MOST_REQUESTS = 16  # that are chained together: of more, other things take the time
-
 
 @dataclass(frozen=True, slots=True)
 class Behind:

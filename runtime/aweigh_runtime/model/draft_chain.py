@@ -13,10 +13,10 @@ import torch
 from aweigh_kernels import draft_chain
 from aweigh_kernels.draft_line import PAIR, Going, Lines
 from aweigh_runtime.model.cache import KVCache
-from aweigh_runtime.model.chains import MOST_REQUESTS, Behind, Chained
+from aweigh_runtime.model.chains import Behind, Chained
 from aweigh_runtime.model.decode_graphs import Recorder, plan_of
 from aweigh_runtime.model.decoder import Decoder
-from aweigh_runtime.model.graph_sizes import Size, graph_sizes
+from aweigh_runtime.model.graph_sizes import MOST_CHAINED, Size, graph_sizes
 from aweigh_runtime.model.step_inputs import Inputs
 from aweigh_runtime.model.step_plan import on_device
 
@@ -43,7 +43,7 @@ class DraftChain:
             most_requests: that draft together.
             longest: tokens of a chain.
         """
-        self.most_requests = min(most_requests, MOST_REQUESTS)
+        self.most_requests = min(most_requests, MOST_CHAINED)
         self.longest = longest
         self._decoder = decoder
         self._cache = cache

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.config import LayerConfig, ModelConfig
 
+MOST_CHAINED = 16  # requests whose drafts are chained together: of more, other things take the time
 _STEPS = ((8, 8, 256), (256, 64, 1024))  # from so many requests by so many up to so many
 _MOST_VERIFIED = 256  # rows of a graph of requests that have drafts
 _BETWEEN = 16  # times what a layer gives is held within one: heads, gates, sums of parts
@@ -60,6 +61,16 @@ def graph_bytes(
     of_common = parts * config.head_dim * _WIDE_BYTES
     between = _BETWEEN * config.hidden_size + max(map(_gates_of_experts, config.layers))
     return of_common + rows * (logits + between * item_bytes)
+
+
+def chain_bytes(config: ModelConfig, item_bytes: int, most_requests: int) -> int:
+    """About what the graphs of chains of drafts keep, whose first steps have two tokens of each.
+
+    Args:
+        config, item_bytes: of the draft, as `graph_bytes` takes them.
+        most_requests: that decode together.
+    """
+    return graph_bytes(config, item_bytes, min(most_requests, MOST_CHAINED), longest_draft=1)
 
 
 def _gates_of_experts(layer: LayerConfig) -> int:

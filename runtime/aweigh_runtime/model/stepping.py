@@ -6,10 +6,10 @@ import torch
 
 from aweigh_kernels.draft_line import PAIR
 from aweigh_runtime.model.cache import KVCache
-from aweigh_runtime.model.chains import MOST_REQUESTS, Chain
+from aweigh_runtime.model.chains import Chain
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.decoder import Decoder
-from aweigh_runtime.model.graph_sizes import Size, graph_bytes, graph_sizes
+from aweigh_runtime.model.graph_sizes import Size, chain_bytes, graph_bytes, graph_sizes
 from aweigh_runtime.model.step_inputs import Tokens
 
 Step = Callable[[Tokens, Sequence[Chunk]], torch.Tensor]
@@ -63,8 +63,7 @@ def chained_bytes(decoder: Decoder, most_requests: int) -> int:
     """About what `chained` keeps on a GPU; arguments are its own."""
     if not decoder.recordable:
         return 0
-    requests = min(most_requests, MOST_REQUESTS)
-    return graph_bytes(decoder.config, decoder.dtype.itemsize, requests, PAIR - 1)
+    return chain_bytes(decoder.config, decoder.dtype.itemsize, most_requests)
 
 
 def chained(

@@ -35,6 +35,7 @@ class Unread:
     confidences: torch.Tensor  # [R, n], fp32
     counts: Sequence[int]  # of tokens of each answer, n at most; what lies behind is of no account
     seconds: Callable[[], float]  # that drafting took; to be asked when they have been verified
+    ahead: bool  # they were on their way before the step before was read
 
 
 class Ahead:

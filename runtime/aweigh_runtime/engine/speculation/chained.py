@@ -91,7 +91,7 @@ class ChainedDrafts:
         ahead, self._ahead = self._ahead, None
         answers = [answer for answer, each in enumerate(asked) if each.room]
         found = None if ahead is None else self._found(ahead, [asked[each] for each in answers])
-        self._ends = {}
+        self._ends, on_their_way = {}, found is not None
         if ahead is not None and found is not None:
             chained = ahead.chained
             chosen = [ahead.lines[line] for line in found]
@@ -112,7 +112,7 @@ class ChainedDrafts:
         ]
         shown = _of_lines(chained, lines, max(counts))
         self._tokens = shown.tokens
-        return Unread(shown.tokens, shown.confidences, counts, shown.seconds)
+        return Unread(shown.tokens, shown.confidences, counts, shown.seconds, ahead=on_their_way)
 
     def go_on(self, chosen: torch.Tensor, rooms: Sequence[int]) -> None:
         """Launch the next chains behind what a model says of those that `begin` gave last.

@@ -100,7 +100,9 @@ class Proposers:
     failures: list[Speculation]  # why others are missing
 
 
-def proposers(start: Start, drafts: Drafts, frame: Frame, num_blocks: int) -> Proposers:
+def proposers(
+    start: Start, drafts: Drafts, frame: Frame, num_blocks: int, *, ahead: bool
+) -> Proposers:
     """Everything that was asked for and can draft.
 
     Args:
@@ -108,12 +110,13 @@ def proposers(start: Start, drafts: Drafts, frame: Frame, num_blocks: int) -> Pr
         drafts: loaded.
         frame: what they fit into.
         num_blocks: of the pool.
+        ahead: whether anything may be launched that follows what nobody has read.
     """
     ready: list[Proposer] = [NGram()] if start.speculation == "ngram" else []
     failures = list(drafts.failures)
     for each in drafts.loaded:
         try:
-            ready.append(_warm(each, frame, num_blocks, start))
+            ready.append(_warm(each, frame, num_blocks, start, ahead=ahead))
         except Exception as error:
             failures.append(_broken(each.name, error))
     return Proposers(ready, failures)
@@ -175,17 +178,21 @@ def _broken(name: str, error: Exception) -> Speculation:
     )
 
 
-def _warm(draft: LoadedDraft, frame: Frame, num_blocks: int, start: Start) -> DraftModel:
+def _warm(
+    draft: LoadedDraft, frame: Frame, num_blocks: int, start: Start, *, ahead: bool
+) -> DraftModel:
     cache = _cache(draft.decoder, num_blocks, frame.block_tokens)
     draft.decoder.compile_products(frame.step_tokens)
     step = recorded(draft.decoder, cache, start.max_running, RECORDED_TOKENS - 1)
-    chain = chained(
-        draft.decoder,
-        cache,
-        vocab_size=frame.vocab_size,
-        most_requests=start.max_running,
-        longest=start.max_draft_tokens,
-    )
+    chain = None
+    if ahead:
+        chain = chained(
+            draft.decoder,
+            cache,
+            vocab_size=frame.vocab_size,
+            most_requests=start.max_running,
+            longest=start.max_draft_tokens,
+        )
     model = DraftModel(draft.name, _forward(draft.decoder, step), frame, chain)
     model.warm_up(num_blocks, experts=draft.decoder.has_experts)
     return model

@@ -16,7 +16,9 @@ class Asked:
 
     request: Request  # whose tokens have all been read but the last one
     room: int  # most tokens
-    floor: float  # a token is drafted while it stays at least so likely, all before it included
+    floor: (
+        float  # what is read is drafted while it stays at least so likely, all before it included
+    )
 
 
 @dataclass(frozen=True, slots=True)
