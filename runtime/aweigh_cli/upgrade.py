@@ -19,6 +19,8 @@ from aweigh_cli.inferenceservice import RESOURCE
 
 OPERATOR_TIMEOUT_S = 60.0
 POLL_S = 0.5
+TELL_S = 3
+_TIMED_OUT = "timed out waiting for the condition"  # kubectl's
 _CONTAINERS = (names.CONTAINER, names.ROUTER_CONTAINER)
 
 
@@ -141,13 +143,26 @@ class _Upgrade:
             )
 
     def _wait_for_pods(self, deployment: str) -> None:
-        target = (f"deployment/{deployment}", f"--timeout={self._timeout_s}s")
-        try:
-            self._kubectl("rollout", "status", *target)
-        except CommandFailure as failure:
-            raise CommandFailure(
-                f"{self._title}: not all pods are ready. {self._state()} ({failure})"
-            ) from failure
+        """Until all are as the Deployment says, and ready; meanwhile tell what holds them up."""
+        deadline, told = time.monotonic() + self._timeout_s, ""
+        while True:
+            left_s = max(1, min(TELL_S, int(deadline - time.monotonic())))
+            try:
+                self._kubectl(
+                    "rollout", "status", f"deployment/{deployment}", f"--timeout={left_s}s"
+                )
+            except CommandFailure as failure:
+                self._check_that_it_stays()
+                state = self._state()
+                if _TIMED_OUT not in str(failure) or time.monotonic() >= deadline:
+                    raise CommandFailure(
+                        f"{self._title}: not all pods are ready. {state} ({failure})"
+                    ) from failure
+                if state != told:
+                    typer.echo(f"{self._title}: waits for pods. {state}")
+                    told = state
+            else:
+                return
 
     def _state(self) -> str:
         """What the InferenceService says about itself."""

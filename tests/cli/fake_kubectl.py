@@ -80,6 +80,7 @@ def act():
         return ""
     if verb == "rollout":
         if name.removeprefix("deployment/") in world["stuck"]:
+            time.sleep(float(arguments[3].removeprefix("--timeout=").removesuffix("s")))
             sys.exit("error: timed out waiting for the condition")
         return ""
     if verb == "port-forward" and world["port"]:

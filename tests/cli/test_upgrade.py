@@ -37,7 +37,7 @@ def test_all_services_move_one_after_the_other(tmp_path: Path) -> None:
 def test_routers_are_moved_and_waited_for_as_pods_are(tmp_path: Path) -> None:
     one = ("chat",)
     kubectl = fake_kubectl(tmp_path, one, obeyed=one, routed=one, stuck=("chat-router",))
-    done = aweigh("upgrade", "chat", NOW, env=kubectl.environment)
+    done = aweigh("upgrade", "chat", "--timeout=1", NOW, env=kubectl.environment)
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
         "default/chat: runtime:1 is being replaced",
@@ -73,6 +73,16 @@ def test_who_was_asked_while_operators_change_is_asked_again(tmp_path: Path) -> 
     assert [call[2] for call in kubectl.calls("annotate")] == ["chat", "chat", "code"]
 
 
+def test_what_holds_pods_up_is_told_while_they_are_waited_for(tmp_path: Path) -> None:
+    kubectl = fake_kubectl(tmp_path, ("chat",), obeyed=("chat",), stuck=("chat",))
+    done = aweigh("upgrade", "chat", "--timeout=4", NOW, env=kubectl.environment)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "default/chat: runtime:1 is being replaced",
+        "default/chat: waits for pods. Its condition Ready is False: chat waits",
+    ]
+
+
 def test_one_that_is_being_deleted_holds_up_no_other(tmp_path: Path) -> None:
     names = ("chat", "code")
     kubectl = fake_kubectl(tmp_path, services=names, obeyed=("code",), deleted=("chat",))
@@ -92,12 +102,12 @@ def test_one_that_is_being_deleted_holds_up_no_other(tmp_path: Path) -> None:
 def test_the_first_that_fails_stops_the_upgrade(tmp_path: Path) -> None:
     names = ("chat", "code", "mail")
     kubectl = fake_kubectl(tmp_path, services=names, obeyed=names, stuck=("code",))
-    done = aweigh("upgrade", "--all", NOW, env=kubectl.environment)
+    done = aweigh("upgrade", "--all", "--timeout=1", NOW, env=kubectl.environment)
     assert done.returncode == 1
     assert "default/code: not all pods are ready." in done.stderr
     assert "Its condition Ready is False: code waits" in done.stderr
     assert [call[2] for call in kubectl.calls("annotate")] == ["chat", "code"]
-    again = aweigh("upgrade", "--all", NOW, env=kubectl.environment)
+    again = aweigh("upgrade", "--all", "--timeout=1", NOW, env=kubectl.environment)
     assert again.returncode == 1, "code is current by now, and its pods are still not ready"
     assert [call[2] for call in kubectl.calls("annotate")][2:] == ["chat", "code"]
 
