@@ -19,6 +19,7 @@ RAN_LONG_S = 3600.0  # before it ended: what has ended earlier is another matter
 MAX_SENTENCE = 400
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _BACK_OFF = "CrashLoopBackOff"
+_UNBOUND = "unbound immediate PersistentVolumeClaims"  # the scheduler's
 _NO_MEMORY = "cannot allocate memory"
 _STOPPED = (ExitCode.DRAINED, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 _STARTING = ("", "ContainerCreating", "PodInitializing", _BACK_OFF)
@@ -103,6 +104,12 @@ def _unsteady(pod: Pod) -> Trouble:
 
 
 def _unschedulable(pod: Pod, sentence: str) -> Trouble:
+    if _UNBOUND in sentence:
+        message = (
+            f"pod {pod.name} waits for a PersistentVolumeClaim that no volume is bound to: "
+            f"{short(sentence)}; `kubectl describe pvc` says why: its storage class may not exist"
+        )
+        return Trouble(ConditionType.WORKLOAD_READY, Reason.MOUNT_FAILED, message)
     missing = "persistentvolumeclaim" in sentence and "not found" in sentence
     reason = Reason.MOUNT_FAILED if missing else Reason.UNSCHEDULABLE
     message = f"pod {pod.name} fits no node: {short(sentence)}"

@@ -92,8 +92,14 @@ def test_the_schedulers_sentence_is_passed_on() -> None:
     assert "3 Insufficient nvidia.com/gpu" in found[READY].message
 
 
-def test_a_missing_claim_is_a_mount_that_failed() -> None:
-    message = 'persistentvolumeclaim "weights" not found'
+@pytest.mark.parametrize(
+    "message",
+    [
+        'persistentvolumeclaim "weights" not found',
+        "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found",
+    ],
+)
+def test_a_missing_claim_is_a_mount_that_failed(message: str) -> None:
     scheduled = {
         "type": "PodScheduled",
         "status": "False",

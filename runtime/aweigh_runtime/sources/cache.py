@@ -80,7 +80,8 @@ def expect_room(uri: str, num_bytes: int, target: Path) -> None:
     if num_bytes > free:
         raise ModelDoesNotFit(
             f"{uri} needs {num_bytes / 1e9:.2f} GB more disk at {target}, and "
-            f"{free / 1e9:.2f} GB are free; give --cache-dir more room"
+            f"{free / 1e9:.2f} GB are free; give --cache-dir more room (in Kubernetes the claim of "
+            "model.cache)"
         )
 
 
