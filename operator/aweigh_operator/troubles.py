@@ -36,16 +36,23 @@ class Trouble:
 
 
 def worst(observed: Observed, template_hash: str | None) -> Trouble | None:
-    """What to tell first: troubles of the newest template before others."""
-    pods = _newest_first(observed.live_pods, template_hash)
+    """What to tell first of the pods that are wanted, and of those before them while a fetch runs.
+
+    What was wrong with pods of another spec says nothing of those that replace them.
+    """
+    pods = [pod for pod in observed.live_pods if not _of_another(pod, template_hash)]
     if observed.fetcher is not None:  # the others wait for it
-        pods = [observed.fetcher, *pods]
+        pods = [observed.fetcher, *_newest_first(observed.live_pods, template_hash)]
     return _first(observed, pods, "Deployment")
 
 
 def of_routers(observed: Observed, template_hash: str | None) -> Trouble | None:
     """Likewise of routers."""
     return _first(observed, _newest_first(observed.live_routers, template_hash), ROUTER_DEPLOYMENT)
+
+
+def _of_another(pod: Pod, template_hash: str | None) -> bool:
+    return template_hash is not None and pod.template_hash not in ("", template_hash)
 
 
 def _newest_first(pods: Iterable[Pod], template_hash: str | None) -> list[Pod]:

@@ -332,8 +332,14 @@ def test_a_service_that_is_being_suspended_is_not_ready_though_a_pod_still_answe
     assert (found[READY].status, found[READY].reason) == ("False", Reason.SUSPENDED)
 
 
-def test_the_newest_pods_trouble_is_told_first() -> None:
-    old = fakes.pod("a", hash="old", waiting=BACK_OFF, last=crashed())
+def test_a_spec_that_was_put_right_is_not_told_to_be_wrong() -> None:
+    """Whoever is told so asks in vain, though the next pod will serve."""
+    word = last_word(MODEL, Reason.MODEL_NOT_FOUND, "no model")
+    old = fakes.pod("a", hash="old", waiting=BACK_OFF, last=word)
+    for pods in ([old], [old, fakes.pod("b", hash="new", running=True)]):
+        found = verdicts(*pods)
+        assert (found[READY].status, found[READY].reason) == ("False", Reason.PROGRESSING)
+        assert found[MODEL].reason is Reason.WAITING_FOR_PODS
     new = fakes.pod("b", hash="new", waiting={"reason": "ErrImagePull"})
     assert verdicts(old, new)[READY].reason is Reason.IMAGE_PULL_FAILED
 
