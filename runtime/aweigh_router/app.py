@@ -10,7 +10,7 @@ from aweigh_api.api_keys import Keys
 from aweigh_api.routing import TENANT_HEADER
 from aweigh_http import every_request
 from aweigh_http.errors import ApiError
-from aweigh_http.every_request import ID, KEY_NAME, Handler
+from aweigh_http.every_request import ERROR, ID, KEY_NAME, Handler
 from aweigh_router import asked, line
 from aweigh_router.asked import Asked, BadBody
 from aweigh_router.calls import Call
@@ -85,11 +85,26 @@ async def _models(request: web.Request) -> web.StreamResponse:
         return await _reads(request)
     cards: list[object] = []
     for name in sorted(filter(None, serving)):
-        listed = await _read(request, name)
-        if not isinstance(listed, web.Response) or listed.status != 200:
-            return listed
-        cards += json.loads(listed.text or "")["data"]
+        cards += await _cards(request, name)
+    if not cards:
+        return await _reads(request)
     return web.json_response({"object": "list", "data": cards})
+
+
+async def _cards(request: web.Request, name: str) -> list[object]:
+    """What one of the pods of this name lists; nothing once none is there: who asks named none."""
+    dispatch = request.app[SERVICE].dispatch
+    if not dispatch.pods.taking(dispatch.clock(), name):
+        return []
+    try:
+        listed = await _read(request, name)
+    except ApiError:
+        return []
+    if not isinstance(listed, web.Response) or listed.status != 200:
+        request.pop(ERROR, None)  # the client is told no error
+        return []
+    cards: list[object] = json.loads(listed.text or "")["data"]
+    return cards
 
 
 async def _pass(request: web.Request, read: Callable[[bytearray], Asked]) -> web.StreamResponse:

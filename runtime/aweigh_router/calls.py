@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from aweigh_router.asked import Asked
 from aweigh_router.choice import Order
 from aweigh_router.line import Ticket
+from aweigh_router.rooms import rest_s
 
 
 def nothing() -> None:
@@ -20,6 +21,8 @@ class Call(Ticket):
     asked: Asked = field(default_factory=Asked)
     deadline_s: float = 0.0  # to wait no longer; later once something of the answer has come
     avoid: set[str] = field(default_factory=set)  # pods that it has failed on
+    rounds: int = 0  # in which all pods have failed it, though it takes no room …
+    rests_until_s: float = 0.0  # … and until when it leaves them alone
     deaths: int = 0  # of pods that computed it
     begun: bool = False  # its client has a part of the answer …
     revision: str | None = None  # … of this revision of the model
@@ -34,6 +37,17 @@ class Call(Ticket):
     def num_answers(self) -> int:
         """That a pod must have room for."""
         return self.asked.num_answers
+
+    def failed_on(self, pod: str, now_s: float) -> None:
+        """Others come first now. What takes no room is held back by no pod's rest: it has its own.
+
+        After it, all are asked again: any of them may be the one that takes it by then.
+        """
+        if not self.num_answers and pod in self.avoid:  # it was asked again, as all had failed
+            self.avoid.clear()
+            self.rounds += 1
+        self.avoid.add(pod)
+        self.rests_until_s = now_s + rest_s(self.rounds)
 
     @property
     def suspect(self) -> bool:

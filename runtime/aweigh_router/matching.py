@@ -78,7 +78,7 @@ class Round:
 
     def _answers(self, call: Call, name: str) -> bool:
         """What takes no room asks a full pod, too, but not at once again one that has failed."""
-        return name not in call.avoid or self._now_s >= self._pods[name].rests_until_s
+        return name not in call.avoid or self._now_s >= call.rests_until_s
 
     def _fits(self, call: Call, name: str) -> bool:
         return name in self._free and self._pods[name].fits(call.num_answers, self._now_s)

@@ -165,9 +165,11 @@ class Relay:
             )
         match failed:
             case NoRoom():
+                if not call.num_answers:  # others keep to the pod that has their prefix
+                    call.failed_on(pod.found.name, dispatch.clock())
                 self._metrics.retried("no_room")
             case WantsKey():
-                call.avoid.add(pod.found.name)
+                call.failed_on(pod.found.name, dispatch.clock())
                 self._metrics.retried("moved")
             case PodFailed():
                 self._take_elsewhere(errand, pod, revision, failed)
@@ -182,7 +184,7 @@ class Relay:
             ApiError: that makes no sense.
         """
         call, now_s = errand.call, self._dispatch.clock()
-        call.avoid.add(pod.found.name)
+        call.failed_on(pod.found.name, now_s)
         call.deaths += failed.died
         if failed.reached:
             errand.headers.setdefault(TENANT_HEADER, _ADMITTED)

@@ -303,13 +303,24 @@ def took(pod: Pod) -> None:
     pod.refusals = 0
 
 
+def rest_s(rounds: int) -> float:
+    """How long nobody asks again, after so many rounds of refusals before this one."""
+    return min(LONGEST_REST_S, REST_S * 2.0 ** min(rounds, 10))
+
+
 def refused(pod: Pod, attempt: Try, now_s: float) -> None:
-    """It had no room after all, whatever it has said, or it has failed."""
+    """It had no room after all, whatever it has said, or it has failed.
+
+    What takes no room tells nothing of it: a pod that can hold no more long bodies begins short
+    answers all the same.
+    """
     _leave(pod, attempt)
+    if not attempt.num_answers:
+        return
     pod.places, pod.sent = pod.in_flight, 0
     if now_s < pod.refused_s + REST_S:  # it was sent before the round could be known
         return
     pod.refused_s = now_s
     if pod.refusals:
-        pod.rests_until_s = now_s + min(LONGEST_REST_S, REST_S * 2.0**pod.refusals)
-    pod.refusals = min(pod.refusals + 1, 10)
+        pod.rests_until_s = now_s + rest_s(pod.refusals)
+    pod.refusals += 1

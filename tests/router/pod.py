@@ -30,8 +30,9 @@ from aweigh_api.routing import (
     Room,
 )
 from aweigh_api.state import Phase
-from aweigh_http.errors import unknown_model
+from aweigh_http.errors import out_of_room, unknown_model
 
+SMALL_BYTES = 16 << 10  # a body that a crowded pod takes, too
 SECRET = "router-secret-0123456789"
 
 
@@ -73,6 +74,7 @@ class Pod:
     revision: str | None = "one"
     reports: bool = True
     refuses: bool = False
+    crowded: bool = False  # holds no more bodies, but for small ones
     lies: bool = False  # reports room that it has not
     hangs: bool = False  # takes requests and never answers
     wants_key: bool = False  # unless the router names a tenant
@@ -178,7 +180,10 @@ class Pod:
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         self.seen.append(Seen(request.path, {}, request.headers))
-        return web.json_response({"count": len(await request.read())})
+        num_bytes = len(await request.read())
+        if self.crowded and num_bytes > SMALL_BYTES:
+            return out_of_room(num_bytes).response()
+        return web.json_response({"count": num_bytes})
 
     async def _models(self, request: web.Request) -> web.Response:
         self.seen.append(Seen(request.path, {}, request.headers))

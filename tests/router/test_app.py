@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from aweigh_http import bodies
-from tests.router.pod import Pod, running
+from tests.router.pod import SMALL_BYTES, Pod, running
 from tests.router.routing import Local, eventually, routing
 
 ALICE = "alice-0123456789abcdef"
@@ -194,6 +194,31 @@ async def test_what_takes_no_room_passes_though_all_pods_are_full(tmp_path: Path
         async with local.session.post(f"{local.url}/tokenize", data=b"abc") as response:
             assert (await response.json())["count"] == 3
         asking.cancel()
+
+
+async def test_a_long_body_that_no_pod_can_hold_waits_and_keeps_no_answer_from_them(
+    tmp_path: Path,
+) -> None:
+    pods = [Pod(crowded=True), Pod(crowded=True)]
+    async with running(*pods), routing(tmp_path, pods) as local:
+        url, text = f"{local.url}/tokenize", b"x" * (SMALL_BYTES + 1)
+
+        async def tokenize(text: bytes) -> dict[str, int]:
+            async with local.session.post(url, data=text) as response:
+                return {"status": response.status, **await response.json()}
+
+        asking = asyncio.create_task(tokenize(text))
+        await eventually(lambda: all(pod.seen for pod in pods))
+        async with asyncio.timeout(10):
+            for each in range(50):
+                assert (await local.whole(f"p {each}"))[0] == 200
+            assert (await tokenize(b"abc"))["count"] == 3
+        assert not asking.done()
+        for pod in pods:
+            pod.crowded = False
+        assert await asking == {"status": 200, "count": len(text)}
+    # It waits for 10 s at most, ever longer before it asks both again.
+    assert sum(each.path == "/tokenize" for pod in pods for each in pod.seen) <= 22
 
 
 async def test_what_pods_do_not_serve_is_not_asked_of_them(tmp_path: Path) -> None:

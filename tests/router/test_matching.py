@@ -242,3 +242,21 @@ def test_a_pod_that_refuses_again_and_again_is_asked_ever_less_often() -> None:
         rooms.reported(each, Room(boot_id="p", phase="ready", room=9, running=0), now_s)
         now_s += 0.05
     assert asked < 12
+
+
+def test_what_takes_no_room_asks_all_pods_in_turn_and_then_ever_less_often() -> None:
+    pods, now_s, asked = [pod("one", 9), pod("two", 9)], 0.0, list[tuple[float, str]]()
+    models = call(0)
+    while now_s < 10.0:
+        chosen = Round(pods, now_s).place(models, order(pods))
+        if chosen is None:
+            now_s += 0.05
+            continue
+        asked.append((now_s, chosen.found.name))
+        rooms.refused(chosen, models, now_s)
+        models.failed_on(chosen.found.name, now_s)
+        assert all(each.fits(9, now_s) for each in pods)  # their room is not its concern
+    assert len(asked) < 22
+    for (one_s, one), (other_s, other) in zip(asked[::2], asked[1::2], strict=True):
+        assert (one_s, {one, other}) == (other_s, {"one", "two"})
+    assert Round([*pods, pod("new", 9)], now_s).place(models, order(pods))

@@ -2,14 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from aweigh_http.errors import unknown_model
-from aweigh_router import dispatch
+from aweigh_router import app, dispatch
 from tests.router.api_server import Lists, endpoints
 from tests.router.pod import Fate, Pod, running
 from tests.router.routing import Local, eventually, routing
@@ -33,6 +36,12 @@ async def within(answer: Awaitable[tuple[int, dict[str, Any]]]) -> tuple[int, di
 
 async def known(local: Local, num_pods: int) -> None:
     await eventually(lambda: local.service.state().known_pods == num_pods)
+
+
+async def models(local: Local, path: str = "") -> tuple[int, list[str]]:
+    async with local.session.get(f"{local.url}/v1/models{path}") as response:
+        listed = await response.json()
+        return response.status, [each["id"] for each in listed.get("data", ())]
 
 
 async def test_each_request_goes_to_a_pod_that_serves_the_model_that_it_names(
@@ -137,21 +146,63 @@ async def test_what_is_served_is_told_of_all_pods(tmp_path: Path) -> None:
     old, new = Pod(model="mine"), Pod(model="newname")
     async with running(old, new), routing(tmp_path, [old, new]) as local:
         await known(local, 2)
-
-        async def models(path: str = "") -> list[str]:
-            async with local.session.get(f"{local.url}/v1/models{path}") as response:
-                return [each["id"] for each in (await response.json())["data"]]
-
-        assert await models() == ["mine", "newname"]
+        assert await models(local) == (200, ["mine", "newname"])
         for pod in (old, new):
-            assert await models(f"/{pod.model}") == [pod.model]
+            assert await models(local, f"/{pod.model}") == (200, [pod.model])
             before, body = len(pod.seen), {"model": pod.model, "prompt": "hello"}
             async with local.session.post(f"{local.url}/tokenize", json=body):
                 assert len(pod.seen) == before + 1
         old.phase = "draining"
         old.tell()
         await known(local, 1)
-        assert await models() == ["newname"]
+        assert await models(local) == (200, ["newname"])
+
+
+@dataclass
+class Gives(Pod):
+    """While it is asked what it serves, something happens."""
+
+    while_asked: Callable[[], Awaitable[None]] | None = None
+
+    async def _models(self, request: web.Request) -> web.Response:
+        assert self.while_asked is not None
+        await self.while_asked()
+        return await super()._models(request)
+
+
+async def test_a_name_that_goes_while_names_are_told_is_left_out(tmp_path: Path) -> None:
+    old, new = Gives(model="mine"), Pod(model="newname")
+    async with running(old, new), routing(tmp_path, [old, new]) as local:
+        await known(local, 2)
+
+        async def leave() -> None:
+            new.phase = "draining"
+            new.tell()
+            await known(local, 1)
+
+        old.while_asked = leave
+        assert await models(local) == (200, ["mine"])
+
+
+async def test_a_name_whose_pods_do_not_answer_is_left_out_of_those_that_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(app, "_READ_S", 0.2)
+    caplog.set_level(logging.INFO, "aweigh.requests")
+    old, new = Pod(model="mine"), Pod(model="newname")
+    async with (
+        running(old, new),
+        routing(tmp_path, [old, new]) as local,
+        routing(tmp_path, [old, new]) as unconnected,
+    ):
+        await known(local, 2)
+        await known(unconnected, 2)
+        await new.shut()  # it reports all the same
+        assert await models(local) == (200, ["mine"])
+        await old.shut()
+        assert await models(unconnected) == (503, [])
+    lines = [each.__dict__["fields"] for each in caplog.records if each.msg == "request"]
+    assert [line["status"] for line in lines] == [200, 503]
 
 
 async def test_what_nobody_has_is_refused_at_once_and_wakes_no_pod(
