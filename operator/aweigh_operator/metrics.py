@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -10,6 +11,15 @@ from aweigh_operator.scaling.decision import Decision
 
 CONTROLLER = "inferenceservice"
 _DURATIONS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Readiness(NamedTuple):
+    """What is measured of an InferenceService."""
+
+    ready: str  # status of Ready
+    workload_ready: str  # and of WorkloadReady
+    missing: int = 0  # pods that are wanted and do not serve
+    suspended: bool = False  # the user wants no pod: it is not ready, and that is no news
 
 
 class Metrics:
@@ -62,7 +72,7 @@ class Metrics:
         )
         self._unready = self._gauge(
             "aweigh_operator_not_ready",
-            "1 for each InferenceService whose Ready is not True.",
+            "1 for each InferenceService whose Ready is not True, but for suspended ones.",
             "namespace",
             "name",
         )
@@ -80,7 +90,7 @@ class Metrics:
         self._leads = self._gauge(
             "leader_election_master_status", "1 while this operator works.", "name"
         )
-        self._readiness: dict[Key, tuple[str, str]] = {}
+        self._readiness: dict[Key, Readiness] = {}
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is computed when it is read."""
@@ -134,25 +144,26 @@ class Metrics:
             self._unready.clear()
             self._desired.clear()
 
-    def service(self, key: Key, told: tuple[str, str] | None, missing: int = 0) -> None:
-        """Ready and WorkloadReady of an InferenceService have this status; None: it is gone.
+    def service(self, key: Key, now: Readiness | None) -> None:
+        """So ready is an InferenceService; None: it is gone.
 
         Those that are ready and lack no pods have no series of their own: of thousands few do.
         """
-        if told is not None and told[0] != "True":
+        if now is not None and now.ready != "True" and not now.suspended:
             self._unready.labels(*key).set(1)
         else:
             _remove(self._unready, key)
-        if missing and told == ("True", "False"):
-            self._missing.labels(*key).set(missing)
+        lacks = now is not None and (now.ready, now.workload_ready) == ("True", "False")
+        if now is not None and lacks and now.missing:
+            self._missing.labels(*key).set(now.missing)
         else:
             _remove(self._missing, key)
         before = self._readiness.pop(key, None)
         if before is not None:
-            self._services.labels(*before).dec()
-        if told is not None:
-            self._readiness[key] = told
-            self._services.labels(*told).inc()
+            self._services.labels(before.ready, before.workload_ready).dec()
+        if now is not None:
+            self._readiness[key] = now
+            self._services.labels(now.ready, now.workload_ready).inc()
 
     def text(self) -> bytes:
         """The metrics as Prometheus reads them."""

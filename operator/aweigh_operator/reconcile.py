@@ -21,7 +21,7 @@ from aweigh_operator.autoscalers import Autoscalers
 from aweigh_operator.autoscaling import FRESH_S, looked
 from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.memory import Memory, Refused
-from aweigh_operator.metrics import Metrics
+from aweigh_operator.metrics import Metrics, Readiness
 from aweigh_operator.observe import MOUNTING, Key, Manifest, Observed, Pod, Refusal, Waiting, key_of
 from aweigh_operator.places import BOUND, PLACES, WITH_PODS, kind_of, name_at
 from aweigh_operator.plan import Apply, Delete, Plan, plan
@@ -312,7 +312,8 @@ class Reconciler:
         pods = condition(told.status, ConditionType.WORKLOAD_READY)
         on_its_way = pods["reason"] in (Reason.PROGRESSING, Reason.DOWNLOADING)
         missing = told.missing if on_its_way else max(1, told.missing)
-        self._metrics.service(key, (ready["status"], pods["status"]), missing)
+        suspended = ready["reason"] == Reason.SUSPENDED
+        self._metrics.service(key, Readiness(ready["status"], pods["status"], missing, suspended))
         news = [
             *events.of_actions(done),
             *events.of_transitions(told.transitions),
