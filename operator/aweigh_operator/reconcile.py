@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from aweigh_api import names
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.routing import SECRET_FILE
-from aweigh_operator import events, lasting, recent, replicas
+from aweigh_operator import events, lasting, recent, replicas, troubles
 from aweigh_operator.autoscalers import Autoscalers
 from aweigh_operator.autoscaling import FRESH_S, looked
 from aweigh_operator.cluster import ApiError, Cluster
@@ -115,8 +115,10 @@ class Reconciler:
         if memory.planned is not None and memory.planned[0] == basis:
             return memory.planned[1]
         found = plan(observed, self._settings)
-        unplaced = any(pod.unschedulable is not None for pod in observed.pods)
-        waits = unplaced or found.route.due_s is not None
+        waits = found.route.due_s is not None or any(
+            pod.unschedulable is not None or (pod.ready and not troubles.steady(pod, observed))
+            for pod in observed.pods
+        )
         lasts = not (found.actions or found.marks or waits)  # else time may change it
         memory.planned = (basis, found) if lasts else None
         return found

@@ -20,8 +20,7 @@ def note(observed: Observed, made_from: str, scaling: Scaling | None) -> str | N
     """
     if scaling is None or not scaling.to_zero:
         return None
-    serves = any(pod.ready and pod.template_hash == made_from for pod in observed.live_pods)
-    return made_from if serves else _noted(observed)
+    return made_from if _serves(observed, made_from) else _noted(observed)
 
 
 def shown(observed: Observed, made_from: str | None, replicas: int) -> bool:
@@ -34,6 +33,11 @@ def shown(observed: Observed, made_from: str | None, replicas: int) -> bool:
     """
     if replicas == 0:
         return _noted(observed) == made_from
+    return _serves(observed, made_from)
+
+
+def _serves(observed: Observed, made_from: str | None) -> bool:
+    """Whether one does, and not just for the moment between two crashes."""
     return any(
         pod.template_hash == made_from and troubles.steady(pod, observed)
         for pod in observed.live_pods

@@ -39,6 +39,11 @@ class World:
         size: int = self.cluster.objects["Deployment", KEY]["spec"]["replicas"]
         return size
 
+    @property
+    def noted(self) -> Manifest:
+        found: Manifest = self.cluster.objects["Deployment", KEY]["metadata"]["annotations"]
+        return found
+
     async def pass_(self, seconds: float) -> None:
         for _ in range(round(seconds / 5)):
             self.clock.now_s += 5
@@ -194,6 +199,31 @@ async def test_a_service_that_has_never_served_keeps_its_pod_and_says_why(
     await world.pass_(90)
     assert world.size == 0
     assert world.conditions()["Ready"] == ("True", "ScaledToZero")
+
+
+async def test_what_is_up_for_a_moment_between_two_crashes_has_not_served(clock: Clock) -> None:
+    world = World(clock)
+    world.broken = UP_AND_DOWN
+    await world.pass_(60)
+    world.cluster.edit(names.KIND, lambda body: body["spec"].update(suspend=True))
+    await world.pass_(10)
+    assert world.size == 0
+    world.cluster.edit(names.KIND, lambda body: body["spec"].pop("suspend"))
+    await world.pass_(10)
+    assert await world.ready_for(120) == {("False", "CrashLooping")}
+    assert world.size == 1
+
+
+async def test_a_pod_that_crashes_no_more_has_served_once_that_is_seen(clock: Clock) -> None:
+    world = World(clock)
+    world.broken = UP_AND_DOWN
+    await world.pass_(10)
+    seen = []
+    for _ in range(8):
+        clock.now_s += 5
+        await world.operator.reconcile(catch_up=False)  # nobody tells anything
+        seen.append((world.conditions()["Ready"][0], names.SERVED in world.noted))
+    assert set(seen) == {("False", False), ("True", True)}
 
 
 async def test_a_changed_spec_shows_once_that_it_serves_before_it_sleeps(clock: Clock) -> None:
