@@ -6,7 +6,7 @@ pods have served last the Deployment notes, so that a restarted operator wakes n
 
 from aweigh_api import names
 from aweigh_api.scaling import Scaling
-from aweigh_operator import troubles
+from aweigh_operator import rollout, troubles
 from aweigh_operator.observe import Observed
 
 
@@ -34,6 +34,17 @@ def shown(observed: Observed, made_from: str | None, replicas: int) -> bool:
     if replicas == 0:
         return _noted(observed) == made_from
     return _serves(observed, made_from)
+
+
+def blocked(observed: Observed, made_from: str | None) -> bool:
+    """Whether nothing but want of room keeps new pods away, while old ones have their places.
+
+    Args:
+        observed: the service now.
+        made_from: hash of what its pods shall be made from.
+    """
+    placed = any(pod.scheduled and pod.template_hash == made_from for pod in observed.live_pods)
+    return not placed and rollout.blocked(observed, made_from) is not None
 
 
 def _serves(observed: Observed, made_from: str | None) -> bool:
