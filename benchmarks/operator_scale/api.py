@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from aweigh_api import names
-from aweigh_operator.cluster import RESOURCES
+from aweigh_operator.resources import RESOURCES
 
 AT_ONCE = 24
 MERGE = {"Content-Type": "application/merge-patch+json"}

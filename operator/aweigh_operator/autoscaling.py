@@ -70,10 +70,11 @@ def looked(
         pods=_pods(found, observed, now_s),
         routers=_routers(observed),
         shown=zero.shown(observed, todo.template_hash, replicas),
+        blocked=zero.blocked(observed, todo.template_hash),
     )
     last_s = found.memory.looked_s
     since_s = float("inf") if last_s is None else now_s - last_s
-    wakes = replicas == 0 and (seen.queue > 0 or not seen.shown)
+    wakes = replicas == 0 and (seen.queue > 0 or seen.untried)
     if since_s < LOOK_S and not wakes:
         return replace(found, again_s=LOOK_S - since_s)
     if since_s < PATIENCE_S and replicas and _silent(seen, found.memory):

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
-from urllib.parse import quote
 from urllib.request import getproxies
 
 import aiohttp
@@ -20,31 +19,21 @@ from kubernetes.aio.client import ApiClient, Configuration
 from aweigh_api import names
 from aweigh_operator.observe import NOT_CREATED, Autoscaler, Key, Manifest, Waiting
 from aweigh_operator.replicas import Mark
+from aweigh_operator.resources import (
+    AUTOSCALERS,
+    CORE_EVENTS,
+    EVENTS,
+    LEASES,
+    OURS,
+    RESOURCES,
+    SECRETS,
+    path_of,
+)
 
 REQUEST_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 16  # each holds a quarter of a MiB
 PAGE = 500  # objects of one listing
 STATUS_MANAGER = f"{names.FIELD_MANAGER}-status"
-_RBAC = "rbac.authorization.k8s.io/v1"
-# Of each kind: the API it belongs to, and its name in paths.
-RESOURCES = {
-    names.KIND: (names.API_VERSION, names.PLURAL),
-    "Deployment": ("apps/v1", "deployments"),
-    "Service": ("v1", "services"),
-    "ServiceAccount": ("v1", "serviceaccounts"),
-    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
-    "PodDisruptionBudget": ("policy/v1", "poddisruptionbudgets"),
-    "Job": ("batch/v1", "jobs"),
-    "Role": (_RBAC, "roles"),
-    "RoleBinding": (_RBAC, "rolebindings"),
-    "Pod": ("v1", "pods"),
-}
-OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"  # labels of all but InferenceServices
-_LEASES = ("coordination.k8s.io/v1", "leases")
-_SECRETS = ("v1", "secrets")
-_CORE_EVENTS = ("v1", "events")
-_EVENTS = ("events.k8s.io/v1", "events")
-_AUTOSCALERS = ("autoscaling/v2", "horizontalpodautoscalers")
 _SCALABLE = {"Deployment": "apps", names.KIND: names.GROUP}  # others have such a kind, too
 _JSON = "application/json"
 _METADATA_ONLY = f"{_JSON};as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
@@ -167,14 +156,14 @@ class ApiServer:
 
     async def read(self, kind: str, key: Key) -> Manifest | None:
         """One object as it is now."""
-        return await self._find(f"read {kind} {key}", "GET", _path(RESOURCES[kind], *key))
+        return await self._find(f"read {kind} {key}", "GET", path_of(RESOURCES[kind], *key))
 
     async def uids(self, kind: str, namespace: str | None) -> set[str]:
         """What is there of a kind: every InferenceService, or all children of any."""
         query = {"limit": str(PAGE)}
         if kind != names.KIND:
             query["labelSelector"] = OURS
-        path, what = _path(RESOURCES[kind], namespace), f"list {RESOURCES[kind][1]}"
+        path, what = path_of(RESOURCES[kind], namespace), f"list {RESOURCES[kind][1]}"
         found: set[str] = set()
         while True:
             page = await self._call(what, "GET", path, query, content=_METADATA_ONLY)
@@ -186,7 +175,7 @@ class ApiServer:
     async def stuck(self, namespace: str, pod: str) -> Waiting | None:
         """What was said last about a pod whose container cannot be created."""
         query = {"fieldSelector": f"involvedObject.name={pod},type=Warning", "limit": "50"}
-        path = _path(_CORE_EVENTS, namespace)
+        path = path_of(CORE_EVENTS, namespace)
         listed = _items(await self._call(f"list the events of {pod}", "GET", path, query))
         found = [each for each in listed if each.get("reason") in NOT_CREATED]
         newest = max(found, key=lambda each: each.get("lastTimestamp") or "", default=None)
@@ -195,7 +184,7 @@ class ApiServer:
     async def listable(self, kind: str, namespace: str | None) -> None:
         """Raise an ApiError unless this kind exists and may be listed."""
         what = f"list {RESOURCES[kind][1]} in {namespace or 'all namespaces'}"
-        await self._call(what, "GET", _path(RESOURCES[kind], namespace), {"limit": "1"})
+        await self._call(what, "GET", path_of(RESOURCES[kind], namespace), {"limit": "1"})
 
     async def schema(self) -> Manifest:
         """What the API server keeps of an InferenceService; empty before it has published that."""
@@ -210,21 +199,21 @@ class ApiServer:
     async def apply(self, manifest: Manifest, *, force: bool = True) -> Manifest:
         """Create or update one child; without force, no field that another set is changed."""
         kind, metadata = manifest["kind"], manifest["metadata"]
-        path = _path(RESOURCES[kind], metadata["namespace"], metadata["name"])
+        path = path_of(RESOURCES[kind], metadata["namespace"], metadata["name"])
         what = f"apply {kind} {metadata['namespace']}/{metadata['name']}"
         return await self._apply(what, path, manifest, names.FIELD_MANAGER, force)
 
     async def delete(self, kind: str, key: Key, uid: str) -> None:
         """Delete this very object, if it is still there."""
         body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
-        await self._find(f"delete {kind} {key}", "DELETE", _path(RESOURCES[kind], *key), body)
+        await self._find(f"delete {kind} {key}", "DELETE", path_of(RESOURCES[kind], *key), body)
 
     async def create_secret(self, secret: Manifest) -> bool:
         """Create it; False when there is one of its name, which nobody here may read."""
         namespace, name = secret["metadata"]["namespace"], secret["metadata"]["name"]
         what = f"create Secret {namespace}/{name}"
         try:
-            await self._call(what, "POST", _path(_SECRETS, namespace), body=secret)
+            await self._call(what, "POST", path_of(SECRETS, namespace), body=secret)
         except ApiError as error:
             if error.status == 409:
                 return False
@@ -235,7 +224,7 @@ class ApiServer:
         """Say what the deletion of this very pod costs, if it is still there."""
         cost = None if mark.cost is None else str(mark.cost)
         body = {"metadata": {"uid": mark.uid, "annotations": {names.DELETION_COST: cost}}}
-        path, merge = _path(RESOURCES["Pod"], namespace, mark.pod), "application/merge-patch+json"
+        path, merge = path_of(RESOURCES["Pod"], namespace, mark.pod), "application/merge-patch+json"
         try:
             await self._find(f"mark pod {namespace}/{mark.pod}", "PATCH", path, body, merge)
         except ApiError as error:
@@ -244,7 +233,7 @@ class ApiServer:
 
     async def autoscalers(self, namespace: str) -> list[Autoscaler]:
         """Those of a namespace that scale Deployments or InferenceServices."""
-        path = _path(_AUTOSCALERS, namespace)
+        path = path_of(AUTOSCALERS, namespace)
         listing = await self._call(f"list the autoscalers in {namespace}", "GET", path)
         targets = [
             (each["metadata"]["name"], each["spec"]["scaleTargetRef"]) for each in _items(listing)
@@ -257,7 +246,7 @@ class ApiServer:
 
     async def read_lease(self, key: Key) -> Manifest | None:
         """The Lease as it is now."""
-        return await self._find(f"read the Lease {key}", "GET", _path(_LEASES, *key))
+        return await self._find(f"read the Lease {key}", "GET", path_of(LEASES, *key))
 
     async def write_lease(self, lease: Manifest) -> Manifest | None:
         """Create it, or replace the very version that was read; None: another was faster."""
@@ -267,7 +256,7 @@ class ApiServer:
         method, path = ("PUT", (namespace, name)) if known else ("POST", (namespace,))
         what = f"hold the Lease {namespace}/{name}"
         try:
-            return await self._call(what, method, _path(_LEASES, *path), body=lease)
+            return await self._call(what, method, path_of(LEASES, *path), body=lease)
         except ApiError as error:
             if error.status in (404, 409):
                 return None
@@ -283,7 +272,7 @@ class ApiServer:
             "status": status,
         }
         key = Key(metadata["namespace"], metadata["name"])
-        path = f"{_path(RESOURCES[names.KIND], *key)}/status"
+        path = f"{path_of(RESOURCES[names.KIND], *key)}/status"
         try:
             return await self._apply(f"write the status of {key}", path, manifest, STATUS_MANAGER)
         except ApiError as error:
@@ -293,12 +282,12 @@ class ApiServer:
 
     async def create_event(self, event: Manifest) -> None:
         """Write a new event."""
-        path = _path(_EVENTS, event["metadata"]["namespace"])
+        path = path_of(EVENTS, event["metadata"]["namespace"])
         await self._call("write an event", "POST", path, body=event)
 
     async def repeat_event(self, namespace: str, name: str, series: Manifest) -> bool:
         """Say that an event happened again; False when it has expired."""
-        path = _path(_EVENTS, namespace, name)
+        path = path_of(EVENTS, namespace, name)
         body, merge = {"series": series}, "application/merge-patch+json"
         return await self._find("repeat an event", "PATCH", path, body, merge) is not None
 
@@ -334,7 +323,7 @@ class ApiServer:
         content: str = _JSON,
     ) -> Manifest:
         timeout_s = REQUEST_TIMEOUT_S
-        if method != "GET" and not path.startswith(f"/apis/{_LEASES[0]}/"):
+        if method != "GET" and not path.startswith(f"/apis/{LEASES[0]}/"):
             timeout_s = min(timeout_s, self.writable_s())
             if timeout_s <= 0.0:
                 raise ApiError(what, 0, "this operator no longer leads")
@@ -373,13 +362,6 @@ class ApiServer:
             return 0, f"no answer within {timeout_s:.0f} s", 0.0
         except (aiohttp.ClientError, OSError) as error:
             return 0, str(error), 0.0
-
-
-def _path(resource: tuple[str, str], namespace: str | None, name: str | None = None) -> str:
-    version, plural = resource
-    scope = f"/namespaces/{quote(namespace)}" if namespace else ""
-    path = f"/{'apis' if '/' in version else 'api'}/{version}{scope}/{plural}"
-    return f"{path}/{quote(name)}" if name else path
 
 
 def _items(listing: Manifest) -> list[Manifest]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from aweigh_api import names
 from aweigh_operator import compare
-from aweigh_operator.places import WITH_PODS, kind_of
+from aweigh_operator.places import ROUTER_DEPLOYMENT, WITH_PODS, kind_of
 
 MAX_NAMED = 5
 _AMOUNTS = ("limits", "requests")
@@ -59,10 +59,11 @@ def told(
         if found:
             kind, name = kind_of(place), there["metadata"]["name"]
             more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+            elsewhere = "; what pods shall have belongs into `template`"  # no router gets that
             return (
                 f"somebody has added {', '.join(found[:MAX_NAMED])}{more} to the pods of {kind} "
-                f"{name}, and it stays: take it away with `kubectl edit {kind.lower()} {name}`; "
-                "what pods shall have belongs into `template`"
+                f"{name}, and it stays: take it away with `kubectl edit {kind.lower()} {name}`"
+                f"{'' if place == ROUTER_DEPLOYMENT else elsewhere}"
             )
     return None
 

@@ -9,8 +9,8 @@ from typing import Any
 import kopf
 
 from aweigh_api import names
-from aweigh_operator.cluster import OURS, RESOURCES
 from aweigh_operator.observe import Key
+from aweigh_operator.resources import OURS, RESOURCES
 from aweigh_operator.store import Store, services_of
 from aweigh_operator.workqueue import WorkQueue
 

@@ -19,7 +19,7 @@ from aweigh_api import crd, names
 from aweigh_api.state import State
 from aweigh_api.variables import without_effect
 from aweigh_operator import handlers, logs
-from aweigh_operator.cluster import RESOURCES, ApiError, ApiServer, load_configuration
+from aweigh_operator.cluster import ApiError, ApiServer, load_configuration
 from aweigh_operator.events import Recorder
 from aweigh_operator.health import LONGEST_WORK_S, Health
 from aweigh_operator.lease import Lease
@@ -28,6 +28,7 @@ from aweigh_operator.observe import Key
 from aweigh_operator.pods import Reports
 from aweigh_operator.readers import Readers
 from aweigh_operator.reconcile import Reconciler
+from aweigh_operator.resources import RESOURCES
 from aweigh_operator.routers import Routers
 from aweigh_operator.settings import VARIABLES, Settings, read
 from aweigh_operator.store import Store

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from aweigh_operator import recent
+from aweigh_operator import recent, troubles
 from aweigh_operator.autoscaling import Autoscaling
-from aweigh_operator.observe import Autoscaler, Manifest, Refusal, Sign
-from aweigh_operator.plan import Plan
+from aweigh_operator.observe import Autoscaler, Manifest, Observed, Refusal, Sign
+from aweigh_operator.plan import Plan, plan
 from aweigh_operator.route import Way, way
+from aweigh_operator.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +43,30 @@ class Memory:
         if self.way is None or self.way[0] != there:
             self.way = (there, now_s)
         return now_s - self.way[1]
+
+    def todo(self, observed: Observed, settings: Settings) -> Plan:
+        """What to do. That all is well stays true until something that it follows from changes."""
+        basis = _basis(observed)
+        if self.planned is not None and self.planned[0] == basis:
+            return self.planned[1]
+        found = plan(observed, settings)
+        waits = found.route.due_s is not None or any(
+            pod.unschedulable is not None or (pod.ready and not troubles.steady(pod, observed))
+            for pod in observed.pods
+        )
+        lasts = not (found.actions or found.marks or waits)  # else time may change it
+        self.planned = (basis, found) if lasts else None
+        return found
+
+
+def _basis(observed: Observed) -> object:
+    """What a plan follows from: what the watches have told, and what they do not tell."""
+    return (
+        observed.changed,
+        tuple(child["metadata"]["uid"] for child in observed.children.values()),
+        None if observed.decision is None else observed.decision.replicas,
+        observed.cheapest,
+        observed.autoscaler,
+        observed.autoscalers_unknown,
+        observed.marks_refused,
+    )

@@ -1,10 +1,10 @@
 """Prometheus metrics of the operator, under controller-runtime's names where it has one."""
 
-import contextlib
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from aweigh_operator.gauges import ServiceGauges
 from aweigh_operator.observe import Key
 from aweigh_operator.scaling.decision import Decision
 
@@ -48,39 +48,15 @@ class Metrics:
             "kind",
             "verb",
         )
-        self._services = self._gauge(
-            "aweigh_operator_inference_services",
-            "InferenceServices, by the status of Ready and of WorkloadReady.",
-            "ready",
-            "workload_ready",
-        )
-        self._missing = self._gauge(
-            "aweigh_operator_missing_pods",
-            "Pods that are wanted and do not serve, of InferenceServices that answer all the same.",
-            "namespace",
-            "name",
-        )
-        self._unready = self._gauge(
-            "aweigh_operator_not_ready",
-            "1 for each InferenceService whose Ready is not True.",
-            "namespace",
-            "name",
-        )
         self._decisions = self._counter(
             "aweigh_operator_scaling_decisions_total",
             "Decisions about the number of pods, by reason.",
             "reason",
         )
-        self._desired = self._gauge(
-            "aweigh_operator_desired_replicas",
-            "Pods that the load asks for, of InferenceServices with scaling.",
-            "namespace",
-            "name",
-        )
         self._leads = self._gauge(
             "leader_election_master_status", "1 while this operator works.", "name"
         )
-        self._readiness: dict[Key, tuple[str, str]] = {}
+        self.services = ServiceGauges(self.registry)
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is computed when it is read."""
@@ -118,41 +94,13 @@ class Metrics:
     def decided(self, key: Key, decision: Decision) -> None:
         """The number of pods was decided anew."""
         self._decisions.labels(decision.reason).inc()
-        self._desired.labels(*key).set(decision.replicas)
-
-    def unscaled(self, key: Key) -> None:
-        """Nobody decides about the number of pods any more."""
-        _remove(self._desired, key)
+        self.services.desired(key, decision.replicas)
 
     def leads(self, leads: bool) -> None:
         """This operator works, or stands by: then another one tells of the services."""
         self._leads.labels(CONTROLLER).set(leads)
         if not leads:
-            self._readiness.clear()
-            self._services.clear()
-            self._missing.clear()
-            self._unready.clear()
-            self._desired.clear()
-
-    def service(self, key: Key, told: tuple[str, str] | None, missing: int = 0) -> None:
-        """Ready and WorkloadReady of an InferenceService have this status; None: it is gone.
-
-        Those that are ready and lack no pods have no series of their own: of thousands few do.
-        """
-        if told is not None and told[0] != "True":
-            self._unready.labels(*key).set(1)
-        else:
-            _remove(self._unready, key)
-        if missing and told == ("True", "False"):
-            self._missing.labels(*key).set(missing)
-        else:
-            _remove(self._missing, key)
-        before = self._readiness.pop(key, None)
-        if before is not None:
-            self._services.labels(*before).dec()
-        if told is not None:
-            self._readiness[key] = told
-            self._services.labels(*told).inc()
+            self.services.clear()
 
     def text(self) -> bytes:
         """The metrics as Prometheus reads them."""
@@ -166,8 +114,3 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(name, text, labels, registry=self.registry, buckets=_DURATIONS_S)
-
-
-def _remove(gauge: Gauge, key: Key) -> None:
-    with contextlib.suppress(KeyError):
-        gauge.remove(*key)

@@ -3,7 +3,8 @@
 A plan touches only objects that the InferenceService owns, applies a child only when it differs in
 a field that we set, and does nothing at all while somebody else holds a child's name. From what
 pods tell it follows only by way of the decision how many there shall be and in which order they go;
-from the time only while a pod finds no node, or requests begin to come another way.
+from the time only while a pod finds no node or may crash again, or requests begin to come another
+way.
 """
 
 from collections.abc import Mapping

@@ -20,11 +20,12 @@ from aweigh_operator import events, lasting, recent, replicas
 from aweigh_operator.autoscalers import Autoscalers
 from aweigh_operator.autoscaling import FRESH_S, looked
 from aweigh_operator.cluster import ApiError, Cluster
+from aweigh_operator.gauges import Readiness
 from aweigh_operator.memory import Memory, Refused
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import MOUNTING, Key, Manifest, Observed, Pod, Refusal, Waiting, key_of
 from aweigh_operator.places import BOUND, PLACES, WITH_PODS, kind_of, name_at
-from aweigh_operator.plan import Apply, Delete, Plan, plan
+from aweigh_operator.plan import Apply, Delete, Plan
 from aweigh_operator.readers import Readers
 from aweigh_operator.scaling.decision import Decision
 from aweigh_operator.settings import Settings
@@ -86,7 +87,7 @@ class Reconciler:
         # What a pod tells changes no child, so a pod that does not answer delays none.
         observed = await self._ask(observed, todo, memory)
         refusals = {place: each.refusal for place, each in memory.refused.items()}
-        step = self._plan(observed, memory)
+        step = memory.todo(observed, self._settings)
         told = tell(replace(observed, refusals=refusals), step, datetime.now(UTC))
         written = await self._report(key, body, told, done)
         if failure is not None:
@@ -109,18 +110,6 @@ class Reconciler:
             memory.resync_at = self._next_resync()
         return memory
 
-    def _plan(self, observed: Observed, memory: Memory) -> Plan:
-        """What to do. That all is well stays true until something that it follows from changes."""
-        basis = _basis(observed)
-        if memory.planned is not None and memory.planned[0] == basis:
-            return memory.planned[1]
-        found = plan(observed, self._settings)
-        unplaced = any(pod.unschedulable is not None for pod in observed.pods)
-        waits = unplaced or found.route.due_s is not None
-        lasts = not (found.actions or found.marks or waits)  # else time may change it
-        memory.planned = (basis, found) if lasts else None
-        return found
-
     async def _observe(self, key: Key, body: Manifest, memory: Memory) -> tuple[Observed, Plan]:
         """What is there, and what is to be done about it."""
         children, pods = self._store.children(key, PLACES), self._store.pods(key)
@@ -142,14 +131,14 @@ class Reconciler:
             autoscaler=memory.autoscaler,
             marks_refused=memory.marks_refused,
         )
-        todo = self._plan(observed, memory)
+        todo = memory.todo(observed, self._settings)
         age_s = _autoscalers_age_s(observed, todo)
         rival = await self._autoscalers.rival(key, todo.scaling, age_s, memory.autoscaler)
         memory.autoscaler, memory.ask_again_s = rival.found, rival.ask_again_s
         unknown = rival.ask_again_s is not None
         if unknown or rival.found != observed.autoscaler:
             observed = replace(observed, autoscaler=rival.found, autoscalers_unknown=unknown)
-            todo = self._plan(observed, memory)
+            todo = memory.todo(observed, self._settings)
         # The watches tell only of objects with our label, and a moment late: before a child is
         # created, look whether its name is really free.
         places = [each.place for each in todo.actions if _creates(each)]
@@ -158,7 +147,7 @@ class Reconciler:
         if not held:
             return observed, todo
         observed = replace(observed, children={**children, **held})
-        return observed, self._plan(observed, memory)
+        return observed, memory.todo(observed, self._settings)
 
     async def _read(self, place: str, key: Key) -> Manifest | None:
         return await self._cluster.read(kind_of(place), _key_at(place, key))
@@ -208,7 +197,7 @@ class Reconciler:
 
     def _tell_of(self, key: Key, before: Decision | None, decision: Decision | None) -> None:
         if decision is None:
-            self._metrics.unscaled(key)
+            self._metrics.services.desired(key, None)
         elif decision is not before:
             self._metrics.decided(key, decision)
             changed = before is None or before.replicas != decision.replicas
@@ -310,9 +299,7 @@ class Reconciler:
         ready = condition(told.status, ConditionType.READY)
         before = condition(body.get("status") or {}, ConditionType.READY)
         pods = condition(told.status, ConditionType.WORKLOAD_READY)
-        on_its_way = pods["reason"] in (Reason.PROGRESSING, Reason.DOWNLOADING)
-        missing = told.missing if on_its_way else max(1, told.missing)
-        self._metrics.service(key, (ready["status"], pods["status"]), missing)
+        self._metrics.services.ready(key, _readiness(ready, pods, told.missing))
         news = [
             *events.of_actions(done),
             *events.of_transitions(told.transitions),
@@ -342,25 +329,11 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         self._memories.pop(key, None)
         self._readers.routers.listen(key, ())
-        self._metrics.unscaled(key)
-        self._metrics.service(key, None)
+        self._metrics.services.forget(key)
 
     def _next_resync(self) -> float:
         period_s = self._settings.resync_seconds
         return time.monotonic() + period_s * random.uniform(0.8, 1.2)
-
-
-def _basis(observed: Observed) -> object:
-    """What a plan follows from: what the watches have told, and what they do not tell."""
-    return (
-        observed.changed,
-        tuple(child["metadata"]["uid"] for child in observed.children.values()),
-        None if observed.decision is None else observed.decision.replicas,
-        observed.cheapest,
-        observed.autoscaler,
-        observed.autoscalers_unknown,
-        observed.marks_refused,
-    )
 
 
 def _autoscalers_age_s(observed: Observed, todo: Plan) -> float | None:
@@ -369,6 +342,17 @@ def _autoscalers_age_s(observed: Observed, todo: Plan) -> float | None:
         return 0.0
     scaled = todo.scaling is not None or observed.autoscaler is not None
     return AUTOSCALERS_KNOWN_S if scaled else None
+
+
+def _readiness(ready: Manifest, pods: Manifest, missing: int) -> Readiness:
+    """What these conditions say; pods that should serve and cannot count as one at least."""
+    on_its_way = pods["reason"] in (Reason.PROGRESSING, Reason.DOWNLOADING)
+    return Readiness(
+        ready=ready["status"],
+        workload_ready=pods["status"],
+        missing=missing if on_its_way else max(1, missing),
+        suspended=ready["reason"] == Reason.SUSPENDED,
+    )
 
 
 def _lacks_secret(observed: Observed, todo: Plan) -> bool:

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from aweigh_operator.cluster import RESOURCES, ApiError, Cluster
+from aweigh_operator.cluster import ApiError, Cluster
 from aweigh_operator.observe import Key
+from aweigh_operator.resources import RESOURCES
 from aweigh_operator.store import Store
 
 KNOWN_S = 60.0  # for the watches to tell of everything

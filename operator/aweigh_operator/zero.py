@@ -6,7 +6,7 @@ pods have served last the Deployment notes, so that a restarted operator wakes n
 
 from aweigh_api import names
 from aweigh_api.scaling import Scaling
-from aweigh_operator import troubles
+from aweigh_operator import rollout, troubles
 from aweigh_operator.observe import Observed
 
 
@@ -20,8 +20,7 @@ def note(observed: Observed, made_from: str, scaling: Scaling | None) -> str | N
     """
     if scaling is None or not scaling.to_zero:
         return None
-    serves = any(pod.ready and pod.template_hash == made_from for pod in observed.live_pods)
-    return made_from if serves else _noted(observed)
+    return made_from if _serves(observed, made_from) else _noted(observed)
 
 
 def shown(observed: Observed, made_from: str | None, replicas: int) -> bool:
@@ -34,6 +33,22 @@ def shown(observed: Observed, made_from: str | None, replicas: int) -> bool:
     """
     if replicas == 0:
         return _noted(observed) == made_from
+    return _serves(observed, made_from)
+
+
+def blocked(observed: Observed, made_from: str | None) -> bool:
+    """Whether nothing but want of room keeps new pods away, while old ones have their places.
+
+    Args:
+        observed: the service now.
+        made_from: hash of what its pods shall be made from.
+    """
+    placed = any(pod.scheduled and pod.template_hash == made_from for pod in observed.live_pods)
+    return not placed and rollout.blocked(observed, made_from) is not None
+
+
+def _serves(observed: Observed, made_from: str | None) -> bool:
+    """Whether one does, and not just for the moment between two crashes."""
     return any(
         pod.template_hash == made_from and troubles.steady(pod, observed)
         for pod in observed.live_pods

@@ -12,7 +12,7 @@ from aweigh_api import names
 from aweigh_api.router_state import RouterState
 from aweigh_api.state import State
 from aweigh_operator import events
-from aweigh_operator.cluster import RESOURCES, ApiError
+from aweigh_operator.cluster import ApiError
 from aweigh_operator.compare import ATOMIC, MERGED
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Autoscaler, Key, Manifest, Pod, Waiting
@@ -20,6 +20,7 @@ from aweigh_operator.places import PLACES, kind_of, name_at
 from aweigh_operator.readers import Readers
 from aweigh_operator.reconcile import Reconciler
 from aweigh_operator.replicas import Mark
+from aweigh_operator.resources import RESOURCES
 from aweigh_operator.settings import Settings
 from aweigh_operator.store import Store
 from aweigh_operator.sweep import sweep

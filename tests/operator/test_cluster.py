@@ -14,6 +14,7 @@ from aweigh_api import crd, names
 from aweigh_operator import cluster, main
 from aweigh_operator.cluster import ApiError, ApiServer
 from aweigh_operator.observe import Autoscaler, Waiting
+from aweigh_operator.resources import RESOURCES
 from tests.operator import fakes
 from tests.operator.fakes import KEY
 
@@ -290,7 +291,7 @@ async def test_an_operator_waits_for_an_api_server_that_comes_up(
     monkeypatch.setattr(main, "ACCESS_RETRY_S", 0.01)
     answers.status, answers.recovers_after = 503, 3
     await main.check_access(api, SETTINGS)
-    assert len(answers.asked) == len(cluster.RESOURCES) + 3
+    assert len(answers.asked) == len(RESOURCES) + 3
 
 
 def published(schema: Any) -> Any:
@@ -369,5 +370,5 @@ async def test_an_operator_looks_at_every_resource_in_its_namespaces_only(
 ) -> None:
     await main.check_access(api, SETTINGS)
     paths = [path for _, path, _, _ in answers.asked]
-    assert len(paths) == len(cluster.RESOURCES)
+    assert len(paths) == len(RESOURCES)
     assert all("/namespaces/team/" in path for path in paths)

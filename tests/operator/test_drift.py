@@ -56,6 +56,21 @@ async def test_a_variable_that_somebody_sets_is_told_until_it_is_gone() -> None:
     assert operator.condition("SpecValid")[:2] == ("True", "Valid")
 
 
+@pytest.mark.parametrize("place", ["Deployment", "Deployment-router"])
+async def test_only_pods_that_get_the_template_are_sent_there(place: str) -> None:
+    operator = await settled()
+
+    def set_env(body: Manifest) -> None:
+        pods(body)["containers"][0].setdefault("env", []).append({"name": "DEBUG", "value": "1"})
+
+    operator.cluster.edit(place, set_env)
+    await operator.settle()
+    name = at(place)[1].name
+    _, _, message = operator.condition("SpecValid")
+    assert f"take it away with `kubectl edit deployment {name}`" in message
+    assert ("belongs into `template`" in message) is (place == "Deployment")
+
+
 async def test_what_somebody_added_is_kept_and_told_through_a_rollout_of_ours() -> None:
     operator = await settled()
 

@@ -10,6 +10,7 @@ import pytest
 from aiohttp.test_utils import unused_port
 
 from aweigh_operator import logs
+from aweigh_operator.gauges import Readiness
 from aweigh_operator.health import Health
 from aweigh_operator.metrics import Metrics
 from aweigh_operator.observe import Key
@@ -144,10 +145,10 @@ async def test_probes_and_metrics_are_served_on_ports_of_their_own() -> None:
 def test_the_gauge_of_services_follows_each_of_them() -> None:
     metrics = Metrics()
     one, other = Key("team", "a"), Key("team", "b")
-    metrics.service(one, ("False", "False"))
-    metrics.service(other, ("False", "False"))
-    metrics.service(one, ("True", "False"))
-    metrics.service(other, None)
+    metrics.services.ready(one, Readiness("False", "False"))
+    metrics.services.ready(other, Readiness("False", "False"))
+    metrics.services.ready(one, Readiness("True", "False"))
+    metrics.services.forget(other)
     text = metrics.text().decode()
     gauge = "aweigh_operator_inference_services"
     assert f'{gauge}{{ready="True",workload_ready="False"}} 1.0' in text
@@ -157,15 +158,19 @@ def test_the_gauge_of_services_follows_each_of_them() -> None:
 def test_a_service_that_lacks_pods_has_a_series_of_its_own_for_as_long() -> None:
     metrics = Metrics()
     key, gauge = Key("team", "a"), 'aweigh_operator_missing_pods{name="a",namespace="team"}'
-    metrics.service(key, ("True", "False"), 2)
+    lacking = Readiness("True", "False", missing=1)
+    metrics.services.ready(key, Readiness("True", "False", missing=2))
     assert f"{gauge} 2.0" in metrics.text().decode()
-    for over in (("True", "True"), ("False", "False"), None):
-        metrics.service(key, over)
+    for over in (Readiness("True", "True"), Readiness("False", "False")):
+        metrics.services.ready(key, over)
         assert gauge not in metrics.text().decode()
-        metrics.service(key, ("True", "False"))  # all serve, and are replaced
+        metrics.services.ready(key, Readiness("True", "False"))  # all serve, and are replaced
         assert gauge not in metrics.text().decode()
-        metrics.service(key, ("True", "False"), 1)
+        metrics.services.ready(key, lacking)
         assert f"{gauge} 1.0" in metrics.text().decode()
+    metrics.services.forget(key)
+    assert gauge not in metrics.text().decode()
+    metrics.services.ready(key, lacking)
     metrics.leads(False)
     assert gauge not in metrics.text().decode()
 
@@ -173,13 +178,16 @@ def test_a_service_that_lacks_pods_has_a_series_of_its_own_for_as_long() -> None
 def test_a_service_that_is_not_ready_has_a_series_of_its_own_for_as_long() -> None:
     metrics = Metrics()
     key, series = Key("team", "a"), 'aweigh_operator_not_ready{name="a",namespace="team"} 1.0'
-    for over in (("True", "False"), ("True", "True"), None):
-        metrics.service(key, ("False", "False"))
+    for over in (Readiness("True", "False"), Readiness("True", "True")):
+        metrics.services.ready(key, Readiness("False", "False"))
         assert series in metrics.text().decode()
-        metrics.service(key, over)
+        metrics.services.ready(key, over)
         assert series not in metrics.text().decode()
-    metrics.service(key, ("Unknown", "False"))
+    metrics.services.ready(key, Readiness("Unknown", "False"))
     assert series in metrics.text().decode()
+    metrics.services.forget(key)
+    assert series not in metrics.text().decode()
+    metrics.services.ready(key, Readiness("Unknown", "False"))
     metrics.leads(False)
     assert series not in metrics.text().decode()
 

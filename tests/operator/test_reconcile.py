@@ -131,6 +131,23 @@ async def test_how_many_pods_a_service_lacks_is_measured_until_all_serve() -> No
     assert gauge not in operator.metrics.text().decode()
 
 
+@pytest.mark.parametrize("no_pods", [{"suspend": True}, {"replicas": 0}])
+async def test_a_service_that_shall_not_run_is_not_measured_as_one_that_is_not_ready(
+    no_pods: Manifest,
+) -> None:
+    operator = Operator(cluster_with())
+    await operator.settle()
+    series = 'aweigh_operator_not_ready{name="chat",namespace="team"}'
+    assert series in operator.metrics.text().decode()  # its pod has not come yet
+    set_spec(operator.cluster, **no_pods)
+    await operator.settle()
+    assert operator.condition("Ready")[:2] == ("False", "Suspended")
+    assert series not in operator.metrics.text().decode()
+    set_spec(operator.cluster, suspend=False, replicas=1)
+    await operator.settle()
+    assert series in operator.metrics.text().decode()
+
+
 async def test_the_disruption_budget_goes_when_one_pod_is_left() -> None:
     operator = Operator(cluster_with({"replicas": 2}))
     await operator.settle()

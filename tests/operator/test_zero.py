@@ -20,6 +20,9 @@ UP_AND_DOWN: Manifest = {
     "restarts": 4,
     "last": {"exitCode": 1, "reason": "Error"},
 }
+POD, OLD = Key(KEY.namespace, "chat-0"), Key(KEY.namespace, "chat-old")
+NO_ROOM = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+WRONG_NODES = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector."
 
 
 class World:
@@ -38,6 +41,11 @@ class World:
     def size(self) -> int:
         size: int = self.cluster.objects["Deployment", KEY]["spec"]["replicas"]
         return size
+
+    @property
+    def noted(self) -> Manifest:
+        found: Manifest = self.cluster.objects["Deployment", KEY]["metadata"]["annotations"]
+        return found
 
     async def pass_(self, seconds: float) -> None:
         for _ in range(round(seconds / 5)):
@@ -93,6 +101,37 @@ class World:
     def conditions(self) -> dict[str, tuple[str, str]]:
         told: list[Manifest] = self.operator.status()["conditions"]
         return {each["type"]: (each["status"], each["reason"]) for each in told}
+
+
+class FullWorld(World):
+    """One that has room for a single pod, and whose controllers see only how a step has ended."""
+
+    message = NO_ROOM  # why no node takes another one
+
+    async def step(self) -> None:
+        self.run_pods()
+        self.tell()
+        while await self.operator.reconcile() == 0.0:
+            pass
+
+    def run_pods(self) -> None:
+        objects = self.cluster.objects
+        before = objects.get(("Pod", OLD)) or objects.get(("Pod", POD))
+        super().run_pods()
+        new = objects.get(("Pod", POD))
+        if before is None or new is None or hash_of(before) == hash_of(new):
+            return
+        before["metadata"] |= {"name": OLD.name, "uid": f"uid-of-{OLD.name}"}
+        self.cluster.put(before)
+        scheduled = {"reason": "Unschedulable", "message": self.message}
+        scheduled |= {"type": "PodScheduled", "status": "False"}
+        waiting = fakes.pod(POD.name, scheduled=scheduled)["status"]
+        self.cluster.put({**new, "status": waiting})
+
+
+def hash_of(pod: Manifest) -> str:
+    found: str = pod["metadata"]["annotations"][names.TEMPLATE_HASH]
+    return found
 
 
 async def asleep(clock: Clock) -> World:
@@ -196,6 +235,31 @@ async def test_a_service_that_has_never_served_keeps_its_pod_and_says_why(
     assert world.conditions()["Ready"] == ("True", "ScaledToZero")
 
 
+async def test_what_is_up_for_a_moment_between_two_crashes_has_not_served(clock: Clock) -> None:
+    world = World(clock)
+    world.broken = UP_AND_DOWN
+    await world.pass_(60)
+    world.cluster.edit(names.KIND, lambda body: body["spec"].update(suspend=True))
+    await world.pass_(10)
+    assert world.size == 0
+    world.cluster.edit(names.KIND, lambda body: body["spec"].pop("suspend"))
+    await world.pass_(10)
+    assert await world.ready_for(120) == {("False", "CrashLooping")}
+    assert world.size == 1
+
+
+async def test_a_pod_that_crashes_no_more_has_served_once_that_is_seen(clock: Clock) -> None:
+    world = World(clock)
+    world.broken = UP_AND_DOWN
+    await world.pass_(10)
+    seen = []
+    for _ in range(8):
+        clock.now_s += 5
+        await world.operator.reconcile(catch_up=False)  # nobody tells anything
+        seen.append((world.conditions()["Ready"][0], names.SERVED in world.noted))
+    assert set(seen) == {("False", False), ("True", True)}
+
+
 async def test_a_changed_spec_shows_once_that_it_serves_before_it_sleeps(clock: Clock) -> None:
     world = await asleep(clock)
     other = {"uri": "builtin://helmsman-80m"}
@@ -250,3 +314,38 @@ async def test_a_service_made_suspended_shows_once_that_it_serves(clock: Clock) 
     world.cluster.edit(names.KIND, lambda body: body["spec"].pop("suspend"))
     await world.step()
     assert world.size == 1
+
+
+async def test_where_there_is_room_for_one_pod_a_changed_spec_comes_once_nothing_is_asked(
+    clock: Clock,
+) -> None:
+    world = FullWorld(clock)
+    await world.pass_(30)
+    other = {"uri": "builtin://helmsman-80m"}
+    world.cluster.edit(names.KIND, lambda body: body["spec"].update(model=other))
+    for _ in range(5):
+        world.arrived += 1
+        await world.pass_(45)
+        assert ("Pod", OLD) in world.cluster.objects
+    assert world.conditions()["Ready"] == ("True", "RolloutBlocked")
+    wanted = hash_of(world.cluster.objects["Pod", POD])
+    assert world.noted[names.SERVED] != wanted
+    await world.pass_(120)
+    assert world.size == 0
+    assert world.noted[names.SERVED] == wanted
+    assert world.conditions()["Ready"] == ("True", "ScaledToZero")
+    newest = world.operator.status()["scaling"]["history"][:3]
+    assert [each["toReplicas"] for each in newest] == [0, 1, 0]
+    assert "the new pod finds no room beside the old one" in newest[-1]["message"]
+
+
+async def test_no_pod_goes_for_one_that_finds_no_node_even_then(clock: Clock) -> None:
+    world = FullWorld(clock)
+    world.message = WRONG_NODES
+    await world.pass_(30)
+    other = {"uri": "builtin://helmsman-80m"}
+    world.cluster.edit(names.KIND, lambda body: body["spec"].update(model=other))
+    await world.pass_(300)
+    assert world.size == 1
+    assert ("Pod", OLD) in world.cluster.objects
+    assert world.conditions()["Ready"] == ("True", "Unschedulable")

@@ -84,7 +84,7 @@ def decide(memory: Memory, look: Look, rules: Rules) -> tuple[Memory, Decision]:
 
 def _at_none(look: Look) -> Decision:
     waiting = look.queue
-    if not waiting and not look.shown:
+    if not waiting and look.untried:
         sentence = "0 → 1 pods: what the spec asks for has not served yet, and shall once"
         return Decision(1, Reason.SETTLING, sentence)
     if not waiting:
@@ -96,13 +96,16 @@ def _at_none(look: Look) -> Decision:
 def _to_none(memory: Memory, look: Look, rules: Rules) -> Decision | None:
     """No pod, where nothing was asked for long enough; None: something is, or may be.
 
-    Pods that cannot serve stay, so that it is told why; as does one that is to replace others.
+    Pods that cannot serve stay, so that it is told why; as do old ones until new ones serve, unless
+    these only lack the room of those: then they come next.
     """
     lasted_s = idle.lasted_s(memory.idle, look)
-    never = rules.idle_s is None or rules.down.select is Select.DISABLED or not look.shown
+    never = rules.idle_s is None or rules.down.select is Select.DISABLED
+    never = never or not (look.shown or look.blocked)
     if lasted_s is None or never or lasted_s < (rules.idle_s or 0.0):
         return None
-    sentence = f"{look.replicas} → 0 pods: nothing was asked for {lasted_s:.0f} s"
+    room = "" if look.shown else ", and the new pod finds no room beside the old one"
+    sentence = f"{look.replicas} → 0 pods: nothing was asked for {lasted_s:.0f} s{room}"
     return Decision(0, Reason.SCALED_TO_ZERO, sentence)
 
 

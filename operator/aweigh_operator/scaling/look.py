@@ -43,11 +43,21 @@ class Look:
     pods: Sequence[Pod]
     routers: Sequence[Router] | None = None  # None: requests go straight to the pods
     shown: bool = True  # what the spec asks for serves, or did before the last pod went
+    blocked: bool = False  # new pods find no room that old ones do not have
 
     @property
     def serving(self) -> list[Pod]:
         """Pods that take requests."""
         return [pod for pod in self.pods if pod.ready_for_s is not None]
+
+    @property
+    def untried(self) -> bool:
+        """No pod is there, and what the spec asks for has not served.
+
+        While old ones still go, their Deployment may not be asked for another: its controller might
+        never see that there shall be none of them.
+        """
+        return self.replicas == 0 and not self.shown and not self.pods
 
     @property
     def queue(self) -> int:
