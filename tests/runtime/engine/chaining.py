@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from aweigh_kernels import draft_line
 from aweigh_kernels.draft_line import Lines, Read
 from aweigh_runtime.engine.request import Request
+from aweigh_runtime.engine.scheduler import Lookahead
 from aweigh_runtime.engine.speculation.candidates import Candidates
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.chains import Behind, Chained
@@ -27,6 +29,31 @@ def draft_four(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Speculator, "lookahead", lambda self, *_: partial(wanted, self))
     monkeypatch.setattr(Candidates, "expected", lambda *_: FOUR)
+
+
+def draft_unequally(monkeypatch: pytest.MonkeyPatch, dice: int, longest: int) -> None:
+    """They draft another number in each step and for each answer, and in some steps nothing.
+
+    How many an answer may want next, and how many it does want then, are numbers of their own.
+    """
+    steps = count()
+
+    def thrown(*which: int) -> int:
+        number = hash((dice, *which))
+        return 1 + number // 10 % longest if number % 10 else 0
+
+    def wanted(speculator: Speculator, request: Request) -> int:
+        speculator._candidates.wanted(request)
+        return thrown(0, request.id, len(request.tokens))
+
+    def lookahead(speculator: Speculator, *_: object) -> Lookahead | None:
+        return partial(wanted, speculator) if thrown(1, next(steps)) else None
+
+    def expected(candidates: Candidates, request: Request) -> int:
+        return thrown(2, request.id, len(request.tokens))
+
+    monkeypatch.setattr(Speculator, "lookahead", lookahead)
+    monkeypatch.setattr(Candidates, "expected", expected)
 
 
 class Steps:

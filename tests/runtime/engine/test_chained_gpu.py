@@ -1,5 +1,6 @@
 """A real model and its draft on a GPU, of which the host reads nothing between the two."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.gpu
 
 GREEDY = Sampling(temperature=0)
 ANSWER = 100
+BEGINNING = 20  # tokens: of three chains at least
 
 
 def built(draft: str) -> Engine:
@@ -57,14 +59,28 @@ def chained_of(engine: Engine) -> ChainedDrafts:
 
 
 @pytest.mark.parametrize("count", [1, 5, 16])
-def test_answers_are_those_without_drafts(running: Engine, count: int) -> None:
+def test_answers_are_those_without_drafts(
+    running: Engine, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
     speculator, running._speculator = running._speculator, None
     plain = texts(run(running, asked(count)))
     running._speculator = speculator
+    draft_four(monkeypatch)
+    chained, rounds = chained_of(running), []
+
+    def noted(tokens: Sequence[Sequence[int]], kept: Sequence[int]) -> None:
+        rounds.append(len(tokens))
+        told(tokens, kept)
+
+    told = chained.told
+    monkeypatch.setattr(chained, "told", noted)
     found = texts(run(running, asked(count)))
+    assert rounds.count(count) >= BEGINNING // 5  # chains of all of them together
     assert [len(found[id]) for id in range(count)] == [ANSWER] * count
+    begins = sum(found[id][:BEGINNING] == plain[id][:BEGINNING] for id in range(count))
+    assert begins >= count - count // 4  # steps of other sizes round otherwise,
     same = sum(found[id] == plain[id] for id in range(count))
-    assert same >= count - 1 - count // 4  # steps of other sizes round otherwise
+    assert same >= count - 1 - count // 4  # and what has become another answer stays one
 
 
 def test_nearly_all_that_a_draft_like_the_model_says_stays(

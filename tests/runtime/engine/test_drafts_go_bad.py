@@ -19,8 +19,7 @@ from aweigh_runtime.engine.speculation.proposer import Asked, Proposal
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.step_inputs import Tokens
-from tests.runtime.engine.machine import answer, next_token
-from tests.runtime.engine.test_speculation import (
+from tests.runtime.engine.drafting import (
     draft_model,
     engine,
     never_right,
@@ -28,6 +27,7 @@ from tests.runtime.engine.test_speculation import (
     submission,
     texts,
 )
+from tests.runtime.engine.machine import answer, next_token
 
 GOOD_S = 40.0
 OFF_S = 10.0  # two windows: the first one may have begun while drafts were good

@@ -104,6 +104,7 @@ def counted(counters: Counters) -> tuple[int, ...]:
     return counters.generated_tokens, counters.decode_tokens, counters.computed_prompt_tokens
 
 
+Arrival = tuple[int, list[int], int, Sampling, set[int], int | None]
 PROMPTS = [stem[:length] for stem in ([1, 2, 1] * 5, [0] * 15) for length in (3, 4, 7, 10, 15)]
 ARRIVALS = st.lists(
     st.tuples(
@@ -130,11 +131,14 @@ POOLS = st.fixed_dictionaries(
 @settings(max_examples=80, deadline=None)
 @given(ARRIVALS, POOLS, st.frozensets(st.integers(8, 24), max_size=3), st.booleans())
 def test_answers_are_the_same_as_those_of_steps_one_by_one(
-    arrivals: list[tuple[int, list[int], int, Sampling, set[int], int | None]],
-    pool: dict[str, int],
-    broken: frozenset[int],
-    drafts: bool,
+    arrivals: list[Arrival], pool: dict[str, int], broken: frozenset[int], drafts: bool
 ) -> None:
+    speculator = Speculator([NGram()], longest=3) if drafts else None
+    models = Hashing(broken), Hashing(broken)
+    expect_the_same(traffic_of(arrivals), models, speculator, pool)
+
+
+def traffic_of(arrivals: Sequence[Arrival]) -> Traffic:
     traffic, now = Traffic(), 0
     for id, (gap, prompt, length, sampling, stops, patience) in enumerate(arrivals):
         now += gap
@@ -143,22 +147,32 @@ def test_answers_are_the_same_as_those_of_steps_one_by_one(
         traffic.submitted.setdefault(now, []).append(new)
         if patience is not None:
             traffic.aborted.setdefault(now + patience, []).append(id)
-    gone = {id for ids in traffic.aborted.values() for id in ids}
+    return traffic
 
+
+def expect_the_same(
+    traffic: Traffic,
+    models: tuple[Hashing, Hashing],
+    speculator: Speculator | None,
+    pool: dict[str, int],
+) -> list[Stepped]:
+    """Of an engine that takes step by step, and of one that runs ahead: what this has reported."""
+    gone = {id for ids in traffic.aborted.values() for id in ids}
     found = []
-    for ahead in (False, True):
-        drafting = Speculator([NGram()], longest=3) if ahead and drafts else None
-        running = engine(Hashing(broken), ahead=ahead, speculator=drafting, **pool)
+    for model, ahead in zip(models, (False, True), strict=True):
+        drafting = speculator if ahead else None
+        running = engine(model, ahead=ahead, speculator=drafting, **pool)
         reports = play(running, fresh(traffic))
         found.append(told(reports))
         assert (reports[-1].running, reports[-1].waiting, reports[-1].kv.held) == (0, 0, 0)
     plain, ahead_of_it = found
-    for id in range(len(arrivals)):
-        if id not in gone:
-            assert ahead_of_it[id] == plain[id]
-        elif id in plain and id in ahead_of_it:
-            shorter = min(plain[id][0], ahead_of_it[id][0], key=len)
-            assert plain[id][0][: len(shorter)] == ahead_of_it[id][0][: len(shorter)]
+    for each in (each for those in traffic.submitted.values() for each in those):
+        if each.id not in gone:
+            assert ahead_of_it[each.id] == plain[each.id]
+        elif each.id in plain and each.id in ahead_of_it:
+            shorter = min(plain[each.id][0], ahead_of_it[each.id][0], key=len)
+            assert plain[each.id][0][: len(shorter)] == ahead_of_it[each.id][0][: len(shorter)]
+    return reports
 
 
 def test_an_engine_that_may_draft_is_ahead_in_every_step_that_drafts_nothing() -> None:

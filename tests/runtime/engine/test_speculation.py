@@ -1,10 +1,7 @@
 """Drafts change how soon an answer comes, never what it says; drafters read what is theirs."""
 
-import hashlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -12,144 +9,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aweigh_runtime.engine.history import History
-from aweigh_runtime.engine.loop import Engine
-from aweigh_runtime.engine.messages import Output, Sampling, Speculation, Stepped, Submission, Work
+from aweigh_runtime.engine.messages import Sampling, Speculation, Submission, Work
 from aweigh_runtime.engine.repeats import LONGEST, PLACES, SHORTEST, Index
 from aweigh_runtime.engine.request import Request
-from aweigh_runtime.engine.sampling.choice import Sampler
 from aweigh_runtime.engine.sampling.verification import Drafted
 from aweigh_runtime.engine.scheduler import Part
-from aweigh_runtime.engine.speculation.draft_model import DraftModel
-from aweigh_runtime.engine.speculation.frame import Frame
 from aweigh_runtime.engine.speculation.ngram import NGram
 from aweigh_runtime.engine.speculation.proposer import Asked, Proposal, Proposer
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.chunks import Chunk
 from aweigh_runtime.model.step_inputs import Tokens
-from tests.runtime.engine.chaining import Steps, draft_four
-from tests.runtime.engine.machine import VOCABULARY, answer, next_token, scheduler
-from tests.runtime.engine.test_loop import NoCompiler, no_copies
-
-BLOCK_TOKENS = 4
-CPU = torch.device("cpu")
-Next = Callable[[list[int]], int]
-
-
-@dataclass
-class Remembering:
-    """A model whose keys and values are the tokens themselves: it notices what is not its own."""
-
-    following: Next
-    cells: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
-    tokens_read: int = 0
-
-    def __call__(self, tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
-        assert not isinstance(tokens, torch.Tensor)
-        histories = []
-        first = 0
-        for chunk in chunks:  # all of a step's cells are written before any is read
-            new = list(tokens[first : first + chunk.num_tokens])
-            first += chunk.num_tokens
-            before = self.cells[self._place(chunk, chunk.start - 1)] if chunk.start else ()
-            for offset, position in enumerate(range(chunk.start, chunk.end)):
-                self.cells[self._place(chunk, position)] = (*before, *new[: offset + 1])
-            self.tokens_read += chunk.num_tokens
-        rows = []
-        for chunk in chunks:
-            whole = self.cells[self._place(chunk, chunk.end - 1)]
-            assert len(whole) == chunk.end
-            for position in range(chunk.end):
-                cell = self.cells.get(self._place(chunk, position))
-                assert cell == whole[: position + 1], f"position {position} is not its own"
-            histories += [whole[: chunk.end - back] for back in reversed(range(chunk.num_logits))]
-        rows = [self.following(list(history)) for history in histories]
-        logits = torch.nn.functional.one_hot(torch.tensor(rows, dtype=torch.int64), VOCABULARY)
-        return 4.0 * logits.float()
-
-    def _place(self, chunk: Chunk, position: int) -> tuple[int, int]:
-        return chunk.blocks[position // BLOCK_TOKENS], position % BLOCK_TOKENS
-
-
-def mostly_right(tokens: list[int]) -> int:
-    dice = hashlib.sha256(repr(tokens).encode()).digest()[1]
-    return next_token(tokens) if dice < 190 else dice % VOCABULARY
-
-
-def never_right(tokens: list[int]) -> int:
-    return (next_token(tokens) + 1) % VOCABULARY
-
-
-def frame(step_tokens: int = 32) -> Frame:
-    return Frame(
-        vocab_size=VOCABULARY,
-        block_tokens=BLOCK_TOKENS,
-        max_model_len=256,
-        step_tokens=step_tokens,
-        device=CPU,
-    )
-
-
-def draft_model(
-    following: Next, step_tokens: int = 32, *, chained: int = 0
-) -> tuple[DraftModel, Remembering]:
-    """`chained`: tokens of chains that it may draft; 0: none."""
-    model = Remembering(following)
-    name = following.__name__
-    chain = Steps(model, VOCABULARY, BLOCK_TOKENS, longest=chained) if chained else None
-    forward = partial(in_list, model)
-    return DraftModel(name, forward, frame(step_tokens), chain), model
-
-
-def in_list(model: Remembering, tokens: Tokens, chunks: Sequence[Chunk]) -> torch.Tensor:
-    return model(listed(tokens), chunks)
-
-
-def listed(tokens: Tokens) -> Sequence[int]:
-    return tokens.tolist() if isinstance(tokens, torch.Tensor) else tokens
-
-
-def engine(
-    proposers: Sequence[Proposer],
-    longest: int = 4,
-    failure: Speculation | None = None,
-    **memory: int,
-) -> Engine:
-    line = scheduler(**{"block_tokens": BLOCK_TOKENS, **memory})  # type: ignore[arg-type]
-    speculator = (
-        Speculator(proposers, longest, None, [failure] if failure else []) if proposers else None
-    )
-    target = partial(in_list, Remembering(next_token))
-    return Engine(line, target, Sampler(VOCABULARY), NoCompiler(), no_copies, speculator)
-
-
-def submission(id: int, prompt: list[int], max_tokens: int, **fields: object) -> Submission:
-    sampling = fields.pop("sampling", Sampling(temperature=0))
-    prompt = list(prompt)  # the engine appends to it
-    return Submission(id, prompt, max_tokens, [], sampling, **fields)  # type: ignore[arg-type]
-
-
-def run(running: Engine, work: Sequence[Work]) -> list[Stepped]:
-    reports = []
-    for each in work:
-        running.take(each)
-        reports.append(running.step())
-    while running.patience_s == 0:
-        reports.append(running.step())
-    return reports
-
-
-def texts(reports: list[Stepped]) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for report in reports:
-        assert not report.failures
-        for output in report.outputs:
-            found.setdefault(output.id, []).extend(output.tokens)
-    return found
-
-
-def outputs(reports: list[Stepped]) -> list[Output]:
-    return [output for report in reports for output in report.outputs]
-
+from tests.runtime.engine.drafting import (
+    draft_model,
+    engine,
+    listed,
+    mostly_right,
+    never_right,
+    outputs,
+    run,
+    submission,
+    texts,
+)
+from tests.runtime.engine.machine import VOCABULARY, answer, next_token
 
 REQUESTS = st.lists(
     st.tuples(
@@ -221,75 +102,6 @@ def bounded(id: int) -> Sampling:
     return Sampling(temperature=0, min_tokens=4 * (id % 3))
 
 
-def test_drafts_go_on_before_the_host_has_read_what_became_of_the_last() -> None:
-    model = Remembering(next_token)
-    longest = -(-(3 + 80) // BLOCK_TOKENS)  # blocks of the whole answer
-    chain = Steps(model, VOCABULARY, BLOCK_TOKENS, longest=4, width=longest)
-    drafter = DraftModel("chained", partial(in_list, model), frame(), chain)
-    running = engine([drafter], num_blocks=64)
-    running.runs_ahead = True
-    reports = run(running, [Work([submission(1, [0, 1, 2], 80)], [])])
-    counters = reports[-1].counters
-    assert texts(reports)[1] == answer([0, 1, 2], 80)
-    assert counters.accepted_tokens == counters.drafted_tokens > 50
-    assert chain.begun <= 2  # after plain steps, which are measured now and then
-    assert chain.went_on >= 79 // 5 - 2
-    told = reports[-1].speculation
-    assert told is not None
-    assert told.state != "failed", told.message  # to the answer's end
-
-
-def test_an_answer_that_has_room_for_no_more_leaves_the_others_their_chains(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """They end one after the other, each with a step in which it may draft nothing."""
-    draft_four(monkeypatch)
-    model = Remembering(next_token)
-    chain = Steps(model, VOCABULARY, BLOCK_TOKENS, longest=4)
-    drafter = DraftModel("chained", partial(in_list, model), frame(), chain)
-    running = engine([drafter], num_blocks=200)
-    running.runs_ahead = True
-    prompts = {0: [0, 1, 2], 1: [1, 0, 2], 2: [2, 2, 0], 3: [2, 1, 1], 4: [1, 2, 0]}
-    started = [submission(id, prompt, 37 + 5 * id) for id, prompt in prompts.items()]
-    reports = run(running, [Work(started, [])])
-    assert texts(reports) == {id: answer(each, 37 + 5 * id) for id, each in prompts.items()}
-    counters = reports[-1].counters
-    assert counters.accepted_tokens == counters.drafted_tokens > 150
-    assert chain.begun == 1
-    assert chain.went_on >= 57 // 5 - 1
-
-
-def test_a_chain_that_an_answer_has_left_behind_is_not_taken_for_its_draft() -> None:
-    """Who comes meanwhile has a prompt, and in that step the host looks at drafts."""
-    drafter, _ = draft_model(next_token, chained=4)
-    running = engine([drafter], num_blocks=64)
-    running.runs_ahead = True
-    work = [Work([submission(1, [0, 1, 2], 90)], []), *[Work([], [])] * 12]
-    work += [Work([submission(2 + id, [1, 1, id], 1)], []) for id in range(3)]
-    reports = run(running, work)
-    counters = reports[-1].counters
-    assert texts(reports)[1] == answer([0, 1, 2], 90)
-    assert counters.accepted_tokens == counters.drafted_tokens > 50
-
-
-def test_chains_without_memory_cost_the_draft_and_no_answer() -> None:
-    def fail(*given: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError
-
-    drafter, _ = draft_model(next_token, chained=4)
-    running = engine([drafter], num_blocks=64)
-    running.runs_ahead = True
-    running.take(Work([submission(1, [0, 1, 2], 40)], []))
-    reports = [running.step() for _ in range(4)]
-    assert drafter.chained is not None
-    drafter.chained._chain.draft = fail  # type: ignore[assignment,method-assign]
-    reports += run(running, [])
-    assert texts(reports)[1] == answer([0, 1, 2], 40)
-    state = reports[-1].speculation
-    assert state is not None
-    assert (state.state, state.reason) == ("failed", "OutOfMemory")
-
-
 def test_a_good_draft_saves_steps_and_is_counted() -> None:
     drafter, _ = draft_model(next_token)
     reports = run(engine([drafter], num_blocks=64), [Work([submission(1, [0, 1, 2], 40)], [])])
@@ -355,6 +167,9 @@ def test_a_step_without_memory_is_repeated_without_drafts_and_nobody_fails() -> 
     reports = run(running, [Work([submission(1, [0, 1, 2], 20), submission(2, [2, 2], 20)], [])])
     assert failed
     assert texts(reports) == {1: answer([0, 1, 2], 20), 2: answer([2, 2], 20)}
+    assert running._speculator is not None
+    pace = running._speculator._candidates[0].pace
+    assert (pace.verified, pace.rate) == (0, 1.0)  # nobody has verified them: nothing is learned
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
