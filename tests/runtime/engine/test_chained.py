@@ -121,7 +121,9 @@ def test_an_answer_whose_numbers_break_in_a_draft_has_all_tokens_before_and_fail
     draft_four(monkeypatch)
     pool = {"num_blocks": 64}
     asked = once(*(Submission(id, [1, 2, id], 40, [], GREEDY) for id in range(3)))
-    whole, _, _ = told(play(engine_of_hashing(Hashing(), ahead=False, **pool), fresh(asked)))[0]
+    whole, _, _ = told(
+        play(engine_of_hashing(Hashing(), ahead=False, num_blocks=64), fresh(asked))
+    )[0]
     stayed = set()  # tokens of the draft that stood before it
     for place, token in enumerate(whole):
         if token == 0 and place >= 1:  # what it says next is no number
