@@ -5,6 +5,8 @@ kind, so `kubectl get deploy,svc,pdb chat` shows what belongs to `chat`. What be
 is called `chat-router`, and the Service that leads past the router to its pods `chat-pods`.
 """
 
+import hashlib
+
 GROUP = "serving.aweigh.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -41,6 +43,7 @@ UPGRADE_FORCED = "/force"  # ends an upgrade that moves pods in any case
 UPGRADE_ANSWERED = f"{GROUP}/upgrade-answered"  # annotation of a Deployment: the last one asked for
 SERVED = f"{GROUP}/served"  # annotation of a Deployment: hash of the pods that have served last
 REASON = f"{GROUP}/reason"  # label of the Service NAME-pods, and so of its EndpointSlices: of Ready
+MODEL = f"{GROUP}/model"  # another one there: `model_label` of the name that the model shall have
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"  # annotation of pods; Kubernetes' own
 
@@ -116,6 +119,11 @@ def router_secret(name: str, uid: str) -> str:
     operator never has to read it to know.
     """
     return f"{router(name)}-{uid[:8]}"
+
+
+def model_label(model: str) -> str:
+    """A model's name, be it a client's, as a label can say it: those have fewer characters."""
+    return hashlib.sha256(model.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def url(name: str, namespace: str, tls: bool) -> str:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from aweigh_api.names import model_label
 from aweigh_api.reasons import Reason
 from aweigh_http.errors import unknown_model
 from aweigh_router import choice, errors, rooms
@@ -57,6 +58,7 @@ class Dispatch:
         self.pods = pods
         self.clock = clock
         self.model: str | None = None  # the name that the InferenceService gives it
+        self.coming: frozenset[str] = frozenset()  # `model_label` of names that pods will have
         self.reason: str | None = None  # why the InferenceService is not ready
         self.deleted = False  # what lists its pods is gone …
         self.ending = False  # … and this router is to go: then no pod will come
@@ -99,6 +101,8 @@ class Dispatch:
         """
         asked, models = call.asked.model, self.pods.models or {self.model}
         if asked is None or None in models or asked in models:
+            return
+        if model_label(asked) in self.coming:
             return
         if call.begun:
             raise errors.not_resumable("none serves a model of this name.")

@@ -113,9 +113,8 @@ def _assemble(settings: Settings, client: PodClient) -> tuple[Service, Reports]:
 async def _find(settings: Settings, service: Service, reports: Reports) -> None:
     """Follow which pods there are, for ever; the first answer makes the router ready."""
 
-    def tell(found: list[Found], reason: str | None = None, *, deleted: bool = False) -> None:
+    def tell(found: list[Found]) -> None:
         service.dispatch.model = settings.model_name or None
-        service.dispatch.reason, service.dispatch.deleted = reason, deleted
         reports.follow(found)
         if service.phase == "loading":
             service.phase = "ready"
@@ -124,13 +123,19 @@ async def _find(settings: Settings, service: Service, reports: Reports) -> None:
     if settings.pod:
         tell([Found(url, url, ready=True) for url in settings.pod])
         await asyncio.Event().wait()
-    slices = Slices(tls=settings.tls_dir is not None)
+    slices, dispatch = Slices(tls=settings.tls_dir is not None), service.dispatch
+
+    def tell_all() -> None:
+        dispatch.reason, dispatch.deleted = slices.reason(), slices.gone
+        dispatch.coming = slices.models()
+        tell(slices.found())
+
     watch = Watch(
         ApiServer.of_this_pod(),
         settings.namespace,
         settings.pods_service,
         slices,
-        lambda: tell(slices.found(), slices.reason(), deleted=slices.gone),
+        tell_all,
     )
     await watch.run(asyncio.sleep)
 

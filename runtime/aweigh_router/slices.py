@@ -15,11 +15,11 @@ class Slices:
     def __init__(self, *, tls: bool) -> None:
         self._scheme = "https" if tls else "http"
         self._slices: dict[str, list[Found]] = {}
-        self._reasons: dict[str, str | None] = {}
+        self._labels: dict[str, Mapping[str, str]] = {}
 
     def replace(self, items: Iterable[Mapping[str, Any]]) -> None:
         """These there are, and no others."""
-        self._slices, self._reasons = {}, {}
+        self._slices, self._labels = {}, {}
         for item in items:
             self.change("ADDED", item)
 
@@ -27,10 +27,10 @@ class Slices:
         """One was added, modified or deleted."""
         if kind == "DELETED":
             self._slices.pop(_name(item), None)
-            self._reasons.pop(_name(item), None)
+            self._labels.pop(_name(item), None)
         else:
             self._slices[_name(item)] = self._pods(item)
-            self._reasons[_name(item)] = (item["metadata"].get("labels") or {}).get(names.REASON)
+            self._labels[_name(item)] = item["metadata"].get("labels") or {}
 
     @property
     def gone(self) -> bool:
@@ -48,7 +48,14 @@ class Slices:
 
     def reason(self) -> str | None:
         """Why the InferenceService is not ready, as the operator has labelled the Service."""
-        return next(filter(None, self._reasons.values()), None)
+        return next(filter(None, self._said(names.REASON)), None)
+
+    def models(self) -> frozenset[str]:
+        """`model_label` of the name that the InferenceService gives; of two while it is changed."""
+        return frozenset(filter(None, self._said(names.MODEL)))
+
+    def _said(self, label: str) -> list[str | None]:
+        return [labels.get(label) for labels in self._labels.values()]
 
     def _pods(self, item: Mapping[str, Any]) -> list[Found]:
         ports = item.get("ports") or ()

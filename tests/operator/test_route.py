@@ -269,6 +269,20 @@ async def test_routers_learn_from_a_label_why_no_pod_serves() -> None:
     assert names.REASON not in operator.children()["Service-pods"]["metadata"]["labels"]
 
 
+async def test_routers_learn_from_a_label_which_name_comes_before_a_pod_has_it() -> None:
+    operator = await serving(replicas=2)
+
+    def label() -> str:
+        labels: dict[str, str] = operator.children()["Service-pods"]["metadata"]["labels"]
+        return labels[names.MODEL]
+
+    assert label() == names.model_label("chat")
+    model = {"uri": "builtin://helmsman-8m", "name": "our/model:2"}  # no value of a label
+    set_spec(operator.cluster, model=model)
+    await operator.reconcile()
+    assert label() == names.model_label("our/model:2")
+
+
 async def test_a_newer_operator_restarts_no_router_and_an_upgrade_moves_it() -> None:
     operator = await serving(replicas=2)
     newer = replace(fakes.SETTINGS, router_image="registry.example/aweigh-router:2")

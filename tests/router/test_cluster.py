@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aweigh_api.names import REASON
+from aweigh_api.names import MODEL, REASON
 from aweigh_router import cluster
 from aweigh_router.cluster import ApiServer, NotInCluster, Watch
 from aweigh_router.rooms import Found
@@ -143,6 +143,15 @@ def test_the_reason_that_a_service_is_not_ready_comes_with_its_slices() -> None:
     assert slices.found()[0].url.startswith("https://")
     slices.change("MODIFIED", endpoints("s1", 2))
     assert slices.reason() is None
+
+
+def test_names_that_pods_will_have_come_with_their_slices() -> None:
+    slices, one, other = Slices(tls=False), endpoints("s1", 1), endpoints("s2", 1, a=True)
+    one["metadata"]["labels"], other["metadata"]["labels"] = {MODEL: "old"}, {MODEL: "new"}
+    slices.replace([one, other, endpoints("s3", 1)])
+    assert slices.models() == {"old", "new"}
+    slices.change("DELETED", one)
+    assert slices.models() == {"new"}
 
 
 def test_outside_of_a_cluster_it_says_what_to_do() -> None:

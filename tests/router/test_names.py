@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from aweigh_api.names import MODEL, model_label
 from aweigh_http.errors import unknown_model
 from aweigh_router import app, dispatch
 from tests.router.api_server import Lists, endpoints
@@ -104,6 +105,38 @@ async def test_a_model_that_a_pod_still_loads_is_waited_for_while_others_serve(
         new.tell()
         assert (await within(waits))[0] == 200
     assert [len(pod.seen) for pod in (old, new)] == [1, 1]
+
+
+async def test_a_name_is_waited_for_as_soon_as_the_service_has_it_and_no_pod_yet(
+    tmp_path: Path, lists: Lists
+) -> None:
+    old, new = Pod(model="mine"), Pod(model="newname")
+
+    def tell(pod: Pod, name: str, asked: str) -> None:
+        listed = endpoints(name, 8, **{name: True})
+        listed["endpoints"][0]["addresses"] = ["127.0.0.1"]
+        listed["ports"][0]["port"] = int(pod.url.rpartition(":")[2])
+        listed["metadata"]["labels"] = {MODEL: model_label(asked)}
+        lists.events.put_nowait({"type": "MODIFIED", "object": listed})
+
+    cluster = {"namespace": "ns", "pods_service": "chat-pods", "model_name": "mine"}
+    async with running(old, new), routing(tmp_path, (), **cluster) as local:
+        tell(old, "old", "mine")
+        await known(local, 1)
+        assert await within(local.whole("hello", model="newname")) == told("newname", "mine")
+        tell(old, "old", "newname")
+        await eventually(lambda: local.service.dispatch.coming == {model_label("newname")})
+        waits = asyncio.create_task(local.whole("hello", model="newname"))
+        await eventually(lambda: len(local.service.dispatch.line))
+        assert await within(local.whole("hello", model="no")) == told("no", "mine")
+        assert (await within(local.whole("hello", model="\ud800")))[0] == 404
+        assert (await within(local.whole("hello", model="mine")))[0] == 200
+        assert not waits.done()
+        tell(new, "new", "newname")
+        assert (await within(waits))[0] == 200
+        lists.events.put_nowait({"type": "DELETED", "object": endpoints("old", 9)})
+        await known(local, 1)
+        assert await within(local.whole("hello", model="mine")) == told("mine", "newname")
 
 
 async def test_a_pod_of_another_model_does_not_go_on_with_a_stream_of_the_same_weights(

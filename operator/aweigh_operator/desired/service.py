@@ -23,13 +23,15 @@ def manifest(owner: InferenceService, *, by_router: bool) -> Manifest:
 def of_pods(owner: InferenceService, reason: str | None) -> Manifest:
     """The headless Service by whose EndpointSlices routers know the pods.
 
-    Its labels come with those, so that routers learn why no pod serves and need no further right.
+    Its labels come with those, so that routers learn why no pod serves, and which name the model
+    will have before the first pod has it. So they need no further right.
 
     Args:
         owner: the InferenceService.
         reason: of its condition Ready, where that is False.
     """
     common, name = metadata(owner), owner.metadata.name
+    known = {names.MODEL: names.model_label(owner.model_name)}
     why = {} if reason is None else {names.REASON: reason}
     return {
         "apiVersion": "v1",
@@ -37,7 +39,7 @@ def of_pods(owner: InferenceService, reason: str | None) -> Manifest:
         "metadata": {
             **common,
             "name": names.pods_service(name),
-            "labels": {**common["labels"], **why},
+            "labels": {**common["labels"], **known, **why},
         },
         "spec": {
             "type": "ClusterIP",
