@@ -52,12 +52,18 @@ class Wanted:
     fetching: bool = False  # new pods wait for what they shall serve
     route: Route = STRAIGHT  # by which requests come to them
     drift: str | None = None  # what somebody has added to them by hand
+    shown: bool = True  # what the spec asks for serves, or did before the last pod went
+
+    @property
+    def unasked(self) -> bool:
+        """No pod is wanted, because nothing is asked."""
+        scaling = None if self.spec is None or self.suspended else self.spec.scaling
+        return self.replicas == 0 and scaling is not None and scaling.to_zero
 
     @property
     def at_zero(self) -> bool:
-        """No pod runs, because nothing is asked."""
-        scaling = None if self.spec is None or self.suspended else self.spec.scaling
-        return self.replicas == 0 and scaling is not None and scaling.to_zero
+        """It sleeps, and the next request is served."""
+        return self.unasked and self.shown
 
 
 def verdicts(
@@ -158,12 +164,8 @@ def slowest_loading(observed: Observed) -> Loading | None:
 
 
 def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble | None) -> Verdict:
-    if wanted.at_zero:
-        sentence = "no pod runs, as nothing is asked: the next request starts one"
-        return Verdict("True", Reason.SCALED_TO_ZERO, sentence)
     if wanted.replicas == 0:
-        why = "suspend is set" if wanted.suspended else "replicas is 0"
-        return Verdict("False", Reason.SUSPENDED, f"{why}: no pod runs")
+        return _no_pod(wanted)
     count = f"{serving} of {wanted.replicas} pods serve"
     rolling = _rolling(observed, wanted.template_hash)
     if serving < wanted.replicas:
@@ -187,6 +189,18 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
     if rolling:
         return Verdict("False", Reason.PROGRESSING, f"{count}{_ROLLING}")
     return Verdict("True", Reason.AVAILABLE, count)
+
+
+def _no_pod(wanted: Wanted) -> Verdict:
+    """WorkloadReady where none is wanted."""
+    if wanted.at_zero:
+        sentence = "no pod runs, as nothing is asked: the next request starts one"
+        return Verdict("True", Reason.SCALED_TO_ZERO, sentence)
+    if wanted.unasked:
+        sentence = "no pod runs yet that serves what the spec asks for: old ones go first"
+        return Verdict("False", Reason.PROGRESSING, sentence)
+    why = "suspend is set" if wanted.suspended else "replicas is 0"
+    return Verdict("False", Reason.SUSPENDED, f"{why}: no pod runs")
 
 
 def _withheld(observed: Observed) -> Trouble | None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from aweigh_api.quantity import to_bytes
 from aweigh_api.reasons import ConditionType, Reason
 from aweigh_api.status import Condition, ScalingChange, Status
-from aweigh_operator import conditions, replicas, report, troubles
+from aweigh_operator import conditions, replicas, report, troubles, zero
 from aweigh_operator.conditions import Wanted
 from aweigh_operator.observe import Manifest, Observed
 from aweigh_operator.parse import parse
@@ -93,6 +93,7 @@ def _wanted(observed: Observed, planned: Plan) -> tuple[Wanted, str | None]:
         fetching=planned.fetching,
         drift=planned.drift,
         route=planned.route,
+        shown=zero.shown(observed, planned.template_hash, planned.replicas),
     )
     return wanted, None
 
