@@ -171,12 +171,14 @@ def _workload(observed: Observed, serving: int, wanted: Wanted, trouble: Trouble
     if serving < wanted.replicas:
         return _not_enough(serving, count, trouble or _withheld(observed), rolling=rolling)
     if wanted.replicas == 1 and (pod := rollout.blocked(observed, wanted.template_hash)):
+        scaling = None if wanted.spec is None else wanted.spec.scaling
+        idle = scaling is not None and scaling.to_zero
+        remedy = "or wait until nothing is asked" if idle else "or set rollout.allowDowntime"
         return Verdict(
             "False",
             Reason.ROLLOUT_BLOCKED,
             f"{count}, but no node has room for the new pod {pod.name} beside it: "
-            f"{troubles.short(pod.unschedulable or '')}; free or add a node, or set "
-            "rollout.allowDowntime",
+            f"{troubles.short(pod.unschedulable or '')}; free or add a node, {remedy}",
         )
     if trouble is not None:
         status: Literal["True", "False"] = "False" if rolling else "True"
