@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
-from aweigh_runtime.engine.messages import Submission, Work
+from aweigh_runtime.engine.messages import Sampling, Submission, Work
 from aweigh_runtime.engine.speculation.draft_model import DraftModel
 from aweigh_runtime.engine.speculation.speculator import Speculator
 from aweigh_runtime.model.chunks import Chunk
@@ -30,9 +31,11 @@ from tests.runtime.engine.drafting import (
 from tests.runtime.engine.hashing import VOCABULARY, Hashing, guess, likeliest
 from tests.runtime.engine.machine import answer, next_token
 from tests.runtime.engine.test_run_ahead import (
+    BIASED,
     DRAWN,
     GREEDY,
     MINIMUM,
+    PENALIZED,
     PROMPTS,
     Arrival,
     expect_the_same,
@@ -113,6 +116,26 @@ def test_answers_are_those_of_steps_one_by_one_whatever_each_wants_in_each_step(
 def over_hashing(following: Next, longest: int, step_tokens: int = 16) -> DraftModel:
     drafter, _ = draft_model(following, step_tokens, chained=longest, vocab_size=VOCABULARY)
     return drafter
+
+
+@pytest.mark.parametrize("sampling", [DRAWN, PENALIZED, BIASED])
+def test_beside_an_answer_that_is_not_greedy_there_are_no_chains_until_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch, sampling: Sampling
+) -> None:
+    draft_four(monkeypatch)
+    drafter = over_hashing(likeliest, 4)
+    other = Submission(1, [2, 1], 12, [], structs.replace(sampling, seeded=True))
+    asked = once(Submission(0, [1, 2], 50, [], GREEDY), other)
+    models, speculator = (Hashing(), Hashing()), Speculator([drafter], longest=4)
+    reports = expect_the_same(asked, models, speculator, {"num_blocks": 64})
+    ended = [any(each.id == 1 and each.finish for each in report.outputs) for report in reports]
+    alone = sum(len(each.tokens) for report in reports[ended.index(True) + 1 :]
+                for each in report.outputs)  # fmt: skip
+    assert drafter.chained is not None
+    chain = drafter.chained._chain
+    assert isinstance(chain, Steps)
+    assert chain.begun == 1
+    assert 1 <= chain.went_on <= -(-alone // 5)
 
 
 def test_an_answer_whose_numbers_break_in_a_draft_has_all_tokens_before_and_fails_alone(
