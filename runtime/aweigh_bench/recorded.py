@@ -86,7 +86,6 @@ class _ReplayedChains:
         self._instead_of = instead_of
         self.go_on = instead_of.go_on
         self.told = instead_of.told
-        self.forget = instead_of.forget
 
     def begin(self, asked: Sequence[Asked]) -> Unread | None:
         """As many tokens as the draft model would draft, in its time."""

@@ -170,10 +170,6 @@ class ChainedDrafts:
                 followed.tokens, followed.blocks = each.end, request.blocks[:]
                 followed.ahead = list(drafted[: each.line.room - 1])
 
-    def forget(self) -> None:
-        """The step under way has failed."""
-        self._ahead, self._verified = None, []
-
     def _found(self, ahead: _Ahead, asked: Sequence[Asked]) -> list[int] | None:
         """The line of each answer; None: one has none, or has lost its blocks."""
         places = {line.request.id: place for place, line in enumerate(ahead.lines)}

@@ -45,10 +45,6 @@ class Chaining(Protocol):
         """The host has read what became of them."""
         ...
 
-    def forget(self) -> None:
-        """The step under way has failed."""
-        ...
-
 
 class Proposer(Protocol):
     """Drafts for several answers at once."""

@@ -223,9 +223,6 @@ class Speculator:
     def undo(self) -> None:
         """The step under way has failed: nothing of it was verified."""
         self._step = _Step()
-        for candidate in self._candidates.left:
-            if candidate.proposer.chained is not None:
-                candidate.proposer.chained.forget()
 
     def verified(self, kept: dict[int, int]) -> None:
         """Learn from what became of drafts.
