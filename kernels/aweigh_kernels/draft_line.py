@@ -1,6 +1,6 @@
 """Where requests stand whose tokens are drafted on the device alone, and how each step moves them.
 
-By torch, on any device: the oracle of `draft_chain`, which tells what it is for.
+The steps are by torch, on any device: the reference of `draft_chain`, which says what for.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Drafts:
+class DraftTokens:
     """What is drafted for S requests; on the device, changed in place."""
 
     tokens: torch.Tensor  # [S, K], int64
@@ -51,9 +51,9 @@ class Drafts:
     places: torch.Tensor  # [S], int32: how many there are
     rooms: torch.Tensor  # [S], int32: how many there may be, at most K
 
-    def first(self, num_requests: int) -> "Drafts":
+    def first(self, num_requests: int) -> "DraftTokens":
         """Of the first requests."""
-        return Drafts(
+        return DraftTokens(
             self.tokens[:num_requests],
             self.confidences[:num_requests],
             self.places[:num_requests],
@@ -67,7 +67,7 @@ class Lines:
 
     pair: Read  # what the first step of a chain reads: two tokens of each request
     read: Read  # what the others read: one
-    drafts: Drafts
+    drafts: DraftTokens
     table: torch.Tensor  # [S, W], int32: blocks of each request
     block_tokens: int  # P
 
@@ -81,7 +81,7 @@ class Lines:
         return cls(
             Read.empty(num_requests, PAIR, device),
             Read.empty(num_requests, 1, device),
-            Drafts(tokens, tokens.float(), places, rooms),
+            DraftTokens(tokens, tokens.float(), places, rooms),
             torch.zeros(num_requests, width, dtype=torch.int32, device=device),
             block_tokens,
         )

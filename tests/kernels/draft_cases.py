@@ -7,7 +7,7 @@ from random import Random
 import torch
 
 from aweigh_kernels import draft_line
-from aweigh_kernels.draft_line import PAIR, Drafts, Going, Lines, Read
+from aweigh_kernels.draft_line import PAIR, DraftTokens, Going, Lines, Read
 
 BLOCK_TOKENS, LONGEST, WIDTH = 4, 5, 8
 Follow = Callable[..., None]
@@ -80,11 +80,13 @@ def _verified(case: Case, dice: Random) -> tuple[torch.Tensor, torch.Tensor, tor
 def _moved(lines: Lines, device: str) -> Lines:
     """The same there; both can be changed by themselves."""
 
-    def there(part: Read | Drafts) -> list[torch.Tensor]:
+    def there(part: Read | DraftTokens) -> list[torch.Tensor]:
         return [getattr(part, each.name).clone().to(device) for each in fields(part)]
 
     pair, read = Read(*there(lines.pair)), Read(*there(lines.read))
-    return Lines(pair, read, Drafts(*there(lines.drafts)), lines.table.to(device), BLOCK_TOKENS)
+    return Lines(
+        pair, read, DraftTokens(*there(lines.drafts)), lines.table.to(device), BLOCK_TOKENS
+    )
 
 
 def _differing(case: Case, when: str, theirs: Lines, ours: Lines) -> list[str]:

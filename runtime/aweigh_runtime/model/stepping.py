@@ -80,11 +80,11 @@ def chained(
     """
     if not decoder.recordable:
         return None
-    from aweigh_runtime.model import decode_graphs, draft_chain  # Triton may be missing
+    from aweigh_runtime.model import decode_graphs, recorded_chain  # Triton may be missing
 
     steps = [Size(1, PAIR), Size(1, 1)]
     if decode_graphs.recordable(decoder, cache, steps) != steps:
         return None
-    return draft_chain.DraftChain(
+    return recorded_chain.RecordedChain(
         decoder, cache, vocab_size=vocab_size, most_requests=most_requests, longest=longest
     )

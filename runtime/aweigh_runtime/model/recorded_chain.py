@@ -21,7 +21,7 @@ from aweigh_runtime.model.step_inputs import Inputs
 from aweigh_runtime.model.step_plan import on_device
 
 
-class DraftChain:
+class RecordedChain:
     """The chains of one decoder over one cache; see `chains.Chain`."""
 
     def __init__(
