@@ -97,6 +97,33 @@ def _first_event_s(url: str, since: float) -> float:
     return first_s
 
 
+def test_requests_for_a_models_new_name_wait_for_the_first_pod_that_has_it(
+    service: Service, tell: Callable[[str], None]
+) -> None:
+    def ask(url: str, name: str) -> httpx.Response:
+        body = {**BODY, "model": name, "stream": False}
+        return httpx.post(f"{url}/v1/completions", json=body, timeout=90)
+
+    def named(name: str) -> float:
+        model = {**SMALL, "name": name}
+        return service.apply(model=model, replicas=1, router={"replicas": 1}, drain=AT_ONCE)
+
+    named("old")
+    service.wait_ready()
+    with service.cluster.endpoint(service.namespace, service.name, 8000) as url:
+        service.cluster.wait("the old name to be served", lambda: ask(url, "old").status_code < 300)
+        renamed_s = told_s = named("new")
+        while (answer := ask(url, "new")).status_code == 404:
+            told_s = time.monotonic()
+            assert told_s < renamed_s + 30, answer.text
+            time.sleep(0.05)
+        assert answer.status_code == 200, answer.text
+        service.wait_ready()
+        service.cluster.wait("the old name to go", lambda: ask(url, "old").status_code == 404)
+    assert told_s < renamed_s + 2
+    tell(f"a new name was unknown for {told_s - renamed_s:.2f} s, then waited for")
+
+
 def test_who_waits_for_a_model_that_is_not_there_is_told_so(service: Service) -> None:
     """The reason comes by a label that the cluster brings to the router, also within a stream."""
     service.apply(model={"uri": "builtin://helmsman-9m"}, scaling=TO_ZERO)
