@@ -78,3 +78,27 @@ def test_a_single_pod_serves_on_until_downtime_is_allowed(service: Service) -> N
     service.apply(**spec, template=environment("two"), rollout={"allowDowntime": True})
     service.cluster.wait("the new pod alone", lambda: values(service) == ["two"], 120)
     service.wait_ready()
+
+
+@pytest.mark.long
+def test_a_service_to_zero_takes_what_is_new_once_nothing_is_asked(
+    service: Service, tell: Callable[[str], None]
+) -> None:
+    """Its pod has the only room there is, and nobody may take it while it is asked."""
+    spec: dict[str, Any] = {
+        "model": SMALL,
+        "resources": large(service, 0.6),
+        "scaling": {"minReplicas": 0, "maxReplicas": 1, "idleAfterSeconds": 20},
+        "drain": {"settleSeconds": 2, "timeoutSeconds": 30},
+    }
+    service.apply(**spec, template=environment("one"))
+    service.wait_ready()
+    assert values(service) == ["one"]
+    begun = service.apply(**spec, template=environment("two"))
+    service.cluster.wait("the new pod alone", lambda: values(service) == ["two"], 240)
+    came_s = time.monotonic() - begun
+    service.cluster.wait(
+        "it to sleep", lambda: service.condition("Ready").get("reason") == "ScaledToZero", 120
+    )
+    assert service.condition("WorkloadReady")["status"] == "True"
+    tell(f"a pod as the changed spec asks for came after {came_s:.0f} s, and sleeps")
