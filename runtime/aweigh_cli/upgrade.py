@@ -14,12 +14,14 @@ from typing import Annotated, Any
 import typer
 
 from aweigh_api import names
+from aweigh_api.reasons import ConditionType, Reason
 from aweigh_cli.failures import CommandFailure, ExitStatus
 from aweigh_cli.inferenceservice import RESOURCE
 
 OPERATOR_TIMEOUT_S = 60.0
 POLL_S = 0.5
 TELL_S = 3
+_ON_THEIR_WAY = (Reason.READY, Reason.PROGRESSING, Reason.DOWNLOADING, Reason.LOADING)
 _TIMED_OUT = "timed out waiting for the condition"  # kubectl's
 _CONTAINERS = (names.CONTAINER, names.ROUTER_CONTAINER)
 
@@ -130,7 +132,7 @@ class _Upgrade:
                 raise CommandFailure(
                     f"{self._title}: no answer from the operator within {timeout_s:.0f} s; "
                     "expected one that runs, and that can apply what the spec asks for. "
-                    f"{self._state()}"
+                    f"{_said(self._ready())}"
                 )
             time.sleep(POLL_S)
 
@@ -153,25 +155,23 @@ class _Upgrade:
                 )
             except CommandFailure as failure:
                 self._check_that_it_stays()
-                state = self._state()
+                ready = self._ready()
+                state = _said(ready)
                 if _TIMED_OUT not in str(failure) or time.monotonic() >= deadline:
                     raise CommandFailure(
                         f"{self._title}: not all pods are ready. {state} ({failure})"
                     ) from failure
-                if state != told:
+                if state != told and ready.get("reason") not in _ON_THEIR_WAY:
                     typer.echo(f"{self._title}: waits for pods. {state}")
                     told = state
             else:
                 return
 
-    def _state(self) -> str:
-        """What the InferenceService says about itself."""
+    def _ready(self) -> dict[str, str]:
+        """What the InferenceService says about itself; empty: nothing yet."""
         service = json.loads(self._kubectl("get", RESOURCE, self._name, "-o", "json"))
         conditions = service.get("status", {}).get("conditions", [])
-        ready = [each for each in conditions if each["type"] == "Ready"]
-        if not ready:
-            return "It has no condition yet."
-        return f"Its condition Ready is {ready[0]['status']}: {ready[0]['message']}"
+        return next((each for each in conditions if each["type"] == ConditionType.READY), {})
 
     def _deployments(self) -> dict[str, dict[str, Any]]:
         """Those of pods and routers, by name, the pods' first."""
@@ -184,6 +184,12 @@ class _Upgrade:
         from aweigh_cli.kubectl import kubectl
 
         return kubectl(*arguments, *self._scope)
+
+
+def _said(ready: Mapping[str, str]) -> str:
+    if not ready:
+        return "It has no condition yet."
+    return f"Its condition Ready is {ready['status']}: {ready['message']}"
 
 
 def _check(name: str | None, every: bool, namespace: str | None, all_namespaces: bool) -> None:
