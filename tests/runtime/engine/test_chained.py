@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from aweigh_runtime.engine.loop import Engine
 from aweigh_runtime.engine.messages import Sampling, Submission, Work
 from aweigh_runtime.engine.speculation.draft_model import DraftModel
 from aweigh_runtime.engine.speculation.speculator import Speculator
@@ -186,11 +187,7 @@ def test_a_chain_whose_blocks_were_exchanged_is_not_taken_for_a_draft(
 ) -> None:
     """What the draft has read lies in the old ones."""
     draft_four(monkeypatch)
-    model = Remembering(next_token)
-    chain = Steps(model, machine.VOCABULARY, BLOCK_TOKENS, longest=4)
-    drafter = DraftModel("chained", partial(in_list, model), frame(), chain)
-    running = engine([drafter], num_blocks=64)
-    running.runs_ahead = True
+    running, chain = with_chains(num_blocks=64)
     speculator, running._speculator = running._speculator, None
     run(running, [Work([submission(1, [0, 1, 2], 60)], [])])  # the draft reads nothing of it
     running._speculator = speculator
@@ -203,13 +200,19 @@ def test_a_chain_whose_blocks_were_exchanged_is_not_taken_for_a_draft(
     assert chain.went_on > chain.begun
 
 
-def test_drafts_go_on_before_the_host_has_read_what_became_of_the_last() -> None:
+def with_chains(*, num_blocks: int, width: int | None = None) -> tuple[Engine, Steps]:
+    """An engine drafted by the model itself, up to four tokens at once."""
     model = Remembering(next_token)
-    longest = -(-(3 + 80) // BLOCK_TOKENS)  # blocks of the whole answer
-    chain = Steps(model, machine.VOCABULARY, BLOCK_TOKENS, longest=4, width=longest)
+    chain = Steps(model, machine.VOCABULARY, BLOCK_TOKENS, longest=4, width=width)
     drafter = DraftModel("chained", partial(in_list, model), frame(), chain)
-    running = engine([drafter], num_blocks=64)
+    running = engine([drafter], num_blocks=num_blocks)
     running.runs_ahead = True
+    return running, chain
+
+
+def test_drafts_go_on_before_the_host_has_read_what_became_of_the_last() -> None:
+    longest = -(-(3 + 80) // BLOCK_TOKENS)  # blocks of the whole answer
+    running, chain = with_chains(num_blocks=64, width=longest)
     reports = run(running, [Work([submission(1, [0, 1, 2], 80)], [])])
     counters = reports[-1].counters
     assert texts(reports)[1] == answer([0, 1, 2], 80)
@@ -226,11 +229,7 @@ def test_an_answer_that_has_room_for_no_more_leaves_the_others_their_chains(
 ) -> None:
     """They end one after the other, each with a step in which it may draft nothing."""
     draft_four(monkeypatch)
-    model = Remembering(next_token)
-    chain = Steps(model, machine.VOCABULARY, BLOCK_TOKENS, longest=4)
-    drafter = DraftModel("chained", partial(in_list, model), frame(), chain)
-    running = engine([drafter], num_blocks=200)
-    running.runs_ahead = True
+    running, chain = with_chains(num_blocks=200)
     prompts = {0: [0, 1, 2], 1: [1, 0, 2], 2: [2, 2, 0], 3: [2, 1, 1], 4: [1, 2, 0]}
     started = [submission(id, prompt, 37 + 5 * id) for id, prompt in prompts.items()]
     reports = run(running, [Work(started, [])])

@@ -13,7 +13,8 @@ from aweigh_runtime.engine.messages import Draft, Sampling, Start, Stepped, Subm
 from aweigh_runtime.engine.speculation.chained import ChainedDrafts
 from aweigh_runtime.sources.local import builtin
 from tests.runtime.engine.chaining import draft_four
-from tests.runtime.engine.test_run_ahead_gpu import run, texts
+from tests.runtime.engine.drafting import texts
+from tests.runtime.engine.test_run_ahead_gpu import run
 from tests.runtime.model.test_decode_graphs_gpu import nobody_waits
 
 pytestmark = pytest.mark.gpu

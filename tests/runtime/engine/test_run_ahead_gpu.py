@@ -11,6 +11,7 @@ from aweigh_runtime.engine.assembly import build
 from aweigh_runtime.engine.loop import Engine
 from aweigh_runtime.engine.messages import Sampling, Start, Stepped, Submission, Work
 from aweigh_runtime.sources.local import builtin
+from tests.runtime.engine.drafting import texts
 from tests.runtime.model.checkpoints import write_family
 from tests.runtime.model.families import FAMILIES
 from tests.runtime.model.test_decode_graphs_gpu import nobody_waits
@@ -60,15 +61,6 @@ def run(engine: Engine, submitted: list[Submission]) -> list[Stepped]:
     while engine.patience_s == 0:
         reports.append(engine.step())
     return reports
-
-
-def texts(reports: list[Stepped]) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for report in reports:
-        assert not report.failures
-        for output in report.outputs:
-            found.setdefault(output.id, []).extend(output.tokens)
-    return found
 
 
 @pytest.mark.parametrize("sampling", KINDS)
