@@ -210,7 +210,7 @@ def test_in_however_many_parts_it_is_the_same(
             case.check(int_matmul(case.x, case.packed, workspace))
 
 
-@pytest.mark.parametrize(("tiles", "warps"), [(1, 8), (2, 8), (4, 4), (4, 8)])
+@pytest.mark.parametrize(("tiles", "warps"), cuda_int_matmul.DENSE_SHAPES)
 @pytest.mark.parametrize("splits", [1, 2, 3, 8, 11])
 def test_in_however_many_parts_it_is_the_same_in_cuda(
     tiles: int, warps: int, splits: int, workspace: Workspace, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ import math
 
 import torch
 
+from aweigh_kernels.dense import has_kernels
 from aweigh_runtime.model.config import (
     DynamicScaling,
     LinearScaling,
@@ -29,10 +30,9 @@ class Angles:
         frequencies = inverse_frequencies(rope, max_model_len, device)
         self.size = rope.size
         self._frequencies = frequencies.repeat(2)  # [size], of both halves
-        amplitude = getattr(rope.scaling, "attention_factor", 1.0)
-        self._amplitude = torch.tensor(amplitude, device=device)
+        self._amplitude: float = getattr(rope.scaling, "attention_factor", 1.0)
         signs = torch.ones_like(frequencies)
-        self._signs = torch.cat((-signs, signs)) * amplitude  # [size]
+        self._signs = torch.cat((-signs, signs)) * self._amplitude  # [size]
 
     def at(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine and sine for each token.
@@ -44,6 +44,15 @@ class Angles:
         Returns:
             cos, sin: [T, 1, size], `dtype`; the halves of sin carry the signs of the formula above.
         """
+        if not has_kernels(self._frequencies, dtype):
+            return self._by_torch(positions, dtype)
+        from aweigh_kernels.rope_angles import rope_angles  # Triton is not everywhere
+
+        return rope_angles(positions, self._frequencies, self._signs, self._amplitude, dtype)
+
+    def _by_torch(
+        self, positions: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         radians = self._radians(positions[:, None, None])  # [T, 1, size]
         cos, sin = radians.cos().mul_(self._amplitude), radians.sin_().mul_(self._signs)
         return cos.to(dtype), sin.to(dtype)
@@ -65,6 +74,10 @@ class DynamicAngles(Angles):
         self._theta = rope.theta * stretched ** (self.size / (self.size - 2))  # by position
         self._exponents = _exponents(rope, storage.device).repeat(2)  # [size]
         self._by_rows = storage.arithmetic.by_rows
+
+    def at(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Angles`."""
+        return self._by_torch(positions, dtype)
 
     def _radians(self, positions: torch.Tensor) -> torch.Tensor:
         theta = self._theta[positions]
