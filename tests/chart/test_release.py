@@ -78,9 +78,10 @@ def test_without_an_operator_a_service_can_be_deleted_and_leaves_no_orphan(
     cluster.wait("children gone", lambda: not cluster.list(kinds, service.namespace, selector), 30)
 
 
-def test_a_release_for_one_namespace_has_no_right_elsewhere(
+def test_a_release_for_one_namespace_serves_there_and_has_no_right_elsewhere(
     cluster: Cluster, installed: None, namespace: str
 ) -> None:
+    cluster.helm("uninstall", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--wait")
     images = [
         f"--set-string={name}.image={cluster.image(name)}"
         for name in ("operator", "router", "runtime")
@@ -95,6 +96,11 @@ def test_a_release_for_one_namespace_has_no_right_elsewhere(
         for what, place in (("secrets", namespace), ("nodes", namespace), ("infs", "default")):
             with pytest.raises(CommandFailed, match="is forbidden"):
                 cluster.kubectl("get", what, "-n", place, account)
+        alone = Service(cluster, namespace)
+        alone.apply(model={"uri": "builtin://helmsman-1m-draft"}, drain={"settleSeconds": 0})
+        alone.wait_ready()
+        cluster.kubectl("delete", "infs", alone.name, "-n", namespace, "--timeout=30s")
     finally:
         cluster.helm("uninstall", "small", *where, "--wait")
-    assert cluster.list(KINDS.replace("serviceaccounts,", ""), namespace) == []
+    selector = "app.kubernetes.io/instance=small"
+    assert cluster.list(KINDS, namespace, selector) == []

@@ -29,6 +29,8 @@ CASES: dict[str, Case] = {  # values, and kinds that the cluster knows
 }
 WITHOUT_CRD = "crds.install=false"  # it has a test of its own
 
+PARTS = ("operator", "runtime", "router")
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_rendering_is_the_one_that_was_reviewed(name: str) -> None:
@@ -86,6 +88,18 @@ def test_notes_tell_the_next_command() -> None:
     assert "kubectl rollout status deployment/aweigh-operator --namespace aweigh-system" in notes
     inside = notes.split("<<EOF\n")[1].split("EOF")[0]
     assert yaml.safe_load(inside)["spec"] == {"model": {"uri": "builtin://helmsman-8m"}}
+
+
+def test_images_may_be_named_by_digest() -> None:
+    digest = "sha256:" + 16 * "ab12"
+    names = {each: f"registry.example.com:5000/{each}@{digest}" for each in PARTS}
+    found = manifests(*[f"{each}.image={name}" for each, name in names.items()])
+    (deployment,) = [each for each in found if each["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    told = {each["name"]: each.get("value") for each in container["env"]}
+    assert container["image"] == names["operator"]
+    assert told["AWEIGH_RUNTIME_IMAGE"] == names["runtime"]
+    assert told["AWEIGH_ROUTER_IMAGE"] == names["router"]
 
 
 @pytest.mark.parametrize("missing", ["operator.image", "runtime.image"])
