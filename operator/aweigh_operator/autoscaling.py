@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from aweigh_api.scaling import Scaling
-from aweigh_operator import zero
+from aweigh_operator import troubles, zero
 from aweigh_operator.observe import Observed
 from aweigh_operator.plan import Plan
 from aweigh_operator.route import way
@@ -71,6 +71,7 @@ def looked(
         routers=_routers(observed),
         shown=zero.shown(observed, todo.template_hash, replicas),
         blocked=zero.blocked(observed, todo.template_hash),
+        refused=troubles.refused(observed) is not None,
     )
     last_s = found.memory.looked_s
     since_s = float("inf") if last_s is None else now_s - last_s

@@ -32,6 +32,7 @@ class World:
         self.operator = Operator(self.cluster)
         self.counted: dict[str, float] = {}
         self.silent: set[str] = set()
+        self.quota = 100  # of pods
         self.born = 0
 
     @property
@@ -63,9 +64,14 @@ class World:
         ranked = sorted(self.pods.items(), key=lambda each: _cost(each[1]))
         for name, _ in ranked[: max(0, len(ranked) - self.size)]:
             self.cluster.remove("Pod", Key(KEY.namespace, name))
-        for _ in range(self.size - len(self.pods)):
+        for _ in range(min(self.size, self.quota) - len(self.pods)):
             self.born += 1
             self.cluster.put(fakes.pod(f"chat-{self.born}", ready=True))
+        if self.size > self.quota:
+            failed = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
+            self.cluster.edit(
+                "Deployment", lambda body: body.update(status={"conditions": [failed]})
+            )
 
     def report(self, name: str, hits: float = 0.5, waiting: int = 0) -> None:
         uid = f"uid-of-{name}"
@@ -108,6 +114,18 @@ async def test_load_that_grows_gets_pods_and_everything_says_why(clock: Clock) -
     assert "utilization" in first["message"]
     (event,) = [each for each in world.cluster.events if each["reason"] == "LoadGrew"][:1]
     assert event["note"] == first["message"]
+
+
+async def test_pods_that_a_quota_refuses_serve_nobody_and_that_is_told(clock: Clock) -> None:
+    world = World(clock)
+    world.quota = 2
+    await world.pass_(120)
+    await world.pass_(600, BUSY)
+    assert (len(world.pods), world.size) == (2, world.status()["desiredReplicas"])
+    assert world.size > 2
+    assert world.active()[:2] == ("False", "Unschedulable")
+    assert "the API server refuses some of them" in world.active()[2]
+    assert " of 80% with 2" in world.active()[2]
 
 
 async def test_what_somebody_added_to_the_pods_is_told_once_while_their_number_changes(

@@ -1,7 +1,8 @@
 """How many pods there shall be: what is asked for, held back by guards. Pure: no clock, no I/O.
 
-A missing report holds; pods that start count as there; while no node takes one, none is added; and
-one pod goes at a time, after a quiet time in which nothing asked for it, if the law holds without.
+A missing report holds; pods that start count as there; one that no node takes, or that the API
+server refuses, does not, and while there is one, none is added; and one pod goes at a time, after a
+quiet time in which nothing asked for it, if the law holds without.
 The last ones go once nothing was asked for long, where they may, and the first comes at a request.
 """
 
@@ -170,6 +171,8 @@ def _judged(memory: Memory, look: Look, rules: Rules) -> tuple[Memory, Decision]
         return _held(memory, look, rules, unknown)
     memory = _voted(memory, look, rules, found.needed, found.enough)
     memory = replace(memory, burst=_burst(memory, found, look, rules))
+    if (absent := _absent(look)) and found.needed > min(look.replicas, _supply(memory, look)):
+        return memory, _short(look, absent, _needed(found, look), found.unreachable)
     guarded = _more if found.needed > look.replicas else _fewer
     return memory, guarded(memory, found, look, rules)
 
@@ -195,9 +198,8 @@ def _without_reports(
     raised = min(fallback, rules.most)
     if raised <= now:
         return memory, Decision(now, Reason.REPORTS_MISSING, f"stays at {now}: {told}")
-    if any(pod.unschedulable for pod in look.pods):
-        sentence = f"stays at {now}: {told}, and no node takes one more, as fallback says"
-        return memory, Decision(now, Reason.UNSCHEDULABLE, sentence)
+    if absent := _absent(look):
+        return memory, _short(look, absent, f"{told}, and fallback asks for {raised}")
     sentence = f"{now} → {raised} pods, as fallback says: {told}"
     return memory, Decision(raised, Reason.REPORTS_MISSING, sentence)
 
@@ -235,11 +237,8 @@ def _burst(memory: Memory, found: Wish, look: Look, rules: Rules) -> Burst | Non
 
 def _more(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
     now = look.replicas
-    needed = f"{found.needed} are needed ({found.because}); {found.numbers(now)}"
+    needed = _needed(found, look)
     stays = Decision(now, Reason.SETTLING, f"stays at {now}: {needed}", found.unreachable)
-    if any(pod.unschedulable for pod in look.pods):
-        sentence = f"stays at {now}, as no node takes one of them: {needed}"
-        return replace(stays, reason=Reason.UNSCHEDULABLE, sentence=sentence)
     if rules.up.select is Select.DISABLED:
         return replace(stays, sentence=f"stays at {now}, as scaleUp is disabled: {needed}")
     since_s = look.now_s - rules.up.quiet_s
@@ -263,9 +262,10 @@ def _more(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
 def _fewer(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
     now, quiet_s = look.replicas, rules.down.quiet_s
     stays = Decision(now, Reason.SETTLING, "", found.unreachable)
+    numbers = found.numbers(_judged_by(look))
     if found.enough >= now:
-        return _as_needed(stays, found, rules)
-    would_do = f"{found.enough} would do; {found.numbers(now)}"
+        return _as_needed(stays, found, rules, numbers)
+    would_do = f"{found.enough} would do; {numbers}"
     if now <= rules.least:
         # What no number of pods keeps is told before what keeps this one.
         reason = Reason.STEADY if found.unreachable else Reason.BOUNDS
@@ -296,15 +296,43 @@ def _fewer(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
     return Decision(pods, Reason.LOAD_FELL, sentence, found.unreachable)
 
 
-def _as_needed(stays: Decision, found: Wish, rules: Rules) -> Decision:
+def _as_needed(stays: Decision, found: Wish, rules: Rules, numbers: str) -> Decision:
     """As many as are needed, or as may be: what would be wrong with fewer, or forbids more."""
     now = stays.replicas
     if now == rules.most and found.too_much:
-        sentence = f"stays at {now}, as maxReplicas says: more are needed; {found.numbers(now)}"
+        sentence = f"stays at {now}, as maxReplicas says: more are needed; {numbers}"
         return replace(stays, reason=Reason.AT_MAXIMUM, sentence=sentence)
     held = found.held(now)
-    sentence = f"stays at {now}{held and f', as {held}'}: {found.numbers(now)}"
+    sentence = f"stays at {now}{held and f', as {held}'}: {numbers}"
     return replace(stays, reason=Reason.STEADY, sentence=sentence)
+
+
+def _short(look: Look, absent: str, needed: str, unreachable: tuple[Limit, ...] = ()) -> Decision:
+    """Pods are needed that do not come."""
+    sentence = f"stays at {look.replicas}, as {absent}: {needed}"
+    return Decision(look.replicas, Reason.UNSCHEDULABLE, sentence, unreachable)
+
+
+def _absent(look: Look) -> str:
+    """Why pods that are wanted do not come; empty: nothing keeps them away."""
+    if any(pod.unschedulable for pod in look.pods):
+        return "no node takes one of them"
+    refused = look.refused and len(look.pods) < look.replicas
+    return "the API server refuses some of them" if refused else ""
+
+
+def _supply(memory: Memory, look: Look) -> int:
+    """Pods that serve, or will soon."""
+    return len(look.serving) + sum(_starts(pod, memory.known) for pod in look.pods)
+
+
+def _judged_by(look: Look) -> int:
+    """Pods whose numbers are told: those that are wanted, or of these those that serve."""
+    return len(look.serving) if _absent(look) else look.replicas
+
+
+def _needed(found: Wish, look: Look) -> str:
+    return f"{found.needed} are needed ({found.because}); {found.numbers(_judged_by(look))}"
 
 
 def _starts(pod: Pod, known: Estimates) -> bool:

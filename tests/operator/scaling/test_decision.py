@@ -207,6 +207,39 @@ def test_while_no_node_takes_a_pod_none_is_added() -> None:
     assert "no node takes one" in found.sentence
 
 
+def test_a_pod_that_is_needed_and_that_no_node_takes_is_told() -> None:
+    service, needs_two = Service(2, RULES), 60.0
+    assert service.run(8, needs_two).reason is Reason.STEADY
+    service.unschedulable = {list(service.born)[1]}
+    found = service.run(8, needs_two)
+    assert (found.replicas, found.reason) == (2, Reason.UNSCHEDULABLE)
+    assert found.sentence.startswith("stays at 2, as no node takes one of them: 2 are needed (")
+    assert " of 80% with 1" in found.sentence  # pod that serves
+    found = service.run(40, CALM)
+    assert (found.replicas, found.reason) == (1, Reason.STEADY)
+
+
+def test_pods_that_the_api_server_refuses_are_no_supply() -> None:
+    service, needs_two = Service(1, RULES), 60.0
+    service.run(12, CALM)
+    service.replicas, service.refused = 3, True
+    for _ in range(40):
+        found = service.look(needs_two)
+    assert (found.replicas, found.reason) == (3, Reason.UNSCHEDULABLE)
+    told = "stays at 3, as the API server refuses some of them: 2 are needed ("
+    assert found.sentence.startswith(told)
+    assert " of 80% with 1" in found.sentence
+    found = service.look(10 * BUSY)  # nor is one added to them
+    assert (found.replicas, found.reason) == (3, Reason.UNSCHEDULABLE)
+
+
+def test_what_is_refused_beside_all_that_are_wanted_is_of_a_rollout() -> None:
+    service = Service(2, RULES)
+    service.run(12, CALM)
+    service.refused = True
+    assert service.look(BUSY).reason is Reason.LOAD_GREW
+
+
 def test_bounds_are_kept_at_once() -> None:
     assert Service(1, replace(RULES, least=3)).look(CALM).replicas == 3
     assert Service(30, RULES).look(CALM).replicas == 20
