@@ -64,6 +64,10 @@ class Reconciler:
     def forget(self) -> None:
         """What is remembered is of before another operator worked: find everything out again."""
         self._memories.clear()
+        self.stand_by()
+
+    def stand_by(self) -> None:
+        """Listen to no router, as another may work; what is known stays, lest none has."""
         self._readers.routers.forget()
 
     async def reconcile(self, key: Key) -> float | None:
