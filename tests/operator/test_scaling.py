@@ -245,6 +245,19 @@ async def test_a_restarted_operator_changes_no_number_that_it_has_not_measured(
     assert world.status()["history"] == history
 
 
+@pytest.mark.parametrize(("deadline_s", "believed"), [(300, False), (1800, True)])
+async def test_no_start_is_believed_that_is_longer_than_a_rollout_may_take(
+    clock: Clock, deadline_s: int, believed: bool
+) -> None:
+    world = World(clock, rollout={"progressDeadlineSeconds": deadline_s})
+    clock.now_s += 600  # since the pod was created; it is ready as of now
+    world.cluster.put(fakes.pod("chat-1", ready=True))
+    world.born = 1
+    await world.pass_(60)
+    known = world.operator.reconciler._memories[KEY].autoscaling.memory.known
+    assert known.start_s == (pytest.approx(600, abs=15) if believed else None)
+
+
 async def test_a_dry_run_only_tells(clock: Clock) -> None:
     world = World(clock, scaling={**SCALING, "mode": "DryRun"}, replicas=1)
     await world.pass_(60)

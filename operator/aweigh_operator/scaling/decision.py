@@ -114,6 +114,7 @@ def _noted(memory: Memory, look: Look) -> Memory:
     """Who serves, and since when there are so many pods, whoever has changed it."""
     first = memory.looked_s is None
     gap = first or look.now_s - (memory.looked_s or 0.0) > LONGEST_LOOK_S
+    since_s = look.now_s if gap else memory.since_s
     live = {pod.uid for pod in look.pods}
     changes = memory.changes or ((float("-inf"), look.replicas),)
     if changes[-1][1] != look.replicas:
@@ -124,11 +125,11 @@ def _noted(memory: Memory, look: Look) -> Memory:
         memory,
         serving=serving,
         moved_s=look.now_s if moved else memory.moved_s,
-        known=estimates.started(memory.known, look, memory.served),
+        known=estimates.started(memory.known, look, memory.served, look.now_s - since_s),
         told={uid: state for uid, state in memory.told.items() if uid in live},
         served=memory.served & live | serving,
         votes=() if gap else memory.votes,
-        since_s=look.now_s if gap else memory.since_s,
+        since_s=since_s,
         changes=changes,
     )
 

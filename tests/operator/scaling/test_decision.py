@@ -1,5 +1,6 @@
 """What holds the law back: reports that are missing, pods that start, quiet times, policies."""
 
+import random
 from dataclasses import replace
 from itertools import pairwise
 
@@ -411,6 +412,30 @@ def test_a_new_operator_learns_from_pods_that_serve_how_long_others_will_start()
     service.start_s = 600.0
     service.look(CALM)
     assert service.memory.known.start_s == 600.0
+
+
+def test_pods_of_days_ago_that_serve_again_tell_nothing_of_how_long_others_will_start() -> None:
+    chance = random.Random(1)
+    service = Service(2, RULES)
+    service.start_s = 3 * 86_400.0  # until they were ready the last time
+    sizes = [service.run(1, chance.gauss(60.0, 2.0)).replicas for _ in range(60)]
+    assert service.memory.known.start_s is None
+    assert sizes == [2] * 60
+
+
+def test_a_start_that_was_seen_counts_more_than_what_older_pods_tell() -> None:
+    service = Service(2, RULES)
+    service.start_s = 900.0  # before the first look: they may have served before that, too
+    service.starting = {list(service.born)[1]}
+    service.run(8, CALM)
+    assert service.memory.known.start_s == 900.0
+    new = replace(RULES, least=3)
+    service.rules, service.start_s = new, 30.0
+    service.run(8, CALM)
+    assert service.memory.known.start_s == 30.0
+    service.starting, service.start_s = set(), 900.0
+    service.run(8, CALM)
+    assert service.memory.known.start_s == 30.0
 
 
 def test_no_pod_is_stuck_before_one_was_seen_to_start() -> None:
