@@ -245,6 +245,26 @@ async def test_a_restarted_operator_changes_no_number_that_it_has_not_measured(
     assert world.status()["history"] == history
 
 
+@pytest.mark.parametrize(
+    ("most", "milliseconds", "reason", "told"),
+    [
+        (6, 12, "Steady", " of 80% with 3"),
+        (2, 12, "AtMaximum", "inter-token time would pass the limit with up to 2 pods, and does"),
+        (1, 12, "AtMaximum", ""),  # work, too, is too much for it
+        (6, 4, "ObjectiveUnreachable", "would pass the limit with up to 6 pods, and does"),
+    ],
+)
+async def test_an_objective_that_more_pods_than_may_be_would_keep_is_not_called_unreachable(
+    clock: Clock, most: int, milliseconds: int, reason: str, told: str
+) -> None:
+    objective = {"interTokenMilliseconds": milliseconds}
+    world = World(clock, scaling={**SCALING, "maxReplicas": most, "objective": objective})
+    for requests in (3, 8, 20, 40, 62, 62, 62, 62):
+        await world.pass_(120, requests)
+    assert world.active()[:2] == ("True", reason)
+    assert told in world.active()[2]
+
+
 @pytest.mark.parametrize(("deadline_s", "believed"), [(300, False), (1800, True)])
 async def test_no_start_is_believed_that_is_longer_than_a_rollout_may_take(
     clock: Clock, deadline_s: int, believed: bool

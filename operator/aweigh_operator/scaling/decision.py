@@ -34,7 +34,8 @@ class Decision:
     replicas: int
     reason: Reason
     sentence: str
-    unreachable: tuple[Limit, ...] = ()  # limits that no number of pods keeps
+    unreachable: tuple[Limit, ...] = ()  # limits that no number of pods that may be keeps
+    by_load: tuple[Limit, ...] = ()  # those of them that more pods would keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +174,11 @@ def _judged(memory: Memory, look: Look, rules: Rules) -> tuple[Memory, Decision]
     memory = _voted(memory, look, rules, found.needed, found.enough)
     memory = replace(memory, burst=_burst(memory, found, look, rules))
     if (absent := _absent(look)) and found.needed > min(look.replicas, _supply(memory, look)):
-        return memory, _short(look, absent, _needed(found, look), found.unreachable)
-    guarded = _more if found.needed > look.replicas else _fewer
-    return memory, guarded(memory, found, look, rules)
+        decision = _short(look, absent, _needed(found, look))
+    else:
+        guarded = _more if found.needed > look.replicas else _fewer
+        decision = guarded(memory, found, look, rules)
+    return memory, replace(decision, unreachable=found.unreachable, by_load=found.by_load)
 
 
 def _held(memory: Memory, look: Look, rules: Rules, sentence: str) -> tuple[Memory, Decision]:
@@ -239,7 +242,7 @@ def _burst(memory: Memory, found: Wish, look: Look, rules: Rules) -> Burst | Non
 def _more(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
     now = look.replicas
     needed = _needed(found, look)
-    stays = Decision(now, Reason.SETTLING, f"stays at {now}: {needed}", found.unreachable)
+    stays = Decision(now, Reason.SETTLING, f"stays at {now}: {needed}")
     if rules.up.select is Select.DISABLED:
         return replace(stays, sentence=f"stays at {now}, as scaleUp is disabled: {needed}")
     since_s = look.now_s - rules.up.quiet_s
@@ -262,7 +265,7 @@ def _more(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
 
 def _fewer(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
     now, quiet_s = look.replicas, rules.down.quiet_s
-    stays = Decision(now, Reason.SETTLING, "", found.unreachable)
+    stays = Decision(now, Reason.SETTLING, "")
     numbers = found.numbers(_judged_by(look))
     if found.enough >= now:
         return _as_needed(stays, found, rules, numbers)
@@ -294,7 +297,7 @@ def _fewer(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
         sentence = f"stays at {now} for a while, as behavior.scaleDown says: {would_do}"
         return replace(stays, sentence=sentence)
     sentence = f"{now} → {pods} pods: they are enough; {found.numbers(pods)}"
-    return Decision(pods, Reason.LOAD_FELL, sentence, found.unreachable)
+    return Decision(pods, Reason.LOAD_FELL, sentence)
 
 
 def _as_needed(stays: Decision, found: Wish, rules: Rules, numbers: str) -> Decision:
@@ -308,10 +311,10 @@ def _as_needed(stays: Decision, found: Wish, rules: Rules, numbers: str) -> Deci
     return replace(stays, reason=Reason.STEADY, sentence=sentence)
 
 
-def _short(look: Look, absent: str, needed: str, unreachable: tuple[Limit, ...] = ()) -> Decision:
+def _short(look: Look, absent: str, needed: str) -> Decision:
     """Pods are needed that do not come."""
     sentence = f"stays at {look.replicas}, as {absent}: {needed}"
-    return Decision(look.replicas, Reason.UNSCHEDULABLE, sentence, unreachable)
+    return Decision(look.replicas, Reason.UNSCHEDULABLE, sentence)
 
 
 def _absent(look: Look) -> str:
