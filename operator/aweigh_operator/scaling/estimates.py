@@ -1,8 +1,9 @@
 """What is believed of demand, hits and drafts, look by look: each figure follows what is counted.
 
-Rates follow fast, shares slowly. What a cold pod counts says nothing of hits, and after a change of
-the number of pods the hit share is left as it was until caches have settled: it falls because
-prefixes lie elsewhere, which must not ask for one more pod.
+Rates follow fast, shares slowly. What a cold pod counts says nothing of hits, nor of drafts, whose
+worth it has yet to measure; and after a change of the number of pods the hit share is left as it
+was until caches have settled: it falls because prefixes lie elsewhere, which must not ask for one
+more pod.
 """
 
 from collections.abc import Iterable, Mapping
@@ -75,12 +76,13 @@ def learned(
         frozen: the number of pods has changed lately.
     """
     found = _demand(before, windows.values(), seconds, arrived)
-    found = _drafts(found, counts.total(windows.values()))
+    warm = [windows[pod.uid] for pod in look.pods if pod.warm and pod.uid in windows]
+    seen = counts.total(warm)
+    found = _drafts(found, seen)
     found = replace(found, costs=_costs(found, look))
     if frozen:
         return replace(found, gathered_prompts=counts.NOTHING)
-    warm = [windows[pod.uid] for pod in look.pods if pod.warm and pod.uid in windows]
-    return _hits(found, counts.total(warm), len(warm))
+    return _hits(found, seen, len(warm))
 
 
 def started(before: Estimates, look: Look, served: frozenset[str], seconds: float) -> Estimates:

@@ -12,7 +12,7 @@ from aweigh_api.reasons import Reason
 from aweigh_operator.scaling.counts import Counted, Window
 from aweigh_operator.scaling.estimates import Estimates, learned
 from aweigh_operator.scaling.law import Aim, Limit
-from aweigh_operator.scaling.look import Look
+from aweigh_operator.scaling.look import WARM_S, Look, Pod
 from aweigh_operator.scaling.rules import DOWN, UP, Policy, Rules, Select
 from tests.operator.scaling.looks import LOOK_S, Service
 
@@ -458,8 +458,23 @@ def test_steps_that_say_nothing_of_prompts_any_more_leave_what_was_known_of_them
 
 
 def test_what_drafts_bring_at_first_counts_whole() -> None:
-    seen = Counted(decoded_rows=1000, decode_tokens=3000, drafted_tokens=4000)
-    look = Look(now_s=15.0, replicas=1, pods=[])
-    windows = {"a": Window(15.0, seen)}
-    known = learned(Estimates(), look, windows, 15.0, arrived=None, frozen=True)
+    known = drafts_of(warm=Counted(decoded_rows=1000, decode_tokens=3000, drafted_tokens=4000))
     assert (known.drafted, known.accepted_length) == (4.0, 3.0)
+
+
+def test_what_drafts_bring_on_a_cold_pod_says_nothing_yet() -> None:
+    cold = Counted(decoded_rows=9000, decode_tokens=9000)
+    known = drafts_of(cold=cold)
+    assert (known.drafted, known.accepted_length) == (None, None)
+    warm = Counted(decoded_rows=1000, decode_tokens=3000, drafted_tokens=4000)
+    known = drafts_of(warm=warm, cold=cold)
+    assert (known.drafted, known.accepted_length) == (4.0, 3.0)
+
+
+def drafts_of(**counted: Counted) -> Estimates:
+    """What is believed after the first look at pods, warm and cold, that have counted so much."""
+    ready_for_s = {"warm": WARM_S, "cold": WARM_S - 15.0}
+    pods = [Pod(uid=uid, age_s=90.0, ready_for_s=ready_for_s[uid]) for uid in counted]
+    windows = {uid: Window(15.0, each) for uid, each in counted.items()}
+    look = Look(now_s=90.0, replicas=len(pods), pods=pods)
+    return learned(Estimates(), look, windows, 15.0, arrived=None, frozen=True)
