@@ -304,6 +304,8 @@ class Reconciler:
         before = condition(body.get("status") or {}, ConditionType.READY)
         pods = condition(told.status, ConditionType.WORKLOAD_READY)
         self._metrics.services.ready(key, _readiness(ready, pods, told.missing))
+        scaling = condition(told.status, ConditionType.SCALING_ACTIVE)
+        self._metrics.services.scaled(key, scaling["reason"])
         news = [
             *events.of_actions(done),
             *events.of_transitions(told.transitions),

@@ -220,6 +220,31 @@ async def test_a_missing_report_changes_no_number(clock: Clock) -> None:
     assert "1 of " in world.active()[2]
 
 
+async def test_a_service_whose_number_of_pods_is_held_has_a_series_of_its_own_for_as_long(
+    clock: Clock,
+) -> None:
+    world = World(clock)
+
+    def held() -> list[str]:
+        text = world.operator.metrics.text().decode()
+        return [line for line in text.splitlines() if line.startswith("aweigh_operator_scaling_h")]
+
+    labels = 'name="chat",namespace="team",reason='
+    await world.pass_(120)
+    assert held() == []
+    world.silent = set(world.pods)
+    await world.pass_(90)
+    assert held() == [f'aweigh_operator_scaling_held{{{labels}"ReportsMissing"}} 1.0']
+    world.silent = set()
+    await world.pass_(60)
+    assert held() == []
+    await world.pass_(300, 100 * BUSY)
+    assert held() == [f'aweigh_operator_scaling_held{{{labels}"AtMaximum"}} 1.0']
+    world.cluster.remove(names.KIND)
+    await world.operator.reconcile()
+    assert held() == []
+
+
 async def test_one_lost_report_is_no_news(clock: Clock) -> None:
     world = World(clock)
     await world.pass_(120)
