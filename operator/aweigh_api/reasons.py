@@ -91,6 +91,6 @@ class Reason(StrEnum):
     SETTLING = "Settling"  # behavior, or a pod that starts, holds the number for a while
     WAITING_FOR_REPORTS = "WaitingForReports"  # nothing was measured yet
     REPORTS_MISSING = "ReportsMissing"  # a pod does not tell its load, or nobody who else scales
-    OBJECTIVE_UNREACHABLE = "ObjectiveUnreachable"  # by any number of pods: it does not count
+    OBJECTIVE_UNREACHABLE = "ObjectiveUnreachable"  # even without load: it does not count
     CACHE_TOO_SMALL = "CacheTooSmall"  # the prompts that come again and again fit no pod
     CONFLICT = "Conflict"  # another autoscaler scales it, too

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from aweigh_api.scaling import Scaling
-from aweigh_operator import zero
+from aweigh_api.spec import Rollout
+from aweigh_operator import troubles, zero
 from aweigh_operator.observe import Observed
 from aweigh_operator.plan import Plan
 from aweigh_operator.route import way
@@ -71,6 +72,8 @@ def looked(
         routers=_routers(observed),
         shown=zero.shown(observed, todo.template_hash, replicas),
         blocked=zero.blocked(observed, todo.template_hash),
+        longest_start_s=_longest_start_s(observed),
+        refused=troubles.refused(observed) is not None,
     )
     last_s = found.memory.looked_s
     since_s = float("inf") if last_s is None else now_s - last_s
@@ -86,6 +89,13 @@ def looked(
 def _asleep(observed: Observed, scaling: Scaling) -> bool:
     """Whether no pod runs because nothing is asked."""
     return scaling.to_zero and not observed.body["spec"].get("suspend", False)
+
+
+def _longest_start_s(observed: Observed) -> float:
+    """After which a pod that does not serve is started again."""
+    rollout = observed.body["spec"].get("rollout") or {}
+    usual = Rollout().progress_deadline_seconds
+    return float(rollout.get("progressDeadlineSeconds", usual))
 
 
 def _silent(seen: Look, memory: Memory) -> bool:

@@ -64,8 +64,9 @@ class ApiError(Exception):
 
     @property
     def transient(self) -> bool:
-        """Whether the same request may succeed in a moment."""
-        return self.status in _TRANSIENT or self.status >= 500
+        """Whether the same request may succeed in a moment; what succeeds has made no sense."""
+        senseless = 200 <= self.status <= 299
+        return senseless or self.status in _TRANSIENT or self.status >= 500
 
     @property
     def namespace_leaves(self) -> bool:
@@ -332,8 +333,7 @@ class ApiServer:
         self._counted(method, status)
         if not 200 <= status <= 299:
             raise ApiError(what, status, *_refusal(text), retry_after_s)
-        answer: Manifest = json.loads(text)
-        return answer
+        return _object(what, status, text)
 
     async def _request(
         self, method: str, path: str, query: Mapping[str, str], body: Manifest | None, content: str
@@ -357,7 +357,7 @@ class ApiServer:
                 response = (await self._client.call_api(*request)).response
                 after = response.headers.get("Retry-After", "")
                 after_s = float(after) if _SECONDS.fullmatch(after) else 0.0
-                return response.status, await response.text(), after_s
+                return response.status, await response.text("utf-8", "replace"), after_s
         except TimeoutError:
             return 0, f"no answer within {timeout_s:.0f} s", 0.0
         except (aiohttp.ClientError, OSError) as error:
@@ -367,6 +367,17 @@ class ApiServer:
 def _items(listing: Manifest) -> list[Manifest]:
     items: list[Manifest] | None = listing.get("items")  # null where there is nothing
     return items or []
+
+
+def _object(what: str, status: int, text: str) -> Manifest:
+    """What was answered; a proxy's page, or half an answer, is a failure that may pass."""
+    try:
+        answer: Any = json.loads(text)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise ApiError(what, status, f"expected an object as JSON, got {text.strip()[:200]!r}")
+    return answer
 
 
 def _refusal(text: str) -> tuple[str, str]:

@@ -1,13 +1,16 @@
 """Gauges with a series for each InferenceService that has something to tell by it."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from aweigh_api.reasons import Reason
 from aweigh_operator.observe import Key
 
 _ONE = ("namespace", "name")
+_HELD = (Reason.AT_MAXIMUM, Reason.REPORTS_MISSING, Reason.UNSCHEDULABLE)
 
 
 class Readiness(NamedTuple):
@@ -50,6 +53,12 @@ class ServiceGauges:
             _ONE,
             registry=registry,
         )
+        self._held = Gauge(
+            "aweigh_operator_scaling_held",
+            "1 for each InferenceService whose number of pods cannot follow its load, by reason.",
+            (*_ONE, "reason"),
+            registry=registry,
+        )
         self._readiness: dict[Key, Readiness] = {}
 
     def ready(self, key: Key, now: Readiness) -> None:
@@ -65,8 +74,14 @@ class ServiceGauges:
         """The load asks for so many pods; None: nobody decides about their number any more."""
         _set(self._desired, key, replicas)
 
+    def scaled(self, key: Key, reason: str | None) -> None:
+        """This is why it has as many pods as it has; None: its load does not decide about them."""
+        for each in _HELD:
+            _set(self._held, (*key, each), 1 if each == reason else None)
+
     def forget(self, key: Key) -> None:
         """It is gone."""
+        self.scaled(key, None)
         for gauge in (self._missing, self._unready, self._desired):
             _set(gauge, key, None)
         self._uncount(key)
@@ -74,7 +89,7 @@ class ServiceGauges:
     def clear(self) -> None:
         """Another operator tells of all of them."""
         self._readiness.clear()
-        for gauge in (self._services, self._missing, self._unready, self._desired):
+        for gauge in (self._services, self._missing, self._unready, self._desired, self._held):
             gauge.clear()
 
     def _uncount(self, key: Key) -> None:
@@ -83,10 +98,10 @@ class ServiceGauges:
             self._services.labels(before.ready, before.workload_ready).dec()
 
 
-def _set(gauge: Gauge, key: Key, value: int | None) -> None:
+def _set(gauge: Gauge, labels: Sequence[str], value: int | None) -> None:
     """The service's series has this value; None: it has no series."""
     if value is not None:
-        gauge.labels(*key).set(value)
+        gauge.labels(*labels).set(value)
         return
     with contextlib.suppress(KeyError):
-        gauge.remove(*key)
+        gauge.remove(*labels)

@@ -1,6 +1,7 @@
 """The operator's probes and metrics, on two ports.
 
-Alive: the event loop turns (or nothing would answer) and no key has been at a worker for minutes.
+Alive: the event loop turns (or nothing would answer), no key has been at a worker for
+minutes, and the Lease is kept, if there is one.
 Ready: the API server lets the operator see all that it works on, and it is not stopping.
 """
 

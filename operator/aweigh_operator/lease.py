@@ -87,6 +87,9 @@ class Lease:
                 renewed = await self._take()
         except (ApiError, TimeoutError) as error:
             logger.warning("the Lease %s is not renewed: %s", self._key, error)
+        except Exception:  # whatever it is: who ceases to try would lead for ever
+            logger.exception("the Lease %s is not renewed", self._key)
+            self._stored = None  # it may be what cannot be read
         else:
             self._renewed_s = began_s if renewed else None
         self._tell()

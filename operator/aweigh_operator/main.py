@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from typing import Any
 
 import aiohttp
@@ -87,13 +87,15 @@ async def _run(settings: Settings) -> None:
             "Age of the key that has waited or is worked on longest.",
             queue.oldest_age_s,
         )
-        health = Health(metrics, lambda: _trouble(queue))
+        kept: list[asyncio.Task[None]] = []
+        health = Health(metrics, lambda: _trouble(queue, kept))
         await health.start(settings.probe_port, settings.metrics_port)
         stack.push_async_callback(health.stop)
         await _unless(stop, check_access(api, settings))
         await _unless(stop, check_schema(api))
         if settings.lease:
-            await stack.enter_async_context(_turns(settings.lease, api, queue, reconciler, metrics))
+            turns = _turns(settings.lease, api, queue, reconciler, metrics)
+            kept.append(await stack.enter_async_context(turns))
         stack.push_async_callback(queue.stop, STOP_GRACE_S)
         relisted = asyncio.Event()
         registry = handlers.registry(queue, store, _login, relisted.set)
@@ -113,8 +115,11 @@ def _session() -> aiohttp.ClientSession:
 @contextlib.asynccontextmanager
 async def _turns(
     name: str, api: ApiServer, queue: WorkQueue[Key], reconciler: Reconciler, metrics: Metrics
-) -> AsyncIterator[None]:
-    """Work only while the Lease is held; it is given back at the end, when work has ended."""
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Work only while the Lease is held; it is given back at the end, when work has ended.
+
+    Gives the task that keeps it, which has no end of its own.
+    """
     worked_at: int | None = None  # that many changes of the holder
 
     def changed(leads: bool) -> None:
@@ -128,14 +133,14 @@ async def _turns(
             queue.resume()
         else:
             queue.pause()
-            reconciler.forget()
+            reconciler.stand_by()
 
     queue.pause()
     lease = Lease(api, Key(*name.split("/")), socket.gethostname(), changed)
     api.writable_s = lambda: lease.writable_s
     keeping = asyncio.create_task(lease.keep(), name="lease")
     try:
-        yield
+        yield keeping
     finally:
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
@@ -270,9 +275,12 @@ async def _login() -> kopf.ConnectionInfo:
     )
 
 
-def _trouble(queue: WorkQueue[Key]) -> str | None:
+def _trouble(queue: WorkQueue[Key], kept: Iterable[asyncio.Task[None]]) -> str | None:
     if queue.broken():
         return "a worker has ended"
+    for task in kept:
+        if task.done() and not task.cancelled():
+            return f"the Lease is kept no more: {task.exception()!r}"
     age_s = queue.longest_work_s()
     return f"a key is at work for {age_s:.0f} s" if age_s > LONGEST_WORK_S else None
 

@@ -64,6 +64,10 @@ class Reconciler:
     def forget(self) -> None:
         """What is remembered is of before another operator worked: find everything out again."""
         self._memories.clear()
+        self.stand_by()
+
+    def stand_by(self) -> None:
+        """Listen to no router, as another may work; what is known stays, lest none has."""
         self._readers.routers.forget()
 
     async def reconcile(self, key: Key) -> float | None:
@@ -300,6 +304,8 @@ class Reconciler:
         before = condition(body.get("status") or {}, ConditionType.READY)
         pods = condition(told.status, ConditionType.WORKLOAD_READY)
         self._metrics.services.ready(key, _readiness(ready, pods, told.missing))
+        scaling = condition(told.status, ConditionType.SCALING_ACTIVE)
+        self._metrics.services.scaled(key, scaling["reason"])
         news = [
             *events.of_actions(done),
             *events.of_transitions(told.transitions),

@@ -128,20 +128,18 @@ def status(observed: Observed, spec: Spec, now: datetime) -> ScalingStatus | Non
     if decision is None or spec.suspend:
         return before
     reason, time = _reason(decision), _text(now)
+    message = _message(decision, spec.scaling.max_replicas)
     if before is not None and (before.desired_replicas, before.reason) == (
         decision.replicas,
         reason,
     ):
         fresh = abs(now - moment(before.time)) < TOLD_FOR  # before now, unless a clock jumped
-        if fresh or before.message == _message(decision):
+        if fresh or before.message == message:
             return before
-    return ScalingStatus(
-        desired_replicas=decision.replicas,
-        reason=reason,
-        message=_message(decision),
-        time=time,
-        history=_history(before, decision, reason, time),
+    latest = ScalingStatus(
+        desired_replicas=decision.replicas, reason=reason, message=message, time=time
     )
+    return latest.model_copy(update={"history": _history(before, latest)})
 
 
 def change(before: ScalingStatus | None, after: ScalingStatus | None) -> ScalingChange | None:
@@ -155,33 +153,34 @@ def change(before: ScalingStatus | None, after: ScalingStatus | None) -> Scaling
     return after.history[0]
 
 
-def _history(
-    before: ScalingStatus | None, decision: Decision, reason: Reason, time: str
-) -> list[ScalingChange]:
+def _history(before: ScalingStatus | None, latest: ScalingStatus) -> list[ScalingChange]:
     known = [] if before is None else before.history
-    if before is None or before.desired_replicas == decision.replicas:
+    if before is None or before.desired_replicas == latest.desired_replicas:
         return known
-    latest = ScalingChange(
-        time=time,
+    change = ScalingChange(
+        time=latest.time,
         from_replicas=before.desired_replicas,
-        to_replicas=decision.replicas,
-        reason=reason,
-        message=_message(decision),
+        to_replicas=latest.desired_replicas,
+        reason=latest.reason,
+        message=latest.message,
     )
-    return [latest, *known][:MAX_HISTORY]
+    return [change, *known][:MAX_HISTORY]
 
 
 def _reason(decision: Decision) -> Reason:
     """A limit that cannot be kept is what matters while nothing moves."""
-    if decision.unreachable and decision.reason in _CALM:
-        small = Limit.MEMORY in decision.unreachable
-        return Reason.CACHE_TOO_SMALL if small else Reason.OBJECTIVE_UNREACHABLE
-    return decision.reason
+    if not decision.unreachable or decision.reason not in _CALM:
+        return decision.reason
+    never = set(decision.unreachable) - set(decision.by_load)
+    if not never:
+        return Reason.AT_MAXIMUM
+    return Reason.CACHE_TOO_SMALL if Limit.MEMORY in never else Reason.OBJECTIVE_UNREACHABLE
 
 
-def _message(decision: Decision) -> str:
+def _message(decision: Decision, most: int) -> str:
     lost = " and ".join(decision.unreachable)
-    why = f"; {lost} would pass the limit with any number of pods, and does not count"
+    number = "1 pod" if most == 1 else f"up to {most} pods"
+    why = f"; {lost} would pass the limit with {number}, and does not count"
     return f"{decision.sentence}{why if lost else ''}"[:MAX_MESSAGE]
 
 

@@ -51,6 +51,11 @@ def of_routers(observed: Observed, template_hash: str | None) -> Trouble | None:
     return _first(observed, _newest_first(observed.live_routers, template_hash), ROUTER_DEPLOYMENT)
 
 
+def refused(observed: Observed) -> Trouble | None:
+    """Why the API server creates no pod that serves; None: it does."""
+    return _of_deployment(observed, "Deployment", "ReplicaFailure")
+
+
 def _of_another(pod: Pod, template_hash: str | None) -> bool:
     return template_hash is not None and pod.template_hash not in ("", template_hash)
 

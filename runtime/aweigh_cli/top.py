@@ -2,7 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Report = TypeVar("Report", bound="BaseModel")
 SERVICES = ("NAMESPACE", "NAME", "READY", "PODS", "DESIRED", "HIT%", "ACCEPT%", "TOKENS/STEP")
-PODS = ("POD", "RUNNING", "WAITING", "KV%", "HIT%", "TOKENS/STEP", "OUTPUT TOKENS", "UP")
+PODS = ("POD", "RUNNING", "WAITING", "KV%", "HIT%", "ACCEPT%", "TOKENS/STEP", "OUTPUT TOKENS", "UP")
 ROUTERS = ("ROUTER", "WAITING", "OLDEST", "IN FLIGHT", "PODS", "ARRIVED", "UP")
 NAMES = ("NAMESPACE", "NAME", "POD", "ROUTER")  # columns of words
 UNKNOWN = "-"
@@ -46,7 +46,8 @@ def top(
     """Show load, cache hits and accepted drafts: of all services, or of the pods of one.
 
     Services are shown by their status, as of the last minutes; pods by the report that each gives
-    now, with hits and tokens since it has started. A pod that does not answer has a - everywhere.
+    now, with hits and tokens since it has started. A pod that does not answer has a - everywhere,
+    and what kubectl says of the first one follows: none does without the right to get pods/proxy.
     Where routers stand before them, these follow with the queue, and with how the load is spread.
     """
     from rich.console import Console
@@ -60,12 +61,20 @@ def top(
             where = "any namespace" if all_namespaces else f"namespace {namespace or 'of kubectl'}"
             typer.echo(f"no InferenceService in {where}", err=True)
         return
-    serving, routing = pods(name, namespace)
+    serving, routing, silent = pods(name, namespace)
     _print(console, PODS, serving)
     if routing:
         console.print()
         _print(console, ROUTERS, routing)
         console.print(f"\nspread: {spread([row[1] for row in serving])}")
+    if silent:
+        typer.echo(_told_of(silent), err=True)
+
+
+def _told_of(silent: list[str]) -> str:
+    """Why there are dashes, in one sentence."""
+    others = f" (and {len(silent) - 1} more do not answer)" if len(silent) > 1 else ""
+    return f"{silent[0]}{others}"
 
 
 def _print(console: "Console", columns: tuple[str, ...], rows: "Rows") -> None:
@@ -114,8 +123,8 @@ def _service(body: dict[str, Any]) -> list[str]:
     ]
 
 
-def pods(name: str, namespace: str | None) -> tuple["Rows", "Rows"]:
-    """A row for each pod of a service, and for each router, through the API server's proxy."""
+def pods(name: str, namespace: str | None) -> tuple["Rows", "Rows", list[str]]:
+    """A row for each pod of a service, and for each router; why some have not told anything."""
     from aweigh_cli.kubectl import get
 
     scope = ["--namespace", namespace] if namespace else []
@@ -123,12 +132,29 @@ def pods(name: str, namespace: str | None) -> tuple["Rows", "Rows"]:
     selector = f"{names.LABEL_INSTANCE}={name},{names.LABEL_NAME}!={names.PREFETCH}"
     found = json.loads(get("pods", "-l", selector, *scope, "-o", "json"))["items"]
     with ThreadPoolExecutor(ASKED_AT_ONCE) as asking:  # a silent pod holds up none but itself
-        rows = list(asking.map(lambda each: (_router if _routes(each) else _pod)(each), found))
-    routes = [_routes(each) for each in found]
+        rows = list(asking.map(_row, found))
     return (
-        [row for row, other in zip(rows, routes, strict=True) if not other],
-        [row for row, other in zip(rows, routes, strict=True) if other],
+        [row.cells for row in rows if not row.routes],
+        [row.cells for row in rows if row.routes],
+        [row.silence for row in rows if row.silence is not None],
     )
+
+
+class _Row(NamedTuple):
+    """What a pod or router has told."""
+
+    cells: list[str]
+    routes: bool
+    silence: str | None = None  # why it has told nothing
+
+
+def _row(body: dict[str, Any]) -> _Row:
+    routes = _routes(body)
+    try:
+        return _Row((_router if routes else _pod)(body), routes)
+    except CommandFailure as error:
+        dashes = (UNKNOWN for _ in (ROUTERS if routes else PODS)[1:])
+        return _Row([body["metadata"]["name"], *dashes], routes, str(error))
 
 
 def _routes(body: dict[str, Any]) -> bool:
@@ -141,8 +167,6 @@ def _router(body: dict[str, Any]) -> list[str]:
 
     metadata = body["metadata"]
     state = _told(metadata["namespace"], metadata["name"], RouterState)
-    if state is None:
-        return [metadata["name"], *(UNKNOWN for _ in ROUTERS[1:])]
     oldest_s = state.oldest_waiting_s
     return [
         metadata["name"],
@@ -160,8 +184,6 @@ def _pod(body: dict[str, Any]) -> list[str]:
 
     metadata = body["metadata"]
     state = _told(metadata["namespace"], metadata["name"], State)
-    if state is None:
-        return [metadata["name"], *(UNKNOWN for _ in PODS[1:])]
     kv = state.kv_tokens
     return [
         metadata["name"],
@@ -169,23 +191,23 @@ def _pod(body: dict[str, Any]) -> list[str]:
         _text(state.waiting),
         _percent(None if kv is None else kv.held, None if kv is None else kv.capacity),
         _percent(state.cached_prompt_tokens, _sum(state)),
+        _percent(state.accepted_tokens, state.drafted_tokens),
         _ratio(state.decode_tokens, state.decoded_rows),
         _text(state.generated_tokens),
         f"{state.uptime_s:.0f} s",
     ]
 
 
-def _told(namespace: str, pod: str, form: "type[Report]") -> "Report | None":
-    """The pod's report; None where it gives none in time, as while its container starts."""
+def _told(namespace: str, pod: str, form: "type[Report]") -> "Report":
+    """The pod's report, through the API server's proxy; a failure where it gives none in time."""
     from aweigh_cli.kubectl import kubectl
 
     path = f"/api/v1/namespaces/{namespace}/pods/{pod}:{names.ADMIN_PORT}/proxy/state"
+    said = kubectl("get", "--raw", path, f"--request-timeout={REPORT_S}s")
     try:
-        return form.model_validate_json(
-            kubectl("get", "--raw", path, f"--request-timeout={REPORT_S}s")
-        )
-    except (CommandFailure, ValueError):
-        return None
+        return form.model_validate_json(said)
+    except ValueError as error:
+        raise CommandFailure(f"pod {pod} answers with no report at {path}") from error
 
 
 def _sum(state: "State") -> int | None:

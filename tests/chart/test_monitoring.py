@@ -79,6 +79,17 @@ def test_alerts_say_what_is_wrong_and_what_to_do() -> None:
         assert "for" in alert
 
 
+def test_alerts_about_one_service_name_it() -> None:
+    of_one = [each for each in alerts() if "aweigh_operator_" in each["expr"]]
+    named = [each for each in of_one if "max by (namespace, name)" in each["expr"]]
+    assert {each["alert"] for each in of_one} - {each["alert"] for each in named} == {
+        "AweighOperatorFallsBehind"
+    }
+    for each in named:
+        assert "{{ $labels.name }} in {{ $labels.namespace }}" in each["annotations"]["summary"]
+        assert "-n {{ $labels.namespace }} {{ $labels.name }}" in each["annotations"]["description"]
+
+
 def test_the_dashboards_panels_lie_beside_each_other() -> None:
     places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in dashboard()["panels"]]
     assert len(set(places)) == len(places) >= 10

@@ -61,7 +61,7 @@ def service(name):
     if name in world["deleted"]:
         metadata["deletionTimestamp"] = "2026-11-30T12:00:00Z"
     status = {"readyReplicas": world["serving"], "conditions": [ready], "url": world["url"]}
-    return {"metadata": metadata, "status": status}
+    return {"metadata": metadata, "spec": {}, "status": status}
 
 
 def act():

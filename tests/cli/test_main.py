@@ -4,7 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cli.command import ENTRY, aweigh, environment, script
+from tests.cli.fake_kubectl import fake_kubectl
+
+NOT_OF_CLI = (
+    "aiohttp", "huggingface_hub", "jinja2", "kopf", "kubernetes", "llguidance", "msgspec", "numpy",
+    "obstore", "prometheus_client", "tokenizers", "torch", "transformers",
+)  # fmt: skip
 
 
 def test_help_names_every_command() -> None:
@@ -57,3 +65,19 @@ def test_without_the_extra_runtime_serving_says_what_to_install() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: serving needs torch, not installed here")
     assert "aweigh[runtime]" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["chat"]], ids=["help", "on a cluster"])
+@pytest.mark.parametrize("command", ["top", "why", "upgrade"])
+def test_the_extra_cli_is_enough_for_what_kubectl_does(
+    command: str, arguments: list[str], tmp_path: Path
+) -> None:
+    kubectl = fake_kubectl(tmp_path, services=("chat",), obeyed=("chat",))
+    alone = f"import sys; sys.modules.update(dict.fromkeys({NOT_OF_CLI})); {ENTRY}"
+    done = subprocess.run(
+        [sys.executable, "-c", alone, command, *arguments],
+        env=kubectl.environment, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "chat" in done.stdout or f"aweigh {command}" in done.stdout
+    assert "import" not in done.stderr

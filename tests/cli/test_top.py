@@ -24,7 +24,8 @@ PROXY = f":{names.ADMIN_PORT}/proxy/state"
 STATE = {
     "boot_id": "a", "uptime_s": 12.0, "phase": "ready", "running": 3, "waiting": 1,
     "cached_prompt_tokens": 30, "computed_prompt_tokens": 10, "generated_tokens": 500,
-    "decode_tokens": 90, "decoded_rows": 60, "kv_tokens": {"capacity": 200, "held": 50},
+    "decode_tokens": 90, "decoded_rows": 60, "drafted_tokens": 80, "accepted_tokens": 20,
+    "kv_tokens": {"capacity": 200, "held": 50},
 }  # fmt: skip
 
 ROUTER_STATE = {
@@ -56,6 +57,11 @@ def _pod(name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
 
 
+def _refusal(message: str) -> dict[str, Any]:
+    said = {"status": "Failure", "reason": "Forbidden", "code": 403, "message": message}
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, **said}
+
+
 def _objects(pods: list[str]) -> dict[str, dict[str, Any]]:
     """What is at each path of an API server with one service of so many pods."""
     found = [_pod(pod) for pod in pods]
@@ -76,7 +82,9 @@ def _objects(pods: list[str]) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def cluster(folder: Path, silent: list[str], talking: list[str]) -> Iterator[dict[str, str]]:
+def cluster(
+    folder: Path, silent: list[str], talking: list[str], forbidden: str = ""
+) -> Iterator[dict[str, str]]:
     """The environment of a kubectl that speaks with such an API server."""
     objects, ended = _objects([*silent, *talking]), threading.Event()
     proxied = f"{PODS}/"
@@ -93,8 +101,11 @@ def cluster(folder: Path, silent: list[str], talking: list[str]) -> Iterator[dic
             if path in waiting:
                 ended.wait()
                 return
-            body = json.dumps(objects.get(path, {})).encode()
-            self.send_response(200 if path in objects else 404)
+            status, answer = 200 if path in objects else 404, objects.get(path, {})
+            if forbidden and path.endswith(PROXY):
+                status, answer = 403, _refusal(forbidden)
+            body = json.dumps(answer).encode()
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -132,11 +143,28 @@ def test_pods_that_stay_silent_are_dashes_and_hold_up_nobody(tmp_path: Path) -> 
         started = time.monotonic()
         done = aweigh("top", "chat", env=env)
         took_s = time.monotonic() - started
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    (why,) = done.stderr.splitlines()
+    assert why.startswith(f"kubectl get --raw {PODS}/chat-0{PROXY} ")
+    assert why.endswith(" (and 5 more do not answer)")
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
-    assert rows[:-1] == [[pod, *7 * ["-"]] for pod in silent]
-    assert rows[-1] == ["chat-z", "3", "1", "25", "75", "1.50", "500", "12", "s"]
+    assert rows[:-1] == [[pod, *8 * ["-"]] for pod in silent]
+    assert rows[-1] == ["chat-z", "3", "1", "25", "75", "25", "1.50", "500", "12", "s"]
     assert took_s < 4 * REPORT_S  # one after the other they take six times the limit
+
+
+@needs_kubectl
+def test_who_may_not_ask_pods_is_told_which_right_is_lacking(tmp_path: Path) -> None:
+    lacking = (
+        'User "me" cannot get resource "pods/proxy" in API group "" in the namespace "default"'
+    )
+    with cluster(tmp_path, [], ["chat-a", "chat-router-a"], forbidden=lacking) as env:
+        done = aweigh("top", "chat", env=env)
+    assert done.returncode == 0
+    assert [line.split()[1] for line in done.stdout.splitlines()[1:2]] == ["-"]
+    (why,) = done.stderr.splitlines()
+    assert f"Error from server (Forbidden): {lacking}" in why
+    assert why.endswith(" (and 1 more do not answer)")
 
 
 @needs_kubectl

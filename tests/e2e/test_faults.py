@@ -184,11 +184,14 @@ def test_while_no_report_can_be_read_the_number_of_pods_stays(
     sizes: list[int] = []
 
     def reports_lost(service: Service) -> None:
-        # Two pods stay for as long as a fall of the load is not believed.
-        service.apply(model=SMALL, scaling={"minReplicas": 1, "maxReplicas": 3})
+        # One pod would do, and the other would go within some looks if anything was decided.
+        hasty = {"scaleDown": {"stabilizationWindowSeconds": 15}}
         with unreachable(service):
+            service.apply(
+                model=SMALL, scaling={"minReplicas": 1, "maxReplicas": 3, "behavior": hasty}
+            )
             service.wait_for_reason("ScalingActive", "ReportsMissing")
-            for _ in range(20):
+            for _ in range(90):
                 sizes.append(len(service.pods()))
                 time.sleep(1)
         cluster.wait(

@@ -28,6 +28,7 @@ class Answers:
         self.status = 200
         self.recovers_after: int | None = None  # answers of that status
         self.body: Any = {}
+        self.page: bytes | None = None  # instead of a body: a proxy's
         self.first: list[Any] = []  # bodies of the first answers, if they are others
         self.delay_s = 0.0
         self.headers: dict[str, str] = {}
@@ -40,6 +41,8 @@ class Answers:
         self.asked.append((request.method, request.path, dict(request.query), body))
         self.content_types.append(request.headers["Content-Type"])
         await asyncio.sleep(self.delay_s)
+        if self.page is not None:
+            return web.Response(body=self.page)
         recovered = self.recovers_after is not None and len(self.asked) > self.recovers_after
         status = 200 if recovered else self.status
         body = self.first.pop(0) if self.first else self.body
@@ -164,6 +167,16 @@ async def test_a_refusal_of_any_shape_is_understood(
     answers.status, answers.body = 400, body
     with pytest.raises(ApiError, match="the API server answered 400"):
         await api.read("Service", KEY)
+
+
+@pytest.mark.parametrize("page", [b"<html>back soon</html>", b'{"half": ', b"[]", b"\xff\xfe"])
+async def test_an_answer_that_is_none_of_an_api_server_is_a_transient_failure(
+    api: ApiServer, answers: Answers, page: bytes
+) -> None:
+    answers.page = page
+    with pytest.raises(ApiError, match="answered 200: expected an object as JSON") as failed:
+        await api.read("Service", KEY)
+    assert failed.value.transient
 
 
 @pytest.mark.parametrize("status", [409, 429, 500, 503])

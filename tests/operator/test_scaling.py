@@ -32,6 +32,7 @@ class World:
         self.operator = Operator(self.cluster)
         self.counted: dict[str, float] = {}
         self.silent: set[str] = set()
+        self.quota = 100  # of pods
         self.born = 0
 
     @property
@@ -63,9 +64,14 @@ class World:
         ranked = sorted(self.pods.items(), key=lambda each: _cost(each[1]))
         for name, _ in ranked[: max(0, len(ranked) - self.size)]:
             self.cluster.remove("Pod", Key(KEY.namespace, name))
-        for _ in range(self.size - len(self.pods)):
+        for _ in range(min(self.size, self.quota) - len(self.pods)):
             self.born += 1
             self.cluster.put(fakes.pod(f"chat-{self.born}", ready=True))
+        if self.size > self.quota:
+            failed = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
+            self.cluster.edit(
+                "Deployment", lambda body: body.update(status={"conditions": [failed]})
+            )
 
     def report(self, name: str, hits: float = 0.5, waiting: int = 0) -> None:
         uid = f"uid-of-{name}"
@@ -108,6 +114,18 @@ async def test_load_that_grows_gets_pods_and_everything_says_why(clock: Clock) -
     assert "utilization" in first["message"]
     (event,) = [each for each in world.cluster.events if each["reason"] == "LoadGrew"][:1]
     assert event["note"] == first["message"]
+
+
+async def test_pods_that_a_quota_refuses_serve_nobody_and_that_is_told(clock: Clock) -> None:
+    world = World(clock)
+    world.quota = 2
+    await world.pass_(120)
+    await world.pass_(600, BUSY)
+    assert (len(world.pods), world.size) == (2, world.status()["desiredReplicas"])
+    assert world.size > 2
+    assert world.active()[:2] == ("False", "Unschedulable")
+    assert "the API server refuses some of them" in world.active()[2]
+    assert " of 80% with 2" in world.active()[2]
 
 
 async def test_what_somebody_added_to_the_pods_is_told_once_while_their_number_changes(
@@ -202,6 +220,31 @@ async def test_a_missing_report_changes_no_number(clock: Clock) -> None:
     assert "1 of " in world.active()[2]
 
 
+async def test_a_service_whose_number_of_pods_is_held_has_a_series_of_its_own_for_as_long(
+    clock: Clock,
+) -> None:
+    world = World(clock)
+
+    def held() -> list[str]:
+        text = world.operator.metrics.text().decode()
+        return [line for line in text.splitlines() if line.startswith("aweigh_operator_scaling_h")]
+
+    labels = 'name="chat",namespace="team",reason='
+    await world.pass_(120)
+    assert held() == []
+    world.silent = set(world.pods)
+    await world.pass_(90)
+    assert held() == [f'aweigh_operator_scaling_held{{{labels}"ReportsMissing"}} 1.0']
+    world.silent = set()
+    await world.pass_(60)
+    assert held() == []
+    await world.pass_(300, 100 * BUSY)
+    assert held() == [f'aweigh_operator_scaling_held{{{labels}"AtMaximum"}} 1.0']
+    world.cluster.remove(names.KIND)
+    await world.operator.reconcile()
+    assert held() == []
+
+
 async def test_one_lost_report_is_no_news(clock: Clock) -> None:
     world = World(clock)
     await world.pass_(120)
@@ -225,6 +268,39 @@ async def test_a_restarted_operator_changes_no_number_that_it_has_not_measured(
     await world.pass_(30, BUSY)
     assert world.size == many
     assert world.status()["history"] == history
+
+
+@pytest.mark.parametrize(
+    ("most", "milliseconds", "reason", "told"),
+    [
+        (6, 12, "Steady", " of 80% with 3"),
+        (2, 12, "AtMaximum", "inter-token time would pass the limit with up to 2 pods, and does"),
+        (1, 12, "AtMaximum", ""),  # work, too, is too much for it
+        (6, 4, "ObjectiveUnreachable", "would pass the limit with up to 6 pods, and does"),
+    ],
+)
+async def test_an_objective_that_more_pods_than_may_be_would_keep_is_not_called_unreachable(
+    clock: Clock, most: int, milliseconds: int, reason: str, told: str
+) -> None:
+    objective = {"interTokenMilliseconds": milliseconds}
+    world = World(clock, scaling={**SCALING, "maxReplicas": most, "objective": objective})
+    for requests in (3, 8, 20, 40, 62, 62, 62, 62):
+        await world.pass_(120, requests)
+    assert world.active()[:2] == ("True", reason)
+    assert told in world.active()[2]
+
+
+@pytest.mark.parametrize(("deadline_s", "believed"), [(300, False), (1800, True)])
+async def test_no_start_is_believed_that_is_longer_than_a_rollout_may_take(
+    clock: Clock, deadline_s: int, believed: bool
+) -> None:
+    world = World(clock, rollout={"progressDeadlineSeconds": deadline_s})
+    clock.now_s += 600  # since the pod was created; it is ready as of now
+    world.cluster.put(fakes.pod("chat-1", ready=True))
+    world.born = 1
+    await world.pass_(60)
+    known = world.operator.reconciler._memories[KEY].autoscaling.memory.known
+    assert known.start_s == (pytest.approx(600, abs=15) if believed else None)
 
 
 async def test_a_dry_run_only_tells(clock: Clock) -> None:

@@ -1,7 +1,8 @@
 """How many pods there shall be: what is asked for, held back by guards. Pure: no clock, no I/O.
 
-A missing report holds; pods that start count as there; while no node takes one, none is added; and
-one pod goes at a time, after a quiet time in which nothing asked for it, if the law holds without.
+A missing report holds; pods that start count as there; one that no node takes, or that the API
+server refuses, does not, and while there is one, none is added; and one pod goes at a time, after a
+quiet time in which nothing asked for it, if the law holds without.
 The last ones go once nothing was asked for long, where they may, and the first comes at a request.
 """
 
@@ -33,7 +34,8 @@ class Decision:
     replicas: int
     reason: Reason
     sentence: str
-    unreachable: tuple[Limit, ...] = ()  # limits that no number of pods keeps
+    unreachable: tuple[Limit, ...] = ()  # limits that no number of pods that may be keeps
+    by_load: tuple[Limit, ...] = ()  # those of them that more pods would keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ def _noted(memory: Memory, look: Look) -> Memory:
     """Who serves, and since when there are so many pods, whoever has changed it."""
     first = memory.looked_s is None
     gap = first or look.now_s - (memory.looked_s or 0.0) > LONGEST_LOOK_S
+    since_s = look.now_s if gap else memory.since_s
     live = {pod.uid for pod in look.pods}
     changes = memory.changes or ((float("-inf"), look.replicas),)
     if changes[-1][1] != look.replicas:
@@ -123,11 +126,11 @@ def _noted(memory: Memory, look: Look) -> Memory:
         memory,
         serving=serving,
         moved_s=look.now_s if moved else memory.moved_s,
-        known=estimates.started(memory.known, look, memory.served),
+        known=estimates.started(memory.known, look, memory.served, look.now_s - since_s),
         told={uid: state for uid, state in memory.told.items() if uid in live},
         served=memory.served & live | serving,
         votes=() if gap else memory.votes,
-        since_s=look.now_s if gap else memory.since_s,
+        since_s=since_s,
         changes=changes,
     )
 
@@ -170,8 +173,12 @@ def _judged(memory: Memory, look: Look, rules: Rules) -> tuple[Memory, Decision]
         return _held(memory, look, rules, unknown)
     memory = _voted(memory, look, rules, found.needed, found.enough)
     memory = replace(memory, burst=_burst(memory, found, look, rules))
-    guarded = _more if found.needed > look.replicas else _fewer
-    return memory, guarded(memory, found, look, rules)
+    if (absent := _absent(look)) and found.needed > min(look.replicas, _supply(memory, look)):
+        decision = _short(look, absent, _needed(found, look))
+    else:
+        guarded = _more if found.needed > look.replicas else _fewer
+        decision = guarded(memory, found, look, rules)
+    return memory, replace(decision, unreachable=found.unreachable, by_load=found.by_load)
 
 
 def _held(memory: Memory, look: Look, rules: Rules, sentence: str) -> tuple[Memory, Decision]:
@@ -195,9 +202,8 @@ def _without_reports(
     raised = min(fallback, rules.most)
     if raised <= now:
         return memory, Decision(now, Reason.REPORTS_MISSING, f"stays at {now}: {told}")
-    if any(pod.unschedulable for pod in look.pods):
-        sentence = f"stays at {now}: {told}, and no node takes one more, as fallback says"
-        return memory, Decision(now, Reason.UNSCHEDULABLE, sentence)
+    if absent := _absent(look):
+        return memory, _short(look, absent, f"{told}, and fallback asks for {raised}")
     sentence = f"{now} → {raised} pods, as fallback says: {told}"
     return memory, Decision(raised, Reason.REPORTS_MISSING, sentence)
 
@@ -235,11 +241,8 @@ def _burst(memory: Memory, found: Wish, look: Look, rules: Rules) -> Burst | Non
 
 def _more(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
     now = look.replicas
-    needed = f"{found.needed} are needed ({found.because}); {found.numbers(now)}"
-    stays = Decision(now, Reason.SETTLING, f"stays at {now}: {needed}", found.unreachable)
-    if any(pod.unschedulable for pod in look.pods):
-        sentence = f"stays at {now}, as no node takes one of them: {needed}"
-        return replace(stays, reason=Reason.UNSCHEDULABLE, sentence=sentence)
+    needed = _needed(found, look)
+    stays = Decision(now, Reason.SETTLING, f"stays at {now}: {needed}")
     if rules.up.select is Select.DISABLED:
         return replace(stays, sentence=f"stays at {now}, as scaleUp is disabled: {needed}")
     since_s = look.now_s - rules.up.quiet_s
@@ -262,10 +265,11 @@ def _more(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
 
 def _fewer(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
     now, quiet_s = look.replicas, rules.down.quiet_s
-    stays = Decision(now, Reason.SETTLING, "", found.unreachable)
+    stays = Decision(now, Reason.SETTLING, "")
+    numbers = found.numbers(_judged_by(look))
     if found.enough >= now:
-        return _as_needed(stays, found, rules)
-    would_do = f"{found.enough} would do; {found.numbers(now)}"
+        return _as_needed(stays, found, rules, numbers)
+    would_do = f"{found.enough} would do; {numbers}"
     if now <= rules.least:
         # What no number of pods keeps is told before what keeps this one.
         reason = Reason.STEADY if found.unreachable else Reason.BOUNDS
@@ -293,18 +297,46 @@ def _fewer(memory: Memory, found: Wish, look: Look, rules: Rules) -> Decision:
         sentence = f"stays at {now} for a while, as behavior.scaleDown says: {would_do}"
         return replace(stays, sentence=sentence)
     sentence = f"{now} → {pods} pods: they are enough; {found.numbers(pods)}"
-    return Decision(pods, Reason.LOAD_FELL, sentence, found.unreachable)
+    return Decision(pods, Reason.LOAD_FELL, sentence)
 
 
-def _as_needed(stays: Decision, found: Wish, rules: Rules) -> Decision:
+def _as_needed(stays: Decision, found: Wish, rules: Rules, numbers: str) -> Decision:
     """As many as are needed, or as may be: what would be wrong with fewer, or forbids more."""
     now = stays.replicas
     if now == rules.most and found.too_much:
-        sentence = f"stays at {now}, as maxReplicas says: more are needed; {found.numbers(now)}"
+        sentence = f"stays at {now}, as maxReplicas says: more are needed; {numbers}"
         return replace(stays, reason=Reason.AT_MAXIMUM, sentence=sentence)
     held = found.held(now)
-    sentence = f"stays at {now}{held and f', as {held}'}: {found.numbers(now)}"
+    sentence = f"stays at {now}{held and f', as {held}'}: {numbers}"
     return replace(stays, reason=Reason.STEADY, sentence=sentence)
+
+
+def _short(look: Look, absent: str, needed: str) -> Decision:
+    """Pods are needed that do not come."""
+    sentence = f"stays at {look.replicas}, as {absent}: {needed}"
+    return Decision(look.replicas, Reason.UNSCHEDULABLE, sentence)
+
+
+def _absent(look: Look) -> str:
+    """Why pods that are wanted do not come; empty: nothing keeps them away."""
+    if any(pod.unschedulable for pod in look.pods):
+        return "no node takes one of them"
+    refused = look.refused and len(look.pods) < look.replicas
+    return "the API server refuses some of them" if refused else ""
+
+
+def _supply(memory: Memory, look: Look) -> int:
+    """Pods that serve, or will soon."""
+    return len(look.serving) + sum(_starts(pod, memory.known) for pod in look.pods)
+
+
+def _judged_by(look: Look) -> int:
+    """Pods whose numbers are told: those that are wanted, or of these those that serve."""
+    return len(look.serving) if _absent(look) else look.replicas
+
+
+def _needed(found: Wish, look: Look) -> str:
+    return f"{found.needed} are needed ({found.because}); {found.numbers(_judged_by(look))}"
 
 
 def _starts(pod: Pod, known: Estimates) -> bool:

@@ -1,8 +1,9 @@
 """What is believed of demand, hits and drafts, look by look: each figure follows what is counted.
 
-Rates follow fast, shares slowly. What a cold pod counts says nothing of hits, and after a change of
-the number of pods the hit share is left as it was until caches have settled: it falls because
-prefixes lie elsewhere, which must not ask for one more pod.
+Rates follow fast, shares slowly. What a cold pod counts says nothing of hits, nor of drafts, whose
+worth it has yet to measure; and after a change of the number of pods the hit share is left as it
+was until caches have settled: it falls because prefixes lie elsewhere, which must not ask for one
+more pod.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +21,7 @@ LEAST_PROMPT_TOKENS = 5000  # of warm pods, to judge hits by: fewer are gathered
 LEAST_ROWS = 500  # to judge drafts by, likewise
 UNKNOWN_START_S = 60.0  # until a pod was seen to become ready
 FROZEN_S = 90.0  # after a change of the number of pods, and of those that serve
-START_RANGE_S = (10.0, 1800.0)  # that a pod may be believed to need to become ready
+SHORTEST_START_S = 10.0  # that a pod may be believed to need to become ready
 _RATE = 0.5  # weight of what was counted last
 _SURPRISE = 4.0  # standard deviations
 _TREND = 0.3
@@ -50,6 +51,7 @@ class Estimates:
     kept: float = _KEPT_AT_FIRST  # of the hit share when pods double
     costs: Costs | None = None  # of a step
     start_s: float | None = None  # that a new pod needs to become ready
+    start_seen: bool = False  # from its creation on, and not guessed from what pods tell
     gathered_prompts: Counted = field(default_factory=Counted)  # too few to judge hits by
     gathered_rows: Counted = field(default_factory=Counted)  # too few to judge drafts by
 
@@ -74,35 +76,42 @@ def learned(
         frozen: the number of pods has changed lately.
     """
     found = _demand(before, windows.values(), seconds, arrived)
-    found = _drafts(found, counts.total(windows.values()))
+    warm = [windows[pod.uid] for pod in look.pods if pod.warm and pod.uid in windows]
+    seen = counts.total(warm)
+    found = _drafts(found, seen)
     found = replace(found, costs=_costs(found, look))
     if frozen:
         return replace(found, gathered_prompts=counts.NOTHING)
-    warm = [windows[pod.uid] for pod in look.pods if pod.warm and pod.uid in windows]
-    return _hits(found, counts.total(warm), len(warm))
+    return _hits(found, seen, len(warm))
 
 
-def started(before: Estimates, look: Look, served: frozenset[str]) -> Estimates:
+def started(before: Estimates, look: Look, served: frozenset[str], seconds: float) -> Estimates:
     """With what the pods needed that are seen serving for the first time.
+
+    Of older pods it is not known whether they have begun to serve then, or only begun again: what
+    they tell counts until a start was seen, and where it is too long for one it does not.
 
     Args:
         before: what was believed.
         look: the one of now.
         served: uids of pods that were seen serving before.
+        seconds: for which pods have been looked at without a gap.
     """
     took = [
-        pod.age_s - pod.ready_for_s
+        (pod.age_s <= seconds, max(pod.age_s - pod.ready_for_s, SHORTEST_START_S))
         for pod in look.serving
         if pod.uid not in served and pod.ready_for_s is not None and not pod.restarted
     ]
-    if not took:
+    if seen := [start_s for whole, start_s in took if whole]:
+        known = before.start_s if before.start_seen else None
+        start_s = _mixed(known, min(max(seen), look.longest_start_s), _RATE)
+        return replace(before, start_s=start_s, start_seen=True)
+    guesses = [start_s for _, start_s in took if start_s <= look.longest_start_s]
+    if before.start_seen or not guesses:
         return before
-    # Pods that are there already may have waited for a node, which the next ones need not.
-    found = max(took) if before.start_s is not None else min(took)
-    shortest, longest = START_RANGE_S
-    return replace(
-        before, start_s=_mixed(before.start_s, min(max(found, shortest), longest), _RATE)
-    )
+    # Some may have waited for a node, which the next ones need not.
+    known_s = [] if before.start_s is None else [before.start_s]
+    return replace(before, start_s=min([*known_s, *guesses]))
 
 
 def demand(known: Estimates, look: Look) -> Demand:

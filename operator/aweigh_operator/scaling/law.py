@@ -124,7 +124,8 @@ class Choice:
 
     pods: int
     limit: Limit | None  # that fewer pods would break; None: one pod keeps all
-    unreachable: tuple[Limit, ...]  # that no number of pods keeps: they do not count
+    unreachable: tuple[Limit, ...]  # that no number of pods up to the most keeps: they do not count
+    by_load: tuple[Limit, ...] = ()  # those of them that more pods would keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +219,8 @@ class Law:
         unreachable = self._unreachable(broken)
         pods = next((n for n, each in enumerate(broken, 1) if each <= unreachable), most)
         fewer = broken[pods - 2] - unreachable if pods > 1 else set()
-        return Choice(pods, first(fewer), tuple(sorted(unreachable)))
+        by_load = unreachable - self._idle.broken(most)
+        return Choice(pods, first(fewer), tuple(sorted(unreachable)), tuple(sorted(by_load)))
 
     def _unreachable(self, broken: list[set[Limit]]) -> set[Limit]:
         """Limits that no number of pods keeps, be it loaded no more than it may be.
@@ -226,10 +228,13 @@ class Law:
         Where all numbers are overloaded, those that one pod without any load breaks.
         """
         loaded = [each for each in broken if Limit.UTILIZATION not in each]
-        if loaded:
-            return set.intersection(*loaded)
+        return set.intersection(*loaded) if loaded else self._idle.broken(1)
+
+    @property
+    def _idle(self) -> "Law":
+        """The same law for no load at all."""
         nobody = replace(self.demand, requests=0.0, prompt_tokens=0.0, waiting=0.0)
-        return replace(self, demand=nobody).broken(1)
+        return replace(self, demand=nobody)
 
     def holds(self, pods: int, share: float, besides: tuple[Limit, ...]) -> bool:
         """Whether so many pods keep a share of every limit but some."""

@@ -44,6 +44,8 @@ class Look:
     routers: Sequence[Router] | None = None  # None: requests go straight to the pods
     shown: bool = True  # what the spec asks for serves, or did before the last pod went
     blocked: bool = False  # new pods find no room that old ones do not have
+    longest_start_s: float = 1800.0  # that a pod may take until it serves
+    refused: bool = False  # the API server creates none, as where a quota is used up
 
     @property
     def serving(self) -> list[Pod]:

@@ -40,7 +40,8 @@ class Wish:
     numbers: Callable[[int], str]  # that decide, of so many pods
     held: Callable[[int], str]  # why one pod less would not do; empty: it would
     too_much: bool = False  # even the most pods that may be are too few
-    unreachable: tuple[Limit, ...] = ()  # limits that no number of pods keeps
+    unreachable: tuple[Limit, ...] = ()  # limits that no number of pods that may be keeps
+    by_load: tuple[Limit, ...] = ()  # those of them that more pods would keep
 
 
 def wish(known: Estimates, look: Look, rules: Rules, burst: Burst | None = None) -> Wish | None:
@@ -106,6 +107,7 @@ def _by_law(known: Estimates, law: Law, look: Look, rules: Rules) -> Wish:
         held=lambda pods: _held(ahead, pods, choice, rules),
         too_much=not ahead.holds(rules.most, 1.0, choice.unreachable),
         unreachable=choice.unreachable,
+        by_load=choice.by_load,
     )
 
 

@@ -33,6 +33,7 @@ class Service:
         self.starting: set[str] = set()
         self.fit = FIT
         self.unschedulable: set[str] = set()
+        self.refused = False  # by the API server: pods that are not there yet
 
     def look(
         self, requests: float, *, hits: float = 0.5, waiting: int = 0, prompt: int = 1000
@@ -40,7 +41,7 @@ class Service:
         """15 s later; `requests` arrive per second at all pods together."""
         self.now_s += LOOK_S
         pods = [self._pod(uid, requests, hits, waiting, prompt) for uid in self.born]
-        look = Look(now_s=self.now_s, replicas=self.replicas, pods=pods)
+        look = Look(now_s=self.now_s, replicas=self.replicas, pods=pods, refused=self.refused)
         self.memory, decision = decide(self.memory, look, self.rules)
         return decision
 

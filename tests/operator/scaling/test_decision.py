@@ -1,5 +1,6 @@
 """What holds the law back: reports that are missing, pods that start, quiet times, policies."""
 
+import random
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from aweigh_api.reasons import Reason
 from aweigh_operator.scaling.counts import Counted, Window
 from aweigh_operator.scaling.estimates import Estimates, learned
 from aweigh_operator.scaling.law import Aim, Limit
-from aweigh_operator.scaling.look import Look
+from aweigh_operator.scaling.look import WARM_S, Look, Pod
 from aweigh_operator.scaling.rules import DOWN, UP, Policy, Rules, Select
 from tests.operator.scaling.looks import LOOK_S, Service
 
@@ -207,6 +208,39 @@ def test_while_no_node_takes_a_pod_none_is_added() -> None:
     assert "no node takes one" in found.sentence
 
 
+def test_a_pod_that_is_needed_and_that_no_node_takes_is_told() -> None:
+    service, needs_two = Service(2, RULES), 60.0
+    assert service.run(8, needs_two).reason is Reason.STEADY
+    service.unschedulable = {list(service.born)[1]}
+    found = service.run(8, needs_two)
+    assert (found.replicas, found.reason) == (2, Reason.UNSCHEDULABLE)
+    assert found.sentence.startswith("stays at 2, as no node takes one of them: 2 are needed (")
+    assert " of 80% with 1" in found.sentence  # pod that serves
+    found = service.run(40, CALM)
+    assert (found.replicas, found.reason) == (1, Reason.STEADY)
+
+
+def test_pods_that_the_api_server_refuses_are_no_supply() -> None:
+    service, needs_two = Service(1, RULES), 60.0
+    service.run(12, CALM)
+    service.replicas, service.refused = 3, True
+    for _ in range(40):
+        found = service.look(needs_two)
+    assert (found.replicas, found.reason) == (3, Reason.UNSCHEDULABLE)
+    told = "stays at 3, as the API server refuses some of them: 2 are needed ("
+    assert found.sentence.startswith(told)
+    assert " of 80% with 1" in found.sentence
+    found = service.look(10 * BUSY)  # nor is one added to them
+    assert (found.replicas, found.reason) == (3, Reason.UNSCHEDULABLE)
+
+
+def test_what_is_refused_beside_all_that_are_wanted_is_of_a_rollout() -> None:
+    service = Service(2, RULES)
+    service.run(12, CALM)
+    service.refused = True
+    assert service.look(BUSY).reason is Reason.LOAD_GREW
+
+
 def test_bounds_are_kept_at_once() -> None:
     assert Service(1, replace(RULES, least=3)).look(CALM).replicas == 3
     assert Service(30, RULES).look(CALM).replicas == 20
@@ -380,6 +414,30 @@ def test_a_new_operator_learns_from_pods_that_serve_how_long_others_will_start()
     assert service.memory.known.start_s == 600.0
 
 
+def test_pods_of_days_ago_that_serve_again_tell_nothing_of_how_long_others_will_start() -> None:
+    chance = random.Random(1)
+    service = Service(2, RULES)
+    service.start_s = 3 * 86_400.0  # until they were ready the last time
+    sizes = [service.run(1, chance.gauss(60.0, 2.0)).replicas for _ in range(60)]
+    assert service.memory.known.start_s is None
+    assert sizes == [2] * 60
+
+
+def test_a_start_that_was_seen_counts_more_than_what_older_pods_tell() -> None:
+    service = Service(2, RULES)
+    service.start_s = 900.0  # before the first look: they may have served before that, too
+    service.starting = {list(service.born)[1]}
+    service.run(8, CALM)
+    assert service.memory.known.start_s == 900.0
+    new = replace(RULES, least=3)
+    service.rules, service.start_s = new, 30.0
+    service.run(8, CALM)
+    assert service.memory.known.start_s == 30.0
+    service.starting, service.start_s = set(), 900.0
+    service.run(8, CALM)
+    assert service.memory.known.start_s == 30.0
+
+
 def test_no_pod_is_stuck_before_one_was_seen_to_start() -> None:
     service = Service(2, RULES)
     slow = list(service.born)[-1]
@@ -400,8 +458,23 @@ def test_steps_that_say_nothing_of_prompts_any_more_leave_what_was_known_of_them
 
 
 def test_what_drafts_bring_at_first_counts_whole() -> None:
-    seen = Counted(decoded_rows=1000, decode_tokens=3000, drafted_tokens=4000)
-    look = Look(now_s=15.0, replicas=1, pods=[])
-    windows = {"a": Window(15.0, seen)}
-    known = learned(Estimates(), look, windows, 15.0, arrived=None, frozen=True)
+    known = drafts_of(warm=Counted(decoded_rows=1000, decode_tokens=3000, drafted_tokens=4000))
     assert (known.drafted, known.accepted_length) == (4.0, 3.0)
+
+
+def test_what_drafts_bring_on_a_cold_pod_says_nothing_yet() -> None:
+    cold = Counted(decoded_rows=9000, decode_tokens=9000)
+    known = drafts_of(cold=cold)
+    assert (known.drafted, known.accepted_length) == (None, None)
+    warm = Counted(decoded_rows=1000, decode_tokens=3000, drafted_tokens=4000)
+    known = drafts_of(warm=warm, cold=cold)
+    assert (known.drafted, known.accepted_length) == (4.0, 3.0)
+
+
+def drafts_of(**counted: Counted) -> Estimates:
+    """What is believed after the first look at pods, warm and cold, that have counted so much."""
+    ready_for_s = {"warm": WARM_S, "cold": WARM_S - 15.0}
+    pods = [Pod(uid=uid, age_s=90.0, ready_for_s=ready_for_s[uid]) for uid in counted]
+    windows = {uid: Window(15.0, each) for uid, each in counted.items()}
+    look = Look(now_s=90.0, replicas=len(pods), pods=pods)
+    return learned(Estimates(), look, windows, 15.0, arrived=None, frozen=True)

@@ -138,6 +138,25 @@ def test_an_objective_below_one_step_limits_nothing_and_is_told() -> None:
     assert choice.pods == LAW.choose(MOST).pods
 
 
+def test_a_limit_that_only_more_pods_than_may_be_would_keep_is_told_apart() -> None:
+    tight = replace(LAW, aim=replace(LAW.aim, inter_token_s=0.0058))
+    needed = tight.choose(MOST).pods
+    few = tight.choose(needed - 1)
+    assert few.unreachable == few.by_load == (Limit.INTER_TOKEN,)
+    never = replace(LAW, aim=replace(LAW.aim, inter_token_s=0.002)).choose(needed - 1)
+    assert (never.unreachable, never.by_load) == ((Limit.INTER_TOKEN,), ())
+
+
+def test_a_cache_that_answers_leave_no_room_for_is_not_too_small() -> None:
+    long = replace(LAW, demand=replace(LAW.demand, unshared=30_000.0))
+    law = replace(long, room=replace(LAW.room, hot_tokens=500_000))
+    needed = law.choose(MOST).pods
+    few = law.choose(needed - 1)
+    assert few.unreachable == few.by_load == (Limit.MEMORY,)
+    never = replace(law, room=replace(LAW.room, hot_tokens=650_000)).choose(needed - 1)
+    assert (never.unreachable, never.by_load) == ((Limit.MEMORY,), ())
+
+
 def test_work_that_no_number_of_pods_can_do_takes_all_of_them() -> None:
     choice = replace(LAW, demand=LAW.demand.times(1000)).choose(8)
     assert choice.pods == 8
