@@ -1,12 +1,10 @@
 """What all requests share: the engine, the texts, the phase of this server, and its seats."""
 
 import asyncio
-import hashlib
 import secrets
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from aweigh_api import metrics
 from aweigh_api.routing import Room
@@ -17,6 +15,7 @@ from aweigh_runtime.engine.client import EngineClient
 from aweigh_runtime.engine.messages import Ready
 from aweigh_runtime.server import errors
 from aweigh_runtime.server.figures import Figures
+from aweigh_runtime.server.revision import revision
 from aweigh_runtime.server.seats import Seats
 from aweigh_runtime.text.defaults import Defaults, read_defaults
 from aweigh_runtime.text.grammar import Grammars
@@ -117,7 +116,7 @@ class Service:
         """
         # Shielded: who gives up waiting must not take from the engine's reader what it sets.
         directory = await asyncio.shield(self.engine.directory)
-        self._revision = _revision(self.config, directory)
+        self._revision = await asyncio.to_thread(revision, self.config, directory)
         tokenizer = Tokenizer.load(directory)
         self._opened.callback(tokenizer.close)
         template = find_template(directory)
@@ -258,9 +257,3 @@ def _told(speculation: messages.Speculation) -> Speculation:
         reason=speculation.reason,
         message=speculation.message or None,
     )
-
-
-def _revision(config: Config, directory: Path) -> str:
-    """Other weights have another one. A download lies in a folder that bears its version."""
-    served = (config.uri, directory.name, config.dtype, config.quantization)
-    return hashlib.sha256("\n".join(served).encode()).hexdigest()[:16]
