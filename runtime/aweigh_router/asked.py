@@ -56,8 +56,8 @@ def read(body: bytes | bytearray, tenant: bytes) -> Asked:
             stream=fields.get("stream") is True,
             num_prompts=num_prompts,
             num_answers=num_prompts * _choices(fields),
-            prefix=_key(tenant, fields, PREFIX_BYTES),
-            conversation=_key(tenant, fields, CONVERSATION_BYTES),
+            prefix=(prefix := _prefix(tenant, fields)),
+            conversation=_conversation(prefix, fields),
         )
     except BadBody:
         raise
@@ -102,11 +102,25 @@ def _choices(fields: Mapping[str, Any]) -> int:
     return n
 
 
-def _key(tenant: bytes, fields: Mapping[str, Any], limit: int) -> bytes:
+def _prefix(tenant: bytes, fields: Mapping[str, Any]) -> bytes:
     """Of what the request begins with; without a chat's later turns, which have the same key."""
     begins = _first_turn(fields["messages"]) if "messages" in fields else fields.get("prompt")
     value = [fields.get("model"), fields.get("tools"), begins]
-    return hashlib.blake2b(tenant + _beginning(value, limit), digest_size=16).digest()
+    return _hash(tenant + _beginning(value, PREFIX_BYTES))
+
+
+def _conversation(prefix: bytes, fields: Mapping[str, Any]) -> bytes:
+    """Of what the user has said first: what stands before that all chats may have alike."""
+    first: object = fields.get("prompt")
+    if "messages" in fields:
+        first = _first_turn(fields["messages"])
+        if isinstance(first, list) and any(map(_of_user, first)):
+            first = first[-1]
+    return _hash(prefix + _beginning(first, CONVERSATION_BYTES))
+
+
+def _hash(value: bytes) -> bytes:
+    return hashlib.blake2b(value, digest_size=16).digest()
 
 
 def _first_turn(messages: object) -> object:
@@ -114,9 +128,13 @@ def _first_turn(messages: object) -> object:
     if not isinstance(messages, list):
         return messages
     for index, message in enumerate(messages):
-        if isinstance(message, dict) and message.get("role") == "user":
+        if _of_user(message):
             return messages[: index + 1]
     return messages
+
+
+def _of_user(message: object) -> bool:
+    return isinstance(message, dict) and message.get("role") == "user"
 
 
 def _beginning(value: object, limit: int) -> bytes:
