@@ -96,10 +96,8 @@ class Round:
         return min(fitting, key=lambda name: self._pods[name].suspects, default=None)
 
     def _idle_or_held(self, call: Call, loads: dict[str, int], order: Order) -> str | None:
-        if self._spare <= 0:
-            return None
         for name in order.names:
-            if name in loads and name in self._free and self._pods[name].idle:
+            if self._spare > 0 and name in loads and name in self._free and self._pods[name].idle:
                 self._pods[name].alone = True
                 self._spare -= 1
                 return name
