@@ -51,13 +51,14 @@ def read(body: bytes | bytearray, tenant: bytes) -> Asked:
         if RESUME_FIELD in fields:
             raise BadBody(f"Unknown field '{RESUME_FIELD}'.", RESUME_FIELD)
         num_prompts = _prompts(fields)
+        prefix, conversation = _keys(tenant, fields)
         return Asked(
             model=_model(fields),
             stream=fields.get("stream") is True,
             num_prompts=num_prompts,
             num_answers=num_prompts * _choices(fields),
-            prefix=(prefix := _prefix(tenant, fields)),
-            conversation=_conversation(prefix, fields),
+            prefix=prefix,
+            conversation=conversation,
         )
     except BadBody:
         raise
@@ -102,21 +103,23 @@ def _choices(fields: Mapping[str, Any]) -> int:
     return n
 
 
-def _prefix(tenant: bytes, fields: Mapping[str, Any]) -> bytes:
-    """Of what the request begins with; without a chat's later turns, which have the same key."""
-    begins = _first_turn(fields["messages"]) if "messages" in fields else fields.get("prompt")
-    value = [fields.get("model"), fields.get("tools"), begins]
-    return _hash(tenant + _beginning(value, PREFIX_BYTES))
+def _keys(tenant: bytes, fields: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """Of what a request begins with, and of the chat, whose later turns have the same keys.
 
-
-def _conversation(prefix: bytes, fields: Mapping[str, Any]) -> bytes:
-    """Of what the user has said first: what stands before that all chats may have alike."""
-    first: object = fields.get("prompt")
+    A chat that is not told apart by the first is by what its user has said first: what stands
+    before that all chats may have alike, however long it is.
+    """
+    said = begins = fields.get("prompt")
     if "messages" in fields:
-        first = _first_turn(fields["messages"])
-        if isinstance(first, list) and any(map(_of_user, first)):
-            first = first[-1]
-    return _hash(prefix + _beginning(first, CONVERSATION_BYTES))
+        said = begins = _first_turn(fields["messages"])
+        if isinstance(begins, list) and any(map(_of_user, begins)):
+            said = begins[-1]
+    value = [fields.get("model"), fields.get("tools"), begins]
+    written = _beginning(value, PREFIX_BYTES + 1)
+    prefix = _hash(tenant + written[:PREFIX_BYTES])
+    if len(written) <= PREFIX_BYTES:
+        return prefix, prefix
+    return prefix, _hash(prefix + _beginning(said, CONVERSATION_BYTES))
 
 
 def _hash(value: bytes) -> bytes:
