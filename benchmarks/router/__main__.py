@@ -121,7 +121,10 @@ def _servers(folder: Path) -> tuple[Table, list[Bar]]:
         [(way, found.hit_rate, found.busiest) for way, found in zip(WAYS, ways, strict=True)],
     )
     one, _, router = ways
-    return table, [_share("hit rate ÷ that of one pod, servers", router.hit_rate / one.hit_rate)]
+    return table, [
+        _share("hit rate ÷ that of one pod, servers", router.hit_rate / one.hit_rate),
+        _at_most("busiest pod ÷ mean, servers", router.busiest, BUSIEST, ""),
+    ]
 
 
 def _share(what: str, found: float) -> Bar:

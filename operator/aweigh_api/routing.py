@@ -14,6 +14,7 @@ SECRET_HEADER = "Aweigh-Router-Secret"  # of a request: what opens all below
 # likewise, but a pod has taken the request before.
 TENANT_HEADER = "Aweigh-Tenant"
 ROUTER_HEADER = "Aweigh-Router"  # of a request: which router asks, by a name of its process
+ALONE_HEADER = "Aweigh-Alone"  # of a request, with any value: nothing else may run beside it
 ROOM_HEADER = "Aweigh-Room"  # of a response: answers that the pod could begin at once now
 
 NO_ROOM = "no_room"  # error code of a 429: the pod has not begun anything
@@ -24,6 +25,7 @@ NO_ROOM = "no_room"  # error code of a 429: the pod has not begun anything
 TOKENS_COMMENT = ": tokens "
 
 RESUME_FIELD = "aweigh_resume"  # of a request's body: a `Resume`
+MAX_RESUMED_BYTES = 4 << 20  # that it may add to the largest body of a client
 
 # In one request; who asks for more is told so before a pod is looked for.
 MAX_CHOICES = 8
@@ -31,6 +33,11 @@ MAX_PROMPTS = 32
 
 REPORT_PATH = "/router/report"  # GET: a line of JSON, a `Room`, at once and whenever it changes
 REPORT_EVERY_S = 5.0  # at the latest
+
+# POST, without a body: places that become free are this router's alone for a while, as one of its
+# requests needs more than there are. 204: they are; 409: they are another router's.
+KEEP_PATH = "/router/keep"
+KEEP_S = 5.0
 
 
 class Room(BaseModel):

@@ -105,13 +105,13 @@ def _silent(seen: Look, memory: Memory) -> bool:
 
 
 def _routers(observed: Observed) -> list[look.Router] | None:
-    """Those that serve; None: requests go straight to the pods."""
+    """Those that serve, or end and still tell; None: requests go straight to the pods."""
     if not way(observed.children).by_router:
         return None
     return [
         look.Router(uid=pod.uid, state=observed.router_states.get(pod.uid))
         for pod in observed.routers
-        if pod.live and pod.ready
+        if (pod.live and pod.ready) or (pod.leaving and pod.uid in observed.router_states)
     ]
 
 

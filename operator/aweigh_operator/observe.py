@@ -77,6 +77,11 @@ class Pod:
         """Counts as one of the service's pods."""
         return not self.leaving and not self.finished
 
+    @property
+    def answers(self) -> bool:
+        """Can be asked, also while it ends."""
+        return self.running and self.ip is not None and not self.finished
+
 
 class Sign(NamedTuple):
     """Something about a pod that counts once it has lasted."""

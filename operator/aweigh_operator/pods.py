@@ -69,13 +69,16 @@ class Reports(Generic[Report]):
             OrderedDict()
         )  # the one read last comes last
 
-    async def read(self, pods: Iterable[Pod], fresh_s: float | None = None) -> dict[str, Report]:
+    async def read(
+        self, pods: Iterable[Pod], fresh_s: float | None = None, *, leaving: bool = False
+    ) -> dict[str, Report]:
         """What these pods say, by uid; asked again only when the last answer is old.
 
-        `fresh_s` is how old it may be where that is not for this reader to say.
+        `fresh_s` is how old it may be where that is not for this reader to say, and `leaving`
+        whether those are asked, too, that end.
         Of many pods those come first that waited longest, and the others when it is read again.
         """
-        asked = [pod for pod in pods if pod.running and pod.ip is not None and pod.live]
+        asked = [pod for pod in pods if pod.answers and (pod.live or leaving)]
         due = [pod for pod in asked if self._is_due(pod, fresh_s)]
         due = sorted(due, key=self._read_at)[: max(MAX_AT_ONCE, -(-len(asked) // PARTS))]
         await asyncio.gather(*map(self._refresh, due))

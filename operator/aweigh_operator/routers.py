@@ -43,12 +43,15 @@ class Routers:
         self._streams: dict[Key, dict[str, asyncio.Task[None]]] = {}
 
     async def read(self, routers: Iterable[Pod], fresh_s: float | None) -> dict[str, RouterState]:
-        """What these routers say, by uid; no older than this, if they answer."""
-        return await self._reports.read(routers, fresh_s)
+        """What these routers say, by uid; no older than this, if they answer.
+
+        Those that end have clients yet, and take requests until all have noticed.
+        """
+        return await self._reports.read(routers, fresh_s, leaving=True)
 
     def listen(self, key: Key, routers: Iterable[Pod]) -> None:
         """Keep streams to these routers of a service that has no pod, and to no others of it."""
-        wanted = {pod.uid: pod for pod in routers if pod.live and pod.ready and pod.ip is not None}
+        wanted = {pod.uid: pod for pod in routers if pod.answers and (pod.ready or pod.leaving)}
         open = self._streams.setdefault(key, {})
         for uid in open.keys() - wanted.keys():
             open.pop(uid).cancel()

@@ -62,12 +62,15 @@ class Bodies:
         return self._held.total()
 
     @asynccontextmanager
-    async def read(self, request: web.Request, owner: bytes) -> AsyncIterator[Body]:
+    async def read(
+        self, request: web.Request, owner: bytes, spare_bytes: int = 0
+    ) -> AsyncIterator[Body]:
         """The body; it counts until it is let go, or until the context is left.
 
         Args:
             request: whose body it is.
             owner: whose key it came with; empty: nobody's.
+            spare_bytes: that it may have beyond what a client may send.
 
         Raises:
             ApiError: it is too long, too slow or compressed, or the others leave no room for it.
@@ -76,23 +79,23 @@ class Bodies:
             raise ApiError(415, "Content-Encoding is not supported: send the body as it is.")
         body = request[BODY] = Body(self._held, owner, self._small_bytes)
         try:
-            await self._fill(body, request, owner)
+            await self._fill(body, request, owner, MAX_BODY_BYTES + spare_bytes)
             yield body
         finally:
             body.let_go()
 
-    async def _fill(self, body: Body, request: web.Request, owner: bytes) -> None:
+    async def _fill(self, body: Body, request: web.Request, owner: bytes, limit_bytes: int) -> None:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 async for part in request.content.iter_any():
                     body.add(part)
+                    if len(body.content) > limit_bytes:
+                        raise ApiError(413, f"The body exceeds {limit_bytes} bytes.")
                     self._expect_room(len(body.content), owner)
         except TimeoutError as error:
             raise ApiError(408, f"The body did not arrive within {DEADLINE_S:g} s.") from error
 
     def _expect_room(self, size: int, owner: bytes) -> None:
-        if size > MAX_BODY_BYTES:
-            raise ApiError(413, f"The body exceeds {MAX_BODY_BYTES} bytes.")
         if size <= self._small_bytes:
             return
         if self._held.total() > self._limit_bytes:

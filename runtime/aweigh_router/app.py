@@ -1,7 +1,8 @@
 """The public port: OpenAI's API as pods serve it. Keys are checked before a body is read."""
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -9,6 +10,7 @@ from multidict import CIMultiDict
 from aweigh_api.api_keys import Keys
 from aweigh_api.routing import TENANT_HEADER
 from aweigh_http import every_request
+from aweigh_http.bodies import Body
 from aweigh_http.errors import ApiError
 from aweigh_http.every_request import ERROR, ID, KEY_NAME, Handler
 from aweigh_router import asked, line
@@ -112,13 +114,27 @@ async def _pass(request: web.Request, read: Callable[[bytearray], Asked]) -> web
     service.expect_open()
     with service.counted():  # while its body arrives, too: it was let in
         # A body is kept until its answer is complete: another pod may have to be asked.
-        async with service.bodies.read(request, request[TENANT]) as body:
+        async with _body(request) as body:
             errand = _errand(request, body.content, read)
             service.dispatch.expect_model(errand.call)  # what nobody has keeps no pod awake
             service.arrived_requests += errand.call.asked.num_prompts  # as pods count them
             num_tenants = len(request.app[KEYS]) if KEYS in request.app else 1
             service.dispatch.join(errand.call, num_tenants)
             return await service.relay.answer(errand, request)
+
+
+@asynccontextmanager
+async def _body(request: web.Request) -> AsyncIterator[Body]:
+    """Its body. What is refused for want of memory has arrived all the same: pods are too few."""
+    service, read = request.app[SERVICE], False
+    try:
+        async with service.bodies.read(request, request[TENANT]) as body:
+            read = True
+            yield body
+    except ApiError as error:
+        if not read and error.status == 429 and request.match_info.handler is _answers:
+            service.arrived_requests += 1  # with how many prompts nobody has read
+        raise
 
 
 def _errand(request: web.Request, body: bytearray, read: Callable[[bytearray], Asked]) -> Errand:

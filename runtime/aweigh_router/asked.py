@@ -51,13 +51,14 @@ def read(body: bytes | bytearray, tenant: bytes) -> Asked:
         if RESUME_FIELD in fields:
             raise BadBody(f"Unknown field '{RESUME_FIELD}'.", RESUME_FIELD)
         num_prompts = _prompts(fields)
+        prefix, conversation = _keys(tenant, fields)
         return Asked(
             model=_model(fields),
             stream=fields.get("stream") is True,
             num_prompts=num_prompts,
             num_answers=num_prompts * _choices(fields),
-            prefix=_key(tenant, fields, PREFIX_BYTES),
-            conversation=_key(tenant, fields, CONVERSATION_BYTES),
+            prefix=prefix,
+            conversation=conversation,
         )
     except BadBody:
         raise
@@ -102,11 +103,27 @@ def _choices(fields: Mapping[str, Any]) -> int:
     return n
 
 
-def _key(tenant: bytes, fields: Mapping[str, Any], limit: int) -> bytes:
-    """Of what the request begins with; without a chat's later turns, which have the same key."""
-    begins = _first_turn(fields["messages"]) if "messages" in fields else fields.get("prompt")
+def _keys(tenant: bytes, fields: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """Of what a request begins with, and of the chat, whose later turns have the same keys.
+
+    A chat that is not told apart by the first is by what its user has said first: what stands
+    before that all chats may have alike, however long it is.
+    """
+    said = begins = fields.get("prompt")
+    if "messages" in fields:
+        said = begins = _first_turn(fields["messages"])
+        if isinstance(begins, list) and any(map(_of_user, begins)):
+            said = begins[-1]
     value = [fields.get("model"), fields.get("tools"), begins]
-    return hashlib.blake2b(tenant + _beginning(value, limit), digest_size=16).digest()
+    written = _beginning(value, PREFIX_BYTES + 1)
+    prefix = _hash(tenant + written[:PREFIX_BYTES])
+    if len(written) <= PREFIX_BYTES:
+        return prefix, prefix
+    return prefix, _hash(prefix + _beginning(said, CONVERSATION_BYTES))
+
+
+def _hash(value: bytes) -> bytes:
+    return hashlib.blake2b(value, digest_size=16).digest()
 
 
 def _first_turn(messages: object) -> object:
@@ -114,9 +131,13 @@ def _first_turn(messages: object) -> object:
     if not isinstance(messages, list):
         return messages
     for index, message in enumerate(messages):
-        if isinstance(message, dict) and message.get("role") == "user":
+        if _of_user(message):
             return messages[: index + 1]
     return messages
+
+
+def _of_user(message: object) -> bool:
+    return isinstance(message, dict) and message.get("role") == "user"
 
 
 def _beginning(value: object, limit: int) -> bytes:

@@ -9,6 +9,8 @@ from aweigh_router.choice import Order
 from aweigh_router.line import Ticket
 from aweigh_router.rooms import rest_s
 
+ALONE_AFTER_DEATHS = 2  # then a request runs with nothing beside it
+
 
 def nothing() -> None:
     """There is no try to give up."""
@@ -23,7 +25,10 @@ class Call(Ticket):
     avoid: set[str] = field(default_factory=set)  # pods that it has failed on
     rounds: int = 0  # in which all pods have failed it, though it takes no room …
     rests_until_s: float = 0.0  # … and until when it leaves them alone
-    deaths: int = 0  # of pods that computed it
+    died: list[tuple[str, str | None]] = field(default_factory=list)  # pods that computed it
+    held: str | None = None  # the pod that it waits for, alone or with room for all its answers …
+    kept_s: float = -math.inf  # … and when that was last asked to keep others out
+    taken: bool = False  # a pod has begun it
     begun: bool = False  # its client has a part of the answer …
     revision: str | None = None  # … of this revision of the model
     owing_since_s: float | None = None  # since when its pod owes a stream the first event
@@ -48,6 +53,16 @@ class Call(Ticket):
             self.rounds += 1
         self.avoid.add(pod)
         self.rests_until_s = now_s + rest_s(self.rounds)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is to run with nothing beside it."""
+        return self.num_answers > 0 and self.deaths >= ALONE_AFTER_DEATHS
+
+    @property
+    def deaths(self) -> int:
+        """Of pods that computed it."""
+        return len(self.died)
 
     @property
     def suspect(self) -> bool:

@@ -53,10 +53,18 @@ _BETWEEN_SIGNS_S = 5.0  # of life, to a client whose stream waits
 class Dispatch:
     """All requests and all pods."""
 
-    def __init__(self, line: Line[Call], pods: Pods, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        line: Line[Call],
+        pods: Pods,
+        clock: Callable[[], float],
+        keep: Callable[[Call, Pod, float], None] = lambda *_: None,
+    ) -> None:
+        """`keep` is told for which request a pod is held, and when."""
         self.line = line
         self.pods = pods
         self.clock = clock
+        self._keep = keep
         self.model: str | None = None  # the name that the InferenceService gives it
         self.coming: frozenset[str] = frozenset()  # `model_label` of names that pods will have
         self.reason: str | None = None  # why the InferenceService is not ready
@@ -186,6 +194,12 @@ class Dispatch:
         over(pod, call, self.clock())
         self.match()
 
+    def clear(self, killer: Call) -> None:
+        """Of this one pods have died, for certain: not of those that were beside it and wait."""
+        for call in self._seats:
+            if call.waits:
+                call.died = [each for each in call.died if each not in killer.died]
+
     def match(self) -> None:
         """Send off whoever may go. Called whenever a pod may have got room."""
         if not len(self.line):
@@ -211,7 +225,10 @@ class Dispatch:
         except RevisionGone:
             seat.set_exception(errors.not_resumable("none serves this revision of the model."))
             return
+        if pod is None and call.held is not None:
+            self._keep(call, self.pods.get(call.held), now_s)
         if pod is not None:
+            call.held = None
             self.line.take(call)
             seat.set_result(pod)
 

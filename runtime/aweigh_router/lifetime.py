@@ -17,6 +17,7 @@ from aweigh_http.door import SPARE_FILES, Door, allow_open_files
 from aweigh_router import admin, app
 from aweigh_router.cluster import ApiServer, Watch
 from aweigh_router.dispatch import Dispatch
+from aweigh_router.keeping import Keeping
 from aweigh_router.line import Line
 from aweigh_router.metrics import Metrics
 from aweigh_router.pod_client import PodClient, Secret
@@ -87,7 +88,9 @@ async def opened(settings: Settings) -> AsyncIterator[Router]:
     secret = None if settings.router_secret_dir is None else Secret(settings.router_secret_dir)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(PodClient(secret, trust))
-        service, reports = _assemble(settings, client)
+        keeping = Keeping(client)
+        stack.push_async_callback(keeping.close)
+        service, reports = _assemble(settings, client, keeping)
         stack.push_async_callback(reports.close)
         tasks = (
             asyncio.create_task(_find(settings, service, reports)),
@@ -101,10 +104,10 @@ async def opened(settings: Settings) -> AsyncIterator[Router]:
         yield Router(service, door.port, admin_door.port, tasks)
 
 
-def _assemble(settings: Settings, client: PodClient) -> tuple[Service, Reports]:
+def _assemble(settings: Settings, client: PodClient, keeping: Keeping) -> tuple[Service, Reports]:
     metrics = Metrics(settings.model_name or settings.service)
     pods = Pods()
-    dispatch = Dispatch(Line(settings.max_waiting), pods, time.monotonic)
+    dispatch = Dispatch(Line(settings.max_waiting), pods, time.monotonic, keeping.keep)
     reports = Reports(dispatch, client)
     relay = Relay(dispatch, client, reports, metrics, settings)
     return Service(settings, dispatch, relay, metrics), reports

@@ -17,8 +17,9 @@ _arrivals = count()
 
 # Priorities: who has a smaller one is always before others.
 NO_ROOM_NEEDED = 0
-BROKEN_OFF = 1  # a stream whose client sees that it stands still
-HIGH, NORMAL, LOW = 2, 3, 4  # by its key
+ACCUSED = 1  # two pods have died of it or beside it, before anything of it came: most likely of it
+BROKEN_OFF = 2  # a stream whose client sees that it stands still
+HIGH, NORMAL, LOW = 3, 4, 5  # by its key
 
 
 class LineFull(Exception):

@@ -15,6 +15,9 @@ from yarl import URL
 from aweigh_api.api_keys import read_key
 from aweigh_api.mounts import Mount, UnusableSecret
 from aweigh_api.routing import (
+    ALONE_HEADER,
+    KEEP_PATH,
+    KEEP_S,
     REPORT_PATH,
     ROOM_HEADER,
     ROUTER_HEADER,
@@ -26,7 +29,7 @@ from aweigh_router.rooms import Pod
 from aweigh_router.trust import Trust
 
 CONNECT_S = 3.0
-KEEP_S = 15.0  # an idle connection; pods close theirs after 60 s
+IDLE_S = 15.0  # an idle connection; pods close theirs after 60 s
 READ_BYTES = 64 << 10  # of one stream, before its pod has to wait
 
 # Of one connection, or ours to set (RFC 9110, 7.6.1).
@@ -47,6 +50,7 @@ _NOT_PASSED_ON = frozenset(
         SECRET_HEADER.lower(),
         TENANT_HEADER.lower(),
         ROUTER_HEADER.lower(),
+        ALONE_HEADER.lower(),
         ROOM_HEADER.lower(),
     }
 )
@@ -93,7 +97,7 @@ class PodClient:
     async def __aenter__(self) -> Self:
         tls = True if self._trust is None else self._trust.context
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S, ssl=tls),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=tls),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -121,13 +125,18 @@ class PodClient:
         path: str,
         headers: Mapping[str, str],
         body: bytes | bytearray | None = None,
+        *,
+        alone: bool = False,
     ) -> "aiohttp.client._RequestContextManager":
-        """Send a request; `headers` are those of `passed_on`."""
+        """Send a request; `headers` are those of `passed_on`. `alone`: nothing may run beside."""
+        ours = self._proof()
+        if alone:
+            ours[ALONE_HEADER] = "1"
         return self._session.request(
             method,
             URL(pod.found.url + path, encoded=True),
             data=None if body is None else io.BytesIO(body),  # in pieces: others wait meanwhile
-            headers={**headers, **self._proof()},
+            headers={**headers, **ours},
             allow_redirects=False,
         )
 
@@ -136,6 +145,17 @@ class PodClient:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=silent_s)
         url = pod.found.url + REPORT_PATH
         return self._session.get(url, headers=self._proof(), timeout=timeout)
+
+    async def keep(self, pod: Pod) -> bool:
+        """Have the pod keep what becomes free there; False: it does so for another router.
+
+        Raises:
+            aiohttp.ClientError, OSError: it does not answer.
+        """
+        timeout = aiohttp.ClientTimeout(total=KEEP_S, sock_connect=CONNECT_S)
+        url = pod.found.url + KEEP_PATH
+        async with self._session.post(url, headers=self._proof(), timeout=timeout) as response:
+            return response.status != 409  # an older pod knows nothing of it
 
     def _proof(self) -> dict[str, str]:
         if self._trust is not None:

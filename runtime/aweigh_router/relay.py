@@ -14,11 +14,10 @@ from aweigh_api.routing import NO_ROOM, ROOM_HEADER, TENANT_HEADER
 from aweigh_http.errors import ApiError
 from aweigh_http.every_request import ERROR
 from aweigh_router import errors, rooms
-from aweigh_router.calls import Call, nothing
+from aweigh_router.calls import ALONE_AFTER_DEATHS, Call, nothing
 from aweigh_router.dispatch import Dispatch
 from aweigh_router.events import Events, Progress, Transcript, error_code
-from aweigh_router.line import BROKEN_OFF
-from aweigh_router.matching import ALONE_AFTER_DEATHS
+from aweigh_router.line import ACCUSED, BROKEN_OFF
 from aweigh_router.metrics import Metrics
 from aweigh_router.pod_client import PodClient, passed_on
 from aweigh_router.reply import Reply
@@ -56,6 +55,15 @@ class NoRoom(Exception):
 
 class WantsKey(Exception):
     """The pod has keys and this router has none, as while they are introduced. Another may not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A pod as it was when it was asked."""
+
+    pod: str
+    boot_id: str | None
+    revision: str | None
 
 
 @dataclass(slots=True)
@@ -145,11 +153,10 @@ class Relay:
         """
         call, dispatch = errand.call, self._dispatch
         pod = await dispatch.seat(call, reply.sign_of_life)
-        revision = pod.revision
+        tried = Tried(pod.found.name, pod.boot_id, pod.revision)
         now_s = dispatch.clock()
-        self._metrics.waited(now_s - call.since_s)
         call.owing_since_s = now_s if call.asked.stream else None
-        call.quiet_since_s, call.due_s = now_s, now_s + self._patience(call)
+        call.quiet_since_s, call.due_s = now_s, now_s + self._patience(call, pod)
         failed: PodFailed | NoRoom | WantsKey | None = None
         try:
             return await self._try(errand, pod, reply)
@@ -172,31 +179,34 @@ class Relay:
                 call.failed_on(pod.found.name, dispatch.clock())
                 self._metrics.retried("moved")
             case PodFailed():
-                self._take_elsewhere(errand, pod, revision, failed)
+                self._take_elsewhere(errand, tried, failed)
         return None
 
-    def _take_elsewhere(
-        self, errand: Errand, pod: Pod, revision: str | None, failed: PodFailed
-    ) -> None:
+    def _take_elsewhere(self, errand: Errand, tried: Tried, failed: PodFailed) -> None:
         """The request has to go to another pod.
 
         Raises:
             ApiError: that makes no sense.
         """
         call, now_s = errand.call, self._dispatch.clock()
-        call.failed_on(pod.found.name, now_s)
-        call.deaths += failed.died
+        call.failed_on(tried.pod, now_s)
+        if failed.died:
+            call.died.append((tried.pod, tried.boot_id))
+            call.deadline_s = now_s + self._wait_s  # who has to wait for a pod of its own has time
         if failed.reached:
             errand.headers.setdefault(TENANT_HEADER, _ADMITTED)
         self._metrics.retried("died" if failed.died else "moved")
-        fields = {"pod": pod.found.name, "reason": str(failed), "begun": errand.transcript.begun}
+        fields = {"pod": tried.pod, "reason": str(failed), "begun": errand.transcript.begun}
         _log.warning("a request goes to another pod", extra={"fields": fields})
         if call.deaths > ALONE_AFTER_DEATHS:
+            self._dispatch.clear(call)
             raise errors.deadly(call.deaths)
+        if call.alone:
+            call.priority = ACCUSED
         if errand.transcript.begun:
             if not errand.resumable:
                 raise errors.not_resumable("it has not said which tokens it had sent.")
-            call.begun, call.revision = True, revision
+            call.begun, call.revision = True, tried.revision
             call.priority = BROKEN_OFF
             call.since_s = now_s
             self._metrics.resumed()
@@ -213,7 +223,12 @@ class Relay:
             async with asyncio.timeout(None) as limit:
                 errand.call.give_up = lambda: _end_now(limit)
                 async with self._pods.ask(
-                    pod, errand.method, errand.path, errand.headers, errand.next_body()
+                    pod,
+                    errand.method,
+                    errand.path,
+                    errand.headers,
+                    errand.next_body(),
+                    alone=errand.call.alone,
                 ) as response:
                     return await self._pass_on(errand, pod, reply, response)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -232,10 +247,15 @@ class Relay:
         finally:
             errand.call.give_up = nothing
 
-    def _patience(self, call: Call) -> float:
-        """Seconds that one pod is given: for the next of a stream, or for all of an answer."""
+    def _patience(self, call: Call, pod: Pod) -> float:
+        """Seconds that a pod is given: for the next of a stream, or for all of an answer.
+
+        Nothing tells the latter from one that never comes: another pod shall have time, too.
+        """
         left_s = self._wait_s - call.silent_s
-        return min(self._patience_s, left_s) if call.asked.stream else left_s
+        if call.asked.stream:
+            return min(self._patience_s, left_s)
+        return left_s / 2 if self._another(call, pod) else left_s
 
     async def _pass_on(
         self, errand: Errand, pod: Pod, reply: Reply, response: aiohttp.ClientResponse
@@ -244,28 +264,34 @@ class Relay:
         if room is None and errand.call.num_answers:
             self._reports.open_anew(pod)
         if response.content_type == "text/event-stream" and response.status == 200:
-            rooms.took(pod)
-            return await self._stream(errand, reply, response, told=room is not None)
+            self._took(errand.call, pod)
+            return await self._stream(errand, pod, reply, response)
         body = await response.read()
-        if room is not None and response.status == 401 and self._another(errand, pod):
+        keyless = TENANT_HEADER not in errand.headers and response.status == 401
+        if room is not None and keyless and self._another(errand.call, pod):
             raise WantsKey
         if response.status >= 400:
             _expect_for_the_client(response.status, body)
-        rooms.took(pod)
+        self._took(errand.call, pod)
         self._dispatch.line.charge(errand.call.tenant, len(body) // BYTES_PER_TOKEN)
         return await reply.whole(response.status, passed_on(response.headers), body)
 
-    def _another(self, errand: Errand, pod: Pod) -> bool:
-        """Whether one that may want no key of this request is there, beside this pod."""
-        now_s, model = self._dispatch.clock(), errand.call.asked.model
-        taking = {each.found.name for each in self._dispatch.pods.taking(now_s, model)}
-        keyless = TENANT_HEADER not in errand.headers
-        return keyless and bool(taking - errand.call.avoid - {pod.found.name})
+    def _took(self, call: Call, pod: Pod) -> None:
+        rooms.took(pod)
+        if not call.taken:  # it was sent there when the pod's time began
+            call.taken = True
+            self._metrics.waited(call.quiet_since_s - call.since_s)
+
+    def _another(self, call: Call, pod: Pod) -> bool:
+        """Whether one that it has not failed on is there, beside this pod."""
+        taking = self._dispatch.pods.taking(self._dispatch.clock(), call.asked.model)
+        return bool({each.found.name for each in taking} - call.avoid - {pod.found.name})
 
     async def _stream(
-        self, errand: Errand, reply: Reply, response: aiohttp.ClientResponse, *, told: bool
+        self, errand: Errand, pod: Pod, reply: Reply, response: aiohttp.ClientResponse
     ) -> web.StreamResponse:
-        """Pass events on; `told` says whether their tokens come with them."""
+        """Pass events on."""
+        told = ROOM_HEADER in response.headers  # their tokens come with them
         call, clock, line = errand.call, self._dispatch.clock, self._dispatch.line
         events, transcript = Events(errand.transcript), errand.transcript
         while not (transcript.complete or events.broken):
@@ -281,7 +307,7 @@ class Relay:
                 await reply.write(passed)
                 call.silent_s, call.quiet_since_s = 0.0, clock()
                 call.deadline_s = call.quiet_since_s + self._wait_s
-            call.due_s = clock() + self._patience(call)
+            call.due_s = clock() + self._patience(call, pod)
             line.charge(call.tenant, events.take_count())
         if events.broken is not None:
             raise PodFailed(f"it ends: {events.broken}", died=events.broken not in _SERVES_NOT)

@@ -11,6 +11,7 @@ from aweigh_bench.scaling import rivals
 from aweigh_bench.scaling.command import RULES
 from aweigh_bench.scaling.play import play
 from aweigh_bench.scaling.pod import Machine, Pod
+from aweigh_bench.scaling.router import Router
 from aweigh_bench.scaling.traces import TRACES, Request
 from aweigh_operator.scaling.look import Look
 from tests.bench.commands import bench
@@ -141,6 +142,19 @@ def test_a_router_keeps_prefixes_apart() -> None:
         cached = sum(state.cached_prompt_tokens or 0 for state in states)
         shares.append(cached / (cached + sum(s.computed_prompt_tokens or 0 for s in states)))
     assert shares[1] > 1.15 * shares[0]
+
+
+def test_requests_that_come_again_go_behind_a_router_where_they_went() -> None:
+    went, kept = [], []
+    for _ in range(2):
+        pods, router = [Pod(f"p{each}", 0.0, 0.0, Machine()) for each in range(4)], Router()
+        for number in range(40):  # all of one prefix, which may use every pod
+            kept.append(Request(0.1 * number, 1, 500, 600, 10))
+            router.take(kept[-1])
+            router.send(pods, kept[-1].arrives_s)
+        went.append([pod.num_running + pod.num_waiting for pod in pods])
+    assert went[0] == went[1]
+    assert all(went[0])
 
 
 def test_lost_reports_change_nothing() -> None:

@@ -23,8 +23,12 @@ def state(waiting: int) -> RouterState:
     )
 
 
-def router(name: str = "chat-router-1", *, ready: bool = True) -> Pod:
-    body = fakes.pod(name, ready=ready, podIP="127.0.0.1")
+def router(
+    name: str = "chat-router-1", *, ready: bool = True, leaving: bool = False, running: bool = True
+) -> Pod:
+    body = fakes.pod(name, ready=ready, running=running, podIP="127.0.0.1")
+    if leaving:
+        body["metadata"]["deletionTimestamp"] = fakes.NOW_TEXT
     body["metadata"]["labels"] = names.router_labels(KEY.name)
     return pod_of(body)
 
@@ -88,6 +92,18 @@ async def test_a_request_that_waits_wakes_its_service_at_once(
     assert await asyncio.wait_for(woken.get(), 5) == KEY
     assert woken.empty()
     assert await listening.read([router()], 60.0) == {"uid-of-chat-router-1": state(2)}
+
+
+async def test_a_router_that_ends_is_listened_to_as_long_as_it_runs(
+    listening: Routers, waking: Waking, woken: "asyncio.Queue[Key]"
+) -> None:
+    ends = router(ready=False, leaving=True)
+    listening.listen(KEY, [ends])
+    waking.say(1)
+    assert await asyncio.wait_for(woken.get(), 5) == KEY
+    assert await listening.read([ends], 60.0) == {"uid-of-chat-router-1": state(1)}
+    listening.listen(KEY, [router(ready=False, leaving=True, running=False)])
+    await asyncio.wait_for(waking.closed.acquire(), 5)
 
 
 async def test_a_stream_that_ends_is_opened_again(

@@ -34,7 +34,7 @@ class World:
         self.cluster.put(fakes.service({"scaling": SCALING, **spec}))
         self.operator = Operator(self.cluster)
         self.arrived = self.waiting = 0
-        self.silent = False
+        self.silent = self.routers_end = False
         self.broken: Manifest | None = None  # what is the matter with each pod that serves models
 
     @property
@@ -66,6 +66,10 @@ class World:
                 for ended in [each["lastState"] for each in status["containerStatuses"]]:
                     ended.get("terminated", {})["message"] = f"at {self.clock.now_s // 20}"
                 self.cluster.put({**body, "status": status})
+            if kind == "Pod" and self.routers_end and "router" in key.name:
+                ends = {**body["metadata"], "deletionTimestamp": fakes.NOW_TEXT}
+                status = fakes.pod(key.name, ready=False, running=True)["status"]
+                self.cluster.put({**body, "metadata": ends, "status": status})
 
     def tell(self) -> None:
         """Reports of all that run."""
@@ -165,6 +169,17 @@ async def test_the_first_request_brings_a_pod_in_one_step(clock: Clock) -> None:
     assert world.size == 1
     assert world.operator.routers.heard == set()
     assert "2 requests wait for the first one" in world.operator.status()["scaling"]["message"]
+
+
+async def test_a_request_that_waits_in_a_router_which_ends_brings_a_pod(clock: Clock) -> None:
+    world = await asleep(clock)
+    world.routers_end = True
+    await world.pass_(30)
+    assert world.size == 0
+    assert len(world.operator.routers.heard) == 2
+    world.arrived, world.waiting = 1, 1
+    await world.pass_(15)
+    assert world.size == 1
 
 
 async def test_a_request_now_and_then_keeps_the_last_pod(clock: Clock) -> None:

@@ -19,6 +19,9 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from aweigh_api.routing import (
+    ALONE_HEADER,
+    KEEP_PATH,
+    KEEP_S,
     NO_ROOM,
     REPORT_PATH,
     RESUME_FIELD,
@@ -92,16 +95,20 @@ class Pod:
     deaths: list[int] = field(default_factory=list)  # by prompts; how many others it computed
     events: int = 0
     seen: list[Seen] = field(default_factory=list)
+    kept_for: str | None = None  # by the router's name
+    alone: bool = False  # somebody has it for itself
     boot_id: str = field(default_factory=lambda: secrets.token_hex(4))
 
     def __post_init__(self) -> None:
         self._changed = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._port = 0
+        self._kept_until: asyncio.TimerHandle | None = None
 
-    @property
-    def room(self) -> int:
-        return 0 if self.refuses and not self.lies else self.max_running - self.running
+    def room(self, request: web.Request) -> int:
+        others = self.kept_for not in (None, request.headers.get(ROUTER_HEADER))
+        taken = self.alone or others or (self.refuses and not self.lies)
+        return 0 if taken else self.max_running - self.running
 
     async def start(self) -> None:
         app = web.Application(client_max_size=8 << 20)
@@ -111,6 +118,7 @@ class Pod:
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/v1/models/{name:.+}", self._models)
         app.router.add_get(REPORT_PATH, self._report)
+        app.router.add_post(KEEP_PATH, self._keep)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         address = ("127.0.0.1", self._port)
@@ -132,7 +140,7 @@ class Pod:
             if connection.transport is not None:
                 connection.transport.abort()
         await runner.cleanup()
-        self.running = 0
+        self.running, self.alone, self.kept_for = 0, False, None
         self.routed.clear()
 
     async def shut(self) -> None:
@@ -162,7 +170,7 @@ class Pod:
             room = Room(
                 boot_id=self.boot_id,
                 phase=self.phase,
-                room=self.room,
+                room=self.room(request),
                 running=self.running,
                 yours=self.routed[request.headers[ROUTER_HEADER]],
                 revision=self.revision,
@@ -174,6 +182,27 @@ class Pod:
                     await changed.wait()
             except TimeoutError:
                 continue
+
+    async def _keep(self, request: web.Request) -> web.Response:
+        router = request.headers[ROUTER_HEADER]
+        if self.kept_for not in (None, router):
+            return web.Response(status=409)
+        self._give_free()
+        self.kept_for = router
+        self._kept_until = asyncio.get_running_loop().call_later(KEEP_S, self._give_free)
+        return web.Response(status=204)
+
+    def _give_free(self) -> None:
+        if self._kept_until is not None:
+            self._kept_until.cancel()
+        self.kept_for = self._kept_until = None
+        self.tell()
+
+    def _refuses(self, request: web.Request, answers: int) -> bool:
+        others = self.kept_for not in (None, request.headers.get(ROUTER_HEADER))
+        full = self.running + answers > self.max_running and (answers == 1 or self.running)
+        beside = ALONE_HEADER in request.headers and self.running
+        return bool(self.refuses or self.alone or others or full or beside)
 
     def _routed(self, request: web.Request) -> bool:
         return request.headers.get(SECRET_HEADER) == self.secret
@@ -188,30 +217,39 @@ class Pod:
     async def _models(self, request: web.Request) -> web.Response:
         self.seen.append(Seen(request.path, {}, request.headers))
         cards = [{"id": self.model or "m"}]
-        return web.json_response({"data": cards}, headers={ROOM_HEADER: str(self.room)})
+        return web.json_response({"data": cards}, headers={ROOM_HEADER: str(self.room(request))})
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         seen = Seen(request.path, body, request.headers, RESUME_FIELD in body)
         if self.model and body.get("model") not in (None, self.model):
             unknown = unknown_model(body["model"], [self.model])
-            unknown.headers[ROOM_HEADER] = str(self.room)
+            unknown.headers[ROOM_HEADER] = str(self.room(request))
             return unknown.response()
         answers = int(body.get("n", 1))
-        if self._routed(request) and (self.refuses or self.running + answers > self.max_running):
+        if self._routed(request) and self._refuses(request, answers):
             error = {"error": {"message": "no room", "code": NO_ROOM}}
             return web.json_response(error, status=429, headers={ROOM_HEADER: "0"})
         if self.wants_key and "Aweigh-Tenant" not in request.headers:
             error = {"error": {"message": "no key", "code": "invalid_api_key"}}
-            return web.json_response(error, status=401, headers={ROOM_HEADER: str(self.room)})
+            return web.json_response(
+                error, status=401, headers={ROOM_HEADER: str(self.room(request))}
+            )
         if self.broken:
             error = {"error": {"message": "no engine", "code": "engine"}}
-            return web.json_response(error, status=503, headers={ROOM_HEADER: str(self.room)})
+            return web.json_response(
+                error, status=503, headers={ROOM_HEADER: str(self.room(request))}
+            )
         if body.get("temperature", 0) > 2:
             bad = {"error": {"message": "temperature is 3; expected 0 to 2", "code": None}}
-            return web.json_response(bad, status=400, headers={ROOM_HEADER: str(self.room)})
+            return web.json_response(
+                bad, status=400, headers={ROOM_HEADER: str(self.room(request))}
+            )
         self.seen.append(seen)
         router = request.headers.get(ROUTER_HEADER, "")
+        self.alone = ALONE_HEADER in request.headers
+        if self.alone or answers > 1:
+            self._give_free()
         self.running += answers
         self.routed[router] += answers
         self.most_running = max(self.most_running, self.running)
@@ -219,6 +257,7 @@ class Pod:
         try:
             return await self._computed(request, body, answers)
         finally:
+            self.alone = False
             self.running = max(0, self.running - answers)
             self.routed[router] = max(0, self.routed[router] - answers)
             self.tell()
@@ -240,7 +279,7 @@ class Pod:
                 {"index": each, "text": text(prompt, each, num_tokens), "finish_reason": "length"}
                 for each in range(answers)
             ]
-            headers = {ROOM_HEADER: str(self.room)}
+            headers = {ROOM_HEADER: str(self.room(request))}
             return web.json_response({"id": "whole", "choices": choices}, headers=headers)
         return await self._streamed(request, body, prompt, answers, num_tokens)
 
@@ -259,7 +298,7 @@ class Pod:
         routed = self._routed(request)
         headers = {"Content-Type": "text/event-stream"}
         response = web.StreamResponse(
-            headers={**headers, ROOM_HEADER: str(self.room)} if routed else headers
+            headers={**headers, ROOM_HEADER: str(self.room(request))} if routed else headers
         )
         await response.prepare(request)
 

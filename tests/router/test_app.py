@@ -139,6 +139,7 @@ async def test_bodies_are_bounded_one_by_one_and_together(tmp_path: Path) -> Non
         async with local.session.post(url, data=io.BytesIO(large)) as response:
             assert response.status == 429
             assert response.headers["Retry-After"]
+        assert (await local.state())["arrived_requests"] == 2  # that one, and what waits
         pod.refuses = False
         pod.tell()
         assert await asking == 200

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,8 +80,9 @@ def test_the_turns_of_a_chat_have_the_same_keys() -> None:
     assert (one.prefix, one.conversation) == (two.prefix, two.conversation)
 
 
-def test_chats_that_begin_alike_share_the_prefix_and_not_the_conversation() -> None:
-    one, two = (asked.read(chat("system " * 200, each), b"") for each in ("hello", "goodbye"))
+@pytest.mark.parametrize("times", [200, 20_000])
+def test_chats_that_begin_alike_share_the_prefix_and_not_the_conversation(times: int) -> None:
+    one, two = (asked.read(chat("system " * times, each), b"") for each in ("hello", "goodbye"))
     assert one.prefix == two.prefix
     assert one.conversation != two.conversation
 

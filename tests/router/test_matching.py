@@ -23,7 +23,7 @@ def pod(name: str, room: int, running: int = 0, model: str | None = None) -> Pod
 
 def call(num_answers: int = 1, deaths: int = 0, **known: object) -> Call:
     each = Call(b"", 0.0, asked=Asked(num_answers=num_answers))
-    each.deaths = deaths
+    each.died = [("dead", str(number)) for number in range(deaths)]
     for name, value in known.items():
         setattr(each, name, value)
     return each
@@ -150,6 +150,35 @@ def test_a_pod_stays_one_requests_own_though_others_that_take_no_room_end_there(
     assert Round([each], 1.0).place(call(), order([each])) is None
     rooms.end(each, own, 1.0)
     assert Round([each], 1.0).place(call(), order([each])) is each
+
+
+def test_what_runs_alone_may_go_to_a_pod_that_it_has_failed_on() -> None:
+    pods = [pod(f"p{each}", 9, running=1) for each in range(3)] + [pod("idle", 9)]
+    failed = call(deaths=2, avoid={"idle", "p0"})
+    assert Round(pods, 0.0).place(failed, order(pods)) is pods[-1]
+    assert Round(pods, 0.0).place(call(deaths=1, avoid={"idle"}), order(pods)) is not pods[-1]
+
+
+def test_half_of_the_pods_are_left_to_others_however_many_want_one_for_themselves() -> None:
+    pods = [pod(f"p{each}", 9) for each in range(4)]
+    round = Round(pods, 0.0)
+    chosen = [round.place(call(deaths=2), order(pods)) for _ in range(9)]
+    assert chosen == [*pods[:2], *[None] * 7]
+    loaded = [pod(f"q{each}", 3, running=6) for each in range(4)]
+    round = Round(loaded, 0.0)
+    assert [round.place(call(8), order(loaded)) for _ in range(9)] == [None] * 9
+    assert round.place(call(), order(loaded)) in loaded[2:]
+
+
+def test_what_waits_for_a_pod_of_its_own_stays_with_one() -> None:
+    pods, waits = [pod("one", 1, running=6), pod("two", 1, running=7)], call(8)
+    assert Round(pods, 0.0).place(waits, order(pods)) is None
+    assert waits.held == "one"
+    rooms.reported(pods[0], Room(boot_id="one", phase="ready", room=0, running=9), 0.0)
+    assert Round(pods, 0.0).place(waits, order(pods)) is None
+    assert waits.held == "one"
+    assert Round(pods[1:], 0.0).place(waits, order(pods)) is None
+    assert waits.held == "two"
 
 
 def test_suspects_are_spread() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from aweigh_api.routing import ALONE_HEADER
 from aweigh_router import app, dispatch, reports, rooms
 from aweigh_router.reply import Reply
 from tests.router.pod import SECRET, Fate, Pod, running, text
@@ -83,6 +84,18 @@ async def test_a_pod_that_accepts_and_never_answers_is_given_up(tmp_path: Path) 
             *(local.stream(f"prompt {each}", max_tokens=3) for each in range(8))
         )
     assert all(whole(each, f"prompt {i}", 3) for i, each in enumerate(streams))
+
+
+async def test_an_answer_in_one_piece_that_never_comes_is_asked_for_elsewhere(
+    tmp_path: Path,
+) -> None:
+    one, two = Pod(hangs=True), Pod()
+    async with running(one, two) as pods, routing(tmp_path, pods, wait_seconds=2.0) as local:
+        answers = await asyncio.gather(
+            *(local.whole(f"prompt {each}", max_tokens=3) for each in range(8))
+        )
+    assert [status for status, _ in answers] == [200] * 8
+    assert one.seen
 
 
 async def test_a_pod_that_reports_is_not_taken_for_dead_of_a_stream_that_stands_still(
@@ -229,8 +242,11 @@ async def test_a_pod_that_lies_about_its_room_costs_nobody_the_place(tmp_path: P
         streams = await asyncio.gather(
             *(local.stream(f"p {each}", max_tokens=3) for each in range(12))
         )
+        told = local.service.metrics.text().decode()
     assert all(whole(each, f"p {i}", 3) for i, each in enumerate(streams))
     assert not liar.seen
+    assert 'retries_total{model_name="local",reason="no_room"} 0.0' not in told
+    assert 'aweigh_router_wait_seconds_count{model_name="local"} 12.0' in told
 
 
 async def test_without_pods_a_request_is_held_and_then_told(tmp_path: Path) -> None:
@@ -413,3 +429,22 @@ async def test_an_error_of_the_request_is_for_the_client(tmp_path: Path) -> None
         status, answer = await local.whole("hello", temperature=3)
     assert status == 400
     assert "temperature" in answer["error"]["message"]
+
+
+async def test_once_a_request_has_died_alone_those_beside_it_run_beside_others_again(
+    tmp_path: Path,
+) -> None:
+    pods = [Pod(dies_of="poison", revives=True, max_running=24, pace_s=0.02) for _ in range(3)]
+    async with running(*pods), routing(tmp_path, pods, wait_seconds=60.0) as local:
+        beside = [
+            asyncio.create_task(local.stream(f"p {each}", max_tokens=60)) for each in range(60)
+        ]
+        await eventually(lambda: sum(pod.running for pod in pods) == len(beside))
+        killed = await local.stream("poison", max_tokens=4)
+        streams = await asyncio.gather(*beside)
+    assert killed.errors[0]["code"] == "pods_died"
+    assert all(whole(each, f"p {i}", 60) for i, each in enumerate(streams))
+    alone = [seen for pod in pods for seen in pod.seen if ALONE_HEADER in seen.headers]
+    prompts = [seen.body["prompt"] for seen in alone]
+    assert prompts.count("poison") == 1
+    assert len(prompts) <= 3  # two of three pods have a single request; it is the first to come

@@ -18,7 +18,7 @@ class Router:
     def __init__(self) -> None:
         self._line: deque[Request] = deque()
         self._shares = Shares()
-        self._arrived = 0
+        self._arrived = self._sent = 0
 
     @property
     def num_waiting(self) -> int:
@@ -38,6 +38,7 @@ class Router:
         by_uid = {pod.uid: pod for pod in pods}
         while self._line and any(rooms.values()):
             request = self._line.popleft()
+            self._sent += 1
             uid = self._choose(request, by_uid, rooms, now_s)
             by_uid[uid].take(request)
             rooms[uid] = by_uid[uid].room
@@ -48,7 +49,7 @@ class Router:
         loads = {uid: pod.num_running + pod.num_waiting for uid, pod in pods.items()}
         prefix = _key(request.group) if request.group >= 0 else _key(self._arrived, "alone")
         share = self._shares.of(prefix, now_s)
-        wanted = choice.order(prefix, _key(id(request), "chat"), share, list(pods))
+        wanted = choice.order(prefix, _key(self._sent, "chat"), share, list(pods))
         found = choice.pick(wanted, loads, lambda uid: rooms[uid] > 0)
         assert found is not None, "some pod has room"
         return found

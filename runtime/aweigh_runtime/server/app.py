@@ -3,15 +3,15 @@
 from aiohttp import web
 
 from aweigh_api.api_keys import Keys
-from aweigh_api.routing import REPORT_PATH, ROOM_HEADER, TENANT_HEADER
+from aweigh_api.routing import KEEP_PATH, REPORT_PATH, ROOM_HEADER, TENANT_HEADER
 from aweigh_http import every_request
 from aweigh_http.bodies import Bodies
 from aweigh_http.every_request import Handler
 from aweigh_runtime.server import errors, tracing
-from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT
+from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT, router_of
 from aweigh_runtime.server.openai.generation import GENERATION
 from aweigh_runtime.server.openapi import Operation, document
-from aweigh_runtime.server.router_report import report
+from aweigh_runtime.server.router_report import keep, report
 from aweigh_runtime.server.router_secret import RouterSecret
 from aweigh_runtime.server.routes import BODIES, DOCUMENT, ROUTES, SERVICE
 from aweigh_runtime.server.service import Service
@@ -40,6 +40,7 @@ def application(
     if secret is not None:
         app[SECRET] = secret
         app.router.add_get(REPORT_PATH, report, allow_head=False)
+        app.router.add_post(KEEP_PATH, keep)
     app.on_response_prepare.append(_every_response)
     app.on_shutdown.append(_end_reports)
     app[OPEN_ROUTES] = frozenset(
@@ -72,9 +73,9 @@ async def _only_with_key(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def _open_to(request: web.Request) -> bool:
-    """Whether no key is needed: a router may always read the report, as it acts for nobody."""
+    """Whether no key is needed: a router may always ask for itself, as it acts for nobody."""
     found = request.match_info
-    own = request[ROUTED] and found.handler is report
+    own = request[ROUTED] and found.handler in (report, keep)
     return own or found.route in request.app[OPEN_ROUTES]
 
 
@@ -93,7 +94,7 @@ def _named_by_router(request: web.Request) -> bytes:
 async def _every_response(request: web.Request, response: web.StreamResponse) -> None:
     service = request.app[SERVICE]
     if request.get(ROUTED):
-        response.headers[ROOM_HEADER] = str(service.room)
+        response.headers[ROOM_HEADER] = str(service.room_for(router_of(request) or ""))
     every_request.sign(request, response, draining=service.phase == "draining")
 
 

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from aweigh_api.routing import ROUTER_HEADER
+from aweigh_api.routing import ALONE_HEADER, ROUTER_HEADER
 
 CALLER = web.RequestKey("caller", bytes)  # who asks: a key's digest; empty without keys
 TENANT = web.RequestKey("tenant", bytes)  # whose cached prefixes the request may use; likewise
@@ -17,3 +17,8 @@ def where_from(request: web.Request) -> bytes:
 def router_of(request: web.Request) -> str | None:
     """The name of the router that asks; None: it is a client. Older routers have none."""
     return request.headers.get(ROUTER_HEADER, "") if request[ROUTED] else None
+
+
+def alone(request: web.Request) -> bool:
+    """Whether its router wants nothing to run beside it."""
+    return request[ROUTED] and ALONE_HEADER in request.headers

@@ -1,4 +1,7 @@
-"""GET /router/report: the room of this server as it changes, a line of JSON each time."""
+"""What a router asks for itself: the room of this server, and to keep what becomes free.
+
+GET /router/report: the room as it changes, a line of JSON each time. POST /router/keep.
+"""
 
 import asyncio
 from contextlib import suppress
@@ -30,6 +33,14 @@ async def report(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(_BETWEEN_LINES_S)
     await response.write_eof()
     return response
+
+
+async def keep(request: web.Request) -> web.Response:
+    """Let no other router have what becomes free, for a while."""
+    router = router_of(request)
+    if not router:
+        raise web.HTTPNotFound
+    return web.Response(status=204 if request.app[SERVICE].seats.keep(router) else 409)
 
 
 async def _news(service: Service, router: str, told: Room | None) -> Room:

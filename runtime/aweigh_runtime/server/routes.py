@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
+from aweigh_api.routing import MAX_RESUMED_BYTES
 from aweigh_http.bodies import Bodies
 from aweigh_http.errors import unknown_model
 from aweigh_http.every_request import Handler
-from aweigh_runtime.server.auth import CALLER
+from aweigh_runtime.server.auth import CALLER, ROUTED
 from aweigh_runtime.server.openai.chat import chat
 from aweigh_runtime.server.openai.completions import complete
 from aweigh_runtime.server.openai.replies import (
@@ -105,7 +106,8 @@ def _answering(
         service = request.app[SERVICE]
         service.expect_open()  # refuse before reading the body
         with service.seats.opened():
-            async with request.app[BODIES].read(request, request[CALLER]) as body:
+            spare_bytes = MAX_RESUMED_BYTES if request[ROUTED] else 0
+            async with request.app[BODIES].read(request, request[CALLER], spare_bytes) as body:
                 asked = parse(body.content, kind)
                 _expect_model(service, asked.model)
                 return await answer(request, service, asked)

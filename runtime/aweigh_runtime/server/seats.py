@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from aweigh_api.routing import KEEP_S
 from aweigh_http.errors import ApiError
 from aweigh_runtime.config import Config
 from aweigh_runtime.engine.client import EngineClient
@@ -36,13 +37,35 @@ class Seats:
         self._on_change = on_change
         self._taken: Counter[bytes] = Counter()
         self._routed: Counter[str] = Counter()  # those among them that a router has taken
+        self._alone = False  # one request has this server for itself
+        self._kept_for: str | None = None  # the router that has what becomes free …
+        self._kept_until: asyncio.TimerHandle | None = None  # … as long as it asks for that
         self._nothing_open = asyncio.Event()
         self._nothing_open.set()
 
     @property
     def room(self) -> int:
-        """Answers that could begin at once."""
+        """Answers that could begin at once, if it is not for somebody else that places are free."""
         return room(self._engine.stepped, self.num_taken, self._max_running)
+
+    @property
+    def kept_for(self) -> str | None:
+        """The router that has what becomes free; None: whoever comes first."""
+        return self._kept_for
+
+    def room_for(self, router: str | None) -> int:
+        """Answers of this router that could begin at once."""
+        return 0 if self._alone or self._kept_for not in (None, router) else self.room
+
+    def keep(self, router: str) -> bool:
+        """Let no other router have what becomes free, for a while; False: another one has it."""
+        if self._kept_for not in (None, router):
+            return False
+        self._keep_no_longer()
+        self._kept_for = router
+        self._kept_until = asyncio.get_running_loop().call_later(KEEP_S, self._give_free)
+        self._on_change()
+        return True
 
     @property
     def num_taken(self) -> int:
@@ -67,7 +90,13 @@ class Seats:
 
     @contextmanager
     def take(
-        self, count: int, caller: bytes = b"", *, prompts: int = 0, router: str | None = None
+        self,
+        count: int,
+        caller: bytes = b"",
+        *,
+        prompts: int = 0,
+        router: str | None = None,
+        alone: bool = False,
     ) -> Iterator[None]:
         """Hold places, from before the prompt is tokenized to the answer's end.
 
@@ -76,6 +105,7 @@ class Seats:
             caller: whose share it is of.
             prompts: that are turned away if there is no place: they have arrived all the same.
             router: its name: they begin at once or not at all, and have not arrived until they do.
+            alone: whether a router wants nothing to run beside them.
 
         Raises:
             ApiError: there are not so many, or not for this caller.
@@ -87,8 +117,11 @@ class Seats:
         if router is None:
             self._expect_places(count, caller, prompts)
         else:
-            self._expect_room(count)
+            self._expect_room(count, router, alone=alone)
             self._routed[router] += count
+            self._alone = alone
+            if alone or count > 1:  # what it has waited for
+                self._keep_no_longer()
         self._taken[caller] += count
         self._on_change()
         try:
@@ -97,6 +130,7 @@ class Seats:
             self._taken[caller] -= count
             self._taken = +self._taken  # without callers that hold none
             if router is not None:
+                self._alone = False  # it was, or nothing would have begun beside it
                 self._routed[router] -= count
                 self._routed = +self._routed
             self._on_change()
@@ -106,14 +140,26 @@ class Seats:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._nothing_open.wait(), deadline_s)
 
-    def _expect_room(self, count: int) -> None:
+    def _keep_no_longer(self) -> None:
+        if self._kept_until is not None:
+            self._kept_until.cancel()
+        self._kept_for = self._kept_until = None
+
+    def _give_free(self) -> None:
+        self._keep_no_longer()
+        self._on_change()
+
+    def _expect_room(self, count: int, router: str, *, alone: bool) -> None:
         """More answers than the engine computes together may begin where nothing else is open."""
-        if count > self.room and self.num_taken > 0:
+        others = self._alone or self._kept_for not in (None, router)
+        begun = self.num_taken > 0
+        if others or (begun and (alone or count > self.room)):
             raise errors.no_room()
 
     def _expect_places(self, count: int, caller: bytes, prompts: int) -> None:
         try:
-            if self._taken.total() + count > self._limit:
+            # What is only made tokens of, or text, runs beside nobody's answer.
+            if self._taken.total() + count > self._limit or (self._alone and prompts):
                 raise errors.overloaded(self._limit)
             self._expect_share_left(count, caller)
         except ApiError:

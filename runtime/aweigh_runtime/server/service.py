@@ -1,12 +1,10 @@
 """What all requests share: the engine, the texts, the phase of this server, and its seats."""
 
 import asyncio
-import hashlib
 import secrets
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from aweigh_api import metrics
 from aweigh_api.routing import Room
@@ -17,6 +15,7 @@ from aweigh_runtime.engine.client import EngineClient
 from aweigh_runtime.engine.messages import Ready
 from aweigh_runtime.server import errors
 from aweigh_runtime.server.figures import Figures
+from aweigh_runtime.server.revision import revision
 from aweigh_runtime.server.seats import Seats
 from aweigh_runtime.text.defaults import Defaults, read_defaults
 from aweigh_runtime.text.grammar import Grammars
@@ -57,7 +56,7 @@ class Service:
         self._model: Model | None = None
         self._revision: str | None = None  # of the model, once it is known
         self._started_s = time.monotonic()
-        self._reported = self.report(), self.seats.num_taken
+        self._reported = self._news()
         engine.on_step = self._observe_step
 
     def _observe_step(self, duration_s: float, num_tokens: int) -> None:
@@ -75,18 +74,17 @@ class Service:
         self._phase = phase
         self._tell()
 
-    @property
-    def room(self) -> int:
-        """Answers that could begin at once; none while the server loads, ends or is broken."""
+    def room_for(self, router: str) -> int:
+        """Answers of this router that could begin at once; none while the server is not ready."""
         usable = self._phase == "ready" and self.trouble() is None
-        return self.seats.room if usable else 0
+        return self.seats.room_for(router) if usable else 0
 
     def report(self, router: str = "") -> Room:
         """What the router of this name reads; without one, what they all do."""
         return Room(
             boot_id=self.boot_id,
             phase=self._phase,
-            room=self.room,
+            room=self.room_for(router),
             running=self.engine.stepped.running,
             yours=self.seats.held_for(router) if router else None,
             revision=self._revision,
@@ -100,10 +98,14 @@ class Service:
 
     def _tell(self) -> None:
         """Wake who reads reports if there is news."""
-        report = self.report(), self.seats.num_taken
-        if report != self._reported:
-            self._reported = report
+        news = self._news()
+        if news != self._reported:
+            self._reported = news
             self._pulse()
+
+    def _news(self) -> tuple[Room, int, str | None]:
+        """All that a report depends on, whichever router reads it."""
+        return self.report(), self.seats.num_taken, self.seats.kept_for
 
     def _pulse(self) -> None:
         self.changed.set()
@@ -117,7 +119,7 @@ class Service:
         """
         # Shielded: who gives up waiting must not take from the engine's reader what it sets.
         directory = await asyncio.shield(self.engine.directory)
-        self._revision = _revision(self.config, directory)
+        self._revision = await asyncio.to_thread(revision, self.config, directory)
         tokenizer = Tokenizer.load(directory)
         self._opened.callback(tokenizer.close)
         template = find_template(directory)
@@ -258,9 +260,3 @@ def _told(speculation: messages.Speculation) -> Speculation:
         reason=speculation.reason,
         message=speculation.message or None,
     )
-
-
-def _revision(config: Config, directory: Path) -> str:
-    """Other weights have another one. A download lies in a folder that bears its version."""
-    served = (config.uri, directory.name, config.dtype, config.quantization)
-    return hashlib.sha256("\n".join(served).encode()).hexdigest()[:16]

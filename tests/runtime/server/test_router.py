@@ -17,6 +17,9 @@ from multidict import CIMultiDict
 from aweigh_api import mounts
 from aweigh_api.mounts import UnusableSecret
 from aweigh_api.routing import (
+    ALONE_HEADER,
+    KEEP_PATH,
+    MAX_RESUMED_BYTES,
     REPORT_PATH,
     RESUME_FIELD,
     ROOM_HEADER,
@@ -26,7 +29,9 @@ from aweigh_api.routing import (
     TOKENS_COMMENT,
     Room,
 )
+from aweigh_http.bodies import MAX_BODY_BYTES
 from aweigh_runtime.engine.messages import Counters, KvTokens, Stepped
+from aweigh_runtime.server import seats
 from aweigh_runtime.server.router_secret import RouterSecret
 from aweigh_runtime.server.seats import room
 from tests.runtime.server.local import Local, loading, ready, secret
@@ -200,6 +205,97 @@ async def test_a_router_that_names_itself_is_told_what_it_holds(
     await asyncio.gather(asked, return_exceptions=True)
     await until(lambda: local.service.seats.num_taken == 0)
     assert (await told(ours)).yours == 0
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_is_kept_for_one_router_no_other_gets(
+    local: Local, client: httpx.AsyncClient
+) -> None:
+    ours, other = ({**FOR_ALICE, ROUTER_HEADER: name} for name in ("ours", "other"))
+    seats = local.service.seats
+
+    async def keep(headers: dict[str, str]) -> int:
+        return (await client.post(KEEP_PATH, headers=headers)).status_code
+
+    async def ask(headers: dict[str, str], **fields: Any) -> int:
+        body = {**LONG, "max_tokens": 2, **fields}
+        return (await client.post("/v1/completions", json=body, headers=headers)).status_code
+
+    assert [await keep(each) for each in ({}, FOR_ALICE)] == [401, 404]
+    begun = asyncio.create_task(client.post("/v1/completions", json=LONG, headers=other))
+    await until(lambda: seats.num_taken == 1)
+    assert [await keep(each) for each in (ours, other, ours)] == [204, 409, 204]
+    assert [seats.room_for(each) for each in ("ours", "other")] == [MAX_RUNNING - 1, 0]
+    assert [await ask(each, n=3) for each in (ours, other)] == [429, 429]
+    assert [await ask(each) for each in (ours, other)] == [200, 429]
+    begun.cancel()
+    await asyncio.gather(begun, return_exceptions=True)
+    await until(lambda: seats.num_taken == 0)
+    assert [await ask(each, n=3) for each in (other, ours, other)] == [429, 200, 200]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_who_reads_reports_is_told_that_room_is_kept_and_when_it_is_no_longer(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seats, "KEEP_S", 0.3)
+    other = {**FOR_ALICE, ROUTER_HEADER: "other"}
+    async with client.stream("GET", REPORT_PATH, headers=other) as report:
+        lines = report.aiter_lines()
+        told = [Room.model_validate_json(await anext(lines)).room]
+        await client.post(KEEP_PATH, headers={**FOR_ALICE, ROUTER_HEADER: "ours"})
+        async with asyncio.timeout(3):
+            told += [Room.model_validate_json(await anext(lines)).room for _ in range(2)]
+    assert told == [MAX_RUNNING, 0, MAX_RUNNING]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_beside_what_is_to_run_alone_nothing_runs(
+    local: Local, client: httpx.AsyncClient
+) -> None:
+    bearer = {"Authorization": f"Bearer {ALICE}"}
+    first, other = ({**FOR_ALICE, ROUTER_HEADER: name} for name in ("first", "other"))
+    alone = {**first, ALONE_HEADER: "1"}
+    seats, short = local.service.seats, {**LONG, "max_tokens": 2}
+
+    async def ask(headers: dict[str, str], path: str = "/v1/completions") -> int:
+        return (await client.post(path, json=short, headers=headers)).status_code
+
+    for begins, refused in ((other, (alone,)), (alone, (first, other, alone, bearer))):
+        begun = asyncio.create_task(client.post("/v1/completions", json=LONG, headers=begins))
+        await until(lambda: seats.num_taken == 1)
+        assert [await ask(each) for each in refused] == [429] * len(refused)
+        begun.cancel()
+        await asyncio.gather(begun, return_exceptions=True)
+        await until(lambda: seats.num_taken == 0)
+    assert [await ask(each) for each in (alone, other, alone)] == [200, 200, 200]
+    begun = asyncio.create_task(
+        client.post("/v1/completions", json=LONG, headers={**bearer, ALONE_HEADER: "1"})
+    )
+    await until(lambda: seats.num_taken == 1)
+    assert await ask(other) == 200  # no client has anything for itself
+    begun.cancel()
+    await asyncio.gather(begun, return_exceptions=True)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_stream_whose_request_was_as_long_as_may_be_can_be_resumed(
+    client: httpx.AsyncClient,
+) -> None:
+    fields = {"model": MODEL, "prompt": "A Pod", "stream": True, "max_tokens": 2}
+    fields["user"] = "u" * (MAX_BODY_BYTES - len(json.dumps(fields)) - 12)
+    resume = {"id": "cmpl-1", "created": 1, "answers": [{"tokens": [5]}]}
+    whole, resumed = json.dumps(fields), json.dumps({**fields, RESUME_FIELD: resume})
+    assert len(whole) == MAX_BODY_BYTES
+    bearer = {"Authorization": f"Bearer {ALICE}"}
+    for body, headers, status in (
+        (whole, bearer, 200),
+        (resumed, FOR_ALICE, 200),
+        (resumed, bearer, 413),
+        (" " * MAX_RESUMED_BYTES + resumed, FOR_ALICE, 413),
+    ):
+        answered = await client.post("/v1/completions", content=body, headers=headers)
+        assert answered.status_code == status, answered.text[:300]
 
 
 async def test_the_report_ends_with_the_server(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from aweigh_http.bodies import BODY
-from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT, router_of, where_from
+from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT, alone, router_of, where_from
 from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.answer import Answer
 from aweigh_runtime.server.openai.chat_style import ChatStyle
@@ -29,7 +29,9 @@ async def chat(request: web.Request, service: Service, asked: ChatRequest) -> we
     """Answer a chat."""
     model = service.model()
     router = router_of(request)
-    with service.seats.take(asked.n or 1, request[CALLER], prompts=1, router=router):
+    with service.seats.take(
+        asked.n or 1, request[CALLER], prompts=1, router=router, alone=alone(request)
+    ):
         resume = resume_of(request, asked)
         calls = calls_of(asked, model.call_format, model.tokenizer)
         tools = [] if calls is None else calls.shown

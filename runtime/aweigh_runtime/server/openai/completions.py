@@ -8,7 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from aweigh_api.routing import MAX_PROMPTS
 from aweigh_http.bodies import BODY
-from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT, router_of, where_from
+from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT, alone, router_of, where_from
 from aweigh_runtime.server.errors import invalid
 from aweigh_runtime.server.openai.answer import Answer, Choices, Whole
 from aweigh_runtime.server.openai.choice import Token
@@ -99,7 +99,11 @@ async def complete(
     model = service.model()
     given = _listed(asked.prompt)
     with service.seats.take(
-        (asked.n or 1) * len(given), request[CALLER], prompts=len(given), router=router_of(request)
+        (asked.n or 1) * len(given),
+        request[CALLER],
+        prompts=len(given),
+        router=router_of(request),
+        alone=alone(request),
     ):
         resume = resume_of(request, asked)
         grammar = await wanted_grammar(model, asked, where_from(request))
