@@ -168,6 +168,9 @@ def test_half_of_the_pods_are_left_to_others_however_many_want_one_for_themselve
     round = Round(loaded, 0.0)
     assert [round.place(call(8), order(loaded)) for _ in range(9)] == [None] * 9
     assert round.place(call(), order(loaded)) in loaded[2:]
+    for late in (call(8, held="gone"), call(deaths=2, held="gone")):
+        assert round.place(late, order(loaded)) is None
+        assert late.held is None
 
 
 def test_what_waits_for_a_pod_of_its_own_stays_with_one() -> None:
