@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
+import os
 import resource
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -268,6 +270,12 @@ def test_ten_thousand_idle_connections_are_held(server: Served, tell: Tell) -> N
             f"{NUM_IDLE} idle connections: opened in {opened_s:.1f} s, {grown_kib / NUM_IDLE:.1f} "
             f"KiB each; a chat and a probe meanwhile took {answered_s * 1000:.0f} ms"
         )
+        for name, pid in server.children().items():
+            if name.endswith("_worker"):
+                os.kill(pid, signal.SIGKILL)
+        form = {"choice": ["ten thousand", "connections"]}  # a new one: it has to be compiled
+        answered = server.chat(max_tokens=9, structured_outputs=form)  # by two that start anew
+        assert answered.status_code == 200, answered.text
         for connection in batch:  # they are still there
             connection.sendall(HEALTH)
             assert connection.recv(4096).startswith(b"HTTP/1.1 200")
