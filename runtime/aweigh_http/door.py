@@ -12,6 +12,7 @@ from aweigh_http.connection import Connection, Limits
 
 SPARE_FILES = 512  # for everything that is no client's connection
 _CLOSING_S = 1.0  # for handlers that are still open; drained servers have none
+_FLUSHING_S = 3600.0  # for what is unsent when TLS ends; who takes nothing of it is cut off sooner
 _BACKLOG = 1024
 
 _log = logging.getLogger("aweigh.server")
@@ -69,6 +70,7 @@ class Door:
             backlog=_BACKLOG,
             ssl=tls,
             ssl_handshake_timeout=None if tls is None else self._limits.head_s,
+            ssl_shutdown_timeout=None if tls is None else _FLUSHING_S,
         )
         for listener in self._listening.sockets:  # connections inherit it
             size = self._limits.send_buffer_bytes
