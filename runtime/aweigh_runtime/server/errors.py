@@ -6,6 +6,7 @@ template that refuses a chat, and the grammar compiler's about a schema.
 
 from aweigh_api.routing import NO_ROOM
 from aweigh_http.errors import ApiError, internal
+from aweigh_runtime.engine.client import MAX_UNREAD
 from aweigh_runtime.engine.messages import FailureKind
 
 
@@ -113,6 +114,16 @@ def request_failed(kind: FailureKind, message: str) -> ApiError:
             )
         case "internal":
             return internal()
+
+
+def left_unread() -> ApiError:
+    """A stream's client is so slow that what waits for it takes too much memory."""
+    return ApiError(
+        408,
+        f"More than {MAX_UNREAD} tokens of this stream were left unread; read it sooner, or ask for "
+        "fewer or shorter answers.",
+        code="left_unread",
+    )
 
 
 def engine_lost() -> ApiError:

@@ -19,6 +19,7 @@ from aweigh_http import bodies
 from aweigh_http.connection import Limits
 from aweigh_http.door import Door
 from aweigh_http.errors import ApiError
+from aweigh_runtime.engine import client
 from aweigh_runtime.failures import InvalidConfiguration
 from tests.conftest import Tell
 from tests.runtime.server.local import loading, ready
@@ -180,6 +181,32 @@ async def test_an_answer_that_nobody_reads_gives_its_blocks_back(tmp_path: Path)
             assert engine.stepped.counters.generated_tokens < 8 * 2000
             assert engine.stepped.kv.held == 0
             assert local.service.seats.open_requests == 0
+
+
+async def test_a_stream_that_is_read_too_late_ends_with_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "MAX_UNREAD", 2000)
+    async with ready(tmp_path) as local:
+        body = {"model": MODEL, "prompt": "The", "max_tokens": 2000, "n": 8, "stream": True}
+        body |= {"temperature": 2, "ignore_eos": True, "logprobs": 20}
+        content = json.dumps(body).encode()
+        lines = ("POST /v1/completions HTTP/1.1", "Host: a", "Connection: close")
+        head = "\r\n".join((*lines, f"Content-Length: {len(content)}", "", ""))
+        slow = socket.socket()
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", local.port))
+        reader, writer = await asyncio.open_connection(sock=slow, limit=1 << 10)
+        writer.write(head.encode() + content)
+        engine, end_s = local.service.engine, time.monotonic() + 60
+        while engine.stepped.counters.generated_tokens == 0 or engine.stepped.running > 0:
+            assert time.monotonic() < end_s
+            await asyncio.sleep(0.01)
+        assert engine.stepped.counters.generated_tokens < 8 * 2000
+        events = await asyncio.wait_for(reader.read(), 30)
+        assert b'"code":"left_unread"' in events[-1000:]
+        assert b"[DONE]" not in events
+        writer.close()
 
 
 async def test_an_old_connection_is_closed_with_its_next_answer(tmp_path: Path) -> None:

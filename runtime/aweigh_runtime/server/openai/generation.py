@@ -9,9 +9,9 @@ from aiohttp import web
 from aweigh_api import metrics
 from aweigh_api.routing import Resume
 from aweigh_http.errors import ApiError
-from aweigh_runtime.engine.client import RequestFailed
+from aweigh_runtime.engine.client import LeftUnread, RequestFailed
 from aweigh_runtime.engine.messages import Output, Submission
-from aweigh_runtime.server.errors import request_failed
+from aweigh_runtime.server.errors import left_unread, request_failed
 from aweigh_runtime.server.openai.choice import Choice, Delta, single_tokens
 from aweigh_runtime.server.openai.resuming import beyond_the_end
 from aweigh_runtime.server.openai.submissions import Order, Prompt, submissions
@@ -90,15 +90,18 @@ class Generation:
         return all(choice.finish is not None for choice in self._choices)
 
     async def next(self) -> list[Delta]:
-        """Wait for news and return all of them, also what does not show.
+        """Wait for news and return them, also what does not show; of many, the first ones.
 
         Raises:
-            ApiError: the engine is gone or cannot do it, or the server must end.
+            ApiError: the engine is gone or cannot do it, the client is too slow, or the server must
+                end.
         """
         try:
             arrived = await self._ticket.next()
         except RequestFailed as error:
             raise request_failed(error.kind, str(error)) from error
+        except LeftUnread as error:
+            raise left_unread() from error
         now_s = time.monotonic()
         return [
             delta
