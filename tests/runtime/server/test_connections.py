@@ -8,11 +8,12 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import pytest
+import uvloop
 from aiohttp import http_parser, web
 
 from aweigh_http import bodies
@@ -237,6 +238,21 @@ async def test_one_connection_too_many_is_refused_and_probes_go_on(tmp_path: Pat
         assert (await reader.readline()).startswith(b"HTTP/1.1 503")
         for _, opened in (second, third, (reader, writer)):
             opened.close()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_one_connection_too_many_is_refused_on_either_event_loop(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def three_for_two() -> None:
+        async with door(web.Application(), Limits(connections=2)) as port:
+            opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+            assert await seconds_until_closed(opened[2][0]) < 5
+            for _, writer in opened:
+                writer.transport.abort()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(three_for_two())
 
 
 async def test_what_is_not_http_gets_openais_error_body(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 import trustme
+import uvloop
 from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 
@@ -146,6 +147,46 @@ async def test_over_tls_too_clients_that_do_nothing_are_cut_off(certificate: Pat
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await asyncio.wait_for(ended.wait(), 10)  # it never read
         writer.transport.abort()
+    finally:
+        await door.close()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_who_has_not_shaken_hands_counts_among_the_connections(
+    certificate: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(hands_shaken_or_not(certificate))
+
+
+async def hands_shaken_or_not(certificate: Path) -> None:
+    async def greet(request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    application = web.Application()
+    application.router.add_get("/", greet)
+    door = Door(application, Limits(connections=20, head_s=5.0), Certificate(certificate))
+    await door.open("127.0.0.1", 0)
+    try:
+        opened = [await asyncio.open_connection("127.0.0.1", door.port) for _ in range(40)]
+        await asyncio.sleep(0.5)
+        assert sum(reader.at_eof() for reader, _ in opened) == 20
+        with pytest.raises(OSError):
+            await asyncio.open_connection("127.0.0.1", door.port, ssl=trusting())
+        for number, (_, writer) in enumerate(opened):
+            if number % 2:
+                writer.write(b"no handshake\r\n")
+            else:
+                writer.close()
+        await asyncio.sleep(0.5)  # far less than a handshake may take
+        for _ in range(20):
+            opened.append(await asyncio.open_connection("127.0.0.1", door.port, ssl=trusting()))
+            opened[-1][1].write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert await opened[-1][0].readuntil(b"hello")
+        with pytest.raises(OSError):
+            await asyncio.open_connection("127.0.0.1", door.port, ssl=trusting())
+        for _, writer in opened:
+            writer.transport.abort()
     finally:
         await door.close()
 
