@@ -98,6 +98,16 @@ def grammars_busy() -> ApiError:
     )
 
 
+def worker_lost(work: str) -> ApiError:
+    """A process died that would have been needed; the next request starts another one."""
+    return ApiError(
+        503,
+        f"The process that {work} died, probably for want of memory; send the request again.",
+        code="worker",
+        headers={"Retry-After": "1"},
+    )
+
+
 def request_failed(kind: FailureKind, message: str) -> ApiError:
     """The engine cannot finish one answer. What it says of length and grammar is for the client."""
     match kind:
