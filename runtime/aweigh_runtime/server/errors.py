@@ -68,6 +68,17 @@ def overloaded(limit: int) -> ApiError:
     )
 
 
+def too_much_waits(tokens: int, limit: int) -> ApiError:
+    """The queue is short, but its prompts are long."""
+    return ApiError(
+        429,
+        f"Prompts of {tokens} tokens wait here already, and with this one they would exceed {limit}; "
+        "try again shortly.",
+        code="overloaded",
+        headers={"Retry-After": "1"},
+    )
+
+
 def share_taken(held: int, limit: int) -> ApiError:
     """The queue is full for one API key."""
     return ApiError(

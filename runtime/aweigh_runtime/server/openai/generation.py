@@ -42,7 +42,11 @@ class Generation:
         self._prompt_lengths = [len(each.prompt) - each.begun for each in wanted]
         self.resumed = [] if order.resume is None else self._go_on(order.resume, model, wanted)
         self._open = [index for index, each in enumerate(self._choices) if each.finish is None]
+        # Of those that may have to wait, by choice, until their first token.
+        self._waiting = {i: len(wanted[i].prompt) for i in self._open if not order.routed}
+        service.waiting_prompts.expect_room(sum(self._waiting.values()))
         self._ticket = service.engine.submit([wanted[index] for index in self._open])
+        service.waiting_prompts.add(sum(self._waiting.values()))
 
     def __enter__(self) -> Self:
         return self
@@ -54,6 +58,7 @@ class Generation:
         traceback: TracebackType | None,
     ) -> None:
         self._service.engine.abort(self._ticket.ids)
+        self._service.waiting_prompts.remove(sum(self._waiting.values()))
         self.failed = self.failed or isinstance(error, ApiError)
         self._count()
 
@@ -135,6 +140,7 @@ class Generation:
         choice = self._choices[index]
         if choice.finish is not None:
             return []
+        self._service.waiting_prompts.remove(self._waiting.pop(index, 0))
         self._timings[index].arrived(now_s, len(output.tokens), output.queued_s)
         deltas = [choice.advance(step) for step in self._steps(output)]
         if choice.stopped_early and output.finish is None:
