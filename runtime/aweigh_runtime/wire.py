@@ -41,7 +41,7 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._received = bytearray()
-        # Not select(), which knows descriptors up to 1023 only. Ours bears the parent's number of it.
+        # Not select(), which knows descriptors up to 1023: ours is numbered as in the parent.
         self._readable = select.poll()
         self._readable.register(connection, select.POLLIN)
 

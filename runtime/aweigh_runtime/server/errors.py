@@ -72,8 +72,8 @@ def too_much_waits(tokens: int, limit: int) -> ApiError:
     """The queue is short, but its prompts are long."""
     return ApiError(
         429,
-        f"Prompts of {tokens} tokens wait here already, and with this one they would exceed {limit}; "
-        "try again shortly.",
+        f"Prompts of {tokens} tokens wait here already, and with this one they would exceed "
+        f"{limit}; try again shortly.",
         code="overloaded",
         headers={"Retry-After": "1"},
     )
@@ -141,8 +141,8 @@ def left_unread() -> ApiError:
     """A stream's client is so slow that what waits for it takes too much memory."""
     return ApiError(
         408,
-        f"More than {MAX_UNREAD} tokens of this stream were left unread; read it sooner, or ask for "
-        "fewer or shorter answers.",
+        f"More than {MAX_UNREAD} tokens of this stream were left unread; read it sooner, or ask "
+        "for fewer or shorter answers.",
         code="left_unread",
     )
 

@@ -190,6 +190,8 @@ def test_the_defaults_of_other_servers_are_accepted(server: Served) -> None:
 
 
 KEYS = st.sampled_from(["0", "5", "-1", "8191", "8192", "9" * 20, "5.0", " 5", "x", ""])
+
+
 def numeric(kind: type[msgspec.Struct]) -> list[str]:
     """Fields that hold a number."""
     numbers = (inspect.IntType, inspect.FloatType)

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 import math
-import time
 from typing import Any
 
 import openai
@@ -223,14 +222,13 @@ async def test_writing_many_log_probabilities_lets_others_work() -> None:
     top = [(id, -float(id)) for id in range(20)]
     listed = [None, *(TokenLogprobs(-1.0, 1, top) for _ in range(24_999))]
     tokens = [Token(7, offset, one) for offset, one in enumerate(listed)]
-    longest_s = 0.0
+    turns = 0
 
     async def work() -> None:
-        nonlocal longest_s
+        nonlocal turns
         while True:
-            before_s = time.monotonic()
+            turns += 1
             await asyncio.sleep(0)
-            longest_s = max(longest_s, time.monotonic() - before_s)
 
     working = asyncio.create_task(work())
     await asyncio.sleep(0)
@@ -240,6 +238,6 @@ async def test_writing_many_log_probabilities_lets_others_work() -> None:
     working.cancel()
     tokenizer.close()
     assert len(of_prompt) == 25_000
-    assert longest_s < 0.3
+    assert turns >= 3 * 25_000 // 256
     assert whole == logprobs.text(tokens, 20)
     assert chat == logprobs.chat(tokens, 20)

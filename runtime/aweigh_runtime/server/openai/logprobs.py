@@ -15,7 +15,7 @@ _AT_ONCE = 256  # tokens: with 20 alternatives each they take 10 ms
 _Item = TypeVar("_Item")
 
 
-class ChatTop(msgspec.Struct, frozen=True):
+class ChatTop(msgspec.Struct, frozen=True, gc=False):
     """One token that might stand here."""
 
     token: str
@@ -23,7 +23,7 @@ class ChatTop(msgspec.Struct, frozen=True):
     bytes: list[int]
 
 
-class ChatToken(msgspec.Struct, frozen=True):
+class ChatToken(msgspec.Struct, frozen=True, gc=False):
     """The token that does, and the likeliest ones."""
 
     token: str
@@ -48,7 +48,7 @@ class TextLogprobs(msgspec.Struct, frozen=True):
     text_offset: list[int]
 
 
-class PromptLogprob(msgspec.Struct, frozen=True):
+class PromptLogprob(msgspec.Struct, frozen=True, gc=False):
     """One token at one place of a prompt."""
 
     logprob: float
