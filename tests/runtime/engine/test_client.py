@@ -137,7 +137,7 @@ async def test_a_backlog_comes_in_pieces_that_let_others_work() -> None:
             await asyncio.sleep(0)
 
     working = asyncio.create_task(work())
-    sizes = []
+    sizes: list[int] = []
     while sum(sizes) < 10_000:
         sizes.append(len(await ticket.next()))
     working.cancel()

@@ -209,21 +209,22 @@ def test_a_number_beyond_all_bounds_is_refused_in_every_field(
     server: Served, number: float
 ) -> None:
     lists = {"stop_token_ids": [number], "logit_bias": {"5": number}}
-    for path, kind, body in (
+    for path, kind, rest in (
         ("v1/completions", CompletionRequest, {"prompt": "A Pod", "max_tokens": 1}),
         ("v1/chat/completions", ChatRequest, {**CHAT, "max_tokens": 1, "logprobs": True}),
     ):
         fields: dict[str, Any] = {**dict.fromkeys(numeric(kind), number), **lists}
         assert {"temperature", "top_p", "n", "seed", "max_tokens", "priority"} <= fields.keys()
         for name, value in fields.items():
-            answer = httpx.post(f"{server.url}/{path}", json={**body, name: value})
+            answer = httpx.post(f"{server.url}/{path}", json={**rest, name: value})
             assert answer.status_code == 400, (path, name, answer.text)
             assert answer.json()["error"]["param"].startswith(name)
-    for path, body in (
+    lone: list[tuple[str, dict[str, Any]]] = [
         ("v1/completions", {"prompt": [number]}),
         ("v1/completions", {"prompt": [[5, number]]}),
         ("detokenize", {"tokens": [number]}),
-    ):
+    ]
+    for path, body in lone:
         assert httpx.post(f"{server.url}/{path}", json=body).status_code == 400, (path, body)
 
 
