@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +12,7 @@ from aiohttp import web
 from aweigh_http import errors
 
 SERVER = "aweigh"  # not which version of what else
+_BYTES_ACKED = struct.Struct("120xQ")  # of Linux's tcp_info
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +21,7 @@ class Limits:
 
     head_s: float = 10.0  # from the first byte of a request to the end of its headers
     idle_s: float = 60.0  # without a request
-    stall_s: float = 30.0  # not reading what was sent
+    stall_s: float = 30.0  # taking nothing of what was sent
     age_s: float = 60.0  # half to one and a half times that, so that new servers get some
     connections: int = 20_000
     files: int = 1  # that one of them needs
@@ -50,7 +53,7 @@ class Alarm:
 class Connection(web.RequestHandler):
     """aiohttp's connection with the limits that it lacks."""
 
-    __slots__ = ("_ended", "_head", "_limits", "_old_at_s", "_stall", "_wire")
+    __slots__ = ("_ended", "_head", "_limits", "_old_at_s", "_socket", "_stall", "_taken", "_wire")
 
     def __init__(self, server: web.Server, limits: Limits) -> None:
         loop = asyncio.get_running_loop()
@@ -64,7 +67,9 @@ class Connection(web.RequestHandler):
         self._old_at_s = loop.time() + limits.age_s * random.uniform(0.5, 1.5)
         self._head = Alarm(loop)
         self._stall = Alarm(loop)
+        self._taken = 0  # what the client had taken when the alarm was set
         self._wire: asyncio.Transport | None = None  # as long as it is open, however it ends
+        self._socket: socket.socket | None = None  # its
         self._ended = False
 
     @property
@@ -77,6 +82,7 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         self._wire = self.transport
         assert self._wire is not None
+        self._socket = self._wire.get_extra_info("socket")
         self._wire.set_write_buffer_limits(self._limits.write_buffer_bytes)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -116,7 +122,28 @@ class Connection(web.RequestHandler):
 
     def _expect_progress(self) -> None:
         if self._wire is not None:
-            self._stall.set(self._limits.stall_s, self._wire.abort)
+            self._taken = self._now_taken()
+            self._stall.set(self._limits.stall_s, self._look)
+
+    def _look(self) -> None:
+        """A client may be slow, if only it takes something each time."""
+        self._stall.call_off()
+        if self._wire is None:
+            return
+        if self._now_taken() == self._taken:
+            self._wire.abort()
+        else:
+            self._expect_progress()
+
+    def _now_taken(self) -> int:
+        """Changes when the client takes bytes. Of what waits here TLS hides a part."""
+        assert self._socket is not None
+        try:
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
+            acked: int = _BYTES_ACKED.unpack(info)[0]
+        except (AttributeError, OSError, struct.error):  # not Linux
+            return 0 if self._wire is None else self._wire.get_write_buffer_size()
+        return acked
 
     def handle_error(
         self,

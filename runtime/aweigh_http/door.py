@@ -2,8 +2,12 @@
 
 import asyncio
 import logging
+import os
 import resource
 import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import cast
 
 from aiohttp import http_parser, web
 
@@ -12,6 +16,7 @@ from aweigh_http.connection import Connection, Limits
 
 SPARE_FILES = 512  # for everything that is no client's connection
 _CLOSING_S = 1.0  # for handlers that are still open; drained servers have none
+_FLUSHING_S = 3600.0  # for what is unsent when TLS ends; who takes nothing of it is cut off sooner
 _BACKLOG = 1024
 
 _log = logging.getLogger("aweigh.server")
@@ -39,6 +44,7 @@ class Door:
         self._limits = limits or Limits()
         self._certificate = certificate
         self._full = False
+        self._handshakes: set[asyncio.Task[None]] = set()
         self._listening: asyncio.Server | None = None
         self._runner = web.AppRunner(
             application,
@@ -61,14 +67,11 @@ class Door:
             OSError: the port is taken, or not ours to take.
         """
         await self._runner.setup()
-        tls = None if self._certificate is None else self._certificate.context
         self._listening = await asyncio.get_running_loop().create_server(
             self._enter,
             host,
             port,
             backlog=_BACKLOG,
-            ssl=tls,
-            ssl_handshake_timeout=None if tls is None else self._limits.head_s,
         )
         for listener in self._listening.sockets:  # connections inherit it
             size = self._limits.send_buffer_bytes
@@ -78,18 +81,58 @@ class Door:
         """Let nobody in any more, and end what is open."""
         if self._listening is not None:
             self._listening.close()
+        for handshake in self._handshakes:
+            handshake.cancel()
         await self._runner.cleanup()
 
     def _enter(self) -> asyncio.Protocol:
         server = self._runner.server
         assert server is not None
-        if self._certificate is not None:
-            self._certificate.follow()
-        full = len(server.connections) >= _most_connections(self._limits)
+        held = len(server.connections) + len(self._handshakes)
+        full = held >= _most_connections(self._limits)
         if full and not self._full:
             _log.warning("too many connections; new ones are refused")
         self._full = full
-        return _Refused() if full else Connection(server, self._limits)
+        if full:
+            return _Refused()
+        if self._certificate is None:
+            return Connection(server, self._limits)
+        return _Unsecured(self._secure)
+
+    def _secure(self, wire: socket.socket) -> None:
+        handshake = asyncio.ensure_future(self._shake_hands(wire))
+        self._handshakes.add(handshake)
+        handshake.add_done_callback(self._handshakes.discard)
+
+    async def _shake_hands(self, wire: socket.socket) -> None:
+        server, certificate = self._runner.server, self._certificate
+        assert server is not None
+        assert certificate is not None
+        certificate.follow()
+        with suppress(OSError):  # it was no handshake, or took too long
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: Connection(server, self._limits),
+                wire,
+                ssl=certificate.context,
+                ssl_handshake_timeout=self._limits.head_s,
+                ssl_shutdown_timeout=_FLUSHING_S,
+            )
+
+
+class _Unsecured(asyncio.Protocol):
+    """One that TLS takes over. A port that did so itself would say nothing before TLS stands."""
+
+    def __init__(self, secure: Callable[[socket.socket], None]) -> None:
+        self._secure = secure
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Nothing has been read of it yet."""
+        try:
+            wire = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+            wire.setblocking(False)
+            self._secure(wire)
+        finally:
+            cast(asyncio.Transport, transport).abort()  # which does not end what it was doubled to
 
 
 class _Refused(asyncio.Protocol):
@@ -97,8 +140,7 @@ class _Refused(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It ends at once."""
-        if isinstance(transport, asyncio.WriteTransport):
-            transport.abort()
+        cast(asyncio.Transport, transport).abort()
 
 
 def allow_open_files() -> None:

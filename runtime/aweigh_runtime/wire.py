@@ -4,6 +4,7 @@ Both ends run the same code and trust each other; nothing that a client sends is
 """
 
 import asyncio
+import math
 import select
 import socket
 import struct
@@ -40,6 +41,9 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._received = bytearray()
+        # Not select(), which knows descriptors up to 1023: ours is numbered as in the parent.
+        self._readable = select.poll()
+        self._readable.register(connection, select.POLLIN)
 
     def send(self, message: msgspec.Struct) -> None:
         """Send one message; waits while the other side does not read."""
@@ -62,8 +66,8 @@ class Channel:
         Raises:
             EOFError: the other process has closed its end.
         """
-        wait_s = timeout_s
-        while select.select([self._connection], [], [], wait_s)[0]:
+        wait_ms = None if timeout_s is None else math.ceil(1000 * timeout_s)
+        while self._readable.poll(wait_ms):
             try:
                 data = self._connection.recv(_READ_BYTES)
             except ConnectionError:
@@ -71,7 +75,7 @@ class Channel:
             if not data:
                 raise EOFError
             self._received += data
-            wait_s = 0.0
+            wait_ms = 0
         return self._split()
 
     def _split(self) -> list[bytes]:

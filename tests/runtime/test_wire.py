@@ -1,4 +1,6 @@
 import asyncio
+import fcntl
+import resource
 import socket
 
 import msgspec
@@ -37,6 +39,22 @@ def test_a_closed_end_is_noticed() -> None:
         ours.close()
         with pytest.raises(EOFError):
             wire.Channel(theirs).poll(None)
+
+
+def test_a_high_descriptor_is_as_good_as_a_low_one() -> None:
+    """A server with many connections hands its children such ones."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
+    ours, theirs = socket.socketpair()
+    try:
+        high = socket.socket(fileno=fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD, 2000))
+        with ours, theirs, high:
+            ours.sendall(wire.frame(Work([], [7])))
+            channel = wire.Channel(high)
+            assert len(channel.poll(None)) == 1
+            assert channel.poll(0.0) == channel.poll(0.01) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_message_reaches_the_event_loop_whatever_its_size() -> None:

@@ -5,6 +5,7 @@ import itertools
 import logging
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,6 +40,9 @@ from aweigh_runtime.failures import internal_error, killed
 _log = logging.getLogger("aweigh.engine")
 
 _MODULE = "aweigh_runtime.engine.process"
+# Tokens of one request that came faster than they were taken, and alternatives to them: 20 MB.
+MAX_UNREAD = 1 << 16
+_MOST_AT_ONCE = 256  # outputs: who has left many unread must not hold up the others
 _IDLE = Stepped([], [], 0, 0, 0, Counters(), KvTokens(), None, None)
 
 
@@ -59,37 +63,54 @@ class RequestFailed(Exception):
         self.kind = failure.kind
 
 
+class LeftUnread(Exception):
+    """More of a request's tokens wait to be taken than are kept; the rest is not computed."""
+
+
 class Ticket:
     """The choices of one HTTP request, as their tokens come back."""
 
     def __init__(self, ids: Sequence[int]) -> None:
         self.choice_of = {id: choice for choice, id in enumerate(ids)}
         self.ids = list(ids)
-        self._arrived: list[tuple[int, Output]] = []
+        self._arrived: deque[tuple[int, Output]] = deque()
+        self._unread = 0
         self._failure: Exception | None = None
         self._news = asyncio.Event()
 
+    @property
+    def overflows(self) -> bool:
+        """Too much waits to be taken."""
+        return self._unread > MAX_UNREAD
+
     async def next(self) -> list[tuple[int, Output]]:
-        """Choices and their new tokens: all that have arrived, at least one.
+        """Choices and their new tokens: what has arrived, at least one, in handy pieces.
 
         Raises:
             Exception: what the ticket failed with.
         """
         await self._news.wait()
-        self._news.clear()
         if self._failure is not None:
             raise self._failure
-        arrived, self._arrived = self._arrived, []
-        return arrived
+        count = min(len(self._arrived), _MOST_AT_ONCE)
+        taken = [self._arrived.popleft() for _ in range(count)]
+        self._unread -= sum(_weight(output) for _, output in taken)
+        if self._arrived:
+            await asyncio.sleep(0)  # nothing else would let the others' turn come
+        else:
+            self._news.clear()
+        return taken
 
     def push(self, output: Output) -> None:
         """Tokens have come."""
         self._arrived.append((self.choice_of[output.id], output))
+        self._unread += _weight(output)
         self._news.set()
 
     def fail(self, failure: Exception) -> None:
-        """No more tokens will come."""
+        """No more tokens will come, and those that were not taken are lost."""
         self._failure = failure
+        self._arrived.clear()
         self._news.set()
 
 
@@ -202,6 +223,9 @@ class EngineClient:
             if output.finish is not None:
                 del self._tickets[output.id]
             ticket.push(output)
+            if ticket.overflows:
+                ticket.fail(LeftUnread())
+                self.abort(ticket.ids)
         for failure in stepped.failures:
             ticket = self._tickets.pop(failure.id, None)
             if ticket is not None:
@@ -221,6 +245,11 @@ class EngineClient:
             termination = Termination.model_validate_json(self._failed.termination)
             return EngineStopped(self._failed.exit_code, termination)
         return _lost(return_code)
+
+
+def _weight(output: Output) -> int:
+    """Those of the prompt have a bound of their own."""
+    return len(output.tokens) + sum(len(each.top) for each in output.logprobs or ())
 
 
 def _lost(return_code: int) -> EngineStopped:

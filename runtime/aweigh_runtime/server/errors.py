@@ -6,6 +6,7 @@ template that refuses a chat, and the grammar compiler's about a schema.
 
 from aweigh_api.routing import NO_ROOM
 from aweigh_http.errors import ApiError, internal
+from aweigh_runtime.engine.client import MAX_UNREAD
 from aweigh_runtime.engine.messages import FailureKind
 
 
@@ -67,6 +68,17 @@ def overloaded(limit: int) -> ApiError:
     )
 
 
+def too_much_waits(tokens: int, limit: int) -> ApiError:
+    """The queue is short, but its prompts are long."""
+    return ApiError(
+        429,
+        f"Prompts of {tokens} tokens wait here already, and with this one they would exceed "
+        f"{limit}; try again shortly.",
+        code="overloaded",
+        headers={"Retry-After": "1"},
+    )
+
+
 def share_taken(held: int, limit: int) -> ApiError:
     """The queue is full for one API key."""
     return ApiError(
@@ -97,6 +109,16 @@ def grammars_busy() -> ApiError:
     )
 
 
+def worker_lost(work: str) -> ApiError:
+    """A process died that would have been needed; the next request starts another one."""
+    return ApiError(
+        503,
+        f"The process that {work} died, probably for want of memory; send the request again.",
+        code="worker",
+        headers={"Retry-After": "1"},
+    )
+
+
 def request_failed(kind: FailureKind, message: str) -> ApiError:
     """The engine cannot finish one answer. What it says of length and grammar is for the client."""
     match kind:
@@ -113,6 +135,16 @@ def request_failed(kind: FailureKind, message: str) -> ApiError:
             )
         case "internal":
             return internal()
+
+
+def left_unread() -> ApiError:
+    """A stream's client is so slow that what waits for it takes too much memory."""
+    return ApiError(
+        408,
+        f"More than {MAX_UNREAD} tokens of this stream were left unread; read it sooner, or ask "
+        "for fewer or shorter answers.",
+        code="left_unread",
+    )
 
 
 def engine_lost() -> ApiError:

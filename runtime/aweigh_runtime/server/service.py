@@ -17,6 +17,7 @@ from aweigh_runtime.server import errors
 from aweigh_runtime.server.figures import Figures
 from aweigh_runtime.server.revision import revision
 from aweigh_runtime.server.seats import Seats
+from aweigh_runtime.server.waiting_prompts import WaitingPrompts
 from aweigh_runtime.text.defaults import Defaults, read_defaults
 from aweigh_runtime.text.grammar import Grammars
 from aweigh_runtime.text.template import ChatTemplate, find_template
@@ -52,6 +53,7 @@ class Service:
         self.refusing = False  # draining, and clients have had time to notice
         self.failure: str | None = None  # why the engine is gone
         self.seats = Seats(config, engine, self.figures, self._tell)
+        self.waiting_prompts = WaitingPrompts()
         self._opened = AsyncExitStack()
         self._model: Model | None = None
         self._revision: str | None = None  # of the model, once it is known

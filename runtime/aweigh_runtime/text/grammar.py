@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from aweigh_runtime.text.grammar_messages import Check, Checked, Prepare
-from aweigh_runtime.text.worker import NoAnswer, Worker
+from aweigh_runtime.text.worker import Died, NoAnswer, Worker
 
 CHECK_DEADLINE_S = 5.0
 WAIT_DEADLINE_S = 10.0  # for one's turn
@@ -74,6 +74,7 @@ class Grammars:
         Raises:
             GrammarRefused: with the reason.
             CheckersBusy: there was no time to find out.
+            Died: the process that compiles was lost, perhaps through no fault of the grammar's.
         """
         name = hashlib.sha256(grammar.encode()).digest()
         verdict = self._verdict(name) or await self._learn(name, grammar, caller)
@@ -121,6 +122,8 @@ class Grammars:
         async with turn:
             try:
                 body = await worker.ask(Check(grammar), CHECK_DEADLINE_S)
+            except Died:
+                raise
             except NoAnswer as error:
                 until_s = time.monotonic() + _GIVEN_UP_S
                 verdict = Verdict(f"compiling was given up: {error}", until_s)

@@ -17,7 +17,7 @@ from aweigh_runtime.text.template_messages import (
     Render,
     Rendered,
 )
-from aweigh_runtime.text.worker import NoAnswer, Worker
+from aweigh_runtime.text.worker import Died, NoAnswer, Worker
 
 RENDER_DEADLINE_S = 5.0
 _WORKER = "aweigh_runtime.text.template_worker"
@@ -80,10 +80,13 @@ class ChatTemplate:
 
         Raises:
             CannotRender: with the reason.
+            Died: the process that renders was lost.
         """
         order = Render(messages, tools, dict(settings or {}))
         try:
             answer = _answer(await self._worker.ask(order, RENDER_DEADLINE_S))
+        except Died:
+            raise
         except NoAnswer as error:
             raise CannotRender(str(error)) from error
         except _Broken as error:  # its words may quote the chat: neither clients nor the log get it

@@ -1,11 +1,20 @@
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from aweigh_runtime import wire
 from aweigh_runtime.child import Child
-from aweigh_runtime.engine.client import EngineClient, EngineStopped, RequestFailed, Ticket
+from aweigh_runtime.engine.client import (
+    MAX_UNREAD,
+    EngineClient,
+    EngineStopped,
+    LeftUnread,
+    RequestFailed,
+    Ticket,
+)
 from aweigh_runtime.engine.messages import (
     Counters,
     Failure,
@@ -14,11 +23,17 @@ from aweigh_runtime.engine.messages import (
     Sampling,
     Stepped,
     Submission,
+    TokenLogprobs,
+    Work,
 )
 
 
 def ask(engine: EngineClient) -> Ticket:
     return engine.submit([Submission(0, [1], 5, [0], Sampling())])
+
+
+def stepped(outputs: list[Output], failures: list[Failure]) -> Stepped:
+    return Stepped(outputs, failures, 1, 0, 0, Counters(), KvTokens(), None, 0.01)
 
 
 @pytest.fixture
@@ -64,9 +79,7 @@ async def test_an_answer_that_fails_alone_fails_its_request_and_no_other() -> No
     other = ask(engine)
     failure = Failure(pair.ids[1], "out_of_memory", "no room")
     outputs = [Output(pair.ids[0], [7], None), Output(other.ids[0], [8, 9], "length")]
-    told.feed_data(
-        wire.frame(Stepped(outputs, [failure], 1, 0, 0, Counters(), KvTokens(), None, 0.01))
-    )
+    told.feed_data(wire.frame(stepped(outputs, [failure])))
     told.feed_eof()
     await engine.watch()
     with pytest.raises(RequestFailed, match="no room") as failed:
@@ -74,3 +87,61 @@ async def test_an_answer_that_fails_alone_fails_its_request_and_no_other() -> No
     assert failed.value.kind == "out_of_memory"
     assert [(choice, output.tokens) for choice, output in await other.next()] == [(0, [8, 9])]
     await engine.close()
+
+
+@pytest.mark.parametrize("alternatives", [0, 20])
+async def test_what_nobody_takes_is_kept_up_to_a_bound_and_the_rest_not_computed(
+    alternatives: int,
+) -> None:
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    child = await Child.start("aweigh_runtime.nothing")
+    engine = EngineClient(Child(child.process, reader, writer), lambda loading: None)
+    watching = asyncio.create_task(engine.watch())
+    slow, other = ask(engine), ask(engine)
+    channel = wire.Channel(theirs)
+    logprobs = [TokenLogprobs(-1.0, 1, [(1, -1.0)] * alternatives)] * 8 if alternatives else None
+    fitting = MAX_UNREAD // (8 * (1 + alternatives))
+    for _ in range(fitting):
+        outputs = [Output(slow.ids[0], [7] * 8, None, logprobs)]
+        await asyncio.to_thread(channel.send, stepped(outputs, []))
+    await asyncio.to_thread(channel.send, stepped([Output(other.ids[0], [7], None)], []))
+    await other.next()
+    assert await asyncio.to_thread(channel.poll, 0.1)
+    taken = 0
+    while taken < fitting * 8:
+        taken += sum(len(output.tokens) for _, output in await slow.next())
+    for _ in range(fitting + 1):
+        outputs = [Output(slow.ids[0], [7] * 8, None, logprobs)]
+        await asyncio.to_thread(channel.send, stepped(outputs, []))
+    (told,) = await asyncio.to_thread(channel.poll, 5.0)
+    assert msgspec.msgpack.decode(told, type=Work).aborted == slow.ids
+    with pytest.raises(LeftUnread):
+        await slow.next()
+    theirs.close()
+    await watching
+    writer.close()
+    await child.kill()
+
+
+async def test_a_backlog_comes_in_pieces_that_let_others_work() -> None:
+    ticket = Ticket([1])
+    for _ in range(10_000):
+        ticket.push(Output(1, [7], None))
+    turns = 0
+
+    async def work() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    working = asyncio.create_task(work())
+    sizes: list[int] = []
+    while sum(sizes) < 10_000:
+        sizes.append(len(await ticket.next()))
+    working.cancel()
+    assert max(sizes) <= 256
+    assert turns >= len(sizes) - 1
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(ticket.next(), 0.05)

@@ -1,6 +1,10 @@
 """What requests need not compute, because somebody has computed it before."""
 
+import itertools
+
+from aweigh_runtime.engine.counting import count_computed, count_read
 from aweigh_runtime.engine.lookups import Lookups
+from aweigh_runtime.engine.messages import Counters
 from aweigh_runtime.engine.naming import salt
 from tests.runtime.engine.machine import Machine, request, scheduler
 
@@ -130,10 +134,22 @@ def test_hits_and_computed_tokens_add_up_to_the_prompts() -> None:
     requests = [request(id, PROMPT[: 5 + id], answer=9) for id in range(10)]
     for each in requests:
         machine.scheduler.add(each, 0.0)
-    machine.until_idle()
+    counters = Counters()
+    for now in itertools.count():
+        if machine.scheduler.idle:
+            break
+        step = machine.scheduler.step(float(now))
+        for part in step.parts:
+            count_computed(counters, part)
+        machine.run(step)
     for each in requests:
         assert each.cached <= each.num_prompt_tokens - 1
         assert each.cached % 4 == 0
+        count_read(counters, each, looked_up=True, token_s=0.0)
+    total = sum(each.num_prompt_tokens for each in requests)
+    assert counters.cached_prompt_tokens > 0
+    assert counters.cached_prompt_tokens + counters.computed_prompt_tokens == total
+    assert counters.looked_up_prompt_tokens == total
 
 
 def test_blocks_are_hot_while_they_are_looked_up_again_and_again() -> None:

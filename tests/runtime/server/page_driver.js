@@ -1,11 +1,12 @@
 // Runs the page's own script against a real server: a document of plain objects, Node's fetch.
-// usage: node page_driver.js PAGE_JS BASE_URL MESSAGE [forget]; prints what the page shows, as JSON.
+// usage: node page_driver.js PAGE_JS BASE_URL MESSAGE [forget|keys]; prints what the page shows, as JSON.
 // forget: a new conversation is begun during the first answer, and the message sent again.
+// keys: Shift and Enter send nothing, Enter does, Escape ends the answer.
 "use strict";
 const fs = require("node:fs");
 const vm = require("node:vm");
 
-const [script, base, message, forget] = process.argv.slice(2);
+const [script, base, message, mode] = process.argv.slice(2);
 const asked = []; // the roles of each request's messages
 
 class Element {
@@ -23,9 +24,10 @@ class Element {
 const elements = {};
 const document = {
   title: "",
+  listeners: {},
   getElementById: (id) => (elements[id] ??= new Element()),
   createElement: () => new Element(),
-  addEventListener() {},
+  addEventListener(kind, listener) { this.listeners[kind] = listener; },
 };
 const context = {
   document, performance, TextDecoderStream, AbortController, JSON, Number, Math, Error,
@@ -40,24 +42,36 @@ async function main() {
   const field = document.getElementById;
   field("text").value = message;
   field("temperature").value = "0";
-  field("limit").value = forget ? "1500" : "24";
-  send();
-  if (forget) {
+  field("limit").value = mode ? "1500" : "24";
+  if (mode === "keys") press({ key: "Enter", shiftKey: true }), press({ key: "Enter", isComposing: true });
+  const unsent = field("text").value;
+  press({ key: "Enter" });
+  if (mode === "keys") {
+    await until(() => elements.turns.children[1].textContent !== "");
+    document.listeners.keydown({ key: "Escape" });
+    await until(() => !field("send").disabled);
+    return tell({ unsent });
+  }
+  if (mode === "forget") {
     await until(() => elements.turns.children[1].textContent !== "");
     field("forget").listeners.click();
     await until(() => !field("send").disabled);
     field("text").value = message;
     field("limit").value = "24";
-    send();
+    press({ key: "Enter" });
   }
   await until(() => field("hits").textContent !== "");
-  const shown = Object.fromEntries(Object.entries(elements).map(([id, each]) => [id, each.textContent]));
-  const turns = elements.turns.children.map((each) => [each.className, each.textContent]);
-  process.stdout.write(JSON.stringify({ shown, turns, asked, title: document.title }));
+  tell({});
 }
 
-function send() {
-  document.getElementById("text").listeners.keydown({ key: "Enter", preventDefault() {} });
+function tell(more) {
+  const shown = Object.fromEntries(Object.entries(elements).map(([id, each]) => [id, each.textContent]));
+  const turns = elements.turns.children.map((each) => [each.className, each.textContent]);
+  process.stdout.write(JSON.stringify({ shown, turns, asked, title: document.title, ...more }));
+}
+
+function press(key) {
+  document.getElementById("text").listeners.keydown({ ...key, preventDefault() {} });
 }
 
 async function until(reached) {

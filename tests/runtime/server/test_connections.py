@@ -3,20 +3,24 @@
 import asyncio
 import contextlib
 import json
+import os
 import resource
+import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import pytest
+import uvloop
 from aiohttp import http_parser, web
 
 from aweigh_http import bodies
 from aweigh_http.connection import Limits
 from aweigh_http.door import Door
 from aweigh_http.errors import ApiError
+from aweigh_runtime.engine import client
 from aweigh_runtime.failures import InvalidConfiguration
 from tests.conftest import Tell
 from tests.runtime.server.local import loading, ready
@@ -130,23 +134,30 @@ async def test_a_client_that_does_not_read_is_cut_off(streamed: bool) -> None:
         writer.close()
 
 
-async def test_a_slow_reader_that_goes_on_reading_is_not_cut_off() -> None:
-    size = 2 << 20
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+async def test_a_slow_reader_that_goes_on_reading_is_not_cut_off(streamed: bool) -> None:
+    size, stall_s = 16 << 20, 0.5
 
-    async def whole(request: web.Request) -> web.Response:
-        return web.Response(body=b"x" * size)
+    async def large(request: web.Request) -> web.StreamResponse:
+        if not streamed:
+            return web.Response(body=b"x" * size)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(4):  # so much at once that writing waits for many stall times
+            await response.write(b"x" * (size // 4))
+        return response
 
     application = web.Application()
-    application.router.add_get("/", whole)
-    async with door(application, Limits(stall_s=0.5)) as port:
+    application.router.add_get("/", large)
+    async with door(application, Limits(stall_s=stall_s)) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=64 << 10)
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         received, started_s = 0, time.monotonic()
         while piece := await reader.read(64 << 10):
             received += len(piece)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
         assert received > size
-        assert time.monotonic() - started_s > 2 * 0.5
+        assert time.monotonic() - started_s > 8 * stall_s
         writer.close()
 
 
@@ -171,6 +182,32 @@ async def test_an_answer_that_nobody_reads_gives_its_blocks_back(tmp_path: Path)
             assert engine.stepped.counters.generated_tokens < 8 * 2000
             assert engine.stepped.kv.held == 0
             assert local.service.seats.open_requests == 0
+
+
+async def test_a_stream_that_is_read_too_late_ends_with_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "MAX_UNREAD", 2000)
+    async with ready(tmp_path) as local:
+        body = {"model": MODEL, "prompt": "The", "max_tokens": 2000, "n": 8, "stream": True}
+        body |= {"temperature": 2, "ignore_eos": True, "logprobs": 20}
+        content = json.dumps(body).encode()
+        lines = ("POST /v1/completions HTTP/1.1", "Host: a", "Connection: close")
+        head = "\r\n".join((*lines, f"Content-Length: {len(content)}", "", ""))
+        slow = socket.socket()
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", local.port))
+        reader, writer = await asyncio.open_connection(sock=slow, limit=1 << 10)
+        writer.write(head.encode() + content)
+        engine, end_s = local.service.engine, time.monotonic() + 60
+        while engine.stepped.counters.generated_tokens == 0 or engine.stepped.running > 0:
+            assert time.monotonic() < end_s
+            await asyncio.sleep(0.01)
+        assert engine.stepped.counters.generated_tokens < 8 * 2000
+        events = await asyncio.wait_for(reader.read(), 30)
+        assert b'"code":"left_unread"' in events[-1000:]
+        assert b"[DONE]" not in events
+        writer.close()
 
 
 async def test_an_old_connection_is_closed_with_its_next_answer(tmp_path: Path) -> None:
@@ -201,6 +238,21 @@ async def test_one_connection_too_many_is_refused_and_probes_go_on(tmp_path: Pat
         assert (await reader.readline()).startswith(b"HTTP/1.1 503")
         for _, opened in (second, third, (reader, writer)):
             opened.close()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_one_connection_too_many_is_refused_on_either_event_loop(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def three_for_two() -> None:
+        async with door(web.Application(), Limits(connections=2)) as port:
+            opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+            assert await seconds_until_closed(opened[2][0]) < 5
+            for _, writer in opened:
+                writer.transport.abort()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(three_for_two())
 
 
 async def test_what_is_not_http_gets_openais_error_body(tmp_path: Path) -> None:
@@ -268,6 +320,12 @@ def test_ten_thousand_idle_connections_are_held(server: Served, tell: Tell) -> N
             f"{NUM_IDLE} idle connections: opened in {opened_s:.1f} s, {grown_kib / NUM_IDLE:.1f} "
             f"KiB each; a chat and a probe meanwhile took {answered_s * 1000:.0f} ms"
         )
+        for name, pid in server.children().items():
+            if name.endswith("_worker"):
+                os.kill(pid, signal.SIGKILL)
+        form = {"choice": ["ten thousand", "connections"]}  # a new one: it has to be compiled
+        answered = server.chat(max_tokens=9, structured_outputs=form)  # by two that start anew
+        assert answered.status_code == 200, answered.text
         for connection in batch:  # they are still there
             connection.sendall(HEALTH)
             assert connection.recv(4096).startswith(b"HTTP/1.1 200")

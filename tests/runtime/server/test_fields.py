@@ -5,9 +5,11 @@ import math
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from msgspec import inspect
 
 from aweigh_http.errors import ApiError
 from aweigh_runtime.server.openai.requests import (
@@ -188,6 +190,44 @@ def test_the_defaults_of_other_servers_are_accepted(server: Served) -> None:
 
 
 KEYS = st.sampled_from(["0", "5", "-1", "8191", "8192", "9" * 20, "5.0", " 5", "x", ""])
+
+
+def numeric(kind: type[msgspec.Struct]) -> list[str]:
+    """Fields that hold a number."""
+    numbers = (inspect.IntType, inspect.FloatType)
+    fields = inspect.type_info(kind).fields  # type: ignore[attr-defined]
+    return [
+        field.encode_name
+        for field in fields
+        for option in getattr(field.type, "types", (field.type,))
+        if isinstance(option, numbers)
+    ]
+
+
+@pytest.mark.parametrize("number", [1e300, -1e300])
+def test_a_number_beyond_all_bounds_is_refused_in_every_field(
+    server: Served, number: float
+) -> None:
+    lists = {"stop_token_ids": [number], "logit_bias": {"5": number}}
+    for path, kind, rest in (
+        ("v1/completions", CompletionRequest, {"prompt": "A Pod", "max_tokens": 1}),
+        ("v1/chat/completions", ChatRequest, {**CHAT, "max_tokens": 1, "logprobs": True}),
+    ):
+        fields: dict[str, Any] = {**dict.fromkeys(numeric(kind), number), **lists}
+        assert {"temperature", "top_p", "n", "seed", "max_tokens", "priority"} <= fields.keys()
+        for name, value in fields.items():
+            answer = httpx.post(f"{server.url}/{path}", json={**rest, name: value})
+            assert answer.status_code == 400, (path, name, answer.text)
+            assert answer.json()["error"]["param"].startswith(name)
+    lone: list[tuple[str, dict[str, Any]]] = [
+        ("v1/completions", {"prompt": [number]}),
+        ("v1/completions", {"prompt": [[5, number]]}),
+        ("detokenize", {"tokens": [number]}),
+    ]
+    for path, body in lone:
+        assert httpx.post(f"{server.url}/{path}", json=body).status_code == 400, (path, body)
+
+
 INTEGERS = (-1, 0, 1, 2, 20, 21, 2**31 - 1, 2**31, 2**63 - 1, 2**63, -(2**63), 2**64, 10**30)
 FLOATS = (-0.0, 0.5, 1.5, -1e-300, 1e300, -1e300, 5e-324, 100.0, 100.1)
 NUMBERS = st.sampled_from(INTEGERS) | st.sampled_from(FLOATS)

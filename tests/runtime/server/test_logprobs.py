@@ -1,5 +1,6 @@
 """Log-probabilities: OpenAI's two forms, whole and streamed, and those of prompts."""
 
+import asyncio
 import itertools
 import json
 import math
@@ -8,8 +9,12 @@ from typing import Any
 import openai
 import pytest
 
+from aweigh_runtime.engine.messages import TokenLogprobs
+from aweigh_runtime.server.openai.choice import Token
+from aweigh_runtime.server.openai.logprobs import Logprobs
+from aweigh_runtime.text.tokenizer import Tokenizer
 from tests.runtime.serving import MODEL, Served
-from tests.runtime.text.helmsman import BACKEND
+from tests.runtime.text.helmsman import BACKEND, DIRECTORY
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 
@@ -209,3 +214,30 @@ def test_the_openai_client_reads_both_forms(server: Served) -> None:
     text = client.completions.create(model=MODEL, prompt="A", logprobs=1, max_tokens=2, echo=True)
     assert text.choices[0].logprobs is not None
     assert len(text.choices[0].logprobs.tokens or []) == 3
+
+
+async def test_writing_many_log_probabilities_lets_others_work() -> None:
+    tokenizer = Tokenizer.load(DIRECTORY)
+    logprobs = Logprobs(tokenizer.vocabulary)
+    top = [(id, -float(id)) for id in range(20)]
+    listed = [None, *(TokenLogprobs(-1.0, 1, top) for _ in range(24_999))]
+    tokens = [Token(7, offset, one) for offset, one in enumerate(listed)]
+    turns = 0
+
+    async def work() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    working = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    of_prompt = await logprobs.prompt([7] * 25_000, listed, 20)
+    whole = await logprobs.whole_text(tokens, 20)
+    chat = await logprobs.whole_chat(tokens, 20)
+    working.cancel()
+    tokenizer.close()
+    assert len(of_prompt) == 25_000
+    assert turns >= 3 * 25_000 // 256
+    assert whole == logprobs.text(tokens, 20)
+    assert chat == logprobs.chat(tokens, 20)

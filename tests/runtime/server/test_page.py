@@ -13,7 +13,7 @@ from aiohttp import web
 
 from aweigh_runtime.server import page
 from tests.runtime.local_server import LocalServer
-from tests.runtime.serving import Served
+from tests.runtime.serving import Served, wait_for
 
 FILES = Path(page.__file__).parent
 QUESTION = "What does the field replicas do in a Deployment, and what in a StatefulSet, please?"
@@ -61,6 +61,28 @@ def test_a_conversation_begun_during_an_answer_knows_nothing_of_it(server: Serve
     shown = _shown(server, "forget")
     assert shown["asked"] == [["user"], ["user"]]
     assert [role for role, _ in shown["turns"]] == ["user", "assistant"]
+
+
+@pytest.mark.skipif(NODE is None, reason="Node runs the page's script")
+def test_enter_sends_and_escape_ends_the_answer(server: Served) -> None:
+    shown = _shown(server, "keys")
+    assert shown["unsent"] == QUESTION  # with Shift, or while a character is being composed
+    assert shown["asked"] == [["user"]]
+    (_, (role, answer)) = shown["turns"]
+    assert role == "assistant"
+    assert answer
+    wait_for(lambda: server.state().running == 0, 5)
+    fields = {"temperature": 0, "max_tokens": 1500}
+    whole = server.chat(QUESTION, **fields).json()["choices"][0]["message"]["content"]
+    assert len(answer) < len(whole)
+
+
+def test_the_page_follows_the_colours_that_the_reader_prefers() -> None:
+    light, dark = (FILES / "page.css").read_text().split("@media (prefers-color-scheme: dark)")
+    own = re.findall(r"(--[\w-]+):", light)
+    assert own
+    assert set(re.findall(r"(--[\w-]+):", dark)) == set(own)
+    assert '<meta name="color-scheme" content="light dark">' in (FILES / "index.html").read_text()
 
 
 class Guessing(LocalServer):

@@ -271,6 +271,37 @@ def test_the_metrics_have_our_names_and_vllms(server: Served) -> None:
     assert f'vllm:request_success_total{{finished_reason="length",model_name="{MODEL}"}}' in text
 
 
+def test_the_metrics_of_the_cache_have_their_values_under_both_names(
+    server: Served, ask: Ask
+) -> None:
+    names = {
+        "queries": ("aweigh_prefix_cache_queried_tokens_total", "vllm:prefix_cache_queries_total"),
+        "hits": ("aweigh_prefix_cache_hit_tokens_total", "vllm:prefix_cache_hits_total"),
+        "usage": ("aweigh_kv_cache_usage_ratio", "vllm:kv_cache_usage_perc"),
+    }
+
+    def metric(kind: str) -> float:
+        ours, theirs = map(server.metric, names[kind])
+        assert ours == theirs, kind
+        return ours
+
+    wait_for(lambda: nothing_runs(server))
+    before = {kind: metric(kind) for kind in names}
+    assert before["usage"] == 0
+    prompt = list(range(3000, 3040))  # of 40 tokens, two blocks of 16 are found again
+    for found in (0, 32):
+        assert server.complete(prompt, max_tokens=1).status_code == 200
+        wait_for(lambda: nothing_runs(server))
+        assert metric("hits") - before["hits"] == found
+    assert metric("queries") - before["queries"] == 2 * 40
+
+    running = ask({**LONG, "stream": True})
+    wait_for(lambda: server.state().running == 1)
+    ratios = [server.metric(name) for name in names["usage"]]
+    assert all(0 < ratio <= 1 for ratio in ratios), ratios
+    running.close()
+
+
 def test_the_admin_port_only_reads(server: Served) -> None:
     for path in ("/livez", "/readyz", "/metrics", "/state"):
         assert server.admin(path).status_code == 200

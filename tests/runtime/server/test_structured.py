@@ -1,9 +1,12 @@
 """Answers in a form that the client sets: what it may be, and what is refused."""
 
 import json
+import os
 import re
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -203,3 +206,29 @@ def test_a_grammar_that_explodes_is_refused_and_delays_nobody(server: Served) ->
     assert structured(server, "127.0.0.4", forms[0]).status_code == 400
     assert time.monotonic() - started_s < 1.0  # it is known by now
     wait_for(lambda: server.state().running == 0)
+
+
+def compilers(server: Served) -> list[int]:
+    pid = server.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if "grammar_worker" in Path(f"/proc/{child}/cmdline").read_text()
+    ]
+
+
+def test_a_compiler_that_dies_is_not_the_clients_mistake(server: Served) -> None:
+    form = {"json": {"type": "integer", "multipleOf": 10_000_103}}
+    with ThreadPoolExecutor() as threads:
+        asked = threads.submit(structured, server, "127.0.0.5", form)
+        while not asked.done():
+            time.sleep(1.0)
+            for pid in compilers(server):
+                os.kill(pid, signal.SIGKILL)
+    answer = asked.result()
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert "died" in answer.json()["error"]["message"]
+    again = structured(server, "127.0.0.5", form)  # it is looked at anew
+    assert "did not finish within" in again.json()["error"]["message"]

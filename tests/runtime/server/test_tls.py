@@ -2,13 +2,15 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 import trustme
+import uvloop
 from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 
@@ -145,6 +147,96 @@ async def test_over_tls_too_clients_that_do_nothing_are_cut_off(certificate: Pat
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await asyncio.wait_for(ended.wait(), 10)  # it never read
         writer.transport.abort()
+    finally:
+        await door.close()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_who_has_not_shaken_hands_counts_among_the_connections(
+    certificate: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(hands_shaken_or_not(certificate))
+
+
+async def hands_shaken_or_not(certificate: Path) -> None:
+    async def greet(request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    application = web.Application()
+    application.router.add_get("/", greet)
+    door = Door(application, Limits(connections=20, head_s=5.0), Certificate(certificate))
+    await door.open("127.0.0.1", 0)
+    try:
+        opened = [await asyncio.open_connection("127.0.0.1", door.port) for _ in range(40)]
+        await asyncio.sleep(0.5)
+        assert sum(reader.at_eof() for reader, _ in opened) == 20
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.open_connection("127.0.0.1", door.port, ssl=trusting())
+        for number, (_, writer) in enumerate(opened):
+            if number % 2:
+                writer.write(b"no handshake\r\n")
+            else:
+                writer.close()
+        await asyncio.sleep(0.5)  # far less than a handshake may take
+        for _ in range(20):
+            opened.append(await asyncio.open_connection("127.0.0.1", door.port, ssl=trusting()))
+            opened[-1][1].write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert await opened[-1][0].readuntil(b"hello")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.open_connection("127.0.0.1", door.port, ssl=trusting())
+        for _, writer in opened:
+            writer.transport.abort()
+    finally:
+        await door.close()
+
+
+async def test_over_tls_too_who_leaves_the_last_answer_unread_is_cut_off(certificate: Path) -> None:
+    size = 16 << 20
+
+    async def large(request: web.Request) -> web.Response:
+        return web.Response(body=b"x" * size)
+
+    application = web.Application()
+    application.router.add_get("/", large)
+    door = Door(application, Limits(stall_s=0.5), Certificate(certificate))
+    await door.open("127.0.0.1", 0)
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.port, ssl=trusting())
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        await reader.readexactly(1)
+        await asyncio.sleep(2)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await asyncio.wait_for(reader.readexactly(size), 10)
+        writer.transport.abort()
+    finally:
+        await door.close()
+
+
+@pytest.mark.long
+async def test_over_tls_too_a_slow_reader_that_goes_on_reading_is_not_cut_off(
+    certificate: Path,
+) -> None:
+    """Nor when the connection ends with the answer, for which TLS has a limit of its own."""
+    size = 16 << 20
+
+    async def large(request: web.Request) -> web.Response:
+        return web.Response(body=b"x" * size)
+
+    application = web.Application()
+    application.router.add_get("/", large)
+    door = Door(application, Limits(stall_s=5.0), Certificate(certificate))
+    await door.open("127.0.0.1", 0)
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.port, ssl=trusting())
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        received, started_s = 0, time.monotonic()
+        while piece := await reader.read(16 << 10):
+            received += len(piece)
+            await asyncio.sleep(0.04)
+        assert received > size
+        assert time.monotonic() - started_s > 35  # more than asyncio gives it
+        writer.close()
     finally:
         await door.close()
 

@@ -21,6 +21,7 @@ from aweigh_runtime.text.grammar import (
     of_regex,
     of_schema,
 )
+from aweigh_runtime.text.worker import Died
 from tests.runtime.text.helmsman import DIRECTORY
 
 ENDS = [0, 3]
@@ -182,6 +183,19 @@ async def test_a_question_that_is_open_at_the_end_starts_no_process_again(
     assert [worker._child for worker in checker._workers] == [None, None]
     with pytest.raises(GrammarRefused, match="the server ends"):
         await asked
+
+
+async def test_a_process_that_dies_says_nothing_of_the_grammar(checker: Grammars) -> None:
+    await checker.check(of_regex("a+"))
+    asked = asyncio.ensure_future(checker.check(of_schema(SLOW)))
+    for _ in range(2):  # it may have died before: the question is asked once more
+        await asyncio.sleep(1)
+        (child,) = [worker._child for worker in checker._workers if worker._child is not None]
+        child.process.kill()
+    with pytest.raises(Died):
+        await asked
+    assert len(checker._known) == 1
+    await checker.check(of_regex("b+"))
 
 
 async def test_a_grammar_is_compiled_once_and_then_known(

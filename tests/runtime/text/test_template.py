@@ -13,6 +13,7 @@ from aweigh_runtime.failures import ModelUnreadable
 from aweigh_runtime.text import template
 from aweigh_runtime.text.template import CannotRender, ChatTemplate, find_template
 from aweigh_runtime.text.template_messages import Compile
+from aweigh_runtime.text.worker import Died
 from tests.runtime.text.helmsman import DIRECTORY
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "ahoy"}]
@@ -139,6 +140,21 @@ async def test_a_client_that_goes_away_leaves_the_worker_to_the_others(make: Mak
     assert await template.render(MESSAGES) == "ahoy"
     assert gone.cancelled()
     assert template._worker._child is worker
+
+
+async def test_a_worker_that_dies_while_it_renders_is_not_told_as_the_chats_fault(
+    make: Make,
+) -> None:
+    made = make("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
+    await made.compile()
+    asked = asyncio.ensure_future(made.render(MESSAGES))
+    for _ in range(2):  # it may have died before: the question is asked once more
+        await asyncio.sleep(1)
+        child = made._worker._child
+        assert child is not None
+        child.process.kill()
+    with pytest.raises(Died):
+        await asked
 
 
 async def test_a_worker_that_died_while_nobody_asked_is_no_askers_fault(make: Make) -> None:

@@ -56,11 +56,11 @@ class Style(Protocol):
         """What reads one answer."""
         ...
 
-    def whole(self, answers: list[Whole]) -> Choices:
+    async def whole(self, answers: list[Whole]) -> Choices:
         """All answers of a reply."""
         ...
 
-    def prompt_logprobs(self, answers: list[Whole]) -> PromptLogprobs | UnsetType:
+    async def prompt_logprobs(self, answers: list[Whole]) -> PromptLogprobs | UnsetType:
         """What a reply says of its prompt, besides its choices."""
         ...
 
@@ -112,9 +112,9 @@ class Answer:
             answer.prompt_logprobs = choice.prompt_logprobs
         reply = self._reply(
             self._style.object,
-            self._style.whole(answers),
+            await self._style.whole(answers),
             self._usage(),
-            self._style.prompt_logprobs(answers),
+            await self._style.prompt_logprobs(answers),
         )
         return web.Response(body=reply.json(), content_type="application/json")
 

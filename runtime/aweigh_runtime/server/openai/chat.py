@@ -8,7 +8,7 @@ from aiohttp import web
 
 from aweigh_http.bodies import BODY
 from aweigh_runtime.server.auth import CALLER, ROUTED, TENANT, alone, router_of, where_from
-from aweigh_runtime.server.errors import invalid
+from aweigh_runtime.server.errors import invalid, worker_lost
 from aweigh_runtime.server.openai.answer import Answer
 from aweigh_runtime.server.openai.chat_style import ChatStyle
 from aweigh_runtime.server.openai.generation import GENERATION, Generation
@@ -23,6 +23,7 @@ from aweigh_runtime.text.disguise import Disguise
 from aweigh_runtime.text.template import RESERVED, CannotRender
 from aweigh_runtime.text.tools.events import PlainReader
 from aweigh_runtime.text.tools.prompt import explained
+from aweigh_runtime.text.worker import Died
 
 
 async def chat(request: web.Request, service: Service, asked: ChatRequest) -> web.StreamResponse:
@@ -96,6 +97,8 @@ async def chat_prompt(
         raise invalid(
             f"The model's chat template cannot render these messages: {error}", "messages"
         ) from error
+    except Died as error:
+        raise worker_lost("renders chat templates") from error
     pieces = disguise.take_off(rendered)
     expect_within_reach(model, "".join(piece.text for piece in pieces))
     return await model.tokenizer.encode_pieces(pieces)

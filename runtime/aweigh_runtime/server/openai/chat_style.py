@@ -49,19 +49,21 @@ class ChatStyle:
         """Finds tool calls where there may be some."""
         return self._new_reader()
 
-    def whole(self, answers: list[Whole]) -> Choices:
+    async def whole(self, answers: list[Whole]) -> Choices:
         """All answers of a reply."""
         return [
-            ChatChoice(index, message(answer.events), answer.finish, self._of(answer.tokens))
+            ChatChoice(
+                index, message(answer.events), answer.finish, await self._of_whole(answer.tokens)
+            )
             for index, answer in enumerate(answers)
         ]
 
-    def prompt_logprobs(self, answers: list[Whole]) -> PromptLogprobs | UnsetType:
+    async def prompt_logprobs(self, answers: list[Whole]) -> PromptLogprobs | UnsetType:
         """One chat has one prompt, whatever the number of answers."""
         wanted, (prompt,) = self._asked.prompt_logprobs, self._order.prompts
         if wanted is None or answers[0].prompt_logprobs is None:
             return UNSET
-        return self._logprobs.prompt(prompt.tokens, answers[0].prompt_logprobs, wanted)
+        return await self._logprobs.prompt(prompt.tokens, answers[0].prompt_logprobs, wanted)
 
     def opening(self, choices: Sequence[int]) -> Choices:
         """The role comes first."""
@@ -79,6 +81,10 @@ class ChatStyle:
     def _of(self, tokens: Sequence[Token]) -> ChatLogprobs | None:
         wanted = self._asked.alternatives
         return None if wanted is None else self._logprobs.chat(tokens, wanted)
+
+    async def _of_whole(self, tokens: Sequence[Token]) -> ChatLogprobs | None:
+        wanted = self._asked.alternatives
+        return None if wanted is None else await self._logprobs.whole_chat(tokens, wanted)
 
 
 def message(events: Sequence[Event]) -> ChatMessage:

@@ -47,20 +47,20 @@ class TextStyle:
         """Text is text."""
         return PlainReader()
 
-    def whole(self, answers: list[Whole]) -> Choices:
+    async def whole(self, answers: list[Whole]) -> Choices:
         """All answers of a reply."""
         return [
             TextChoice(
                 index,
                 _text(answer.events),
                 answer.finish,
-                self._of(answer.tokens),
-                self._of_prompt(index, answer),
+                await self._of_whole(answer.tokens),
+                await self._of_prompt(index, answer),
             )
             for index, answer in enumerate(answers)
         ]
 
-    def prompt_logprobs(self, answers: list[Whole]) -> UnsetType:
+    async def prompt_logprobs(self, answers: list[Whole]) -> UnsetType:
         """The choices have them."""
         return UNSET
 
@@ -80,12 +80,16 @@ class TextStyle:
         wanted = self._asked.alternatives
         return None if wanted is None else self._logprobs.text(tokens, wanted)
 
-    def _of_prompt(self, index: int, answer: Whole) -> PromptLogprobs | UnsetType:
+    async def _of_whole(self, tokens: Sequence[Token]) -> TextLogprobs | None:
+        wanted = self._asked.alternatives
+        return None if wanted is None else await self._logprobs.whole_text(tokens, wanted)
+
+    async def _of_prompt(self, index: int, answer: Whole) -> PromptLogprobs | UnsetType:
         wanted = self._asked.prompt_logprobs
         if wanted is None or answer.prompt_logprobs is None:
             return UNSET
         prompt = self._order.prompts[index // self._order.n]
-        return self._logprobs.prompt(prompt.tokens, answer.prompt_logprobs, wanted)
+        return await self._logprobs.prompt(prompt.tokens, answer.prompt_logprobs, wanted)
 
 
 def _text(events: Sequence[Event]) -> str:

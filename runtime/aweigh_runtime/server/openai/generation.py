@@ -9,9 +9,9 @@ from aiohttp import web
 from aweigh_api import metrics
 from aweigh_api.routing import Resume
 from aweigh_http.errors import ApiError
-from aweigh_runtime.engine.client import RequestFailed
+from aweigh_runtime.engine.client import LeftUnread, RequestFailed
 from aweigh_runtime.engine.messages import Output, Submission
-from aweigh_runtime.server.errors import request_failed
+from aweigh_runtime.server.errors import left_unread, request_failed
 from aweigh_runtime.server.openai.choice import Choice, Delta, single_tokens
 from aweigh_runtime.server.openai.resuming import beyond_the_end
 from aweigh_runtime.server.openai.submissions import Order, Prompt, submissions
@@ -42,7 +42,11 @@ class Generation:
         self._prompt_lengths = [len(each.prompt) - each.begun for each in wanted]
         self.resumed = [] if order.resume is None else self._go_on(order.resume, model, wanted)
         self._open = [index for index, each in enumerate(self._choices) if each.finish is None]
+        # Of those that may have to wait, by choice, until their first token.
+        self._waiting = {i: len(wanted[i].prompt) for i in self._open if not order.routed}
+        service.waiting_prompts.expect_room(sum(self._waiting.values()))
         self._ticket = service.engine.submit([wanted[index] for index in self._open])
+        service.waiting_prompts.add(sum(self._waiting.values()))
 
     def __enter__(self) -> Self:
         return self
@@ -54,6 +58,7 @@ class Generation:
         traceback: TracebackType | None,
     ) -> None:
         self._service.engine.abort(self._ticket.ids)
+        self._service.waiting_prompts.remove(sum(self._waiting.values()))
         self.failed = self.failed or isinstance(error, ApiError)
         self._count()
 
@@ -90,15 +95,18 @@ class Generation:
         return all(choice.finish is not None for choice in self._choices)
 
     async def next(self) -> list[Delta]:
-        """Wait for news and return all of them, also what does not show.
+        """Wait for news and return them, also what does not show; of many, the first ones.
 
         Raises:
-            ApiError: the engine is gone or cannot do it, or the server must end.
+            ApiError: the engine is gone or cannot do it, the client is too slow, or the server must
+                end.
         """
         try:
             arrived = await self._ticket.next()
         except RequestFailed as error:
             raise request_failed(error.kind, str(error)) from error
+        except LeftUnread as error:
+            raise left_unread() from error
         now_s = time.monotonic()
         return [
             delta
@@ -132,6 +140,7 @@ class Generation:
         choice = self._choices[index]
         if choice.finish is not None:
             return []
+        self._service.waiting_prompts.remove(self._waiting.pop(index, 0))
         self._timings[index].arrived(now_s, len(output.tokens), output.queued_s)
         deltas = [choice.advance(step) for step in self._steps(output)]
         if choice.stopped_early and output.finish is None:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from aweigh_http.errors import ApiError
-from aweigh_runtime.server.errors import grammars_busy, invalid
+from aweigh_runtime.server.errors import grammars_busy, invalid, worker_lost
 from aweigh_runtime.server.service import Model
 from aweigh_runtime.text.grammar import (
     CheckersBusy,
@@ -20,6 +20,7 @@ from aweigh_runtime.text.grammar import (
     of_schema,
     without_place,
 )
+from aweigh_runtime.text.worker import Died
 
 MAX_ALTERNATIVES = 1024
 _ANY_OBJECT = {"type": "object"}
@@ -98,6 +99,8 @@ async def checked(
         raise refusal(str(error)) from error
     except CheckersBusy as error:
         raise grammars_busy() from error
+    except Died as error:
+        raise worker_lost("compiles grammars") from error
     return grammar
 
 
