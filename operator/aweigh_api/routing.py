@@ -37,7 +37,7 @@ REPORT_EVERY_S = 5.0  # at the latest
 # POST, without a body: places that become free are this router's alone for a while, as one of its
 # requests needs more than there are. 204: they are; 409: they are another router's.
 KEEP_PATH = "/router/keep"
-KEEP_S = 5.0
+KEEP_S = 1.5  # short: nothing says that it is not needed any more
 
 
 class Room(BaseModel):

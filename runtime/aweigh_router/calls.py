@@ -1,7 +1,7 @@
 """One request of a client, from its arrival to the end of its answer. Pure."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from aweigh_router.asked import Asked
@@ -32,7 +32,8 @@ class Call(Ticket):
     begun: bool = False  # its client has a part of the answer …
     revision: str | None = None  # … of this revision of the model
     owing_since_s: float | None = None  # since when its pod owes a stream the first event
-    due_s: float = math.inf  # when its pod must have said something at the latest
+    due_s: float = math.inf  # when its pod must have said something …
+    until_s: float = math.inf  # … at the latest, where the pod counts it among what it computes
     silent_s: float = 0.0  # that pods were given in vain since something of the answer last came …
     quiet_since_s: float = 0.0  # … and since when the present one has had it, or passed nothing on
     give_up: Callable[[], None] = nothing  # ends the present try: its pod will not answer
@@ -63,6 +64,18 @@ class Call(Ticket):
     def deaths(self) -> int:
         """Of pods that computed it."""
         return len(self.died)
+
+    def clear(self, shared: Sequence[tuple[str, str | None]]) -> None:
+        """It was not what these pods have died of. It waits no more for one of its own."""
+        self.died = [each for each in self.died if each not in shared]
+        if not self.alone:
+            self.hold(None)
+            self.avoid.clear()
+
+    def hold(self, pod: str | None) -> None:
+        """It waits for this pod, which has yet to be asked to keep others out."""
+        if pod != self.held:
+            self.held, self.kept_s = pod, -math.inf
 
     @property
     def suspect(self) -> bool:

@@ -198,7 +198,7 @@ class Dispatch:
         """Of this one pods have died, for certain: not of those that were beside it and wait."""
         for call in self._seats:
             if call.waits:
-                call.died = [each for each in call.died if each not in killer.died]
+                call.clear(killer.died)
 
     def match(self) -> None:
         """Send off whoever may go. Called whenever a pod may have got room."""
@@ -226,9 +226,12 @@ class Dispatch:
             seat.set_exception(errors.not_resumable("none serves this revision of the model."))
             return
         if pod is None and call.held is not None:
-            self._keep(call, self.pods.get(call.held), now_s)
+            if call.held in self.pods.names:
+                self._keep(call, self.pods.get(call.held), now_s)
+            else:
+                call.hold(None)
         if pod is not None:
-            call.held = None
+            call.hold(None)
             self.line.take(call)
             seat.set_result(pod)
 

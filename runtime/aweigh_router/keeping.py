@@ -11,7 +11,7 @@ from aweigh_router.calls import Call
 from aweigh_router.pod_client import PodClient
 from aweigh_router.rooms import Pod
 
-AGAIN_S = 2.0  # a pod keeps it for longer
+AGAIN_S = 0.5  # a pod keeps it for longer
 
 
 class Keeping:
@@ -20,10 +20,11 @@ class Keeping:
     def __init__(self, client: PodClient) -> None:
         self._client = client
         self._asking: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def keep(self, call: Call, pod: Pod, now_s: float) -> None:
         """This pod is held for this request."""
-        if now_s < call.kept_s + AGAIN_S:
+        if self._closed or now_s < call.kept_s + AGAIN_S:
             return
         call.kept_s = now_s
         task = asyncio.create_task(self._ask(call, pod), name=f"keep {pod.found.name}")
@@ -32,6 +33,7 @@ class Keeping:
 
     async def close(self) -> None:
         """Ask no more."""
+        self._closed = True
         for task in self._asking:
             task.cancel()
         await asyncio.gather(*self._asking, return_exceptions=True)
@@ -42,4 +44,4 @@ class Keeping:
         except (aiohttp.ClientError, OSError, TimeoutError):
             kept = False  # what has become of it its report says
         if not kept and call.held == pod.found.name:
-            call.held = None  # another pod may be freer to do so
+            call.hold(None)  # another pod may be freer to do so

@@ -33,7 +33,7 @@ class Round:
             for pod in taking
             if pod.fits(1, now_s) and any(pod.may_serve(model) for model in models)
         }
-        self._spare = (len(self._pods) + 1) // 2 - sum(pod.alone for pod in taking)
+        self._spare = max(1, len(self._pods) // 2) - sum(pod.alone for pod in taking)
 
     @property
     def over(self) -> bool:
@@ -64,7 +64,8 @@ class Round:
     def _able(self, call: Call) -> dict[str, int]:
         """Loads of the pods that could have it. One that it has failed on, if there is no other.
 
-        What runs alone may go to any: many may have to, and it has failed on most.
+        What runs alone may go to any: many may have to, and it has failed on most. So may what was
+        beside a death where the others are full, which may be for long.
         """
         model = call.asked.model
         all_may = model is None or self._models <= {None, model}
@@ -75,7 +76,9 @@ class Round:
             names = {name for name in names if self._pods[name].revision == call.revision}
             if not names:
                 raise RevisionGone
-        rather = names if call.alone else names - call.avoid or names
+        rather = names - call.avoid or names
+        if call.alone or (call.suspect and not rather & self._free):
+            rather = names
         return {name: self._loads[name] for name in rather}
 
     def _answers(self, call: Call, name: str) -> bool:
@@ -107,11 +110,11 @@ class Round:
     def _hold(self, call: Call, loads: dict[str, int], order: Order) -> None:
         """The least loaded is free first; then it stays with that."""
         if self._spare <= 0:
-            call.held = None
+            call.hold(None)
             return
         if call.held not in loads or self._pods[call.held].alone:
             open = [name for name in order.names if name in loads and name in self._free]
-            call.held = min(open, key=loads.__getitem__, default=None)
+            call.hold(min(open, key=loads.__getitem__, default=None))
         if call.held is not None:
             self._free.discard(call.held)
             self._spare -= 1

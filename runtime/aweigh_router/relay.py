@@ -156,7 +156,8 @@ class Relay:
         tried = Tried(pod.found.name, pod.boot_id, pod.revision)
         now_s = dispatch.clock()
         call.owing_since_s = now_s if call.asked.stream else None
-        call.quiet_since_s, call.due_s = now_s, now_s + self._patience(call, pod)
+        call.quiet_since_s = now_s
+        self._expect(call, pod)
         failed: PodFailed | NoRoom | WantsKey | None = None
         try:
             return await self._try(errand, pod, reply)
@@ -247,15 +248,19 @@ class Relay:
         finally:
             errand.call.give_up = nothing
 
-    def _patience(self, call: Call, pod: Pod) -> float:
-        """Seconds that a pod is given: for the next of a stream, or for all of an answer.
+    def _expect(self, call: Call, pod: Pod) -> None:
+        """Give the pod time: for the next of a stream, or for all of an answer.
 
-        Nothing tells the latter from one that never comes: another pod shall have time, too.
+        Nothing tells the latter from one that never comes, if the pod counts it; if not, and there
+        is another pod, it has been lost there.
         """
-        left_s = self._wait_s - call.silent_s
+        now_s, left_s = self._dispatch.clock(), self._wait_s - call.silent_s
+        patient_s = min(self._patience_s, left_s)
         if call.asked.stream:
-            return min(self._patience_s, left_s)
-        return left_s / 2 if self._another(call, pod) else left_s
+            call.due_s = call.until_s = now_s + patient_s
+            return
+        call.until_s = now_s + left_s
+        call.due_s = now_s + patient_s if self._another(call, pod) else call.until_s
 
     async def _pass_on(
         self, errand: Errand, pod: Pod, reply: Reply, response: aiohttp.ClientResponse
@@ -307,7 +312,7 @@ class Relay:
                 await reply.write(passed)
                 call.silent_s, call.quiet_since_s = 0.0, clock()
                 call.deadline_s = call.quiet_since_s + self._wait_s
-            call.due_s = clock() + self._patience(call, pod)
+            self._expect(call, pod)
             line.charge(call.tenant, events.take_count())
         if events.broken is not None:
             raise PodFailed(f"it ends: {events.broken}", died=events.broken not in _SERVES_NOT)

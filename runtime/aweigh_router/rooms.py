@@ -56,7 +56,12 @@ class Try(Protocol):
 
     @property
     def due_s(self) -> float:
-        """When its pod must have said something at the latest."""
+        """When its pod must have said something."""
+        ...
+
+    @property
+    def until_s(self) -> float:
+        """Likewise, where the pod counts it."""
         ...
 
     @property
@@ -112,6 +117,12 @@ class Pod:
         if self.refusals:
             return self.report.running + self.sent
         return max(self.report.running, self.in_flight)
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether it has all that this router has sent there, for all that it says."""
+        yours = None if self.report is None else self.report.yours
+        return yours is None or yours >= self.in_flight
 
     @property
     def done(self) -> bool:
@@ -240,8 +251,9 @@ class Pods:
 
 def _give_up(pod: Pod, now_s: float) -> None:
     """Whatever it must have answered by now."""
+    counts_all = pod.counts_all
     for each in list(pod.tries):
-        if now_s > each.due_s:
+        if now_s > (each.until_s if counts_all else each.due_s):
             each.give_up()
 
 

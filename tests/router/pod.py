@@ -80,6 +80,7 @@ class Pod:
     crowded: bool = False  # holds no more bodies, but for small ones
     lies: bool = False  # reports room that it has not
     hangs: bool = False  # takes requests and never answers
+    loses: bool = False  # likewise, and counts them nowhere
     wants_key: bool = False  # unless the router names a tenant
     broken: bool = False  # says that it has no engine, while it reports that it is ready
     fate: Fate = field(default_factory=Fate)
@@ -246,6 +247,8 @@ class Pod:
                 bad, status=400, headers={ROOM_HEADER: str(self.room(request))}
             )
         self.seen.append(seen)
+        if self.loses:
+            await asyncio.Event().wait()
         router = request.headers.get(ROUTER_HEADER, "")
         self.alone = ALONE_HEADER in request.headers
         if self.alone or answers > 1:

@@ -142,3 +142,22 @@ async def test_nor_is_one_that_waits_for_full_pods_of_its_model_beside_free_ones
     for seat in seats:
         seat.cancel()
     await asyncio.gather(*seats, return_exceptions=True)
+
+
+async def test_a_pod_that_somebody_still_names_may_be_gone(work: Dispatch) -> None:
+    work.pods.follow([Found("one", "u", ready=True), Found("two", "v", ready=True)])
+    tell(work.pods.get("one"), room=1)
+    tell(work.pods.get("two"), room=0)
+    waits, innocent = call(), call()
+    waits.avoid.add("one")
+    waits.hold("gone")
+    work.join(waits, 1)
+    seat = asyncio.create_task(work.seat(waits, nothing_said))
+    await asyncio.sleep(0)
+    work.join(innocent, 1)
+    assert await work.seat(innocent, nothing_said) is work.pods.get("one")
+    assert waits.held is None
+    seat.cancel()
+
+
+async def nothing_said() -> None: ...

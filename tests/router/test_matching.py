@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -173,6 +174,40 @@ def test_half_of_the_pods_are_left_to_others_however_many_want_one_for_themselve
         assert late.held is None
 
 
+@pytest.mark.parametrize("num_pods", [1, 2, 3, 5, 7])
+def test_of_an_odd_number_of_pods_the_larger_half_is_left_to_others(num_pods: int) -> None:
+    pods = [pod(f"p{each}", 9) for each in range(num_pods)]
+    round = Round(pods, 0.0)
+    chosen = [round.place(call(deaths=2), order(pods)) for _ in range(9)]
+    assert sum(each is not None for each in chosen) == max(1, num_pods // 2)
+
+
+def test_who_was_beside_a_death_goes_back_to_that_pod_where_the_others_are_full() -> None:
+    died, full = pod("died", 9), pod("full", 0, running=9)
+    beside = call(deaths=1, avoid={"died"})
+    assert Round([died, full], 0.0).place(beside, order([died, full])) is died
+    other = pod("other", 1, running=8)
+    assert Round([died, other], 0.0).place(beside, order([died, other])) is other
+
+
+def test_who_did_it_not_waits_for_no_pod_of_its_own_any_more() -> None:
+    pods, deaths = [pod("one", 0, running=9), pod("two", 1, running=8)], [("x", "1"), ("y", "1")]
+    beside = call(died=list(deaths), avoid={"one", "two"})
+    assert Round(pods, 0.0).place(beside, order(pods)) is None
+    assert beside.held == "two"
+    beside.clear(deaths)
+    assert not any((beside.held, beside.avoid, beside.suspect))
+    assert Round(pods, 0.0).place(beside, order(pods)) is pods[1]
+
+
+def test_another_pod_is_asked_at_once_to_keep_what_one_does_not() -> None:
+    waits = call(8, held="one", kept_s=10.0)
+    waits.hold("one")
+    assert waits.kept_s == 10.0
+    waits.hold("two")
+    assert waits.kept_s < 0
+
+
 def test_what_waits_for_a_pod_of_its_own_stays_with_one() -> None:
     pods, waits = [pod("one", 1, running=6), pod("two", 1, running=7)], call(8)
     assert Round(pods, 0.0).place(waits, order(pods)) is None
@@ -233,7 +268,7 @@ def test_a_pod_is_given_up_when_it_stays_unheard_and_when_an_answer_is_overdue()
     for each in new:
         name = each.found.name
         rooms.reported(each, Room(boot_id="b", phase="ready", room=9, running=0), 0.0)
-        rooms.begin(each, call(due_s=20.0, give_up=partial(given_up.append, name)))
+        rooms.begin(each, call(due_s=20.0, until_s=20.0, give_up=partial(given_up.append, name)))
     rooms.unheard(pods.get("unheard"), 0.0)
     pods.look(1.0)
     assert given_up == []  # it may be its report alone that broke off
@@ -245,6 +280,20 @@ def test_a_pod_is_given_up_when_it_stays_unheard_and_when_an_answer_is_overdue()
     assert given_up == ["unheard", "lost"]  # the cluster knows nothing of the latter any more
     pods.look(21.0)
     assert sorted(given_up[2:]) == ["gone", "late", "lost", "unheard"]
+
+
+def test_what_a_pod_counts_has_longer_than_what_it_has_lost() -> None:
+    pods, given_up = Pods(), list[str]()
+    new, _ = pods.follow([Found(name, name, ready=True) for name in ("counts", "lost")])
+    for each, yours in zip(new, (1, 0), strict=True):
+        late = partial(given_up.append, each.found.name)
+        rooms.begin(each, call(due_s=5.0, until_s=9.0, give_up=late))
+        report = Room(boot_id="b", phase="ready", room=9, running=1, yours=yours)
+        rooms.reported(each, report, 4.0)
+    pods.look(6.0)
+    assert given_up == ["lost"]
+    pods.look(10.0)
+    assert sorted(given_up[1:]) == ["counts", "lost"]
 
 
 def test_a_pod_serves_from_its_own_word_on_and_not_after_its_probes_fail() -> None:

@@ -86,16 +86,27 @@ async def test_a_pod_that_accepts_and_never_answers_is_given_up(tmp_path: Path) 
     assert all(whole(each, f"prompt {i}", 3) for i, each in enumerate(streams))
 
 
-async def test_an_answer_in_one_piece_that_never_comes_is_asked_for_elsewhere(
+async def test_an_answer_in_one_piece_that_a_pod_has_lost_is_asked_for_elsewhere(
     tmp_path: Path,
 ) -> None:
-    one, two = Pod(hangs=True), Pod()
-    async with running(one, two) as pods, routing(tmp_path, pods, wait_seconds=2.0) as local:
+    one, two = Pod(loses=True), Pod()
+    async with running(one, two) as pods, routing(tmp_path, pods, patience_seconds=1.0) as local:
         answers = await asyncio.gather(
             *(local.whole(f"prompt {each}", max_tokens=3) for each in range(8))
         )
     assert [status for status, _ in answers] == [200] * 8
     assert one.seen
+
+
+async def test_an_answer_in_one_piece_that_a_pod_counts_is_computed_once_however_long_it_takes(
+    tmp_path: Path,
+) -> None:
+    pods = [Pod(pace_s=0.5), Pod(pace_s=0.5)]
+    waits = {"wait_seconds": 6.0, "patience_seconds": 0.5}
+    async with running(*pods), routing(tmp_path, pods, **waits) as local:
+        status, _ = await local.whole("hello", max_tokens=8)  # more than half of the wait
+    assert status == 200
+    assert sum(len(pod.seen) for pod in pods) == 1
 
 
 async def test_a_pod_that_reports_is_not_taken_for_dead_of_a_stream_that_stands_still(
@@ -447,4 +458,4 @@ async def test_once_a_request_has_died_alone_those_beside_it_run_beside_others_a
     alone = [seen for pod in pods for seen in pod.seen if ALONE_HEADER in seen.headers]
     prompts = [seen.body["prompt"] for seen in alone]
     assert prompts.count("poison") == 1
-    assert len(prompts) <= 3  # two of three pods have a single request; it is the first to come
+    assert len(prompts) <= 3  # one of three pods has a single request; it is among the first
