@@ -290,17 +290,20 @@ async def test_an_objective_that_more_pods_than_may_be_would_keep_is_not_called_
     assert told in world.active()[2]
 
 
-@pytest.mark.parametrize(("deadline_s", "believed"), [(300, False), (1800, True)])
-async def test_no_start_is_believed_that_is_longer_than_a_rollout_may_take(
-    clock: Clock, deadline_s: int, believed: bool
+@pytest.mark.parametrize(
+    ("deadline_s", "age_s", "believed"),
+    [(300, 600, False), (1800, 600, True), (21_600, 18_000, False)],
+)
+async def test_no_start_is_believed_of_half_an_hour_or_longer_than_a_rollout_may_take(
+    clock: Clock, deadline_s: int, age_s: int, believed: bool
 ) -> None:
     world = World(clock, rollout={"progressDeadlineSeconds": deadline_s})
-    clock.now_s += 600  # since the pod was created; it is ready as of now
+    clock.now_s += age_s  # since the pod was created; it is ready as of now
     world.cluster.put(fakes.pod("chat-1", ready=True))
     world.born = 1
     await world.pass_(60)
     known = world.operator.reconciler._memories[KEY].autoscaling.memory.known
-    assert known.start_s == (pytest.approx(600, abs=15) if believed else None)
+    assert known.start_s == (pytest.approx(age_s, abs=15) if believed else None)
 
 
 async def test_a_dry_run_only_tells(clock: Clock) -> None:
