@@ -276,10 +276,16 @@ async def test_a_restarted_operator_changes_no_number_that_it_has_not_measured(
         (6, 12, "Steady", " of 80% with 3"),
         (2, 12, "AtMaximum", "inter-token time would pass the limit with up to 2 pods, and does"),
         (1, 12, "AtMaximum", ""),  # work, too, is too much for it
+        (
+            4,
+            7,
+            "ObjectiveUnreachable",
+            "would pass the limit with up to 4 pods, and does",
+        ),  # 5 keep
         (6, 4, "ObjectiveUnreachable", "would pass the limit with up to 6 pods, and does"),
     ],
 )
-async def test_an_objective_that_more_pods_than_may_be_would_keep_is_not_called_unreachable(
+async def test_the_number_is_called_at_its_maximum_only_where_it_is(
     clock: Clock, most: int, milliseconds: int, reason: str, told: str
 ) -> None:
     objective = {"interTokenMilliseconds": milliseconds}
