@@ -229,7 +229,7 @@ async def test_an_answer_that_nobody_reads_gives_its_blocks_back(tmp_path: Path)
 async def test_a_stream_that_is_read_too_late_ends_with_an_error_that_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "MAX_UNREAD", 2000)
+    monkeypatch.setattr(client, "MAX_UNREAD", 2000 // 8)  # for each answer
     async with ready(tmp_path) as local:
         body = {"model": MODEL, "prompt": "The", "max_tokens": 2000, "n": 8, "stream": True}
         body |= {"temperature": 2, "ignore_eos": True, "logprobs": 20}
