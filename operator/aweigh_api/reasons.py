@@ -87,10 +87,10 @@ class Reason(StrEnum):
     LOAD_GREW = "LoadGrew"
     LOAD_FELL = "LoadFell"
     BOUNDS = "Bounds"  # minReplicas or maxReplicas moved the number, or the former holds it
-    AT_MAXIMUM = "AtMaximum"  # more pods are needed than may be
+    AT_MAXIMUM = "AtMaximum"  # there are as many pods as may be, and more are needed
     SETTLING = "Settling"  # behavior, or a pod that starts, holds the number for a while
     WAITING_FOR_REPORTS = "WaitingForReports"  # nothing was measured yet
     REPORTS_MISSING = "ReportsMissing"  # a pod does not tell its load, or nobody who else scales
-    OBJECTIVE_UNREACHABLE = "ObjectiveUnreachable"  # even without load: it does not count
-    CACHE_TOO_SMALL = "CacheTooSmall"  # the prompts that come again and again fit no pod
+    OBJECTIVE_UNREACHABLE = "ObjectiveUnreachable"  # by up to maxReplicas pods: it does not count
+    CACHE_TOO_SMALL = "CacheTooSmall"  # for the prompts that come again and again: likewise
     CONFLICT = "Conflict"  # another autoscaler scales it, too

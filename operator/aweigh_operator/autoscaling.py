@@ -92,10 +92,11 @@ def _asleep(observed: Observed, scaling: Scaling) -> bool:
 
 
 def _longest_start_s(observed: Observed) -> float:
-    """After which a pod that does not serve is started again."""
+    """That is believed of a pod: no longer than after which it is started again."""
     rollout = observed.body["spec"].get("rollout") or {}
     usual = Rollout().progress_deadline_seconds
-    return float(rollout.get("progressDeadlineSeconds", usual))
+    deadline_s = float(rollout.get("progressDeadlineSeconds", usual))
+    return min(deadline_s, look.LONGEST_START_S)
 
 
 def _silent(seen: Look, memory: Memory) -> bool:

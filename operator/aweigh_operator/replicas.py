@@ -127,8 +127,9 @@ def status(observed: Observed, spec: Spec, now: datetime) -> ScalingStatus | Non
     decision = observed.decision
     if decision is None or spec.suspend:
         return before
-    reason, time = _reason(decision), _text(now)
-    message = _message(decision, spec.scaling.max_replicas)
+    most = spec.scaling.max_replicas
+    reason, time = _reason(decision, most), _text(now)
+    message = _message(decision, most)
     if before is not None and (before.desired_replicas, before.reason) == (
         decision.replicas,
         reason,
@@ -167,14 +168,16 @@ def _history(before: ScalingStatus | None, latest: ScalingStatus) -> list[Scalin
     return [change, *known][:MAX_HISTORY]
 
 
-def _reason(decision: Decision) -> Reason:
+def _reason(decision: Decision, most: int) -> Reason:
     """A limit that cannot be kept is what matters while nothing moves."""
     if not decision.unreachable or decision.reason not in _CALM:
         return decision.reason
-    never = set(decision.unreachable) - set(decision.by_load)
-    if not never:
+    lost = set(decision.unreachable)
+    if decision.replicas == most:  # more pods would keep what is lost by the load
+        lost -= set(decision.by_load)
+    if not lost:
         return Reason.AT_MAXIMUM
-    return Reason.CACHE_TOO_SMALL if Limit.MEMORY in never else Reason.OBJECTIVE_UNREACHABLE
+    return Reason.CACHE_TOO_SMALL if Limit.MEMORY in lost else Reason.OBJECTIVE_UNREACHABLE
 
 
 def _message(decision: Decision, most: int) -> str:

@@ -5,6 +5,7 @@ import random
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -21,7 +22,7 @@ class Limits:
 
     head_s: float = 10.0  # from the first byte of a request to the end of its headers
     idle_s: float = 60.0  # without a request
-    stall_s: float = 30.0  # taking nothing of what was sent
+    stall_s: float = 30.0  # in which a quarter of the write buffer is taken of what was sent
     age_s: float = 60.0  # half to one and a half times that, so that new servers get some
     connections: int = 20_000
     files: int = 1  # that one of them needs
@@ -37,6 +38,11 @@ class Alarm:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._handle: asyncio.TimerHandle | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Nobody has called it off."""
+        return self._handle is not None
 
     def set(self, delay_s: float, action: Callable[[], None]) -> None:
         """Once; an alarm that is set stays as it is."""
@@ -121,29 +127,31 @@ class Connection(web.RequestHandler):
             self._expect_progress()
 
     def _expect_progress(self) -> None:
-        if self._wire is not None:
+        if self._wire is not None and not self._stall.is_set:
             self._taken = self._now_taken()
             self._stall.set(self._limits.stall_s, self._look)
 
     def _look(self) -> None:
-        """A client may be slow, if only it takes something each time."""
+        """A client may be slow, if only it takes something worth a place each time."""
         self._stall.call_off()
         if self._wire is None:
             return
-        if self._now_taken() == self._taken:
-            self._wire.abort()
-        else:
+        taken = self._now_taken()
+        emptied = taken == 0 and self._taken < 0
+        if emptied or taken - self._taken >= self._limits.write_buffer_bytes // 4:
             self._expect_progress()
+        else:
+            self._wire.abort()
 
     def _now_taken(self) -> int:
-        """Changes when the client takes bytes. Of what waits here TLS hides a part."""
+        """Grows by the bytes that the client takes. Of what waits here TLS hides a part."""
         assert self._socket is not None
-        try:
+        assert self._wire is not None
+        acked = 0
+        with suppress(AttributeError, OSError, struct.error):  # not Linux
             info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
-            acked: int = _BYTES_ACKED.unpack(info)[0]
-        except (AttributeError, OSError, struct.error):  # not Linux
-            return 0 if self._wire is None else self._wire.get_write_buffer_size()
-        return acked
+            (acked,) = _BYTES_ACKED.unpack(info)
+        return acked or -self._wire.get_write_buffer_size()  # old kernels leave it 0
 
     def handle_error(
         self,

@@ -87,7 +87,8 @@ class Door:
 
     def _enter(self) -> asyncio.Protocol:
         server = self._runner.server
-        assert server is not None
+        if server is None:  # it came just before the door was closed
+            return _Refused()
         held = len(server.connections) + len(self._handshakes)
         full = held >= _most_connections(self._limits)
         if full and not self._full:
@@ -106,7 +107,9 @@ class Door:
 
     async def _shake_hands(self, wire: socket.socket) -> None:
         server, certificate = self._runner.server, self._certificate
-        assert server is not None
+        if server is None:  # it came just before the door was closed
+            wire.close()
+            return
         assert certificate is not None
         certificate.follow()
         with suppress(OSError):  # it was no handshake, or took too long

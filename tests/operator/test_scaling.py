@@ -276,10 +276,16 @@ async def test_a_restarted_operator_changes_no_number_that_it_has_not_measured(
         (6, 12, "Steady", " of 80% with 3"),
         (2, 12, "AtMaximum", "inter-token time would pass the limit with up to 2 pods, and does"),
         (1, 12, "AtMaximum", ""),  # work, too, is too much for it
+        (
+            4,
+            7,
+            "ObjectiveUnreachable",
+            "would pass the limit with up to 4 pods, and does",
+        ),  # 5 keep
         (6, 4, "ObjectiveUnreachable", "would pass the limit with up to 6 pods, and does"),
     ],
 )
-async def test_an_objective_that_more_pods_than_may_be_would_keep_is_not_called_unreachable(
+async def test_the_number_is_called_at_its_maximum_only_where_it_is(
     clock: Clock, most: int, milliseconds: int, reason: str, told: str
 ) -> None:
     objective = {"interTokenMilliseconds": milliseconds}
@@ -290,17 +296,20 @@ async def test_an_objective_that_more_pods_than_may_be_would_keep_is_not_called_
     assert told in world.active()[2]
 
 
-@pytest.mark.parametrize(("deadline_s", "believed"), [(300, False), (1800, True)])
-async def test_no_start_is_believed_that_is_longer_than_a_rollout_may_take(
-    clock: Clock, deadline_s: int, believed: bool
+@pytest.mark.parametrize(
+    ("deadline_s", "age_s", "believed"),
+    [(300, 600, False), (1800, 600, True), (21_600, 18_000, False)],
+)
+async def test_no_start_is_believed_of_half_an_hour_or_longer_than_a_rollout_may_take(
+    clock: Clock, deadline_s: int, age_s: int, believed: bool
 ) -> None:
     world = World(clock, rollout={"progressDeadlineSeconds": deadline_s})
-    clock.now_s += 600  # since the pod was created; it is ready as of now
+    clock.now_s += age_s  # since the pod was created; it is ready as of now
     world.cluster.put(fakes.pod("chat-1", ready=True))
     world.born = 1
     await world.pass_(60)
     known = world.operator.reconciler._memories[KEY].autoscaling.memory.known
-    assert known.start_s == (pytest.approx(600, abs=15) if believed else None)
+    assert known.start_s == (pytest.approx(age_s, abs=15) if believed else None)
 
 
 async def test_a_dry_run_only_tells(clock: Clock) -> None:

@@ -7,6 +7,7 @@ from aweigh_api.router_state import RouterState
 from aweigh_api.state import State
 
 WARM_S = 45.0  # a younger pod's cache says nothing yet of what it will be worth
+LONGEST_START_S = 1800.0  # that is believed of a pod, however long a rollout may take
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class Look:
     routers: Sequence[Router] | None = None  # None: requests go straight to the pods
     shown: bool = True  # what the spec asks for serves, or did before the last pod went
     blocked: bool = False  # new pods find no room that old ones do not have
-    longest_start_s: float = 1800.0  # that a pod may take until it serves
+    longest_start_s: float = LONGEST_START_S  # that is believed of a pod
     refused: bool = False  # the API server creates none, as where a quota is used up
 
     @property

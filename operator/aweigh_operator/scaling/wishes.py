@@ -15,6 +15,7 @@ from aweigh_operator.scaling.rules import Rules
 
 _KV_SHARE = 0.85  # of a pod's memory, where nothing but that is known
 _LOOKS_AHEAD_S = 30.0  # until traffic is noticed and decided about, on top of a pod's start
+_LONGEST_GUESS_S = 120.0  # of a pod's start: over a longer time chance asks for pods, too
 _MOST_FOR_BACKLOG = 2  # times as many pods as the load itself needs
 _FASTEST = 2  # times as many pods at once, while nothing but memory is known
 _TOLD_GROWTH = 1.02  # times as much traffic: less is not worth a word
@@ -89,8 +90,7 @@ def _worth(known: Estimates, look: Look, rules: Rules) -> Worth:
 
 
 def _by_law(known: Estimates, law: Law, look: Look, rules: Rules) -> Wish:
-    starts_s = estimates.UNKNOWN_START_S if known.start_s is None else known.start_s
-    ahead_s = starts_s + _LOOKS_AHEAD_S
+    ahead_s = _start_s(known) + _LOOKS_AHEAD_S
     growth = estimates.growth(known, ahead_s)
     ahead = replace(law, demand=law.demand.times(growth))
     choice = ahead.choose(rules.most)
@@ -109,6 +109,13 @@ def _by_law(known: Estimates, law: Law, look: Look, rules: Rules) -> Wish:
         unreachable=choice.unreachable,
         by_load=choice.by_load,
     )
+
+
+def _start_s(known: Estimates) -> float:
+    """Over which traffic is extrapolated: pods that only began again tell far too long a time."""
+    if known.start_s is None:
+        return estimates.UNKNOWN_START_S
+    return known.start_s if known.start_seen else min(known.start_s, _LONGEST_GUESS_S)
 
 
 def _for_burst(law: Law, burst: Burst | None, rules: Rules) -> int:

@@ -40,7 +40,8 @@ from aweigh_runtime.failures import internal_error, killed
 _log = logging.getLogger("aweigh.engine")
 
 _MODULE = "aweigh_runtime.engine.process"
-# Tokens of one request that came faster than they were taken, and alternatives to them: 20 MB.
+# Tokens of a stream that came faster than they were taken, and alternatives to them: for each
+# answer 20 MB.
 MAX_UNREAD = 1 << 16
 _MOST_AT_ONCE = 256  # outputs: who has left many unread must not hold up the others
 _IDLE = Stepped([], [], 0, 0, 0, Counters(), KvTokens(), None, None)
@@ -70,10 +71,12 @@ class LeftUnread(Exception):
 class Ticket:
     """The choices of one HTTP request, as their tokens come back."""
 
-    def __init__(self, ids: Sequence[int]) -> None:
+    def __init__(self, ids: Sequence[int], *, streamed: bool = False) -> None:
+        """What is not streamed is taken by this server itself, however slow its client is."""
         self.choice_of = {id: choice for choice, id in enumerate(ids)}
         self.ids = list(ids)
         self._arrived: deque[tuple[int, Output]] = deque()
+        self._most_unread = MAX_UNREAD * len(ids) if streamed else None
         self._unread = 0
         self._failure: Exception | None = None
         self._news = asyncio.Event()
@@ -81,7 +84,7 @@ class Ticket:
     @property
     def overflows(self) -> bool:
         """Too much waits to be taken."""
-        return self._unread > MAX_UNREAD
+        return self._most_unread is not None and self._unread > self._most_unread
 
     async def next(self) -> list[tuple[int, Output]]:
         """Choices and their new tokens: what has arrived, at least one, in handy pieces.
@@ -145,7 +148,7 @@ class EngineClient:
         """Of the engine process."""
         return self._child.process.pid
 
-    def submit(self, wanted: Sequence[Submission]) -> Ticket:
+    def submit(self, wanted: Sequence[Submission], *, streamed: bool = False) -> Ticket:
         """Ask for the answers of one HTTP request. Their ids are given here.
 
         Raises:
@@ -154,7 +157,7 @@ class EngineClient:
         if self._refusal is not None:
             raise self._refusal
         submissions = [msgspec.structs.replace(each, id=next(self._ids)) for each in wanted]
-        ticket = Ticket([submission.id for submission in submissions])
+        ticket = Ticket([submission.id for submission in submissions], streamed=streamed)
         self._tickets.update(dict.fromkeys(ticket.ids, ticket))
         self._submitted += submissions
         self._send_soon()

@@ -141,8 +141,8 @@ def left_unread() -> ApiError:
     """A stream's client is so slow that what waits for it takes too much memory."""
     return ApiError(
         408,
-        f"More than {MAX_UNREAD} tokens of this stream were left unread; read it sooner, or ask "
-        "for fewer or shorter answers.",
+        f"More than {MAX_UNREAD} tokens for each answer of this stream were left unread; read it "
+        "sooner, or ask for shorter answers.",
         code="left_unread",
     )
 

@@ -423,6 +423,15 @@ def test_pods_of_days_ago_that_serve_again_tell_nothing_of_how_long_others_will_
     assert sizes == [2] * 60
 
 
+def test_a_start_that_is_only_guessed_extrapolates_no_chance_over_half_an_hour() -> None:
+    chance = random.Random(1)
+    service = Service(2, RULES)
+    service.start_s = 1500.0  # until they were ready the last time, though they served long before
+    sizes = [service.run(1, chance.gauss(55.0, 2.0)).replicas for _ in range(60)]
+    assert service.memory.known.start_s == 1500.0
+    assert sizes == [2] * 60
+
+
 def test_a_start_that_was_seen_counts_more_than_what_older_pods_tell() -> None:
     service = Service(2, RULES)
     service.start_s = 900.0  # before the first look: they may have served before that, too

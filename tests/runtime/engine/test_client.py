@@ -28,8 +28,8 @@ from aweigh_runtime.engine.messages import (
 )
 
 
-def ask(engine: EngineClient) -> Ticket:
-    return engine.submit([Submission(0, [1], 5, [0], Sampling())])
+def ask(engine: EngineClient, answers: int = 1, *, streamed: bool = False) -> Ticket:
+    return engine.submit([Submission(0, [1], 5, [0], Sampling())] * answers, streamed=streamed)
 
 
 def stepped(outputs: list[Output], failures: list[Failure]) -> Stepped:
@@ -98,7 +98,7 @@ async def test_what_nobody_takes_is_kept_up_to_a_bound_and_the_rest_not_computed
     child = await Child.start("aweigh_runtime.nothing")
     engine = EngineClient(Child(child.process, reader, writer), lambda loading: None)
     watching = asyncio.create_task(engine.watch())
-    slow, other = ask(engine), ask(engine)
+    slow, other = ask(engine, streamed=True), ask(engine)
     channel = wire.Channel(theirs)
     logprobs = [TokenLogprobs(-1.0, 1, [(1, -1.0)] * alternatives)] * 8 if alternatives else None
     fitting = MAX_UNREAD // (8 * (1 + alternatives))
@@ -122,6 +122,20 @@ async def test_what_nobody_takes_is_kept_up_to_a_bound_and_the_rest_not_computed
     await watching
     writer.close()
     await child.kill()
+
+
+@pytest.mark.parametrize(("answers", "streamed"), [(1, True), (8, True), (1, False)])
+async def test_as_much_may_be_unread_of_each_answer_and_whatever_is_not_streamed(
+    answers: int, streamed: bool
+) -> None:
+    ticket = Ticket(range(answers), streamed=streamed)
+    piece = [7] * (MAX_UNREAD // 4)
+    for _ in range(4):
+        for id in range(answers):
+            ticket.push(Output(id, piece, None))
+    assert not ticket.overflows
+    ticket.push(Output(0, [7], None))
+    assert ticket.overflows == streamed
 
 
 async def test_a_backlog_comes_in_pieces_that_let_others_work() -> None:

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import uvloop
 from aiohttp import http_parser, web
 
-from aweigh_http import bodies
+from aweigh_http import bodies, connection
 from aweigh_http.connection import Limits
 from aweigh_http.door import Door
 from aweigh_http.errors import ApiError
@@ -134,9 +135,50 @@ async def test_a_client_that_does_not_read_is_cut_off(streamed: bool) -> None:
         writer.close()
 
 
+NOTHING_TOLD = struct.Struct("40xI")  # a field of tcp_info that Linux leaves 0
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+async def test_a_client_that_takes_hardly_anything_is_cut_off(
+    told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not told:
+        monkeypatch.setattr(connection, "_BYTES_ACKED", NOTHING_TOLD)
+
+    ended = asyncio.Event()
+
+    async def large(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            await response.write(b"x" * (16 << 20))
+        finally:
+            ended.set()
+        return response
+
+    application = web.Application()
+    application.router.add_get("/", large)
+    async with door(application, Limits(stall_s=0.5)) as port:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            loop, end_s = asyncio.get_running_loop(), time.monotonic() + 5
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            while not ended.is_set():
+                assert time.monotonic() < end_s
+                assert await loop.sock_recv(client, 900)
+                await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
-async def test_a_slow_reader_that_goes_on_reading_is_not_cut_off(streamed: bool) -> None:
+async def test_a_slow_reader_that_goes_on_reading_is_not_cut_off(
+    streamed: bool, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size, stall_s = 16 << 20, 0.5
+    if not told:
+        monkeypatch.setattr(connection, "_BYTES_ACKED", NOTHING_TOLD)
 
     async def large(request: web.Request) -> web.StreamResponse:
         if not streamed:
@@ -187,7 +229,7 @@ async def test_an_answer_that_nobody_reads_gives_its_blocks_back(tmp_path: Path)
 async def test_a_stream_that_is_read_too_late_ends_with_an_error_that_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "MAX_UNREAD", 2000)
+    monkeypatch.setattr(client, "MAX_UNREAD", 2000 // 8)  # for each answer
     async with ready(tmp_path) as local:
         body = {"model": MODEL, "prompt": "The", "max_tokens": 2000, "n": 8, "stream": True}
         body |= {"temperature": 2, "ignore_eos": True, "logprobs": 20}

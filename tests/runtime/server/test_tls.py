@@ -1,6 +1,7 @@
 """HTTPS on the public port, and a certificate that is renewed under open connections."""
 
 import asyncio
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -239,6 +240,17 @@ async def test_over_tls_too_a_slow_reader_that_goes_on_reading_is_not_cut_off(
         writer.close()
     finally:
         await door.close()
+
+
+async def test_who_comes_in_while_the_door_closes_is_let_go(certificate: Path) -> None:
+    door = Door(web.Application(), Limits(), Certificate(certificate))
+    await door.open("127.0.0.1", 0)
+    await door.close()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        door._secure(ours)
+        await asyncio.gather(*door._handshakes)
+        assert theirs.recv(1) == b""
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ async def test_long_prompts_that_wait_are_refused_before_their_number_is(
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "overloaded"
         assert int(refused.headers["Retry-After"]) >= 1
+        assert local.service.figures.num_turned_away == 1
         left = ask(1000)
         await until(waiting=2, running=1)
         left.cancel()  # what nobody wants any more leaves its room to others

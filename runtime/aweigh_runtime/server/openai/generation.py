@@ -44,8 +44,10 @@ class Generation:
         self._open = [index for index, each in enumerate(self._choices) if each.finish is None]
         # Of those that may have to wait, by choice, until their first token.
         self._waiting = {i: len(wanted[i].prompt) for i in self._open if not order.routed}
-        service.waiting_prompts.expect_room(sum(self._waiting.values()))
-        self._ticket = service.engine.submit([wanted[index] for index in self._open])
+        self._expect_room()
+        self._ticket = service.engine.submit(
+            [wanted[index] for index in self._open], streamed=bool(order.asked.stream)
+        )
         service.waiting_prompts.add(sum(self._waiting.values()))
 
     def __enter__(self) -> Self:
@@ -113,6 +115,18 @@ class Generation:
             for index, output in arrived
             for delta in self._advance(self._open[index], output, now_s)
         ]
+
+    def _expect_room(self) -> None:
+        """For the prompts that will wait.
+
+        Raises:
+            ApiError: too many wait already.
+        """
+        try:
+            self._service.waiting_prompts.expect_room(sum(self._waiting.values()))
+        except ApiError:
+            self._service.figures.turned_away(len(self.order.prompts))
+            raise
 
     def _go_on(self, resume: Resume, model: Model, wanted: list[Submission]) -> list[Delta]:
         """What each answer has become elsewhere.
