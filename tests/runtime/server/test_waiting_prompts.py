@@ -18,7 +18,7 @@ async def test_long_prompts_that_wait_are_refused_before_their_number_is(
 ) -> None:
     monkeypatch.setattr(waiting_prompts, "MAX_TOKENS", 3000)
     async with (
-        ready(tmp_path, max_running=1) as local,
+        ready(tmp_path, max_running=8) as local,
         httpx.AsyncClient(base_url=local.url, timeout=60) as client,
     ):
 
@@ -32,22 +32,22 @@ async def test_long_prompts_that_wait_are_refused_before_their_number_is(
                 assert time.monotonic() < end_s
                 await asyncio.sleep(0.01)
 
-        runs = ask(140, max_tokens=1900, ignore_eos=True)
-        await until(waiting=0, running=1)
+        runs = ask(140, n=8, max_tokens=1900, ignore_eos=True)  # for long, as they are eight
+        await until(waiting=0, running=8)
         await asyncio.sleep(0.3)  # it has begun: its prompt waits no more
         waits = ask(1900)
-        await until(waiting=1, running=1)
+        await until(waiting=1, running=8)
         refused = await ask(1110)
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "overloaded"
         assert int(refused.headers["Retry-After"]) >= 1
         assert local.service.figures.num_turned_away == 1
         left = ask(1000)
-        await until(waiting=2, running=1)
+        await until(waiting=2, running=8)
         left.cancel()  # what nobody wants any more leaves its room to others
-        await until(waiting=1, running=1)
+        await until(waiting=1, running=8)
         fits = ask(1000)
-        await until(waiting=2, running=1)
+        await until(waiting=2, running=8)
         runs.cancel()
         assert [(await each).status_code for each in (waits, fits)] == [200, 200]
         assert [(await each).status_code for each in (ask(1900), ask(1000))] == [200, 200]
