@@ -338,7 +338,8 @@ def compute_as_hardware_does() -> None:
     """The interpreter rounds to 8 bits without a carry, and not to even: torch does it right.
 
     What is too large becomes the largest. A product is rounded before the sum that it is fused
-    with: in fp64 it is exact.
+    with: in fp64 it is exact. The order in which numpy sums depends on shapes and processors:
+    in fp64 it does not show.
     """
     before = vars(interpreter)["_convert_float"]
     formats = {tl.float8e4nv: torch.float8_e4m3fn, tl.float8e5: torch.float8_e5m2}
@@ -354,7 +355,17 @@ def compute_as_hardware_does() -> None:
         found = x.data.astype(np.float64) * y.data + z.data
         return interpreter.TensorHandle(found.astype(z.data.dtype), z.dtype.scalar)
 
+    narrow_dot = interpreter.InterpreterBuilder.create_dot
+
+    def dot(self: Any, x: Any, y: Any, z: Any, *others: Any) -> Any:
+        if not z.dtype.is_floating():
+            return narrow_dot(self, x, y, z, *others)
+        wide = interpreter.TensorHandle(z.data.astype(np.float64), tl.float64)
+        found = narrow_dot(self, x, y, wide, *others).data.astype(z.data.dtype)
+        return interpreter.TensorHandle(found, z.dtype.scalar)
+
     vars(interpreter)["_convert_float"] = converted
+    interpreter.InterpreterBuilder.create_dot = dot
     interpreter.InterpreterBuilder.create_fma = fused
 
 

@@ -61,7 +61,8 @@ def test_only_what_is_said_of_our_kernels_counts() -> None:
 def test_what_is_watched_is_what_python_launches() -> None:
     assert {name.rpartition(".")[2] for name in kernels()} == {
         *("attend_common", "attend_share", "join", "join_common"),
-        *("attend_tile", "attend_items", "normalize", "normalize_rounded", "turn_and_keep"),
+        *("attend_tile", "attend_items", "normalize", "normalize_rounded"),
+        *("turn_by", "turn_and_keep"),
         *("multiply", "multiply_gated", "multiply_turned", "unpack"),
         *("multiply_few", "multiply_few_gated", "multiply_few_turned", "multiply_many", "widen"),
         *("choose", "group", "add_weighted"),
