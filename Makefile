@@ -62,19 +62,26 @@ lint: env ## Style, types and the import rules between packages
 
 .PHONY: test
 test: ## Everything that needs no GPU, the real Kubernetes included
-	$(MAKE) --no-print-directory -j2 test-computed test-served
+	$(MAKE) --no-print-directory -k -j2 test-served test-computed test-parts
 
 # What computes and waits for nobody runs beside servers and clusters, which wait, and yields to them.
 COMPUTED = tests/kernels tests/quantize tests/distill tests/runtime/formats tests/runtime/model
+# What needs neither a cluster nor a machine of its own follows on the processor that this leaves.
+PARTS = tests/api tests/bench tests/operator tests/runtime/engine tests/runtime/sources
+PARTS += tests/runtime/text
 
 .PHONY: test-computed
 test-computed: env ## The part of it that only computes
 	OMP_NUM_THREADS=1 nice -n 19 $(VENV)/python -m pytest -q --timeout=1200 -m 'not gpu and not long' $(COMPUTED)
 
+.PHONY: test-parts
+test-parts: env ## The part of it that others may run beside
+	OMP_NUM_THREADS=1 $(VENV)/python -m pytest -q -m 'not gpu and not long' $(PARTS)
+
 .PHONY: test-served
-test-served: env ## The other part; alone it prints times that nothing disturbs
+test-served: env ## The rest; alone it prints times that nothing disturbs
 	$(CLUSTER) everything
-	$(VENV)/python -m pytest -m 'not gpu and not long' $(COMPUTED:%=--ignore=%)
+	$(VENV)/python -m pytest -m 'not gpu and not long' $(foreach path,$(COMPUTED) $(PARTS),--ignore=$(path))
 
 .PHONY: test-fast
 test-fast: env ## Neither a GPU nor a cluster

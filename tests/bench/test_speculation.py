@@ -32,6 +32,7 @@ async def test_a_draft_is_measured_beside_plain_decoding() -> None:
     assert bar.startswith("tokens/s of one at a time")
 
 
+@pytest.mark.long
 async def test_of_several_lengths_the_longest_is_judged() -> None:
     lengths = "--max-draft-tokens=1,8"
     done = await bench("speculation", MODEL, f"--draft-model={DRAFT}", *SMALL, lengths)
@@ -51,6 +52,7 @@ async def test_a_wrong_draft_is_judged_by_what_it_costs() -> None:
     assert row["same text"] == "16 of 16"
 
 
+@pytest.mark.long
 async def test_questions_may_come_from_a_file(tmp_path: Path) -> None:
     asked = tmp_path / "questions.txt"
     asked.write_text("What is a Pod?\n\nWhat is a Node?\n")
@@ -58,6 +60,7 @@ async def test_questions_may_come_from_a_file(tmp_path: Path) -> None:
     assert done.rows()[0]["without tok/s"] > 0
 
 
+@pytest.mark.long
 async def test_exact_answers_with_drafts_are_the_same_text() -> None:
     exact = ("--serve-flag=--exact", "--serve-flag=--dtype=fp32")
     done = await bench("speculation", MODEL, f"--draft-model={DRAFT}", *exact, *SMALL)
@@ -65,6 +68,7 @@ async def test_exact_answers_with_drafts_are_the_same_text() -> None:
     assert done.bars()["answers with drafts that are the same text as without"]
 
 
+@pytest.mark.long
 async def test_seeded_answers_are_the_same_text() -> None:
     exact = ("--serve-flag=--exact", "--serve-flag=--dtype=fp32", f"--draft-model={DRAFT}")
     seeded = await bench("speculation", MODEL, "--choice=seeded", *exact, *SMALL)
@@ -96,6 +100,7 @@ async def test_recorded_answers_are_right_as_often_as_is_stated() -> None:
     assert "none right" in bar
 
 
+@pytest.mark.long
 async def test_recorded_answers_may_take_the_time_of_a_draft_model() -> None:
     draft = f"--draft-model={DRAFT}"
     done = await bench("speculation", MODEL, draft, "--replay-acceptance=100", *SMALL)
@@ -168,6 +173,7 @@ def test_what_was_measured_before_an_interruption_is_reported() -> None:
     assert any(note.startswith("Interrupted") for note in told["notes"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("drafts", [DRAFT_SHAPE, "--speculation=ngram"])
 async def test_drafts_for_random_weights_are_judged_by_what_they_cost(drafts: str) -> None:
     done = await bench("speculation", SHAPE, drafts, ON_CPU, "--choice=sampled", *SMALL)
