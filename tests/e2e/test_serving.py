@@ -41,19 +41,19 @@ def _answers(url: str) -> bool:
 
 
 def test_an_applied_service_streams_to_the_openai_client(endpoint: str) -> None:
-    client = openai.OpenAI(base_url=endpoint, api_key="unused")
-    (model,) = client.models.list().data
-    assert model.id == "chat"
+    with openai.OpenAI(base_url=endpoint, api_key="unused") as client:
+        (model,) = client.models.list().data
+        assert model.id == "chat"
 
-    stream = client.chat.completions.create(
-        model="chat",
-        messages=[{"role": "user", "content": "What is a Pod?"}],
-        temperature=0,
-        max_tokens=40,
-        stream=True,
-        stream_options={"include_usage": True},
-    )
-    chunks = list(stream)
+        stream = client.chat.completions.create(
+            model="chat",
+            messages=[{"role": "user", "content": "What is a Pod?"}],
+            temperature=0,
+            max_tokens=40,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert "containers" in text
     assert len(chunks) > 5, "the answer came in one piece"

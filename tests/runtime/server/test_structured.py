@@ -103,15 +103,15 @@ def test_the_openai_client_parses_what_it_asked_for(server: Served) -> None:
         name: str
         replicas: int
 
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-    reply = client.chat.completions.parse(
-        model=MODEL,
-        messages=[{"role": "user", "content": "What is a Pod?"}],
-        response_format=Workload,
-        temperature=0,
-        max_tokens=300,
-        extra_body={"logit_bias": {}},
-    )
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        reply = client.chat.completions.parse(
+            model=MODEL,
+            messages=[{"role": "user", "content": "What is a Pod?"}],
+            response_format=Workload,
+            temperature=0,
+            max_tokens=300,
+            extra_body={"logit_bias": {}},
+        )
     parsed = reply.choices[0].message.parsed
     assert isinstance(parsed, Workload)
 

@@ -1,6 +1,7 @@
 """Tools through the whole server. The model knows none of it: the grammar alone makes it call."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -43,8 +44,9 @@ LOOK_UP_CHOICE: Any = {"type": "function", "function": {"name": "look_up"}}
 
 
 @pytest.fixture
-def client(server: Served) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+def client(server: Served) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 def test_a_required_call_is_made_and_its_arguments_hold(client: openai.OpenAI) -> None:
