@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 
 import httpx
 import openai
@@ -15,12 +14,6 @@ from pydantic import SecretStr
 from tests.runtime.serving import MODEL, Served
 
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is a Pod?"}]
-
-
-@pytest.fixture
-def client(server: Served) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def test_the_openai_client_gets_an_answer(client: openai.OpenAI) -> None:

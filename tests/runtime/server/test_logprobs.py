@@ -199,23 +199,20 @@ def test_a_request_has_a_bounded_number_of_them(server: Served) -> None:
     assert "expected 524288 at most" in response.json()["error"]["message"]
 
 
-def test_the_openai_client_reads_both_forms(server: Served) -> None:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        chatted = client.chat.completions.create(
-            model=MODEL,
-            messages=[{"role": "user", "content": "What is a Pod?"}],
-            logprobs=True,
-            top_logprobs=1,
-            max_tokens=2,
-        )
-        assert chatted.choices[0].logprobs is not None
-        assert chatted.choices[0].logprobs.content is not None
-        assert len(chatted.choices[0].logprobs.content) == 2
-        text = client.completions.create(
-            model=MODEL, prompt="A", logprobs=1, max_tokens=2, echo=True
-        )
-        assert text.choices[0].logprobs is not None
-        assert len(text.choices[0].logprobs.tokens or []) == 3
+def test_the_openai_client_reads_both_forms(client: openai.OpenAI) -> None:
+    chatted = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "What is a Pod?"}],
+        logprobs=True,
+        top_logprobs=1,
+        max_tokens=2,
+    )
+    assert chatted.choices[0].logprobs is not None
+    assert chatted.choices[0].logprobs.content is not None
+    assert len(chatted.choices[0].logprobs.content) == 2
+    text = client.completions.create(model=MODEL, prompt="A", logprobs=1, max_tokens=2, echo=True)
+    assert text.choices[0].logprobs is not None
+    assert len(text.choices[0].logprobs.tokens or []) == 3
 
 
 async def test_writing_many_log_probabilities_lets_others_work() -> None:

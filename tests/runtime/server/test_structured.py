@@ -98,20 +98,19 @@ def test_a_form_holds_in_completions_and_beside_others(server: Served) -> None:
         assert re.fullmatch("[0-9]{3}", choice["text"])
 
 
-def test_the_openai_client_parses_what_it_asked_for(server: Served) -> None:
+def test_the_openai_client_parses_what_it_asked_for(client: openai.OpenAI) -> None:
     class Workload(BaseModel):
         name: str
         replicas: int
 
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        reply = client.chat.completions.parse(
-            model=MODEL,
-            messages=[{"role": "user", "content": "What is a Pod?"}],
-            response_format=Workload,
-            temperature=0,
-            max_tokens=300,
-            extra_body={"logit_bias": {}},
-        )
+    reply = client.chat.completions.parse(
+        model=MODEL,
+        messages=[{"role": "user", "content": "What is a Pod?"}],
+        response_format=Workload,
+        temperature=0,
+        max_tokens=300,
+        extra_body={"logit_bias": {}},
+    )
     parsed = reply.choices[0].message.parsed
     assert isinstance(parsed, Workload)
 

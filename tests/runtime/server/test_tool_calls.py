@@ -1,7 +1,6 @@
 """Tools through the whole server. The model knows none of it: the grammar alone makes it call."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -41,12 +40,6 @@ STRICT: ChatCompletionToolParam = {
     "function": {"name": "look_up", "parameters": LOOK_UP, "strict": True},
 }
 LOOK_UP_CHOICE: Any = {"type": "function", "function": {"name": "look_up"}}
-
-
-@pytest.fixture
-def client(server: Served) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def test_a_required_call_is_made_and_its_arguments_hold(client: openai.OpenAI) -> None:
